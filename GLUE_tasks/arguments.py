@@ -1,0 +1,273 @@
+"""The fine-tuning scripts' command line: options, their checks, and the cells that several values make."""
+
+import argparse
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate.tracking import get_available_trackers
+
+from analysis.cells import Cell
+from GLUE_tasks import glue_data
+from GLUE_tasks.finetune import SCHEDULERS, TRANSFERS, Recipe
+from pruning import magnitude
+from pruning.nm import parse_nm
+
+SPARSE_INITS = ("dense", "sparse_unstructured", "sparse_unstuctured", "sparse_nm")
+# How a run is carried out, not what is computed: none of these tells two runs apart.
+RUN_OPTIONS = (
+    "output_dir", "overwrite", "list_cells", "checkpointing_steps", "resume_from_checkpoint", "with_tracking",
+    "report_to", "eval_each_epoch",
+)  # fmt: skip
+# The coordinates of a cell; runs that differ in these alone stand in one figure.
+CELL_OPTIONS = (
+    "task_name", "transfer", "compression", "strength", "sparsity", "nm_ratio", "validation_split_percentage", "seed",
+    "magnitude_scope", "noembed", "prune_new_head", "method", "save_model",
+)  # fmt: skip
+
+
+def number(kind: type, low: float, high: float, open_high: bool = False) -> Callable[[str], Any]:
+    """An argparse type: a number from `low` to `high` (up to, not with, `high` when `open_high`)."""
+    bounds = f"[{low:g}, {high:g}{')' if open_high else ']'}"
+
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {kind.__name__}; allowed: {bounds}") from None
+        if not low <= value <= high or (open_high and value == high):
+            raise argparse.ArgumentTypeError(f"{text} is outside {bounds}")
+        return value
+
+    return convert
+
+
+def checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """An argparse type that shows the message of the ValueError that `convert` raises."""
+
+    def wrapped(text: str) -> Any:
+        try:
+            return convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return wrapped
+
+
+def nm_ratio(text: str) -> str:
+    parse_nm(text)
+    return text
+
+
+def checkpoint_interval(text: str) -> int | str:
+    if text == "epoch":
+        return text
+    if not text.isdigit() or text == "0":
+        raise ValueError(f"{text!r} is neither a number of optimizer steps nor 'epoch'")
+    return int(text)
+
+
+positive = number(int, 1, 10**9)
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """All options of a fine-tuning script, in groups."""
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument_group("model").add_argument
+    add("--model_name_or_path", required=True, help="hub id or folder of a pretrained encoder (safetensors)")
+    add("--trust_remote_code", action="store_true", help="run code that the model's repository brings")
+    add("--ignore_mismatched_sizes", action="store_true", help="load a checkpoint whose head has another size")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--task_name", nargs="+", type=checked(glue_data.canonical_name), metavar="TASK",
+        help=f"GLUE task(s), any case: {', '.join(glue_data.COLUMNS)}")  # fmt: skip
+    add("--data_dir", type=Path, help="read DIR/glue/<task>/<split>.jsonl[.gz]|.parquet; without it the hub")
+    add("--train_file", type=Path, help="csv, json or parquet with a 'label' column, instead of --task_name")
+    add("--validation_file", type=Path, help="the same columns, for evaluation")
+    add("--max_length", type=positive, default=128, help="tokens per example, longer ones are cut (default 128)")
+    add("--validation_split_percentage", nargs="+", type=number(float, 0.001, 100), default=[100.0], metavar="PERCENT",
+        help="share(s) of the TRAINING data to train on, (0, 100] (the original's name; default 100)")  # fmt: skip
+    add("--subset", choices=("random", "prefix"), default="random",
+        help="which share: a random sample from --seed, or the first rows as the original takes")  # fmt: skip
+    add("--max_train_samples", type=positive, help="training rows that count as 100 %% (default all)")
+    add("--max_eval_samples", type=positive, help="evaluate the first rows only (default all)")
+
+    add = parser.add_argument_group("compression").add_argument
+    add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
+        help="fraction(s) of the prunable weights to prune, [0, 1)")  # fmt: skip
+    add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
+        help="N weights are KEPT in every M consecutive inputs, 1 <= N < M: 6:8 (the original's 28)")  # fmt: skip
+    add("--sparse_init", choices=SPARSE_INITS, help="kind of sparsity (default: what --sparsity or --nm_ratio says)")
+    add("--magnitude_scope", choices=magnitude.SCOPES, default="global",
+        help="rank all weights together, or within each layer (default global)")  # fmt: skip
+    add("--noembed", action="store_true", help="leave the embeddings alone")
+    add("--prune_new_head", action="store_true", help="prune the untrained head too, as the original does")
+    add("--sparse_method", nargs="*", choices=TRANSFERS, metavar="TRANSFER",
+        help=f"transfer(s): {', '.join(TRANSFERS)}; without a name sparse_to_dense")  # fmt: skip
+    add("--freeze_weights", action="store_true", help="sparse_transfer: pruned weights stay zero")
+    add("--freeze_weights_frompretrain", action="store_true",
+        help="dense_transfer_freezing: small weights keep their pretrained values")  # fmt: skip
+
+    add = parser.add_argument_group("training").add_argument
+    add("--per_device_train_batch_size", type=positive, default=32, help="rows per process and step (default 32)")
+    add("--per_device_eval_batch_size", type=positive, default=128, help="rows per process (default 128)")
+    add("--learning_rate", type=number(float, 0, 10), default=2e-5, help="peak of AdamW's (default 2e-5)")
+    add("--weight_decay", type=number(float, 0, 10), default=0.0, help="AdamW's, not on biases and norms (default 0)")
+    add("--num_train_epochs", type=positive, default=3, help="passes over the training rows (default 3)")
+    add("--max_train_steps", type=positive, help="optimizer steps, instead of --num_train_epochs")
+    add("--gradient_accumulation_steps", type=positive, default=1, help="batches per optimizer step (default 1)")
+    add("--lr_scheduler_type", choices=SCHEDULERS, default="linear", help="learning rate's course (default linear)")
+    add("--num_warmup_steps", type=number(int, 0, 10**9), help="default: 6 %% of all steps")
+    add("--mixed_precision", choices=("auto", "no", "bf16", "fp16"), default="auto",
+        help="auto: bf16 where the processor or GPU computes in it, else float32; weights stay float32")  # fmt: skip
+    add("--seed", nargs="+", type=number(int, 0, 2**32 - 1), default=[42], metavar="SEED",
+        help="head, data sample, order of rows and dropout (default 42)")  # fmt: skip
+
+    add = parser.add_argument_group("run").add_argument
+    add("--output_dir", required=True,
+        help="the run's folder; for several cells a template with {task_name} {transfer} {strength} {fraction} {seed} "
+        "{compression} {method} {setting}")  # fmt: skip
+    add("--method", default="", help="a label of your own, kept in the results")
+    add("--overwrite", action="store_true", help="replace complete runs")
+    add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
+    add("--save_model", action="store_true", help="write the trained model to <output_dir>/model")
+    add("--eval_each_epoch", action="store_true", help="evaluate after every epoch, not after the last alone")
+    add("--checkpointing_steps", type=checked(checkpoint_interval), metavar="STEPS|epoch",
+        help="store a checkpoint this often; the same command goes on from it after a kill")  # fmt: skip
+    add("--resume_from_checkpoint", type=Path, help="go on from this checkpoint folder (one cell)")
+    add("--with_tracking", action="store_true", help="log to experiment trackers")
+    add("--report_to", default="all", help="accelerate's name of a tracker that is installed (default all)")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """The options, checked against each other.
+
+    A lone "--" before an option's name is joined to it: the original's README prints "-- freeze_weights".
+    """
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] == "--":
+            words[-1] += word
+        else:
+            words.append(word)
+    args = parser.parse_args(words)
+    _check_data(parser, args)
+    _check_compression(parser, args)
+    if args.report_to != "all" and args.with_tracking:
+        installed = [str(tracker) for tracker in get_available_trackers()]
+        if args.report_to not in installed:
+            allowed = ", ".join(installed) or "none; pip install tensorboard"
+            parser.error(f"--report_to {args.report_to}: not installed; installed are: {allowed}")
+    if args.resume_from_checkpoint and not (args.resume_from_checkpoint / "progress.json").is_file():
+        parser.error(f"--resume_from_checkpoint {args.resume_from_checkpoint}: no checkpoint (progress.json) there")
+    if args.resume_from_checkpoint and len(cells(args)) > 1:
+        parser.error("--resume_from_checkpoint takes one cell; an interrupted sweep resumes by the same command")
+    return args
+
+
+def _check_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if bool(args.train_file) != bool(args.validation_file):
+        parser.error("--train_file and --validation_file go together")
+    if bool(args.task_name) == bool(args.train_file):
+        parser.error("give either --task_name or --train_file and --validation_file")
+    if args.data_dir and not args.task_name:
+        parser.error("--data_dir goes with --task_name")
+    if args.data_dir and not args.data_dir.is_dir():
+        parser.error(f"--data_dir {args.data_dir}: no such folder")
+
+
+def _check_compression(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.freeze_weights and args.freeze_weights_frompretrain:
+        parser.error("--freeze_weights and --freeze_weights_frompretrain exclude each other: pruned weights are zero, "
+                     "frozen ones keep their values")  # fmt: skip
+    if args.sparse_method and (args.freeze_weights or args.freeze_weights_frompretrain):
+        parser.error("--sparse_method with a name and a --freeze_weights option say the same thing twice; give one")
+    if args.sparse_init == "dense" and (args.sparsity or args.nm_ratio):
+        parser.error("--sparse_init dense takes neither --sparsity nor --nm_ratio")
+    if args.sparse_init == "sparse_nm" and (args.sparsity or not args.nm_ratio):
+        parser.error("--sparse_init sparse_nm takes --nm_ratio N:M (N kept of every M) and no --sparsity")
+    if args.sparse_init in SPARSE_INITS[1:3] and (args.nm_ratio or not args.sparsity):
+        parser.error(f"--sparse_init {args.sparse_init} takes --sparsity and no --nm_ratio")
+    wanted = [name for name in transfers(args) if name != "dense_transfer"]
+    if wanted and not (args.sparsity or args.nm_ratio):
+        parser.error(f"{wanted[0]} needs --sparsity or --nm_ratio")
+
+
+def transfers(args: argparse.Namespace) -> list[str]:
+    """The transfers that the options name; the original's default is sparse_to_dense, dense without a strength."""
+    if args.freeze_weights:
+        return ["sparse_transfer"]
+    if args.freeze_weights_frompretrain:
+        return ["dense_transfer_freezing"]
+    if args.sparse_method:
+        return list(dict.fromkeys(args.sparse_method))
+    named = args.sparse_method is not None or args.sparsity or args.nm_ratio
+    return ["sparse_to_dense" if named and args.sparse_init != "dense" else "dense_transfer"]
+
+
+def cells(args: argparse.Namespace) -> list[Cell]:
+    """Every combination of task, share of data, transfer, strength and seed; dense_transfer has no strength.
+
+    Cells that need the same data and the same model follow each other.
+    """
+    strengths = [{"sparsity": value, "nm_ratio": None, "strength": f"{value:g}"} for value in args.sparsity]
+    strengths += [
+        {"sparsity": None, "nm_ratio": ratio, "strength": ratio.replace(":", "of")} for ratio in args.nm_ratio
+    ]
+    variants = []
+    for transfer in transfers(args):
+        if transfer == "dense_transfer":
+            dense = {"sparsity": None, "nm_ratio": None, "strength": "dense"}
+            variants.append({"transfer": transfer, "compression": "dense", **dense})
+        else:
+            variants += [{"transfer": transfer, "compression": "magnitude", **strength} for strength in strengths]
+    tasks = args.task_name or [args.train_file.parent.name]
+    return [
+        {"setting": 1, "task_name": task, "fraction": f"{share:g}", "validation_split_percentage": share, "seed": seed,
+         "method": args.method, **variant}
+        for task, seed, share, variant in itertools.product(
+            *map(dict.fromkeys, (tasks, args.seed, args.validation_split_percentage)), variants
+        )
+    ]  # fmt: skip
+
+
+def identity(args: argparse.Namespace, cell: Cell, hashes: dict[str, str | None]) -> dict[str, Any]:
+    """What tells a run from another: every option that changes what is computed, with the cell's values."""
+    options = {name: value for name, value in vars(args).items() if name not in RUN_OPTIONS}
+    for name in ("sparse_method", "sparse_init", "freeze_weights", "freeze_weights_frompretrain"):
+        del options[name]  # the cell's transfer and strength say it
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    values = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
+    return {**options, **values, **hashes}
+
+
+def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, cell: Cell) -> dict[str, Any]:
+    """The options, where they are not the default, that run one cell by itself."""
+    options = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
+    for name in ("list_cells", "sparse_init", "freeze_weights", "freeze_weights_frompretrain", "sparsity", "nm_ratio"):
+        options.pop(name, None)
+    single = {"validation_split_percentage": cell["fraction"], "seed": cell["seed"], "sparse_method": cell["transfer"]}
+    single["sparsity"], single["nm_ratio"] = cell["sparsity"], cell["nm_ratio"]
+    if args.task_name:
+        single["task_name"] = cell["task_name"]
+    return {**options, **single}
+
+
+def recipe(args: argparse.Namespace, seed: int) -> Recipe:
+    """How one run is trained."""
+    return Recipe(
+        learning_rate=args.learning_rate,
+        batch_size=args.per_device_train_batch_size,
+        num_epochs=args.num_train_epochs,
+        seed=seed,
+        max_steps=args.max_train_steps,
+        weight_decay=args.weight_decay,
+        accumulation_steps=args.gradient_accumulation_steps,
+        scheduler=args.lr_scheduler_type,
+        warmup_steps=args.num_warmup_steps,
+        checkpointing_steps=args.checkpointing_steps,
+    )

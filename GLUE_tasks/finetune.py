@@ -1,0 +1,375 @@
+"""What the fine-tuning scripts share: pretrained model, the four transfers, training with checkpoints, prediction."""
+
+import contextlib
+import copy
+import itertools
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, get_scheduler
+
+from pruning.masks import apply_masks, hold_masks
+
+logger = logging.getLogger(__name__)
+
+# Courses of the learning rate that need nothing but the number of steps (transformers' names).
+SCHEDULERS = (
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+)  # fmt: skip
+# Paper, section 5, under the names of its figure 8.
+TRANSFERS = ("dense_transfer", "dense_transfer_freezing", "sparse_transfer", "sparse_to_dense")
+WARMUP_FRACTION = 0.06  # of all steps, unless --num_warmup_steps is given; the original always takes it
+BATCHES_PER_GROUP = 50  # batches are cut from this many batches' worth of rows sorted by length
+FINITE_CHECK_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: everything but the data, the weights it starts from and what is held."""
+
+    learning_rate: float
+    batch_size: int  # rows per process and micro-batch
+    num_epochs: int
+    seed: int
+    max_steps: int | None = None  # optimizer steps; None = num_epochs decides
+    weight_decay: float = 0.0
+    accumulation_steps: int = 1  # micro-batches per optimizer step
+    scheduler: str = "linear"
+    warmup_steps: int | None = None  # None = WARMUP_FRACTION of all steps
+    checkpointing_steps: int | str | None = None  # optimizer steps between checkpoints, or "epoch"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model as its checkpoint has it, kept untouched, and the names of the parameters no checkpoint held."""
+
+    model: PreTrainedModel
+    new_parameters: frozenset[str]
+
+    def copy(self, seed: int) -> PreTrainedModel:
+        """A model to train: pretrained weights bit-equal, new parameters (the head) drawn from `seed` alone."""
+        model = copy.deepcopy(self.model)
+        draw_new_parameters(model, self.new_parameters, seed)
+        return model
+
+
+def best_precision(device_type: str) -> str:
+    """Precision to compute in: "bf16" where the processor or the GPU has units for it, "no" (float32) elsewhere."""
+    if device_type == "cpu":
+        units = torch.cpu.get_capabilities()
+        return "bf16" if units.get("amx_bf16") or units.get("avx512_bf16") else "no"
+    return "bf16" if device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def check_checkpoint_files(name: str) -> None:
+    """Refuse a model folder that cannot be loaded, before anything is; hub ids pass.
+
+    Raises:
+        ValueError: no such folder, no config, no weights, or weights as a pickle only.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+            raise ValueError(f"--model_name_or_path {name}: no such folder")
+        return
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--model_name_or_path {name}: the folder has no config.json")
+    if any(folder.glob("*.safetensors")):
+        return
+    if pickles := [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]:
+        raise ValueError(
+            f"--model_name_or_path {name}: the weights are a pickle ({pickles[0].name}), which can run any code when "
+            "read; save them as safetensors (model.save_pretrained) from a source you trust"
+        )
+    raise ValueError(f"--model_name_or_path {name}: the folder has no weights (model.safetensors)")
+
+
+def weight_files(name: str) -> list[Path]:
+    """The files that a local model's weights are read from; none for a hub id."""
+    return sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
+
+
+def meta_model(name: str, num_labels: int, trust_remote_code: bool) -> PreTrainedModel:
+    """The model's structure without weights, made from its config alone: shapes can be checked before loading."""
+    config = AutoConfig.from_pretrained(name, num_labels=num_labels, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def load_pretrained(
+    name: str, num_labels: int, trust_remote_code: bool = False, ignore_mismatched_sizes: bool = False
+) -> Pretrained:
+    """A pretrained encoder with a classification head (a regression head when num_labels is 1), in float32."""
+    config = AutoConfig.from_pretrained(name, num_labels=num_labels, trust_remote_code=trust_remote_code)
+    model, loading = AutoModelForSequenceClassification.from_pretrained(
+        name,
+        config=config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
+        output_loading_info=True,
+    )
+    new = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    logger.info("%s: %d weights; new: %s", name, model.num_parameters(), ", ".join(sorted(new)) or "none")
+    return Pretrained(model, frozenset(new))
+
+
+def draw_new_parameters(model: PreTrainedModel, names: Collection[str], seed: int) -> None:
+    """Initialise the named parameters as the model's own code does, from `seed`; all others stay as they are."""
+    torch.manual_seed(seed)
+    owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters() if name in names)
+    for owner in owners:
+        module = model.get_submodule(owner)
+        for name, parameter in module.named_parameters(recurse=False):
+            # transformers leaves parameters with this flag alone when it initialises a module
+            parameter._is_hf_initialized = f"{owner}.{name}" not in names
+        model._init_weights(module)
+
+
+def start_transfer(
+    transfer: str,
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    keep_masks: Mapping[str, Tensor],
+) -> None:
+    """Prune (or freeze) as the transfer says, for the whole training that `optimizer` will do.
+
+    dense_transfer leaves everything; dense_transfer_freezing keeps the small weights at their pretrained values;
+    sparse_transfer keeps them at zero; sparse_to_dense sets them to zero once and lets them grow.
+
+    Source: paper, sections 3.1.1 and 5.
+    """
+    if transfer == "dense_transfer_freezing":
+        frozen = {name: parameters[name].detach().clone() for name in keep_masks}
+        hold_masks(optimizer, parameters, keep_masks, frozen)
+    elif transfer in ("sparse_transfer", "sparse_to_dense"):
+        apply_masks(parameters, keep_masks)
+        if transfer == "sparse_transfer":
+            hold_masks(optimizer, parameters, keep_masks)
+
+
+def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW in one fused pass over memory; biases and norms are not decayed (as HF's run_glue)."""
+    decayed, others = [], []
+    for name, parameter in model.named_parameters():
+        (others if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+class LengthGroupedBatches:
+    """Batches of rows of similar length in random order, the same for the same seed and epoch.
+
+    Rows are shuffled, cut into groups of BATCHES_PER_GROUP batches, sorted by length inside a group and cut into
+    batches, which are shuffled again (transformers' LengthGroupedSampler leaves each group running from long to short).
+    An incomplete batch comes last, where accelerate expects it.
+    """
+
+    drop_last = False
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0  # no set_epoch: accelerate would call it with its own count, which restarts with the process
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        rows = generator.permutation(len(self.lengths))
+        full = len(rows) // self.batch_size * self.batch_size
+        rest, rows = rows[full:], rows[:full]
+        size = BATCHES_PER_GROUP * self.batch_size
+        groups = [rows[start : start + size] for start in range(0, full, size)]
+        batches = [
+            batch
+            for group in groups
+            for batch in group[np.argsort(self.lengths[group], kind="stable")].reshape(-1, self.batch_size)
+        ]
+        yield from (batches[i].tolist() for i in generator.permutation(len(batches)))
+        if len(rest):
+            yield rest.tolist()
+
+
+def train(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rows: Dataset,
+    collate: Callable[[list[dict]], Mapping[str, Tensor]],
+    recipe: Recipe,
+    folder: Path,
+    resume_from: Path | None = None,
+    after_epoch: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Train `model` in place; a training that was killed and resumed ends with the same bits as one that was not.
+
+    Args:
+        model, optimizer: as accelerator.prepare returned them; what the optimizer's hooks hold is held.
+        rows: tokenised training rows with `labels` and `length`.
+        folder: where checkpoints go.
+        resume_from: a checkpoint of the same training.
+        after_epoch: called with the number of epochs done.
+    Returns:
+        train_loss (mean per optimizer step), num_steps, num_epochs.
+    Raises:
+        FloatingPointError: the loss became NaN or infinite.
+    """
+    batches = LengthGroupedBatches(rows["length"][:], recipe.batch_size, recipe.seed)
+    # a generator of its own, or every new pass over the data would draw from the one that dropout uses
+    loader = DataLoader(
+        rows.remove_columns("length"), batch_sampler=batches, collate_fn=collate, generator=torch.Generator()
+    )
+    loader = accelerator.prepare_data_loader(loader)
+    steps_per_epoch = math.ceil(len(loader) / recipe.accumulation_steps)
+    num_steps = recipe.max_steps or recipe.num_epochs * steps_per_epoch
+    warmup = recipe.warmup_steps if recipe.warmup_steps is not None else int(WARMUP_FRACTION * num_steps)
+    scheduler = get_scheduler(recipe.scheduler, optimizer, warmup, num_steps)
+    torch.manual_seed(recipe.seed + accelerator.process_index)
+    step, loss_sum = 0, 0.0
+    if resume_from is not None:
+        step, loss_sum = load_checkpoint(accelerator, resume_from, scheduler)
+        logger.info("resumed from %s at step %d of %d", resume_from, step, num_steps)
+    model.train()
+    progress = tqdm(total=num_steps, initial=step, desc="train", disable=None, leave=False)
+    for epoch in range(step // steps_per_epoch, math.ceil(num_steps / steps_per_epoch)):
+        batches.epoch = epoch
+        skipped = (step - epoch * steps_per_epoch) * recipe.accumulation_steps
+        remaining = accelerator.skip_first_batches(loader, skipped) if skipped else loader
+        for group in _groups(remaining, recipe.accumulation_steps):
+            loss_sum += train_step(accelerator, model, group)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            step += 1
+            progress.update()
+            if step % FINITE_CHECK_STEPS == 0 or step == num_steps:
+                loss_sum = _finite(loss_sum, step)
+            every = recipe.checkpointing_steps
+            if step < num_steps and isinstance(every, int) and step % every == 0:
+                save_checkpoint(accelerator, folder, scheduler, step, loss_sum)
+            if step == num_steps:
+                break
+        if step < num_steps and recipe.checkpointing_steps == "epoch":
+            save_checkpoint(accelerator, folder, scheduler, step, loss_sum)
+        if after_epoch:
+            after_epoch(epoch + 1)
+            model.train()
+    progress.close()
+    return {"train_loss": loss_sum / num_steps, "num_steps": num_steps, "num_epochs": num_steps / steps_per_epoch}
+
+
+def train_step(accelerator: Accelerator, model: nn.Module, group: list[Mapping[str, Tensor]]) -> Tensor:
+    """Gradient of the mean loss over all rows of a group of micro-batches; returns that loss (this process's)."""
+    num_rows = sum(len(batch["labels"]) for batch in group)
+    total = torch.zeros((), device=accelerator.device)
+    for position, batch in enumerate(group, start=1):
+        last = position == len(group)
+        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+            loss = model(**batch).loss * (len(batch["labels"]) / num_rows)
+            accelerator.backward(loss)
+        total += loss.detach()
+    return total
+
+
+def _groups(batches: Iterable, size: int) -> Iterator[list]:
+    """Consecutive batches, `size` at a time; the last group of an epoch may hold fewer."""
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def _finite(loss_sum: Tensor | float, step: int) -> float:
+    loss_sum = float(loss_sum)
+    if not math.isfinite(loss_sum):
+        raise FloatingPointError(f"the training loss is NaN or infinite by step {step}; try a lower --learning_rate")
+    return loss_sum
+
+
+def save_checkpoint(
+    accelerator: Accelerator, folder: Path, scheduler: LRScheduler, step: int, loss_sum: Tensor | float
+) -> None:
+    """Store model, optimizer and random states as `folder`/checkpoint-<step>; older ones go once it is whole."""
+    partial, final = folder / "checkpoint.partial", folder / f"checkpoint-{step}"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(partial))
+    losses = accelerator.gather(torch.tensor([float(loss_sum)], device=accelerator.device))
+    if accelerator.is_main_process:
+        progress = {"step": step, "loss_sums": losses.tolist(), "scheduler": scheduler.state_dict()}
+        (partial / "progress.json").write_text(json.dumps(progress))
+        partial.rename(final)
+        for old in checkpoints(folder):
+            if old != final:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path, scheduler: LRScheduler) -> tuple[int, float]:
+    """Restore what save_checkpoint stored (tensors only, no pickled objects); returns step and summed loss."""
+    accelerator.load_state(str(checkpoint))
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    scheduler.load_state_dict(progress["scheduler"])
+    return progress["step"], progress["loss_sums"][accelerator.process_index]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints in `folder`, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "progress.json").is_file()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+@torch.no_grad()
+def predict(
+    accelerator: Accelerator,
+    model: nn.Module,
+    rows: Dataset,
+    collate: Callable[[list[dict]], Mapping[str, Tensor]],
+    batch_size: int,
+) -> np.ndarray:
+    """The model's outputs for every row, float32 (rows, num_labels), in the order of `rows`.
+
+    Rows are batched by length; over several processes, the rows that fill up the last batch are dropped again.
+    """
+    order = np.argsort(rows["length"][:], kind="stable")[::-1]
+    ordered = rows.select(order).remove_columns("length")
+    loader = accelerator.prepare_data_loader(DataLoader(ordered, batch_size=batch_size, collate_fn=collate))
+    model.eval()
+    outputs = []
+    for batch in tqdm(loader, desc="evaluate", disable=None, leave=False):
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        outputs.append(accelerator.gather_for_metrics(model(**inputs).logits.float()).cpu().numpy())
+    in_order = np.empty((len(rows), outputs[0].shape[1]), dtype=np.float32)
+    in_order[order] = np.concatenate(outputs)
+    return in_order
+
+
+def share_from_main(accelerator: Accelerator) -> Callable[[Any], Any] | None:
+    """A function that gives every process the main one's value; None for a job of one process."""
+    if accelerator.num_processes == 1:
+        return None
+
+    def share(value: Any) -> Any:
+        holder = [value]
+        torch.distributed.broadcast_object_list(holder, src=0)
+        return holder[0]
+
+    return share

@@ -1,0 +1,145 @@
+"""Statistics of curves: how a score falls as compression grows, whether harder levels fall faster, how sure that is.
+
+Pure functions on numbers and arrays. What is not defined is None, never NaN and never 0; a point that was not measured
+is left out by the caller, and NaN in an argument is an error.
+"""
+
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
+
+MIN_RANKED_POINTS = 3
+
+
+def normalized_drop(compressed: float, dense: float) -> float | None:
+    """(compressed - dense) / dense: -0.1 where a tenth of the dense score is lost, positive where compression helped.
+
+    Args:
+        compressed: score of the compressed model, or its mean over seeds.
+        dense: the dense model's; over several seeds the mean, not the seed's own, whose noise would enter twice.
+    Returns:
+        The drop, None where the dense score is 0 or less (Matthews or Pearson of a model that learned nothing).
+    Source: paper sec. 2, normalized performance drop.
+    """
+    _finite(compressed, dense)
+    return (compressed - dense) / dense if dense > 0 else None
+
+
+def spearman(strength: ArrayLike, score: ArrayLike) -> float | None:
+    """Rank correlation of the amount of compression with the loss of score.
+
+    Args:
+        strength: amount of compression, (points,); more is larger.
+        score: score or normalized drop at each point, (points,).
+    Returns:
+        1 where the score falls at every step, -1 where it rises; ties share their mean rank. None with fewer than
+        3 points, where two can only give 1 or -1, and where either side is constant.
+    Source: paper sec. 2 and table 2, whose values are positive: the correlation with the magnitude of the drop.
+    """
+    strength, score = _paired(strength, score)
+    if len(strength) < MIN_RANKED_POINTS or _is_constant(strength) or _is_constant(score):
+        return None
+    return float(scipy.stats.spearmanr(strength, -score).statistic)
+
+
+def theil_sen_slope(strength: ArrayLike, drop: ArrayLike) -> float | None:
+    """Median of the slopes of all pairs of points with different strengths.
+
+    Args:
+        strength: amount of compression, (points,), as a fraction: sparsity 0.5, or 1 - N/M.
+        drop: normalized drop at each point, (points,).
+    Returns:
+        Drop per unit of strength, negative where the score falls: -0.5 is 5 % of the dense score for each 10 % of the
+        weights. None with fewer than 2 different strengths.
+    Source: paper sec. 2, whose slopes are magnitudes. A slope depends on the range of strengths: compare equal ranges.
+    """
+    strength, drop = _paired(strength, drop)
+    if _is_constant(strength):
+        return None
+    # scipy takes y first.
+    return float(scipy.stats.theilslopes(drop, strength).slope)
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float | None, float | None]:
+    """Mean and Student-t interval of independent values, such as the scores of several seeds.
+
+    Args:
+        values: (values,), at least one. With 2 the 95 % interval is 12.7 standard errors to each side, with 3, 4.3.
+        confidence: probability with which the interval covers the true mean, in (0, 1).
+    Returns:
+        Mean, low bound, high bound; the bounds are None with one value, which says nothing of the spread.
+    Raises:
+        ValueError: no value, a NaN, or a confidence outside (0, 1).
+    """
+    values = _array(values)
+    quantile = _two_sided(confidence)
+    if len(values) == 0:
+        raise ValueError("the mean of no values is not defined")
+    mean = float(values.mean())
+    if len(values) == 1:
+        return mean, None, None
+    standard_error = values.std(ddof=1) / np.sqrt(len(values))
+    half_width = float(scipy.stats.t.ppf(quantile, df=len(values) - 1) * standard_error)
+    return mean, mean - half_width, mean + half_width
+
+
+def above_chance(score: float, chance: float, stderr: float, confidence: float = 0.95) -> bool:
+    """Whether the normal interval around `score` lies wholly above `chance`.
+
+    Args:
+        score, chance: fractions; chance is what guessing or the most frequent answer gives.
+        stderr: standard error of the score over the evaluated items, not over seeds: all seeds see the same items.
+        confidence: of the two-sided interval, in (0, 1).
+    """
+    _finite(score, chance, stderr)
+    return bool(score - scipy.stats.norm.ppf(_two_sided(confidence)) * stderr > chance)
+
+
+def is_monotonic(difficulty: ArrayLike, slope: ArrayLike) -> bool | None:
+    """Whether every harder level falls faster than the next easier one: the hypothesis's order of the slopes.
+
+    Args:
+        difficulty: of each level, (levels,), in any order; no two alike.
+        slope: Theil-Sen slope of each level, (levels,), all over the same strengths; more negative falls faster.
+    Returns:
+        None with fewer than 2 levels. Equal slopes are not in order. By luck alone k levels are in order once in k!.
+    Raises:
+        ValueError: two levels of the same difficulty, which have no order.
+    """
+    difficulty, slope = _paired(difficulty, slope)
+    if len(difficulty) < 2:
+        return None
+    if len(np.unique(difficulty)) < len(difficulty):
+        raise ValueError(f"difficulty {difficulty.tolist()} has equal levels; their slopes have no order")
+    return bool((np.diff(slope[np.argsort(difficulty)]) < 0).all())
+
+
+def _paired(one: ArrayLike, other: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    one, other = _array(one), _array(other)
+    if len(one) != len(other):
+        raise ValueError(f"{len(one)} values against {len(other)}: every point needs both")
+    return one, other
+
+
+def _array(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"shape {array.shape} is not that of a list of values")
+    _finite(array)
+    return array
+
+
+def _finite(*values: ArrayLike) -> None:
+    if not all(np.isfinite(value).all() for value in values):
+        raise ValueError("NaN or infinite value; leave out what was not measured")
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    return len(values) == 0 or bool(values.min() == values.max())
+
+
+def _two_sided(confidence: float) -> float:
+    """The quantile whose symmetric interval has this confidence."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is not between 0 and 1")
+    return (1 + confidence) / 2

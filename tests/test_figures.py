@@ -1,0 +1,187 @@
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from synthetic_runs import dense, run, write_tree
+
+from analysis import figures, results
+
+
+@pytest.fixture
+def read(tmp_path):
+    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
+
+
+def panels(figure):
+    return {axes.get_title(): axes for axes in figure.axes if axes.axison}
+
+
+def line(axes, label):
+    """The line of a panel whose legend text begins so."""
+    return next(line for line in axes.get_lines() if line.get_label().startswith(label))
+
+
+def box_texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_data_adequacy_draws_percent_of_the_dense_mean(read):
+    rows = read(
+        dense(0.8), dense(0.6, fraction=0.25),
+        run(strength=0.5, score=0.7, seed=41), run(strength=0.5, score=0.9, seed=42),
+        run(strength=0.75, score=0.4), run(strength=0.5, score=0.45, fraction=0.25),
+    )  # fmt: skip
+    (axes,) = panels(figures.data_adequacy(rows)).values()
+    assert axes.get_title() == "QNLI (Accuracy)" and axes.get_xlabel() == "Sparsity (%)"
+    full, quarter = line(axes, "100 %"), line(axes, "25 %")
+    np.testing.assert_allclose(full.get_xdata(), [50, 75])
+    np.testing.assert_allclose(full.get_ydata(), [100, 50])  # mean of .7 and .9, then .4, of .8
+    np.testing.assert_allclose(quarter.get_ydata(), [75])
+    assert full.get_label() == "100 %: -2.00" and quarter.get_label() == "25 %: no slope"  # a drop of .5 in a quarter
+    assert line(axes, "Dense Transfer").get_ydata() == [100, 100]
+    assert axes.get_ylim()[0] < 50 and axes.get_ylim()[1] > 112.5
+
+
+def test_the_band_is_the_range_of_the_seeds(read):
+    rows = read(
+        dense(0.8), run(strength=0.5, score=0.7, seed=41), run(strength=0.5, score=0.9, seed=42),
+        run(strength=0.6, score=0.4, seed=41), run(strength=0.6, score=0.6, seed=42),
+    )  # fmt: skip
+    figure = figures.data_adequacy(rows)
+    (axes,) = panels(figure).values()
+    (band,) = axes.collections
+    corners = {(round(x, 6), round(y, 6)) for x, y in band.get_paths()[0].vertices}
+    assert corners == {(50, 87.5), (50, 112.5), (60, 50), (60, 75)}
+    assert "Mean of 1 to 2 seeds; band: lowest to highest seed" in figure.get_supxlabel().replace("\n", " ")
+
+
+def test_one_seed_has_no_band_and_says_so(read):
+    figure = figures.data_adequacy(read(dense(), run()))
+    (axes,) = panels(figure).values()
+    assert not axes.collections and "One seed, no band" in figure.get_supxlabel()
+
+
+def test_nm_ratios_stand_evenly_from_weak_to_strong(read):
+    rows = read(dense(0.8), *[run(strength=f"{kept}:8", score=0.1 * kept) for kept in (1, 7, 4)])
+    (axes,) = panels(figures.data_adequacy(rows)).values()
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["7:8", "4:8", "1:8"]
+    np.testing.assert_allclose(line(axes, "100 %").get_xdata(), [0, 1, 2])
+    np.testing.assert_allclose(line(axes, "100 %").get_ydata(), [87.5, 50, 12.5])
+
+
+def test_only_kinds_and_tasks_with_data_get_panels(read):
+    rows = read(dense(), run(), dense(task="sst2"), run(task="sst2"), run(task="sst2", strength="2:4"))
+    figure = figures.data_adequacy(rows)
+    titles = [axes.get_title() for axes in figure.axes if axes.axison]
+    assert titles == ["QNLI (Accuracy)", "SST-2 (Accuracy)", "SST-2 (Accuracy)"]
+    assert [part.get_suptitle()[:3] for part in figure.subfigs] == ["(a)", "(b)"]
+
+
+def test_dotted_lines_stand_at_chance(read):
+    rows = read(dense(0.8), run(), dense(0.625, fraction=0.1), run(fraction=0.1))
+    (axes,) = panels(figures.data_adequacy(rows)).values()
+    floors = [found.get_ydata()[0] for found in axes.get_lines() if found.get_linestyle() == ":"]
+    np.testing.assert_allclose(floors, [62.5, 80])
+
+
+def test_dense_at_chance_is_said_loudly_and_does_not_stretch_the_panel(read):
+    rows = read(dense(0.8), run(score=0.6), dense(0.505, fraction=0.1), run(score=0.9, fraction=0.1))
+    (axes,) = panels(figures.data_adequacy(rows)).values()
+    assert box_texts(axes) == ["DENSE NOT ABOVE CHANCE\nat 10 % data:\nits drops mean nothing"]
+    faint = line(axes, "10 %")
+    assert faint.get_label() == "10 %: at chance" and faint.get_linestyle() == "None" and faint.get_alpha() < 1
+    assert axes.get_ylim()[1] < 110  # not 178, which .9 of .505 is
+
+
+def test_a_missing_or_worthless_reference_is_not_drawn(read):
+    rows = read(
+        run(score=0.6), dense(-0.1, chance=0.0, task="cola"), run(score=0.3, chance=0.0, task="cola"),
+        run(score=0.5, fraction=0.5), dense(0.7, fraction=0.5),
+    )  # fmt: skip
+    qnli, cola = (panels(figures.data_adequacy(rows))[name] for name in ("QNLI (Accuracy)", "CoLA (Accuracy)"))
+    assert box_texts(qnli) == ["NO DENSE TRANSFER\nat 100 % data:\nno reference, not drawn"]
+    assert line(qnli, "100 %").get_label() == "100 %: no dense" and len(line(qnli, "100 %").get_xdata()) == 0
+    assert len(line(qnli, "50 %").get_xdata()) == 1
+    assert box_texts(cola) == ["DENSE NOT ABOVE CHANCE:\nits drops mean nothing"]
+    assert len(line(cola, "100 %").get_xdata()) == 0
+
+
+def test_many_strengths_keep_their_labels_apart(read):
+    rows = read(dense(), *[run(strength=step / 20) for step in range(20)])
+    (axes,) = panels(figures.data_adequacy(rows)).values()
+    assert len(line(axes, "100 %").get_xdata()) == 20 and len(axes.get_xticks()) == 10
+
+
+def test_four_transfers_draws_a_curve_per_transfer_in_its_colour(read):
+    scores = {"sparse_transfer": 0.4, "sparse_to_dense": 0.5, "dense_transfer_freezing": 0.75}
+    rows = read(dense(0.8), *[run(transfer, 0.5, score) for transfer, score in scores.items()])
+    figure = figures.four_transfers(rows)
+    (axes,) = panels(figure).values()
+    assert axes.get_title() == "QNLI, 100 % data"
+    expected = {
+        "Sparse Transfer": (50, "#e69f00"), "Sparse to Dense Transfer": (62.5, "#009e73"),
+        "Dense Transfer with Freezing": (93.75, "#0072b2"),
+    }  # fmt: skip
+    for name, (height, color) in expected.items():
+        found = next(line for line in axes.get_lines() if line.get_label() == name)
+        np.testing.assert_allclose(found.get_ydata(), [height])
+        assert to_hex(found.get_color()) == color
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {*expected, "Dense Transfer"}
+
+
+def test_panels_of_one_task_share_their_range(read):
+    rows = read(
+        dense(0.8), run("sparse_to_dense", 0.5, 0.7), dense(0.8, fraction=0.1),
+        run("sparse_to_dense", 0.5, 0.45, fraction=0.1), dense(task="sst2"), run("sparse_to_dense", 0.5, task="sst2"),
+    )  # fmt: skip
+    found = panels(figures.four_transfers(rows))
+    assert list(found) == ["QNLI, 100 % data", "QNLI, 10 % data", "SST-2, 100 % data"]
+    assert found["QNLI, 100 % data"].get_ylim() == found["QNLI, 10 % data"].get_ylim()
+    assert found["QNLI, 100 % data"].get_ylim() != found["SST-2, 100 % data"].get_ylim()
+
+
+@pytest.mark.parametrize(
+    ("num_tasks", "num_fractions", "lines", "columns"),
+    [(1, 5, 1, 5), (2, 2, 1, 4), (2, 3, 2, 3), (6, 1, 2, 3), (1, 6, 2, 3)],
+)
+def test_many_panels_are_broken_into_lines(read, num_tasks, num_fractions, lines, columns):
+    runs = []
+    for task in "abcdef"[:num_tasks]:
+        for step in range(num_fractions):
+            runs.append(run("sparse_to_dense", fraction=1 / (1 + step), task=task))
+    places = [axes.get_subplotspec() for axes in figures.four_transfers(read(*runs)).axes]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [
+        (line, column) for line in range(lines) for column in range(columns)
+    ]
+
+
+def test_figures_without_data_are_refused(read):
+    rows = read(dense())
+    with pytest.raises(ValueError, match="no sparse_transfer"):
+        figures.data_adequacy(rows)
+    with pytest.raises(ValueError, match="neither dense_transfer_freezing nor sparse_to_dense"):
+        figures.four_transfers(rows)
+
+
+def test_less_data_is_darker():
+    shares = [sum(figures.fraction_color(fraction)[:3]) for fraction in (0.05, 0.1, 0.25, 0.5, 0.7, 1.0)]
+    assert shares == sorted(shares) and len(set(shares)) == 6
+
+
+def test_matplotlibs_settings_are_left_as_they_were(read):
+    before = dict(matplotlib.rcParams)
+    figures.data_adequacy(read(dense(), run()))
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize(("file_format", "beginning"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_figures_are_encoded_in_the_format_asked_for(read, file_format, beginning):
+    figure = figures.data_adequacy(read(dense(), run()))
+    assert figures.encode(figure, file_format, dpi=30).startswith(beginning)
+
+
+def test_model_names_lose_whose_they_are():
+    names = ["lab/model-a", "models/model-a/", "model-a", "cache/model-a/model", "C:\\models\\model-a"]
+    assert [figures.model_name(name) for name in names] == ["model-a"] * 5
+    assert figures.model_name("model") == "model"

@@ -1,0 +1,311 @@
+"""The main script end to end, in this process, on a tiny random encoder and a toy task."""
+
+import json
+from pathlib import Path
+
+import accelerate
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from analysis import results
+from GLUE_tasks import Glue_prune_oneshot, finetune
+from pruning.layers import prunable_weights
+
+TRANSFERS = ["dense_transfer_freezing", "sparse_transfer", "sparse_to_dense"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def options(tiny_encoder: Path, sentence_files: tuple[Path, Path]) -> list[str]:
+    train, validation = map(str, sentence_files)
+    return [
+        "--model_name_or_path", str(tiny_encoder), "--train_file", train, "--validation_file", validation,
+        "--max_length", "16", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3", "--num_train_epochs", "1",
+        "--noembed", "--mixed_precision", "no", "--seed", "41",
+    ]  # fmt: skip
+
+
+def run(*argv: object) -> int:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Glue_prune_oneshot.main([str(word) for word in argv])
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def prunable_names(tiny_encoder: Path) -> set[str]:
+    model = finetune.meta_model(str(tiny_encoder), 2, trust_remote_code=False)
+    return set(prunable_weights(model, {"classifier.weight"}, include_embeddings=False))
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, tiny_encoder, sentence_files) -> Path:
+    """A sweep of four transfers, two sparsities and one N:M, in one call, with saved models."""
+    root = tmp_path_factory.mktemp("sweep")
+    train, validation = map(str, sentence_files)
+    failed = run(
+        "--model_name_or_path", tiny_encoder, "--train_file", train, "--validation_file", validation,
+        "--max_length", 16, "--per_device_train_batch_size", 8, "--learning_rate", 1e-3, "--num_train_epochs", 1,
+        "--noembed", "--mixed_precision", "no", "--seed", 41, "--save_model",
+        "--sparse_method", "dense_transfer", *TRANSFERS, "--sparsity", 0, 0.37, "--nm_ratio", "6:8",
+        "--output_dir", root / "{transfer}" / "{strength}",
+    )  # fmt: skip
+    assert failed == 0
+    return root
+
+
+def test_sweep_writes_every_cell_with_the_contract_keys(swept: Path):
+    rows = results.read_runs(swept)
+    assert len(rows) == 1 + 3 * 3
+    assert {(row["transfer"], row["strength"]) for row in rows} == {
+        ("dense_transfer", None), *((t, s) for t in TRANSFERS for s in (0, 0.37, "6:8"))
+    }  # fmt: skip
+    for row in rows:
+        assert row["num_examples"] == 37 and row["num_train_examples"] == 90 and row["level"] == 100
+        assert row["eval_accuracy"] == row["score"]
+        items = results.read_items(row["folder"])
+        assert np.mean(items["prediction"] == items["label"]) == row["score"]
+        assert row["chance"] == 19 / 37
+
+
+@pytest.mark.parametrize(("strength", "sparsity"), [("0", 0.0), ("0.37", 0.37), ("6of8", 0.25)])
+def test_sparse_transfer_saves_exactly_the_zeros_asked_for(swept, tiny_encoder, strength: str, sparsity: float):
+    saved = weights(swept / "sparse_transfer" / strength)
+    names = prunable_names(tiny_encoder)
+    total = sum(saved[name].numel() for name in names)
+    zeros = sum(int((saved[name] == 0).sum()) for name in names)
+    assert zeros == round(sparsity * total)
+    assert result(swept / "sparse_transfer" / strength)["measured_sparsity"] == zeros / total
+
+
+@pytest.mark.parametrize("transfer", TRANSFERS)
+def test_sparsity_0_equals_dense_transfer_bit_for_bit(swept: Path, transfer: str):
+    dense = weights(swept / "dense_transfer" / "dense")
+    other = weights(swept / transfer / "0")
+    assert dense.keys() == other.keys() and all(torch.equal(dense[name], other[name]) for name in dense)
+    assert result(swept / transfer / "0")["eval_accuracy"] == result(swept / "dense_transfer" / "dense")["eval_accuracy"]
+
+
+def test_frozen_weights_are_bit_equal_to_pretrained_ones_and_the_rest_trains(swept: Path, tiny_encoder: Path):
+    before = load_file(tiny_encoder / "model.safetensors")
+    after = weights(swept / "dense_transfer_freezing" / "0.37")
+    names = prunable_names(tiny_encoder)
+    magnitudes = torch.cat([before[name.removeprefix("bert.")].abs().flatten() for name in sorted(names)])
+    pairs = [(before[name.removeprefix("bert.")].flatten(), after[name].flatten()) for name in sorted(names)]
+    old, new = (torch.cat(side) for side in zip(*pairs, strict=True))
+    smallest = magnitudes.argsort()[: round(0.37 * len(magnitudes))]
+    assert torch.equal(old[smallest], new[smallest])
+    assert int((old != new).sum()) > 0.9 * (len(old) - len(smallest))
+
+
+def test_sparse_to_dense_grows_back(swept: Path):
+    assert result(swept / "sparse_to_dense" / "0.37")["measured_sparsity"] < 0.01
+    assert result(swept / "sparse_to_dense" / "0.37")["masked_fraction"] == pytest.approx(0.37, abs=1e-4)
+
+
+def test_new_head_and_embeddings_are_not_pruned(swept: Path):
+    saved = weights(swept / "sparse_transfer" / "0.37")
+    assert (saved["classifier.weight"] != 0).all()
+    assert (saved["bert.embeddings.word_embeddings.weight"][1:] != 0).all()  # row 0 is padding
+
+
+def test_saved_model_loads_and_predicts_what_was_measured(swept: Path, sentence_files):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = swept / "sparse_transfer" / "6of8"
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    rows = [json.loads(line) for line in sentence_files[1].read_text().splitlines()]
+    predicted = [
+        int(model(**tokenizer(row["sentence"], truncation=True, max_length=16, return_tensors="pt")).logits.argmax())
+        for row in rows
+    ]
+    assert predicted == results.read_items(folder)["prediction"].tolist()
+
+
+def test_a_cell_alone_equals_the_same_cell_of_a_sweep(swept: Path, options: list[str], tmp_path: Path):
+    """The form the original's README prints, without --sparse_init, with a freeze option."""
+    assert run(*options, "--freeze_weights", "--sparsity", 0.37, "--save_model", "--output_dir", tmp_path) == 0
+    alone, swept_cell = weights(tmp_path), weights(swept / "sparse_transfer" / "0.37")
+    assert all(torch.equal(alone[name], swept_cell[name]) for name in alone)
+
+
+def test_same_seed_twice_is_bit_equal_and_another_seed_is_not(options: list[str], tmp_path: Path):
+    base = [*options, "--sparse_method", "dense_transfer", "--save_model"]
+    run(*base, "--output_dir", tmp_path / "one")
+    run(*base, "--output_dir", tmp_path / "two")
+    run(*base[: base.index("--seed")], "--seed", 42, "--sparse_method", "dense_transfer", "--save_model",
+        "--output_dir", tmp_path / "other")  # fmt: skip
+    one, two, other = (weights(tmp_path / name) for name in ("one", "two", "other"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+
+@pytest.mark.parametrize("checkpointing", ["4", "epoch"])
+@pytest.mark.parametrize("transfer", ["sparse_transfer", "dense_transfer_freezing"])
+def test_killed_and_resumed_training_equals_an_uninterrupted_one(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: str, transfer: str
+):
+    """Killed at step 18 of 24, in the middle of the second epoch; dropout is on."""
+    base = [*options, "--num_train_epochs", 2, "--sparse_method", transfer, "--sparsity", 0.5, "--save_model"]
+    run(*base, "--output_dir", tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    steps = iter(range(1, 100))
+    original = finetune.train_step
+
+    def killed_at_18(*args):
+        if next(steps) == 18:
+            raise Killed
+        return original(*args)
+
+    cut = [*base, "--checkpointing_steps", checkpointing, "--output_dir", tmp_path / "cut"]
+    monkeypatch.setattr(finetune, "train_step", killed_at_18)
+    with pytest.raises(Killed):
+        run(*cut)
+    assert not results.is_complete(tmp_path / "cut")
+    assert len(finetune.checkpoints(tmp_path / "cut")) == 1
+    calls = []
+    monkeypatch.setattr(finetune, "train_step", lambda *args: calls.append(1) or original(*args))
+    assert run(*cut) == 0
+    assert len(calls) == (24 - 16 if checkpointing == "4" else 12)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert result(tmp_path / "whole")["train_loss"] == result(tmp_path / "cut")["train_loss"]
+    assert finetune.checkpoints(tmp_path / "cut") == []
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(tiny_encoder: Path, options: list[str], tmp_path: Path):
+    """90 rows: the last group of an epoch is short and is averaged over what it holds. Dropout off, equal lengths."""
+    import shutil
+
+    quiet = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder, quiet)
+    config = json.loads((quiet / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (quiet / "config.json").write_text(json.dumps(config))
+    rows = [{"sentence": f"the film is {word}", "label": int(word in ("good", "great", "fine"))}
+            for word in ["good", "bad", "fine", "awful", "great"] * 18]  # fmt: skip
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    base = [*options, "--model_name_or_path", quiet, "--train_file", tmp_path / "train.jsonl", "--save_model",
+            "--sparse_method", "dense_transfer", "--subset", "prefix"]  # fmt: skip
+    run(*base, "--per_device_train_batch_size", 90, "--output_dir", tmp_path / "large")
+    run(*base, "--per_device_train_batch_size", 32, "--gradient_accumulation_steps", 3, "--output_dir", tmp_path / "small")
+    large, small = weights(tmp_path / "large"), weights(tmp_path / "small")
+    assert result(tmp_path / "large")["num_steps"] == result(tmp_path / "small")["num_steps"] == 1
+    # one AdamW step moves every weight by about lr = 1e-3, in the gradient's direction
+    assert all(torch.allclose(large[name], small[name], atol=1e-4) for name in large if "embeddings" not in name)
+
+
+def test_second_call_computes_nothing_and_loads_no_model(swept, options, monkeypatch: pytest.MonkeyPatch):
+    def load(*_):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(finetune, "load_pretrained", load)
+    assert run(*options, "--sparse_method", "dense_transfer", *TRANSFERS, "--sparsity", 0, 0.37, "--nm_ratio", "6:8",
+               "--save_model", "--output_dir", swept / "{transfer}" / "{strength}") == 0  # fmt: skip
+
+
+def test_failed_cell_leaves_nothing_that_looks_finished_and_the_exit_code_says_so(options, tmp_path: Path):
+    """A learning rate that overflows float32 fails; the cells of the other transfer are not touched by it."""
+    assert run(*options, "--learning_rate", "10", "--weight_decay", 10, "--max_train_steps", 400,
+               "--sparse_method", "dense_transfer", "--output_dir", tmp_path) == 1  # fmt: skip
+    assert not results.is_complete(tmp_path)
+
+
+def test_bf16_holds_the_mask_exactly(options: list[str], tmp_path: Path, tiny_encoder: Path):
+    base = [word for word in options if word != "no"]
+    base[base.index("--mixed_precision") + 1 : base.index("--mixed_precision") + 1] = ["bf16"]
+    assert run(*base, "--freeze_weights", "--sparsity", 0.37, "--save_model", "--output_dir", tmp_path) == 0
+    names = prunable_names(tiny_encoder)
+    saved = weights(tmp_path)
+    total = sum(saved[name].numel() for name in names)
+    assert sum(int((saved[name] == 0).sum()) for name in names) == round(0.37 * total)
+    assert result(tmp_path)["precision"] == "bf16"
+
+
+def test_prune_new_head_prunes_the_head_too(options: list[str], tmp_path: Path):
+    run(*options, "--freeze_weights", "--sparsity", 0.9, "--prune_new_head", "--save_model", "--output_dir", tmp_path)
+    assert (weights(tmp_path)["classifier.weight"] == 0).any()
+
+
+def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    original = Glue_prune_oneshot.magnitude_masks
+    monkeypatch.setattr(
+        Glue_prune_oneshot, "magnitude_masks", lambda *args: calls.append(args[1]) or original(*args)
+    )
+    run(*options, "--sparse_method", "sparse_transfer", "--sparsity", 0.2, 0.4, "--validation_split_percentage", 50, 100,
+        "--seed", 1, 2, "--output_dir", tmp_path / "{strength}" / "{fraction}" / "{seed}")  # fmt: skip
+    assert calls == [[0.2, 0.4]]
+    assert {row["num_train_examples"] for row in results.read_runs(tmp_path)} == {45, 90}
+
+
+def test_list_cells_prints_commands_that_make_the_same_runs(options, tmp_path: Path, capsys: pytest.CaptureFixture):
+    import shlex
+
+    sweep = [*options, "--sparse_method", "dense_transfer", "sparse_transfer", "--sparsity", 0.5, "--nm_ratio", "4:8",
+             "--output_dir", tmp_path / "{transfer}" / "{strength}"]  # fmt: skip
+    assert run(*sweep, "--list_cells") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and not any(tmp_path.iterdir())
+    for line in lines:
+        assert run(*shlex.split(line)[2:]) == 0
+    before = {row["folder"]: row["seconds"] for row in results.read_runs(tmp_path)}
+    assert run(*sweep) == 0  # all complete, with the same arguments
+    assert {row["folder"]: row["seconds"] for row in results.read_runs(tmp_path)} == before
+
+
+def test_regression_from_files(options: list[str], tmp_path: Path):
+    for name in ("train", "validation"):
+        rows = [{"text": "good film " * (i % 4 + 1), "label": float(i % 4)} for i in range(24)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run(*options, "--train_file", tmp_path / "train.jsonl", "--validation_file", tmp_path / "validation.jsonl",
+        "--sparse_method", "dense_transfer", "--output_dir", tmp_path / "out")  # fmt: skip
+    made = result(tmp_path / "out")
+    assert made["levels"][0]["metric"] == "pearson" and made["levels"][0]["chance"] == 0
+    assert -1 <= made["eval_spearmanr"] <= 1
+
+
+def test_tracking_writes_where_an_installed_tracker_says(options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """accelerate's own tracker interface, with a tracker of the test's."""
+    logged = []
+
+    class Memory(accelerate.tracking.GeneralTracker):
+        name = "memory"
+        requires_logging_directory = False
+
+        def __init__(self):
+            super().__init__()
+
+        @property
+        def tracker(self):
+            return None
+
+        def store_init_configuration(self, values):
+            logged.append(("config", values["seed"]))
+
+        def log(self, values, step=None, **_):
+            logged.append((step, sorted(values)))
+
+    monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda *_: [Memory()])
+    run(*options, "--sparse_method", "dense_transfer", "--with_tracking", "--eval_each_epoch", "--num_train_epochs", 2,
+        "--output_dir", tmp_path)  # fmt: skip
+    assert logged[0] == ("config", 41)
+    assert (1, ["eval_accuracy"]) in logged and (2, ["eval_accuracy"]) in logged

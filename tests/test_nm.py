@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pruning.nm import nm_mask, parse_nm
+
+
+def test_keeps_the_n_highest_of_every_m_inputs_by_hand():
+    scores = torch.tensor([[1.0, 2.0, 3.0, 4.0, 9.0, 8.0, 7.0, 6.0]])
+    assert nm_mask(scores, 1, 4).tolist() == [[False, False, False, True, True, False, False, False]]
+    assert nm_mask(scores, 3, 4).tolist() == [[False, True, True, True, True, True, True, False]]
+
+
+def test_ties_go_to_the_later_input():
+    assert nm_mask(torch.ones(1, 4), 2, 4).tolist() == [[False, False, True, True]]
+
+
+@pytest.mark.parametrize("m_group", [4, 8, 16])
+def test_every_group_keeps_exactly_n(m_group: int):
+    scores = torch.randn(6, 48, generator=torch.Generator().manual_seed(0)).round(decimals=1)  # with ties
+    for n_kept in range(m_group + 1):
+        mask = nm_mask(scores, n_kept, m_group)
+        assert (mask.view(6, -1, m_group).sum(dim=2) == n_kept).all()
+
+
+@pytest.mark.parametrize(("n_kept", "m_group"), [(2, 4), (4, 8), (6, 8), (1, 8)])
+def test_equals_the_published_magnitude_masks(n_kept: int, m_group: int):
+    """golden/peer_layer_a.npz: masks of one layer made by the published code (locuslab/wanda), True = pruned."""
+    golden = np.load(Path(__file__).parent / "golden" / "peer_layer_a.npz")
+    mask = nm_mask(torch.from_numpy(golden["weight"]).abs(), n_kept, m_group)
+    assert np.array_equal(~mask.numpy(), golden[f"magnitude_pruned_{n_kept}of{m_group}"])
+
+
+def test_groups_never_cross_rows():
+    with pytest.raises(ValueError, match="groups of 4 do not divide 6 inputs"):
+        nm_mask(torch.ones(4, 6), 2, 4)
+
+
+def test_parse_reads_kept_of_group():
+    assert parse_nm("6:8") == (6, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("8:8", "keeps 8 of every 8 weights; N must be from 1 to M - 1"),
+        ("0:8", "keeps 0 of every 8"),
+        ("9:8", "keeps 9 of every 8"),
+        ("28", "2 pruned of 8; write what is kept: 6:8"),
+        ("416", "not of the form N:M"),
+        ("a:b", "not of the form N:M"),
+        ("2:4:8", "not of the form N:M"),
+    ],
+)
+def test_bad_ratios_say_what_to_write(text: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        parse_nm(text)

@@ -1,0 +1,127 @@
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic_runs import dense, run, write_tree
+
+from analysis import results
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "plot_results.py"
+
+
+@pytest.fixture
+def plot(load_script, capsys):
+    """Run the script's main; returns the names of the files that it prints."""
+
+    def main(*arguments):
+        load_script("plot_results").main([*map(str, arguments), "--dpi", "30"])
+        return [Path(line).name for line in capsys.readouterr().out.splitlines()]
+
+    return main
+
+
+def full_tree(root):
+    return write_tree(root, dense(0.8), run(score=0.6), run("sparse_to_dense", 0.5, 0.7))
+
+
+def test_everything_the_tree_holds_is_drawn(tmp_path, plot):
+    tree, images = full_tree(tmp_path / "runs"), tmp_path / "new" / "images"
+    names = plot("--results_dir", tree, "--output_dir", images, "--formats", "png", "pdf")
+    assert names == [
+        "setting1_data_adequacy_model-a.png", "setting1_data_adequacy_model-a.pdf",
+        "setting1_data_adequacy_model-a.csv", "setting1_four_transfers_model-a.png",
+        "setting1_four_transfers_model-a.pdf", "setting1_four_transfers_model-a.csv", "summary.md",
+    ]  # fmt: skip
+    assert sorted(names) == sorted(path.name for path in images.iterdir())
+    assert (images / names[0]).read_bytes().startswith(b"\x89PNG")
+    with (images / names[2]).open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["transfer"], row["mean_score"]) for row in rows] == [
+        ("dense_transfer", "0.8"), ("sparse_transfer", "0.6"),
+    ]  # fmt: skip
+    assert f"![{names[0]}]({names[0]})" in (images / "summary.md").read_text()
+
+
+def test_several_trees_are_drawn_together_and_overlaps_count_once(tmp_path, plot):
+    write_tree(tmp_path / "runs" / "dense", dense())
+    write_tree(tmp_path / "runs" / "sparse", run())
+    names = plot("--results_dir", tmp_path / "runs", tmp_path / "runs" / "sparse", "--output_dir", tmp_path / "images")
+    assert names[0] == "setting1_data_adequacy_model-a.png"
+    assert "| qnli | 2 | 41 |" in (tmp_path / "images" / "summary.md").read_text()
+
+
+def test_a_tree_of_dense_runs_gets_a_summary_alone(tmp_path, plot):
+    tree = write_tree(tmp_path / "runs", dense())
+    assert plot("--results_dir", tree, "--output_dir", tmp_path / "images") == ["summary.md"]
+
+
+def test_every_model_and_scope_gets_its_own_figure(tmp_path, plot):
+    models = ("lab/model-a", "copy/model-a", "model b")
+    runs = [each(model=model) for model in models for each in (dense, run)]
+    tree = write_tree(tmp_path / "runs", *runs, run(model="model b", magnitude_scope="layer"))
+    names = plot("--results_dir", tree, "--output_dir", tmp_path / "images")
+    drawn = [name for name in names if name.endswith(".png")]
+    assert drawn[2:] == ["setting1_data_adequacy_model-b.png", "setting1_data_adequacy_model-b_per_layer.png"]
+    assert len(set(drawn)) == 4 and all(name.startswith("setting1_data_adequacy_model-a-") for name in drawn[:2])
+
+
+def test_cautions_are_logged(tmp_path, plot, caplog):
+    tree = write_tree(tmp_path / "runs", run())
+    results.start_run(tree / "failed", {"seed": 1}, {})
+    plot("--results_dir", tree, "--output_dir", tmp_path / "images")
+    assert "NO DENSE TRANSFER" in caplog.text and "1 runs were started and are not complete" in caplog.text
+
+
+def test_runs_that_do_not_belong_together_end_the_program(tmp_path, plot):
+    tree = write_tree(tmp_path / "runs", run(), run(seed=42, recipe="two"))
+    with pytest.raises(SystemExit, match=r"plot_results\.py: runs of setting 1.*different recipes.*seed: 41 here"):
+        plot("--results_dir", tree, "--output_dir", tmp_path / "images")
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_crash_while_drawing_leaves_the_earlier_figures_whole(tmp_path, plot, monkeypatch):
+    tree, images = write_tree(tmp_path / "runs", dense(), run()), tmp_path / "images"
+    names = plot("--results_dir", tree, "--output_dir", images)
+    before = {name: (images / name).read_bytes() for name in names}
+
+    def crash(descriptor):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", crash)
+    with pytest.raises(OSError, match="no space"):
+        plot("--results_dir", tree, "--output_dir", images)
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_wrong_arguments_are_refused(tmp_path, plot, capsys):
+    (tmp_path / "empty").mkdir()
+    results.start_run(tmp_path / "started" / "one", {}, {})
+    cases = {
+        ("--results_dir", tmp_path / "nowhere"): f"--results_dir {tmp_path / 'nowhere'}: there is no such folder",
+        ("--results_dir", tmp_path / "empty"): "holds no complete run (0 started, not complete)",
+        ("--results_dir", tmp_path / "started"): "holds no complete run (1 started, not complete)",
+        (): "the following arguments are required: --results_dir",
+        ("--results_dir", tmp_path, "--formats", "gif"): "invalid choice: 'gif'",
+    }
+    for arguments, message in cases.items():
+        with pytest.raises(SystemExit) as error:
+            plot(*arguments)
+        assert error.value.code == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        plot("--results_dir", full_tree(tmp_path / "runs"), "--dpi", "0", "--formats")
+
+
+def test_it_runs_from_its_own_folder_without_torch_or_a_display(tmp_path):
+    write_tree(tmp_path / "runs", dense())
+    program = (
+        f"import sys, runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__'); "
+        "print(sorted({'torch', 'transformers', 'datasets', 'matplotlib.pyplot'} & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", program, "--results_dir", tmp_path / "runs", "--output_dir", tmp_path / "images"]
+    done = subprocess.run(list(map(str, command)), cwd=SCRIPT.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *_, last_file, imported = done.stdout.splitlines()
+    assert Path(last_file) == tmp_path / "images" / "summary.md" and imported == "[]"

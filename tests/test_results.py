@@ -1,0 +1,208 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from synthetic_runs import dense, run, write_tree
+
+from analysis import results
+
+
+def test_a_run_is_read_back_as_it_was_written(tmp_path):
+    write_tree(tmp_path, run(strength=0.5, score=0.75))
+    (row,) = results.read_runs(tmp_path)
+    assert row["score"] == 0.75 and row["strength"] == 0.5 and row["level"] == 100 and row["task"] == "qnli"
+    assert row["folder"] == str(tmp_path / "000") and "levels" not in row
+    items = results.read_items(tmp_path / "000")
+    assert items["idx"].tolist() == [0, 1, 2] and items["prediction"].tolist() == [0, 1, 1]
+    assert results.recorded_arguments(tmp_path / "000")["learning_rate"] == 2e-5
+
+
+def test_one_row_per_run_and_level_sorted_by_folder(tmp_path):
+    two_levels = run()
+    two_levels["levels"] = [{**two_levels["levels"][0], "level": level} for level in (2, 4)]
+    write_tree(tmp_path / "b", two_levels)
+    write_tree(tmp_path / "a", dense())
+    rows = results.read_runs(tmp_path)
+    assert [(row["transfer"], row["level"]) for row in rows] == [
+        ("dense_transfer", 100), ("sparse_transfer", 2), ("sparse_transfer", 4),
+    ]  # fmt: skip
+
+
+def test_a_run_that_two_folders_reach_is_read_once(tmp_path, monkeypatch):
+    write_tree(tmp_path / "qnli", run())
+    monkeypatch.chdir(tmp_path)
+    assert len(results.read_runs(tmp_path, tmp_path / "qnli", "qnli")) == 1
+
+
+def test_an_unfinished_run_is_no_result(tmp_path):
+    write_tree(tmp_path, dense())
+    results.start_run(tmp_path / "001", {"seed": 42}, {})
+    assert len(results.read_runs(tmp_path)) == 1
+    assert results.unfinished_runs(tmp_path) == [tmp_path / "001"]
+    assert not results.is_complete(tmp_path / "001")
+
+
+def test_starting_again_removes_the_earlier_result(tmp_path):
+    write_tree(tmp_path, dense())
+    results.start_run(tmp_path / "000", {"seed": 42}, {})
+    assert [path.name for path in (tmp_path / "000").iterdir()] == ["args.json"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_is_never_written(tmp_path, value):
+    with pytest.raises(ValueError, match=r"all_results\.json is not written: .*not JSON compliant"):
+        write_tree(tmp_path, run(score=value))
+    assert not results.is_complete(tmp_path / "000")
+
+
+def test_nan_is_never_read(tmp_path):
+    write_tree(tmp_path, run(score=0.25))
+    path = tmp_path / "000" / "all_results.json"
+    path.write_text(path.read_text().replace("0.25", "NaN"))
+    with pytest.raises(ValueError, match=r"000/all_results\.json is not valid JSON: it holds NaN"):
+        results.read_runs(tmp_path)
+
+
+def test_every_missing_key_is_named(tmp_path):
+    result = run()
+    del result["recipe"], result["levels"][0]["chance"]
+    with pytest.raises(ValueError, match=r"000 lacks recipe, levels\[\]\.chance"):
+        write_tree(tmp_path, result)
+    with pytest.raises(ValueError, match="lacks levels"):
+        results.write_run(tmp_path, {**run(), "levels": []}, {})
+    assert results.read_runs(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is not valid JSON"), ('{"eval_accuracy": 0.9}', "was not written by this project"), ("[]", "lacks")],
+)
+def test_a_foreign_result_is_named(tmp_path, text, message):
+    (tmp_path / "all_results.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        results.read_runs(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'all_results.json'} ")
+
+
+def test_a_crash_between_items_and_result_leaves_an_unfinished_run(tmp_path, monkeypatch):
+    def crash(path, content):
+        raise KeyboardInterrupt
+
+    results.start_run(tmp_path, {}, {})
+    monkeypatch.setattr(results, "write_json", crash)
+    with pytest.raises(KeyboardInterrupt):
+        results.write_run(tmp_path, run(), {"idx": np.arange(3)})
+    assert (tmp_path / "items.npz").exists()
+    assert not results.is_complete(tmp_path) and results.unfinished_runs(tmp_path) == [tmp_path]
+
+
+def test_a_crash_within_a_write_keeps_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    results.replace_file(path, b"before")
+
+    def crash(descriptor):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(OSError, match="no space"):
+        results.replace_file(path, b"after")
+    assert path.read_bytes() == b"before" and [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_leaves_behind_is_not_read(tmp_path):
+    write_tree(tmp_path, dense())
+    done = tmp_path / "000" / "all_results.json"
+    done.rename(tmp_path / "000" / "all_results.json.123.partial")
+    assert results.read_runs(tmp_path) == [] and not results.is_complete(tmp_path / "000")
+
+
+def test_items_that_would_need_pickle_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"[Oo]bject"):
+        results.write_run(tmp_path, run(), {"answer": np.array(["a", None], dtype=object)})
+    assert not results.is_complete(tmp_path)
+
+
+def test_a_run_with_other_arguments_is_refused_and_the_difference_named(tmp_path):
+    write_tree(tmp_path, run(seed=41))
+    folder = tmp_path / "000"
+    results.check_same_run(folder, results.recorded_arguments(folder))
+    with pytest.raises(results.DifferentRunError, match=r"seed: 42 here, 41 there\); .*--overwrite"):
+        results.check_same_run(folder, {**results.recorded_arguments(folder), "seed": 42})
+    results.check_same_run(tmp_path / "empty", {"seed": 1})
+
+
+def test_differences_tell_absent_from_present():
+    assert results.differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == ["b: 2 here, None there", "c: None here, 3 there"]
+
+
+def test_recipe_ignores_coordinates_and_order_alone():
+    recipe = results.recipe({"lr": 1e-5, "seed": 1}, ["seed"])
+    assert recipe == results.recipe({"seed": 2, "lr": 1e-5}, ["seed"])
+    assert recipe != results.recipe({"lr": 2e-5, "seed": 1}, ["seed"])
+
+
+def test_the_same_run_twice_is_refused(tmp_path):
+    write_tree(tmp_path, run(seed=41), run(seed=42), run(strength=0.6), run("sparse_to_dense"), run(fraction=0.5))
+    results.check_runs(results.read_runs(tmp_path))
+    write_tree(tmp_path, run(seed=42), warmup=9)
+    with pytest.raises(ValueError, match=r"the same run \(setting 1, .*seed 42\).* keep one") as error:
+        results.check_runs(results.read_runs(tmp_path))
+    assert f"{tmp_path}/001 (here) and {tmp_path}/005 (there) differ in warmup: None here, 9 there" in str(error.value)
+
+
+def test_the_magnitude_scope_is_a_coordinate_of_unstructured_sparsity_alone(tmp_path):
+    write_tree(tmp_path, run(), run(magnitude_scope="layer"), dense(magnitude_scope="global"))
+    results.check_runs(results.read_runs(tmp_path))
+    write_tree(tmp_path, dense(magnitude_scope="layer"))
+    with pytest.raises(ValueError, match="the same run"):
+        results.check_runs(results.read_runs(tmp_path))
+
+
+def test_two_levels_of_one_run_are_not_the_same_run_twice(tmp_path):
+    row = {**run(), "folder": "a"}
+    results.check_runs([{**row, "level": 1}, {**row, "level": 2}])
+
+
+def test_different_recipes_are_refused_with_the_closest_pair(tmp_path):
+    write_tree(tmp_path, run(strength=0.1), run(strength=0.2))
+    write_tree(tmp_path, run(strength=0.9, recipe="two", seed=43), run(strength=0.1, recipe="two", seed=42), lr=3)
+    with pytest.raises(ValueError, match=r"setting 1, model lab/model-a, task qnli were made with different") as error:
+        results.check_runs(results.read_runs(tmp_path))
+    expected = f"{tmp_path}/000 (here) and {tmp_path}/003 (there) differ in lr: None here, 3 there; seed: 41 here, 42"
+    assert expected in str(error.value)
+
+
+def test_recipes_are_compared_within_a_task_and_model_only(tmp_path):
+    write_tree(tmp_path, run(), run(task="sst2", recipe="two"), run(model="lab/model-b", recipe="three"))
+    results.check_runs(results.read_runs(tmp_path))
+
+
+def test_the_recipe_of_compression_does_not_concern_dense_runs(tmp_path):
+    write_tree(tmp_path, dense(compression_recipe=None), run(compression_recipe="x"))
+    results.check_runs(results.read_runs(tmp_path))
+    write_tree(tmp_path, run(strength=0.6, compression_recipe="y"), noembed=True)
+    with pytest.raises(ValueError, match=r"different recipes.*noembed: None here, True there"):
+        results.check_runs(results.read_runs(tmp_path))
+
+
+def test_json_is_readable_by_any_parser(tmp_path):
+    write_tree(tmp_path, dense())
+    assert json.loads((tmp_path / "000" / "all_results.json").read_text())["seed"] == 41
+
+
+def test_sha256_depends_on_names_and_contents(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"1")
+    two.write_bytes(b"2")
+    before = results.sha256([one, two])
+    assert before == results.sha256([two, one])
+    two.write_bytes(b"3")
+    assert before != results.sha256([one, two])
+
+
+def test_environment_says_where_a_run_was_made():
+    found = results.describe_environment("cpu", data_sha256="abc")
+    assert found["device"] == "cpu" and found["data_sha256"] == "abc"
+    assert found["packages"]["numpy"] == np.__version__
+    assert {"git_commit", "git_dirty", "command", "python"} <= found.keys()

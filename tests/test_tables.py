@@ -1,0 +1,160 @@
+import csv
+import io
+
+import pytest
+from synthetic_runs import dense, run, write_tree
+
+from analysis import results, tables
+
+
+def read(tmp_path, *runs):
+    return results.read_runs(write_tree(tmp_path, *runs))
+
+
+def test_a_point_is_the_mean_over_seeds_against_the_mean_dense_score(tmp_path):
+    rows = read(
+        tmp_path, dense(0.7, seed=41, stderr=0.02), dense(0.9, seed=42, stderr=0.04),
+        run(score=0.5, seed=42, measured_sparsity=0.75), run(score=0.7, seed=41, measured_sparsity=0.25),
+    )  # fmt: skip
+    reference, point = tables.seed_means(rows)
+    assert list(point) != [] and set(point) == set(tables.POINT_COLUMNS)
+    assert reference["mean_score"] == reference["dense_mean_score"] == point["dense_mean_score"] == 0.8
+    assert reference["relative_percent"] == 100 and reference["normalized_drop"] == 0
+    assert point["mean_score"] == 0.6 and point["seeds"] == (41, 42)
+    assert point["relative_percent"] == pytest.approx(75, abs=1e-12)
+    assert point["normalized_drop"] == pytest.approx(-0.25, abs=1e-12)
+    # Student's 12.706 times the standard error 0.1
+    assert point["interval_low"] == pytest.approx(0.6 - 1.2706, abs=1e-4)
+    assert point["interval_high"] == pytest.approx(0.6 + 1.2706, abs=1e-4)
+    assert (point["lowest_score"], point["highest_score"]) == (0.5, 0.7)
+    assert point["measured_sparsity"] == 0.5 and point["chance"] == 0.5
+    assert reference["mean_stderr"] == pytest.approx(0.03, abs=1e-15) and point["mean_stderr"] == 0.01
+    assert point["dense_above_chance"] is True
+
+
+def test_the_dense_reference_is_that_of_the_same_task_and_data_fraction(tmp_path):
+    rows = read(
+        tmp_path, dense(0.8), dense(0.6, fraction=0.5), dense(0.9, task="sst2"), run(score=0.3, fraction=0.5),
+    )  # fmt: skip
+    point = tables.seed_means(rows)[2]
+    assert (point["transfer"], point["data_fraction"], point["dense_mean_score"]) == ("sparse_transfer", 0.5, 0.6)
+
+
+def test_what_needs_a_missing_dense_run_is_missing_and_not_zero(tmp_path):
+    (point,) = tables.seed_means(read(tmp_path, run(score=0.6)))
+    for name in ("dense_mean_score", "relative_percent", "normalized_drop", "dense_above_chance", "interval_low"):
+        assert point[name] is None
+    (line,) = csv.DictReader(io.StringIO(tables.csv_text([point])))
+    assert line["dense_mean_score"] == line["relative_percent"] == line["interval_high"] == ""
+    assert line["mean_score"] == "0.6" and line["seeds"] == "41" and line["normalized_drop"] == ""
+
+
+def test_a_dense_score_of_zero_or_less_leaves_the_drop_undefined(tmp_path):
+    rows = read(tmp_path, dense(-0.02, chance=0.0), run(score=0.1, chance=0.0))
+    point = tables.seed_means(rows)[1]
+    assert point["dense_mean_score"] == -0.02 and point["normalized_drop"] is None
+    assert point["relative_percent"] is None and point["dense_above_chance"] is False
+
+
+def test_chance_is_unknown_where_one_seed_lacks_it(tmp_path):
+    rows = read(tmp_path, dense(0.9), dense(0.9, seed=42, stderr=None), run())
+    assert tables.seed_means(rows)[1]["dense_above_chance"] is None
+
+
+def test_points_are_ordered_from_easy_to_hard_and_from_weak_to_strong(tmp_path):
+    strengths = [0.9, 0.1, 0.0, "1:8", "7:8", "4:8", "2:4", "1:4"]
+    rows = read(tmp_path, *[run(strength=strength) for strength in strengths], dense(fraction=0.1), dense())
+    table = tables.seed_means(rows)
+    found = [(point["data_fraction"], point["strength"]) for point in table]
+    assert found == [
+        (1.0, None), *[(1.0, strength) for strength in (0.0, 0.1, 0.9, "7:8", "2:4", "4:8", "1:4", "1:8")], (0.1, None)
+    ]  # fmt: skip
+
+
+def test_figures_are_one_per_setting_model_and_scope(tmp_path):
+    rows = read(
+        tmp_path, dense(), run(), run(magnitude_scope="layer"), run(strength="2:4"),
+        dense(model="lab/model-b"), dense(setting=5),
+    )  # fmt: skip
+    rows.append({**rows[0], "transfer": None, "setting": 2, "folder": "no fine-tuning"})
+    sets = tables.figure_sets(rows)
+    assert {key: [row["strength"] for row in members] for key, members in sets.items()} == {
+        (1, "lab/model-a", "global"): [None, 0.5, "2:4"],
+        (1, "lab/model-a", "layer"): [None, 0.5, "2:4"],
+        (1, "lab/model-b", None): [None],
+        (5, "lab/model-a", None): [None],
+    }
+    with pytest.raises(ValueError, match=r"belong in 4 figures \(setting 1, model lab/model-a, scope global; "):
+        tables.seed_means(rows)
+
+
+def test_seeds_are_never_counted_twice(tmp_path):
+    rows = read(tmp_path, run(seed=41), run(seed=41, score=0.9))
+    with pytest.raises(ValueError, match="the same run"):
+        tables.seed_means(rows)
+
+
+def test_a_table_is_empty_where_its_figure_would_be(tmp_path):
+    only_freezing = read(tmp_path / "one", dense(), run("dense_transfer_freezing"))
+    assert tables.data_adequacy_table(only_freezing) == [] and len(tables.four_transfers_table(only_freezing)) == 2
+    only_sparse = read(tmp_path / "two", dense(), run())
+    assert tables.four_transfers_table(only_sparse) == [] and len(tables.data_adequacy_table(only_sparse)) == 2
+    other_setting = read(tmp_path / "three", dense(setting=5), run(setting=5))
+    assert tables.data_adequacy_table(other_setting) == []
+    assert tables.seed_means([]) == []
+
+
+def levels_of(rows):
+    return [tables.curve_statistics(points) for points in tables.curves(tables.seed_means(rows)).values()]
+
+
+def falling(fraction, loss, strengths=(0.2, 0.4, 0.6), dense_score=0.8, **changes):
+    """A dense run, and runs that lose `loss` of its score for each unit of sparsity."""
+    scores = {strength: dense_score * (1 - loss * strength) for strength in strengths}
+    compressed = [run(strength=strength, score=score, fraction=fraction) for strength, score in scores.items()]
+    return [dense(dense_score, fraction=fraction, **changes), *compressed]
+
+
+def test_statistics_of_a_curve(tmp_path):
+    (level,) = levels_of(read(tmp_path, *falling(0.25, loss=0.5)))
+    assert level["spearman"] == 1 and level["theil_sen_slope"] == pytest.approx(-0.5, abs=1e-12)
+    assert level["difficulty"] == 0.75 and level["strengths"] == (0.2, 0.4, 0.6) and level["dense_mean_score"] == 0.8
+
+
+def test_the_slope_of_nm_is_per_unit_of_sparsity_too(tmp_path):
+    rows = read(tmp_path, dense(0.8), run(strength="6:8", score=0.7), run(strength="2:8", score=0.5))
+    (level,) = levels_of(rows)  # from -0.125 at 1/4 to -0.375 at 3/4
+    assert level["theil_sen_slope"] == pytest.approx(-0.5, abs=1e-12) and level["spearman"] is None
+
+
+def test_slopes_in_the_order_of_difficulty(tmp_path):
+    steeper = read(tmp_path / "one", *falling(1.0, 0.1), *falling(0.5, 0.2), *falling(0.1, 0.3))
+    assert tables.slope_order(levels_of(steeper)) == (True, "3 of 3 levels compared")
+    flatter = read(tmp_path / "two", *falling(1.0, 0.1), *falling(0.5, 0.3), *falling(0.1, 0.2))
+    assert tables.slope_order(levels_of(flatter)) == (False, "3 of 3 levels compared")
+
+
+def test_levels_that_cannot_be_compared_are_left_out_or_said(tmp_path):
+    at_chance = falling(0.1, 0.05, dense_score=0.51)
+    rows = read(tmp_path / "one", *falling(1.0, 0.1), *falling(0.5, 0.2), *at_chance, run(fraction=0.25))
+    assert tables.slope_order(levels_of(rows)) == (True, "2 of 4 levels compared")
+    single = read(tmp_path / "two", *falling(1.0, 0.1), *at_chance)
+    assert tables.slope_order(levels_of(single)) == (None, "1 of 2 levels can be compared")
+    ranges = read(tmp_path / "three", *falling(1.0, 0.1), *falling(0.5, 0.2, strengths=(0.2, 0.4)))
+    assert tables.slope_order(levels_of(ranges)) == (None, "the levels were measured at different strengths")
+    equal = [{**level, "difficulty": 0.3} for level in levels_of(rows)]
+    assert tables.slope_order(equal) == (None, "several levels have the same difficulty")
+
+
+def test_csv_holds_every_column_in_order(tmp_path):
+    table = tables.seed_means(read(tmp_path, dense(0.9), run(strength="6:8", score=0.6, seed=42)))
+    header, first, second = csv.reader(io.StringIO(tables.csv_text(table)))
+    assert tuple(header) == tables.POINT_COLUMNS
+    expected = {
+        "task": "qnli", "data_fraction": "1.0", "transfer": "sparse_transfer", "strength_kind": "nm",
+        "strength": "6:8", "requested_sparsity": "0.25", "metric": "accuracy", "seeds": "42", "magnitude_scope": "",
+        "dense_above_chance": "True",
+    }  # fmt: skip
+    line = dict(zip(header, second, strict=True))
+    assert {name: line[name] for name in expected} == expected
+    assert first[header.index("strength")] == "" and first[header.index("mean_score")] == "0.9"
