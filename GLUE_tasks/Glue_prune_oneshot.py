@@ -326,6 +326,9 @@ def describe(cell: Cell, identity: dict[str, Any], args: argparse.Namespace) -> 
         "seed": cell["seed"],
         "method": args.method,
         "recipe": results.recipe(identity, arguments.CELL_OPTIONS),
+        "compression_recipe": results.recipe({name: identity[name] for name in ("noembed", "prune_new_head")}, ())
+        if kind
+        else None,
     }
 
 

@@ -327,11 +327,5 @@ def _note(figure: Figure, table: list[Row], more: str = "") -> None:
     band = "One seed, no band." if counts == [1] else f"Mean of {seeds} seeds; band: lowest to highest seed."
     scope = table[0]["magnitude_scope"]
     pruned = "" if scope is None else f", magnitude threshold: {scope}"
-    note = f"{model_name(table[0]['model'])}{pruned}. {band} Dotted: chance level. {more}"
+    note = f"{table[0]['model']}{pruned}. {band} Dotted: chance level. {more}"
     figure.supxlabel(textwrap.fill(note, int(17 * figure.get_figwidth())), fontsize=8, color="0.3")
-
-
-def model_name(model: str) -> str:
-    """Last part of a hub id or path, without whose it is or where it lies; of roberta-base/model, the folder above."""
-    parts = [part for part in model.replace("\\", "/").split("/") if part]
-    return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]

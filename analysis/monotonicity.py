@@ -4,6 +4,8 @@ Pure functions on numbers and arrays. What is not defined is None, never NaN and
 is left out by the caller, and NaN in an argument is an error.
 """
 
+import statistics
+
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike
@@ -75,7 +77,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     quantile = _two_sided(confidence)
     if len(values) == 0:
         raise ValueError("the mean of no values is not defined")
-    mean = float(values.mean())
+    mean = statistics.fmean(values)
     if len(values) == 1:
         return mean, None, None
     standard_error = values.std(ddof=1) / np.sqrt(len(values))

