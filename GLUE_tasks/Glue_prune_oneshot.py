@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from torch import Tensor
 from transformers import AutoTokenizer, DataCollatorWithPadding
@@ -145,7 +146,8 @@ def _hash(files: tuple[Path, ...]) -> str | None:
 
 def start_accelerator(args: argparse.Namespace) -> Accelerator:
     """accelerate's state for all cells, in the precision asked for; progress bars and chatter off where unread."""
-    state = PartialState()
+    # accelerate joins the processes of a CPU job only when it is told that there is no accelerator
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
     level = logging.INFO if state.is_main_process else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     transformers.utils.logging.set_verbosity_error()

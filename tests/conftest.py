@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WORDS = ["good", "great", "fine", "bad", "awful", "poor", "the", "film", "is", "a", "story", "plot", "and", "very", "so"]
+WORDS = ["good", "great", "fine", "bad", "awful", "poor", "the", "film", "is", "a", "story", "plot", "and", "so"]
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +62,7 @@ def sentence_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
         for number in range(count):
             label = number % 2
             filler = draw.choices(WORDS[6:], k=draw.randint(1, 9))
-            rows.append({"sentence": " ".join([*filler, draw.choice(WORDS[:3] if label else WORDS[3:6])]), "label": label})
+            opinion = draw.choice(WORDS[:3] if label else WORDS[3:6])
+            rows.append({"sentence": " ".join([*filler, opinion]), "label": label})
         path.write_text("\n".join(map(json.dumps, rows)) + "\n")
     return paths

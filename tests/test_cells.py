@@ -22,7 +22,8 @@ def finish(folder: Path, arguments: dict, score: float = 0.5) -> None:
 
 def test_every_cell_gets_the_folder_of_its_template():
     folders = output_folders("runs/{task}/{seed}", CELLS)
-    assert list(folders.items()) == list(zip(map(Path, ("runs/rte/1", "runs/rte/2", "runs/cola/1")), CELLS, strict=True))
+    expected = map(Path, ("runs/rte/1", "runs/rte/2", "runs/cola/1"))
+    assert list(folders.items()) == list(zip(expected, CELLS, strict=True))
 
 
 def test_one_cell_takes_a_plain_folder():
@@ -44,7 +45,7 @@ def test_command_line_leaves_out_what_is_off_and_quotes():
     assert command_line("x.py", options, Path("o")) == "python x.py --noembed --model 'a b' --seed 3 --output_dir o"
 
 
-def test_complete_runs_are_skipped_and_failures_do_not_stop_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_complete_runs_are_skipped_and_failures_do_not_stop_the_others(tmp_path: Path, caplog):
     caplog.set_level(logging.INFO)
     arguments = {tmp_path / name: {"name": name} for name in "abc"}
     finish(tmp_path / "a", {"name": "a"})

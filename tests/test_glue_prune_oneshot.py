@@ -29,8 +29,8 @@ def options(tiny_encoder: Path, sentence_files: tuple[Path, Path]) -> list[str]:
     train, validation = map(str, sentence_files)
     return [
         "--model_name_or_path", str(tiny_encoder), "--train_file", train, "--validation_file", validation,
-        "--max_length", "16", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3", "--num_train_epochs", "1",
-        "--noembed", "--mixed_precision", "no", "--seed", "41",
+        "--max_length", "16", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3",
+        "--num_train_epochs", "1", "--noembed", "--mixed_precision", "no", "--seed", "41",
     ]  # fmt: skip
 
 
@@ -97,7 +97,8 @@ def test_sparsity_0_equals_dense_transfer_bit_for_bit(swept: Path, transfer: str
     dense = weights(swept / "dense_transfer" / "dense")
     other = weights(swept / transfer / "0")
     assert dense.keys() == other.keys() and all(torch.equal(dense[name], other[name]) for name in dense)
-    assert result(swept / transfer / "0")["eval_accuracy"] == result(swept / "dense_transfer" / "dense")["eval_accuracy"]
+    pair = result(swept / transfer / "0"), result(swept / "dense_transfer" / "dense")
+    assert pair[0]["eval_accuracy"] == pair[1]["eval_accuracy"]
 
 
 def test_frozen_weights_are_bit_equal_to_pretrained_ones_and_the_rest_trains(swept: Path, tiny_encoder: Path):
@@ -206,7 +207,8 @@ def test_accumulated_micro_batches_equal_one_large_batch(tiny_encoder: Path, opt
     base = [*options, "--model_name_or_path", quiet, "--train_file", tmp_path / "train.jsonl", "--save_model",
             "--sparse_method", "dense_transfer", "--subset", "prefix"]  # fmt: skip
     run(*base, "--per_device_train_batch_size", 90, "--output_dir", tmp_path / "large")
-    run(*base, "--per_device_train_batch_size", 32, "--gradient_accumulation_steps", 3, "--output_dir", tmp_path / "small")
+    micro = ["--per_device_train_batch_size", 32, "--gradient_accumulation_steps", 3]
+    run(*base, *micro, "--output_dir", tmp_path / "small")
     large, small = weights(tmp_path / "large"), weights(tmp_path / "small")
     assert result(tmp_path / "large")["num_steps"] == result(tmp_path / "small")["num_steps"] == 1
     # one AdamW step moves every weight by about lr = 1e-3, in the gradient's direction
@@ -251,8 +253,8 @@ def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, m
     monkeypatch.setattr(
         Glue_prune_oneshot, "magnitude_masks", lambda *args: calls.append(args[1]) or original(*args)
     )
-    run(*options, "--sparse_method", "sparse_transfer", "--sparsity", 0.2, 0.4, "--validation_split_percentage", 50, 100,
-        "--seed", 1, 2, "--output_dir", tmp_path / "{strength}" / "{fraction}" / "{seed}")  # fmt: skip
+    run(*options, "--sparse_method", "sparse_transfer", "--sparsity", 0.2, 0.4, "--seed", 1, 2,
+        "--validation_split_percentage", 50, 100, "--output_dir", tmp_path / "{strength}" / "{fraction}" / "{seed}")
     assert calls == [[0.2, 0.4]]
     assert {row["num_train_examples"] for row in results.read_runs(tmp_path)} == {45, 90}
 

@@ -80,7 +80,9 @@ def test_scores_are_left_alone():
     assert scores.tolist() == [3.0, 1.0, 2.0]
 
 
-def trained_layer(dtype: torch.dtype, frozen: bool, optimizer_class: type) -> tuple[nn.Linear, torch.Tensor, torch.Tensor]:
+def trained_layer(
+    dtype: torch.dtype, frozen: bool, optimizer_class: type
+) -> tuple[nn.Linear, torch.Tensor, torch.Tensor]:
     """A layer after five noisy steps under a mask; returns it, the mask and its weights before."""
     torch.manual_seed(0)
     layer = nn.Linear(6, 5).to(dtype)
