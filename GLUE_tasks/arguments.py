@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,10 +215,9 @@ def cells(args: argparse.Namespace) -> list[Cell]:
 
     Cells that need the same data and the same model follow each other.
     """
-    strengths = [{"sparsity": value, "nm_ratio": None, "strength": f"{value:g}"} for value in args.sparsity]
-    strengths += [
-        {"sparsity": None, "nm_ratio": ratio, "strength": ratio.replace(":", "of")} for ratio in args.nm_ratio
-    ]
+    sparsities, ratios = dict.fromkeys(args.sparsity), dict.fromkeys(args.nm_ratio)
+    strengths = [{"sparsity": value, "nm_ratio": None, "strength": f"{value:g}"} for value in sparsities]
+    strengths += [{"sparsity": None, "nm_ratio": ratio, "strength": ratio.replace(":", "of")} for ratio in ratios]
     variants = []
     for transfer in transfers(args):
         if transfer == "dense_transfer":
@@ -242,7 +242,8 @@ def identity(args: argparse.Namespace, cell: Cell, hashes: dict[str, str | None]
         del options[name]  # the cell's transfer and strength say it
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     values = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
-    return {**options, **values, **hashes}
+    # every process takes a batch of its own, so their number is part of how a run is trained
+    return {**options, **values, **hashes, "num_processes": int(os.environ.get("WORLD_SIZE", "1"))}
 
 
 def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, cell: Cell) -> dict[str, Any]:

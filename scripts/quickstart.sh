@@ -9,10 +9,12 @@
 set -euo pipefail
 
 SEEDS="${SEEDS:-41 42}"
-SPARSITIES="${SPARSITIES:-0.3 0.5 0.7 0.9}"
-FRACTIONS="${FRACTIONS:-10 100}"   # per cent of the training sentences
+SPARSITIES="${SPARSITIES:-0.3 0.5 0.7}"
+TRAIN_ROWS="${TRAIN_ROWS:-1200}"   # of the 7,795 training sentences; these are 100 per cent
+FRACTIONS="${FRACTIONS:-25 100}"   # per cent of them
+EVAL_ROWS="${EVAL_ROWS:-700}"
 TRANSFERS="${TRANSFERS:-dense_transfer sparse_transfer sparse_to_dense dense_transfer_freezing}"
-EPOCHS="${EPOCHS:-3}"
+EPOCHS="${EPOCHS:-2}"
 LEARNING_RATE="${LEARNING_RATE:-1e-4}"
 BATCH_SIZE="${BATCH_SIZE:-32}"
 DOMAIN="${DOMAIN:-movie_reviews}"  # or amazon_reviews, nyt_editorials, tweets
@@ -28,7 +30,7 @@ python "$project_root/GLUE_tasks/Glue_prune_oneshot.py" \
   --train_file "$JUNK_DNA_DIR/data/rated_sentences/$DOMAIN/train.jsonl.gz" \
   --validation_file "$JUNK_DNA_DIR/data/rated_sentences/$DOMAIN/validation.jsonl.gz" \
   --max_length 128 --per_device_train_batch_size "$BATCH_SIZE" --learning_rate "$LEARNING_RATE" \
-  --num_train_epochs "$EPOCHS" --noembed \
+  --num_train_epochs "$EPOCHS" --max_train_samples "$TRAIN_ROWS" --max_eval_samples "$EVAL_ROWS" --noembed \
   --sparse_method $TRANSFERS --sparsity $SPARSITIES --validation_split_percentage $FRACTIONS --seed $SEEDS \
   --output_dir "$OUT/{task_name}/{transfer}/{strength}/{fraction}/{seed}" "$@"
 

@@ -1,0 +1,137 @@
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from transformers import AutoTokenizer
+
+from GLUE_tasks import glue_data
+from GLUE_tasks.glue_data import SCORES, GlueMetric, chance_level, standard_error, subset_indices
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"), [("QNLI", "qnli"), ("SST-2", "sst2"), ("STS-B", "stsb"), ("sst_2", "sst2"), ("CoLA", "cola")]
+)
+def test_task_names_in_any_spelling(spelling: str, name: str):
+    assert glue_data.canonical_name(spelling) == name
+
+
+def test_all_nine_glue_tasks_have_columns():
+    assert set(glue_data.COLUMNS) == {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"}
+
+
+def test_metrics_by_hand():
+    predictions, labels = np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0])
+    assert SCORES["accuracy"](predictions, labels) == 0.75
+    assert SCORES["f1"](predictions, labels) == pytest.approx(2 / 3)  # precision 1/2, recall 1
+    # (tp tn - fp fn) / sqrt((tp+fp)(tp+fn)(tn+fp)(tn+fn)) = 2 / sqrt(2 * 1 * 3 * 2)
+    assert SCORES["matthews_correlation"](predictions, labels) == pytest.approx(2 / np.sqrt(12))
+
+
+def test_correlations_equal_scipys():
+    draw = np.random.default_rng(0)
+    predictions, labels = draw.normal(size=20), draw.normal(size=20)
+    assert SCORES["pearson"](predictions, labels) == pytest.approx(stats.pearsonr(predictions, labels)[0])
+    assert SCORES["spearmanr"](predictions, labels) == pytest.approx(stats.spearmanr(predictions, labels)[0])
+
+
+@pytest.mark.parametrize("metric", ["matthews_correlation", "pearson", "spearmanr", "f1"])
+def test_a_constant_prediction_scores_0(metric: str):
+    assert SCORES[metric](np.zeros(4), np.array([0, 1, 1, 1])) == 0.0
+
+
+def test_metric_module_computes_what_its_name_lists_without_a_download():
+    found = GlueMetric(config_name="accuracy,f1").compute(predictions=[1, 0, 1, 1], references=[1, 0, 0, 1])
+    assert found == {"accuracy": 0.75, "f1": pytest.approx(0.8)}
+    found = GlueMetric(config_name="pearson,spearmanr").compute(predictions=[0.5, 1.5], references=[1.0, 3.0])
+    assert found == {"pearson": pytest.approx(1), "spearmanr": pytest.approx(1)}
+
+
+def test_chance_is_the_best_constant_answer():
+    labels = np.array([0, 1, 1, 1])
+    assert chance_level("accuracy", labels) == 0.75
+    assert chance_level("f1", labels) == pytest.approx(6 / 7)
+    assert chance_level("matthews_correlation", labels) == chance_level("pearson", labels) == 0
+
+
+def test_standard_error_of_accuracy_by_hand_and_of_correlation_against_theory():
+    labels = np.array([1, 1, 1, 0] * 25)
+    assert standard_error("accuracy", np.ones(100), labels) == pytest.approx(np.sqrt(0.75 * 0.25 / 100))
+    draw = np.random.default_rng(0)
+    labels = draw.normal(size=400)
+    predictions = labels + draw.normal(size=400)
+    correlation = np.corrcoef(labels, predictions)[0, 1]
+    theory = (1 - correlation**2) / np.sqrt(399)  # of normal variables; the bootstrap of 200 is good to about 5 %
+    assert standard_error("pearson", predictions, labels) == pytest.approx(theory, rel=0.2)
+
+
+def test_subsets_are_random_seeded_and_nested():
+    tenth, quarter = (subset_indices(200, share, seed=1) for share in (10, 25))
+    assert len(tenth) == 20 and len(quarter) == 50 and quarter[:20] == tenth
+    assert tenth != subset_indices(200, 10, seed=2)
+    assert tenth == subset_indices(200, 10, seed=1)
+    assert sorted(subset_indices(200, 100, seed=1)) == list(range(200))
+
+
+def test_prefix_limit_and_at_least_one_row():
+    assert subset_indices(200, 2, seed=1, how="prefix") == [0, 1, 2, 3]
+    assert len(subset_indices(200, 50, seed=1, limit=80)) == 40
+    assert len(subset_indices(10, 0.01, seed=1)) == 1
+
+
+def write_split(folder: Path, split: str, rows: list[dict]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with gzip.open(folder / f"{split}.jsonl.gz", "wt") as stream:
+        stream.write("\n".join(map(json.dumps, rows)))
+
+
+def test_mnli_has_two_validation_splits_and_goes_on_without_the_second(tmp_path: Path):
+    rows = [{"premise": "a", "hypothesis": "b", "label": label, "idx": label} for label in (0, 1, 2)]
+    for split in ("train", "validation_matched"):
+        write_split(tmp_path / "glue" / "mnli", split, rows)
+    assert set(glue_data.load_glue("mnli", tmp_path).validation) == {""}
+    write_split(tmp_path / "glue" / "mnli", "validation_mismatched", rows[:2])
+    task = glue_data.load_glue("mnli", tmp_path)
+    assert {key: len(split) for key, split in task.validation.items()} == {"": 3, "_mm": 2}
+    assert task.label_names == ("0", "1", "2") and task.metrics == ("accuracy",)
+
+
+def test_stsb_is_a_regression(tmp_path: Path):
+    for split in ("train", "validation"):
+        write_split(tmp_path / "glue" / "stsb", split, [{"sentence1": "a", "sentence2": "b", "label": 2.5}] * 2)
+    task = glue_data.load_glue("stsb", tmp_path)
+    assert task.is_regression and task.metrics == ("pearson", "spearmanr") and task.train["label"][:] == [2.5, 2.5]
+
+
+def test_text_labels_are_numbered_in_sorted_order(tmp_path: Path):
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.csv").write_text("text,label\ngood,pos\nbad,neg\n")
+    task = glue_data.load_files(tmp_path / "train.csv", tmp_path / "validation.csv")
+    assert task.label_names == ("neg", "pos") and task.train["label"][:] == [1, 0]
+    assert task.columns == ("text", None)
+
+
+def test_two_text_columns_make_a_pair_and_sentence1_goes_first(tmp_path: Path):
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.csv").write_text("note,sentence1,sentence2,label\nx,a,b,0\ny,c,d,1\n")
+    assert glue_data.load_files(tmp_path / "train.csv", tmp_path / "validation.csv").columns == (
+        "sentence1",
+        "sentence2",
+    )
+
+
+def test_tokens_are_cut_not_padded(tiny_encoder: Path, sentence_files: tuple[Path, Path]):
+    task = glue_data.load_files(*sentence_files)
+    rows = glue_data.tokenize(task.train, task.columns, AutoTokenizer.from_pretrained(tiny_encoder), max_length=6)
+    words = [len(sentence.split()) for sentence in task.train["sentence"][:]]
+    assert rows["length"][:] == [min(count + 2, 6) for count in words]  # [CLS] and [SEP]
+    assert [len(ids) for ids in rows["input_ids"][:]] == rows["length"][:]
+
+
+@pytest.mark.network
+def test_the_hub_has_every_glue_task():
+    for name in glue_data.COLUMNS:
+        task = glue_data.load_glue(name, None)
+        assert len(task.train) > 600 and task.columns[0] in task.train.column_names
