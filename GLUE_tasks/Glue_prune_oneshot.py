@@ -16,6 +16,7 @@ A sweep, with one load of the model, one tokenisation and one selection of masks
 import argparse
 import functools
 import logging
+import os
 import resource
 import shutil
 import sys
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compute every cell that is not complete yet; returns the exit code."""
     parser = arguments.make_parser(__doc__)
     args = arguments.parse(parser, sys.argv[1:] if argv is None else argv)
+    set_up_logging()
     try:
         folders = output_folders(args.output_dir, arguments.cells(args))
         if args.list_cells:
@@ -144,16 +146,20 @@ def _hash(files: tuple[Path, ...]) -> str | None:
     return results.sha256(files) if files else None
 
 
-def start_accelerator(args: argparse.Namespace) -> Accelerator:
-    """accelerate's state for all cells, in the precision asked for; progress bars and chatter off where unread."""
-    # accelerate joins the processes of a CPU job only when it is told that there is no accelerator
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-    level = logging.INFO if state.is_main_process else logging.ERROR
+def set_up_logging() -> None:
+    """Our lines from the main process alone; the libraries' progress bars and notices only where somebody watches."""
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
         datasets.disable_progress_bars()
+
+
+def start_accelerator(args: argparse.Namespace) -> Accelerator:
+    """accelerate's state for all cells, in the precision asked for."""
+    # accelerate joins the processes of a CPU job only when it is told that there is no accelerator
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
     precision = args.mixed_precision if args.mixed_precision != "auto" else finetune.best_precision(state.device.type)
     return Accelerator(mixed_precision=precision, log_with=args.report_to if args.with_tracking else None)
 

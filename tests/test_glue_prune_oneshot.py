@@ -1,5 +1,6 @@
 """The main script end to end, in this process, on a tiny random encoder and a toy task."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -225,10 +226,22 @@ def test_second_call_computes_nothing_and_loads_no_model(swept, options, monkeyp
 
 
 def test_failed_cell_leaves_nothing_that_looks_finished_and_the_exit_code_says_so(options, tmp_path: Path):
-    """A learning rate that overflows float32 fails; the cells of the other transfer are not touched by it."""
+    """A learning rate and a weight decay that overflow float32."""
     assert run(*options, "--learning_rate", "10", "--weight_decay", 10, "--max_train_steps", 400,
                "--sparse_method", "dense_transfer", "--output_dir", tmp_path) == 1  # fmt: skip
     assert not results.is_complete(tmp_path)
+
+
+def test_a_full_disk_fails_the_cell_and_keeps_what_was_finished(swept, options, tmp_path: Path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(results, "replace_file", full)
+    base = [*options, "--save_model", "--sparse_method", "sparse_transfer", "--sparsity", 0.37, 0.5, "--output_dir"]
+    (tmp_path / "sparse_transfer").symlink_to(swept / "sparse_transfer")  # 0.37 is complete there, 0.5 is not
+    assert run(*base, tmp_path / "{transfer}" / "{strength}") == 1
+    assert results.is_complete(swept / "sparse_transfer" / "0.37")
+    assert not results.is_complete(swept / "sparse_transfer" / "0.5")
 
 
 def test_bf16_holds_the_mask_exactly(options: list[str], tmp_path: Path, tiny_encoder: Path):
