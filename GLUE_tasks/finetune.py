@@ -104,8 +104,18 @@ def weight_files(name: str) -> list[Path]:
 
 
 def meta_model(name: str, num_labels: int, trust_remote_code: bool) -> PreTrainedModel:
-    """The model's structure without weights, made from its config alone: shapes can be checked before loading."""
-    config = AutoConfig.from_pretrained(name, num_labels=num_labels, trust_remote_code=trust_remote_code)
+    """The model's structure without weights, made from its config alone: shapes can be checked before loading.
+
+    Raises:
+        ValueError: the hub has no such model or cannot be reached; names what to do without a hub.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, num_labels=num_labels, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(
+            f"--model_name_or_path {name}: {str(error).splitlines()[0].rstrip('.')}; without a hub, give a folder: "
+            "python scripts/fetch_default_assets.py --only encoder makes one"
+        ) from error
     with torch.device("meta"):
         return AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
 

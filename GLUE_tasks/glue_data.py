@@ -75,11 +75,19 @@ def load_glue(name: str, data_dir: Path | None) -> Task:
     """A GLUE task from `data_dir`/glue/<name>/<split>.jsonl[.gz]|.parquet, or from the hub without `data_dir`.
 
     Raises:
-        ValueError: `data_dir` lacks the train or validation split (names the file that was looked for).
+        ValueError: `data_dir` lacks the train or validation split (names the file that was looked for), or the hub
+            cannot be reached.
     """
     suffixes = VALIDATION.get(name, {"": "validation"})
     if data_dir is None:
-        loaded = datasets.load_dataset(HUB_NAME, name)
+        try:
+            loaded = datasets.load_dataset(HUB_NAME, name)
+        except OSError as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise ValueError(
+                f"--task_name {name}: {reason}; without a hub, give --data_dir DIR with glue/{name}/train.jsonl and "
+                f"{suffixes['']}.jsonl"
+            ) from error
         splits, files = {key: loaded[split] for key, split in suffixes.items()}, ()
         train = loaded["train"]
     else:

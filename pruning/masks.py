@@ -50,8 +50,13 @@ def lowest_k_masks(scores: Sequence[Tensor], sparsities: Sequence[float]) -> lis
 
 def _keep_above(flat: Tensor, threshold: float, dropped: int) -> Tensor:
     """True for all but the `dropped` lowest, when `threshold` is the largest of those; earlier ties are dropped."""
-    keep = flat > threshold
-    surplus = dropped - (keep.numel() - _count_true(keep))
+    if flat.device.type == "cpu":  # numpy compares and counts on one thread twice as fast as torch does on two
+        above = flat.numpy() > np.float32(threshold)
+        keep, kept = torch.from_numpy(above), np.count_nonzero(above)
+    else:
+        keep = flat > threshold
+        kept = int(keep.count_nonzero())
+    surplus = dropped - (keep.numel() - kept)
     if surplus < 0:  # more weights equal the threshold than may be dropped: the last of them stay
         ties = (flat == threshold).nonzero().flatten()
         keep[ties[surplus:]] = True
@@ -60,7 +65,7 @@ def _keep_above(flat: Tensor, threshold: float, dropped: int) -> Tensor:
 
 def _order_statistics(flat: Tensor, ranks: set[int]) -> dict[int, float]:
     """The value at each rank (0 = lowest), in one pass: a partition on a CPU, a sort on an accelerator."""
-    if flat.isnan().any():
+    if flat.numel() and flat.max().isnan():
         raise ValueError("a score is NaN")
     ordered = sorted(ranks)
     if flat.device.type != "cpu":
@@ -84,11 +89,6 @@ def _partition(values: np.ndarray, ranks: list[int], start: int = 0) -> None:
     values.partition(pivot)
     _partition(values[:pivot], ranks[:middle], start)
     _partition(values[pivot + 1 :], ranks[middle + 1 :], ranks[middle] + 1)
-
-
-def _count_true(mask: Tensor) -> int:
-    """Number of True entries; numpy counts booleans on a CPU many times faster than torch."""
-    return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(mask.count_nonzero())
 
 
 def apply_masks(named_parameters: Mapping[str, nn.Parameter], keep_masks: Mapping[str, Tensor]) -> None:

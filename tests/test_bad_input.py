@@ -215,6 +215,26 @@ def test_missing_model_folder(error, tmp_path: Path):
     assert "no such folder" in error(model_name_or_path=tmp_path / "nowhere")
 
 
+def test_model_that_the_hub_does_not_have(error, monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("We couldn't connect to the hub.\nMore lines.")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", unreachable)
+    message = error(model_name_or_path="roberta-bas")
+    assert "--model_name_or_path roberta-bas: We couldn't connect to the hub; without" in message
+    assert "fetch_default_assets.py --only encoder" in message
+
+
+def test_task_without_data_dir_and_without_a_hub(error, monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("Couldn't reach the hub")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    message = error(train_file=None, validation_file=None, task_name="rte")
+    assert "--task_name rte: Couldn't reach the hub; without a hub, give --data_dir DIR" in message
+    assert "glue/rte/train.jsonl" in message
+
+
 def test_length_that_the_model_cannot_take(error):
     assert "takes at most 32 tokens" in error(max_length=33)
 
