@@ -9,13 +9,13 @@
 set -euo pipefail
 
 SEEDS="${SEEDS:-41 42}"
-SPARSITIES="${SPARSITIES:-0.3 0.5 0.7}"
-TRAIN_ROWS="${TRAIN_ROWS:-1200}"   # of the 7,795 training sentences; these are 100 per cent
-FRACTIONS="${FRACTIONS:-25 100}"   # per cent of them
-EVAL_ROWS="${EVAL_ROWS:-700}"
+SPARSITIES="${SPARSITIES:-0.3 0.6}"
+TRAIN_ROWS="${TRAIN_ROWS:-640}"   # of the 7,795 training sentences; these are 100 per cent
+FRACTIONS="${FRACTIONS:-50 100}"   # per cent of them
+EVAL_ROWS="${EVAL_ROWS:-500}"
 TRANSFERS="${TRANSFERS:-dense_transfer sparse_transfer sparse_to_dense dense_transfer_freezing}"
 EPOCHS="${EPOCHS:-2}"
-LEARNING_RATE="${LEARNING_RATE:-1e-4}"
+LEARNING_RATE="${LEARNING_RATE:-2e-4}"
 BATCH_SIZE="${BATCH_SIZE:-32}"
 DOMAIN="${DOMAIN:-movie_reviews}"  # or amazon_reviews, nyt_editorials, tweets
 OUT="${OUT:-./runs/quickstart}"
