@@ -121,7 +121,8 @@ def load_files(train_file: Path, validation_file: Path) -> Task:
             raise ValueError(f"{path} is empty")
         if "label" not in data.column_names:
             raise ValueError(f"{path} has no column 'label'; it has {', '.join(data.column_names)}")
-    texts = [name for name in train.column_names if name != "label" and train.features[name].dtype.endswith("string")]
+    kinds = {name: getattr(feature, "dtype", "") for name, feature in train.features.items()}  # lists have none
+    texts = [name for name, kind in kinds.items() if name != "label" and kind.endswith("string")]
     if not texts:
         raise ValueError(f"{train_file} has no text column beside 'label'; it has {', '.join(train.column_names)}")
     columns = ("sentence1", "sentence2") if {"sentence1", "sentence2"} <= set(texts) else (*texts[:2], None)[:2]
@@ -131,7 +132,7 @@ def load_files(train_file: Path, validation_file: Path) -> Task:
         for name in filter(None, ("label", *columns)):
             if nulls := data.data.column(name).is_null().to_numpy().nonzero()[0].tolist():
                 raise ValueError(f"{path}: row {nulls[0] + 1} has no {name!r}")
-    regression = train.features["label"].dtype.startswith("float")
+    regression = kinds["label"].startswith("float")
     name = Path(train_file).parent.name
     return _task(name, columns, train, {"": validation}, regression, (Path(train_file), Path(validation_file)))
 

@@ -8,6 +8,7 @@ A run owns one folder. Its files appear in this order:
     all_results.json    last, by atomic rename: its presence means that the run is complete
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -271,6 +272,7 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -6,6 +6,8 @@
 #   bash scripts/setting1.sh --list_cells | xargs -P 4 -d '\n' -n 1 bash -c
 
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# without an active environment, that of quickstart.sh
+[[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || ! -d .venv ]] || PATH="$PWD/.venv/bin:$PATH"
 
 python GLUE_tasks/Glue_prune_oneshot.py \
   --model_name_or_path "$MODEL" --task_name $TASKS ${DATA_DIR:+--data_dir "$DATA_DIR"} \

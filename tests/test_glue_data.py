@@ -122,6 +122,13 @@ def test_two_text_columns_make_a_pair_and_sentence1_goes_first(tmp_path: Path):
     )
 
 
+def test_columns_that_hold_no_text_are_passed_over(tmp_path: Path):
+    for name in ("train", "validation"):
+        rows = [{"tags": ["a"], "idx": label, "text": "good", "label": label} for label in (0, 1)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert glue_data.load_files(tmp_path / "train.jsonl", tmp_path / "validation.jsonl").columns == ("text", None)
+
+
 def test_tokens_are_cut_not_padded(tiny_encoder: Path, sentence_files: tuple[Path, Path]):
     task = glue_data.load_files(*sentence_files)
     rows = glue_data.tokenize(task.train, task.columns, AutoTokenizer.from_pretrained(tiny_encoder), max_length=6)
