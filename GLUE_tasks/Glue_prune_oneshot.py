@@ -283,8 +283,10 @@ def begin(folder: Path, identity: dict[str, Any], accelerator: Accelerator, resu
 def score_task(
     accelerator: Accelerator, model: torch.nn.Module, task: Task, inputs: Inputs, batch_size: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The original's eval_* keys for every split, and prediction and label per item of the one that counts."""
-    metric = glue_data.GlueMetric(config_name=",".join(task.metrics))
+    """The original's eval_* keys, and prediction and label per item, for every split."""
+    from GLUE_tasks.glue_metric import GlueMetric  # here: a mistake or a complete run should not wait for evaluate
+
+    metric = GlueMetric(config_name=",".join(task.metrics))
     scores, items = {}, {}
     for suffix, rows in inputs.validation.items():
         outputs = finetune.predict(accelerator, model, rows, inputs.collate, batch_size)

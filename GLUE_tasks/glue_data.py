@@ -1,12 +1,11 @@
-"""GLUE tasks and csv/json files: columns, labels, metrics, random subsets, tokenisation."""
+"""GLUE tasks and csv/json files: columns, labels, scores, random subsets, tokenisation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import evaluate
 import numpy as np
 from datasets import Dataset
 from scipy import stats
@@ -221,21 +220,6 @@ def tokenize(split: Dataset, columns: tuple[str, str | None], tokenizer: Any, ma
         return {**encoded, "labels": rows["label"], "length": [len(ids) for ids in encoded["input_ids"]]}
 
     return split.map(encode, batched=True, remove_columns=split.column_names, desc="tokenise")
-
-
-class GlueMetric(evaluate.Metric):
-    """The metrics of a GLUE task as an `evaluate` module that needs no download; config_name is "accuracy,f1" or so."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        kind = datasets.Value("float32" if "pearson" in self.config_name else "int64")
-        return evaluate.MetricInfo(
-            description="GLUE metrics", citation="Wang et al. 2018", inputs_description="one prediction per example",
-            features=datasets.Features({"predictions": kind, "references": kind}),
-        )  # fmt: skip
-
-    def _compute(self, predictions: Sequence, references: Sequence) -> dict[str, float]:
-        predictions, references = np.asarray(predictions), np.asarray(references)
-        return {name: SCORES[name](predictions, references) for name in self.config_name.split(",")}
 
 
 def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:

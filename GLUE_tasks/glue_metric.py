@@ -1,0 +1,24 @@
+"""GLUE's metrics as an `evaluate` module. A file of its own, because importing evaluate takes seconds."""
+
+from collections.abc import Sequence
+
+import datasets
+import evaluate
+import numpy as np
+
+from GLUE_tasks.glue_data import SCORES
+
+
+class GlueMetric(evaluate.Metric):
+    """The metrics of a GLUE task as an `evaluate` module that needs no download; config_name is "accuracy,f1" or so."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        kind = datasets.Value("float32" if "pearson" in self.config_name else "int64")
+        return evaluate.MetricInfo(
+            description="GLUE metrics", citation="Wang et al. 2018", inputs_description="one prediction per example",
+            features=datasets.Features({"predictions": kind, "references": kind}),
+        )  # fmt: skip
+
+    def _compute(self, predictions: Sequence, references: Sequence) -> dict[str, float]:
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        return {name: SCORES[name](predictions, references) for name in self.config_name.split(",")}
