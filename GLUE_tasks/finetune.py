@@ -361,7 +361,9 @@ def predict(
     """
     order = np.argsort(rows["length"][:], kind="stable")[::-1]
     ordered = rows.select(order).remove_columns("length")
-    loader = accelerator.prepare_data_loader(DataLoader(ordered, batch_size=batch_size, collate_fn=collate))
+    # a generator of its own, as in train: evaluating between epochs must not change the training
+    loader = DataLoader(ordered, batch_size=batch_size, collate_fn=collate, generator=torch.Generator())
+    loader = accelerator.prepare_data_loader(loader)
     model.eval()
     outputs = []
     for batch in tqdm(loader, desc="evaluate", disable=None, leave=False):

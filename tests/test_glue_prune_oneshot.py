@@ -157,6 +157,14 @@ def test_same_seed_twice_is_bit_equal_and_another_seed_is_not(options: list[str]
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
 
 
+def test_evaluating_after_each_epoch_does_not_change_the_training(options: list[str], tmp_path: Path):
+    base = [*options, "--num_train_epochs", 2, "--sparse_method", "dense_transfer", "--save_model", "--output_dir"]
+    run(*base, tmp_path / "last")
+    run(*base, tmp_path / "each", "--eval_each_epoch")
+    last, each = weights(tmp_path / "last"), weights(tmp_path / "each")
+    assert all(torch.equal(last[name], each[name]) for name in last)
+
+
 @pytest.mark.parametrize("checkpointing", ["4", "epoch"])
 @pytest.mark.parametrize("transfer", ["sparse_transfer", "dense_transfer_freezing"])
 def test_killed_and_resumed_training_equals_an_uninterrupted_one(
