@@ -17,29 +17,27 @@ import argparse
 import functools
 import gc
 import logging
-import os
-import resource
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import torch
-import transformers
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 from analysis import results
-from analysis.cells import Cell, check_folders, command_line, output_folders, run_cells
+from analysis.cells import Cell, check_folders, command_line, output_folders, run_cells, start_logging
 from analysis.monotonicity import above_chance
 from GLUE_tasks import arguments, finetune, glue_data
 from GLUE_tasks.glue_data import Task
+from pruning.checkpoints import check_checkpoint_files, meta_model, quiet_libraries, save_model, weight_files
+from pruning.device import best_precision, peak_memory, reset_peak_memory
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
 from pruning.masks import zero_fraction
@@ -60,14 +58,15 @@ def main(argv: list[str] | None = None) -> int:
     """Compute every cell that is not complete yet; returns the exit code."""
     parser = arguments.make_parser(__doc__)
     args = arguments.parse(parser, sys.argv[1:] if argv is None else argv)
-    set_up_logging()
+    start_logging()
+    quiet_libraries()
     try:
         folders = output_folders(args.output_dir, arguments.cells(args))
         if args.list_cells:
             for folder, cell in folders.items():
                 print(command_line(sys.argv[0], arguments.cell_options(args, parser, cell), folder))
             return 0
-        finetune.check_checkpoint_files(args.model_name_or_path)
+        check_checkpoint_files(args.model_name_or_path)
         tasks = {name: load_task(name, args) for name in {cell["task_name"]: None for cell in folders.values()}}
         check_model(args, max(len(task.label_names) for task in tasks.values()) or 1)
         hashes = {name: input_hashes(args.model_name_or_path, task) for name, task in tasks.items()}
@@ -127,7 +126,9 @@ def load_task(name: str, args: argparse.Namespace) -> Task:
 
 def check_model(args: argparse.Namespace, num_labels: int) -> None:
     """Refuse, from the config alone, a length the model cannot take and groups that do not divide a layer's inputs."""
-    model = finetune.meta_model(args.model_name_or_path, num_labels, args.trust_remote_code)
+    model = meta_model(
+        args.model_name_or_path, AutoModelForSequenceClassification, args.trust_remote_code, num_labels=num_labels
+    )
     longest = getattr(model.config, "max_position_embeddings", args.max_length)
     if args.max_length > longest:
         raise ValueError(f"--max_length {args.max_length}: {args.model_name_or_path} takes at most {longest} tokens")
@@ -141,7 +142,7 @@ def check_model(args: argparse.Namespace, num_labels: int) -> None:
 
 def input_hashes(model_name: str, task: Task) -> dict[str, str | None]:
     """Content of the model's and the task's local files; None for what comes from the hub."""
-    return {"model_sha256": _hash(tuple(finetune.weight_files(model_name))), "data_sha256": _hash(task.files)}
+    return {"model_sha256": _hash(tuple(weight_files(model_name))), "data_sha256": _hash(task.files)}
 
 
 @functools.cache
@@ -149,21 +150,11 @@ def _hash(files: tuple[Path, ...]) -> str | None:
     return results.sha256(files) if files else None
 
 
-def set_up_logging() -> None:
-    """Our lines from the main process alone; the libraries' progress bars and notices only where somebody watches."""
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    transformers.utils.logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        transformers.utils.logging.disable_progress_bar()
-        datasets.disable_progress_bars()
-
-
 def start_accelerator(args: argparse.Namespace) -> Accelerator:
     """accelerate's state for all cells, in the precision asked for."""
     # accelerate joins the processes of a CPU job only when it is told that there is no accelerator
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-    precision = args.mixed_precision if args.mixed_precision != "auto" else finetune.best_precision(state.device.type)
+    precision = args.mixed_precision if args.mixed_precision != "auto" else best_precision(state.device.type)
     return Accelerator(mixed_precision=precision, log_with=args.report_to if args.with_tracking else None)
 
 
@@ -215,7 +206,7 @@ def run(
     """One cell, from the pretrained model to all_results.json."""
     started = time.monotonic()
     accelerator.free_memory()
-    reset_peak_memory(accelerator)
+    reset_peak_memory(accelerator.device.type)
     model = pretrained.copy(cell["seed"]).to(accelerator.device)
     parameters = dict(model.named_parameters())
     optimizer = finetune.make_optimizer(model, args.learning_rate, args.weight_decay)
@@ -247,14 +238,15 @@ def run(
     if not accelerator.is_main_process:
         return
     if args.save_model:
-        save_model(folder / "model", accelerator.unwrap_model(trained, keep_fp32_wrapper=False), args)
+        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+        save_model(folder / "model", accelerator.unwrap_model(trained, keep_fp32_wrapper=False), tokenizer)
     weights = prunable_weights(model, pretrained.new_parameters, not args.noembed, args.prune_new_head)
     result = {
         **describe(cell, identity, args),
         "measured_sparsity": zero_fraction(weights.values()),
         "masked_fraction": zero_fraction(keep_masks.values()) if keep_masks else 0.0,
         "seconds": time.monotonic() - started,
-        "peak_memory_bytes": peak_memory(accelerator),
+        "peak_memory_bytes": peak_memory(accelerator.device.type),
         "precision": accelerator.mixed_precision,
         "num_train_examples": len(rows),
         **trace,
@@ -351,31 +343,6 @@ def warn_at_chance(folder: Path, dense: dict[str, Any]) -> None:
             "%s: DENSE AT CHANCE: %s %.3f +- %.3f against %.3f for a constant answer; drops from it mean nothing",
             folder, dense["metric"], dense["score"], dense["stderr"], dense["chance"],
         )  # fmt: skip
-
-
-def save_model(folder: Path, model: transformers.PreTrainedModel, args: argparse.Namespace) -> None:
-    """A folder that from_pretrained loads; half a folder never stands under this name."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code).save_pretrained(
-        partial
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def reset_peak_memory(accelerator: Accelerator) -> None:
-    if accelerator.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory(accelerator: Accelerator) -> int:
-    """Bytes: of the device since the cell began on a GPU, of the whole process since its start on a CPU."""
-    if accelerator.device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 import argparse
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import get_available_trackers
 
 from analysis.cells import Cell
+from analysis.options import checked, number, positive
 from GLUE_tasks import glue_data
 from GLUE_tasks.finetune import SCHEDULERS, TRANSFERS, Recipe
 from pruning import magnitude
@@ -28,34 +28,6 @@ CELL_OPTIONS = (
 )  # fmt: skip
 
 
-def number(kind: type, low: float, high: float, open_high: bool = False) -> Callable[[str], Any]:
-    """An argparse type: a number from `low` to `high` (up to, not with, `high` when `open_high`)."""
-    bounds = f"[{low:g}, {high:g}{')' if open_high else ']'}"
-
-    def convert(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {kind.__name__}; allowed: {bounds}") from None
-        if not low <= value <= high or (open_high and value == high):
-            raise argparse.ArgumentTypeError(f"{text} is outside {bounds}")
-        return value
-
-    return convert
-
-
-def checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    """An argparse type that shows the message of the ValueError that `convert` raises."""
-
-    def wrapped(text: str) -> Any:
-        try:
-            return convert(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return wrapped
-
-
 def nm_ratio(text: str) -> str:
     parse_nm(text)
     return text
@@ -67,9 +39,6 @@ def checkpoint_interval(text: str) -> int | str:
     if not text.isdigit() or text == "0":
         raise ValueError(f"{text!r} is neither a number of optimizer steps nor 'epoch'")
     return int(text)
-
-
-positive = number(int, 1, 10**9)
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:

@@ -67,59 +67,6 @@ class Pretrained:
         return model
 
 
-def best_precision(device_type: str) -> str:
-    """Precision to compute in: "bf16" where the processor or the GPU has units for it, "no" (float32) elsewhere."""
-    if device_type == "cpu":
-        units = torch.cpu.get_capabilities()
-        return "bf16" if units.get("amx_bf16") or units.get("avx512_bf16") else "no"
-    return "bf16" if device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-
-
-def check_checkpoint_files(name: str) -> None:
-    """Refuse a model folder that cannot be loaded, before anything is; hub ids pass.
-
-    Raises:
-        ValueError: no such folder, no config, no weights, or weights as a pickle only.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-            raise ValueError(f"--model_name_or_path {name}: no such folder")
-        return
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--model_name_or_path {name}: the folder has no config.json")
-    if any(folder.glob("*.safetensors")):
-        return
-    if pickles := [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]:
-        raise ValueError(
-            f"--model_name_or_path {name}: the weights are a pickle ({pickles[0].name}), which can run any code when "
-            "read; save them as safetensors (model.save_pretrained) from a source you trust"
-        )
-    raise ValueError(f"--model_name_or_path {name}: the folder has no weights (model.safetensors)")
-
-
-def weight_files(name: str) -> list[Path]:
-    """The files that a local model's weights are read from; none for a hub id."""
-    return sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
-
-
-def meta_model(name: str, num_labels: int, trust_remote_code: bool) -> PreTrainedModel:
-    """The model's structure without weights, made from its config alone: shapes can be checked before loading.
-
-    Raises:
-        ValueError: the hub has no such model or cannot be reached; names what to do without a hub.
-    """
-    try:
-        config = AutoConfig.from_pretrained(name, num_labels=num_labels, trust_remote_code=trust_remote_code)
-    except OSError as error:
-        raise ValueError(
-            f"--model_name_or_path {name}: {str(error).splitlines()[0].rstrip('.')}; without a hub, give a folder: "
-            "python scripts/fetch_default_assets.py --only encoder makes one"
-        ) from error
-    with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code)
-
-
 def load_pretrained(
     name: str, num_labels: int, trust_remote_code: bool = False, ignore_mismatched_sizes: bool = False
 ) -> Pretrained:

@@ -25,6 +25,12 @@ Cell = dict[str, Any]
 CELL_ERRORS = (ArithmeticError, OSError, RuntimeError, ValueError)
 
 
+def start_logging() -> None:
+    """Our lines to standard error, in a distributed job from the main process alone."""
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+
 def output_folders(template: str, cells: Iterable[Cell]) -> dict[Path, Cell]:
     """One folder per cell, from a template such as "runs/{task_name}/{strength}/{seed}".
 

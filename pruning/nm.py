@@ -3,6 +3,7 @@
 The original's code and most peers count N as the number of weights pruned; the two agree at 1:2, 2:4 and 4:8 only.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,13 +39,70 @@ def nm_mask(scores: Tensor, n_kept: int, m_group: int) -> Tensor:
     Returns:
         Boolean tensor shaped like scores. Ties go to the later input.
     Raises:
-        ValueError: m_group does not divide in_features, or n_kept is outside 0 ... m_group.
+        ValueError: m_group does not divide in_features, n_kept is outside 0 ... m_group, or a score is NaN.
     """
     if not 0 <= n_kept <= m_group:
         raise ValueError(f"{n_kept} of {m_group}: N must be from 0 to M")
     if scores.shape[-1] % m_group:
         raise ValueError(f"groups of {m_group} do not divide {scores.shape[-1]} inputs")
     groups = scores.detach().reshape(-1, m_group)
-    dropped = groups.argsort(dim=1, stable=True)[:, : m_group - n_kept]
-    keep = torch.ones_like(groups, dtype=torch.bool).scatter_(1, dropped, False)
-    return keep.view(scores.shape)
+    if groups.device.type == "cpu" and m_group <= 32:
+        return _rank_counting_mask(groups, m_group - n_kept).view(scores.shape)
+    return lowest_k_of_rows_mask(groups, m_group - n_kept).view(scores.shape)
+
+
+def _rank_counting_mask(groups: Tensor, dropped: int) -> Tensor:
+    """What lowest_k_of_rows_mask gives, for short rows: places are compared pair by pair, all groups at once.
+
+    A score's rank is the number of lower ones, and of equal ones before it; a partition costs more per row than that.
+    """
+    _refuse_nan(groups)
+    places = np.ascontiguousarray(groups.float().numpy().T)
+    count = len(places)
+    ranks = np.empty(places.shape, np.uint8)
+    ranks[:] = np.arange(count - 1, -1, -1)[:, None]  # as if all later places were lower; corrected pair by pair
+    for earlier in range(count):
+        for later in range(earlier + 1, count):
+            not_lower = (places[earlier] <= places[later]).view(np.uint8)
+            ranks[earlier] -= not_lower
+            ranks[later] += not_lower
+    return torch.from_numpy(np.ascontiguousarray((ranks >= dropped).T))
+
+
+def _refuse_nan(scores: Tensor) -> None:
+    if scores.numel() and bool(scores.max().isnan()):
+        raise ValueError("a score is NaN")
+
+
+def lowest_k_of_rows_mask(scores: Tensor, dropped: int) -> Tensor:
+    """Keep-mask that drops exactly `dropped` lowest scores of every row, by partition instead of a sort.
+
+    Args:
+        scores: (rows, columns); higher is kept.
+        dropped: from 0 to columns.
+    Returns:
+        Boolean tensor shaped like scores. Ties go to the later column.
+    Raises:
+        ValueError: a score is NaN.
+    """
+    if dropped == 0 or scores.numel() == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    scores = scores.detach().float()
+    _refuse_nan(scores)
+    if scores.device.type == "cpu":  # numpy partitions, compares and counts faster than torch does
+        values = scores.numpy()
+        thresholds = np.partition(values, dropped - 1, axis=1)[:, dropped - 1 : dropped].copy()
+        above = values > thresholds
+        thresholds, keep = torch.from_numpy(thresholds), torch.from_numpy(above)
+        kept = torch.from_numpy(np.count_nonzero(above, axis=1))
+    else:
+        thresholds = scores.kthvalue(dropped, dim=1, keepdim=True).values
+        keep = scores > thresholds
+        kept = keep.sum(dim=1)
+    missing = scores.shape[1] - dropped - kept
+    rows = missing.nonzero().flatten()  # those in which more weights equal the threshold than may go: the last stay
+    if len(rows):
+        ties = scores[rows] == thresholds[rows]
+        from_the_end = ties.flip(1).cumsum(dim=1).flip(1)
+        keep[rows] |= ties & (from_the_end <= missing[rows, None])
+    return keep

@@ -26,6 +26,7 @@ from GLUE_tasks import finetune, glue_data
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, hold_masks
+from pruning.device import best_precision
 
 SPARSITIES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 PARTS = ("masks", "hold", "epoch")
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task = glue_data.load_files(args.train_file, args.validation_file)
     pretrained = finetune.load_pretrained(args.model_name_or_path, len(task.label_names))
-    accelerator = Accelerator(mixed_precision=finetune.best_precision("cuda" if torch.cuda.is_available() else "cpu"))
+    accelerator = Accelerator(mixed_precision=best_precision("cuda" if torch.cuda.is_available() else "cpu"))
     print(f"{args.model_name_or_path}, {accelerator.device}, {torch.get_num_threads()} threads, "
           f"precision {accelerator.mixed_precision}")  # fmt: skip
     weights = prunable_weights(pretrained.model, pretrained.new_parameters, include_embeddings=False)

@@ -66,3 +66,43 @@ def sentence_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
             rows.append({"sentence": " ".join([*filler, opinion]), "label": label})
         path.write_text("\n".join(map(json.dumps, rows)) + "\n")
     return paths
+
+
+def decoder_configs() -> dict[str, "PretrainedConfig"]:  # noqa: F821 - transformers is imported when it is needed
+    """A tiny config of every architecture whose blocks differ in what they are called with or made of."""
+    from transformers import (
+        BloomConfig,
+        FalconConfig,
+        Gemma2Config,
+        Gemma3TextConfig,
+        GPT2Config,
+        GPTNeoXConfig,
+        LlamaConfig,
+        MistralConfig,
+        MixtralConfig,
+        OPTConfig,
+        Phi3Config,
+        Qwen2Config,
+        Qwen3Config,
+    )
+
+    size = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+            "intermediate_size": 24, "max_position_embeddings": 64}  # fmt: skip
+    grouped = {**size, "num_key_value_heads": 1}
+    headed = {**grouped, "head_dim": 8}
+    old = {"vocab_size": 40, "n_layer": 3, "n_head": 2}
+    return {
+        "llama": LlamaConfig(**grouped),
+        "mistral": MistralConfig(**grouped, sliding_window=5),
+        "qwen2": Qwen2Config(**grouped, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+        "qwen3": Qwen3Config(**headed),
+        "gemma2": Gemma2Config(**headed, sliding_window=5, query_pre_attn_scalar=8),
+        "gemma3": Gemma3TextConfig(**headed, sliding_window=5, query_pre_attn_scalar=8, sliding_window_pattern=2),
+        "phi3": Phi3Config(**grouped, pad_token_id=0, bos_token_id=1, eos_token_id=2),
+        "opt": OPTConfig(**{**size, "ffn_dim": 24, "word_embed_proj_dim": 16}),
+        "gpt_neox": GPTNeoXConfig(**size),
+        "gpt2": GPT2Config(**old, n_embd=16, n_positions=64),
+        "bloom": BloomConfig(**old, hidden_size=16),
+        "falcon": FalconConfig(**size, num_kv_heads=1, alibi=False),
+        "mixtral": MixtralConfig(**grouped, num_local_experts=3, num_experts_per_tok=2),
+    }

@@ -3,9 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from GLUE_tasks import finetune
 from GLUE_tasks.finetune import LengthGroupedBatches
+from pruning.checkpoints import meta_model
 
 
 def lengths(count: int) -> list[int]:
@@ -56,7 +58,7 @@ def test_a_copy_is_bit_equal_but_for_the_head_which_comes_from_the_seed(tiny_enc
 
 
 def test_biases_and_norms_are_not_decayed(tiny_encoder: Path):
-    model = finetune.meta_model(str(tiny_encoder), 2, trust_remote_code=False)
+    model = meta_model(str(tiny_encoder), AutoModelForSequenceClassification, False, num_labels=2)
     decayed, others = finetune.make_optimizer(model, 1e-3, 0.1).param_groups
     assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0
     assert all(parameter.ndim == 2 for parameter in decayed["params"])
@@ -75,13 +77,6 @@ def test_only_whole_checkpoints_count_and_the_newest_is_last(tmp_path: Path):
             (tmp_path / name / "progress.json").write_text("{}")
     (tmp_path / "checkpoint.partial").mkdir()
     assert [path.name for path in finetune.checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
-
-
-def test_precision_is_bf16_only_where_there_are_units_for_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert finetune.best_precision("cpu") == "no"
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
-    assert finetune.best_precision("cpu") == "bf16"
 
 
 @pytest.mark.gpu

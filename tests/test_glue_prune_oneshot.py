@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import accelerate
@@ -10,9 +11,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
 
 from analysis import results
 from GLUE_tasks import Glue_prune_oneshot, finetune
+from pruning.checkpoints import meta_model
 from pruning.layers import prunable_weights
 
 TRANSFERS = ["dense_transfer_freezing", "sparse_transfer", "sparse_to_dense"]
@@ -49,7 +52,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def prunable_names(tiny_encoder: Path) -> set[str]:
-    model = finetune.meta_model(str(tiny_encoder), 2, trust_remote_code=False)
+    model = meta_model(str(tiny_encoder), AutoModelForSequenceClassification, False, num_labels=2)
     return set(prunable_weights(model, {"classifier.weight"}, include_embeddings=False))
 
 
@@ -126,7 +129,7 @@ def test_new_head_and_embeddings_are_not_pruned(swept: Path):
 
 
 def test_saved_model_loads_and_predicts_what_was_measured(swept: Path, sentence_files):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
 
     folder = swept / "sparse_transfer" / "6of8"
     model = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
@@ -203,8 +206,6 @@ def test_killed_and_resumed_training_equals_an_uninterrupted_one(
 
 def test_accumulated_micro_batches_equal_one_large_batch(tiny_encoder: Path, options: list[str], tmp_path: Path):
     """90 rows: the last group of an epoch is short and is averaged over what it holds. Dropout off, equal lengths."""
-    import shutil
-
     quiet = tmp_path / "encoder"
     shutil.copytree(tiny_encoder, quiet)
     config = json.loads((quiet / "config.json").read_text())
@@ -244,12 +245,14 @@ def test_a_full_disk_fails_the_cell_and_keeps_what_was_finished(swept, options, 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    finished, failing = (tmp_path / "sparse_transfer" / strength for strength in ("0.37", "0.5"))
+    shutil.copytree(swept / "sparse_transfer" / "0.37", finished)
+    before = (finished / results.RESULT_FILE).read_bytes()
     monkeypatch.setattr(results, "replace_file", full)
-    base = [*options, "--save_model", "--sparse_method", "sparse_transfer", "--sparsity", 0.37, 0.5, "--output_dir"]
-    (tmp_path / "sparse_transfer").symlink_to(swept / "sparse_transfer")  # 0.37 is complete there, 0.5 is not
-    assert run(*base, tmp_path / "{transfer}" / "{strength}") == 1
-    assert results.is_complete(swept / "sparse_transfer" / "0.37")
-    assert not results.is_complete(swept / "sparse_transfer" / "0.5")
+    assert run(*options, "--save_model", "--sparse_method", "sparse_transfer", "--sparsity", 0.37, 0.5,
+               "--output_dir", tmp_path / "{transfer}" / "{strength}") == 1  # fmt: skip
+    assert (finished / results.RESULT_FILE).read_bytes() == before
+    assert not results.is_complete(failing)
 
 
 def test_bf16_holds_the_mask_exactly(options: list[str], tmp_path: Path, tiny_encoder: Path):

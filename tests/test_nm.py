@@ -33,6 +33,23 @@ def test_equals_the_published_magnitude_masks(n_kept: int, m_group: int):
     assert np.array_equal(~mask.numpy(), golden[f"magnitude_pruned_{n_kept}of{m_group}"])
 
 
+@pytest.mark.parametrize("m_group", [2, 4, 32, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equals_the_sorted_twin_with_many_ties(m_group: int, dtype: torch.dtype):
+    scores = torch.randn(5, 128, generator=torch.Generator().manual_seed(1)).mul(3).round().to(dtype)
+    groups = scores.view(-1, m_group)
+    for n_kept in (0, 1, m_group // 2, m_group):
+        dropped = groups.argsort(dim=1, stable=True)[:, : m_group - n_kept]
+        expected = torch.ones_like(groups, dtype=torch.bool).scatter_(1, dropped, False)
+        assert torch.equal(nm_mask(scores, n_kept, m_group), expected.view(scores.shape))
+
+
+@pytest.mark.parametrize("m_group", [4, 64])
+def test_nan_score_is_refused(m_group: int):
+    with pytest.raises(ValueError, match="a score is NaN"):
+        nm_mask(torch.full((1, 64), torch.nan), 2, m_group)
+
+
 def test_groups_never_cross_rows():
     with pytest.raises(ValueError, match="groups of 4 do not divide 6 inputs"):
         nm_mask(torch.ones(4, 6), 2, 4)

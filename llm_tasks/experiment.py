@@ -1,0 +1,309 @@
+"""What the scripts without training share: one load, every compression, the measurement, the written run."""
+
+import argparse
+import functools
+import hashlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from analysis import results
+from analysis.cells import Cell, check_folders, command_line, output_folders, run_cells, start_logging
+from llm_tasks import arguments
+from llm_tasks.arguments import DENSE, device_of, is_calibrated, precision_of, strength_of
+from llm_tasks.methods import METHODS, Options
+from pruning import calibration
+from pruning.checkpoints import quiet_libraries, save_model, weight_files
+from pruning.device import available_memory, peak_memory, reset_peak_memory
+from pruning.layers import decoder_weights
+from pruning.low_rank import parameter_ratio
+from pruning.magnitude import magnitude_masks
+from pruning.masks import apply_masks, zero_fraction
+from pruning.streaming import StreamedBlocks
+from pruning.walk import WalkCost, compress_blocks, walk_cost
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluation(NamedTuple):
+    """What a setting measured on one model: results.LEVEL_KEYS per level, outcome per item, and anything else."""
+
+    levels: list[dict[str, Any]]
+    items: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+class Setting(NamedTuple):
+    """One script's part of an experiment.
+
+    Fields:
+        name: as results and folders call it.
+        identify: from the options, what tells its data from other data (hashes).
+        prepare: its data, from the options and the tokenizer; ValueError where they are not usable.
+        evaluate: the measurement, from a model, the data, the cell and the options.
+        evaluate_streamed: the same for a model of which one block is in memory; None if there is no such way.
+        seeded: whether the seed changes more than the calibration text.
+    """
+
+    name: str | int
+    identify: Callable[[argparse.Namespace], dict[str, Any]]
+    prepare: Callable[[argparse.Namespace, PreTrainedTokenizerBase], Any]
+    evaluate: Callable[[PreTrainedModel, Any, Cell, argparse.Namespace], Evaluation]
+    evaluate_streamed: Callable[[StreamedBlocks, Any, Cell, argparse.Namespace], Evaluation] | None = None
+    seeded: bool = False
+
+
+def run(parser: argparse.ArgumentParser, argv: list[str] | None, setting: Setting) -> int:
+    """Compute every cell that is not complete yet; returns the exit code."""
+    args = parser.parse_args(argv)
+    start_logging()
+    quiet_libraries()
+    try:
+        arguments.check_strengths(args)
+        folders = output_folders(args.output_dir, arguments.cells(args, setting.name, setting.seeded))
+        if args.list_cells:
+            for folder, cell in folders.items():
+                print(command_line(sys.argv[0], arguments.cell_options(args, parser, cell), folder))
+            return 0
+        arguments.check_options(args, setting.evaluate_streamed is not None)
+        skeleton = arguments.check_model(args)
+        data_identity = {**setting.identify(args), **input_hashes(args, folders.values())}
+        identities = {folder: arguments.identity(args, cell, data_identity) for folder, cell in folders.items()}
+        check_folders(identities, args.overwrite)
+        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+        data = setting.prepare(args, tokenizer)
+        windows = functools.cache(
+            functools.partial(calibration_windows, args, tokenizer, calibration_shape(args, skeleton))
+        )
+        for seed in {cell["seed"] for cell in folders.values() if is_calibrated(cell)}:
+            windows(seed)
+        if not args.stream:
+            check_memory(args, skeleton, several=len(folders) > 1)
+    except ValueError as error:
+        parser.error(str(error))
+    report_plan(args, skeleton)
+
+    @functools.cache
+    def loaded() -> CompressibleModel:
+        return CompressibleModel(load_model(args), keep_dense=len(folders) > 1)
+
+    def compute(folder: Path) -> None:
+        cell, run_identity, device = folders[folder], identities[folder], device_of(args)
+        started = time.monotonic()
+        reset_peak_memory(device.type)
+        results.start_run(folder, run_identity, results.describe_environment(str(device)))
+        tokens = windows(cell["seed"]) if is_calibrated(cell) else None
+        if args.stream:
+            model = stream(folder, cell, args, run_identity, tokenizer, tokens)
+            facts = measure(cell, model.weights())
+        else:
+            model = loaded().model
+            loaded().compress(cell, tokens, args)
+            facts = measure(cell, ((name, weight.matrix) for name, weight in loaded().weights.items()))
+            if args.save_model:
+                save_compressed(folder, loaded(), cell, run_identity, tokenizer)
+        compressed = time.monotonic()
+        found = (setting.evaluate_streamed if args.stream else setting.evaluate)(model, data, cell, args)
+        result = {
+            **arguments.describe(cell, run_identity, args),
+            **facts,
+            **found.facts,
+            "compress_seconds": compressed - started,
+            "evaluate_seconds": time.monotonic() - compressed,
+            "seconds": time.monotonic() - started,
+            "peak_memory_bytes": peak_memory(device.type),
+            "levels": found.levels,
+        }
+        results.write_run(folder, result, found.items)
+
+    failed = run_cells(identities, compute, args.overwrite)
+    print(f"{len(folders) - failed} of {len(folders)} runs are complete: {args.output_dir}")
+    return 1 if failed else 0
+
+
+def input_hashes(args: argparse.Namespace, cells: Iterable[Cell]) -> dict[str, str | None]:
+    """Content of the model's and the calibration text's local files; None for what comes from the hub."""
+    files = weight_files(args.model_name_or_path)
+    text = calibration.source_file(args.calibration, data_dir=args.data_dir) if any(map(is_calibrated, cells)) else None
+    return {
+        "model_sha256": results.sha256(files) if files else None,
+        "calibration_sha256": results.sha256([text]) if text else None,
+    }
+
+
+def calibration_shape(args: argparse.Namespace, model: PreTrainedModel) -> tuple[int, int]:
+    """Number of windows and tokens in each."""
+    return args.nsamples, args.calibration_length or min(2048, arguments.max_length(model))
+
+
+def costs(args: argparse.Namespace, model: PreTrainedModel) -> dict[str, WalkCost]:
+    """What a walk takes, by what it reads of the inputs; `model` may be without weights."""
+    statistics = {METHODS[name].statistic for name in args.compression if name != DENSE} - {None}
+    shape, dtype = calibration_shape(args, model), arguments.dtype_of(args, model)
+    return {name: walk_cost(model, shape, name, dtype, args.tokens_per_batch) for name in sorted(statistics)}
+
+
+def check_memory(args: argparse.Namespace, model: PreTrainedModel, several: bool) -> None:
+    """Refuse, before it is loaded, a model that does not fit into memory with all that is kept beside it.
+
+    Raises:
+        ValueError: says how much is needed and free, and the way out.
+    """
+    width = arguments.dtype_of(args, model).itemsize
+    needed = sum(parameter.numel() for parameter in model.parameters()) * width
+    needed += max((cost.bytes for cost in costs(args, model).values()), default=0)
+    if several:  # the dense weights are kept
+        needed += sum(weight.matrix.numel() for weight in decoder_weights(model).values()) * width
+    free = available_memory(device_of(args).type)
+    if needed > free:
+        raise ValueError(
+            f"--model_name_or_path {args.model_name_or_path}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB "
+            "are free; one run alone keeps no dense copy, and perplexity.py --stream compresses block by block"
+        )
+
+
+def report_plan(args: argparse.Namespace, model: PreTrainedModel) -> None:
+    """Log which weights are compressed, and what one compression will cost."""
+    weights = decoder_weights(model)
+    counts: dict[str, int] = {}
+    for weight in weights.values():
+        kind = weight.name.partition("[")[0].removesuffix(".weight").rpartition(".")[2]
+        counts[kind] = counts.get(kind, 0) + 1
+    listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    total = sum(weight.matrix.numel() for weight in weights.values())
+    logger.info("compressible: %d weights in %d matrices of the decoder blocks (%s)", total, len(weights), listed)
+    for name, cost in costs(args, model).items():
+        speed = cost.measured_flops_per_second(device_of(args))
+        logger.info(
+            "a compression that reads %s: %.1f TFLOP, about %.1f minutes at the %.0f GFLOP/s of a product here, %.2f GB "
+            "beside the model", name, cost.flops / 1e12, cost.flops / speed / 60, speed / 1e9, cost.bytes / 1e9,
+        )  # fmt: skip
+
+
+def calibration_windows(
+    args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, shape: tuple[int, int], seed: int
+) -> Tensor:
+    return calibration.calibration_tokens(
+        tokenizer, args.calibration, *shape, seed, windows=args.calibration_windows,
+        text_field=args.calibration_field, data_dir=args.data_dir,
+    )  # fmt: skip
+
+
+def load_model(args: argparse.Namespace) -> PreTrainedModel:
+    dtype = "auto" if args.dtype == "auto" else getattr(torch, args.dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model_name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=args.trust_remote_code
+    )
+    return model.to(device_of(args)).eval().requires_grad_(False)
+
+
+class CompressibleModel:
+    """A model in memory whose dense weights come back, in place, before it is compressed again.
+
+    Args:
+        keep_dense: hold a copy of the compressible weights; without it the model can be compressed once.
+    """
+
+    def __init__(self, model: PreTrainedModel, keep_dense: bool) -> None:
+        self.model = model
+        self.weights = decoder_weights(model)
+        self._dense = {name: weight.matrix.cpu().clone() for name, weight in self.weights.items()} if keep_dense else {}
+        self._changed = False
+
+    def compress(self, cell: Cell, tokens: Tensor | None, args: argparse.Namespace) -> None:
+        """Compress the dense model as the cell says."""
+        if self._changed:
+            for name, dense in self._dense.items():
+                self.weights[name].matrix.copy_(dense)
+        self._changed = cell["compression"] != DENSE
+        if cell["compression"] == "magnitude" and cell["sparsity"] is not None and args.magnitude_scope == "global":
+            matrices = {name: weight.matrix for name, weight in self.weights.items()}
+            apply_masks(matrices, magnitude_masks(matrices, [cell["sparsity"]], "global")[0])
+        elif self._changed:
+            walk(self.model, cell, tokens, args)
+
+
+def walk(
+    model: PreTrainedModel, cell: Cell, tokens: Tensor | None, args: argparse.Namespace,
+    storage: StreamedBlocks | None = None,
+) -> None:  # fmt: skip
+    """The cell's compression, applied to every weight of the blocks."""
+    method, strength = METHODS[cell["compression"]], strength_of(cell)
+    options = Options(**{name: getattr(args, name) for name in arguments.METHOD_OPTIONS})
+    compress_blocks(
+        model,
+        tokens,
+        lambda W, inputs, name: method.compress(W, inputs, strength, options),
+        method.statistic,
+        true_sequential=args.true_sequential,
+        tokens_per_batch=args.tokens_per_batch,
+        precision=precision_of(args),
+        storage=storage,
+    )
+
+
+def save_compressed(
+    folder: Path,
+    loaded: CompressibleModel,
+    cell: Cell,
+    run_identity: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """<folder>/model: weights, tokenizer and a card that says what was done."""
+    save_model(folder / "model", loaded.model, tokenizer, {"README.md": model_card(cell, run_identity)})
+
+
+def stream(
+    folder: Path, cell: Cell, args: argparse.Namespace, run_identity: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase, tokens: Tensor | None,
+) -> StreamedBlocks:  # fmt: skip
+    """Write <folder>/model block by block, going on where a killed job stopped; returns it opened for reading."""
+    source, out = Path(args.model_name_or_path), folder / "model"
+    dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
+    if cell["compression"] == DENSE:
+        return StreamedBlocks(source, None, dtype, trust_remote_code=args.trust_remote_code)
+    job = hashlib.sha256(json.dumps(run_identity, sort_keys=True).encode()).hexdigest()
+    if not StreamedBlocks.is_complete(out, job):
+        storage = StreamedBlocks(source, out, dtype, job, args.trust_remote_code)
+        walk(storage.model, cell, tokens, args, storage)
+        tokenizer.save_pretrained(out)
+        (out / "README.md").write_text(model_card(cell, run_identity))
+        storage.complete()
+    return StreamedBlocks(out, trust_remote_code=args.trust_remote_code)
+
+
+def measure(cell: Cell, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+    """What the compression left: fraction of zeros, and of parameters where weights become two factors."""
+    zeros = total = factors = 0
+    for _, matrix in weights:
+        zeros += zero_fraction([matrix]) * matrix.numel()
+        total += matrix.numel()
+        if cell["rank"] is not None:
+            factors += min(1.0, parameter_ratio(tuple(matrix.shape), cell["rank"])) * matrix.numel()
+    return {"measured_sparsity": zeros / total} | ({"parameter_ratio": factors / total} if factors else {})
+
+
+def model_card(cell: Cell, run_identity: dict[str, Any]) -> str:
+    """README.md of a saved model: from what, by what, with which options."""
+    strength = strength_of(cell)
+    what = f"{cell['compression']}, {strength.kind} {strength.value}" if strength else "not compressed"
+    note = "N weights are kept of every M inputs. " if cell["nm_ratio"] else ""
+    options = "\n".join(f"| {name} | {value} |" for name, value in run_identity.items() if value is not None)
+    return f"""# {run_identity["model_name_or_path"]}: {what}
+
+Made from the model named above by the experiments of the Junk DNA Hypothesis (Yin et al., ICML 2024). Only the linear
+weights inside the decoder blocks were changed. {note}They are stored dense: files are no smaller, inference no faster.
+
+| option | value |
+|---|---|
+{options}
+"""

@@ -1,0 +1,131 @@
+"""The compressions by name. A new method is one function in a file of its own and one line in METHODS.
+
+A method is called once per weight of the decoder blocks, in the order in which the model uses them:
+
+    compress(W, inputs, strength, options) -> new W, (out_features, in_features), in W's dtype
+
+`inputs` holds what METHODS says it reads of the layer's calibration inputs (pruning.walk.InputStatistics).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from pruning.low_rank import low_rank_approximation
+from pruning.masks import lowest_k_mask
+from pruning.nm import nm_mask, parse_nm
+from pruning.ria import ria_mask
+from pruning.sparsegpt import sparsegpt_prune
+from pruning.validation import check_weight
+from pruning.walk import InputStatistics
+from pruning.wanda import wanda_mask
+from quantization.gptq import gptq_quantize, round_to_nearest
+
+SPARSITIES = ("sparsity", "nm_ratio")
+STRENGTHS = (*SPARSITIES, "bits", "rank")
+
+
+class Strength(NamedTuple):
+    """How strongly to compress: one value of one of STRENGTHS."""
+
+    kind: str
+    value: float | int | str
+
+    @property
+    def label(self) -> str:
+        """As folders and tables name it: 0.5, 2of4, 4bit, rank64."""
+        if self.kind == "sparsity":
+            return f"{self.value:g}"
+        return {"nm_ratio": "{}", "bits": "{}bit", "rank": "rank{}"}[self.kind].format(self.value).replace(":", "of")
+
+    @property
+    def requested_sparsity(self) -> float:
+        """Fraction of weights that shall be zero; 0 for what removes no weights."""
+        if self.kind == "nm_ratio":
+            n_kept, m_group = parse_nm(self.value)
+            return 1 - n_kept / m_group
+        return self.value if self.kind == "sparsity" else 0.0
+
+    def as_mask_options(self) -> dict[str, float | tuple[int, int]]:
+        """The keyword by which mask functions take it."""
+        return {"sparsity": self.value} if self.kind == "sparsity" else {"nm": parse_nm(self.value)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What methods may be told besides the strength; each reads its own."""
+
+    block_size: int = 128  # SparseGPT, GPTQ: columns between two updates of the rest
+    damping: float = 0.01  # SparseGPT, GPTQ: of the Hessian, as a fraction of its mean diagonal
+    group_size: int = 128  # RTN, GPTQ: inputs that share a scale; -1 = a row
+    symmetric: bool = False  # RTN, GPTQ: no zero point
+    act_order: bool = False  # GPTQ: largest inputs first
+    static_groups: bool = False  # GPTQ: scales from the dense weight
+
+
+Compress = Callable[[Tensor, InputStatistics | None, Strength, Options], Tensor]
+
+
+class Method(NamedTuple):
+    """A compression: its function, the strengths it takes, what it reads of the inputs, and which Options it obeys."""
+
+    compress: Compress
+    strengths: tuple[str, ...]
+    statistic: str | None = None
+    options: tuple[str, ...] = ()
+
+
+def magnitude(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
+    """Within each layer the weights of smallest absolute value go; all layers ranked together: magnitude_masks."""
+    check_weight(W)
+    if strength.kind == "sparsity":
+        keep = lowest_k_mask(W.abs(), strength.value)
+    else:
+        keep = nm_mask(W.abs(), *parse_nm(strength.value))
+    return W.masked_fill(~keep, 0)
+
+
+def by_input_norms(choose: Callable[..., Tensor]) -> Compress:
+    """A method that removes what a mask function of (W, squared input norms) does not keep."""
+
+    def compress(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
+        return W.masked_fill(~choose(W, inputs.sq_norms, **strength.as_mask_options()), 0)
+
+    return compress
+
+
+def sparsegpt(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
+    factor = inputs.inverse_factor(options.damping)
+    return sparsegpt_prune(W, factor, block_size=options.block_size, **strength.as_mask_options())
+
+
+def rtn(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
+    return round_to_nearest(W, strength.value, options.group_size, options.symmetric)
+
+
+def gptq(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
+    factor = inputs.inverse_factor(options.damping, options.act_order)
+    return gptq_quantize(
+        W, factor, strength.value, options.group_size, options.symmetric, options.act_order, options.static_groups,
+        options.block_size,
+    )  # fmt: skip
+
+
+def low_rank(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
+    """The best matrix of this rank; a matrix that is smaller than the rank stays as it is."""
+    return W if strength.value >= min(W.shape) else low_rank_approximation(W, [strength.value])[0]
+
+
+HESSIAN_OPTIONS = ("block_size", "damping")
+GRID_OPTIONS = ("group_size", "symmetric")
+METHODS: dict[str, Method] = {
+    "magnitude": Method(magnitude, SPARSITIES),
+    "wanda": Method(by_input_norms(wanda_mask), SPARSITIES, "sq_norms"),
+    "ria": Method(by_input_norms(ria_mask), SPARSITIES, "sq_norms"),
+    "sparsegpt": Method(sparsegpt, SPARSITIES, "hessian", HESSIAN_OPTIONS),
+    "rtn": Method(rtn, ("bits",), None, GRID_OPTIONS),
+    "gptq": Method(gptq, ("bits",), "hessian", (*HESSIAN_OPTIONS, *GRID_OPTIONS, "act_order", "static_groups")),
+    "low_rank": Method(low_rank, ("rank",)),
+}

@@ -1,0 +1,489 @@
+"""Token windows from C4, WikiText-2 or a text file: seeded ones to calibrate with, consecutive ones for perplexity."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import logging
+import os
+import random
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import safetensors
+import torch
+from pyarrow import parquet
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+WINDOWS = ("auto", "documents", "joined")
+SUFFIXES = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".parquet", ".parquet.gz", ".txt.gz", ".txt")
+# Commits of the hub's data sets: every machine reads the same text, and a cached window needs no hub.
+C4_REVISION = "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
+WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
+C4_FILES = {"train": "en/c4-train.00000-of-01024.json.gz", "validation": "en/c4-validation.00000-of-00008.json.gz"}
+C4_DOCUMENTS = 50_000  # peers tokenise a few thousand to find 128 that are longer than 2048 tokens
+HUB_CONFIGS = {"c4": "en", "wikitext2": "wikitext-2-raw-v1"}
+HUB_SPLITS = {"c4": tuple(C4_FILES), "wikitext2": ("train", "validation", "test")}
+# What stands between pretraining documents; a chat model's eos_token ends a turn instead.
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
+BATCH = 64
+CACHE_VERSION = 1  # raise it when the same arguments are to give other tokens
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Drawn windows and how they came about.
+
+    Attributes:
+        tokens: (num_samples, seq_len) int64.
+        kind: "documents" or "joined".
+        num_tokens: tokens that were available to the draw.
+    """
+
+    tokens: Tensor
+    kind: str
+    num_tokens: int
+
+
+def calibration_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    source: str | Path,
+    num_samples: int,
+    seq_len: int,
+    seed: int,
+    *,
+    windows: str = "auto",
+    split: str = "train",
+    text_field: str = "text",
+    data_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+) -> Tensor:
+    """Seeded windows of a text, the same on every machine; a second call reads them from the cache.
+
+    Args:
+        source: "c4", "wikitext2" or a file (see read_texts).
+        num_samples: windows to draw, at least 1.
+        seq_len: tokens per window, at least 1.
+        windows: kind of window (see sample_windows).
+        split: part of c4 or wikitext2; a file has none.
+        text_field: column of a json or parquet file.
+        data_dir: folder with <source>/<split>.jsonl for c4 and wikitext2; the hub when None.
+        cache_dir: folder of cached windows; default_cache_dir() when None.
+    Returns:
+        (num_samples, seq_len) int64.
+    Raises:
+        ValueError: an argument out of range, a source that cannot be read, or a text that is too short.
+    """
+    _check_sizes(num_samples=num_samples, seq_len=seq_len)
+    _check_kind(windows)
+    path = source_file(source, split, data_dir)
+    recipe = {
+        "version": CACHE_VERSION,
+        "source": _source_digest(source, split, path),
+        "tokenizer": _tokenizer_digest(tokenizer),
+        "num_samples": num_samples,
+        "seq_len": seq_len,
+        "seed": seed,
+        "windows": windows,
+        "text_field": text_field,
+    }
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    cache_file = Path(cache_dir or default_cache_dir()).expanduser() / f"{key}.safetensors"
+    cached = _read_cache(cache_file)
+    if cached is None:
+        texts = read_texts(source, split=split, text_field=text_field, data_dir=data_dir)
+        try:
+            sample = sample_windows(tokenizer, texts, num_samples, seq_len, seed, windows)
+        except ValueError as error:
+            raise ValueError(f"calibration text {source}: {error}") from error
+        tokens, facts = sample.tokens, _facts(sample, texts)
+        _write_cache(cache_file, tokens, facts)
+    else:
+        tokens, facts = cached
+    logger.info(
+        "calibration: %d windows of %d tokens, seed %d, from %s: %s document(s), sha256 of the text %s; "
+        "windows=%s, %s%s",
+        *(num_samples, seq_len, seed, source, facts["documents"], facts["text_sha256"][:16], facts["kind"]),
+        *(f"{facts['tokens']} tokens to draw from", ", cached" if cached else ""),
+    )
+    return tokens
+
+
+def read_texts(
+    source: str | Path,
+    *,
+    split: str = "train",
+    text_field: str = "text",
+    data_dir: str | Path | None = None,
+) -> list[str]:
+    """The documents of a source that hold more than white space, in its order.
+
+    Args:
+        source: "c4" (the first C4_DOCUMENTS of the shard that peers calibrate on), "wikitext2" (one document: the rows
+            of a split joined by blank lines), or a file: .txt is one document, .json and .jsonl hold one in every
+            line, .parquet in every row; each may end in .gz.
+        split: part of c4 (train, validation) or wikitext2 (train, validation, test); a file has none.
+        text_field: column of a json or parquet file that holds the text.
+        data_dir: reads c4 and wikitext2 from data_dir/<source>/[<config>/]<split>.jsonl (or another suffix); a .txt of
+            WikiText-2 may be the raw file, whose lines are the hub's rows. The hub when None.
+    Raises:
+        ValueError: the source does not exist, cannot be read, lacks the text field or holds no text, or the hub cannot
+            be reached.
+    """
+    path = source_file(source, split, data_dir)
+    limit = C4_DOCUMENTS if source == "c4" else None
+    if path is None:
+        texts = _hub_texts(str(source), split)
+    elif source == "wikitext2" and _file_kind(path) == "txt":
+        texts = _wikitext_rows(_read_file(path, text_field)[0])
+    else:
+        texts = _read_file(path, text_field, limit)
+    if source == "wikitext2":  # GPTQ's join for both splits; Wanda and SparseGPT join the training rows by spaces
+        texts = ["\n\n".join(texts)]
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise ValueError(f"{path or source} holds no text")
+    return texts
+
+
+def sample_windows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    num_samples: int,
+    seq_len: int,
+    seed: int,
+    windows: str = "auto",
+) -> Sample:
+    """Windows drawn from documents in a seeded order; only as many documents are tokenised as are needed.
+
+    Args:
+        texts: documents.
+        windows: "documents" takes one window at a random place of a random document that is longer than seq_len; none
+            serves twice before all have served. "joined" joins random documents by the end-of-text token (a blank line
+            if the tokenizer has none), cuts the stream into windows and draws without replacement. "auto" is
+            "documents" if the long documents hold num_samples windows that do not overlap, else "joined".
+    Raises:
+        ValueError: sizes below 1, an unknown kind, or a text that is too short (says how many tokens are lacking).
+    Source: Wanda and SparseGPT, lib/data.py and datautils.py: "documents". They never draw the last window of a
+        document, which we do, and draw documents with replacement from the start.
+    """
+    _check_sizes(num_samples=num_samples, seq_len=seq_len)
+    _check_kind(windows)
+    draw = random.Random(seed)
+    shuffled = draw.sample(texts, len(texts))
+    if windows != "joined":
+        documents, num_tokens = _long_documents(tokenizer, shuffled, num_samples, seq_len)
+        enough = sum(len(ids) // seq_len for ids in documents) >= num_samples
+        if enough or (documents and windows == "documents"):
+            return Sample(_draw_inside(documents, num_samples, seq_len, draw), "documents", num_tokens)
+    if windows == "documents":
+        longest = max((len(ids) for ids in _tokenize(tokenizer, shuffled, _start_tokens(tokenizer, texts))), default=0)
+        raise ValueError(
+            f"no document is longer than {seq_len} tokens: the longest has {longest} and lacks "
+            f"{seq_len + 1 - longest}; take a smaller seq_len, longer documents or windows='joined'"
+        )
+    stream = _joined_stream(tokenizer, shuffled, num_samples * seq_len)
+    return Sample(_draw_apart(stream, num_samples, seq_len, draw), "joined", len(stream))
+
+
+def text_windows(tokenizer: PreTrainedTokenizerBase, text: str, seq_len: int) -> Tensor:
+    """Consecutive windows of one text, tokenised once: what published perplexities are measured on.
+
+    The tokenizer's own special tokens stand at the start of the text only, not of every window; a last window that is
+    not full is dropped.
+
+    Returns:
+        (number of windows, seq_len) int64.
+    Raises:
+        ValueError: seq_len below 1, or the text does not fill one window (says how many tokens are lacking).
+    Source: Wanda lib/eval.py, GPTQ datautils.py.
+    """
+    _check_sizes(seq_len=seq_len)
+    (ids,) = _tokenize(tokenizer, [text], _start_tokens(tokenizer, [text]))
+    count = len(ids) // seq_len
+    if count == 0:
+        raise ValueError(f"the text has {len(ids)} tokens, a window of {seq_len} lacks {seq_len - len(ids)}")
+    digest = _text_digest([text])[:16]
+    logger.info("text: %d tokens, %d windows of %d, sha256 of the text %s", len(ids), count, seq_len, digest)
+    return torch.from_numpy(ids[: count * seq_len].reshape(count, seq_len).astype(np.int64))
+
+
+def default_cache_dir() -> Path:
+    """The folder of cached windows: junk_dna/calibration in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "junk_dna" / "calibration"
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1")
+
+
+def _check_kind(windows: str) -> None:
+    if windows not in WINDOWS:
+        raise ValueError(f"windows is {windows!r}; it must be one of {', '.join(WINDOWS)}")
+
+
+def source_file(source: str | Path, split: str = "train", data_dir: str | Path | None = None) -> Path | None:
+    """The file to read; None for the hub."""
+    if source not in HUB_CONFIGS:
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise ValueError(f"{source} is neither a file nor one of {', '.join(HUB_CONFIGS)}")
+        _file_kind(path)
+        return path
+    if split not in HUB_SPLITS[source]:
+        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(HUB_SPLITS[source])}")
+    if data_dir is None:
+        return None
+    folders = (Path(data_dir).expanduser() / source, Path(data_dir).expanduser() / source / HUB_CONFIGS[source])
+    candidates = (folder / f"{split}{suffix}" for folder in folders for suffix in SUFFIXES)
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise ValueError(f"{data_dir} has no {source}/{split}.jsonl (or {', '.join(SUFFIXES)})")
+    return path
+
+
+def _file_kind(path: Path) -> str:
+    """txt, json or parquet."""
+    kind = Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
+    if f".{kind}" not in SUFFIXES:
+        raise ValueError(f"{path} is not one of {', '.join(SUFFIXES)}")
+    return "json" if kind == "jsonl" else kind
+
+
+def _read_file(path: Path, text_field: str, limit: int | None = None) -> list[str]:
+    """Texts of a file, blank ones too; the first `limit` of them."""
+    kind = _file_kind(path)
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            if kind == "parquet":
+                rows = _parquet_texts(file.read(), path, text_field)
+            elif kind == "txt":
+                rows = [file.read().decode("utf-8-sig")]
+            else:
+                rows = _json_texts(file, path, text_field)
+            return list(islice(rows, limit))
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{path} cannot be read as {kind}: {error}") from error
+
+
+def _json_texts(lines: Iterable[bytes], path: Path, text_field: str) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not one JSON object: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is not one JSON object")
+        _check_field(row, path, text_field)
+        yield _checked_text(row[text_field], f"{path}, line {number}", text_field)
+
+
+def _parquet_texts(content: bytes, path: Path, text_field: str) -> Iterator[str]:
+    file = parquet.ParquetFile(io.BytesIO(content))
+    _check_field(file.schema_arrow.names, path, text_field)
+    for number, text in enumerate(file.read(columns=[text_field])[text_field].to_pylist(), start=1):
+        yield _checked_text(text, f"{path}, row {number}", text_field)
+
+
+def _check_field(names: Iterable[str], path: Path, text_field: str) -> None:
+    if text_field not in names:
+        raise ValueError(f"{path} has no field {text_field!r}; it has {', '.join(names)}")
+
+
+def _checked_text(text: object, where: str, text_field: str) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: {text_field!r} is no text but {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can write half a character, \ud800; tokenizers refuse it
+        raise ValueError(f"{where}: {text_field!r} is no valid Unicode: {error}") from error
+    return text
+
+
+def _wikitext_rows(text: str) -> list[str]:
+    """The hub's rows of a raw WikiText file: a line with its end, nothing for a blank line."""
+    lines = text.removesuffix("\n").split("\n")
+    return [f"{line}\n" if line.strip() else "" for line in lines]
+
+
+def _hub_texts(source: str, split: str) -> list[str]:
+    import datasets  # takes a second, and files do without it
+
+    try:
+        if source == "wikitext2":
+            rows = datasets.load_dataset(
+                "Salesforce/wikitext", HUB_CONFIGS[source], split=split, revision=WIKITEXT_REVISION
+            )
+        else:
+            # The file is named: the configuration that peers name is gone from the hub, "en" is 300 GB.
+            rows = datasets.load_dataset(
+                "allenai/c4", data_files={split: C4_FILES[split]}, split=split, streaming=True, revision=C4_REVISION
+            ).take(C4_DOCUMENTS)
+        return [row["text"] for row in rows]
+    except OSError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"{source}: {reason}; without a hub, give a text file as the source, or a data_dir DIR with "
+            f"{source}/{split}.jsonl"
+        ) from error
+
+
+def _start_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
+    """Special tokens that the tokenizer puts before a text; what it puts behind one is left out."""
+    # Some of the text itself: around nothing, the tokens before and behind could not be told apart.
+    encoded = tokenizer(texts[0][:100], return_special_tokens_mask=True, verbose=False)
+    pairs = zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+    return np.array([token for token, _ in takewhile(lambda pair: pair[1], pairs)], dtype=np.int32)
+
+
+def _separator_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """What stands between joined documents: the end-of-text token, or a blank line."""
+    added = tokenizer.get_added_vocab()
+    token = next((added[name] for name in END_OF_TEXT if name in added), tokenizer.eos_token_id)
+    ids = [token] if token is not None else tokenizer("\n\n", add_special_tokens=False)["input_ids"]
+    return np.array(ids, dtype=np.int32)
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], start: np.ndarray) -> Iterator[np.ndarray]:
+    """Token ids of each text, int32, with `start` in front."""
+    for first in tqdm(range(0, len(texts), BATCH), desc="tokenise", leave=False, disable=None):
+        batch = list(texts[first : first + BATCH])
+        encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        for ids in encoded["input_ids"]:
+            yield np.concatenate([start, np.array(ids, dtype=np.int32)])
+
+
+def _long_documents(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], wanted: int, seq_len: int
+) -> tuple[list[np.ndarray], int]:
+    """The first `wanted` documents with more than seq_len tokens, and the number of tokens in them."""
+    start = _start_tokens(tokenizer, texts)
+    # A token covers a byte or more (but for rare normalisations): shorter texts need no tokenising.
+    candidates = [text for text in texts if len(start) + len(text.encode()) > seq_len]
+    ids_per_text = _tokenize(tokenizer, candidates, start)
+    documents = list(islice((ids for ids in ids_per_text if len(ids) > seq_len), wanted))
+    return documents, sum(map(len, documents))
+
+
+def _draw_inside(documents: list[np.ndarray], num_samples: int, seq_len: int, draw: random.Random) -> Tensor:
+    """A window at a random place of each document, and of random ones once all have served."""
+    chosen = documents + draw.choices(documents, k=num_samples - len(documents))
+    starts = [draw.randint(0, len(ids) - seq_len) for ids in chosen]  # both ends are legal
+    rows = [ids[start : start + seq_len] for ids, start in zip(chosen, starts, strict=True)]
+    return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+
+def _joined_stream(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], wanted: int) -> np.ndarray:
+    """Whole documents with separators between them, until there are `wanted` tokens or no more documents."""
+    separator = _separator_tokens(tokenizer)
+    parts = [_start_tokens(tokenizer, texts)]
+    total = len(parts[0])
+    for ids in _tokenize(tokenizer, texts, np.array([], dtype=np.int32)):
+        new = [separator, ids] if len(parts) > 1 else [ids]
+        parts += new
+        total += sum(map(len, new))
+        if total >= wanted:
+            break
+    return np.concatenate(parts)
+
+
+def _draw_apart(stream: np.ndarray, num_samples: int, seq_len: int, draw: random.Random) -> Tensor:
+    """Windows that do not overlap, drawn without replacement."""
+    wanted = num_samples * seq_len
+    if len(stream) < wanted:
+        raise ValueError(
+            f"{num_samples} windows of {seq_len} need {wanted} tokens; the text has {len(stream)}, "
+            f"{wanted - len(stream)} are lacking; give more text, or take fewer or shorter windows"
+        )
+    count = len(stream) // seq_len
+    rows = stream[: count * seq_len].reshape(count, seq_len)[draw.sample(range(count), num_samples)]
+    return torch.from_numpy(rows.astype(np.int64))
+
+
+def _text_digest(texts: Iterable[str]) -> str:
+    """sha256 of the texts, a zero byte between them."""
+    digest = hashlib.sha256()
+    for number, text in enumerate(texts):
+        digest.update((b"\0" if number else b"") + text.encode())
+    return digest.hexdigest()
+
+
+def _source_digest(source: str | Path, split: str, path: Path | None) -> str:
+    """What determines the documents: how they are read, and the file's content or the hub's commit."""
+    if path is None:
+        return f"{source}@{C4_REVISION if source == 'c4' else WIKITEXT_REVISION}:{split}:{C4_DOCUMENTS}"
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    reader = f"{source}:{C4_DOCUMENTS}" if source in HUB_CONFIGS else "file"
+    return f"{reader}:{_file_kind(path)}:{content}"
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of the tokenizer's content, without the truncation and padding that its last call left behind."""
+    if tokenizer.is_fast:
+        content = tokenizer.backend_tokenizer.to_str()
+        content = content[content.index('"added_tokens"') :]  # parsing it all would take most of a cached call
+    else:
+        content = json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+    return hashlib.sha256(f"{content}{_separator_tokens(tokenizer).tolist()}".encode()).hexdigest()
+
+
+def _facts(sample: Sample, texts: Sequence[str]) -> dict[str, str]:
+    """What the log says about a sample; kept beside it in the cache."""
+    return {
+        "kind": sample.kind,
+        "documents": str(len(texts)),
+        "tokens": str(sample.num_tokens),
+        "text_sha256": _text_digest(texts),
+        "tokens_sha256": _tensor_digest(sample.tokens),
+    }
+
+
+def _tensor_digest(tokens: Tensor) -> str:
+    return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
+
+
+def _read_cache(path: Path) -> tuple[Tensor, dict[str, str]] | None:
+    """Cached windows and their facts; None if there are none or the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tokens, facts = file.get_tensor("tokens").clone(), file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        logger.warning("%s cannot be read and is made again: %s", path, error)
+        return None
+    if facts.get("tokens_sha256") != _tensor_digest(tokens):
+        logger.warning("%s is damaged and is made again", path)
+        return None
+    return tokens, facts
+
+
+def _write_cache(path: Path, tokens: Tensor, facts: dict[str, str]) -> None:
+    """Write by rename, so that another process reads the whole file or none."""
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(save({"tokens": tokens}, metadata=facts))
+        unfinished.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        logger.warning("the calibration windows are not cached: %s", error)

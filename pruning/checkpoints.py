@@ -1,0 +1,131 @@
+"""The folder that a pretrained model comes from: what is refused before loading, structure without weights, tensors."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+INDEX_FILE = "model.safetensors.index.json"
+
+
+def quiet_libraries() -> None:
+    """The libraries' progress bars and notices only where somebody watches."""
+    transformers.utils.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+
+
+def check_checkpoint_files(name: str) -> None:
+    """Refuse a model folder that cannot be loaded, before anything is; hub ids pass.
+
+    Raises:
+        ValueError: no such folder, no config, no weights, or weights as a pickle only.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+            raise ValueError(f"--model_name_or_path {name}: no such folder")
+        return
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--model_name_or_path {name}: the folder has no config.json")
+    if any(folder.glob("*.safetensors")):
+        return
+    if pickles := [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]:
+        raise ValueError(
+            f"--model_name_or_path {name}: the weights are a pickle ({pickles[0].name}), which can run any code when "
+            "read; save them as safetensors (model.save_pretrained) from a source you trust"
+        )
+    raise ValueError(f"--model_name_or_path {name}: the folder has no weights (model.safetensors)")
+
+
+def weight_files(name: str) -> list[Path]:
+    """The files that a local model's weights are read from; none for a hub id."""
+    return sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
+
+
+def meta_model(
+    name: str,
+    auto_class: type,
+    trust_remote_code: bool,
+    check_config: Callable[[PretrainedConfig], None] = lambda config: None,
+    **config_options: Any,
+) -> PreTrainedModel:
+    """The model's structure without weights, made from its config alone: shapes can be checked before loading.
+
+    Args:
+        name: hub id or folder.
+        auto_class: what kind of model, such as AutoModelForCausalLM.
+        check_config: raises ValueError where the config is not that of a model that the caller can use.
+        config_options: entries that replace the config's own, such as num_labels.
+    Raises:
+        ValueError: the hub has no such model or cannot be reached (names what to do without a hub), or
+            `check_config` refuses.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **config_options)
+    except OSError as error:
+        raise ValueError(
+            f"--model_name_or_path {name}: {str(error).splitlines()[0].rstrip('.')}; without a hub, give a folder: "
+            "python scripts/fetch_default_assets.py makes some"
+        ) from error
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise ValueError(f"--model_name_or_path {name}: {error}") from error
+    with torch.device("meta"):
+        return auto_class.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def save_model(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str] | None = None
+) -> None:
+    """A folder that from_pretrained loads; half a folder never stands under this name.
+
+    Args:
+        texts: further files, such as a model card, by name.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    for name, text in (texts or {}).items():
+        (partial / name).write_text(text)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+class Checkpoint:
+    """The safetensors files of a model folder, read tensor by tensor."""
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / INDEX_FILE
+        if index.is_file():
+            files = json.loads(index.read_text())["weight_map"]
+            self._files = {key: folder / name for key, name in files.items()}
+        else:
+            path = folder / "model.safetensors"
+            if not path.is_file():
+                raise ValueError(f"{folder} has neither {INDEX_FILE} nor model.safetensors")
+            with safe_open(path, "pt") as stored:
+                self._files = dict.fromkeys(stored.keys(), path)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._files
+
+    def read(self, keys: list[str], backend: str = "pread") -> dict[str, Tensor]:
+        """The tensors of these keys; backend "mmap" maps them from the file instead of reading them."""
+        found = {}
+        for path in sorted({self._files[key] for key in keys}):
+            with safe_open(path, "pt", backend=backend) as stored:
+                found.update({key: stored.get_tensor(key) for key in keys if self._files[key] == path})
+        return found

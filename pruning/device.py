@@ -1,0 +1,42 @@
+"""What the device at hand computes in, and how much memory it has and has used."""
+
+import contextlib
+import resource
+import sys
+
+import psutil
+import torch
+
+
+def best_precision(device_type: str) -> str:
+    """Precision to compute in: "bf16" where the processor or the GPU has units for it, "no" (float32) elsewhere."""
+    if device_type == "cpu":
+        units = torch.cpu.get_capabilities()
+        return "bf16" if units.get("amx_bf16") or units.get("avx512_bf16") else "no"
+    return "bf16" if device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def autocast(precision: str, device_type: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    """Matrix products of a float32 model in bf16 when `precision` is "bf16"; a model of another dtype keeps its own."""
+    if precision == "bf16" and dtype == torch.float32:
+        return torch.autocast(device_type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def reset_peak_memory(device_type: str) -> None:
+    """Let peak_memory of a GPU count from now on."""
+    if device_type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory(device_type: str) -> int:
+    """Bytes: of a GPU since reset_peak_memory, of the whole process since its start on a CPU."""
+    if device_type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def available_memory(device_type: str) -> int:
+    """Bytes that can still be allocated, on the current GPU or in the machine."""
+    return torch.cuda.mem_get_info()[0] if device_type == "cuda" else psutil.virtual_memory().available

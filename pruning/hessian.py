@@ -1,0 +1,193 @@
+"""Second-order statistics of a linear layer's inputs: X^T X, and the triangular factor of its inverse.
+
+SparseGPT and GPTQ read nothing else of the inputs, so layers with the same inputs (q, k, v; gate, up) share one factor.
+"""
+
+import ctypes
+import functools
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+LEAF = 256  # below this size LAPACK's Cholesky costs less than the products that would replace it
+
+
+class InverseFactor(NamedTuple):
+    """The inverse of a damped Hessian as U^T U, the inputs in the order in which a method visits them.
+
+    Fields:
+        upper: (in, in) float32, upper triangular U with (H + damping * mean(diag H) * I)^-1 = U^T U.
+        dead: (in,) bool in the layer's own order: inputs that were 0 in every token. Their diagonal counts as 1.
+        damping: the fraction of the mean diagonal that was added, which is more than asked for if H needed it.
+        order: (in,) int64, the input that stands at each place of `upper`, largest diagonal first; None when inputs
+            stand in the layer's own order.
+    """
+
+    upper: Tensor
+    dead: Tensor
+    damping: float
+    order: Tensor | None
+
+
+def factor_inverse(hessian: Tensor, damping: float = 0.01, act_order: bool = False) -> InverseFactor:
+    """Triangular factor of the inverse Hessian, from one recursion over products instead of three factorisations.
+
+    Where H plus damping is not positive definite in float32, damping is raised tenfold up to 1, then float64 is tried;
+    a warning names the value used.
+
+    Args:
+        hessian: X^T X, (in, in), at any positive scale.
+        damping: fraction of the mean diagonal added to the diagonal, 0 or more.
+        act_order: visit inputs by falling diagonal (GPTQ's act-order).
+    Raises:
+        ValueError: not a square matrix, NaN or infinity in it, a negative diagonal or damping, or no damping helps.
+    Source: GPTQ sec. 3.3; IST-DASLab/gptq and sparsegpt, where the mean diagonal counts a dead input as 1, which
+        depends on the scale of H; here it counts as 0.
+    """
+    _check_hessian(hessian, damping)
+    diagonal = hessian.diagonal().float()
+    dead = diagonal == 0
+    order = diagonal.argsort(descending=True, stable=True) if act_order else None
+    arranged = hessian if order is None else hessian[order][:, order]
+    dead_places = dead if order is None else dead[order]
+    mean_diagonal = float(diagonal.double().mean())
+    for dtype, fraction in _attempts(damping):
+        damped = arranged.to(dtype, copy=True)
+        damped.diagonal().add_(fraction * mean_diagonal).masked_fill_(dead_places, 1)
+        upper = _inverse_upper(damped)
+        if upper is not None:
+            if (dtype, fraction) != (torch.float32, damping):
+                logger.warning("Hessian not positive definite at damping %g: used %g in %s", damping, fraction, dtype)
+            return InverseFactor(upper.float(), dead, fraction, order)
+    raise ValueError(
+        f"the Hessian is not positive definite even at damping {fraction:g} in float64: it is no X^T X, "
+        "or was accumulated in too low a precision"
+    )
+
+
+def resolve_factor(
+    hessian: Tensor | InverseFactor, in_features: int, damping: float, act_order: bool = False
+) -> InverseFactor:
+    """The factor for a layer with `in_features` inputs: computed from a Hessian, or the given one after a check.
+
+    Raises:
+        ValueError: size or order of the inputs do not fit, or the Hessian has no factor.
+    """
+    if not isinstance(hessian, InverseFactor):
+        _check_size(hessian, in_features)
+        return factor_inverse(hessian, damping, act_order)
+    _check_size(hessian.upper, in_features)
+    if (hessian.order is not None) != act_order:
+        raise ValueError(f"act_order is {act_order}, but the Hessian was factored with act_order={not act_order}")
+    return hessian
+
+
+def _check_size(matrix: Tensor, in_features: int) -> None:
+    if matrix.shape != (in_features, in_features):
+        raise ValueError(f"a Hessian of shape {tuple(matrix.shape)} does not fit {in_features} inputs")
+
+
+def _check_hessian(hessian: Tensor, damping: float) -> None:
+    if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:
+        raise ValueError(f"a Hessian of shape {tuple(hessian.shape)} is not square")
+    if not damping >= 0:
+        raise ValueError(f"damping {damping} is negative")
+    if not bool(hessian.isfinite().all()):
+        raise ValueError("the Hessian holds NaN or infinity")
+    if bool((hessian.diagonal() < 0).any()):
+        raise ValueError(f"the Hessian's diagonal holds {float(hessian.diagonal().min()):g}: it is no X^T X")
+
+
+def _attempts(damping: float) -> list[tuple[torch.dtype, float]]:
+    """The asked damping, then ten times more each time up to 1, all in float32; at last float64."""
+    fractions = [damping]
+    while fractions[-1] < 1:
+        fractions.append(min(max(10 * fractions[-1], 0.01), 1.0))
+    return [(torch.float32, fraction) for fraction in fractions] + [(torch.float64, fractions[-1])]
+
+
+def _inverse_upper(damped: Tensor) -> Tensor | None:
+    """U with damped^-1 = U^T U, or None when damped is not positive definite.
+
+    With J the reversal of rows and columns and J H J = L L^T, U is J L^-1 J.
+    """
+    lower = _inverse_lower(damped.flip(0, 1))
+    return None if lower is None else lower.flip(0, 1)
+
+
+def _inverse_lower(matrix: Tensor) -> Tensor | None:
+    """L^-1 for matrix = L L^T, or None when it is not positive definite; overwrites the matrix's lower right part.
+
+    Halves: L21 = A21 L11^-T, the rest is that of A22 - L21 L21^T, and L^-1 holds -L22^-1 L21 L11^-1.
+    """
+    size = len(matrix)
+    if size <= LEAF:
+        lower, info = torch.linalg.cholesky_ex(matrix)
+        if int(info):
+            return None
+        return torch.linalg.solve_triangular(lower, torch.eye(size).to(lower), upper=False)
+    half = size // 2
+    first = _inverse_lower(matrix[:half, :half])
+    if first is None:
+        return None
+    coupling = matrix[half:, :half] @ first.T
+    second = _inverse_lower(matrix[half:, half:].addmm_(coupling, coupling.T, alpha=-1))
+    if second is None:
+        return None
+    inverse = torch.zeros_like(matrix)
+    inverse[:half, :half], inverse[half:, half:] = first, second
+    inverse[half:, :half] = second @ (coupling @ first).neg_()
+    return inverse
+
+
+def add_gram(hessian: Tensor, X: Tensor) -> None:
+    """Add X^T X to `hessian` in place, with float32 accumulation.
+
+    Args:
+        hessian: (in, in) float32, changed in place.
+        X: (tokens, in) of any float dtype, on the same device.
+    Raises:
+        ValueError: shapes that do not fit, or a Hessian that is not float32.
+    """
+    if X.ndim != 2 or hessian.shape != (X.shape[1], X.shape[1]):
+        raise ValueError(f"inputs of shape {tuple(X.shape)} do not fit a Hessian of shape {tuple(hessian.shape)}")
+    if hessian.dtype != torch.float32:
+        raise ValueError(f"a Hessian in {hessian.dtype} loses small inputs; it must be float32")
+    if X.is_cuda and X.dtype in (torch.bfloat16, torch.float16):
+        hessian.add_(torch.mm(X.T, X, out_dtype=torch.float32))
+    elif _bfloat16_product() and X.dtype == torch.bfloat16 and not X.is_cuda and hessian.is_contiguous() and len(X):
+        _add_gram_bfloat16(hessian, X.contiguous())
+    else:
+        X = X.float()
+        hessian.addmm_(X.T, X)
+
+
+@functools.cache
+def _bfloat16_product() -> object | None:
+    """cblas_gemm_bf16bf16f32 of the MKL inside torch where the CPU multiplies bfloat16 itself, else None.
+
+    torch's own bfloat16 product rounds the result to bfloat16, which a sum over thousands of tokens cannot bear.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    if not ("avx512_bf16" in flags or "amx_bf16" in flags) or not library.exists():
+        return None
+    return getattr(ctypes.CDLL(str(library)), "cblas_gemm_bf16bf16f32", None)
+
+
+def _add_gram_bfloat16(hessian: Tensor, X: Tensor) -> None:
+    """hessian += X^T X by MKL; both contiguous, X bfloat16 with at least one row."""
+    row_major, transposed, plain = 101, 112, 111
+    tokens, features = X.shape
+    one = ctypes.c_float(1)
+    data = ctypes.c_void_p(X.data_ptr())
+    _bfloat16_product()(
+        row_major, transposed, plain, features, features, tokens, one, data, features, data, features, one,
+        ctypes.c_void_p(hessian.data_ptr()), features,
+    )  # fmt: skip

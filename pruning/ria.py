@@ -1,0 +1,39 @@
+"""RIA (Zhang et al., "Plug-and-Play", ICLR 2024): weights small beside their row and column, at small inputs, go."""
+
+from torch import Tensor
+
+from pruning.masks import lowest_k_mask
+from pruning.nm import nm_mask
+from pruning.validation import check_strength
+from pruning.wanda import input_norms
+
+
+def ria_mask(
+    W: Tensor, input_sq_norms: Tensor, sparsity: float | None = None, nm: tuple[int, int] | None = None
+) -> Tensor:
+    """Keep-mask that drops exactly round(sparsity * numel) weights of the whole layer, or keeps N of every M.
+
+    A weight's score is (|w| / sum of its row + |w| / sum of its column) * input norm ** 0.5.
+
+    Args:
+        W: weight, (out_features, in_features).
+        input_sq_norms: squared Euclidean norm of each input over the calibration tokens, at any positive scale.
+        sparsity: fraction to drop, in [0, 1]; this or nm.
+        nm: (n_kept, m_group).
+    Returns:
+        Boolean tensor shaped like W. Ties go to the later input.
+    Raises:
+        ValueError: both strengths or none, a strength outside its range, norms that do not fit W or are negative, NaN
+            in either.
+    Source: sec. 4.1 with a = 0.5; biomedical-cybernetics/Relative-importance-and-activation-pruning, whose default
+        ranks the layer as one. Its channel permutation is not part of this. Zeros in a row or column of zeros score 0
+        here, NaN there.
+    """
+    check_strength(sparsity, nm, W.shape[-1])
+    norms = input_norms(W, input_sq_norms)
+    magnitude = W.detach().float().abs()
+    tiny = 1e-38  # a row or column without weights divides 0
+    by_row = magnitude / magnitude.sum(dim=1, keepdim=True).clamp(min=tiny)
+    by_column = magnitude / magnitude.sum(dim=0).clamp(min=tiny)
+    scores = (by_row + by_column) * norms.sqrt()
+    return nm_mask(scores, *nm) if nm is not None else lowest_k_mask(scores, sparsity)

@@ -1,0 +1,35 @@
+"""What every method on plain tensors refuses, in one wording."""
+
+import torch
+from torch import Tensor
+
+
+def check_strength(sparsity: float | None, nm: tuple[int, int] | None, in_features: int) -> None:
+    """Exactly one strength is given and lies in its range.
+
+    Raises:
+        ValueError: names the value and what is allowed.
+    """
+    if (sparsity is None) == (nm is None):
+        raise ValueError(f"give either sparsity or nm, not both and not neither: sparsity={sparsity}, nm={nm}")
+    if sparsity is not None and not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity {sparsity} is outside [0, 1]")
+    if nm is not None:
+        n_kept, m_group = nm
+        if not 0 <= n_kept <= m_group or m_group < 1:
+            raise ValueError(f"{n_kept} of {m_group}: N must be from 0 to M")
+        if in_features % m_group:
+            raise ValueError(f"groups of {m_group} do not divide {in_features} inputs")
+
+
+def check_weight(W: Tensor) -> None:
+    """W is a matrix of finite numbers.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if W.ndim != 2 or not W.is_floating_point():
+        raise ValueError(f"a weight is a matrix of floats, (out_features, in_features); got {tuple(W.shape)} {W.dtype}")
+    total = W.detach().sum(dtype=torch.float32)  # one fast pass: NaN and infinity carry over; huge weights overflow
+    if not bool(total.isfinite()) and not bool(W.detach().isfinite().all()):
+        raise ValueError("the weight holds NaN or infinity")

@@ -1,0 +1,477 @@
+"""The walk over decoder blocks that brings every weight the calibration inputs it is compressed with."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from pruning.device import autocast
+from pruning.hessian import InverseFactor, add_gram, factor_inverse
+from pruning.layers import LinearWeight, block_weights, decoder_blocks
+
+
+class InputStatistics:
+    """What calibrated methods know of a layer's inputs X (tokens x in_features), summed in float32 over all tokens.
+
+    Attributes:
+        num_tokens: rows of X.
+        sq_norms: squared Euclidean norm of each input feature, (in_features,); kind "sq_norms".
+        hessian: X^T X, (in_features, in_features); kind "hessian".
+    """
+
+    def __init__(self, kind: str, in_features: int, device: torch.device) -> None:
+        shape = (in_features,) if kind == "sq_norms" else (in_features, in_features)
+        self.num_tokens = 0
+        self._sum = torch.zeros(shape, device=device)
+        self._kind = kind
+        self._factors: dict[tuple[float, bool], InverseFactor] = {}
+
+    @property
+    def sq_norms(self) -> Tensor:
+        return self._sum if self._kind == "sq_norms" else self._sum.diagonal()
+
+    @property
+    def hessian(self) -> Tensor:
+        return self._sum
+
+    def add(self, inputs: Tensor) -> None:
+        """Count the rows of `inputs`, (…, in_features)."""
+        inputs = inputs.reshape(-1, inputs.shape[-1])
+        self.num_tokens += len(inputs)
+        if self._kind == "hessian":
+            add_gram(self._sum, inputs)
+        else:
+            self._sum += inputs.float().square().sum(dim=0)
+
+    def inverse_factor(self, damping: float, act_order: bool = False) -> InverseFactor:
+        """The factor of the damped Hessian's inverse, computed once for all layers that share these inputs."""
+        key = (damping, act_order)
+        if key not in self._factors:
+            self._factors[key] = factor_inverse(self._sum, damping, act_order=act_order)
+        return self._factors[key]
+
+
+# W (out_features, in_features), its inputs' statistics (None for a method without calibration), its name -> new W
+CompressLinear = Callable[[Tensor, InputStatistics | None, str], Tensor]
+
+
+class BlockStorage(Protocol):
+    """Where the walk finds blocks, and what it does with a finished one."""
+
+    def hold(self, index: int) -> AbstractContextManager[nn.Module]:
+        """Block `index` with its weights in memory; what happens to them afterwards is the storage's business."""
+
+    def resume(self) -> tuple[int, Tensor | None]:
+        """First block that is not finished, and the hidden states that enter it if they were kept."""
+
+    def activations(self, shape: torch.Size, dtype: torch.dtype, turn: int) -> Tensor:
+        """Room for the hidden states that enter block `turn`."""
+
+    def finished(self, index: int, block: nn.Module) -> None:
+        """Block `index`, still held, is compressed; its outputs are in the activations of turn index + 1."""
+
+
+class LoadedBlocks:
+    """Blocks of a model that is in memory as a whole; their outputs overwrite their inputs."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self._blocks = blocks
+        self._activations: Tensor | None = None
+
+    @contextmanager
+    def hold(self, index: int) -> Iterator[nn.Module]:
+        yield self._blocks[index]
+
+    def resume(self) -> tuple[int, Tensor | None]:
+        return 0, None
+
+    def activations(self, shape: torch.Size, dtype: torch.dtype, turn: int) -> Tensor:
+        if self._activations is None:
+            device = next(self._blocks.parameters()).device
+            self._activations = torch.empty(shape, dtype=dtype, device=device)
+        return self._activations
+
+    def finished(self, index: int, block: nn.Module) -> None:
+        pass
+
+
+class Call(NamedTuple):
+    """What a block is called with besides the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Stop(Exception):
+    pass
+
+
+def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+    """The hidden states that leave `block`; some architectures wrap them in a tuple."""
+    output = block(hidden, *call.args, **call.kwargs)
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+class Replay:
+    """Calibration windows on their way through the blocks: hidden states, and the call each block wants.
+
+    A block is replayed with its OWN captured arguments: masks and rotary embeddings differ between the blocks of
+    sliding-window models. Caches are off, or every window would attend to the one before.
+
+    Args:
+        model: the decoder; embeddings and everything else outside the blocks must be in memory.
+        tokens: (num_samples, seq_len), without padding.
+        tokens_per_batch: windows are run together up to this many tokens.
+        precision: "bf16" computes a float32 model's products in bf16.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, storage: BlockStorage, tokens: Tensor, tokens_per_batch: int, precision: str
+    ) -> None:
+        self._model, self._storage, self._precision = model, storage, precision
+        self._name, self._blocks = decoder_blocks(model)
+        self._batches = tokens.split(max(1, tokens_per_batch // tokens.shape[1]))
+        self._calls: dict[int, list[Call]] = {}  # by number of windows in the batch
+        self.start, hidden = storage.resume()
+        self._hidden = self._embed_all() if hidden is None else hidden
+        self._turn = self.start
+
+    def _embed_all(self) -> Tensor:
+        hidden = None
+        position = 0
+        for batch in self._batches:
+            first, _ = self._enter_first_block(batch)
+            if hidden is None:
+                shape = torch.Size((sum(map(len, self._batches)), *first.shape[1:]))
+                hidden = self._storage.activations(shape, first.dtype, 0)
+            hidden[position : position + len(batch)] = first
+            position += len(batch)
+        return hidden
+
+    def _enter_first_block(self, batch: Tensor) -> tuple[Tensor, Call]:
+        """What the model gives its first block for these windows."""
+        seen = []
+
+        def look(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            seen.append(_split_call(type(module).__name__, args, kwargs))
+            raise _Stop
+
+        handle = self._blocks[0].register_forward_pre_hook(look, with_kwargs=True)
+        try:
+            with contextlib.suppress(_Stop):
+                self._forward(batch)
+        finally:
+            handle.remove()
+        if not seen:
+            raise ValueError(f"{type(self._model).__name__} does not run its blocks {self._name}")
+        return seen[0]
+
+    def _forward(self, batch: Tensor) -> None:
+        device = self._model.get_input_embeddings().weight.device
+        self._model.base_model(batch.to(device), use_cache=False)
+
+    def calls(self, batch: Tensor) -> list[Call]:
+        """The call of every block for windows of this shape: a forward pass in which no block computes anything."""
+        if len(batch) not in self._calls:
+            hidden, call = self._enter_first_block(batch)
+            with self._storage.hold(0) as block, self._autocast(hidden):
+                self._wrapped = not isinstance(block(hidden, *call.args, **call.kwargs), Tensor)
+            with _blocks_replaced(self._blocks, self._wrapped) as seen:
+                self._forward(batch)
+            self._calls[len(batch)] = [call for _, call in seen]
+        return self._calls[len(batch)]
+
+    def _autocast(self, hidden: Tensor) -> AbstractContextManager:
+        return autocast(self._precision, hidden.device.type, self._model.dtype)
+
+    def _runs(self, index: int) -> Iterator[tuple[slice, Tensor, Call]]:
+        """Per batch: its windows' places, the hidden states that enter block `index`, the block's call."""
+        position = 0
+        for batch in self._batches:
+            call = self.calls(batch)[index]
+            place = slice(position, position + len(batch))
+            yield place, self._hidden[place], call
+            position += len(batch)
+
+    def advance(self, index: int, block: nn.Module) -> None:
+        """Run all windows through block `index`; its outputs take the place of its inputs."""
+        device = next(block.parameters()).device
+        target = self._storage.activations(self._hidden.shape, self._hidden.dtype, index + 1)
+        for place, hidden, call in self._runs(index):
+            with self._autocast(block_input := hidden.to(device)):
+                target[place] = run_block(block, block_input, call)
+        self._hidden = target
+
+    def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per batch, its windows and the model's logits, when all windows have gone through all blocks."""
+        position = 0
+        for batch in self._batches:
+            hidden = self._hidden[position : position + len(batch)]
+            position += len(batch)
+            device = self._model.get_input_embeddings().weight.device
+            wrapped = self._wrapped
+            with self._autocast(hidden), _blocks_replaced(self._blocks, wrapped, output=hidden.to(device)):
+                yield batch, self._model(batch.to(device), use_cache=False).logits
+
+    def collect(
+        self, index: int, block: nn.Module, weights: list[LinearWeight], kind: str, num_batches: int | None = None
+    ) -> dict[str, InputStatistics]:
+        """Statistics of the inputs of `weights`, by name; layers that are given the same tensor share one object.
+
+        A batch's pass ends where the last of `weights` is reached: what comes after is not read by anybody.
+
+        Args:
+            num_batches: only so many batches; all when None.
+        Raises:
+            ValueError: an input is NaN or infinite, or no token reached a layer (names it).
+        """
+        device = next(block.parameters()).device
+        recorder = _Recorder(kind, len(weights), self._precision == "bf16" and self._model.dtype == torch.float32)
+        for _, hidden, call in itertools.islice(self._runs(index), num_batches):
+            recorder.start_batch()
+            with _inputs_shown(weights, recorder.record), self._autocast(hidden), contextlib.suppress(_Stop):
+                run_block(block, hidden.to(device), call)
+        for weight in weights:
+            if weight.name not in recorder.statistics:
+                raise ValueError(f"{weight.name}: no calibration token reached it; calibrate on more samples")
+            if not recorder.statistics[weight.name].sq_norms.isfinite().all():
+                raise ValueError(f"{weight.name}: its inputs are NaN or infinite on the calibration text")
+        return recorder.statistics
+
+
+class _Recorder:
+    """Sums the inputs of layers, once per distinct input, and ends a pass when every layer has had its own."""
+
+    def __init__(self, kind: str, num_layers: int, to_bf16: bool) -> None:
+        self.statistics: dict[str, InputStatistics] = {}
+        self._kind, self._num_layers, self._to_bf16 = kind, num_layers, to_bf16
+
+    def start_batch(self) -> None:
+        self._seen: list[tuple[Tensor, InputStatistics]] = []
+        self._names: set[str] = set()
+
+    def record(self, name: str, inputs: Tensor) -> None:
+        self._names.add(name)
+        shared = next((found for tensor, found in self._seen if tensor is inputs), None)
+        if shared is None:
+            shared = self.statistics.get(name) or InputStatistics(self._kind, inputs.shape[-1], inputs.device)
+            self._seen.append((inputs, shared))
+            shared.add(inputs.bfloat16() if self._to_bf16 else inputs)
+        self.statistics[name] = shared
+        if len(self._names) == self._num_layers:
+            raise _Stop
+
+
+def _split_call(block: str, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+    """Hidden states and the rest of what a block is called with."""
+    if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3:
+        raise ValueError(f"{block} does not take hidden states (batch, tokens, features) first; it cannot be walked")
+    if any(hasattr(value, "get_seq_length") for value in (*args, *kwargs.values())):
+        raise ValueError(f"{block} is given a cache although use_cache is off; it cannot be walked")
+    return args[0], Call(args[1:], kwargs)
+
+
+@contextmanager
+def _blocks_replaced(
+    blocks: nn.ModuleList, wrapped: bool, output: Tensor | None = None
+) -> Iterator[list[tuple[Tensor, Call]]]:
+    """Blocks that pass hidden states through unchanged and note what they were called with, in order.
+
+    Args:
+        wrapped: whether these blocks return a tuple.
+        output: what they return instead of what they are given.
+    """
+    seen: list[tuple[Tensor, Call]] = []
+    own = [vars(block).get("forward") for block in blocks]  # accelerate puts a forward of its own on a placed module
+
+    def replace(block: nn.Module) -> None:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            seen.append(_split_call(type(block).__name__, args, kwargs))
+            hidden = args[0] if output is None else output
+            return (hidden,) if wrapped else hidden
+
+        block.forward = forward
+
+    for block in blocks:
+        replace(block)
+    try:
+        yield seen
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+class _ExpertInputs(TorchFunctionMode):
+    """Shows the input of every product with a slice of a 3-D expert weight, which no module of its own computes."""
+
+    def __init__(self, weights: list[LinearWeight], record: Callable[[str, Tensor], None]) -> None:
+        super().__init__()
+        self._names = {weight.matrix.data_ptr(): weight.name for weight in weights}
+        self._record = record
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is nn.functional.linear and args[1].data_ptr() in self._names:
+            self._record(self._names[args[1].data_ptr()], args[0])
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _inputs_shown(weights: list[LinearWeight], record: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """While this holds, `record(name, inputs)` is called whenever one of `weights` is about to be used."""
+
+    def hook_of(name: str) -> Callable[[nn.Module, tuple], None]:
+        return lambda _, args: record(name, args[0])
+
+    experts = [weight for weight in weights if weight.expert is not None]
+    handles = [w.owner.register_forward_pre_hook(hook_of(w.name)) for w in weights if w.expert is None]
+    try:
+        with _ExpertInputs(experts, record) if experts else contextlib.nullcontext():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class WalkCost(NamedTuple):
+    """What one calibrated compression takes beside the model.
+
+    Fields:
+        flops: of two forward passes over the blocks and of the statistics; factorisations and updates are less.
+        bytes: activations, statistics of one block, and a batch's intermediate results.
+        dtype: in which it computes.
+    """
+
+    flops: float
+    bytes: int
+    dtype: torch.dtype
+
+    def measured_flops_per_second(self, device: torch.device) -> float:
+        """Speed of a matrix product of this dtype, measured now."""
+        matrix = torch.ones(1024, 1024, dtype=self.dtype, device=device)
+        float((matrix @ matrix)[0, 0])  # the first product sets things up
+        started = time.perf_counter()
+        for _ in range(4):
+            float((matrix @ matrix)[0, 0])
+        return 4 * 2 * 1024**3 / (time.perf_counter() - started)
+
+
+def walk_cost(
+    model: PreTrainedModel, windows_shape: tuple[int, int], statistic: str | None, dtype: torch.dtype,
+    tokens_per_batch: int = 4096,
+) -> WalkCost:  # fmt: skip
+    """Estimate from shapes alone; `model` may be on the meta device."""
+    name, blocks = decoder_blocks(model)
+    if statistic is None:
+        return WalkCost(0.0, 0, dtype)
+    tokens = windows_shape[0] * windows_shape[1]
+    shapes = [tuple(weight.matrix.shape) for weight in block_weights(blocks[0], f"{name}.0")]
+    inputs = {shape[1] for shape in shapes}
+    products = sum(rows * columns for rows, columns in shapes) * 2
+    squares = sum(size**2 for size in inputs) * (statistic == "hessian")
+    hidden = model.config.get_text_config().hidden_size
+    widest = max(max(shape) for shape in shapes)
+    return WalkCost(
+        flops=2.0 * tokens * len(blocks) * (products + squares),
+        bytes=tokens * hidden * dtype.itemsize + 8 * squares + 4 * tokens_per_batch * widest * 4,
+        dtype=dtype,
+    )
+
+
+@contextmanager
+def _ready_to_walk(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout, and experts computed one by one so that each one's inputs can be seen."""
+    training, experts = model.training, model.get_experts_implementation()
+    model.eval()
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        model.train(training)
+        if model._can_set_experts_implementation():
+            model.set_experts_implementation(experts)
+
+
+@torch.no_grad()
+def compress_blocks(
+    model: PreTrainedModel,
+    tokens: Tensor | None,
+    compress_linear: CompressLinear,
+    statistic: str | None = None,
+    *,
+    true_sequential: bool = False,
+    tokens_per_batch: int = 4096,
+    precision: str = "no",
+    storage: BlockStorage | None = None,
+) -> None:
+    """Compress every linear weight of the decoder blocks, block by block, in place.
+
+    Each block's layers see the calibration inputs as the already compressed blocks before it deliver them, once all
+    compressed from the statistics of the uncompressed block.
+
+    Args:
+        tokens: calibration windows, (num_samples, seq_len); may be None for a method without statistics.
+        compress_linear: the method; called once per weight, returns the new weight.
+        statistic: what it reads of the inputs: None, "sq_norms" or "hessian".
+        true_sequential: inside a block too, statistics are taken again after each group of layers that share inputs.
+        tokens_per_batch: windows are run together up to this many tokens; memory grows with it, results do not change
+            but for rounding.
+        precision: "bf16" computes a float32 model's products in bf16; statistics stay float32.
+        storage: where blocks come from; by default the model's own, in memory.
+    Raises:
+        ValueError: a weight or an input is NaN or infinite, or the method refuses a weight; names the layer.
+    Source: the sequential scheme of GPTQ, SparseGPT and Wanda (reference repositories), with one statistic per
+        distinct input, without the outputs that are never read, and with every block's own arguments.
+    """
+    name, blocks = decoder_blocks(model)
+    storage = storage or LoadedBlocks(blocks)
+    with _ready_to_walk(model):
+        replay = Replay(model, storage, tokens, tokens_per_batch, precision) if statistic else None
+        start = replay.start if replay else storage.resume()[0]
+        for index in tqdm(range(start, len(blocks)), desc="blocks", initial=start, total=len(blocks), disable=None):
+            with storage.hold(index) as block:
+                weights = block_weights(block, f"{name}.{index}")
+                if replay is None:
+                    _compress(weights, {}, compress_linear)
+                else:
+                    for stage in _stages(replay, index, block, weights, statistic, true_sequential):
+                        _compress(stage, replay.collect(index, block, stage, statistic), compress_linear)
+                    if index < len(blocks) - 1:
+                        replay.advance(index, block)
+                storage.finished(index, block)
+
+
+def _stages(
+    replay: Replay, index: int, block: nn.Module, weights: list[LinearWeight], statistic: str, true_sequential: bool
+) -> list[list[LinearWeight]]:
+    """Groups of weights compressed from one pass over the windows, in the order in which the block uses them."""
+    if not true_sequential:
+        return [weights]
+    statistics = replay.collect(index, block, weights, "sq_norms", num_batches=1)
+    groups: dict[int, list[LinearWeight]] = {}
+    for weight in sorted(weights, key=lambda weight: list(statistics).index(weight.name)):
+        groups.setdefault(id(statistics[weight.name]), []).append(weight)
+    return list(groups.values())
+
+
+def _compress(
+    weights: list[LinearWeight], statistics: dict[str, InputStatistics], compress_linear: CompressLinear
+) -> None:
+    for weight in weights:
+        matrix = weight.matrix
+        if not matrix.isfinite().all():
+            raise ValueError(f"{weight.name}: the weight holds NaN or infinite values")
+        try:
+            matrix.copy_(compress_linear(matrix, statistics.get(weight.name), weight.name))
+        except ValueError as error:
+            raise ValueError(f"{weight.name}: {error}") from error

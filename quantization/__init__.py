@@ -1,0 +1,1 @@
+"""Methods that round the weights of a pretrained model to few bits, on plain tensors."""

@@ -1,0 +1,218 @@
+"""Rounding grids, round-to-nearest, and GPTQ (Frantar et al., ICLR 2023): later weights make up for rounding."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pruning.column_kernels import round_columns
+from pruning.hessian import InverseFactor, resolve_factor
+from pruning.sparsegpt import check_block_size
+from pruning.validation import check_weight
+
+SUB_BLOCK = 32  # columns within which errors spread one by one; beyond them by matrix products
+
+
+class Quantized(NamedTuple):
+    """A weight as integers on a grid per row and group of inputs: weight = scale * (code - zero).
+
+    Fields:
+        codes: (out, in), 0 ... 2^bits - 1; uint8 up to 8 bits, else int32.
+        scales: (out, groups) float32.
+        zeros: (out, groups) int32, the code that stands for 0.
+        group_index: (in,) int64, the group of each input.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+    group_index: Tensor
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight that the codes stand for, (out, in)."""
+        steps = self.codes.float().sub_(self.zeros.float().index_select(1, self.group_index))
+        return steps.mul_(self.scales.index_select(1, self.group_index)).to(dtype)
+
+
+def round_to_nearest(W: Tensor, bits: int, group_size: int = -1, symmetric: bool = False) -> Tensor:
+    """W with every weight on the nearest point of its group's grid; see round_to_nearest_grid."""
+    return round_to_nearest_grid(W, bits, group_size, symmetric).dequantize(W.dtype)
+
+
+def gptq_quantize(
+    W: Tensor,
+    hessian: Tensor | InverseFactor,
+    bits: int,
+    group_size: int = -1,
+    symmetric: bool = False,
+    act_order: bool = False,
+    static_groups: bool = False,
+    block_size: int = 128,
+    damping: float = 0.01,
+) -> Tensor:
+    """W on the grid that gptq_grid finds, in W's dtype."""
+    quantized = gptq_grid(
+        W, hessian, bits, group_size, symmetric, act_order, static_groups, block_size=block_size, damping=damping
+    )
+    return quantized.dequantize(W.dtype)
+
+
+def round_to_nearest_grid(W: Tensor, bits: int, group_size: int = -1, symmetric: bool = False) -> Quantized:
+    """Codes of the grid points nearest to W's weights, halves to the even code.
+
+    Args:
+        W: weight, (out_features, in_features).
+        bits: 2 to 16.
+        group_size: consecutive inputs that share a scale within a row; the last group may be shorter; -1: a whole row.
+        symmetric: zero stands in the middle of the grid, instead of the grid reaching from minimum to maximum.
+    Raises:
+        ValueError: bits or group_size outside their range, or W is not a matrix or holds NaN or infinity.
+    """
+    check_weight(W)
+    _check_grid(bits, group_size)
+    dense = W.detach().float()
+    group_index = _group_index(dense.T, group_size)
+    scales, zeros = (part.T.contiguous() for part in _group_grids(dense.T, bits, group_size, symmetric))
+    codes = dense / scales.index_select(1, group_index)
+    codes.round_().add_(zeros.index_select(1, group_index)).clamp_(0, 2**bits - 1)
+    return Quantized(codes.to(_code_dtype(bits)), scales, zeros.to(torch.int32), group_index)
+
+
+def gptq_grid(
+    W: Tensor,
+    hessian: Tensor | InverseFactor,
+    bits: int,
+    group_size: int = -1,
+    symmetric: bool = False,
+    act_order: bool = False,
+    static_groups: bool = False,
+    block_size: int = 128,
+    damping: float = 0.01,
+) -> Quantized:
+    """Codes whose rounding errors, input by input, are made up for by the inputs not yet rounded.
+
+    Args:
+        W: weight, (out_features, in_features).
+        hessian: X^T X at any positive scale, or its factor with the same act_order, shared by layers with the same X.
+        bits, group_size, symmetric: as in round_to_nearest_grid.
+        act_order: visit inputs by falling diagonal of H; groups are then of consecutive inputs in that order.
+        static_groups: groups of consecutive inputs in W's own order, their grids found on the dense W.
+        block_size: inputs after which errors are handed on to all later ones; of no effect but speed.
+        damping: fraction of H's mean diagonal added to its diagonal; of no effect on a factor.
+    Raises:
+        ValueError: bits, group_size or block_size outside their range, NaN or infinity, a Hessian that does not fit.
+    Source: alg. 1; IST-DASLab/gptq. There a group's grid is found from weights that lack the corrections of their own
+        block when group_size is not a multiple of the block; here always from weights that are up to date.
+    """
+    check_weight(W)
+    _check_grid(bits, group_size)
+    check_block_size(block_size)
+    factor = resolve_factor(hessian, W.shape[1], damping, act_order)
+    columns = W.detach().T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    whole_rows = _grid(columns, bits, symmetric) if group_size == -1 else None
+    columns[factor.dead] = 0
+    group_index = _group_index(columns, group_size)
+    if group_size == -1:
+        scales, zeros = (part[None] for part in whole_rows)
+    elif static_groups:
+        scales, zeros = _group_grids(columns, bits, group_size, symmetric)
+    else:
+        scales, zeros = torch.empty(2, int(group_index[-1]) + 1, len(W), device=W.device)
+    dynamic = group_size != -1 and not static_groups
+    if factor.order is not None:
+        columns = columns[factor.order]
+        group_index = group_index if dynamic else group_index[factor.order]
+    for start, stop in _blocks(len(columns), block_size, group_size if dynamic else len(columns)):
+        if dynamic and start % group_size == 0:
+            group = start // group_size
+            scales[group], zeros[group] = _grid(columns[start : start + group_size], bits, symmetric)
+        own = factor.upper[start:stop, start:stop]
+        errors = _round_block(columns[start:stop], own, scales, zeros, group_index[start:stop], bits)
+        columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
+    if factor.order is not None:
+        places = factor.order.argsort()
+        columns, group_index = columns[places], group_index[places]
+    codes = columns.to(_code_dtype(bits)).T.contiguous()
+    return Quantized(codes, scales.T.contiguous(), zeros.T.to(torch.int32).contiguous(), group_index)
+
+
+def _check_grid(bits: int, group_size: int) -> None:
+    if not 2 <= bits <= 16:
+        raise ValueError(f"bits {bits} is outside 2 ... 16")
+    if group_size < 1 and group_size != -1:
+        raise ValueError(f"group_size {group_size} is neither positive nor -1, a whole row")
+
+
+def _group_index(columns: Tensor, group_size: int) -> Tensor:
+    inputs = torch.arange(len(columns), device=columns.device)
+    return torch.zeros_like(inputs) if group_size == -1 else inputs // group_size
+
+
+def _blocks(in_features: int, block_size: int, group_size: int) -> list[tuple[int, int]]:
+    """Blocks of at most block_size inputs, none of which reaches across the start of a group."""
+    blocks = []
+    for first in range(0, in_features, group_size):
+        last = min(first + group_size, in_features)
+        blocks += [(start, min(start + block_size, last)) for start in range(first, last, block_size)]
+    return blocks
+
+
+def _group_grids(columns: Tensor, bits: int, group_size: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero of every group and row, each (groups, rows)."""
+    groups = columns.split(len(columns) if group_size == -1 else group_size)
+    scales, zeros = zip(*(_grid(group, bits, symmetric) for group in groups), strict=True)
+    return torch.stack(scales), torch.stack(zeros)
+
+
+def _grid(columns: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero of every row; the grid holds 0 and reaches both extremes, and is [-1, 1] for a row of zeros.
+
+    Source: IST-DASLab/gptq quant.py. There a symmetric grid of a row without negative weights reaches its maximum
+        with 2^bits - 1 steps of which only half can be used, so that large weights are cut off; not here.
+    """
+    low, high = columns.amin(dim=0).clamp(max=0), columns.amax(dim=0).clamp(min=0)
+    if symmetric:
+        high = torch.maximum(-low, high)
+        low = -high
+    empty = (low == 0) & (high == 0)
+    low, high = low.masked_fill(empty, -1), high.masked_fill(empty, 1)
+    steps = 2**bits - 1
+    scale = ((high - low) / steps).clamp(min=torch.finfo(torch.float32).tiny)
+    zero = torch.full_like(scale, (steps + 1) / 2) if symmetric else (-low / scale).round()
+    return scale, zero
+
+
+def _code_dtype(bits: int) -> torch.dtype:
+    return torch.uint8 if bits <= 8 else torch.int32
+
+
+def _round_block(
+    columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, bits: int
+) -> Tensor:
+    """Replace a block's weights by their codes, and return the errors for the columns after it.
+
+    Args:
+        columns: the block's part of W^T, (width, out_features), so that an input's weights are contiguous.
+        upper: the block's part of U, (width, width).
+        scales, zeros: of all groups, (groups, out_features).
+        group_index: (width,) the group of each column.
+    """
+    errors = torch.empty_like(columns)
+    quantize = round_columns if columns.device.type == "cpu" else _round_columns_torch
+    for start in range(0, len(columns), SUB_BLOCK):
+        part, rest = slice(start, start + SUB_BLOCK), slice(start + SUB_BLOCK, None)
+        quantize(columns[part], upper[part, part], scales, zeros, group_index[part], errors[part], 2**bits - 1)
+        columns[rest].addmm_(upper[part, rest].T, errors[part], alpha=-1)
+    return errors
+
+
+def _round_columns_torch(
+    columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, errors: Tensor, max_code: int
+) -> None:
+    """What round_columns does, one column after the other, for accelerators."""
+    scales, zeros = scales[group_index], zeros[group_index]
+    for place in range(len(columns)):
+        code = ((columns[place] / scales[place]).round() + zeros[place]).clamp(0, max_code)
+        errors[place] = (columns[place] - (code - zeros[place]) * scales[place]) / upper[place, place]
+        columns[place + 1 :].addr_(upper[place, place + 1 :], errors[place], alpha=-1)
+        columns[place] = code
