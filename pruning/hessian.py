@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pruning.validation import all_finite
+
 logger = logging.getLogger(__name__)
 
 LEAF = 256  # below this size LAPACK's Cholesky costs less than the products that would replace it
@@ -97,7 +99,7 @@ def _check_hessian(hessian: Tensor, damping: float) -> None:
         raise ValueError(f"a Hessian of shape {tuple(hessian.shape)} is not square")
     if not damping >= 0:
         raise ValueError(f"damping {damping} is negative")
-    if not bool(hessian.isfinite().all()):
+    if not all_finite(hessian):
         raise ValueError("the Hessian holds NaN or infinity")
     if bool((hessian.diagonal() < 0).any()):
         raise ValueError(f"the Hessian's diagonal holds {float(hessian.diagonal().min()):g}: it is no X^T X")

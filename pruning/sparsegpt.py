@@ -7,13 +7,11 @@ gives up error * U_j, where U^T U is the inverse Hessian. Rows never meet, excep
 import torch
 from torch import Tensor
 
-from pruning.column_kernels import prune_columns
+from pruning.column_kernels import SUB_BLOCK, prune_columns
 from pruning.hessian import InverseFactor, resolve_factor
 from pruning.masks import lowest_k_mask
 from pruning.nm import nm_mask
 from pruning.validation import check_strength, check_weight
-
-SUB_BLOCK = 32  # columns within which errors spread one by one; beyond them by matrix products
 
 
 def sparsegpt_prune(

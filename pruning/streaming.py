@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -167,12 +166,20 @@ class StreamedBlocks:
 
 
 def _skeleton(source: Path, dtype: torch.dtype | None, trust_remote_code: bool) -> PreTrainedModel:
-    """The model with its buffers, but with parameters that take no memory."""
+    """The model with the buffers that no checkpoint holds, but with parameters that take no memory."""
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
             config, dtype=dtype or config.dtype or torch.float32, trust_remote_code=trust_remote_code
-        ).eval()
+        )
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True  # transformers draws no values for these
+    for name, buffer in list(model.named_non_persistent_buffers()):
+        path, _, key = name.rpartition(".")
+        owner = model.get_submodule(path)
+        owner.register_buffer(key, torch.empty_like(buffer, device="cpu"), persistent=False)
+    model.initialize_weights()
+    return model.eval()
 
 
 def _checkpoint_keys(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]:

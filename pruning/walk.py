@@ -139,7 +139,8 @@ class Replay:
         self._model, self._storage, self._precision = model, storage, precision
         self._name, self._blocks = decoder_blocks(model)
         self._batches = tokens.split(max(1, tokens_per_batch // tokens.shape[1]))
-        self._calls: dict[int, list[Call]] = {}  # by number of windows in the batch
+        of_each_size = {len(batch): batch for batch in self._batches}
+        self._calls = {size: self._capture_calls(batch) for size, batch in of_each_size.items()}
         self.start, hidden = storage.resume()
         self._hidden = self._embed_all() if hidden is None else hidden
         self._turn = self.start
@@ -178,16 +179,14 @@ class Replay:
         device = self._model.get_input_embeddings().weight.device
         self._model.base_model(batch.to(device), use_cache=False)
 
-    def calls(self, batch: Tensor) -> list[Call]:
+    def _capture_calls(self, batch: Tensor) -> list[Call]:
         """The call of every block for windows of this shape: a forward pass in which no block computes anything."""
-        if len(batch) not in self._calls:
-            hidden, call = self._enter_first_block(batch)
-            with self._storage.hold(0) as block, self._autocast(hidden):
-                self._wrapped = not isinstance(block(hidden, *call.args, **call.kwargs), Tensor)
-            with _blocks_replaced(self._blocks, self._wrapped) as seen:
-                self._forward(batch)
-            self._calls[len(batch)] = [call for _, call in seen]
-        return self._calls[len(batch)]
+        hidden, call = self._enter_first_block(batch)
+        with self._storage.hold(0) as block, self._autocast(hidden):
+            self._wrapped = not isinstance(block(hidden, *call.args, **call.kwargs), Tensor)
+        with _blocks_replaced(self._blocks, self._wrapped) as seen:
+            self._forward(batch)
+        return [call for _, call in seen]
 
     def _autocast(self, hidden: Tensor) -> AbstractContextManager:
         return autocast(self._precision, hidden.device.type, self._model.dtype)
@@ -196,7 +195,7 @@ class Replay:
         """Per batch: its windows' places, the hidden states that enter block `index`, the block's call."""
         position = 0
         for batch in self._batches:
-            call = self.calls(batch)[index]
+            call = self._calls[len(batch)][index]
             place = slice(position, position + len(batch))
             yield place, self._hidden[place], call
             position += len(batch)
@@ -441,6 +440,7 @@ def compress_blocks(
         for index in tqdm(range(start, len(blocks)), desc="blocks", initial=start, total=len(blocks), disable=None):
             with storage.hold(index) as block:
                 weights = block_weights(block, f"{name}.{index}")
+                _check_finite(weights)
                 if replay is None:
                     _compress(weights, {}, compress_linear)
                 else:
@@ -464,14 +464,17 @@ def _stages(
     return list(groups.values())
 
 
+def _check_finite(weights: list[LinearWeight]) -> None:
+    for weight in weights:
+        if not weight.matrix.isfinite().all():
+            raise ValueError(f"{weight.name}: the weight holds NaN or infinite values")
+
+
 def _compress(
     weights: list[LinearWeight], statistics: dict[str, InputStatistics], compress_linear: CompressLinear
 ) -> None:
     for weight in weights:
-        matrix = weight.matrix
-        if not matrix.isfinite().all():
-            raise ValueError(f"{weight.name}: the weight holds NaN or infinite values")
         try:
-            matrix.copy_(compress_linear(matrix, statistics.get(weight.name), weight.name))
+            weight.matrix.copy_(compress_linear(weight.matrix, statistics.get(weight.name), weight.name))
         except ValueError as error:
             raise ValueError(f"{weight.name}: {error}") from error

@@ -5,12 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pruning.column_kernels import round_columns
+from pruning.column_kernels import SUB_BLOCK, round_columns
 from pruning.hessian import InverseFactor, resolve_factor
 from pruning.sparsegpt import check_block_size
 from pruning.validation import check_weight
-
-SUB_BLOCK = 32  # columns within which errors spread one by one; beyond them by matrix products
 
 
 class Quantized(NamedTuple):

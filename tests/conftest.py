@@ -106,3 +106,36 @@ def decoder_configs() -> dict[str, "PretrainedConfig"]:  # noqa: F821 - transfor
         "falcon": FalconConfig(**size, num_kv_heads=1, alibi=False),
         "mixtral": MixtralConfig(**grouped, num_local_experts=3, num_experts_per_tok=2),
     }
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random three-block Llama with tied embeddings and a word-level tokenizer for WORDS."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tmp_path_factory.mktemp("tiny_decoder")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=32, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 60 documents of WORDS, 3 to 40 words each."""
+    draw = random.Random(1)
+    path = tmp_path_factory.mktemp("text") / "documents.jsonl"
+    rows = [{"text": " ".join(draw.choices(WORDS, k=draw.randint(3, 40)))} for _ in range(60)]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return path

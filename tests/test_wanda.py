@@ -82,6 +82,13 @@ def test_bad_input_is_named(arguments: dict, message: str):
         wanda_mask(**({"W": torch.ones(2, 8), "input_sq_norms": torch.ones(8)} | arguments))
 
 
+def test_large_finite_weights_are_no_infinity():
+    """Their sum overflows, and in float16 it would already at 65520."""
+    W = torch.full((2, 8), 3e38)
+    assert wanda_mask(W, torch.ones(8), 0.5).sum() == 8
+    assert wanda_mask(torch.full((2, 8), 6e4, dtype=torch.float16), torch.ones(8), 0.5).sum() == 8
+
+
 @pytest.mark.gpu
 def test_masks_on_a_gpu_equal_those_on_the_cpu():
     W, norms = torch.randn(64, 96).round(decimals=1), torch.rand(96)

@@ -1,0 +1,293 @@
+"""llm_tasks/perplexity.py and what it shares with the other scripts: cells, restoring, saving, refusing."""
+
+import json
+import math
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from analysis import results
+from llm_tasks import experiment, perplexity
+from pruning import calibration
+from pruning.layers import decoder_weights
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def options(tiny_decoder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return [
+        "--model_name_or_path", str(tiny_decoder), "--calibration", str(text_file), "--text", str(text_file),
+        "--nsamples", "4", "--calibration_length", "8", "--seq_len", "16", "--precision", "no",
+    ]  # fmt: skip
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def test_window_losses_by_hand():
+    logits = torch.zeros(2, 3, 4)
+    logits[1, 0, 2] = math.log(5)  # probabilities 1/8, 1/8, 5/8, 1/8
+    windows = torch.tensor([[0, 1, 2], [0, 2, 3]])
+    found = perplexity.window_losses(logits, windows)
+    assert found == pytest.approx([math.log(4), (math.log(8 / 5) + math.log(4)) / 2])
+
+
+def test_perplexity_is_as_published(tiny_decoder: Path, text_file: Path, options: list[str], tmp_path: Path):
+    """exp of the mean over windows of mean losses, non-overlapping windows, tail dropped: a plain twin."""
+    assert perplexity.main([*options, "--output_dir", str(tmp_path / "run")]) == 0
+    model = AutoModelForCausalLM.from_pretrained(tiny_decoder).eval()
+    text = "\n\n".join(json.loads(line)["text"] for line in text_file.read_text().splitlines())
+    ids = AutoTokenizer.from_pretrained(tiny_decoder)(text, return_tensors="pt").input_ids[0]
+    losses = []
+    with torch.no_grad():
+        for start in range(0, len(ids) - 15, 16):
+            window = ids[None, start : start + 16]
+            losses.append(float(model(window, labels=window).loss))
+    level = read(tmp_path / "run")["levels"][0]
+    assert level["score"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-5)
+    assert level["num_examples"] == len(losses)
+    assert level["stderr"] == pytest.approx(level["score"] * np.std(losses, ddof=1) / math.sqrt(len(losses)), rel=1e-4)
+    assert level["chance"] == 17
+    np.testing.assert_allclose(results.read_items(tmp_path / "run")["window_loss"], losses, rtol=1e-4)
+
+
+SWEEP = [
+    "--compression", "dense", "magnitude", "wanda", "ria", "sparsegpt", "rtn", "gptq", "low_rank",
+    "--sparsity", "0.5", "--nm_ratio", "2:4", "--bits", "4", "--rank", "3", "--group_size", "8", "--seed", "0", "1",
+]  # fmt: skip
+
+
+def test_a_sweep_equals_single_runs_from_the_checkpoint(options: list[str], tmp_path: Path):
+    template = str(tmp_path / "sweep/{compression}/{strength}/{seed}")
+    assert perplexity.main([*options, *SWEEP, "--output_dir", template]) == 0
+    rows = {(row["compression"], row["strength"], row["seed"]): row for row in results.read_runs(tmp_path / "sweep")}
+    # dense, magnitude, rtn and low_rank have one seed, calibrated methods two
+    assert len(rows) == 1 + 2 + 1 + 1 + 2 * (2 + 2 + 2 + 1)
+    for compression, strength in [("wanda", "--sparsity 0.5"), ("gptq", "--bits 4"), ("low_rank", "--rank 3")]:
+        single = tmp_path / "single" / compression
+        words = [*options, "--group_size", "8", "--compression", compression, *strength.split()]
+        assert perplexity.main([*words, "--output_dir", str(single)]) == 0
+        value = read(single)["strength"]
+        assert read(single)["levels"] == [
+            {key: rows[compression, value, 0][key] for key in results.LEVEL_KEYS}
+        ]  # dense weights came back unchanged between the cells
+    results.check_runs(list(results.read_runs(tmp_path / "sweep")))
+    assert rows["wanda", 0.5, 0]["measured_sparsity"] == 0.5
+    assert rows["sparsegpt", "2:4", 1]["measured_sparsity"] == 0.5
+    assert rows["low_rank", 3, 0]["parameter_ratio"] == pytest.approx(
+        (2 * 3 * 32 + 2 * 3 * 24 + 3 * 3 * 40) / (2 * 256 + 2 * 128 + 3 * 384)  # q, o: 16x16; k, v: 8x16; mlp: 24x16
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_saved_model_is_the_evaluated_one(options: list[str], tmp_path: Path, tiny_decoder: Path, stream: bool):
+    words = [*options, "--compression", "wanda", "--nm_ratio", "2:4", "--save_model", *(["--stream"] if stream else [])]
+    assert perplexity.main([*words, "--output_dir", str(tmp_path / "run")]) == 0
+    folder = tmp_path / "run" / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert all((weight.matrix == 0).float().mean() == 0.5 for weight in decoder_weights(model).values())
+    assert "wanda, nm_ratio 2:4" in (folder / "README.md").read_text()
+    again = [*options, "--model_name_or_path", str(folder), "--output_dir", str(tmp_path / "again")]
+    assert perplexity.main(again) == 0
+    assert read(tmp_path / "again")["levels"][0]["score"] == read(tmp_path / "run")["levels"][0]["score"]
+    assert read(tmp_path / "run")["measured_sparsity"] == 0.5
+
+
+def test_streamed_and_loaded_runs_agree(options: list[str], tmp_path: Path):
+    for name in ("loaded", "streamed"):
+        words = [
+            *options,
+            "--compression",
+            "sparsegpt",
+            "--sparsity",
+            "0.5",
+            *(["--stream"] if name == "streamed" else []),
+        ]
+        assert perplexity.main([*words, "--output_dir", str(tmp_path / name)]) == 0
+    assert read(tmp_path / "loaded")["levels"] == read(tmp_path / "streamed")["levels"]
+    dense = [*options, "--stream", "--output_dir", str(tmp_path / "dense")]
+    assert perplexity.main(dense) == 0
+    assert read(tmp_path / "dense")["measured_sparsity"] == 0
+
+
+def test_weights_keep_their_dtype(options: list[str], tmp_path: Path):
+    words = [*options, "--dtype", "bfloat16", "--compression", "sparsegpt", "--sparsity", "0.5", "--save_model"]
+    assert perplexity.main([*words, "--output_dir", str(tmp_path / "run")]) == 0
+    stored = load_file(tmp_path / "run/model/model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    assert read(tmp_path / "run")["measured_sparsity"] >= 0.5
+
+
+def test_magnitude_ranks_by_layer_or_over_all_layers(options: list[str], tmp_path: Path):
+    words = [*options, "--compression", "magnitude", "--sparsity", "0.5", "--save_model", "--magnitude_scope"]
+    fractions = {}
+    for scope in ("layer", "global"):
+        assert perplexity.main([*words, scope, "--output_dir", str(tmp_path / scope)]) == 0
+        weights = decoder_weights(AutoModelForCausalLM.from_pretrained(tmp_path / scope / "model")).values()
+        fractions[scope] = [float((weight.matrix == 0).float().mean()) for weight in weights]
+        assert read(tmp_path / scope)["measured_sparsity"] == 0.5
+    assert set(fractions["layer"]) == {0.5}
+    assert len(set(fractions["global"])) > 1
+
+
+def test_complete_runs_are_skipped_and_others_refused(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    words = [*options, "--compression", "magnitude", "--sparsity", "0.5", "--output_dir", str(tmp_path / "run")]
+    assert perplexity.main(words) == 0
+    monkeypatch.setattr(experiment, "load_model", lambda args: pytest.fail("loaded a model for a complete run"))
+    assert perplexity.main(words) == 0
+    with pytest.raises(SystemExit):
+        perplexity.main([*words, "--seq_len", "8"])
+    assert "holds a run with other arguments (seq_len: 8 here, 16 there)" in capsys.readouterr().err
+
+
+def test_options_that_do_not_matter_to_a_run_do_not_tell_it_apart(options: list[str], tmp_path: Path):
+    words = [*options, "--output_dir", str(tmp_path / "{compression}/{strength}")]
+    assert perplexity.main([*words, "--compression", "dense", "magnitude", "--sparsity", "0.5"]) == 0
+    first = (tmp_path / "dense/dense/all_results.json").stat().st_mtime_ns
+    more = ["--compression", "dense", "wanda", "gptq", "--sparsity", "0.5", "--bits", "4", "--group_size", "4"]
+    assert perplexity.main([*words, *more, "--nsamples", "5"]) == 0
+    assert (tmp_path / "dense/dense/all_results.json").stat().st_mtime_ns == first
+
+
+def test_listed_cells_are_commands_that_make_the_same_runs(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "argv", ["llm_tasks/perplexity.py"])
+    words = [*options, "--compression", "dense", "wanda", "--sparsity", "0.5", "--nm_ratio", "2:4"]
+    template = str(tmp_path / "{compression}/{strength}")
+    assert perplexity.main([*words, "--output_dir", template, "--list_cells"]) == 0
+    commands = capsys.readouterr().out.splitlines()
+    assert len(commands) == 3
+    for command in commands:
+        assert perplexity.main(shlex.split(command)[2:]) == 0
+    monkeypatch.setattr(experiment, "load_model", lambda args: pytest.fail("the sweep's runs are complete"))
+    assert perplexity.main([*words, "--output_dir", template]) == 0
+
+
+BAD = [
+    (["--compression", "wanda"], "--compression wanda needs --sparsity or --nm_ratio"),
+    (["--compression", "wanda", "--bits", "4", "--sparsity", "0.5"], "--bits is taken by --compression rtn, gptq"),
+    (["--compression", "gptq", "--sparsity", "0.5", "--bits", "4"], "--sparsity is taken by --compression magnitude"),
+    (["--sparsity", "0.5"], "asked for is dense"),
+    (
+        ["--compression", "wanda", "--sparsity", "0.5", "--nm_ratio", "2:4"],
+        "add {nm_ratio} or {sparsity}",
+    ),
+    (["--compression", "wanda", "--sparsity", "1.0"], "1.0 is outside [0, 1)"),
+    (["--compression", "magnitude", "--nm_ratio", "28"], "write what is kept: 6:8"),
+    (["--compression", "wanda", "--nm_ratio", "3:5"], "inputs, no multiple of 5"),
+    (["--compression", "gptq", "--bits", "1"], "1 is outside [2, 16]"),
+    (["--compression", "gptq", "--bits", "17"], "17 is outside [2, 16]"),
+    (["--compression", "gptq", "--bits", "4", "--group_size", "0"], "neither a positive number of inputs nor -1"),
+    (["--compression", "gptq", "--bits", "4", "--group_size", "-2"], "neither a positive number of inputs nor -1"),
+    (["--compression", "low_rank", "--rank", "0"], "0 is outside [1,"),
+    (["--compression", "low_rank", "--rank", "16"], "the highest rank of a weight"),
+    (["--compression", "wanda", "--sparsity", "0.5", "--nsamples", "0"], "0 is outside [1,"),
+    (["--compression", "wanda", "--sparsity", "0.5", "--nsamples", "4000"], "token"),
+    (["--compression", "wanda", "--sparsity", "0.5", "--calibration", "nowhere.txt"], "nowhere.txt"),
+    (
+        ["--compression", "wanda", "--sparsity", "0.5", "--calibration_field", "body"],
+        "no field 'body'; it has text",
+    ),
+    (["--compression", "wanda", "--sparsity", "0.5", "--calibration_length", "99"], "takes 32 tokens"),
+    (["--compression", "sparsegpt", "--nm_ratio", "2:4", "--block_size", "6"], "--block_size 6 is no multiple"),
+    (["--compression", "awq", "--bits", "4"], "invalid choice: 'awq'"),
+    (["--seq_len", "64"], "--seq_len 64: the model takes 2 to 32 tokens"),
+    (["--text", "nowhere.txt"], "nowhere.txt"),
+    (["--device", "toaster"], "--device toaster"),
+    (["--model_name_or_path", "/nowhere/at/all"], "no such folder"),
+    (["--output_dir", "/dev/null/run"], "is a file, not a folder"),
+    (
+        ["--stream", "--compression", "magnitude", "--sparsity", "0.5", "--magnitude_scope", "global"],
+        "whole model",
+    ),
+    (["--sparsity_ratio", "0.5"], "unrecognized arguments"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_bad_input_is_one_clear_error_before_a_model_loads(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+    words: list[str], message: str,
+):  # fmt: skip
+    monkeypatch.setattr(experiment, "load_model", lambda args: pytest.fail("a model was loaded"))
+    with pytest.raises(SystemExit) as stopped:
+        perplexity.main([*options, "--output_dir", str(tmp_path / "run"), *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_is_refused(options: list[str], tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        perplexity.main([*options, "--output_dir", str(tmp_path / "run"), "--model_name_or_path", str(tiny_encoder)])
+    assert "a bert is no decoder-only language model" in capsys.readouterr().err
+
+
+def test_an_empty_text_is_refused(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(SystemExit):
+        perplexity.main([*options, "--output_dir", str(tmp_path / "run"), "--text", str(tmp_path / "empty.txt")])
+    assert "empty.txt" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_said_before_loading(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(experiment, "available_memory", lambda device: 1000)
+    with pytest.raises(SystemExit):
+        perplexity.main([*options, "--output_dir", str(tmp_path / "run")])
+    assert "--stream" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_leaves_no_result(options: list[str], tiny_decoder: Path, tmp_path: Path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in tiny_decoder.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    stored = load_file(tiny_decoder / "model.safetensors")
+    stored["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
+    save_file(stored, broken / "model.safetensors", metadata={"format": "pt"})
+    words = [
+        *options,
+        "--model_name_or_path",
+        str(broken),
+        "--compression",
+        "magnitude",
+        "low_rank",
+        "--sparsity",
+        "0.5",
+    ]
+    assert perplexity.main([*words, "--rank", "3", "--output_dir", str(tmp_path / "{compression}")]) == 1
+    assert not list(tmp_path.glob("*/all_results.json"))
+
+
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "llm_tasks"], ids=["root", "llm_tasks"])
+def test_the_script_runs_from_the_root_and_from_its_folder(options: list[str], tmp_path: Path, folder: Path):
+    script = str((ROOT / "llm_tasks/perplexity.py").relative_to(folder))
+    command = [sys.executable, script, *options, "--max_windows", "2", "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"1 of 1 runs are complete: {tmp_path / 'run'}"
+    assert "compressible: 5760 weights in 21 matrices" in done.stderr
+
+
+def test_calibration_windows_are_cached(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = [*options, "--compression", "wanda", "--sparsity", "0.5", "--output_dir"]
+    assert perplexity.main([*words, str(tmp_path / "one")]) == 0
+    monkeypatch.setattr(calibration, "sample_windows", lambda *_: pytest.fail("drawn again"))
+    assert perplexity.main([*words, str(tmp_path / "two")]) == 0
+    assert read(tmp_path / "one")["levels"] == read(tmp_path / "two")["levels"]

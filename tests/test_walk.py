@@ -1,0 +1,241 @@
+"""The walk over decoder blocks: every block is replayed as the model itself runs it, in every architecture."""
+
+import pytest
+import torch
+from conftest import decoder_configs
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+from llm_tasks.methods import METHODS, Options, Strength
+from pruning.layers import block_weights, decoder_blocks, decoder_weights
+from pruning.walk import Call, InputStatistics, LoadedBlocks, Replay, compress_blocks, run_block, walk_cost
+
+ARCHITECTURES = decoder_configs()
+PRUNERS = [name for name, method in METHODS.items() if "sparsity" in method.strengths]
+WINDOWS = torch.randint(3, 40, (5, 12), generator=torch.Generator().manual_seed(0))
+
+
+def decoder(architecture: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]).eval()
+
+
+def own_hidden_states(model: PreTrainedModel, windows: Tensor) -> list[Tensor]:
+    """What enters every block and what leaves the last, in the model's own forward pass."""
+    blocks = decoder_blocks(model)[1]
+    seen: list[Tensor] = []
+    handles = [block.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for block in blocks]
+    last = lambda *call: seen.append(call[2] if isinstance(call[2], Tensor) else call[2][0])  # noqa: E731
+    handles.append(blocks[-1].register_forward_hook(last))
+    with torch.no_grad():
+        model(windows, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_replayed_blocks_equal_the_models_own_forward_bit_for_bit(architecture: str):
+    model = decoder(architecture)
+    batches = WINDOWS.split(2)  # the last one is ragged
+    own = [torch.cat(states) for states in zip(*(own_hidden_states(model, batch) for batch in batches), strict=True)]
+    blocks = decoder_blocks(model)[1]
+    replay = Replay(model, LoadedBlocks(blocks), WINDOWS, tokens_per_batch=24, precision="no")
+    for index, block in enumerate(blocks):
+        assert torch.equal(replay._hidden, own[index])
+        replay.advance(index, block)
+    assert torch.equal(replay._hidden, own[-1])
+    logits = torch.cat([logits for _, logits in replay.logits()])
+    assert torch.equal(logits, torch.cat([model(batch, use_cache=False).logits for batch in batches]))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("strength", [Strength("sparsity", 0.375), Strength("nm_ratio", "1:4")], ids=lambda s: s.label)
+def test_every_weight_reaches_its_sparsity_exactly(architecture: str, name: str, strength: Strength):
+    model = decoder(architecture)
+    others = {key: value.clone() for key, value in model.state_dict().items()}
+    method = METHODS[name]
+    compress_blocks(model, WINDOWS, lambda W, X, _: method.compress(W, X, strength, Options()), method.statistic)
+    for key, weight in decoder_weights(model).items():
+        zeros = int((weight.matrix == 0).sum())
+        assert zeros == round(strength.requested_sparsity * weight.matrix.numel()), key
+        others.pop(key.partition("[")[0], None)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in others.items())
+    assert torch.isfinite(model(WINDOWS).logits).all()
+
+
+def test_layers_with_the_same_inputs_share_one_statistic():
+    model = decoder("llama")
+    blocks = decoder_blocks(model)[1]
+    replay = Replay(model, LoadedBlocks(blocks), WINDOWS, 60, "no")
+    with torch.no_grad():
+        found = replay.collect(0, blocks[0], block_weights(blocks[0], "b"), "hessian")
+    groups: dict[int, list[str]] = {}
+    for name, statistics in found.items():
+        groups.setdefault(id(statistics), []).append(name.split(".")[-2])
+    assert list(groups.values()) == [
+        ["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]
+    ]  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("tokens_per_batch", [12, 24, 60])
+def test_statistics_equal_those_of_the_inputs_seen_in_a_whole_forward(architecture: str, tokens_per_batch: int):
+    model = decoder(architecture)
+    name, blocks = decoder_blocks(model)
+    replay = Replay(model, LoadedBlocks(blocks), WINDOWS, tokens_per_batch, "no")
+    replay.advance(0, blocks[0])
+    weights = [weight for weight in block_weights(blocks[1], f"{name}.1") if weight.expert is None]
+    found = replay.collect(1, blocks[1], weights, "hessian")
+    for weight in weights:
+        seen: list[Tensor] = []
+        handle = weight.owner.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+        model(WINDOWS, use_cache=False)
+        handle.remove()
+        inputs = torch.cat([part.flatten(0, -2) for part in seen]).double()
+        torch.testing.assert_close(found[weight.name].hessian.double(), inputs.T @ inputs, rtol=1e-4, atol=1e-4)
+        norms = replay.collect(1, blocks[1], [weight], "sq_norms")[weight.name]
+        torch.testing.assert_close(norms.sq_norms.double(), inputs.square().sum(0), rtol=1e-4, atol=1e-4)
+        assert norms.num_tokens == found[weight.name].num_tokens == 60
+
+
+@torch.no_grad()
+def test_an_expert_is_calibrated_on_the_tokens_routed_to_it():
+    model = decoder("mixtral")
+    blocks = decoder_blocks(model)[1]
+    weights = block_weights(blocks[0], "b")
+    model.set_experts_implementation("eager")
+    found = Replay(model, LoadedBlocks(blocks), WINDOWS, 60, "no").collect(0, blocks[0], weights, "sq_norms")
+    routed = [found[f"b.mlp.experts.gate_up_proj[{expert}]"].num_tokens for expert in range(3)]
+    assert sum(routed) == 2 * WINDOWS.numel()  # each token goes to two of three experts
+    assert routed == [found[f"b.mlp.experts.down_proj[{expert}]"].num_tokens for expert in range(3)]
+
+
+def test_blocks_see_what_the_compressed_blocks_before_them_deliver():
+    model, twin = decoder("llama"), decoder("llama")
+    method = METHODS["wanda"]
+    norms: dict[str, Tensor] = {}
+
+    def compress(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
+        norms[name] = inputs.sq_norms.clone()
+        return method.compress(W, inputs, Strength("sparsity", 0.5), Options())
+
+    compress_blocks(model, WINDOWS, compress, "sq_norms")
+    compressed, dense = decoder_blocks(model)[1], decoder_blocks(twin)[1]
+    hidden = own_hidden_states(model, WINDOWS)[2]
+    normed = dense[2].input_layernorm(hidden).flatten(0, 1)  # the third block's layers saw two compressed blocks
+    torch.testing.assert_close(norms["model.layers.2.self_attn.q_proj.weight"], normed.square().sum(0))
+    assert not torch.equal(compressed[0].mlp.down_proj.weight, dense[0].mlp.down_proj.weight)
+
+
+def test_true_sequential_takes_statistics_after_the_layers_before_in_the_block():
+    seen: dict[bool, dict[str, Tensor]] = {}
+    for true_sequential in (False, True):
+        norms = seen.setdefault(true_sequential, {})
+
+        def compress(W: Tensor, inputs: InputStatistics, name: str, norms: dict = norms) -> Tensor:
+            norms[name] = inputs.sq_norms.clone()
+            return torch.zeros_like(W) if "v_proj" in name else W
+
+        compress_blocks(decoder("llama"), WINDOWS, compress, "sq_norms", true_sequential=true_sequential)
+    first = "model.layers.0.self_attn."
+    assert torch.equal(seen[False][first + "q_proj.weight"], seen[True][first + "q_proj.weight"])
+    assert seen[False][first + "o_proj.weight"].any()
+    assert not seen[True][first + "o_proj.weight"].any()  # all values are gone by then
+
+
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt", "gptq"])
+def test_a_single_window_at_a_time_gives_the_same_weights_up_to_rounding(name: str):
+    method = METHODS[name]
+    strength = Strength("bits", 4) if name == "gptq" else Strength("nm_ratio", "2:4")
+    found = []
+    for tokens_per_batch in (1, 10**6):
+        model = decoder("llama")
+        compress_blocks(
+            model, WINDOWS, lambda W, X, _: method.compress(W, X, strength, Options()), method.statistic,
+            tokens_per_batch=tokens_per_batch,
+        )  # fmt: skip
+        found.append(decoder_weights(model)["model.layers.0.mlp.up_proj.weight"].matrix)
+    assert (found[0] - found[1]).abs().max() < 1e-5
+
+
+def test_nothing_of_the_model_is_left_changed_but_its_weights():
+    model = decoder("mixtral").train()
+    before = model.get_experts_implementation()
+    compress_blocks(model, WINDOWS, lambda W, X, name: W, "hessian")
+    assert model.training
+    assert model.get_experts_implementation() == before
+    assert not any("forward" in vars(block) for block in decoder_blocks(model)[1])
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(torch.equal(value, decoder("mixtral").state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_method_without_statistics_needs_no_windows():
+    model = decoder("opt")
+    compress_blocks(model, None, lambda W, inputs, name: torch.zeros_like(W))
+    assert not any(weight.matrix.any() for weight in decoder_weights(model).values())
+
+
+def test_bf16_products_of_a_float32_model_keep_weights_and_statistics_float32():
+    model = decoder("llama")
+    kinds = set()
+
+    def compress(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
+        kinds.update((W.dtype, inputs.hessian.dtype))
+        return W
+
+    compress_blocks(model, WINDOWS, compress, "hessian", precision="bf16")
+    assert kinds == {torch.float32}
+
+
+@pytest.mark.parametrize("broken", ["weight", "inputs"])
+def test_nan_names_the_layer(broken: str):
+    model = decoder("llama")
+    block = decoder_blocks(model)[1][1]
+    (block.mlp.up_proj if broken == "weight" else block.post_attention_layernorm).weight.data[0] = torch.nan
+    method = METHODS["wanda"]
+    with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.(gate|up)_proj\.weight: .*(NaN|not finite)"):
+        compress_blocks(
+            model, WINDOWS, lambda W, X, _: method.compress(W, X, Strength("sparsity", 0.5), Options()), "sq_norms"
+        )
+
+
+def test_an_expert_that_no_token_reaches_is_named():
+    model = decoder("mixtral")
+    block = decoder_blocks(model)[1][0]
+    block.mlp.gate.weight.data[2] = 0
+    block.mlp.gate.weight.data[:2] = block.mlp.gate.weight.data[:2].abs() * 100
+    block.post_attention_layernorm.weight.data.abs_()
+    block.mlp.gate.forward = lambda hidden: (
+        torch.zeros(len(hidden), 3), torch.full((len(hidden), 2), 0.5), torch.tensor([[0, 1]] * len(hidden))
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"experts\.(gate_up|down)_proj\[2\]: no calibration token reached it"):
+        compress_blocks(model, WINDOWS, lambda W, X, name: W, "sq_norms")
+
+
+def test_cost_of_a_walk_by_hand():
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=16,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    # q, o: 8x8; k, v: 4x8; gate, up: 16x8; down: 8x16 -> 576 weights; distinct input sizes 8 and 16
+    norms = walk_cost(model, (10, 5), "sq_norms", torch.bfloat16)
+    assert norms.flops == 2 * 50 * 2 * (2 * 576)
+    assert walk_cost(model, (10, 5), "hessian", torch.bfloat16).flops == 2 * 50 * 2 * (2 * 576 + 64 + 256)
+    assert walk_cost(model, (10, 5), None, torch.bfloat16).bytes == 0
+    assert norms.measured_flops_per_second(torch.device("cpu")) > 0
+
+
+def test_run_block_unwraps_tuples():
+    hidden = torch.ones(1, 2, 3)
+    assert run_block(lambda h: (h + 1, None), hidden, Call((), {})).equal(hidden + 1)
+    assert run_block(lambda h: h + 1, hidden, Call((), {})).equal(hidden + 1)
