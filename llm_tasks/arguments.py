@@ -1,4 +1,4 @@
-"""The command line of the scripts without training: options, what is refused, and the cells that several values make."""
+"""The command line of the scripts without training: options, what is refused, the cells that several values make."""
 
 import argparse
 import functools
@@ -23,6 +23,7 @@ from pruning.checkpoints import check_checkpoint_files, meta_model
 from pruning.device import best_precision
 from pruning.layers import decoder_weights
 from pruning.nm import parse_nm
+from quantization.gptqmodel_export import check_exportable
 
 DENSE = "dense"
 CALIBRATION_OPTIONS = (
@@ -38,6 +39,7 @@ CELL_OPTIONS = (
     "seed",
     "magnitude_scope",
     "save_model",
+    "export",
     *CALIBRATION_OPTIONS,
     *METHOD_OPTIONS,
 )
@@ -110,6 +112,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace complete runs")
     add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
     add("--save_model", action="store_true", help="write the compressed model to <output_dir>/model")
+    add("--export", choices=("gptqmodel",),
+        help="rtn, gptq: write a packed checkpoint that serves to <output_dir>/gptqmodel")  # fmt: skip
     add("--tokens_per_batch", type=positive, default=4096, help="tokens computed at once (default 4096)")
     add("--stream", action="store_true",
         help="for a model larger than memory: block by block from its files to <output_dir>/model")  # fmt: skip
@@ -123,6 +127,10 @@ def strength_of(cell: Cell) -> Strength | None:
 
 def is_calibrated(cell: Cell) -> bool:
     return cell["compression"] != DENSE and METHODS[cell["compression"]].statistic is not None
+
+
+def is_quantized(cell: Cell) -> bool:
+    return cell["compression"] != DENSE and METHODS[cell["compression"]].quantize is not None
 
 
 def cells(args: argparse.Namespace, setting: str | int, seeded: bool) -> list[Cell]:
@@ -149,6 +157,8 @@ def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, cell
     """The options, where they are not the default, that run one cell by itself."""
     options = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
     options.pop("list_cells", None)
+    if not is_quantized(cell):
+        options.pop("export", None)
     single = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
     return {**options, **single}
 
@@ -162,6 +172,8 @@ def identity(args: argparse.Namespace, cell: Cell, data: dict[str, Any]) -> dict
         unused |= {*CALIBRATION_OPTIONS, "calibration_sha256"}
     if cell["compression"] != "magnitude" or cell["sparsity"] is None:
         unused.add("magnitude_scope")
+    if not args.export or not is_quantized(cell):
+        unused.add("export")
     options = {**vars(args), **data}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     values = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
@@ -222,6 +234,11 @@ def check_options(args: argparse.Namespace, streamable: bool) -> None:
         raise ValueError(f"--stream reads the files of a folder; {args.model_name_or_path} is none")
     if args.stream and args.magnitude_scope == "global" and "magnitude" in args.compression and args.sparsity:
         raise ValueError("--magnitude_scope global ranks the whole model; with --stream one block is in memory")
+    if args.export and not any(name != DENSE and METHODS[name].quantize for name in args.compression):
+        takers = ", ".join(name for name, method in METHODS.items() if method.quantize)
+        raise ValueError(f"--export packs what --compression {takers} make; asked for is {' '.join(args.compression)}")
+    if args.export and args.stream:
+        raise ValueError("--export packs a model that is in memory; with --stream one block is")
     device_of(args)
 
 
@@ -248,6 +265,8 @@ def check_model(args: argparse.Namespace) -> PreTrainedModel:
             )
     if args.calibration_length and args.calibration_length > max_length(model):
         raise ValueError(f"--calibration_length {args.calibration_length}: {name} takes {max_length(model)} tokens")
+    if args.export:
+        check_exportable(model, args.bits, args.group_size)
     return model
 
 

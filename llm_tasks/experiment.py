@@ -2,8 +2,6 @@
 
 import argparse
 import functools
-import hashlib
-import json
 import logging
 import sys
 import time
@@ -12,26 +10,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import results
 from analysis.cells import Cell, check_folders, command_line, output_folders, run_cells, start_logging
 from llm_tasks import arguments
-from llm_tasks.arguments import DENSE, device_of, is_calibrated, precision_of, strength_of
-from llm_tasks.methods import METHODS, Options
+from llm_tasks.arguments import DENSE, device_of, is_calibrated
+from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
+from llm_tasks.methods import METHODS
 from pruning import calibration
-from pruning.checkpoints import quiet_libraries, save_model, weight_files
+from pruning.checkpoints import quiet_libraries, weight_files
 from pruning.device import available_memory, peak_memory, reset_peak_memory
 from pruning.layers import decoder_weights
-from pruning.low_rank import parameter_ratio
-from pruning.magnitude import magnitude_masks
-from pruning.masks import apply_masks, zero_fraction
 from pruning.streaming import StreamedBlocks
-from pruning.walk import WalkCost, compress_blocks, walk_cost
+from pruning.walk import WalkCost, walk_cost
 
 logger = logging.getLogger(__name__)
+
+STORED_DENSE = "They are stored dense: files are no smaller, inference no faster."
+PACKED = "They are stored as packed\nintegers (GPTQ format), which the library gptqmodel serves: GPTQModel.load."
 
 
 class Evaluation(NamedTuple):
@@ -107,10 +105,12 @@ def run(parser: argparse.ArgumentParser, argv: list[str] | None, setting: Settin
             facts = measure(cell, model.weights())
         else:
             model = loaded().model
-            loaded().compress(cell, tokens, args)
+            grids = loaded().compress(cell, tokens, args)
             facts = measure(cell, ((name, weight.matrix) for name, weight in loaded().weights.items()))
             if args.save_model:
                 save_compressed(folder, loaded(), cell, run_identity, tokenizer)
+            if grids:
+                export(folder, model, grids, cell, run_identity, args, tokenizer)
         compressed = time.monotonic()
         found = (setting.evaluate_streamed if args.stream else setting.evaluate)(model, data, cell, args)
         result = {
@@ -161,8 +161,14 @@ def check_memory(args: argparse.Namespace, model: PreTrainedModel, several: bool
     width = arguments.dtype_of(args, model).itemsize
     needed = sum(parameter.numel() for parameter in model.parameters()) * width
     needed += max((cost.bytes for cost in costs(args, model).values()), default=0)
+    compressible = sum(weight.matrix.numel() for weight in decoder_weights(model).values())
+    if len(args.rank) > 1:  # the factors of the largest rank are kept, in float32
+        shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
+        needed += sum(min(max(args.rank), *shape) * sum(shape) * 4 for shape in shapes)
     if several:  # the dense weights are kept
-        needed += sum(weight.matrix.numel() for weight in decoder_weights(model).values()) * width
+        needed += compressible * width
+    if args.export:  # a byte each before they are packed, and up to one after
+        needed += compressible * 2
     free = available_memory(device_of(args).type)
     if needed > free:
         raise ValueError(
@@ -184,8 +190,8 @@ def report_plan(args: argparse.Namespace, model: PreTrainedModel) -> None:
     for name, cost in costs(args, model).items():
         speed = cost.measured_flops_per_second(device_of(args))
         logger.info(
-            "a compression that reads %s: %.1f TFLOP, about %.1f minutes at the %.0f GFLOP/s of a product here, %.2f GB "
-            "beside the model", name, cost.flops / 1e12, cost.flops / speed / 60, speed / 1e9, cost.bytes / 1e9,
+            "a compression that reads %s: %.1f TFLOP, about %.1f minutes at the %.0f GFLOP/s of a product here, "
+            "%.2f GB beside the model", name, cost.flops / 1e12, cost.flops / speed / 60, speed / 1e9, cost.bytes / 1e9,
         )  # fmt: skip
 
 
@@ -196,114 +202,3 @@ def calibration_windows(
         tokenizer, args.calibration, *shape, seed, windows=args.calibration_windows,
         text_field=args.calibration_field, data_dir=args.data_dir,
     )  # fmt: skip
-
-
-def load_model(args: argparse.Namespace) -> PreTrainedModel:
-    dtype = "auto" if args.dtype == "auto" else getattr(torch, args.dtype)
-    model = AutoModelForCausalLM.from_pretrained(
-        args.model_name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=args.trust_remote_code
-    )
-    return model.to(device_of(args)).eval().requires_grad_(False)
-
-
-class CompressibleModel:
-    """A model in memory whose dense weights come back, in place, before it is compressed again.
-
-    Args:
-        keep_dense: hold a copy of the compressible weights; without it the model can be compressed once.
-    """
-
-    def __init__(self, model: PreTrainedModel, keep_dense: bool) -> None:
-        self.model = model
-        self.weights = decoder_weights(model)
-        self._dense = {name: weight.matrix.cpu().clone() for name, weight in self.weights.items()} if keep_dense else {}
-        self._changed = False
-
-    def compress(self, cell: Cell, tokens: Tensor | None, args: argparse.Namespace) -> None:
-        """Compress the dense model as the cell says."""
-        if self._changed:
-            for name, dense in self._dense.items():
-                self.weights[name].matrix.copy_(dense)
-        self._changed = cell["compression"] != DENSE
-        if cell["compression"] == "magnitude" and cell["sparsity"] is not None and args.magnitude_scope == "global":
-            matrices = {name: weight.matrix for name, weight in self.weights.items()}
-            apply_masks(matrices, magnitude_masks(matrices, [cell["sparsity"]], "global")[0])
-        elif self._changed:
-            walk(self.model, cell, tokens, args)
-
-
-def walk(
-    model: PreTrainedModel, cell: Cell, tokens: Tensor | None, args: argparse.Namespace,
-    storage: StreamedBlocks | None = None,
-) -> None:  # fmt: skip
-    """The cell's compression, applied to every weight of the blocks."""
-    method, strength = METHODS[cell["compression"]], strength_of(cell)
-    options = Options(**{name: getattr(args, name) for name in arguments.METHOD_OPTIONS})
-    compress_blocks(
-        model,
-        tokens,
-        lambda W, inputs, name: method.compress(W, inputs, strength, options),
-        method.statistic,
-        true_sequential=args.true_sequential,
-        tokens_per_batch=args.tokens_per_batch,
-        precision=precision_of(args),
-        storage=storage,
-    )
-
-
-def save_compressed(
-    folder: Path,
-    loaded: CompressibleModel,
-    cell: Cell,
-    run_identity: dict[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    """<folder>/model: weights, tokenizer and a card that says what was done."""
-    save_model(folder / "model", loaded.model, tokenizer, {"README.md": model_card(cell, run_identity)})
-
-
-def stream(
-    folder: Path, cell: Cell, args: argparse.Namespace, run_identity: dict[str, Any],
-    tokenizer: PreTrainedTokenizerBase, tokens: Tensor | None,
-) -> StreamedBlocks:  # fmt: skip
-    """Write <folder>/model block by block, going on where a killed job stopped; returns it opened for reading."""
-    source, out = Path(args.model_name_or_path), folder / "model"
-    dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
-    if cell["compression"] == DENSE:
-        return StreamedBlocks(source, None, dtype, trust_remote_code=args.trust_remote_code)
-    job = hashlib.sha256(json.dumps(run_identity, sort_keys=True).encode()).hexdigest()
-    if not StreamedBlocks.is_complete(out, job):
-        storage = StreamedBlocks(source, out, dtype, job, args.trust_remote_code)
-        walk(storage.model, cell, tokens, args, storage)
-        tokenizer.save_pretrained(out)
-        (out / "README.md").write_text(model_card(cell, run_identity))
-        storage.complete()
-    return StreamedBlocks(out, trust_remote_code=args.trust_remote_code)
-
-
-def measure(cell: Cell, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
-    """What the compression left: fraction of zeros, and of parameters where weights become two factors."""
-    zeros = total = factors = 0
-    for _, matrix in weights:
-        zeros += zero_fraction([matrix]) * matrix.numel()
-        total += matrix.numel()
-        if cell["rank"] is not None:
-            factors += min(1.0, parameter_ratio(tuple(matrix.shape), cell["rank"])) * matrix.numel()
-    return {"measured_sparsity": zeros / total} | ({"parameter_ratio": factors / total} if factors else {})
-
-
-def model_card(cell: Cell, run_identity: dict[str, Any]) -> str:
-    """README.md of a saved model: from what, by what, with which options."""
-    strength = strength_of(cell)
-    what = f"{cell['compression']}, {strength.kind} {strength.value}" if strength else "not compressed"
-    note = "N weights are kept of every M inputs. " if cell["nm_ratio"] else ""
-    options = "\n".join(f"| {name} | {value} |" for name, value in run_identity.items() if value is not None)
-    return f"""# {run_identity["model_name_or_path"]}: {what}
-
-Made from the model named above by the experiments of the Junk DNA Hypothesis (Yin et al., ICML 2024). Only the linear
-weights inside the decoder blocks were changed. {note}They are stored dense: files are no smaller, inference no faster.
-
-| option | value |
-|---|---|
-{options}
-"""

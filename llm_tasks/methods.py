@@ -21,7 +21,7 @@ from pruning.sparsegpt import sparsegpt_prune
 from pruning.validation import check_weight
 from pruning.walk import InputStatistics
 from pruning.wanda import wanda_mask
-from quantization.gptq import gptq_quantize, round_to_nearest
+from quantization.gptq import Quantized, gptq_grid, round_to_nearest_grid
 
 SPARSITIES = ("sparsity", "nm_ratio")
 STRENGTHS = (*SPARSITIES, "bits", "rank")
@@ -66,15 +66,20 @@ class Options:
 
 
 Compress = Callable[[Tensor, InputStatistics | None, Strength, Options], Tensor]
+Quantize = Callable[[Tensor, InputStatistics | None, Strength, Options], Quantized]
 
 
 class Method(NamedTuple):
-    """A compression: its function, the strengths it takes, what it reads of the inputs, and which Options it obeys."""
+    """A compression: its function, the strengths it takes, what it reads of the inputs, and which Options it obeys.
+
+    One that quantizes has `quantize` too: the integers that `compress` turns into a weight, for exports.
+    """
 
     compress: Compress
     strengths: tuple[str, ...]
     statistic: str | None = None
     options: tuple[str, ...] = ()
+    quantize: Quantize | None = None
 
 
 def magnitude(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
@@ -101,13 +106,22 @@ def sparsegpt(W: Tensor, inputs: InputStatistics | None, strength: Strength, opt
     return sparsegpt_prune(W, factor, block_size=options.block_size, **strength.as_mask_options())
 
 
-def rtn(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
-    return round_to_nearest(W, strength.value, options.group_size, options.symmetric)
+def dequantized(quantize: Quantize) -> Compress:
+    """The method that replaces a weight by what its integers stand for."""
+
+    def compress(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
+        return quantize(W, inputs, strength, options).dequantize(W.dtype)
+
+    return compress
 
 
-def gptq(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
+def rtn(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Quantized:
+    return round_to_nearest_grid(W, strength.value, options.group_size, options.symmetric)
+
+
+def gptq(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Quantized:
     factor = inputs.inverse_factor(options.damping, options.act_order)
-    return gptq_quantize(
+    return gptq_grid(
         W, factor, strength.value, options.group_size, options.symmetric, options.act_order, options.static_groups,
         options.block_size,
     )  # fmt: skip
@@ -120,12 +134,13 @@ def low_rank(W: Tensor, inputs: InputStatistics | None, strength: Strength, opti
 
 HESSIAN_OPTIONS = ("block_size", "damping")
 GRID_OPTIONS = ("group_size", "symmetric")
+GPTQ_OPTIONS = (*HESSIAN_OPTIONS, *GRID_OPTIONS, "act_order", "static_groups")
 METHODS: dict[str, Method] = {
     "magnitude": Method(magnitude, SPARSITIES),
     "wanda": Method(by_input_norms(wanda_mask), SPARSITIES, "sq_norms"),
     "ria": Method(by_input_norms(ria_mask), SPARSITIES, "sq_norms"),
     "sparsegpt": Method(sparsegpt, SPARSITIES, "hessian", HESSIAN_OPTIONS),
-    "rtn": Method(rtn, ("bits",), None, GRID_OPTIONS),
-    "gptq": Method(gptq, ("bits",), "hessian", (*HESSIAN_OPTIONS, *GRID_OPTIONS, "act_order", "static_groups")),
+    "rtn": Method(dequantized(rtn), ("bits",), None, GRID_OPTIONS, rtn),
+    "gptq": Method(dequantized(gptq), ("bits",), "hessian", GPTQ_OPTIONS, gptq),
     "low_rank": Method(low_rank, ("rank",)),
 }

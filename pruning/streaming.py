@@ -72,6 +72,8 @@ class StreamedBlocks:
         if found["job"] != self._job:
             shutil.rmtree(self._work)
             found = fresh
+        if found["next"] == 0:
+            (self._out / INDEX_FILE).unlink(missing_ok=True)  # of a model whose shards are about to be replaced
         self._work.mkdir(parents=True, exist_ok=True)
         return found
 

@@ -16,6 +16,9 @@ from transformers import PreTrainedModel
 from pruning.device import autocast
 from pruning.hessian import InverseFactor, add_gram, factor_inverse
 from pruning.layers import LinearWeight, block_weights, decoder_blocks
+from pruning.validation import all_finite
+
+ROWS_AT_ONCE = 128  # tokens whose squares are summed at once: their float32 copies stay in the processor's cache
 
 
 class InputStatistics:
@@ -49,7 +52,8 @@ class InputStatistics:
         if self._kind == "hessian":
             add_gram(self._sum, inputs)
         else:
-            self._sum += inputs.float().square().sum(dim=0)
+            for rows in inputs.split(ROWS_AT_ONCE if inputs.device.type == "cpu" else max(1, len(inputs))):
+                self._sum += rows.float().square().sum(dim=0)
 
     def inverse_factor(self, damping: float, act_order: bool = False) -> InverseFactor:
         """The factor of the damped Hessian's inverse, computed once for all layers that share these inputs."""
@@ -111,7 +115,7 @@ class Call(NamedTuple):
 
 
 class _Stop(Exception):
-    pass
+    """Ends a forward pass whose rest nobody reads; no error."""
 
 
 def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
@@ -466,7 +470,7 @@ def _stages(
 
 def _check_finite(weights: list[LinearWeight]) -> None:
     for weight in weights:
-        if not weight.matrix.isfinite().all():
+        if not all_finite(weight.matrix):
             raise ValueError(f"{weight.name}: the weight holds NaN or infinite values")
 
 

@@ -6,6 +6,8 @@ from torch import Tensor
 from pruning.nm import lowest_k_of_rows_mask, nm_mask
 from pruning.validation import check_strength, check_weight
 
+SCORES_AT_ONCE = 2**22  # rows are ranked by themselves, so that float32 scores of so many weights are in memory
+
 
 def wanda_mask(
     W: Tensor, input_sq_norms: Tensor, sparsity: float | None = None, nm: tuple[int, int] | None = None
@@ -25,10 +27,13 @@ def wanda_mask(
     Source: sec. 3; locuslab/wanda, which truncates the count of weights per row.
     """
     check_strength(sparsity, nm, W.shape[-1])
-    scores = W.detach().float().abs() * input_norms(W, input_sq_norms)
-    if nm is not None:
-        return nm_mask(scores, *nm)
-    return lowest_k_of_rows_mask(scores, round(sparsity * W.shape[1]))
+    norms = input_norms(W, input_sq_norms)
+    keep = torch.empty(W.shape, dtype=torch.bool, device=W.device)
+    rows = max(1, SCORES_AT_ONCE // W.shape[1])
+    for weights, kept in zip(W.detach().split(rows), keep.split(rows), strict=True):
+        scores = weights.float().abs() * norms
+        kept.copy_(nm_mask(scores, *nm) if nm else lowest_k_of_rows_mask(scores, round(sparsity * W.shape[1])))
+    return keep
 
 
 def input_norms(W: Tensor, input_sq_norms: Tensor) -> Tensor:

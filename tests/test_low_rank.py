@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from pruning import low_rank
 from pruning.low_rank import low_rank_approximation, parameter_ratio
 
 
@@ -47,3 +48,13 @@ def test_bad_rank_is_named(rank: int):
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="NaN"):
         low_rank_approximation(torch.full((2, 2), torch.nan), [1])
+
+
+def test_factors_serve_every_smaller_rank():
+    W = torch.randn(5, 7, generator=torch.Generator().manual_seed(2))
+    left, right = low_rank.factors(W, 3)
+    assert (left.shape, right.shape) == ((5, 3), (3, 7))
+    for rank, expected in zip((1, 2, 3), low_rank_approximation(W, [1, 2, 3]), strict=True):
+        torch.testing.assert_close(left[:, :rank] @ right[:rank], expected)
+    left, right = low_rank.factors(W, 100)  # of a smaller matrix, all that it has
+    torch.testing.assert_close(left @ right, W)

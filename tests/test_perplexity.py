@@ -81,6 +81,9 @@ def test_a_sweep_equals_single_runs_from_the_checkpoint(options: list[str], tmp_
         assert read(single)["levels"] == [
             {key: rows[compression, value, 0][key] for key in results.LEVEL_KEYS}
         ]  # dense weights came back unchanged between the cells
+    several = [*options, "--compression", "low_rank", "--rank", "3", "5", "--output_dir", str(tmp_path / "{strength}")]
+    assert perplexity.main(several) == 0
+    assert read(tmp_path / "rank3")["levels"] == read(tmp_path / "single" / "low_rank")["levels"]
     results.check_runs(list(results.read_runs(tmp_path / "sweep")))
     assert rows["wanda", 0.5, 0]["measured_sparsity"] == 0.5
     assert rows["sparsegpt", "2:4", 1]["measured_sparsity"] == 0.5

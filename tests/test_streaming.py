@@ -102,6 +102,10 @@ def test_an_unfinished_job_of_another_kind_is_started_anew(tiny_decoder: Path, t
         storage.finished(0, block)
     assert StreamedBlocks(tiny_decoder, out, job="one").resume()[0] == 1
     assert StreamedBlocks(tiny_decoder, out, job="another").resume()[0] == 0
+    stream(tiny_decoder, out, "magnitude", Strength("sparsity", 0.5), job="another")
+    assert StreamedBlocks.is_complete(out, "another")
+    StreamedBlocks(tiny_decoder, out, job="third")
+    assert not (out / INDEX_FILE).exists()  # a kill from now on leaves nothing that looks complete
 
 
 def test_one_block_at_a_time_holds_memory(tiny_decoder: Path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pruning import wanda
 from pruning.wanda import wanda_mask
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "peer_layer_a.npz")
@@ -94,3 +95,11 @@ def test_masks_on_a_gpu_equal_those_on_the_cpu():
     W, norms = torch.randn(64, 96).round(decimals=1), torch.rand(96)
     for strength in ({"sparsity": 0.37}, {"nm": (2, 4)}):
         assert torch.equal(wanda_mask(W.cuda(), norms.cuda(), **strength).cpu(), wanda_mask(W, norms, **strength))
+
+
+def test_rows_ranked_in_parts_are_ranked_the_same(monkeypatch: pytest.MonkeyPatch):
+    generator = torch.Generator().manual_seed(3)
+    W, norms = torch.randn(7, 12, generator=generator), torch.rand(12, generator=generator)
+    whole = wanda_mask(W, norms, sparsity=0.5)
+    monkeypatch.setattr(wanda, "SCORES_AT_ONCE", 30)  # two rows at once, the last by itself
+    assert torch.equal(wanda_mask(W, norms, sparsity=0.5), whole)

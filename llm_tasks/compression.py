@@ -1,0 +1,176 @@
+"""A language model, compressed as a cell says: in memory or block by block from its files, and written to a folder."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from analysis.cells import Cell
+from llm_tasks import arguments
+from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of
+from llm_tasks.methods import METHODS, Options
+from pruning.checkpoints import save_model
+from pruning.layers import decoder_weights
+from pruning.low_rank import factors, parameter_ratio
+from pruning.magnitude import magnitude_masks
+from pruning.masks import apply_masks, zero_fraction
+from pruning.streaming import StreamedBlocks
+from pruning.walk import InputStatistics, compress_blocks
+from quantization.gptq import Quantized
+from quantization.gptqmodel_export import save_packed
+
+STORED_DENSE = "They are stored dense: files are no smaller, inference no faster."
+PACKED = "They are stored as packed integers (GPTQ format): GPTQModel.load(folder) of gptqmodel serves them."
+
+
+def load_model(args: argparse.Namespace) -> PreTrainedModel:
+    dtype = "auto" if args.dtype == "auto" else getattr(torch, args.dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model_name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=args.trust_remote_code
+    )
+    return model.to(device_of(args)).eval().requires_grad_(False)
+
+
+class CompressibleModel:
+    """A model in memory whose dense weights come back, in place, before it is compressed again.
+
+    Args:
+        keep_dense: hold a copy of the compressible weights; without it the model can be compressed once.
+    """
+
+    def __init__(self, model: PreTrainedModel, keep_dense: bool) -> None:
+        self.model = model
+        self._factors: dict[str, tuple[Tensor, Tensor]] = {}
+        self.weights = decoder_weights(model)
+        self._dense = {name: weight.matrix.cpu().clone() for name, weight in self.weights.items()} if keep_dense else {}
+        self._changed = False
+
+    def compress(self, cell: Cell, tokens: Tensor | None, args: argparse.Namespace) -> dict[str, Quantized]:
+        """Compress the dense model as the cell says; see walk for what is returned."""
+        if self._changed:
+            for name, dense in self._dense.items():
+                self.weights[name].matrix.copy_(dense)
+        self._changed = cell["compression"] != DENSE
+        if cell["compression"] == "magnitude" and cell["sparsity"] is not None and args.magnitude_scope == "global":
+            matrices = {name: weight.matrix for name, weight in self.weights.items()}
+            apply_masks(matrices, magnitude_masks(matrices, [cell["sparsity"]], "global")[0])
+        elif len(args.rank) > 1 and cell["rank"] is not None:
+            self._approximate(cell["rank"], max(args.rank))
+        elif self._changed:
+            return walk(self.model, cell, tokens, args)
+        return {}
+
+    def _approximate(self, rank: int, largest: int) -> None:
+        """The method low_rank, from one decomposition of each weight for all ranks up to `largest`."""
+        for name, weight in tqdm(self.weights.items(), "low rank", disable=None):
+            if name not in self._factors:
+                self._factors[name] = factors(weight.matrix, largest)
+            left, right = self._factors[name]
+            if rank < min(weight.matrix.shape):
+                weight.matrix.copy_(left[:, :rank].contiguous() @ right[:rank])
+
+
+def walk(
+    model: PreTrainedModel, cell: Cell, tokens: Tensor | None, args: argparse.Namespace,
+    storage: StreamedBlocks | None = None,
+) -> dict[str, Quantized]:  # fmt: skip
+    """The cell's compression, applied to every weight of the blocks.
+
+    Returns:
+        By name, the integers that the weights were made from, where they are exported; else nothing.
+    """
+    method, strength = METHODS[cell["compression"]], strength_of(cell)
+    options = Options(**{name: getattr(args, name) for name in arguments.METHOD_OPTIONS})
+    grids: dict[str, Quantized] = {}
+
+    def compress_linear(W: Tensor, inputs: InputStatistics | None, name: str) -> Tensor:
+        if not args.export or not is_quantized(cell):
+            return method.compress(W, inputs, strength, options)
+        grids[name] = method.quantize(W, inputs, strength, options)
+        return grids[name].dequantize(W.dtype)
+
+    compress_blocks(
+        model,
+        tokens,
+        compress_linear,
+        method.statistic,
+        true_sequential=args.true_sequential,
+        tokens_per_batch=args.tokens_per_batch,
+        precision=precision_of(args),
+        storage=storage,
+    )
+    return grids
+
+
+def save_compressed(
+    folder: Path,
+    loaded: CompressibleModel,
+    cell: Cell,
+    run_identity: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """<folder>/model: weights, tokenizer and a card that says what was done."""
+    save_model(folder / "model", loaded.model, tokenizer, {"README.md": model_card(cell, run_identity)})
+
+
+def export(
+    folder: Path, model: PreTrainedModel, grids: dict[str, Quantized], cell: Cell, run_identity: dict[str, Any],
+    args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase,
+) -> None:  # fmt: skip
+    """<folder>/gptqmodel: the compressed model, its integers packed."""
+    card = {"README.md": model_card(cell, run_identity, PACKED)}
+    save_packed(folder / args.export, model, grids, cell["bits"], args.group_size, args.symmetric, tokenizer, card)
+
+
+def stream(
+    folder: Path, cell: Cell, args: argparse.Namespace, run_identity: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase, tokens: Tensor | None,
+) -> StreamedBlocks:  # fmt: skip
+    """Write <folder>/model block by block, going on where a killed job stopped; returns it opened for reading."""
+    source, out = Path(args.model_name_or_path), folder / "model"
+    dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
+    if cell["compression"] == DENSE:
+        return StreamedBlocks(source, None, dtype, trust_remote_code=args.trust_remote_code)
+    job = hashlib.sha256(json.dumps(run_identity, sort_keys=True).encode()).hexdigest()
+    if not StreamedBlocks.is_complete(out, job):
+        storage = StreamedBlocks(source, out, dtype, job, args.trust_remote_code)
+        walk(storage.model, cell, tokens, args, storage)
+        tokenizer.save_pretrained(out)
+        (out / "README.md").write_text(model_card(cell, run_identity))
+        storage.complete()
+    return StreamedBlocks(out, trust_remote_code=args.trust_remote_code)
+
+
+def measure(cell: Cell, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+    """What the compression left: fraction of zeros, and of parameters where weights become two factors."""
+    zeros = total = factors = 0
+    for _, matrix in weights:
+        zeros += zero_fraction([matrix]) * matrix.numel()
+        total += matrix.numel()
+        if cell["rank"] is not None:
+            factors += min(1.0, parameter_ratio(tuple(matrix.shape), cell["rank"])) * matrix.numel()
+    return {"measured_sparsity": zeros / total} | ({"parameter_ratio": factors / total} if factors else {})
+
+
+def model_card(cell: Cell, run_identity: dict[str, Any], stored: str = STORED_DENSE) -> str:
+    """README.md of a saved model: from what, by what, with which options."""
+    strength = strength_of(cell)
+    what = f"{cell['compression']}, {strength.kind} {strength.value}" if strength else "not compressed"
+    note = "N weights are kept of every M inputs. " if cell["nm_ratio"] else ""
+    options = "\n".join(f"| {name} | {value} |" for name, value in run_identity.items() if value is not None)
+    return f"""# {run_identity["model_name_or_path"]}: {what}
+
+Made from the model named above by the experiments of the Junk DNA Hypothesis (Yin et al., ICML 2024). Only the linear
+weights inside the decoder blocks were changed. {note}{stored}
+
+| option | value |
+|---|---|
+{options}
+"""
