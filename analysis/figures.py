@@ -1,19 +1,22 @@
 """The paper's figures as functions of a table: each takes the rows of results.read_runs and returns a Figure.
 
-Nothing here needs a display or touches matplotlib's global state. Scores are drawn in percent of the dense transfer's
-mean at the same task and data fraction; the numbers behind a figure are those of its table in analysis.tables.
+Nothing here needs a display or touches matplotlib's global state. Scores of fine-tuning are drawn in percent of the
+dense transfer's mean at the same task and data fraction; the numbers behind a figure are those of its table in
+analysis.tables.
 """
 
 import io
 import itertools
 import math
 import textwrap
+import zlib
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from analysis import tables
@@ -26,8 +29,30 @@ TRANSFER_STYLE = {
     tables.DENSE: {"label": "Dense Transfer", "color": "#D42A2A", "linestyle": "--"},
     tables.FREEZING: {"label": "Dense Transfer with Freezing", "color": "#0072B2", "marker": "o"},
 }
-KIND_TITLE = {"sparsity": "Unstructured sparsity", "nm": "N:M sparsity (N of M kept)"}
-KIND_AXIS = {"sparsity": "Sparsity (%)", "nm": "Weights kept (N:M)"}
+# Of every figure that compares compressions: the palette again, and grey and brown for the seventh and eighth.
+COMPRESSION_STYLE = {
+    "dense": {"label": "Dense", "color": "#D42A2A", "linestyle": "--"},
+    "magnitude": {"label": "Magnitude", "color": "#E69F00", "marker": "s"},
+    "wanda": {"label": "Wanda", "color": "#0072B2", "marker": "o"},
+    "ria": {"label": "RIA", "color": "#56B4E9", "marker": "D"},
+    "sparsegpt": {"label": "SparseGPT", "color": "#009E73", "marker": "^"},
+    "rtn": {"label": "Round to nearest", "color": "#666666", "marker": "X"},
+    "gptq": {"label": "GPTQ", "color": "#CC79A7", "marker": "v"},
+    "low_rank": {"label": "Low rank", "color": "#7A4A21", "marker": "P"},
+}
+NEW_COLORS = ("#6A3D9A", "#8C9A1E", "#C2185B", "#2F4B7C")  # of methods that users add
+KIND_TITLE = {
+    "sparsity": "Unstructured sparsity",
+    "nm": "N:M sparsity (N of M kept)",
+    "bits": "Quantization",
+    "rank": "Low rank",
+}
+KIND_AXIS = {
+    "sparsity": "Sparsity (%)",
+    "nm": "Weights kept (N:M)",
+    "bits": "Bits per weight",
+    "rank": "Rank (parameters left)",
+}
 TASK_NAME = {
     "cola": "CoLA", "mnli": "MNLI", "mrpc": "MRPC", "qnli": "QNLI", "qqp": "QQP", "rte": "RTE", "sst2": "SST-2",
     "stsb": "STS-B", "wnli": "WNLI",
@@ -135,11 +160,55 @@ def four_transfers(rows: list[Row]) -> Figure:
     return figure
 
 
+def perplexity(rows: list[Row]) -> Figure:
+    """Perplexity of the compressed models, a panel per kind of strength, all on one logarithmic axis.
+
+    Args:
+        rows: runs of one model on one text; those of another setting are passed over.
+    Raises:
+        ValueError: no compressed run, or runs of several models or texts.
+    """
+    sets = tables.perplexity_sets(rows)
+    if len(sets) > 1:
+        raise ValueError(f"the runs belong in {len(sets)} figures; take one of tables.perplexity_sets")
+    table = tables.perplexity_table(rows)
+    curves = tables.perplexity_curves(table)
+    if not curves:
+        raise ValueError("the runs hold no perplexity of a compressed model, so there is nothing to draw")
+    kinds = [kind for kind in tables.KINDS if any(key[0] == kind for key in curves)]
+    with matplotlib.rc_context(LAYOUT):
+        figure = Figure(figsize=(max(5.5, 2.9 * len(kinds) + 0.6), 4.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+        for kind, axes in zip(kinds, panels, strict=True):
+            own = {key: points for key, points in curves.items() if key[0] == kind}
+            positions = _strength_axis(axes, kind, list(own.values()))
+            _perplexity_references(axes, table)
+            for (_, compression, scope), points in own.items():
+                _perplexity_curve(axes, positions, points, _compression_look(compression, scope))
+            axes.set_title(KIND_TITLE[kind])
+        _perplexity_axis(panels[0], table)
+        handles = {line.get_label(): line for axes in panels for line in axes.get_lines()}
+        lines = math.ceil(len(handles) / max(2, int(figure.get_figwidth() / 1.7)))
+        columns = math.ceil(len(handles) / lines)
+        figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=columns, frameon=False)
+        _caption(figure, _perplexity_note(table))
+    return figure
+
+
 def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
     """The figure as the bytes of a png, pdf or svg file."""
     stream = io.BytesIO()
     figure.savefig(stream, format=file_format, dpi=dpi, facecolor="white")
     return stream.getvalue()
+
+
+def compression_style(compression: str) -> dict[str, str]:
+    """How a compression is drawn in every figure; one that the project does not know gets a look from its name."""
+    if compression in COMPRESSION_STYLE:
+        return COMPRESSION_STYLE[compression]
+    number = zlib.crc32(compression.encode())
+    return {"label": compression, "color": NEW_COLORS[number % len(NEW_COLORS)], "marker": "*"}
 
 
 def fraction_color(fraction: float) -> tuple[float, float, float, float]:
@@ -175,7 +244,7 @@ def _panels(keys_of_kind: dict[str, list], columns: int, size: tuple[float, floa
     else:
         parts = figure.subfigures(len(kinds), 1, height_ratios=lines, squeeze=False)
     panels = {}
-    for letter, kind, part, count in zip("ab", kinds, parts.flat, lines, strict=False):
+    for letter, kind, part, count in zip("abcd", kinds, parts.flat, lines, strict=False):
         part.suptitle(f"({letter}) {KIND_TITLE[kind]}" if len(kinds) > 1 else KIND_TITLE[kind], weight="bold")
         grid = part.subplots(count, columns, squeeze=False)
         for axes, key in itertools.zip_longest(grid.flat, keys_of_kind[kind]):
@@ -195,7 +264,7 @@ def _columns(places: dict[str, list]) -> int:
 
 
 def _strength_axis(axes: Axes, kind: str, curves: list[list[Row]]) -> dict[float | str, float]:
-    """Label the horizontal axis; where each strength stands on it: sparsity in percent, N:M evenly spaced."""
+    """Label the horizontal axis; where each strength stands on it: sparsity in percent, others evenly spaced."""
     points = {point["strength"]: point for points in curves for point in points}
     strengths = sorted(points, key=lambda strength: tables.compression_order(points[strength]))
     if kind == "sparsity":
@@ -203,13 +272,20 @@ def _strength_axis(axes: Axes, kind: str, curves: list[list[Row]]) -> dict[float
         labels = {strength: f"{100 * strength:.4g}" for strength in strengths}
     else:
         positions = {strength: float(place) for place, strength in enumerate(strengths)}
-        labels = dict(zip(strengths, strengths, strict=True))
+        labels = {strength: _strength_label(points[strength]) for strength in strengths}
     shown = strengths[:: math.ceil(len(strengths) / MAX_TICKS)]
     axes.set_xticks([positions[strength] for strength in shown], [labels[strength] for strength in shown])
     margin = 0.05 * (max(positions.values()) - min(positions.values())) or 1.0
+    margin = margin if kind == "sparsity" else max(margin, 0.25)
     axes.set_xlim(min(positions.values()) - margin, max(positions.values()) + margin)
     axes.set_xlabel(KIND_AXIS[kind])
     return positions
+
+
+def _strength_label(point: Row) -> str:
+    """N:M, bits or rank, below a rank the share of the parameters that its two factors have."""
+    ratio = point.get("parameter_ratio")
+    return str(point["strength"]) if ratio is None else f"{point['strength']}\n({100 * ratio:.0f} %)"
 
 
 def _dense_line(axes: Axes) -> None:
@@ -232,8 +308,16 @@ def _curve(axes: Axes, positions: dict[float | str, float], points: list[Row], l
     faint = {} if learned else {"alpha": 0.5, "markerfacecolor": "white", "linestyle": "none"}
     axes.plot(where, [point["relative_percent"] for point in drawn], **look, **faint)
     if learned and any(len(point["seeds"]) > 1 for point in drawn):
-        low, high = zip(*map(_band, drawn), strict=True)
-        axes.fill_between(where, low, high, color=look["color"], alpha=0.2, linewidth=0)
+        _seed_band(axes, where, [_band(point) for point in drawn], look["color"])
+
+
+def _seed_band(axes: Axes, where: list[float], bands: list[tuple[float, float]], color: str) -> None:
+    """From the lowest to the highest seed; a bar where a curve has a single point."""
+    low, high = zip(*bands, strict=True)
+    if len(where) > 1:
+        axes.fill_between(where, low, high, color=color, alpha=0.2, linewidth=0)
+    else:
+        axes.vlines(where, low, high, color=color, alpha=0.35, linewidth=6)
 
 
 def _band(point: Row) -> tuple[float, float]:
@@ -320,12 +404,71 @@ def _transfer_legend(figure: Figure, transfers: set[str]) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
 
 
-def _note(figure: Figure, table: list[Row], more: str = "") -> None:
-    """The caption that a figure needs where it stands alone."""
+def _compression_look(compression: str, scope: str | None) -> dict:
+    """The compression's colour and marker; hollow where magnitude ranks all weights together."""
+    look = compression_style(compression)
+    if scope != "global":
+        return look
+    return {**look, "label": f"{look['label']}, global threshold", "linestyle": "-.", "markerfacecolor": "white"}
+
+
+def _perplexity_references(axes: Axes, table: list[Row]) -> None:
+    for point in table:
+        if point["compression"] == "dense":
+            look = COMPRESSION_STYLE["dense"]
+            axes.axhline(
+                point["mean_perplexity"], **{**look, "label": f"{look['label']}: {point['mean_perplexity']:.3g}"},
+                zorder=1.5,
+            )  # fmt: skip
+    if _worse_than_nothing(table):
+        label = f"Knows nothing: {table[0]['vocabulary']}"
+        axes.axhline(table[0]["vocabulary"], color="0.3", linestyle=":", linewidth=1.2, zorder=1, label=label)
+
+
+def _worse_than_nothing(table: list[Row]) -> bool:
+    return any(point["highest_perplexity"] > point["vocabulary"] for point in table)
+
+
+def _perplexity_curve(axes: Axes, positions: dict[float | str, float], points: list[Row], look: dict) -> None:
+    where = [positions[point["strength"]] for point in points]
+    axes.plot(where, [point["mean_perplexity"] for point in points], **look)
+    if any(len(point["seeds"]) > 1 for point in points):
+        bands = [(point["lowest_perplexity"], point["highest_perplexity"]) for point in points]
+        _seed_band(axes, where, bands, look["color"])
+
+
+def _perplexity_axis(axes: Axes, table: list[Row]) -> None:
+    """Logarithmic, with the marks 1, 2, 5 where they are few enough to be read."""
+    heights = [point[name] for point in table for name in ("lowest_perplexity", "highest_perplexity")]
+    heights += [table[0]["vocabulary"]] if _worse_than_nothing(table) else []
+    margin = max(1.1, (max(heights) / min(heights)) ** 0.06)
+    low, high = min(heights) / margin, max(heights) * margin
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 3000 * low else (1,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_ylabel("Perplexity (lower is better)")
+
+
+def _perplexity_note(table: list[Row]) -> str:
+    first = table[0]
+    dense = "" if first["compression"] == "dense" else "NO DENSE RUN. "
+    return f"{first['model']} on {first['windows']} windows of {first['text']}. {dense}{_seeds_note(table)}"
+
+
+def _seeds_note(table: list[Row]) -> str:
     counts = sorted({len(point["seeds"]) for point in table})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    band = "One seed, no band." if counts == [1] else f"Mean of {seeds} seeds; band: lowest to highest seed."
+    return "One seed, no band." if counts == [1] else f"Mean of {seeds} seeds; band: lowest to highest seed."
+
+
+def _note(figure: Figure, table: list[Row], more: str = "") -> None:
     scope = table[0]["magnitude_scope"]
     pruned = "" if scope is None else f", magnitude threshold: {scope}"
-    note = f"{table[0]['model']}{pruned}. {band} Dotted: chance level. {more}"
+    _caption(figure, f"{table[0]['model']}{pruned}. {_seeds_note(table)} Dotted: chance level. {more}")
+
+
+def _caption(figure: Figure, note: str) -> None:
+    """What a figure needs where it stands alone."""
     figure.supxlabel(textwrap.fill(note, int(17 * figure.get_figwidth())), fontsize=8, color="0.3")

@@ -201,8 +201,9 @@ def coordinates(row: dict[str, Any]) -> dict[str, Any]:
 def check_runs(rows: Iterable[dict[str, Any]]) -> None:
     """Refuse a table whose runs must not be averaged or compared.
 
-    A run may hold a second recipe, `compression_recipe`, of what matters to compressed runs alone (such as whether the
-    embedding is pruned); it is compared among the runs that have one.
+    A run may hold further recipes, each compared among the runs that have one: `compression_recipe`, of what matters to
+    all compressed runs (the calibration text, whether the embedding is pruned), and `method_recipe`, of what matters to
+    one compression (its group size).
 
     Args:
         rows: what read_runs returned.
@@ -217,14 +218,15 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
         holder = holders.setdefault(tuple(place.values()), folder)
         if holder != folder:
             raise ValueError(f"the same run ({_named(place)}) is there twice, keep one: {_compared(holder, [folder])}")
-        for key in ("recipe", "compression_recipe"):
+        for key in ("recipe", "compression_recipe", "method_recipe"):
             if row.get(key) is not None:
-                group = (key, *(place[name] for name in ("setting", "model", "task")))
+                method = (place["compression"],) if key == "method_recipe" else ()
+                group = (key, *(place[name] for name in ("setting", "model", "task")), *method)
                 recipes.setdefault(group, {}).setdefault(row[key], []).append(folder)
     for (_, *group), folders in recipes.items():
         if len(folders) > 1:
             some, others, *_ = folders.values()
-            name = _named(dict(zip(("setting", "model", "task"), group, strict=True)))
+            name = _named(dict(zip(("setting", "model", "task", "compression"), group, strict=False)))
             raise ValueError(f"runs of {name} were made with different recipes: {_compared(some[0], others)}")
 
 

@@ -5,12 +5,14 @@ from collections import Counter
 from pathlib import Path
 
 from analysis import results, tables
-from analysis.figures import percent, task_name
+from analysis.figures import compression_style, percent, task_name
 from analysis.tables import Row
 
 # A larger difference means that the horizontal axis is not what it says.
 SPARSITY_TOLERANCE = 0.01
 LISTED_FOLDERS = 10
+# Below this the windows drawn move a perplexity by more than most compressions do.
+FEW_WINDOWS = 100
 
 
 def summary_text(rows: list[Row], unfinished: list[Path], files: dict[tuple, list[str]]) -> str:
@@ -19,24 +21,39 @@ def summary_text(rows: list[Row], unfinished: list[Path], files: dict[tuple, lis
     Args:
         rows: what results.read_runs returned.
         unfinished: what results.unfinished_runs returned.
-        files: names of the figures and tables that were written, by key of tables.figure_sets.
+        files: names of the figures and tables that were written, by key of figure_sets and perplexity_sets.
     """
-    names = tables.model_names({row["model"] for row in rows})
+    names = _names(rows)
     lines = ["# Summary", "", *_runs_table(rows, names), "", "## What to beware of", ""]
     lines += [f"- {caution}" for caution in cautions(rows, unfinished)] or ["Nothing was found."]
     for key, members in tables.figure_sets(rows).items():
         table = tables.seed_means(members)
-        lines += ["", f"## {_set_name(key, names)}", ""]
-        for name in files.get(key, []):
-            lines += [f"![{name}]({name})" if name.endswith(".png") else f"`{name}`", ""]
+        lines += _heading(key, names, files)
         lines += ["### How fast the score falls", "", *_slope_table(table)]
         lines += ["", "### Scores", "", *_score_tables(table)]
+    for key, members in tables.perplexity_sets(rows).items():
+        lines += [*_heading(key, names, files), *_perplexity_lines(tables.perplexity_table(members))]
     return "\n".join(lines) + "\n"
 
 
-def _set_name(key: tuple[int, str, str | None], names: dict[str, str]) -> str:
-    setting, model, scope = key
-    return f"Setting {setting}, {names[model]}" + (f", magnitude threshold {scope}" if scope else "")
+def _names(rows: list[Row]) -> dict[str, str]:
+    """Short names of models, and of the texts of perplexity."""
+    texts = tables.text_names({row["level"] for row in rows if row["setting"] == tables.PERPLEXITY})
+    return {**texts, **tables.model_names({row["model"] for row in rows})}
+
+
+def _heading(key: tuple, names: dict[str, str], files: dict[tuple, list[str]]) -> list[str]:
+    lines = ["", f"## {_set_name(key, names)}", ""]
+    for name in files.get(key, []):
+        lines += [f"![{name}]({name})" if name.endswith(".png") else f"`{name}`", ""]
+    return lines
+
+
+def _set_name(key: tuple, names: dict[str, str]) -> str:
+    setting, model, third = key
+    if setting == tables.PERPLEXITY:
+        return f"Perplexity, {names[model]} on {names[third]}"
+    return f"Setting {setting}, {names[model]}" + (f", magnitude threshold {third}" if third else "")
 
 
 def cautions(rows: list[Row], unfinished: list[Path]) -> list[str]:
@@ -47,13 +64,19 @@ def cautions(rows: list[Row], unfinished: list[Path]) -> list[str]:
         more = len(unfinished) - LISTED_FOLDERS
         listed += f" and {more} more" if more > 0 else ""
         found.append(f"{len(unfinished)} runs were started and are not complete; they do not count: {listed}.")
-    undrawn = Counter(row["setting"] for row in rows if row.get("transfer") is None)
+    undrawn = Counter(
+        str(row["setting"]) for row in rows if row.get("transfer") is None and row["setting"] != tables.PERPLEXITY
+    )
     found += [f"No figure is made of setting {setting} ({count} rows)." for setting, count in sorted(undrawn.items())]
-    sets, names = tables.figure_sets(rows), tables.model_names({row["model"] for row in rows})
-    for key, members in sets.items():
+    texts_of_set = {}
+    for key, members in tables.figure_sets(rows).items():
         table = tables.seed_means(members)
-        texts = [*_reference_cautions(members, table), *_seed_cautions(table), *_point_cautions(table)]
-        found += texts if len(sets) == 1 else [f"{_set_name(key, names)}: {text}" for text in texts]
+        texts_of_set[key] = [*_reference_cautions(members, table), *_seed_cautions(table), *_point_cautions(table)]
+    for key, members in tables.perplexity_sets(rows).items():
+        texts_of_set[key] = _perplexity_cautions(tables.perplexity_table(members))
+    names = _names(rows)
+    for key, texts in texts_of_set.items():
+        found += texts if len(texts_of_set) == 1 else [f"{_set_name(key, names)}: {text}" for text in texts]
     return found
 
 
@@ -96,12 +119,13 @@ def _seed_cautions(table: list[Row]) -> list[str]:
         places.setdefault((point["task"], point["data_fraction"]), Counter())[point["seeds"]] += 1
     for (task, fraction), counts in places.items():
         if len(counts) > 1:
-            listed = "; ".join(f"{' '.join(map(str, seeds))}: {count}" for seeds, count in counts.most_common())
-            found.append(
-                f"{task_name(task)}, {percent(fraction)} data: the points do not have the same seeds "
-                f"(seeds: number of points; {listed}), so differences hold the seeds' noise."
-            )
+            found.append(f"{task_name(task)}, {percent(fraction)} data: the points {_uneven_seeds(counts)}")
     return found
+
+
+def _uneven_seeds(counts: Counter) -> str:
+    listed = "; ".join(f"{' '.join(map(str, seeds))}: {count}" for seeds, count in counts.most_common())
+    return f"do not have the same seeds (seeds: number of points; {listed}), so differences hold the seeds' noise."
 
 
 def _point_cautions(table: list[Row]) -> list[str]:
@@ -118,10 +142,52 @@ def _point_cautions(table: list[Row]) -> list[str]:
             f"{where}: at {point['strength']} the measured sparsity is {point['measured_sparsity']:.3f}, "
             f"not {point['requested_sparsity']:.3f}."
             for point in points
-            if transfer == tables.SPARSE
-            and point["measured_sparsity"] is not None
-            and abs(point["measured_sparsity"] - point["requested_sparsity"]) > SPARSITY_TOLERANCE
+            if transfer == tables.SPARSE and _misses_sparsity(point)
         ]
+    return found
+
+
+def _misses_sparsity(point: Row) -> bool:
+    measured = point["measured_sparsity"]
+    return measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
+
+
+def _perplexity_cautions(table: list[Row]) -> list[str]:
+    dense, windows = table[0], table[0]["windows"]
+    found = []
+    if dense["compression"] != "dense":
+        found.append("NO DENSE RUN, so no difference is defined.")
+    else:
+        unpaired = sum(point["loss_difference"] is None for point in table)
+        if unpaired:
+            found.append(f"{unpaired} of {len(table)} points lack losses on the windows of the dense run.")
+    if windows < FEW_WINDOWS:
+        error = (
+            ""
+            if dense["mean_stderr"] is None
+            else f" ({_compression_name(dense).lower()}: {dense['mean_perplexity']:.4g} ± {dense['mean_stderr']:.2g})"
+        )
+        found.append(
+            f"The text has {windows} windows{error}: others give other perplexities; compare within this table alone."
+        )
+    seeds = Counter(point["seeds"] for point in table if point["calibrated"])
+    single = sum(count for own, count in seeds.items() if len(own) == 1)
+    if single:
+        found.append(f"{single} of {seeds.total()} calibrated points rest on one calibration sample: no band.")
+    if len(seeds) > 1:
+        found.append(f"The calibrated points {_uneven_seeds(seeds)}")
+    for point in table:
+        where = f"{_compression_name(point)} at {_strength(point)}"
+        if point["strength_kind"] in ("sparsity", "nm") and _misses_sparsity(point):
+            found.append(
+                f"{where}: the measured sparsity is {point['measured_sparsity']:.3f}, "
+                f"not {point['requested_sparsity']:.3f}."
+            )
+        if point["mean_perplexity"] > point["vocabulary"]:
+            found.append(
+                f"{where}: a perplexity of {point['mean_perplexity']:.4g} is above the vocabulary of "
+                f"{point['vocabulary']}: worse than knowing nothing, so by how much means nothing."
+            )
     return found
 
 
@@ -134,7 +200,9 @@ def _runs_table(rows: list[Row], names: dict[str, str]) -> list[str]:
         seeds = " ".join(map(str, sorted({row["seed"] for row in members})))
         runs = len({row["folder"] for row in members})
         example = Path(members[0]["folder"]) / results.ARGUMENTS_FILE
-        body.append([setting, names[model], task or "", runs, seeds, members[0]["recipe"], f"`{example}`"])
+        body.append(
+            [setting, names[model], names.get(task, task) or "", runs, seeds, members[0]["recipe"], f"`{example}`"]
+        )
     return _markdown(["setting", "model", "task", "complete runs", "seeds", "recipe", "an example of it"], body)
 
 
@@ -202,6 +270,58 @@ def _score(point: Row) -> str:
     if point["transfer"] != tables.DENSE and point["normalized_drop"] is not None:
         text += f" ({100 * point['normalized_drop']:+.1f} %)"
     return text
+
+
+def _perplexity_lines(table: list[Row]) -> list[str]:
+    first = table[0]
+    head = ["compression", "strength", "zeros", "parameters", "perplexity", "seeds' range", "loss - dense", "seeds"]
+    body = [
+        [
+            _compression_name(point), _strength(point), _share(point["measured_sparsity"]),
+            _share(point["parameter_ratio"]), f"{point['mean_perplexity']:.4g}", _seed_range(point),
+            _difference(point), " ".join(map(str, point["seeds"])) if point["calibrated"] else "",
+        ]
+        for point in table
+    ]  # fmt: skip
+    return [
+        f"Perplexity over {first['windows']} windows, mean over seeds; lower is better, {first['vocabulary']} (the "
+        "vocabulary) is knowing nothing. Zeros: among the weights of the decoder blocks; quantization rounds some to "
+        "zero too. Parameters: of both factors of a low rank, as a share of the weights. Loss - dense: nats per token "
+        "± its standard error over the windows, each compared with the dense model's loss on it; the spread over seeds "
+        "is not in it. Seeds: where a calibration text is drawn.",
+        "",
+        *_markdown(head, body),
+    ]
+
+
+def _compression_name(point: Row) -> str:
+    name = compression_style(point["compression"])["label"]
+    return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
+
+
+def _strength(point: Row) -> str:
+    """50 %, 2:4, 4 bits, rank 64."""
+    kind, strength = point["strength_kind"], point["strength"]
+    if kind == "sparsity":
+        return percent(strength)
+    return {None: "", "nm": f"{strength}", "bits": f"{strength} bits", "rank": f"rank {strength}"}[kind]
+
+
+def _share(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def _seed_range(point: Row) -> str:
+    if len(point["seeds"]) == 1:
+        return ""
+    return f"{point['lowest_perplexity']:.4g} to {point['highest_perplexity']:.4g}"
+
+
+def _difference(point: Row) -> str:
+    if point["compression"] == "dense" or point["loss_difference"] is None:
+        return ""
+    error = point["loss_difference_stderr"]
+    return f"{point['loss_difference']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
 def _number(value: float | None) -> str:

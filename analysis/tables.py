@@ -1,17 +1,22 @@
-"""Tables of fine-tuning runs: means over seeds beside the dense reference, and the statistics of each curve.
+"""Tables of runs: means over seeds beside the dense reference, and the statistics of each curve.
 
-Rows of runs are what results.read_runs returns. A point is one task, data fraction, transfer and strength: the mean
-over its seeds. A curve is the points of one task, data fraction, transfer and kind of strength.
+Rows of runs are what results.read_runs returns. In fine-tuning a point is one task, data fraction, transfer and
+strength: the mean over its seeds; a curve is the points of one task, data fraction, transfer and kind of strength. In
+perplexity a point is one text, compression and strength, and higher is worse.
 """
 
 import csv
 import hashlib
 import io
+import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from analysis import monotonicity, results
 
@@ -20,7 +25,9 @@ FREEZING = "dense_transfer_freezing"
 SPARSE = "sparse_transfer"
 SPARSE_TO_DENSE = "sparse_to_dense"
 TRANSFERS = (DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE)
-KINDS = ("sparsity", "nm")
+KINDS = ("sparsity", "nm", "bits", "rank")
+PERPLEXITY = "perplexity"
+COMPRESSIONS = ("dense", "magnitude", "wanda", "ria", "sparsegpt", "rtn", "gptq", "low_rank")
 
 POINT_COLUMNS = (
     "setting", "model", "magnitude_scope", "task", "data_fraction", "difficulty", "transfer",
@@ -31,6 +38,11 @@ POINT_COLUMNS = (
 SHARED_BY_SEEDS = (
     "setting", "task", "data_fraction", "difficulty", "transfer",
     "strength_kind", "strength", "requested_sparsity", "metric",
+)  # fmt: skip
+PERPLEXITY_COLUMNS = (
+    "model", "text", "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity",
+    "measured_sparsity", "parameter_ratio", "mean_perplexity", "lowest_perplexity", "highest_perplexity", "mean_stderr",
+    "loss_difference", "loss_difference_stderr", "vocabulary", "windows", "calibrated", "seeds",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -62,17 +74,35 @@ def figure_sets(rows: list[Row]) -> dict[tuple[int, str, str | None], list[Row]]
 def model_name(model: str) -> str:
     """Last part of a hub id or path, fit for a file name; of roberta-base/model, the folder above."""
     parts = [part for part in model.replace("\\", "/").split("/") if part]
-    name = parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
+    return _fit_for_files(parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1])
+
+
+def text_name(text: str) -> str:
+    """A text's name, or the last part of its path without the endings that say how it is stored."""
+    last = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return _fit_for_files(re.sub(r"(?<=.)(\.(txt|jsonl|parquet|gz))+$", "", last))
+
+
+def _fit_for_files(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name)
 
 
 def model_names(models: Iterable[str]) -> dict[str, str]:
     """The model_name of each, with a hash where several models would have the same."""
-    names = {model: model_name(model) for model in models}
+    return _distinct(models, model_name)
+
+
+def text_names(texts: Iterable[str]) -> dict[str, str]:
+    """The text_name of each, with a hash where several texts would have the same."""
+    return _distinct(texts, text_name)
+
+
+def _distinct(originals: Iterable[str], shorten: Callable[[str], str]) -> dict[str, str]:
+    names = {original: shorten(original) for original in originals}
     counts = Counter(names.values())
     return {
-        model: name if counts[name] == 1 else f"{name}-{hashlib.sha256(model.encode()).hexdigest()[:6]}"
-        for model, name in names.items()
+        original: name if counts[name] == 1 else f"{name}-{hashlib.sha256(original.encode()).hexdigest()[:6]}"
+        for original, name in names.items()
     }
 
 
@@ -131,7 +161,7 @@ def _mean_over_seeds(point: list[Row], dense: list[Row]) -> Row:
 
 def _mean(rows: list[Row], name: str) -> float | None:
     """None where any row lacks the value: the mean of the rest would be that of another set."""
-    values = [row[name] for row in rows]
+    values = [row.get(name) for row in rows]
     return None if not values or None in values else statistics.fmean(values)
 
 
@@ -150,10 +180,18 @@ def _place(point: Row) -> tuple:
     )
 
 
-def compression_order(point: Row) -> tuple[int, float, str]:
-    """Sort key: dense, sparsity, N:M, each from weak to strong; 2:4 and 4:8 remove equally much and stand together."""
-    kind = point["strength_kind"]
-    return -1 if kind is None else KINDS.index(kind), point["requested_sparsity"], str(point["strength"])
+def compression_rank(compression: str) -> tuple[int, str]:
+    """Sort key: the order of COMPRESSIONS, then methods that are not among them, by name."""
+    known = compression in COMPRESSIONS
+    return COMPRESSIONS.index(compression) if known else len(COMPRESSIONS), compression
+
+
+def compression_order(point: Row) -> tuple[int, float, int]:
+    """Sort key: dense, then KINDS, each from weak to strong; 2:4 after 4:8, which removes as much more freely."""
+    kind, strength = point["strength_kind"], point["strength"]
+    amount = -strength if kind in ("bits", "rank") else point["requested_sparsity"]
+    m_group = int(strength.partition(":")[2]) if kind == "nm" else 0
+    return -1 if kind is None else KINDS.index(kind), amount, -m_group
 
 
 def data_adequacy_table(rows: list[Row]) -> list[Row]:
@@ -221,6 +259,99 @@ def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
 def is_comparable(level: Row) -> bool:
     """Whether a level's slope (curve_statistics) means something: it has one, and its dense model learned the task."""
     return level["theil_sen_slope"] is not None and level["dense_above_chance"] is not False
+
+
+def perplexity_sets(rows: list[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """The perplexity runs that belong in one figure, by PERPLEXITY, model and text.
+
+    Raises:
+        ValueError: runs that must not be averaged or compared (results.check_runs).
+    """
+    results.check_runs(rows)
+    sets: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row["setting"] == PERPLEXITY:
+            sets.setdefault((PERPLEXITY, row["model"], row["level"]), []).append(row)
+    return dict(sorted(sets.items()))
+
+
+def perplexity_table(rows: list[Row]) -> list[Row]:
+    """One row of PERPLEXITY_COLUMNS per model, text, compression and strength, dense first, from weak to strong.
+
+    Args:
+        rows: runs of any setting; those of another than perplexity are passed over.
+    Returns:
+        Model and text go by model_name and text_name. Perplexities are means over seeds; mean_stderr is their standard
+        error over windows. loss_difference is the mean over windows of the loss (nats per token, mean over seeds) above
+        dense, with its standard error over windows: paired, so the windows' own difficulty cancels. Both are None
+        without a dense run on the same windows, the error also with one window. vocabulary is the perplexity of a model
+        that knows nothing. calibrated: whether the seed, which draws the calibration text, makes a difference.
+    Raises:
+        ValueError: runs that must not be averaged or compared (results.check_runs).
+    """
+    table = []
+    for members in perplexity_sets(rows).values():
+        points: dict[tuple, list[Row]] = {}
+        for row in members:
+            place = results.coordinates(row)
+            key = ("compression", "strength_kind", "strength", "magnitude_scope")
+            points.setdefault(tuple(place[name] for name in key), []).append(row)
+        dense = _window_losses(points.get(("dense", None, None, None), []))
+        found = [_perplexity_point(point, dense) for point in points.values()]
+        table += sorted(found, key=lambda point: (compression_order(point), compression_rank(point["compression"])))
+    return table
+
+
+def _perplexity_point(point: list[Row], dense_losses: np.ndarray | None) -> Row:
+    first, scores = point[0], [row["score"] for row in point]
+    difference, error = _paired_difference(_window_losses(point), dense_losses)
+    return {
+        "model": model_name(first["model"]),
+        "text": text_name(first["level"]),
+        **{name: first[name] for name in ("compression", "strength_kind", "strength", "requested_sparsity")},
+        "magnitude_scope": results.coordinates(first)["magnitude_scope"],
+        "measured_sparsity": _mean(point, "measured_sparsity"),
+        "parameter_ratio": _mean(point, "parameter_ratio"),
+        "mean_perplexity": statistics.fmean(scores),
+        "lowest_perplexity": min(scores),
+        "highest_perplexity": max(scores),
+        "mean_stderr": _mean(point, "stderr"),
+        "loss_difference": difference,
+        "loss_difference_stderr": error,
+        "vocabulary": first["chance"],
+        "windows": first["num_examples"],
+        "calibrated": first.get("compression_recipe") is not None,
+        "seeds": tuple(sorted(row["seed"] for row in point)),
+    }
+
+
+def _window_losses(runs: list[Row]) -> np.ndarray | None:
+    """Loss of each window, mean over runs; None without runs, where one lacks its items, or on different windows."""
+    folders = [Path(row["folder"]) for row in runs]
+    if not runs or not all((folder / results.ITEMS_FILE).is_file() for folder in folders):
+        return None
+    losses = [results.read_items(folder)["window_loss"] for folder in folders]
+    return None if len({len(each) for each in losses}) > 1 else np.mean(losses, axis=0)
+
+
+def _paired_difference(losses: np.ndarray | None, dense: np.ndarray | None) -> tuple[float | None, float | None]:
+    """Mean of the windows' differences to dense and its standard error; None where they are not defined."""
+    if losses is None or dense is None or len(losses) != len(dense):
+        return None, None
+    differences = losses - dense
+    count = len(differences)
+    stderr = float(differences.std(ddof=1)) / math.sqrt(count) if count > 1 else None
+    return float(differences.mean()), stderr
+
+
+def perplexity_curves(table: list[Row]) -> dict[tuple[str, str, str | None], list[Row]]:
+    """The compressed points of one model and text: by kind of strength, compression and magnitude scope, in order."""
+    found: dict[tuple[str, str, str | None], list[Row]] = {}
+    for point in sorted(table, key=lambda point: compression_rank(point["compression"])):
+        if point["strength_kind"] is not None:
+            key = (point["strength_kind"], point["compression"], point["magnitude_scope"])
+            found.setdefault(key, []).append(point)
+    return found
 
 
 def csv_text(table: Iterable[Row], columns: Iterable[str] = POINT_COLUMNS) -> str:

@@ -29,6 +29,7 @@ DENSE = "dense"
 CALIBRATION_OPTIONS = (
     "calibration", "calibration_field", "calibration_windows", "calibration_length", "nsamples", "true_sequential",
 )  # fmt: skip
+TEXT_HASH = "calibration_sha256"  # of the calibration text, in a run's identity
 METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
 # How a run is carried out, not what is computed: none of these tells two runs apart.
 RUN_OPTIONS = ("output_dir", "overwrite", "list_cells", "tokens_per_batch", "stream", "data_dir")
@@ -169,7 +170,7 @@ def identity(args: argparse.Namespace, cell: Cell, data: dict[str, Any]) -> dict
     method = METHODS.get(cell["compression"])
     unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
     if not is_calibrated(cell):
-        unused |= {*CALIBRATION_OPTIONS, "calibration_sha256"}
+        unused |= {*CALIBRATION_OPTIONS, TEXT_HASH}
     if cell["compression"] != "magnitude" or cell["sparsity"] is None:
         unused.add("magnitude_scope")
     if not args.export or not is_quantized(cell):
@@ -184,7 +185,8 @@ def describe(cell: Cell, run_identity: dict[str, Any], args: argparse.Namespace)
     """The run's coordinates as results and figures name them."""
     strength = strength_of(cell)
     in_layer = cell["compression"] == "magnitude" and cell["sparsity"] is not None
-    calibrated = {name: run_identity[name] for name in CALIBRATION_OPTIONS if name in run_identity}
+    calibrated = {name: run_identity[name] for name in (*CALIBRATION_OPTIONS, TEXT_HASH) if name in run_identity}
+    told = {name: run_identity[name] for name in METHOD_OPTIONS if name in run_identity}
     return {
         "setting": cell["setting"],
         "model": args.model_name_or_path,
@@ -194,8 +196,9 @@ def describe(cell: Cell, run_identity: dict[str, Any], args: argparse.Namespace)
         "requested_sparsity": strength.requested_sparsity if strength else 0.0,
         "magnitude_scope": args.magnitude_scope if in_layer else None,
         "seed": cell["seed"],
-        "recipe": results.recipe(run_identity, (*CELL_OPTIONS, "calibration_sha256")),
+        "recipe": results.recipe(run_identity, (*CELL_OPTIONS, TEXT_HASH)),
         "compression_recipe": results.recipe(calibrated, ()) if calibrated else None,
+        "method_recipe": results.recipe(told, ()) if told else None,
     }
 
 

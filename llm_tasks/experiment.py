@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from analysis import results
 from analysis.cells import Cell, check_folders, command_line, output_folders, run_cells, start_logging
 from llm_tasks import arguments
-from llm_tasks.arguments import DENSE, device_of, is_calibrated
+from llm_tasks.arguments import DENSE, TEXT_HASH, device_of, is_calibrated
 from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
 from llm_tasks.methods import METHODS
 from pruning import calibration
@@ -136,7 +136,7 @@ def input_hashes(args: argparse.Namespace, cells: Iterable[Cell]) -> dict[str, s
     text = calibration.source_file(args.calibration, data_dir=args.data_dir) if any(map(is_calibrated, cells)) else None
     return {
         "model_sha256": results.sha256(files) if files else None,
-        "calibration_sha256": results.sha256([text]) if text else None,
+        TEXT_HASH: results.sha256([text]) if text else None,
     }
 
 
@@ -172,7 +172,7 @@ def check_memory(args: argparse.Namespace, model: PreTrainedModel, several: bool
     free = available_memory(device_of(args).type)
     if needed > free:
         raise ValueError(
-            f"--model_name_or_path {args.model_name_or_path}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB "
+            f"--model_name_or_path {args.model_name_or_path}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB "
             "are free; one run alone keeps no dense copy, and perplexity.py --stream compresses block by block"
         )
 

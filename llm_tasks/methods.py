@@ -2,7 +2,7 @@
 
 A method is called once per weight of the decoder blocks, in the order in which the model uses them:
 
-    compress(W, inputs, strength, options) -> new W, (out_features, in_features), in W's dtype
+    compress(W, inputs, strength, options) -> new W, (out_features, in_features), in W's dtype, or a boolean keep-mask
 
 `inputs` holds what METHODS says it reads of the layer's calibration inputs (pruning.walk.InputStatistics).
 """
@@ -89,14 +89,14 @@ def magnitude(W: Tensor, inputs: InputStatistics | None, strength: Strength, opt
         keep = lowest_k_mask(W.abs(), strength.value)
     else:
         keep = nm_mask(W.abs(), *parse_nm(strength.value))
-    return W.masked_fill(~keep, 0)
+    return keep
 
 
 def by_input_norms(choose: Callable[..., Tensor]) -> Compress:
     """A method that removes what a mask function of (W, squared input norms) does not keep."""
 
     def compress(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
-        return W.masked_fill(~choose(W, inputs.sq_norms, **strength.as_mask_options()), 0)
+        return choose(W, inputs.sq_norms, **strength.as_mask_options())
 
     return compress
 

@@ -63,7 +63,8 @@ class InputStatistics:
         return self._factors[key]
 
 
-# W (out_features, in_features), its inputs' statistics (None for a method without calibration), its name -> new W
+# W (out_features, in_features), its inputs' statistics (None for a method without calibration), its name -> the new W,
+# or a keep-mask where weights only go
 CompressLinear = Callable[[Tensor, InputStatistics | None, str], Tensor]
 
 
@@ -424,7 +425,7 @@ def compress_blocks(
 
     Args:
         tokens: calibration windows, (num_samples, seq_len); may be None for a method without statistics.
-        compress_linear: the method; called once per weight, returns the new weight.
+        compress_linear: the method; called once per weight, returns the new weight or a keep-mask of its own.
         statistic: what it reads of the inputs: None, "sq_norms" or "hessian".
         true_sequential: inside a block too, statistics are taken again after each group of layers that share inputs.
         tokens_per_batch: windows are run together up to this many tokens; memory grows with it, results do not change
@@ -479,6 +480,10 @@ def _compress(
 ) -> None:
     for weight in weights:
         try:
-            weight.matrix.copy_(compress_linear(weight.matrix, statistics.get(weight.name), weight.name))
+            found = compress_linear(weight.matrix, statistics.get(weight.name), weight.name)
+            if found.dtype == torch.bool:
+                weight.matrix.masked_fill_(found.logical_not_(), 0)  # in place: a large weight has no second copy
+            else:
+                weight.matrix.copy_(found)
         except ValueError as error:
             raise ValueError(f"{weight.name}: {error}") from error

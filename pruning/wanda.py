@@ -6,7 +6,7 @@ from torch import Tensor
 from pruning.nm import lowest_k_of_rows_mask, nm_mask
 from pruning.validation import check_strength, check_weight
 
-SCORES_AT_ONCE = 2**22  # rows are ranked by themselves, so that float32 scores of so many weights are in memory
+SCORES_AT_ONCE = 2**21  # rows are ranked by themselves, so that float32 scores of so many weights are in memory
 
 
 def wanda_mask(

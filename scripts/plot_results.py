@@ -4,7 +4,8 @@
     python scripts/plot_results.py --results_dir runs/qnli runs/sst2 --output_dir figures --formats png pdf --dpi 300
 
 Writes, for every setting, model and magnitude threshold found, each figure as .png (or another format) with its numbers
-beside it as .csv, and one summary.md over all. Needs neither torch nor a display. The last lines printed are the files.
+beside it as .csv; of perplexity, a figure for every model and text; and one summary.md over all. Needs neither torch
+nor a display. The last lines printed are the files.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -20,10 +22,30 @@ from analysis import figures, results, summary, tables
 
 logger = logging.getLogger("plot_results")
 
+# Of fine-tuning runs: each is drawn of every set of tables.figure_sets that has a table for it.
 FIGURES: dict[str, tuple[Callable[[list], Figure], Callable[[list], list]]] = {
     "data_adequacy": (figures.data_adequacy, tables.data_adequacy_table),
     "four_transfers": (figures.four_transfers, tables.four_transfers_table),
 }
+
+
+class Plot(NamedTuple):
+    """One figure and its table.
+
+    Fields:
+        key: of the set of runs, under which summary.md shows it.
+        stem: file name without ending.
+        draw: the function of analysis.figures.
+        members: the runs that it draws.
+        table, columns: the CSV.
+    """
+
+    key: tuple
+    stem: str
+    draw: Callable[[list[tables.Row]], Figure]
+    members: list[tables.Row]
+    table: list[tables.Row]
+    columns: tuple[str, ...]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         rows = results.read_runs(*args.results_dir)
-        sets = tables.figure_sets(rows)
+        plots = fine_tuning_plots(rows) + perplexity_plots(rows)
     except ValueError as error:
         sys.exit(f"plot_results.py: {error}")
     unfinished = results.unfinished_runs(*args.results_dir)
@@ -70,36 +92,53 @@ def main(argv: list[str] | None = None) -> None:
         logger.warning(caution)
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    names = tables.model_names({model for _, model, _ in sets})
-    files = {}
-    for key, members in sets.items():
-        setting, model, scope = key
-        # The global threshold is the default and the paper's; only the other one is named.
-        ending = names[model] + ("_per_layer" if scope == "layer" else "")
-        files[key] = write_figures(members, args.output_dir, f"setting{setting}", ending, args.formats, args.dpi)
+    files: dict[tuple, list[str]] = {}
+    for plot in plots:
+        files.setdefault(plot.key, []).extend(write_plot(plot, args.output_dir, args.formats, args.dpi))
     text = summary.summary_text(rows, unfinished, files)
     results.replace_file(args.output_dir / "summary.md", text.encode())
     for file in [*itertools.chain(*files.values()), "summary.md"]:
         print(args.output_dir / file)
 
 
-def write_figures(
-    members: list[tables.Row], output_dir: Path, beginning: str, ending: str, formats: list[str], dpi: int
-) -> list[str]:
-    """Draw what these runs, which belong in one figure, allow; names of the files written."""
-    written = []
-    for figure_name, (draw, tabulate) in FIGURES.items():
-        table = tabulate(members)
-        if not table:
-            continue
-        stem = f"{beginning}_{figure_name}_{ending}"
-        figure = draw(members)
-        contents = {f"{stem}.{name}": figures.encode(figure, name, dpi) for name in formats}
-        contents[f"{stem}.csv"] = tables.csv_text(table).encode()
-        for name, content in contents.items():
-            results.replace_file(output_dir / name, content)
-            written.append(name)
-    return written
+def fine_tuning_plots(rows: list[tables.Row]) -> list[Plot]:
+    """The FIGURES of every setting, model and magnitude threshold that has the runs for them."""
+    sets = tables.figure_sets(rows)
+    names = tables.model_names({model for _, model, _ in sets})
+    plots = []
+    for key, members in sets.items():
+        setting, model, scope = key
+        # The global threshold is the default and the paper's; only the other one is named.
+        ending = names[model] + ("_per_layer" if scope == "layer" else "")
+        for figure_name, (draw, tabulate) in FIGURES.items():
+            stem = f"setting{setting}_{figure_name}_{ending}"
+            plots.append(Plot(key, stem, draw, members, tabulate(members), tables.POINT_COLUMNS))
+    return [plot for plot in plots if plot.table]
+
+
+def perplexity_plots(rows: list[tables.Row]) -> list[Plot]:
+    """One of every model and text with compressed runs."""
+    sets = tables.perplexity_sets(rows)
+    models = tables.model_names({model for _, model, _ in sets})
+    texts = tables.text_names({text for _, _, text in sets})
+    plots = []
+    for key, members in sets.items():
+        setting, model, text = key
+        table = tables.perplexity_table(members)
+        if tables.perplexity_curves(table):
+            stem = f"{setting}_{texts[text]}_{models[model]}"
+            plots.append(Plot(key, stem, figures.perplexity, members, table, tables.PERPLEXITY_COLUMNS))
+    return plots
+
+
+def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> list[str]:
+    """Draw it; names of the files written."""
+    figure = plot.draw(plot.members)
+    contents = {f"{plot.stem}.{name}": figures.encode(figure, name, dpi) for name in formats}
+    contents[f"{plot.stem}.csv"] = tables.csv_text(plot.table, plot.columns).encode()
+    for name, content in contents.items():
+        results.replace_file(output_dir / name, content)
+    return list(contents)
 
 
 if __name__ == "__main__":

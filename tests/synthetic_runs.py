@@ -1,5 +1,6 @@
 """Run folders made up for tests of what reads them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,56 @@ def dense(score: float = 0.9, **changes: Any) -> dict[str, Any]:
     return run("dense_transfer", None, score, **changes)
 
 
+def perplexity_run(
+    compression: str = "dense",
+    strength: float | str | tuple[str, int] | None = None,
+    losses: tuple[float, ...] = (3.0, 3.5),
+    seed: int = 0,
+    **changes: Any,
+) -> dict[str, Any]:
+    """A perplexity run's result; a strength is a sparsity, an N:M text, or ("bits" or "rank", value)."""
+    kind, value = strength if isinstance(strength, tuple) else (None, strength)
+    as_sparsity = run(strength=None if kind else strength)
+    calibrated = compression in ("wanda", "ria", "sparsegpt", "gptq")
+    level = {
+        "level": "texts/wiki.test.txt.gz",
+        "difficulty": 0.0,
+        "metric": "perplexity",
+        "score": math.exp(sum(losses) / len(losses)),
+        "chance": 1000,
+        "stderr": 0.5,
+        "num_examples": len(losses),
+    }
+    level = {name: changes.pop(name, default) for name, default in level.items()}
+    result = {
+        **{name: as_sparsity[name] for name in ("model", "strength_kind", "requested_sparsity", "measured_sparsity")},
+        "setting": "perplexity",
+        "task": level["level"],
+        "compression": compression,
+        "strength": value,
+        "magnitude_scope": "layer"
+        if compression == "magnitude" and as_sparsity["strength_kind"] == "sparsity"
+        else None,
+        "seed": seed,
+        "recipe": "one",
+        "compression_recipe": "two" if calibrated else None,
+        "seconds": 1.0,
+        "peak_memory_bytes": 1,
+        "levels": [level],
+        "window_loss": list(losses),
+        **({"strength_kind": kind} if kind else {}),
+    }
+    return {**result, **changes}
+
+
 def write_tree(root: Path, *runs: dict[str, Any], **arguments: Any) -> Path:
     """Write each run into a folder of its own below `root`, numbered on from those that are there; returns `root`."""
     for result in runs:
         folder = root / f"{len(list(root.glob('*'))):03d}"
         recorded = {"seed": result["seed"], "sparsity": result["strength"], "learning_rate": 2e-5, **arguments}
         results.start_run(folder, recorded, {"device": "cpu"})
-        results.write_run(folder, result, {"idx": np.arange(3), "prediction": np.array([0, 1, 1])})
+        items = {"idx": np.arange(3), "prediction": np.array([0, 1, 1])}
+        if "window_loss" in result:
+            items = {"window_loss": np.array(result["window_loss"])}
+        results.write_run(folder, result, items)
     return root

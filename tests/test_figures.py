@@ -1,10 +1,13 @@
+import math
+
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from synthetic_runs import dense, run, write_tree
+from synthetic_runs import dense, perplexity_run, run, write_tree
 
-from analysis import figures, results
+from analysis import figures, results, tables
+from llm_tasks import methods
 
 
 @pytest.fixture
@@ -179,3 +182,86 @@ def test_matplotlibs_settings_are_left_as_they_were(read):
 def test_figures_are_encoded_in_the_format_asked_for(read, file_format, beginning):
     figure = figures.data_adequacy(read(dense(), run()))
     assert figures.encode(figure, file_format, dpi=30).startswith(beginning)
+
+
+def test_perplexity_draws_a_panel_per_kind_on_one_logarithmic_axis(read):
+    rows = read(
+        perplexity_run(losses=(3.0,)), perplexity_run("magnitude", 0.5, (4.0,)), perplexity_run("wanda", 0.1, (3.1,)),
+        perplexity_run("wanda", 0.5, (3.5,)), perplexity_run("rtn", ("bits", 3), (5.0,)),
+        perplexity_run("rtn", ("bits", 8), (3.0,)),
+        perplexity_run("low_rank", ("rank", 64), (4.5,), parameter_ratio=0.5),
+        *[perplexity_run("wanda", ratio, (4.0,)) for ratio in ("2:4", "6:8", "4:8")],
+    )  # fmt: skip
+    figure = figures.perplexity(rows)
+    found = panels(figure)
+    assert list(found) == ["Unstructured sparsity", "N:M sparsity (N of M kept)", "Quantization", "Low rank"]
+    for axes in found.values():
+        assert axes.get_yscale() == "log" and axes.get_ylim() == figure.axes[0].get_ylim()
+        assert line(axes, "Dense").get_ydata() == pytest.approx([math.exp(3)] * 2)
+    wanda = line(found["Unstructured sparsity"], "Wanda")
+    np.testing.assert_allclose(wanda.get_xdata(), [10, 50])
+    np.testing.assert_allclose(wanda.get_ydata(), np.exp([3.1, 3.5]))
+    labels = {title: [label.get_text() for label in axes.get_xticklabels()] for title, axes in found.items()}
+    assert labels["N:M sparsity (N of M kept)"] == ["6:8", "4:8", "2:4"]
+    assert labels["Quantization"] == ["8", "3"] and labels["Low rank"] == ["64\n(50 %)"]
+    np.testing.assert_allclose(line(found["Quantization"], "Round").get_xdata(), [0, 1])
+    low, high = figure.axes[0].get_ylim()
+    assert low < math.exp(3) and math.exp(5) < high < 1000
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["Dense: 20.1", "Magnitude", "Wanda", "Round to nearest", "Low rank"]
+    assert figure.get_supxlabel() == "model-a on 1 windows of wiki.test. One seed, no band."
+
+
+def test_the_seeds_of_a_perplexity_are_a_band_and_of_a_single_point_a_bar(read):
+    rows = read(
+        perplexity_run(), *[perplexity_run("wanda", 0.5, (level,), seed) for seed, level in enumerate((3.0, 4.0))],
+        *[perplexity_run("gptq", ("bits", bits), (3.5,), seed) for bits in (4, 3) for seed in (0, 1)],
+    )  # fmt: skip
+    figure = figures.perplexity(rows)
+    (bar,), (band,) = (axes.collections for axes in figure.axes)
+    np.testing.assert_allclose(bar.get_segments(), [[[50, math.exp(3)], [50, math.exp(4)]]])
+    np.testing.assert_allclose(sorted(set(band.get_paths()[0].vertices[:, 0])), [0, 1])
+    assert "Mean of 1 to 2 seeds; band: lowest to highest seed." in figure.get_supxlabel().replace("\n", " ")
+
+
+def test_a_perplexity_above_the_vocabulary_shows_where_knowing_nothing_lies(read):
+    figure = figures.perplexity(read(perplexity_run(), perplexity_run("rtn", ("bits", 2), (8.0,))))
+    (axes,) = panels(figure).values()
+    assert list(line(axes, "Knows nothing: 1000").get_ydata()) == [1000, 1000]
+    assert axes.get_ylim()[1] > math.exp(8)
+
+
+def test_a_missing_dense_perplexity_is_said(read):
+    figure = figures.perplexity(read(perplexity_run("rtn", ("bits", 2))))
+    assert "NO DENSE RUN" in figure.get_supxlabel()
+    assert [line.get_label() for line in figure.axes[0].get_lines()] == ["Round to nearest"]
+
+
+def test_a_global_threshold_has_magnitudes_colour_and_its_own_line(read):
+    rows = read(perplexity_run("magnitude", 0.5), perplexity_run("magnitude", 0.5, magnitude_scope="global"))
+    one, other = figures.perplexity(rows).axes[0].get_lines()
+    assert (one.get_label(), other.get_label()) == ("Magnitude", "Magnitude, global threshold")
+    assert one.get_color() == other.get_color() and one.get_linestyle() != other.get_linestyle()
+
+
+def test_perplexities_without_a_figure_are_refused(read):
+    rows = read(dense(), perplexity_run())
+    with pytest.raises(ValueError, match="no perplexity of a compressed model"):
+        figures.perplexity(rows)
+    with pytest.raises(ValueError, match="belong in 2 figures"):
+        figures.perplexity([*rows, {**rows[1], "task": "c4", "level": "c4"}])
+
+
+def test_every_compression_has_a_place_and_a_look_of_its_own():
+    assert {"dense", *methods.METHODS} <= set(tables.COMPRESSIONS)
+    assert list(figures.COMPRESSION_STYLE) == list(tables.COMPRESSIONS)
+    for trait in ("color", "label"):
+        assert len({look[trait] for look in figures.COMPRESSION_STYLE.values()}) == len(tables.COMPRESSIONS)
+
+
+def test_a_method_that_the_project_does_not_know_is_drawn_too():
+    look = figures.compression_style("my_method")
+    assert look["label"] == "my_method"
+    assert look["color"] not in {style["color"] for style in figures.COMPRESSION_STYLE.values()}
+    assert sorted(["my_method", "wanda", "dense"], key=tables.compression_rank) == ["dense", "wanda", "my_method"]

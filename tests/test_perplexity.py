@@ -180,6 +180,15 @@ def test_listed_cells_are_commands_that_make_the_same_runs(
     assert perplexity.main([*words, "--output_dir", template]) == 0
 
 
+def test_runs_of_one_method_told_differently_do_not_stand_in_one_figure(options: list[str], tmp_path: Path):
+    words = [*options, "--compression", "gptq", "rtn", "--output_dir", str(tmp_path / "{compression}/{strength}")]
+    assert perplexity.main([*words, "--bits", "4", "--group_size", "8"]) == 0
+    results.check_runs(results.read_runs(tmp_path))
+    assert perplexity.main([*words, "--bits", "8", "--group_size", "4"]) == 0
+    with pytest.raises(ValueError, match=r"runs of .*compression (gptq|rtn) .*group_size: [48] here, [48] there"):
+        results.check_runs(results.read_runs(tmp_path))
+
+
 BAD = [
     (["--compression", "wanda"], "--compression wanda needs --sparsity or --nm_ratio"),
     (["--compression", "wanda", "--bits", "4", "--sparsity", "0.5"], "--bits is taken by --compression rtn, gptq"),

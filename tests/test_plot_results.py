@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic_runs import dense, run, write_tree
+from synthetic_runs import dense, perplexity_run, run, write_tree
 
 from analysis import results
 
@@ -65,6 +65,36 @@ def test_every_model_and_scope_gets_its_own_figure(tmp_path, plot):
     drawn = [name for name in names if name.endswith(".png")]
     assert drawn[2:] == ["setting1_data_adequacy_model-b.png", "setting1_data_adequacy_model-b_per_layer.png"]
     assert len(set(drawn)) == 4 and all(name.startswith("setting1_data_adequacy_model-a-") for name in drawn[:2])
+
+
+def test_perplexities_are_drawn_beside_fine_tuning(tmp_path, plot):
+    wanda = [perplexity_run("wanda", 0.5, level=text) for text in ("wikitext2", "one/a.txt", "two/a.txt")]
+    tree = write_tree(tmp_path / "runs", *wanda, perplexity_run(level="wikitext2"), dense(), run())
+    images = tmp_path / "images"
+    names = plot("--results_dir", tree, "--output_dir", images)
+    assert names[:2] == ["setting1_data_adequacy_model-a.png", "setting1_data_adequacy_model-a.csv"]
+    drawn = [name for name in names[2:] if name.endswith(".png")]
+    assert drawn[2] == "perplexity_wikitext2_model-a.png" and len(set(drawn)) == 3
+    assert all(name.startswith("perplexity_a-") and name.endswith("_model-a.png") for name in drawn[:2])
+    with (images / "perplexity_wikitext2_model-a.csv").open() as stream:
+        assert [(row["compression"], row["seeds"]) for row in csv.DictReader(stream)] == [
+            ("dense", "0"),
+            ("wanda", "0"),
+        ]
+    text = (images / "summary.md").read_text()
+    assert "![perplexity_wikitext2_model-a.png](perplexity_wikitext2_model-a.png)" in text
+
+
+def test_perplexities_of_other_windows_end_the_program(tmp_path, plot):
+    tree = write_tree(tmp_path / "runs", perplexity_run(), perplexity_run("wanda", 0.5, recipe="two"))
+    with pytest.raises(SystemExit, match=r"setting perplexity.*different recipes"):
+        plot("--results_dir", tree, "--output_dir", tmp_path / "images")
+
+
+def test_a_dense_perplexity_alone_gets_a_line_and_no_figure(tmp_path, plot):
+    tree = write_tree(tmp_path / "runs", perplexity_run())
+    assert plot("--results_dir", tree, "--output_dir", tmp_path / "images") == ["summary.md"]
+    assert "| Dense |" in (tmp_path / "images" / "summary.md").read_text()
 
 
 def test_cautions_are_logged(tmp_path, plot, caplog):

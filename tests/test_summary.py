@@ -1,5 +1,5 @@
 import pytest
-from synthetic_runs import dense, run, write_tree
+from synthetic_runs import dense, perplexity_run, run, write_tree
 
 from analysis import results, summary
 
@@ -96,3 +96,56 @@ def test_missing_numbers_are_empty_cells(read):
 def test_figures_are_linked(read):
     text = summary.summary_text(read(dense()), [], {(1, "lab/model-a", None): ["a.png", "a.pdf", "a.csv"]})
     assert "\n\n![a.png](a.png)\n\n`a.pdf`\n\n`a.csv`\n\n" in text
+
+
+def many(loss, windows=100):
+    return (loss,) * windows
+
+
+def test_a_sound_tree_of_perplexities_has_nothing_to_beware_of(read):
+    rows = read(perplexity_run(losses=many(3.0)), *[perplexity_run("wanda", 0.5, many(3.5), seed) for seed in (0, 1)])
+    assert summary.cautions(rows, []) == []
+
+
+def test_what_is_wrong_with_perplexities(read):
+    rows = read(
+        perplexity_run(losses=(3.0, 3.0)), perplexity_run("wanda", 0.5, measured_sparsity=0.45),
+        *[perplexity_run("wanda", "2:4", seed=seed) for seed in (0, 1)], perplexity_run("magnitude", 0.5, (3.5,)),
+        perplexity_run("rtn", ("bits", 2), (8.0, 8.0), measured_sparsity=0.3),
+    )  # fmt: skip
+    assert summary.cautions(rows, []) == [
+        "1 of 5 points lack losses on the windows of the dense run.",
+        "The text has 2 windows (dense: 20.09 ± 0.5): others give other perplexities; compare within this table alone.",
+        "1 of 2 calibrated points rest on one calibration sample: no band.",
+        "The calibrated points do not have the same seeds (seeds: number of points; 0: 1; 0 1: 1), "
+        "so differences hold the seeds' noise.",
+        "Wanda at 50 %: the measured sparsity is 0.450, not 0.500.",
+        "Round to nearest at 2 bits: a perplexity of 2981 is above the vocabulary of 1000: worse than knowing "
+        "nothing, so by how much means nothing.",
+    ]
+
+
+def test_a_perplexity_without_dense_is_said_and_named_among_several_sets(read):
+    rows = read(perplexity_run("rtn", ("bits", 2), many(3.0)), *both_seeds(dense(), run()))
+    assert summary.cautions(rows, []) == [
+        "Perplexity, model-a on wiki.test: NO DENSE RUN, so no difference is defined."
+    ]
+
+
+def test_the_perplexity_table_has_a_line_per_point(read):
+    rows = read(
+        perplexity_run(losses=(3.0, 3.5)), perplexity_run("magnitude", 0.5, (4.0, 4.0)),
+        *[perplexity_run("wanda", "2:4", (3.5 + seed, 4.0 + seed), seed) for seed in (0, 1)],
+        perplexity_run("low_rank", ("rank", 8), (4.0, 4.5), parameter_ratio=0.25),
+    )  # fmt: skip
+    key = ("perplexity", "lab/model-a", "texts/wiki.test.txt.gz")
+    lines = summary.summary_text(rows, [], {key: ["a.png", "a.csv"]}).splitlines()
+    assert "| perplexity | model-a | wiki.test | 5 | 0 1 | one | `" + rows[0]["folder"] + "/args.json` |" in lines
+    assert "## Perplexity, model-a on wiki.test" in lines and "![a.png](a.png)" in lines and "`a.csv`" in lines
+    assert "| Dense |  | 0.0 % |  | 25.79 |  |  |  |" in lines  # e to the 3.25
+    # Differences 1 and .5: their deviation is .5 / sqrt(2), the mean's error .25.
+    assert "| Magnitude (threshold: layer) | 50 % | 50.0 % |  | 54.6 |  | +0.750 ± 0.250 |  |" in lines
+    # (e to the 3.75 + e to the 4.75) / 2; both seeds' windows lie .5 and 1.5 above dense.
+    assert "| Wanda | 2:4 | 50.0 % |  | 79.05 | 42.52 to 115.6 | +1.000 ± 0.000 | 0 1 |" in lines
+    assert "| Low rank | rank 8 | 0.0 % | 25.0 % | 70.11 |  | +1.000 ± 0.000 |  |" in lines
+    assert not [text for text in lines if "No figure is made" in text or "How fast the score falls" in text]

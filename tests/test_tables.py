@@ -1,8 +1,9 @@
 import csv
 import io
+import math
 
 import pytest
-from synthetic_runs import dense, run, write_tree
+from synthetic_runs import dense, perplexity_run, run, write_tree
 
 from analysis import results, tables
 
@@ -67,7 +68,7 @@ def test_points_are_ordered_from_easy_to_hard_and_from_weak_to_strong(tmp_path):
     table = tables.seed_means(rows)
     found = [(point["data_fraction"], point["strength"]) for point in table]
     assert found == [
-        (1.0, None), *[(1.0, strength) for strength in (0.0, 0.1, 0.9, "7:8", "2:4", "4:8", "1:4", "1:8")], (0.1, None)
+        (1.0, None), *[(1.0, strength) for strength in (0.0, 0.1, 0.9, "7:8", "4:8", "2:4", "1:4", "1:8")], (0.1, None)
     ]  # fmt: skip
 
 
@@ -169,3 +170,106 @@ def test_models_go_by_a_name_without_whose_they_are_or_where_they_lie(tmp_path):
     assert all(name.startswith("model-a-") for model, name in names.items() if model != "lab/model-b")
     (point,) = tables.seed_means(read(tmp_path, dense(model="somewhere/model-a/model")))
     assert point["model"] == "model-a"
+
+
+def test_a_perplexity_point_is_the_mean_over_seeds_with_the_paired_difference_to_dense(tmp_path):
+    rows = read(
+        tmp_path, perplexity_run(losses=(1.0, 2.0, 3.0)),
+        perplexity_run("wanda", 0.5, (1.5, 2.0, 4.0), seed=1, measured_sparsity=0.25),
+        perplexity_run("wanda", 0.5, (2.5, 3.0, 5.0), seed=0, measured_sparsity=0.75),
+    )  # fmt: skip
+    reference, point = tables.perplexity_table(rows)
+    assert tuple(sorted(point)) == tuple(sorted(tables.PERPLEXITY_COLUMNS))
+    assert (reference["compression"], reference["loss_difference"], reference["calibrated"]) == ("dense", 0, False)
+    assert reference["mean_perplexity"] == math.exp(2)
+    assert point["mean_perplexity"] == pytest.approx((math.exp(2.5) + math.exp(3.5)) / 2, rel=1e-12)
+    assert (point["lowest_perplexity"], point["highest_perplexity"]) == (math.exp(2.5), math.exp(3.5))
+    # Means over seeds 2, 2.5, 4.5 against 1, 2, 3: differences 1, .5, 1.5, whose deviation is .5.
+    assert point["loss_difference"] == pytest.approx(1, abs=1e-12)
+    assert point["loss_difference_stderr"] == pytest.approx(0.5 / math.sqrt(3), abs=1e-12)
+    assert (point["measured_sparsity"], point["windows"], point["vocabulary"]) == (0.5, 3, 1000)
+    assert (point["model"], point["text"], point["seeds"]) == ("model-a", "wiki.test", (0, 1))
+    assert point["calibrated"] and point["parameter_ratio"] is None and point["mean_stderr"] == 0.5
+
+
+def test_windows_that_are_not_the_dense_ones_are_not_subtracted(tmp_path):
+    compressed = perplexity_run("rtn", ("bits", 4), (1.0, 2.0))
+    for name, reference in {"none": [], "other": [perplexity_run(losses=(1.0,))]}.items():
+        point = tables.perplexity_table(read(tmp_path / name, *reference, compressed))[-1]
+        assert point["loss_difference"] is None and point["loss_difference_stderr"] is None
+    rows = read(tmp_path / "lost", perplexity_run(), compressed)
+    (tmp_path / "lost" / "001" / results.ITEMS_FILE).unlink()
+    assert tables.perplexity_table(rows)[1]["loss_difference"] is None
+    rows = read(tmp_path / "single", perplexity_run(losses=(2.0,)), perplexity_run("rtn", ("bits", 4), (2.5,)))
+    point = tables.perplexity_table(rows)[1]
+    assert point["loss_difference"] == 0.5 and point["loss_difference_stderr"] is None
+
+
+def test_perplexity_is_ordered_by_kind_strength_and_compression(tmp_path):
+    cells = [
+        ("low_rank", ("rank", 8)), ("low_rank", ("rank", 16)), ("rtn", ("bits", 3)), ("gptq", ("bits", 4)),
+        ("rtn", ("bits", 4)), ("wanda", "2:4"), ("wanda", "4:8"), ("wanda", 0.5), ("magnitude", 0.5), ("wanda", 0.1),
+    ]  # fmt: skip
+    rows = read(tmp_path, *[perplexity_run(*cell) for cell in cells], perplexity_run())
+    table = tables.perplexity_table(rows)
+    assert [(point["compression"], point["strength"]) for point in table] == [
+        ("dense", None), ("wanda", 0.1), ("magnitude", 0.5), ("wanda", 0.5), ("wanda", "4:8"), ("wanda", "2:4"),
+        ("rtn", 4), ("gptq", 4), ("rtn", 3), ("low_rank", 16), ("low_rank", 8),
+    ]  # fmt: skip
+    curves = tables.perplexity_curves(table)
+    assert {key: len(points) for key, points in curves.items()} == {
+        ("sparsity", "magnitude", "layer"): 1, ("sparsity", "wanda", None): 2, ("nm", "wanda", None): 2,
+        ("bits", "rtn", None): 2, ("bits", "gptq", None): 1, ("rank", "low_rank", None): 2,
+    }  # fmt: skip
+
+
+def test_models_texts_and_magnitude_scopes_are_not_mixed(tmp_path):
+    rows = read(
+        tmp_path, perplexity_run(losses=(1.0,)), perplexity_run(losses=(2.0,), model="lab/model-b"),
+        perplexity_run(losses=(3.0,), level="wikitext2"), perplexity_run("magnitude", 0.5, (1.5,)),
+        perplexity_run("magnitude", 0.5, (1.75,), magnitude_scope="global"),
+        perplexity_run("wanda", 0.5, (4.0,), level="wikitext2"),
+    )  # fmt: skip
+    assert list(tables.perplexity_sets(rows)) == [
+        ("perplexity", "lab/model-a", "texts/wiki.test.txt.gz"), ("perplexity", "lab/model-a", "wikitext2"),
+        ("perplexity", "lab/model-b", "texts/wiki.test.txt.gz"),
+    ]  # fmt: skip
+    found = [
+        (point["text"], point["magnitude_scope"], point["loss_difference"]) for point in tables.perplexity_table(rows)
+    ]
+    assert found == [
+        ("wiki.test", None, 0), ("wiki.test", "layer", 0.5), ("wiki.test", "global", 0.75),
+        ("wikitext2", None, 0), ("wikitext2", None, 1), ("wiki.test", None, 0),
+    ]  # fmt: skip
+
+
+def test_perplexity_and_fine_tuning_pass_each_other_over(tmp_path):
+    rows = read(tmp_path, dense(), run(), perplexity_run(), perplexity_run("wanda", 0.5))
+    assert len(tables.perplexity_table(rows)) == 2 and len(tables.seed_means(rows)) == 2
+    assert list(tables.figure_sets(rows)) == [(1, "lab/model-a", "global")]
+    assert tables.data_adequacy_table(rows) == tables.data_adequacy_table(rows[:2]) != []
+    assert tables.perplexity_table(rows[:2]) == []
+
+
+def test_perplexities_of_different_windows_are_never_compared(tmp_path):
+    rows = read(tmp_path, perplexity_run(), perplexity_run("wanda", 0.5, recipe="other windows"))
+    with pytest.raises(ValueError, match=r"setting perplexity, .* different recipes"):
+        tables.perplexity_table(rows)
+
+
+def test_texts_go_by_a_name_without_where_they_lie_or_how_they_are_stored():
+    names = {
+        "data/text/wiki-raw.test.txt.gz": "wiki-raw.test", "c4/train.jsonl.gz": "train", "wikitext2": "wikitext2",
+        "C:\\texts\\a b.parquet": "a-b", ".txt": ".txt",
+    }  # fmt: skip
+    assert {text: tables.text_name(text) for text in names} == names
+    distinct = tables.text_names(["one/train.txt", "two/train.txt", "wikitext2"])
+    assert distinct["wikitext2"] == "wikitext2" and len(set(distinct.values())) == 3
+
+
+def test_a_perplexity_csv_leaves_unknown_fields_empty(tmp_path):
+    table = tables.perplexity_table(read(tmp_path, perplexity_run("low_rank", ("rank", 8), parameter_ratio=0.25)))
+    (line,) = csv.DictReader(io.StringIO(tables.csv_text(table, tables.PERPLEXITY_COLUMNS)))
+    assert tuple(line) == tables.PERPLEXITY_COLUMNS
+    assert (line["strength_kind"], line["strength"], line["parameter_ratio"]) == ("rank", "8", "0.25")
+    assert line["loss_difference"] == line["magnitude_scope"] == ""
