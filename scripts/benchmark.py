@@ -1,46 +1,105 @@
-"""Speed of masks, of holding them, and of a training epoch, against the original's way, side by side in one run.
+"""Speed and memory, each against another way or the floor, side by side in one run.
 
-    python scripts/benchmark.py
-    python scripts/benchmark.py masks --model_name_or_path roberta-base
+    python scripts/benchmark.py finetuning
+    python scripts/benchmark.py finetuning masks --model_name_or_path roberta-base
+    python scripts/benchmark.py compression --peer_python peers/bin/python --calibration c4.jsonl --text wikitext.txt
+    python scripts/benchmark.py growth --calibration c4.jsonl
 
-The original's way is written out here from what its code does (selection by a sorted top-k per sparsity; batches of
-random rows padded to their longest, float32, AdamW's default, the mask multiplied into a new tensor every step): both
-run on the same machine, data and model in turn. Ratios are medians over turns; seconds are of this machine. The floor
-is what the step cannot do without, measured in the same run.
+finetuning: masks, holding them, and a training epoch against the original's way, which is written out here from what
+its code does (selection by a sorted top-k per sparsity; batches of random rows padded to their longest, float32,
+AdamW's default, the mask multiplied into a new tensor every step), on the same machine, data and model in turn.
+
+compression: Wanda, SparseGPT and GPTQ against llmcompressor (peer_llmcompressor.py says how to install it), on the same
+model, token windows and dtype; each side in a process of its own, in turn; perplexity of both by the same command.
+Linux only: peak memory is read from /proc.
+
+growth: seconds of compression over calibration tokens, blocks and the number of strengths.
+
+Ratios are medians over turns; seconds are of this machine. The floor is what the step cannot do without, measured in
+the same run.
 """
 
 import argparse
+import contextlib
+import json
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, DataCollatorWithPadding, get_scheduler
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    LlamaConfig,
+    PreTrainedModel,
+    get_scheduler,
+)
 
 from GLUE_tasks import finetune, glue_data
+from pruning.calibration import calibration_tokens
+from pruning.device import best_precision
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, hold_masks
-from pruning.device import best_precision
+from pruning.sparsegpt import sparsegpt_prune
+from pruning.walk import CompressLinear, InputStatistics, compress_blocks, walk_cost
+from pruning.wanda import wanda_mask
+from quantization.gptq import gptq_quantize
 
+ROOT = Path(__file__).resolve().parents[1]
+ASSETS = Path("~/.cache/junk_dna").expanduser()
+DECODER = ASSETS / "models" / "SmolLM2-135M-Instruct"
 SPARSITIES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 PARTS = ("masks", "hold", "epoch")
+STATISTICS = {"wanda": "sq_norms", "sparsegpt": "hessian", "gptq": "hessian"}  # what each method reads of the inputs
+DAMPING = 0.01
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    assets = Path("~/.cache/junk_dna").expanduser()
-    sentences = assets / "data" / "rated_sentences" / "movie_reviews"
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_finetuning(commands.add_parser("finetuning", help="the original's training loop", allow_abbrev=False))
+    add_compression(commands.add_parser("compression", help="against llmcompressor", allow_abbrev=False))
+    add_growth(commands.add_parser("growth", help="over tokens, blocks and strengths", allow_abbrev=False))
+    add_own_side(commands.add_parser("own_side", help="started by compression: one timed run", allow_abbrev=False))
+    args = parser.parse_args(argv)
+    if args.command == "finetuning":
+        if unknown := set(args.parts) - set(PARTS):
+            parser.error(f"{', '.join(sorted(unknown))} is not one of {', '.join(PARTS)}")
+        args.parts = args.parts or PARTS
+    if args.command == "compression":
+        check_compression(parser, args)
+    return args
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def add_finetuning(parser: argparse.ArgumentParser) -> None:
+    sentences = ASSETS / "data" / "rated_sentences" / "movie_reviews"
+    parser.set_defaults(run=finetuning)
     add = parser.add_argument
     add("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(PARTS)} (default all)")
-    add("--model_name_or_path", default=str(assets / "models" / "all-MiniLM-L6-v2"), help="encoder (default asset)")
+    add("--model_name_or_path", default=str(ASSETS / "models" / "all-MiniLM-L6-v2"), help="encoder (default asset)")
     add("--train_file", type=Path, default=sentences / "train.jsonl.gz", help="rows to train on (default asset)")
     add("--validation_file", type=Path, default=sentences / "validation.jsonl.gz", help="rows to evaluate")
     add("--max_length", type=int, default=128, help="tokens per row (default 128)")
@@ -50,15 +109,78 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--sparsity", type=float, default=0.5, help="of the held mask (default 0.5)")
     add("--seeds", type=int, nargs="+", default=[41, 42, 43], help="one pair of epochs each (default 41 42 43)")
     add("--turns", type=int, default=5, help="repetitions of masks and hold (default 5)")
-    args = parser.parse_args(argv)
-    if unknown := set(args.parts) - set(PARTS):
-        parser.error(f"{', '.join(sorted(unknown))} is not one of {', '.join(PARTS)}")
-    args.parts = args.parts or PARTS
-    return args
+
+
+def add_compression(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=compression)
+    add = parser.add_argument
+    add("--peer_python", type=Path, required=True, help="interpreter of an environment that holds llmcompressor")
+    add("--calibration", required=True, help="text: a .txt, .jsonl or .parquet file, also .gz; c4 or wikitext2")
+    add("--text", help="held-out text, as --calibration; without it perplexity is not measured")
+    add("--nsamples", type=positive, default=32, help="calibration windows (default 32)")
+    add("--calibration_length", type=positive, default=512, help="tokens per calibration window (default 512)")
+    add("--windows_per_batch", type=positive, default=8, help="windows computed at once, on both sides (default 8)")
+    add("--seq_len", type=positive, default=1024, help="tokens per evaluated window (default 1024)")
+    add("--max_windows", type=positive, default=32, help="evaluated windows (default 32)")
+    add("--methods", nargs="+", choices=tuple(STATISTICS), default=list(STATISTICS), help="default all")
+    add("--turns", type=positive, default=3, help="runs of each method on each side (default 3)")
+    add("--threads", type=positive, default=torch.get_num_threads(), help="of each side (default: torch's)")
+    add("--output", type=Path, help="write every measurement here, as JSON")
+    add_problem(parser)
+
+
+def add_problem(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model_name_or_path", default=str(DECODER), help="decoder (default asset)")
+    add("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights (default bfloat16)")
+    add("--sparsity", type=float, default=0.5, help="wanda, sparsegpt: fraction to prune (default 0.5)")
+    add("--bits", type=int, default=4, help="gptq: bits per weight (default 4)")
+    add("--group_size", type=positive, default=64,
+        help="gptq: inputs that share a scale; the peer wants it to divide all layers' (default 64)")  # fmt: skip
+
+
+def add_own_side(parser: argparse.ArgumentParser) -> None:
+    """The arguments of peer_llmcompressor.py."""
+    parser.set_defaults(run=own_side)
+    add = parser.add_argument
+    add("--windows", type=Path, required=True, help="safetensors file: tokens, (windows, tokens per window)")
+    add("--method", choices=tuple(STATISTICS), required=True)
+    add("--windows_per_batch", type=positive, required=True, help="windows computed at once")
+    add("--save_model", type=Path, help="write the compressed model here")
+    add("--result", type=Path, required=True, help="write seconds and bytes here, as JSON")
+    add_problem(parser)
+
+
+def add_growth(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=growth)
+    add = parser.add_argument
+    add("--methods", nargs="+", choices=tuple(STATISTICS), default=list(STATISTICS), help="default all")
+    add("--nsamples", type=positive, nargs=3, default=[8, 16, 32], help="calibration windows (default 8 16 32)")
+    add("--blocks", type=positive, nargs=3, default=[2, 4, 8], help="of a random Llama (default 2 4 8)")
+    add("--calibration_length", type=positive, default=512, help="tokens per calibration window (default 512)")
+    add("--hidden_size", type=positive, default=576, help="of the random Llama (default 576, as SmolLM2-135M)")
+    add("--turns", type=positive, default=3, help="repetitions; the fastest counts (default 3)")
+    add("--clock", choices=tuple(CLOCKS), default="wall",
+        help="cpu: of all threads; steadier on a shared machine (with OMP_NUM_THREADS=1)")  # fmt: skip
+    add("--strengths", type=positive, nargs="+", default=[1, 2, 4], help="in one sweep (default 1 2 4)")
+    add("--model_name_or_path", default=str(DECODER), help="decoder of the sweep over strengths (default asset)")
+    add("--calibration", help="its text, as in compression; without it there is no sweep over strengths")
+    add("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the weights (default bfloat16)")
+
+
+def check_compression(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if not args.peer_python.is_file():
+        parser.error(f"--peer_python {args.peer_python}: no such file; peer_llmcompressor.py says how to make it")
+    if not Path("/proc/self/clear_refs").exists():
+        parser.error("compression reads peak memory from Linux's /proc, which this system lacks")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    args.run(args)
+
+
+def finetuning(args: argparse.Namespace) -> None:
     task = glue_data.load_files(args.train_file, args.validation_file)
     pretrained = finetune.load_pretrained(args.model_name_or_path, len(task.label_names))
     accelerator = Accelerator(mixed_precision=best_precision("cuda" if torch.cuda.is_available() else "cpu"))
@@ -242,6 +364,329 @@ def matrix_speed(accelerator: Accelerator) -> float:
     matrix = torch.randn(2048, 2048, device=accelerator.device, dtype=dtype)
     times = [seconds(lambda: matrix @ matrix, accelerator.device) for _ in range(5)]
     return 2 * 2048**3 / min(times)
+
+
+class Problem(NamedTuple):
+    """What both sides are given.
+
+    Fields:
+        windows: safetensors file with the calibration tokens, (windows, tokens per window).
+        options: the other options that own_side and peer_llmcompressor.py share, as a command line.
+        environment: of both processes.
+    """
+
+    windows: Path
+    options: list[str]
+    environment: dict[str, str]
+
+
+def compression(args: argparse.Namespace) -> None:
+    """Run every method on both sides, in turn, and print the tables."""
+    shown = f"{args.nsamples} windows of {args.calibration_length} tokens"
+    print(f"{args.model_name_or_path}, {shown}, {args.dtype}, {args.threads} threads, sparsity {args.sparsity}, "
+          f"{args.bits} bits in groups of {args.group_size}", flush=True)  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        problem = make_problem(args, Path(folder))
+        runs = {name: take_turns(problem, name, args.peer_python, args.turns, Path(folder)) for name in args.methods}
+        scores = perplexities(args, problem, Path(folder)) if args.text else {}
+    model_bytes = max(run["loaded_bytes"] for sides in runs.values() for run in sides["ours"])
+    print(f"peer: {runs[args.methods[0]]['peer'][0]['versions']}; ours when loaded: {model_bytes / 1e6:.0f} MB")
+    print_compression(runs, scores)
+    if args.output:
+        args.output.write_text(json.dumps({"options": problem.options, "runs": runs, "perplexity": scores}, indent=1))
+
+
+def make_problem(args: argparse.Namespace, folder: Path) -> Problem:
+    """Draw the windows and write them where both sides read them."""
+    windows = folder / "windows.safetensors"
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    tokens = calibration_tokens(tokenizer, args.calibration, args.nsamples, args.calibration_length, seed=0)
+    save_file({"tokens": tokens}, windows)
+    shared = ("model_name_or_path", "dtype", "sparsity", "bits", "group_size", "windows_per_batch")
+    options = [part for name in shared for part in (f"--{name}", str(getattr(args, name)))]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
+    offline = {"HF_HUB_OFFLINE": "1"} if Path(args.model_name_or_path).is_dir() else {}
+    return Problem(windows, options, {**os.environ, **threads, **offline, "TOKENIZERS_PARALLELISM": "false"})
+
+
+def take_turns(
+    problem: Problem, method: str, peer_python: Path, turns: int, folder: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Measurements of each side, one per turn; the first turn's models are kept as <folder>/<method>-<side>."""
+    sides = {
+        "ours": [sys.executable, str(Path(__file__).resolve()), "own_side"],
+        "peer": [str(peer_python), str(ROOT / "scripts" / "peer_llmcompressor.py")],
+    }
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for turn in range(turns):
+        for side, command in sides.items():
+            result = folder / "result.json"
+            command = [*command, "--method", method, "--windows", str(problem.windows), "--result", str(result)]
+            saved = [] if turn else ["--save_model", str(folder / f"{method}-{side}")]
+            run_quietly([*command, *problem.options, *saved], problem.environment, folder)
+            runs[side].append(json.loads(result.read_text()))
+            print(f"  {method} {side}, turn {turn + 1}: {runs[side][-1]['seconds']:.1f} s", flush=True)
+    return runs
+
+
+def run_quietly(command: list[str], environment: dict[str, str] | None, folder: Path) -> None:
+    """Run with all output in <folder>/log.txt, whose end is shown where the command fails.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    log = folder / "log.txt"
+    with log.open("w") as file:
+        done = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise SystemExit(f"{log.read_text()[-4000:]}\n{' '.join(command)}: exit code {done.returncode}")
+
+
+def perplexities(args: argparse.Namespace, problem: Problem, folder: Path) -> dict[str, float]:
+    """Of the dense model and of every model in `folder`, on the same windows, by llm_tasks/perplexity.py."""
+    models = {"dense": Path(args.model_name_or_path)}
+    models |= {f"{method}-{side}": folder / f"{method}-{side}" for method in args.methods for side in ("ours", "peer")}
+    scores = {}
+    for name, model in models.items():
+        out = folder / "perplexity" / name
+        evaluation = ["--text", args.text, "--seq_len", str(args.seq_len), "--max_windows", str(args.max_windows)]
+        run_quietly(
+            [sys.executable, str(ROOT / "llm_tasks" / "perplexity.py"), "--model_name_or_path", str(model), "--dtype",
+             args.dtype, "--output_dir", str(out), *evaluation],
+            problem.environment, folder,
+        )  # fmt: skip
+        scores[name] = json.loads((out / "all_results.json").read_text())["levels"][0]["score"]
+    return scores
+
+
+def print_compression(runs: dict[str, dict[str, list[dict[str, Any]]]], scores: dict[str, float]) -> None:
+    rows = []
+    for method, sides in runs.items():
+        ours, peer = ([run["seconds"] for run in sides[side]] for side in ("ours", "peer"))
+        floor = statistics.median(run["floor_seconds"] for run in sides["ours"])
+        rows.append([method, f"{statistics.median(peer):.1f}", f"{statistics.median(ours):.1f}", ratio(peer, ours),
+                     ratio(*([run["cpu_seconds"] for run in sides[side]] for side in ("peer", "ours"))),
+                     f"{floor:.1f}"])  # fmt: skip
+    print_table(["seconds", "peer", "ours", "peer / ours", "the same in CPU time", "floor"], rows)
+    rows = []
+    for method, sides in runs.items():
+        whole, beside = ([memory(sides[side], kind) for side in ("peer", "ours")] for kind in (False, True))
+        rows.append([method, *(f"{value / 1e6:.0f}" for value in whole), f"{whole[1] / whole[0]:.0%}",
+                     *(f"{value / 1e6:.0f}" for value in beside), f"{beside[1] / beside[0]:.0%}"])  # fmt: skip
+    print_table(["peak MB", "peer", "ours", "ours / peer", "beside the loaded: peer", "ours", "ours / peer"], rows)
+    if scores:
+        rows = [[method, f"{scores[f'{method}-peer']:.3f}", f"{scores[f'{method}-ours']:.3f}",
+                 f"{scores[f'{method}-ours'] / scores[f'{method}-peer'] - 1:+.2%}"] for method in runs]  # fmt: skip
+        print_table([f"perplexity (dense {scores['dense']:.3f})", "peer", "ours", "ours / peer - 1"], rows)
+    stages = list(next(iter(runs.values()))["ours"][0]["stages"])
+    rows = [[method, *(f"{statistics.median(run['stages'][stage] for run in sides['ours']):.2f}" for stage in stages),
+             f"{sides['ours'][0]['warm_up_seconds']:.1f}"] for method, sides in runs.items()]  # fmt: skip
+    print_table(["our seconds", *stages, "uncounted: compiling or loading kernels"], rows)
+
+
+def memory(runs: list[dict[str, Any]], beside_the_loaded: bool) -> float:
+    """Median over runs of peak bytes: of the whole process, or of the compression beyond what was there before."""
+    if beside_the_loaded:
+        return statistics.median(run["compressing_peak_bytes"] - run["loaded_bytes"] for run in runs)
+    return statistics.median(run["peak_bytes"] for run in runs)
+
+
+def print_table(titles: list[str], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    print()
+    for row in (titles, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
+
+
+def own_side(args: argparse.Namespace) -> None:
+    """One compression by our code; writes the figures that peer_llmcompressor.py writes, and where the time went."""
+    dtype = getattr(torch, args.dtype)
+    compress = method_of_the_peer(args.method, args.sparsity, args.bits, args.group_size)
+    warm_up_seconds = seconds(lambda: warm_up(compress))
+    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=dtype, use_safetensors=True)
+    model.eval().requires_grad_(False)
+    tokens = load_file(args.windows)["tokens"]
+    cost = walk_cost(model, tuple(tokens.shape), STATISTICS[args.method], dtype)
+    floor_seconds = cost.flops / cost.measured_flops_per_second(model.device)
+    loading_peak, loaded_bytes = peak_bytes(), resident_bytes()
+    reset_peak()
+    cpu_started = time.process_time()
+    stages = compress_in_stages(model, tokens, compress, STATISTICS[args.method], args.windows_per_batch)
+    cpu_seconds, compressing_peak = time.process_time() - cpu_started, peak_bytes()
+    result = {
+        "seconds": sum(stages.values()),
+        "cpu_seconds": cpu_seconds,
+        "stages": stages,
+        "warm_up_seconds": warm_up_seconds,
+        "floor_seconds": floor_seconds,
+        "loaded_bytes": loaded_bytes,
+        "compressing_peak_bytes": compressing_peak,
+        "peak_bytes": max(loading_peak, compressing_peak),
+    }
+    if args.save_model:
+        model.save_pretrained(args.save_model)
+        AutoTokenizer.from_pretrained(args.model_name_or_path).save_pretrained(args.save_model)
+    args.result.write_text(json.dumps(result))
+
+
+def method_of_the_peer(name: str, sparsity: float = 0.5, bits: int = 4, group_size: int = 64) -> CompressLinear:
+    """The methods as the peer does them: GPTQ on a symmetric grid whose scales come from the dense weight."""
+
+    def wanda(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
+        return wanda_mask(W, inputs.sq_norms, sparsity)
+
+    def sparsegpt(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
+        return sparsegpt_prune(W, inputs.inverse_factor(DAMPING), sparsity)
+
+    def gptq(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
+        factor = inputs.inverse_factor(DAMPING)
+        return gptq_quantize(W, factor, bits, group_size, symmetric=True, static_groups=True)
+
+    return {"wanda": wanda, "sparsegpt": sparsegpt, "gptq": gptq}[name]
+
+
+def warm_up(compress: CompressLinear) -> None:
+    """Have the kernels compiled, or read from where the last process left them."""
+    draw = torch.Generator().manual_seed(0)
+    inputs = InputStatistics("hessian", 64, torch.device("cpu"))
+    inputs.add(torch.randn(128, 64, generator=draw))
+    compress(torch.randn(64, 64, generator=draw), inputs, "")
+
+
+def compress_in_stages(
+    model: PreTrainedModel, tokens: Tensor, compress: CompressLinear, statistic: str, windows_per_batch: int
+) -> dict[str, float]:
+    """Compress the model in place; seconds of each stage, which add up to the whole."""
+    times = dict.fromkeys(("statistics", "factorisation", "method"), 0.0)
+    tokens_per_batch = windows_per_batch * tokens.shape[1]
+
+    def timed_compress(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
+        started, factored = time.perf_counter(), times["factorisation"]
+        compressed = compress(W, inputs, name)
+        times["method"] += time.perf_counter() - started - (times["factorisation"] - factored)
+        return compressed
+
+    with (
+        timed(InputStatistics, "add", times, "statistics"),
+        timed(InputStatistics, "inverse_factor", times, "factorisation"),
+    ):
+        total = seconds(
+            lambda: compress_blocks(model, tokens, timed_compress, statistic, tokens_per_batch=tokens_per_batch)
+        )
+    return {"forward": total - sum(times.values()), **times}
+
+
+@contextlib.contextmanager
+def timed(owner: type, name: str, times: dict[str, float], stage: str) -> Iterator[None]:
+    """While this holds, the time that owner.name takes is added to times[stage]."""
+    own = getattr(owner, name)
+
+    def call(*arguments: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return own(*arguments)
+        finally:
+            times[stage] += time.perf_counter() - started
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """The most that was resident since the last reset_peak; ru_maxrss may be that of the process that started this."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def growth(args: argparse.Namespace) -> None:
+    """Print seconds over calibration windows, blocks and strengths."""
+    dtype = getattr(torch, args.dtype)
+    print(f"random Llama of width {args.hidden_size}, windows of {args.calibration_length} tokens, {args.dtype}, "
+          f"{torch.get_num_threads()} threads, {args.clock} time, best of {args.turns} turns", flush=True)  # fmt: skip
+    blocks, windows = min(args.blocks), min(args.nsamples)
+    shapes = {
+        f"calibration windows ({blocks} blocks)": [(size, size, blocks) for size in args.nsamples],
+        f"blocks ({windows} windows)": [(size, windows, size) for size in args.blocks],
+    }
+    for title, sizes in shapes.items():
+        rows = []
+        for name in args.methods:
+            models = [(random_llama(blocks, args.hidden_size, dtype), windows) for _, windows, blocks in sizes]
+            times = growth_times(name, models, args.calibration_length, args.turns, CLOCKS[args.clock])
+            exponent = growth_exponent([size for size, *_ in sizes], times)
+            rows.append([name, *(f"{time:.2f}" for time in times), f"{exponent:.2f}"])
+        print_table([title, *(str(size) for size, *_ in sizes), "seconds grow as size ^"], rows)
+    if args.calibration:
+        print_strengths(args)
+
+
+def growth_times(
+    name: str, models: list[tuple[PreTrainedModel, int]], length: int, turns: int, clock: Callable[[], float]
+) -> list[float]:
+    """Fastest seconds of a method for each (model, windows), measured in turn after one uncounted turn."""
+    times: list[list[float]] = [[] for _ in models]
+    for _ in range(turns + 1):
+        for (model, windows), measured in zip(models, times, strict=True):
+            tokens = random_tokens(windows, length)
+            started = clock()
+            compress_blocks(model, tokens, method_of_the_peer(name), STATISTICS[name])
+            measured.append(clock() - started)
+    return [min(measured[1:]) for measured in times]
+
+
+def random_llama(blocks: int, hidden_size: int, dtype: torch.dtype) -> PreTrainedModel:
+    """Blocks of SmolLM2's proportions; the time of a method does not depend on what the weights are."""
+    config = LlamaConfig(
+        vocab_size=1000, hidden_size=hidden_size, intermediate_size=hidden_size * 8 // 3, num_hidden_layers=blocks,
+        num_attention_heads=hidden_size // 64, num_key_value_heads=max(1, hidden_size // 192), head_dim=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+
+
+def random_tokens(windows: int, length: int) -> Tensor:
+    return torch.randint(1000, (windows, length), generator=torch.Generator().manual_seed(0))
+
+
+def growth_exponent(sizes: list[int], times: list[float]) -> float:
+    """Slope of log seconds over log size: 1 where time is proportional, less where a part of it is constant."""
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+def print_strengths(args: argparse.Namespace) -> None:
+    """Seconds of sweeps of perplexity.py over more and more sparsities, in and outside the compressions."""
+    rows = []
+    for count in args.strengths:
+        with tempfile.TemporaryDirectory() as folder:
+            whole, per_run = sweep(args, count, Path(folder))
+        rows.append([str(count), f"{whole:.1f}", f"{statistics.mean(per_run[1:] or per_run):.1f}",
+                     f"{whole - sum(per_run):.1f}"])  # fmt: skip
+    print_table(["strengths (wanda)", "seconds", "per strength, after the first", "outside of them"], rows)
+
+
+def sweep(args: argparse.Namespace, count: int, folder: Path) -> tuple[float, list[float]]:
+    """Seconds of one process that compresses with Wanda at `count` sparsities, and of each of its runs in order."""
+    sparsities = [f"{0.3 + 0.4 * place / count:.3g}" for place in range(count)]
+    command = [
+        sys.executable, str(ROOT / "llm_tasks" / "perplexity.py"), "--model_name_or_path", args.model_name_or_path,
+        "--dtype", args.dtype, "--compression", "wanda", "--sparsity", *sparsities, "--calibration", args.calibration,
+        "--nsamples", str(min(args.nsamples)), "--calibration_length", str(args.calibration_length),
+        "--text", args.calibration, "--seq_len", "64", "--max_windows", "1", "--output_dir", f"{folder}/{{strength}}",
+    ]  # fmt: skip
+    whole = seconds(lambda: run_quietly(command, None, folder))
+    results = [json.loads((folder / sparsity / "all_results.json").read_text()) for sparsity in sparsities]
+    return whole, [result["seconds"] for result in results]
 
 
 if __name__ == "__main__":

@@ -8,4 +8,6 @@ set -euo pipefail
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 cd "$project_root"
-python -m pytest "$@"
+# a file's tests stay in one process, since they share fixtures; one thread each, or the processes slow each other
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
