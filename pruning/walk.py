@@ -482,7 +482,7 @@ def _compress(
         try:
             found = compress_linear(weight.matrix, statistics.get(weight.name), weight.name)
             if found.dtype == torch.bool:
-                # in place, so that a large weight has no second copy; a product with False may be -0, which adding 0 mends
+                # in place: a large weight has no second copy; a product with False may be -0, which adding 0 mends
                 weight.matrix.mul_(found).add_(0)
             else:
                 weight.matrix.copy_(found)
