@@ -18,6 +18,7 @@ from pruning.hessian import InverseFactor, add_gram, factor_inverse
 from pruning.layers import LinearWeight, block_weights, decoder_blocks
 from pruning.validation import all_finite
 
+WEIGHTS_AT_ONCE = 2**21  # masked at once
 ROWS_AT_ONCE = 128  # tokens whose squares are summed at once: their float32 copies stay in the processor's cache
 
 
@@ -346,6 +347,16 @@ def _inputs_shown(weights: list[LinearWeight], record: Callable[[str, Tensor], N
             handle.remove()
 
 
+def _drop(matrix: Tensor, keep_mask: Tensor) -> None:
+    """Zero in place what the mask does not keep, part by part: a large weight in memory has no copy beside it.
+
+    A product with False may be -0, which adding 0 mends; masked_fill_ is twice as slow in bfloat16.
+    """
+    rows = max(1, WEIGHTS_AT_ONCE // matrix.shape[1])
+    for part, kept in zip(matrix.split(rows), keep_mask.split(rows), strict=True):
+        part.mul_(kept).add_(0)
+
+
 class WalkCost(NamedTuple):
     """What one calibrated compression takes beside the model.
 
@@ -482,8 +493,7 @@ def _compress(
         try:
             found = compress_linear(weight.matrix, statistics.get(weight.name), weight.name)
             if found.dtype == torch.bool:
-                # in place: a large weight has no second copy; a product with False may be -0, which adding 0 mends
-                weight.matrix.mul_(found).add_(0)
+                _drop(weight.matrix, found)
             else:
                 weight.matrix.copy_(found)
         except ValueError as error:
