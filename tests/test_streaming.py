@@ -137,11 +137,11 @@ def test_a_checkpoint_whose_names_are_converted_on_loading_is_refused(tiny_decod
 
 
 def test_a_model_larger_than_the_memory_it_may_use(tmp_path: Path):
-    """A 95 MB model is compressed by a process that may allocate 60 MB beyond what it has after its imports."""
+    """A 126 MB model is compressed by a process that may allocate 85 MB beyond what it has after its imports."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=64, hidden_size=512, intermediate_size=1024, num_hidden_layers=9, num_attention_heads=4,
+        vocab_size=64, hidden_size=512, intermediate_size=1024, num_hidden_layers=12, num_attention_heads=4,
         max_position_embeddings=32,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "model", max_shard_size="15MB")
@@ -155,7 +155,7 @@ def test_a_model_larger_than_the_memory_it_may_use(tmp_path: Path):
         from pruning.walk import compress_blocks
         from transformers.models.llama import modeling_llama
         used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (used + 60_000_000, used + 60_000_000))
+        resource.setrlimit(resource.RLIMIT_DATA, (used + 85_000_000, used + 85_000_000))
         storage = StreamedBlocks(Path(sys.argv[1]), Path(sys.argv[2]), job="one")
         method, strength = METHODS["wanda"], Strength("sparsity", 0.5)
         compress_blocks(storage.model, torch.ones(2, 16, dtype=torch.int64),
@@ -167,6 +167,6 @@ def test_a_model_larger_than_the_memory_it_may_use(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     index = json.loads((tmp_path / "out" / INDEX_FILE).read_text())
-    assert len(set(index["weight_map"].values())) == 10
+    assert len(set(index["weight_map"].values())) == 13
     weights = list(StreamedBlocks(tmp_path / "out").weights())
     assert all((matrix == 0).float().mean() == 0.5 for _, matrix in weights)
