@@ -274,11 +274,10 @@ def test_prune_new_head_prunes_the_head_too(options: list[str], tmp_path: Path):
 def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
     original = Glue_prune_oneshot.magnitude_masks
-    monkeypatch.setattr(
-        Glue_prune_oneshot, "magnitude_masks", lambda *args: calls.append(args[1]) or original(*args)
-    )
+    monkeypatch.setattr(Glue_prune_oneshot, "magnitude_masks", lambda *args: calls.append(args[1]) or original(*args))
     run(*options, "--sparse_method", "sparse_transfer", "--sparsity", 0.2, 0.4, "--seed", 1, 2,
-        "--validation_split_percentage", 50, 100, "--output_dir", tmp_path / "{strength}" / "{fraction}" / "{seed}")
+        "--validation_split_percentage", 50, 100,
+        "--output_dir", tmp_path / "{strength}" / "{fraction}" / "{seed}")  # fmt: skip
     assert calls == [[0.2, 0.4]]
     assert {row["num_train_examples"] for row in results.read_runs(tmp_path)} == {45, 90}
 
