@@ -71,7 +71,10 @@ class CompressibleModel:
         """The method low_rank, from one decomposition of each weight for all ranks up to `largest`."""
         for name, weight in tqdm(self.weights.items(), "low rank", disable=None):
             if name not in self._factors:
-                self._factors[name] = factors(weight.matrix, largest)
+                try:
+                    self._factors[name] = factors(weight.matrix, largest)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from error
             left, right = self._factors[name]
             if rank < min(weight.matrix.shape):
                 weight.matrix.copy_(left[:, :rank].contiguous() @ right[:rank])

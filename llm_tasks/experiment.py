@@ -28,9 +28,6 @@ from pruning.walk import WalkCost, walk_cost
 
 logger = logging.getLogger(__name__)
 
-STORED_DENSE = "They are stored dense: files are no smaller, inference no faster."
-PACKED = "They are stored as packed\nintegers (GPTQ format), which the library gptqmodel serves: GPTQModel.load."
-
 
 class Evaluation(NamedTuple):
     """What a setting measured on one model: results.LEVEL_KEYS per level, outcome per item, and anything else."""

@@ -102,7 +102,8 @@ class StreamedBlocks:
     @staticmethod
     def is_complete(out: Path, job: str) -> bool:
         """Whether `out` holds the complete model that this job makes."""
-        return (out / INDEX_FILE).is_file() and json.loads((out / INDEX_FILE).read_text())["metadata"]["job"] == job
+        index = out / INDEX_FILE
+        return index.is_file() and json.loads(index.read_text()).get("metadata", {}).get("job") == job
 
     def _shard(self, index: int) -> Path:
         return self._out / f"model-{index + 1:05}-of-{len(self.blocks) + 1:05}.safetensors"

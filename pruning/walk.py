@@ -149,7 +149,6 @@ class Replay:
         self._calls = {size: self._capture_calls(batch) for size, batch in of_each_size.items()}
         self.start, hidden = storage.resume()
         self._hidden = self._embed_all() if hidden is None else hidden
-        self._turn = self.start
 
     def _embed_all(self) -> Tensor:
         hidden = None

@@ -108,6 +108,12 @@ def test_an_unfinished_job_of_another_kind_is_started_anew(tiny_decoder: Path, t
     assert not (out / INDEX_FILE).exists()  # a kill from now on leaves nothing that looks complete
 
 
+def test_a_folder_that_another_program_wrote_is_no_complete_job(tmp_path: Path):
+    for index in ('{"weight_map": {}}', '{"metadata": {"total_size": 1}, "weight_map": {}}'):
+        (tmp_path / INDEX_FILE).write_text(index)
+        assert not StreamedBlocks.is_complete(tmp_path, "one")
+
+
 def test_one_block_at_a_time_holds_memory(tiny_decoder: Path):
     storage = StreamedBlocks(tiny_decoder)
     assert all(parameter.is_meta for parameter in storage.blocks.parameters())
