@@ -233,6 +233,8 @@ def check_options(args: argparse.Namespace, streamable: bool) -> None:
             raise ValueError(f"--block_size {args.block_size} is no multiple of the groups of --nm_ratio {ratio}")
     if args.stream and not streamable:
         raise ValueError("--stream: this script does not evaluate block by block; perplexity.py --stream does")
+    if args.stream and args.device not in ("auto", "cpu"):
+        raise ValueError(f"--stream computes on the processor: --device {args.device} must be cpu or auto")
     if args.stream and not Path(args.model_name_or_path).is_dir():
         raise ValueError(f"--stream reads the files of a folder; {args.model_name_or_path} is none")
     if args.stream and args.magnitude_scope == "global" and "magnitude" in args.compression and args.sparsity:
@@ -308,7 +310,7 @@ def _device(name: str) -> torch.device:
 
 def device_of(args: argparse.Namespace) -> torch.device:
     """Raises ValueError where the machine has no such device."""
-    return _device(args.device)
+    return _device("cpu" if args.stream and args.device == "auto" else args.device)
 
 
 def precision_of(args: argparse.Namespace) -> str:

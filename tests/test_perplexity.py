@@ -226,6 +226,7 @@ BAD = [
         ["--stream", "--compression", "magnitude", "--sparsity", "0.5", "--magnitude_scope", "global"],
         "whole model",
     ),
+    (["--stream", "--device", "cuda"], "--stream computes on the processor"),
     (["--sparsity_ratio", "0.5"], "unrecognized arguments"),
 ]
 
