@@ -85,6 +85,38 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     return mean, mean - half_width, mean + half_width
 
 
+def clustered_interval(
+    values: ArrayLike, groups: ArrayLike, confidence: float = 0.95
+) -> tuple[float, float | None, float | None]:
+    """Mean of values that are alike within groups, its standard error, and half of its interval.
+
+    Args:
+        values: (values,), such as an item's compressed minus its dense score; at least one.
+        groups: (values,), what each belongs to, such as a document; groups are independent of each other.
+        confidence: probability with which mean ± half covers the true mean, in (0, 1).
+    Returns:
+        Mean, standard error, half; the last two are None with one group, which says nothing of the spread. With n
+        values d in G groups, error² = G / (G - 1) * sum over groups of (sum of d - mean in the group)² / n², which is
+        the usual error of a mean where each value is its own group; half is Student's with G - 1 degrees of freedom.
+    Raises:
+        ValueError: no value, a NaN, another number of groups than of values, or a confidence outside (0, 1).
+    Source: the cluster-robust variance of Liang and Zeger (Biometrika 1986) for a mean, with its usual factor for few
+        groups.
+    """
+    values = _array(values)
+    quantile = _two_sided(confidence)
+    if len(values) == 0 or len(values) != len(groups):
+        raise ValueError(f"{len(values)} values in {len(groups)} places: each needs its group, and one is needed")
+    mean = statistics.fmean(values)
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.bincount(group, values - mean)
+    count = len(sums)
+    if count == 1:
+        return mean, None, None
+    stderr = float(np.sqrt(count / (count - 1) * (sums**2).sum())) / len(values)
+    return mean, stderr, float(scipy.stats.t.ppf(quantile, df=count - 1)) * stderr
+
+
 def above_chance(score: float, chance: float, stderr: float, confidence: float = 0.95) -> bool:
     """Whether the normal interval around `score` lies wholly above `chance`.
 
@@ -95,6 +127,23 @@ def above_chance(score: float, chance: float, stderr: float, confidence: float =
     """
     _finite(score, chance, stderr)
     return bool(score - scipy.stats.norm.ppf(_two_sided(confidence)) * stderr > chance)
+
+
+def human_gap(human: float, score: float) -> float:
+    """(human - score) / human: how far a model's score lies below people's, as a share of theirs.
+
+    Args:
+        human, score: of people and of the dense model, fractions or both in percent.
+    Returns:
+        The difficulty of setting 5: 0.1753 where people reach 95 % and the model 78.35 %, negative where it beats them.
+    Raises:
+        ValueError: a human score of 0 or less.
+    Source: paper sec. 3.2.1, table 3 and appendix B.
+    """
+    _finite(human, score)
+    if human <= 0:
+        raise ValueError(f"human score {human} is not above 0, so no share of it is defined")
+    return (human - score) / human
 
 
 def is_monotonic(difficulty: ArrayLike, slope: ArrayLike) -> bool | None:

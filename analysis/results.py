@@ -153,7 +153,8 @@ def read_runs(*results_dirs: Path) -> list[dict[str, Any]]:
     A run that two of the folders reach is read once.
 
     Returns:
-        Rows that hold the run's keys, the level's keys and `folder`; `levels` itself is left out.
+        Rows that hold the run's keys, the level's keys, `folder`, and the level's place among the run's as
+        `level_index`; `levels` itself is left out.
     Raises:
         ValueError: a file is not a result of this project (names the file).
     """
@@ -161,7 +162,7 @@ def read_runs(*results_dirs: Path) -> list[dict[str, Any]]:
     for folder in _folders_with(RESULT_FILE, results_dirs):
         run = _read_result(folder / RESULT_FILE)
         levels = run.pop("levels")
-        rows += [{**run, **level, "folder": str(folder)} for level in levels]
+        rows += [{**run, **level, "level_index": index, "folder": str(folder)} for index, level in enumerate(levels)]
     return rows
 
 
@@ -243,10 +244,14 @@ def _compared(folder: str, others: list[str]) -> str:
     return f"{folder} (here) and {other} (there) differ in {changed}"
 
 
-def read_items(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays that write_run stored, by name; arrays of objects are refused (no pickle)."""
+def read_items(folder: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays that write_run stored, by name; arrays of objects are refused (no pickle).
+
+    Args:
+        names: those to read, where they are there; all by default.
+    """
     with np.load(Path(folder) / ITEMS_FILE, allow_pickle=False) as items:
-        return dict(items)
+        return {name: items[name] for name in items if names is None or name in names}
 
 
 def describe_environment(device: str, **facts: Any) -> dict[str, Any]:

@@ -4,12 +4,22 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from analysis import results, tables
-from analysis.figures import compression_style, percent, task_name
+from analysis import level_summary, results, tables
+from analysis.drawing import percent
+from analysis.figures import task_name
+from analysis.level_figures import set_title
+from analysis.level_tables import LevelSet, is_level_run, level_sets, level_table
 from analysis.tables import Row
+from analysis.wording import (
+    against_chance,
+    compression_name,
+    markdown,
+    misses_sparsity,
+    number,
+    strength_text,
+    uneven_seeds,
+)
 
-# A larger difference means that the horizontal axis is not what it says.
-SPARSITY_TOLERANCE = 0.01
 LISTED_FOLDERS = 10
 # Below this the windows drawn move a perplexity by more than most compressions do.
 FEW_WINDOWS = 100
@@ -21,7 +31,7 @@ def summary_text(rows: list[Row], unfinished: list[Path], files: dict[tuple, lis
     Args:
         rows: what results.read_runs returned.
         unfinished: what results.unfinished_runs returned.
-        files: names of the figures and tables that were written, by key of figure_sets and perplexity_sets.
+        files: names of the figures and tables that were written, by key of figure_sets, level_sets or perplexity_sets.
     """
     names = _names(rows)
     lines = ["# Summary", "", *_runs_table(rows, names), "", "## What to beware of", ""]
@@ -31,6 +41,8 @@ def summary_text(rows: list[Row], unfinished: list[Path], files: dict[tuple, lis
         lines += _heading(key, names, files)
         lines += ["### How fast the score falls", "", *_slope_table(table)]
         lines += ["", "### Scores", "", *_score_tables(table)]
+    for key, members in level_sets(rows).items():
+        lines += [*_heading(key, names, files), *level_summary.section(level_table(members))]
     for key, members in tables.perplexity_sets(rows).items():
         lines += [*_heading(key, names, files), *_perplexity_lines(tables.perplexity_table(members))]
     return "\n".join(lines) + "\n"
@@ -51,6 +63,8 @@ def _heading(key: tuple, names: dict[str, str], files: dict[tuple, list[str]]) -
 
 def _set_name(key: tuple, names: dict[str, str]) -> str:
     setting, model, third = key
+    if isinstance(key, LevelSet):
+        return f"{set_title(setting, third)}, {names[model]}"
     if setting == tables.PERPLEXITY:
         return f"Perplexity, {names[model]} on {names[third]}"
     return f"Setting {setting}, {names[model]}" + (f", magnitude threshold {third}" if third else "")
@@ -64,20 +78,24 @@ def cautions(rows: list[Row], unfinished: list[Path]) -> list[str]:
         more = len(unfinished) - LISTED_FOLDERS
         listed += f" and {more} more" if more > 0 else ""
         found.append(f"{len(unfinished)} runs were started and are not complete; they do not count: {listed}.")
-    undrawn = Counter(
-        str(row["setting"]) for row in rows if row.get("transfer") is None and row["setting"] != tables.PERPLEXITY
-    )
+    undrawn = Counter(str(row["setting"]) for row in rows if not _is_known(row))
     found += [f"No figure is made of setting {setting} ({count} rows)." for setting, count in sorted(undrawn.items())]
     texts_of_set = {}
     for key, members in tables.figure_sets(rows).items():
         table = tables.seed_means(members)
         texts_of_set[key] = [*_reference_cautions(members, table), *_seed_cautions(table), *_point_cautions(table)]
+    for key, members in level_sets(rows).items():
+        texts_of_set[key] = level_summary.cautions(members, level_table(members))
     for key, members in tables.perplexity_sets(rows).items():
         texts_of_set[key] = _perplexity_cautions(tables.perplexity_table(members))
     names = _names(rows)
     for key, texts in texts_of_set.items():
         found += texts if len(texts_of_set) == 1 else [f"{_set_name(key, names)}: {text}" for text in texts]
     return found
+
+
+def _is_known(row: Row) -> bool:
+    return row.get("transfer") is not None or row["setting"] == tables.PERPLEXITY or is_level_run(row)
 
 
 def _reference_cautions(members: list[Row], table: list[Row]) -> list[str]:
@@ -91,22 +109,17 @@ def _reference_cautions(members: list[Row], table: list[Row]) -> list[str]:
         if not runs:
             found.append(f"{where}: NO DENSE TRANSFER, so no drop is defined.")
         elif learned is False:
-            found.append(f"{where}: DENSE NOT ABOVE CHANCE ({_against_chance(runs)}), so its drops mean nothing.")
+            found.append(f"{where}: DENSE NOT ABOVE CHANCE ({against_chance(runs)}), so its drops mean nothing.")
         elif learned is None:
             found.append(f"{where}: dense not compared with chance; a run lacks chance level or standard error.")
         else:
             failed = [row for row in runs if not tables.is_above_chance([row])]
             found += [
-                f"{where}: dense transfer with seed {row['seed']} is not above chance ({_against_chance([row])}) "
+                f"{where}: dense transfer with seed {row['seed']} is not above chance ({against_chance([row])}) "
                 "and moves the mean that all drops are relative to."
                 for row in failed
             ]
     return found
-
-
-def _against_chance(runs: list[Row]) -> str:
-    score = sum(row["score"] for row in runs) / len(runs)
-    return f"{score:.3f}, chance {runs[0]['chance']:.3f}, standard error {runs[0]['stderr']:.3f}"
 
 
 def _seed_cautions(table: list[Row]) -> list[str]:
@@ -119,13 +132,8 @@ def _seed_cautions(table: list[Row]) -> list[str]:
         places.setdefault((point["task"], point["data_fraction"]), Counter())[point["seeds"]] += 1
     for (task, fraction), counts in places.items():
         if len(counts) > 1:
-            found.append(f"{task_name(task)}, {percent(fraction)} data: the points {_uneven_seeds(counts)}")
+            found.append(f"{task_name(task)}, {percent(fraction)} data: the points {uneven_seeds(counts)}")
     return found
-
-
-def _uneven_seeds(counts: Counter) -> str:
-    listed = "; ".join(f"{' '.join(map(str, seeds))}: {count}" for seeds, count in counts.most_common())
-    return f"do not have the same seeds (seeds: number of points; {listed}), so differences hold the seeds' noise."
 
 
 def _point_cautions(table: list[Row]) -> list[str]:
@@ -142,14 +150,9 @@ def _point_cautions(table: list[Row]) -> list[str]:
             f"{where}: at {point['strength']} the measured sparsity is {point['measured_sparsity']:.3f}, "
             f"not {point['requested_sparsity']:.3f}."
             for point in points
-            if transfer == tables.SPARSE and _misses_sparsity(point)
+            if transfer == tables.SPARSE and misses_sparsity(point)
         ]
     return found
-
-
-def _misses_sparsity(point: Row) -> bool:
-    measured = point["measured_sparsity"]
-    return measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
 
 
 def _perplexity_cautions(table: list[Row]) -> list[str]:
@@ -165,7 +168,7 @@ def _perplexity_cautions(table: list[Row]) -> list[str]:
         error = (
             ""
             if dense["mean_stderr"] is None
-            else f" ({_compression_name(dense).lower()}: {dense['mean_perplexity']:.4g} ± {dense['mean_stderr']:.2g})"
+            else f" ({compression_name(dense).lower()}: {dense['mean_perplexity']:.4g} ± {dense['mean_stderr']:.2g})"
         )
         found.append(
             f"The text has {windows} windows{error}: others give other perplexities; compare within this table alone."
@@ -175,10 +178,10 @@ def _perplexity_cautions(table: list[Row]) -> list[str]:
     if single:
         found.append(f"{single} of {seeds.total()} calibrated points rest on one calibration sample: no band.")
     if len(seeds) > 1:
-        found.append(f"The calibrated points {_uneven_seeds(seeds)}")
+        found.append(f"The calibrated points {uneven_seeds(seeds)}")
     for point in table:
-        where = f"{_compression_name(point)} at {_strength(point)}"
-        if point["strength_kind"] in ("sparsity", "nm") and _misses_sparsity(point):
+        where = f"{compression_name(point)} at {strength_text(point)}"
+        if point["strength_kind"] in ("sparsity", "nm") and misses_sparsity(point):
             found.append(
                 f"{where}: the measured sparsity is {point['measured_sparsity']:.3f}, "
                 f"not {point['requested_sparsity']:.3f}."
@@ -203,7 +206,7 @@ def _runs_table(rows: list[Row], names: dict[str, str]) -> list[str]:
         body.append(
             [setting, names[model], names.get(task, task) or "", runs, seeds, members[0]["recipe"], f"`{example}`"]
         )
-    return _markdown(["setting", "model", "task", "complete runs", "seeds", "recipe", "an example of it"], body)
+    return markdown(["setting", "model", "task", "complete runs", "seeds", "recipe", "an example of it"], body)
 
 
 def _slope_table(table: list[Row]) -> list[str]:
@@ -216,9 +219,9 @@ def _slope_table(table: list[Row]) -> list[str]:
         place = [task_name(task), kind, transfer]
         body += [
             [
-                *place, percent(level["data_fraction"]), _number(level["dense_mean_score"]),
+                *place, percent(level["data_fraction"]), number(level["dense_mean_score"]),
                 {True: "yes", False: "**no**", None: ""}[level["dense_above_chance"]],
-                len(level["strengths"]), _number(level["spearman"]), _number(level["theil_sen_slope"]),
+                len(level["strengths"]), number(level["spearman"]), number(level["theil_sen_slope"]),
             ]
             for level in group
         ]  # fmt: skip
@@ -233,11 +236,11 @@ def _slope_table(table: list[Row]) -> list[str]:
         "normalized drop per unit of sparsity (1 - N/M for N:M), negative where the score falls. Both are over the "
         "means of the seeds. No score falls far below chance, so a drop is bounded by chance / dense - 1.",
         "",
-        *_markdown(head, body),
+        *markdown(head, body),
         "",
         "The hypothesis says that the slope steepens with difficulty, which here is a smaller amount of data:",
         "",
-        *_markdown(order_head, orders),
+        *markdown(order_head, orders),
     ]
 
 
@@ -246,7 +249,7 @@ def _score_tables(table: list[Row]) -> list[str]:
     for task, fraction in dict.fromkeys((point["task"], point["data_fraction"]) for point in table):
         points = [point for point in table if (point["task"], point["data_fraction"]) == (task, fraction)]
         dense = [_score(point) for point in points if point["transfer"] == tables.DENSE]
-        chance = _number(points[0]["chance"]) or "unknown"
+        chance = number(points[0]["chance"]) or "unknown"
         lines += [
             f"**{task_name(task)}, {percent(fraction)} data** ({points[0]['metric']}; chance {chance}): "
             f"dense transfer {dense[0] if dense else 'missing'}",
@@ -258,7 +261,7 @@ def _score_tables(table: list[Row]) -> list[str]:
         for point in sorted(compressed, key=tables.compression_order):
             cells.setdefault((point["strength_kind"], point["strength"]), {})[point["transfer"]] = _score(point)
         body = [[strength, *(row.get(name, "") for name in transfers)] for (_, strength), row in cells.items()]
-        lines += [*_markdown(["strength", *transfers], body), ""]
+        lines += [*markdown(["strength", *transfers], body), ""]
     return lines[:-1]
 
 
@@ -277,7 +280,7 @@ def _perplexity_lines(table: list[Row]) -> list[str]:
     head = ["compression", "strength", "zeros", "parameters", "perplexity", "seeds' range", "loss - dense", "seeds"]
     body = [
         [
-            _compression_name(point), _strength(point), _share(point["measured_sparsity"]),
+            compression_name(point), strength_text(point), _share(point["measured_sparsity"]),
             _share(point["parameter_ratio"]), f"{point['mean_perplexity']:.4g}", _seed_range(point),
             _difference(point), " ".join(map(str, point["seeds"])) if point["calibrated"] else "",
         ]
@@ -290,21 +293,8 @@ def _perplexity_lines(table: list[Row]) -> list[str]:
         "± its standard error over the windows, each compared with the dense model's loss on it; the spread over seeds "
         "is not in it. Seeds: where a calibration text is drawn.",
         "",
-        *_markdown(head, body),
+        *markdown(head, body),
     ]
-
-
-def _compression_name(point: Row) -> str:
-    name = compression_style(point["compression"])["label"]
-    return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
-
-
-def _strength(point: Row) -> str:
-    """50 %, 2:4, 4 bits, rank 64."""
-    kind, strength = point["strength_kind"], point["strength"]
-    if kind == "sparsity":
-        return percent(strength)
-    return {None: "", "nm": f"{strength}", "bits": f"{strength} bits", "rank": f"rank {strength}"}[kind]
 
 
 def _share(fraction: float | None) -> str:
@@ -322,12 +312,3 @@ def _difference(point: Row) -> str:
         return ""
     error = point["loss_difference_stderr"]
     return f"{point['loss_difference']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _markdown(head: list[str], body: list[list]) -> list[str]:
-    lines = [head, ["---"] * len(head), *body]
-    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]

@@ -2,7 +2,8 @@
 
 Rows of runs are what results.read_runs returns. In fine-tuning a point is one task, data fraction, transfer and
 strength: the mean over its seeds; a curve is the points of one task, data fraction, transfer and kind of strength. In
-perplexity a point is one text, compression and strength, and higher is worse.
+perplexity a point is one text, compression and strength, and higher is worse. The settings without training have
+theirs in analysis.level_tables.
 """
 
 import csv
@@ -139,11 +140,11 @@ def seed_means(rows: list[Row]) -> list[Row]:
 def _mean_over_seeds(point: list[Row], dense: list[Row]) -> Row:
     first, scores = point[0], [row["score"] for row in point]
     mean, low, high = monotonicity.mean_interval(scores)
-    dense_mean = _mean(dense, "score")
+    dense_mean = mean_of(dense, "score")
     drop = None if dense_mean is None else monotonicity.normalized_drop(mean, dense_mean)
     return {
         **{name: first[name] for name in SHARED_BY_SEEDS},
-        "measured_sparsity": _mean(point, "measured_sparsity"),
+        "measured_sparsity": mean_of(point, "measured_sparsity"),
         "mean_score": mean,
         "interval_low": low,
         "interval_high": high,
@@ -153,13 +154,13 @@ def _mean_over_seeds(point: list[Row], dense: list[Row]) -> Row:
         "dense_mean_score": dense_mean,
         "relative_percent": None if drop is None else 100 * mean / dense_mean,
         "normalized_drop": drop,
-        "chance": _mean(point, "chance"),
-        "mean_stderr": _mean(point, "stderr"),
+        "chance": mean_of(point, "chance"),
+        "mean_stderr": mean_of(point, "stderr"),
         "dense_above_chance": is_above_chance(dense),
     }
 
 
-def _mean(rows: list[Row], name: str) -> float | None:
+def mean_of(rows: list[Row], name: str) -> float | None:
     """None where any row lacks the value: the mean of the rest would be that of another set."""
     values = [row.get(name) for row in rows]
     return None if not values or None in values else statistics.fmean(values)
@@ -167,7 +168,7 @@ def _mean(rows: list[Row], name: str) -> float | None:
 
 def is_above_chance(runs: list[Row]) -> bool | None:
     """Whether the mean score of runs on the same items is above chance; None without runs, chance or standard error."""
-    values = [_mean(runs, name) for name in ("score", "chance", "stderr")]
+    values = [mean_of(runs, name) for name in ("score", "chance", "stderr")]
     return None if None in values else monotonicity.above_chance(*values)
 
 
@@ -236,10 +237,10 @@ def curve_statistics(points: list[Row]) -> Row:
 
 
 def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
-    """Whether the slopes of one task and transfer steepen with difficulty, as the hypothesis says.
+    """Whether the slopes of levels that differ in nothing else steepen with difficulty, as the hypothesis says.
 
     Args:
-        levels: curve_statistics of the levels to compare.
+        levels: curve_statistics, or level_tables.level_statistics, of the levels to compare.
     Returns:
         True, False, or None where it cannot be told; and how many levels were compared, or why it cannot be told.
         Levels that are not comparable (is_comparable) are left out.
@@ -250,6 +251,8 @@ def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
     if len({level["strengths"] for level in kept}) > 1:
         return None, "the levels were measured at different strengths"
     difficulty = [level["difficulty"] for level in kept]
+    if None in difficulty:
+        return None, "the difficulty of some levels is not known"
     if len(set(difficulty)) < len(difficulty):
         return None, "several levels have the same difficulty"
     in_order = monotonicity.is_monotonic(difficulty, [level["theil_sen_slope"] for level in kept])
@@ -310,12 +313,12 @@ def _perplexity_point(point: list[Row], dense_losses: np.ndarray | None) -> Row:
         "text": text_name(first["level"]),
         **{name: first[name] for name in ("compression", "strength_kind", "strength", "requested_sparsity")},
         "magnitude_scope": results.coordinates(first)["magnitude_scope"],
-        "measured_sparsity": _mean(point, "measured_sparsity"),
-        "parameter_ratio": _mean(point, "parameter_ratio"),
+        "measured_sparsity": mean_of(point, "measured_sparsity"),
+        "parameter_ratio": mean_of(point, "parameter_ratio"),
         "mean_perplexity": statistics.fmean(scores),
         "lowest_perplexity": min(scores),
         "highest_perplexity": max(scores),
-        "mean_stderr": _mean(point, "stderr"),
+        "mean_stderr": mean_of(point, "stderr"),
         "loss_difference": difference,
         "loss_difference_stderr": error,
         "vocabulary": first["chance"],

@@ -32,7 +32,7 @@ CALIBRATION_OPTIONS = (
 TEXT_HASH = "calibration_sha256"  # of the calibration text, in a run's identity
 METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
 # How a run is carried out, not what is computed: none of these tells two runs apart.
-RUN_OPTIONS = ("output_dir", "overwrite", "list_cells", "tokens_per_batch", "stream", "data_dir")
+RUN_OPTIONS = ("output_dir", "overwrite", "list_cells", "tokens_per_batch", "stream", "data_dir", "settings")
 # The coordinates of a cell and what matters to some compressions alone; runs that differ in these stand in one figure.
 CELL_OPTIONS = (
     "compression",
@@ -154,6 +154,11 @@ def cells(args: argparse.Namespace, setting: str | int, seeded: bool) -> list[Ce
     return found
 
 
+def compression_of(cell: Cell) -> tuple:
+    """What tells the cell's model from those of other cells."""
+    return tuple(cell[name] for name in ("compression", *STRENGTHS, "seed"))
+
+
 def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, cell: Cell) -> dict[str, Any]:
     """The options, where they are not the default, that run one cell by itself."""
     options = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
@@ -161,12 +166,20 @@ def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, cell
     if not is_quantized(cell):
         options.pop("export", None)
     single = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
-    return {**options, **single}
+    setting = {"settings": cell["setting"]} if "settings" in vars(args) else {}
+    return {**options, **single, **setting}
 
 
-def identity(args: argparse.Namespace, cell: Cell, data: dict[str, Any]) -> dict[str, Any]:
-    """What tells a run from another: every option that changes what is computed here, with the cell's values."""
-    unused = set(RUN_OPTIONS)
+def identity(
+    args: argparse.Namespace, cell: Cell, data: dict[str, Any], ignored: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What tells a run from another: every option that changes what is computed here, with the cell's values.
+
+    Args:
+        data: what tells the data of the run's setting from other data.
+        ignored: options that the setting does not obey.
+    """
+    unused = {*RUN_OPTIONS, *ignored}
     method = METHODS.get(cell["compression"])
     unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
     if not is_calibrated(cell):

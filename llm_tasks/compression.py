@@ -51,10 +51,20 @@ class CompressibleModel:
         self.weights = decoder_weights(model)
         self._dense = {name: weight.matrix.cpu().clone() for name, weight in self.weights.items()} if keep_dense else {}
         self._changed = False
+        self._made: tuple[tuple, dict[str, Quantized]] | None = None
 
     def compress(self, cell: Cell, tokens: Tensor | None, args: argparse.Namespace) -> dict[str, Quantized]:
-        """Compress the dense model as the cell says; see walk for what is returned."""
+        """Compress the dense model as the cell says, unless it is so already; see walk for what is returned."""
+        wanted = arguments.compression_of(cell)
+        if self._made is None or self._made[0] != wanted:
+            self._made = None  # a compression that fails leaves nothing that looks made
+            self._made = wanted, self._compress(cell, tokens, args)
+        return self._made[1]
+
+    def _compress(self, cell: Cell, tokens: Tensor | None, args: argparse.Namespace) -> dict[str, Quantized]:
         if self._changed:
+            if not self._dense:
+                raise ValueError("the model is compressed already, and its dense weights were not kept")
             for name, dense in self._dense.items():
                 self.weights[name].matrix.copy_(dense)
         self._changed = cell["compression"] != DENSE

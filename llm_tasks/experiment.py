@@ -5,7 +5,7 @@ import functools
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,53 +43,67 @@ class Setting(NamedTuple):
     Fields:
         name: as results and folders call it.
         identify: from the options, what tells its data from other data (hashes).
-        prepare: its data, from the options and the tokenizer; ValueError where they are not usable.
-        evaluate: the measurement, from a model, the data, the cell and the options.
+        prepare: its data, from the options, the tokenizer and the tokens that the model takes; ValueError where they
+            are not usable.
+        evaluate: the measurement, from a model, its tokenizer, the data, the cell and the options.
         evaluate_streamed: the same for a model of which one block is in memory; None if there is no such way.
         seeded: whether the seed changes more than the calibration text.
+        ignored: options that do not change what it computes.
     """
 
     name: str | int
     identify: Callable[[argparse.Namespace], dict[str, Any]]
-    prepare: Callable[[argparse.Namespace, PreTrainedTokenizerBase], Any]
-    evaluate: Callable[[PreTrainedModel, Any, Cell, argparse.Namespace], Evaluation]
+    prepare: Callable[[argparse.Namespace, PreTrainedTokenizerBase, int], Any]
+    evaluate: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Any, Cell, argparse.Namespace], Evaluation]
     evaluate_streamed: Callable[[StreamedBlocks, Any, Cell, argparse.Namespace], Evaluation] | None = None
     seeded: bool = False
+    ignored: tuple[str, ...] = ()
 
 
-def run(parser: argparse.ArgumentParser, argv: list[str] | None, setting: Setting) -> int:
-    """Compute every cell that is not complete yet; returns the exit code."""
-    args = parser.parse_args(argv)
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Sequence[Setting]) -> int:
+    """Compute every cell of the settings that is not complete yet; returns the exit code.
+
+    A compressed model is measured in all settings before the next is made.
+    """
     start_logging()
     quiet_libraries()
+    named = {setting.name: setting for setting in settings}
     try:
         arguments.check_strengths(args)
-        folders = output_folders(args.output_dir, arguments.cells(args, setting.name, setting.seeded))
+        cells = [cell for setting in settings for cell in arguments.cells(args, setting.name, setting.seeded)]
+        models = dict.fromkeys(map(arguments.compression_of, cells))
+        cells.sort(key=lambda cell: list(models).index(arguments.compression_of(cell)))
+        folders = output_folders(args.output_dir, cells)
         if args.list_cells:
             for folder, cell in folders.items():
                 print(command_line(sys.argv[0], arguments.cell_options(args, parser, cell), folder))
             return 0
-        arguments.check_options(args, setting.evaluate_streamed is not None)
+        arguments.check_options(args, all(setting.evaluate_streamed for setting in settings))
         skeleton = arguments.check_model(args)
-        data_identity = {**setting.identify(args), **input_hashes(args, folders.values())}
-        identities = {folder: arguments.identity(args, cell, data_identity) for folder, cell in folders.items()}
+        hashes = input_hashes(args, folders.values())
+        inputs = {setting.name: {**setting.identify(args), **hashes} for setting in settings}
+        identities = {
+            folder: arguments.identity(args, cell, inputs[cell["setting"]], named[cell["setting"]].ignored)
+            for folder, cell in folders.items()
+        }
         check_folders(identities, args.overwrite)
         tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
-        data = setting.prepare(args, tokenizer)
+        max_length = arguments.max_length(skeleton)
+        data = {setting.name: setting.prepare(args, tokenizer, max_length) for setting in settings}
         windows = functools.cache(
             functools.partial(calibration_windows, args, tokenizer, calibration_shape(args, skeleton))
         )
         for seed in {cell["seed"] for cell in folders.values() if is_calibrated(cell)}:
             windows(seed)
         if not args.stream:
-            check_memory(args, skeleton, several=len(folders) > 1)
+            check_memory(args, skeleton, several=len(models) > 1)
     except ValueError as error:
         parser.error(str(error))
     report_plan(args, skeleton)
 
     @functools.cache
     def loaded() -> CompressibleModel:
-        return CompressibleModel(load_model(args), keep_dense=len(folders) > 1)
+        return CompressibleModel(load_model(args), keep_dense=len(models) > 1)
 
     def compute(folder: Path) -> None:
         cell, run_identity, device = folders[folder], identities[folder], device_of(args)
@@ -109,7 +123,11 @@ def run(parser: argparse.ArgumentParser, argv: list[str] | None, setting: Settin
             if grids:
                 export(folder, model, grids, cell, run_identity, args, tokenizer)
         compressed = time.monotonic()
-        found = (setting.evaluate_streamed if args.stream else setting.evaluate)(model, data, cell, args)
+        setting = named[cell["setting"]]
+        if args.stream:
+            found = setting.evaluate_streamed(model, data[setting.name], cell, args)
+        else:
+            found = setting.evaluate(model, tokenizer, data[setting.name], cell, args)
         result = {
             **arguments.describe(cell, run_identity, args),
             **facts,

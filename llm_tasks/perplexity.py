@@ -60,12 +60,11 @@ def evaluation_split(args: argparse.Namespace) -> str:
     return {"wikitext2": "test", "c4": "validation"}.get(args.text, "train")
 
 
-def prepare(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def prepare(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tensor:
     """The windows, (number, seq_len)."""
-    longest = arguments.max_length(arguments.check_model(args))
-    seq_len = args.seq_len or min(2048, longest)
-    if seq_len > longest or seq_len < 2:
-        raise ValueError(f"--seq_len {seq_len}: the model takes 2 to {longest} tokens")
+    seq_len = args.seq_len or min(2048, max_length)
+    if seq_len > max_length or seq_len < 2:
+        raise ValueError(f"--seq_len {seq_len}: the model takes 2 to {max_length} tokens")
     texts = calibration.read_texts(
         args.text, split=evaluation_split(args), text_field=args.text_field, data_dir=args.data_dir
     )
@@ -90,7 +89,9 @@ def window_losses(logits: Tensor, windows: Tensor) -> list[float]:
 
 
 @torch.no_grad()
-def evaluate(model: PreTrainedModel, windows: Tensor, cell: Cell, args: argparse.Namespace) -> Evaluation:
+def evaluate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, windows: Tensor, cell: Cell, args: argparse.Namespace
+) -> Evaluation:
     precision = arguments.precision_of(args)
     losses = []
     for batch in tqdm(windows.split(max(1, args.tokens_per_batch // windows.shape[1])), "perplexity", disable=None):
@@ -128,7 +129,8 @@ SETTING = Setting("perplexity", identify, prepare, evaluate, evaluate_streamed)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return experiment.run(make_parser(), argv, SETTING)
+    parser = make_parser()
+    return experiment.run(parser, parser.parse_args(argv), [SETTING])
 
 
 if __name__ == "__main__":

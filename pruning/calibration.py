@@ -1,34 +1,32 @@
 """Token windows from C4, WikiText-2 or a text file: seeded ones to calibrate with, consecutive ones for perplexity."""
 
 import contextlib
-import gzip
 import hashlib
-import io
 import json
 import logging
 import os
 import random
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import safetensors
 import torch
-from pyarrow import parquet
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from pruning import data_files
+from pruning.data_files import file_kind, read_rows, read_text, valid_text
+
 logger = logging.getLogger(__name__)
 
 WINDOWS = ("auto", "documents", "joined")
-SUFFIXES = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".parquet", ".parquet.gz", ".txt.gz", ".txt")
+SUFFIXES = (*data_files.SUFFIXES, *data_files.TEXT_SUFFIXES)
 # Commits of the hub's data sets: every machine reads the same text, and a cached window needs no hub.
 C4_REVISION = "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
 WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
@@ -146,7 +144,7 @@ def read_texts(
     limit = C4_DOCUMENTS if source == "c4" else None
     if path is None:
         texts = _hub_texts(str(source), split)
-    elif source == "wikitext2" and _file_kind(path) == "txt":
+    elif source == "wikitext2" and file_kind(path, SUFFIXES) == "txt":
         texts = _wikitext_rows(_read_file(path, text_field)[0])
     else:
         texts = _read_file(path, text_field, limit)
@@ -242,7 +240,7 @@ def source_file(source: str | Path, split: str = "train", data_dir: str | Path |
         path = Path(source).expanduser()
         if not path.is_file():
             raise ValueError(f"{source} is neither a file nor one of {', '.join(HUB_CONFIGS)}")
-        _file_kind(path)
+        file_kind(path, SUFFIXES)
         return path
     if split not in HUB_SPLITS[source]:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(HUB_SPLITS[source])}")
@@ -256,65 +254,18 @@ def source_file(source: str | Path, split: str = "train", data_dir: str | Path |
     return path
 
 
-def _file_kind(path: Path) -> str:
-    """txt, json or parquet."""
-    kind = Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
-    if f".{kind}" not in SUFFIXES:
-        raise ValueError(f"{path} is not one of {', '.join(SUFFIXES)}")
-    return "json" if kind == "jsonl" else kind
-
-
 def _read_file(path: Path, text_field: str, limit: int | None = None) -> list[str]:
     """Texts of a file, blank ones too; the first `limit` of them."""
-    kind = _file_kind(path)
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rb") as file:
-            if kind == "parquet":
-                rows = _parquet_texts(file.read(), path, text_field)
-            elif kind == "txt":
-                rows = [file.read().decode("utf-8-sig")]
-            else:
-                rows = _json_texts(file, path, text_field)
-            return list(islice(rows, limit))
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path} cannot be read as {kind}: {error}") from error
+    if file_kind(path, SUFFIXES) == "txt":
+        return [read_text(path)]
+    return list(islice(_texts(path, text_field), limit))
 
 
-def _json_texts(lines: Iterable[bytes], path: Path, text_field: str) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not one JSON object: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is not one JSON object")
-        _check_field(row, path, text_field)
-        yield _checked_text(row[text_field], f"{path}, line {number}", text_field)
-
-
-def _parquet_texts(content: bytes, path: Path, text_field: str) -> Iterator[str]:
-    file = parquet.ParquetFile(io.BytesIO(content))
-    _check_field(file.schema_arrow.names, path, text_field)
-    for number, text in enumerate(file.read(columns=[text_field])[text_field].to_pylist(), start=1):
-        yield _checked_text(text, f"{path}, row {number}", text_field)
-
-
-def _check_field(names: Iterable[str], path: Path, text_field: str) -> None:
-    if text_field not in names:
-        raise ValueError(f"{path} has no field {text_field!r}; it has {', '.join(names)}")
-
-
-def _checked_text(text: object, where: str, text_field: str) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"{where}: {text_field!r} is no text but {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON can write half a character, \ud800; tokenizers refuse it
-        raise ValueError(f"{where}: {text_field!r} is no valid Unicode: {error}") from error
-    return text
+def _texts(path: Path, text_field: str) -> Iterator[str]:
+    for where, row in read_rows(path, [text_field]):
+        if text_field not in row:
+            raise ValueError(f"{path} has no field {text_field!r}; it has {', '.join(row)}")
+        yield valid_text(row[text_field], where, text_field)
 
 
 def _wikitext_rows(text: str) -> list[str]:
@@ -432,7 +383,7 @@ def _source_digest(source: str | Path, split: str, path: Path | None) -> str:
     with path.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     reader = f"{source}:{C4_DOCUMENTS}" if source in HUB_CONFIGS else "file"
-    return f"{reader}:{_file_kind(path)}:{content}"
+    return f"{reader}:{file_kind(path, SUFFIXES)}:{content}"
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -4,8 +4,9 @@
     python scripts/plot_results.py --results_dir runs/qnli runs/sst2 --output_dir figures --formats png pdf --dpi 300
 
 Writes, for every setting, model and magnitude threshold found, each figure as .png (or another format) with its numbers
-beside it as .csv; of perplexity, a figure for every model and text; and one summary.md over all. Needs neither torch
-nor a display. The last lines printed are the files.
+beside it as .csv; of settings 2 to 6 without training and of your own tasks, a figure for every model; of perplexity,
+one for every model and text; and one summary.md over all. Needs neither torch nor a display. The last lines printed are
+the files.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from analysis import figures, results, summary, tables
+from analysis import drawing, figures, level_figures, level_tables, results, summary, tables
 
 logger = logging.getLogger("plot_results")
 
@@ -35,7 +36,7 @@ class Plot(NamedTuple):
     Fields:
         key: of the set of runs, under which summary.md shows it.
         stem: file name without ending.
-        draw: the function of analysis.figures.
+        draw: the function of analysis.figures or level_figures.
         members: the runs that it draws.
         table, columns: the CSV.
     """
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         rows = results.read_runs(*args.results_dir)
-        plots = fine_tuning_plots(rows) + perplexity_plots(rows)
+        plots = fine_tuning_plots(rows) + level_plots(rows) + perplexity_plots(rows)
     except ValueError as error:
         sys.exit(f"plot_results.py: {error}")
     unfinished = results.unfinished_runs(*args.results_dir)
@@ -116,6 +117,21 @@ def fine_tuning_plots(rows: list[tables.Row]) -> list[Plot]:
     return [plot for plot in plots if plot.table]
 
 
+def level_plots(rows: list[tables.Row]) -> list[Plot]:
+    """One of every setting without training, model and task with compressed runs."""
+    sets = level_tables.level_sets(rows)
+    models = tables.model_names({key.model for key in sets})
+    tasks = tables.text_names({key.task for key in sets})
+    plots = []
+    for key, members in sets.items():
+        table = level_tables.level_table(members)
+        if level_tables.level_curves(table):
+            setting = key.setting if key.setting == level_tables.OWN_TASK else f"setting{key.setting}"
+            stem = f"{setting}_{tasks[key.task]}_{models[key.model]}"
+            plots.append(Plot(key, stem, level_figures.levels, members, table, level_tables.LEVEL_COLUMNS))
+    return plots
+
+
 def perplexity_plots(rows: list[tables.Row]) -> list[Plot]:
     """One of every model and text with compressed runs."""
     sets = tables.perplexity_sets(rows)
@@ -134,7 +150,7 @@ def perplexity_plots(rows: list[tables.Row]) -> list[Plot]:
 def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> list[str]:
     """Draw it; names of the files written."""
     figure = plot.draw(plot.members)
-    contents = {f"{plot.stem}.{name}": figures.encode(figure, name, dpi) for name in formats}
+    contents = {f"{plot.stem}.{name}": drawing.encode(figure, name, dpi) for name in formats}
     contents[f"{plot.stem}.csv"] = tables.csv_text(plot.table, plot.columns).encode()
     for name, content in contents.items():
         results.replace_file(output_dir / name, content)

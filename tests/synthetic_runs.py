@@ -1,12 +1,15 @@
 """Run folders made up for tests of what reads them."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis import results
+
+LEVEL_DEFAULTS = {"dataset": "mmlu", "reader": "letter", "human": None, "metrics": {}, "facts": {}}
 
 
 def run(
@@ -101,6 +104,46 @@ def perplexity_run(
     return {**result, **changes}
 
 
+def level_run(
+    compression: str = "dense",
+    strength: float | str | tuple[str, int] | None = None,
+    levels: dict[str, Sequence[float]] | None = None,
+    seed: int = 0,
+    of_level: dict[str, dict[str, Any]] | None = None,
+    items: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    **changes: Any,
+) -> dict[str, Any]:
+    """A run of a setting without training; strengths as in perplexity_run.
+
+    Args:
+        levels: scores of the items of each level, from easy to hard.
+        of_level: what a level has that others have not.
+        items, groups: identities and groups of the items, the same at all levels; every item its own group by default.
+        changes: reach level and run keys alike; `facts` and others that are no keys of a run reach the levels.
+    """
+    levels = levels or {"2 options": (1, 1, 1, 0), "4 options": (1, 1, 0, 0)}
+    of_all = {name: changes.pop(name) for name in (*LEVEL_DEFAULTS, *results.LEVEL_KEYS) if name in changes}
+    found, columns = [], {"level": [], "item": [], "group": [], "score": []}
+    for place, (name, scores) in enumerate(levels.items()):
+        mean = sum(scores) / len(scores)
+        own = {
+            "level": name, "difficulty": float(place), "metric": "accuracy", "score": mean, "chance": 0.25,
+            "stderr": 0.01, "num_examples": len(scores), **LEVEL_DEFAULTS, "metrics": {"accuracy": mean}, **of_all,
+        }  # fmt: skip
+        found.append({**own, **(of_level or {}).get(name, {})})
+        identities = list(items or [f"item {number}" for number in range(len(scores))])
+        columns["level"] += [place] * len(scores)
+        columns["item"] += identities
+        columns["group"] += list(groups or identities)
+        columns["score"] += map(float, scores)
+    like = perplexity_run(compression, strength, seed=seed)
+    run_of_setting = {"setting": 2, "task": "option_count", "levels": found}
+    arrays = {name: np.array(values) for name, values in columns.items()}
+    del like["window_loss"]
+    return {**like, **run_of_setting, "items": arrays, **changes}
+
+
 def write_tree(root: Path, *runs: dict[str, Any], **arguments: Any) -> Path:
     """Write each run into a folder of its own below `root`, numbered on from those that are there; returns `root`."""
     for result in runs:
@@ -110,5 +153,6 @@ def write_tree(root: Path, *runs: dict[str, Any], **arguments: Any) -> Path:
         items = {"idx": np.arange(3), "prediction": np.array([0, 1, 1])}
         if "window_loss" in result:
             items = {"window_loss": np.array(result["window_loss"])}
-        results.write_run(folder, result, items)
+        items = result.get("items", items)
+        results.write_run(folder, {name: value for name, value in result.items() if name != "items"}, items)
     return root

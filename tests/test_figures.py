@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 from synthetic_runs import dense, perplexity_run, run, write_tree
 
-from analysis import figures, results, tables
+from analysis import drawing, figures, results, tables
 from llm_tasks import methods
 
 
@@ -181,7 +181,7 @@ def test_matplotlibs_settings_are_left_as_they_were(read):
 @pytest.mark.parametrize(("file_format", "beginning"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_figures_are_encoded_in_the_format_asked_for(read, file_format, beginning):
     figure = figures.data_adequacy(read(dense(), run()))
-    assert figures.encode(figure, file_format, dpi=30).startswith(beginning)
+    assert drawing.encode(figure, file_format, dpi=30).startswith(beginning)
 
 
 def test_perplexity_draws_a_panel_per_kind_on_one_logarithmic_axis(read):
@@ -255,13 +255,13 @@ def test_perplexities_without_a_figure_are_refused(read):
 
 def test_every_compression_has_a_place_and_a_look_of_its_own():
     assert {"dense", *methods.METHODS} <= set(tables.COMPRESSIONS)
-    assert list(figures.COMPRESSION_STYLE) == list(tables.COMPRESSIONS)
+    assert list(drawing.COMPRESSION_STYLE) == list(tables.COMPRESSIONS)
     for trait in ("color", "label"):
-        assert len({look[trait] for look in figures.COMPRESSION_STYLE.values()}) == len(tables.COMPRESSIONS)
+        assert len({look[trait] for look in drawing.COMPRESSION_STYLE.values()}) == len(tables.COMPRESSIONS)
 
 
 def test_a_method_that_the_project_does_not_know_is_drawn_too():
-    look = figures.compression_style("my_method")
+    look = drawing.compression_style("my_method")
     assert look["label"] == "my_method"
-    assert look["color"] not in {style["color"] for style in figures.COMPRESSION_STYLE.values()}
+    assert look["color"] not in {style["color"] for style in drawing.COMPRESSION_STYLE.values()}
     assert sorted(["my_method", "wanda", "dense"], key=tables.compression_rank) == ["dense", "wanda", "my_method"]

@@ -132,6 +132,8 @@ def test_is_monotonic_wants_every_harder_level_to_fall_faster():
         lambda: monotonicity.theil_sen_slope([0.1, float("nan")], [0.5, 0.4]),
         lambda: monotonicity.mean_interval([0.1, float("nan")]),
         lambda: monotonicity.above_chance(0.5, 0.5, float("nan")),
+        lambda: monotonicity.clustered_interval([0.1, float("nan")], ["a", "b"]),
+        lambda: monotonicity.human_gap(float("nan"), 0.5),
         lambda: monotonicity.is_monotonic([0.1, 0.2], [float("nan"), 0.1]),
     ],
 )
@@ -149,3 +151,48 @@ def test_values_that_do_not_pair_up_are_an_error():
         monotonicity.mean_interval([])
     with pytest.raises(ValueError, match="confidence 95"):
         monotonicity.mean_interval([1, 2], confidence=95)
+
+
+def test_a_mean_of_independent_values_has_its_usual_error():
+    values = [0.0, 1.0, 1.0, -2.0, 0.5]
+    mean, stderr, half = monotonicity.clustered_interval(values, list("abcde"))
+    assert (mean, stderr) == pytest.approx((0.1, np.std(values, ddof=1) / np.sqrt(5)), rel=1e-12)
+    assert (mean - half, mean + half) == pytest.approx(monotonicity.mean_interval(values)[1:], rel=1e-12)
+
+
+def test_values_that_repeat_their_group_tell_no_more_than_one_of_them():
+    values = [0.0, 1.0, -2.0]
+    once = monotonicity.clustered_interval(values, list("abc"))
+    thrice = monotonicity.clustered_interval(values * 3, list("abc") * 3)
+    assert thrice == pytest.approx(once, rel=1e-12)
+
+
+def test_groups_of_values_add_up():
+    # Mean 0; sums of the groups 3 and -3, as many values as 4: sqrt(2 / 1 * 18 / 16).
+    mean, stderr, half = monotonicity.clustered_interval([1, 2, -1, -2], [7, 7, 9, 9])
+    assert (mean, stderr) == (0, 1.5) and half == pytest.approx(12.706204736174694 * 1.5, rel=1e-9)
+    assert monotonicity.clustered_interval([1, 2], ["a", "a"]) == (1.5, None, None)
+
+
+def test_values_without_a_group_are_an_error():
+    for values, groups in (([1, 2], ["a"]), ([], [])):
+        with pytest.raises(ValueError, match="each needs its group"):
+            monotonicity.clustered_interval(values, groups)
+
+
+@pytest.mark.parametrize(
+    ("human", "model", "printed"),
+    [
+        (95.0, 78.35, 17.53), (95.6, 59.68, 37.57), (92.0, 36.40, 60.43),  # table 3: PIQA, HellaSwag, OpenBookQA
+        # Appendix B: SST-2, CoLA, QQP, STS-B, QNLI, RTE, WinoGrande, CommonsenseQA
+        (97.8, 96.2, 1.64), (66.4, 64.9, 2.26), (80.4, 91.8, -14.18), (92.7, 92.2, 0.54), (91.2, 94.4, -3.51),
+        (93.6, 84.3, 9.94), (94.0, 78.1, 16.91), (89.0, 72.1, 18.99),
+    ],
+)  # fmt: skip
+def test_the_gap_to_people_is_what_the_paper_prints(human, model, printed):
+    assert 100 * monotonicity.human_gap(human / 100, model / 100) == pytest.approx(printed, abs=0.0051)
+
+
+def test_a_gap_to_people_who_score_nothing_is_not_defined():
+    with pytest.raises(ValueError, match="human score 0 is not above 0"):
+        monotonicity.human_gap(0, 0.5)

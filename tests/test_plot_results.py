@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic_runs import dense, perplexity_run, run, write_tree
+from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
 from analysis import results
 
@@ -95,6 +95,30 @@ def test_a_dense_perplexity_alone_gets_a_line_and_no_figure(tmp_path, plot):
     tree = write_tree(tmp_path / "runs", perplexity_run())
     assert plot("--results_dir", tree, "--output_dir", tmp_path / "images") == ["summary.md"]
     assert "| Dense |" in (tmp_path / "images" / "summary.md").read_text()
+
+
+def test_settings_without_training_are_drawn_beside_the_others(tmp_path, plot):
+    own = {"setting": "own_task", "task": "my tickets.jsonl"}
+    tree = write_tree(
+        tmp_path / "runs", level_run(), level_run("wanda", 0.5), level_run(**own), level_run("rtn", ("bits", 4), **own),
+        level_run(setting=4, task="k_shot"), dense(), run(), perplexity_run(), perplexity_run("wanda", 0.5),
+    )  # fmt: skip
+    images = tmp_path / "images"
+    names = plot("--results_dir", tree, "--output_dir", images)
+    assert [name for name in names if name.endswith(".png")] == [
+        "setting1_data_adequacy_model-a.png", "setting2_option_count_model-a.png",
+        "own_task_my-tickets_model-a.png", "perplexity_wiki.test_model-a.png",
+    ]  # fmt: skip
+    with (images / "setting2_option_count_model-a.csv").open() as stream:
+        assert [(row["level"], row["compression"], row["mean_score"]) for row in csv.DictReader(stream)] == [
+            ("2 options", "dense", "0.75"), ("2 options", "wanda", "0.75"), ("4 options", "dense", "0.5"),
+            ("4 options", "wanda", "0.5"),
+        ]  # fmt: skip
+    text = (images / "summary.md").read_text()
+    for heading in ("Setting 2: number of options", "Own task: my tickets.jsonl", "Setting 4: number of worked"):
+        assert f"## {heading}" in text
+    assert "![own_task_my-tickets_model-a.png](own_task_my-tickets_model-a.png)" in text
+    assert "No figure is made" not in text
 
 
 def test_cautions_are_logged(tmp_path, plot, caplog):

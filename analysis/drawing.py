@@ -1,0 +1,273 @@
+"""What every figure is built of: the looks of compressions, panels, axes, curves with bands, warnings, captions.
+
+A curve is a list of points of one of the tables, drawn in percent of the dense score. Nothing here needs a display or
+touches matplotlib's global state.
+"""
+
+import io
+import itertools
+import math
+import textwrap
+import zlib
+from collections.abc import Callable
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
+
+from analysis import tables
+from analysis.tables import Row
+
+# Of every figure that compares compressions: the palette again, and grey and brown for the seventh and eighth.
+COMPRESSION_STYLE = {
+    "dense": {"label": "Dense", "color": "#D42A2A", "linestyle": "--"},
+    "magnitude": {"label": "Magnitude", "color": "#E69F00", "marker": "s"},
+    "wanda": {"label": "Wanda", "color": "#0072B2", "marker": "o"},
+    "ria": {"label": "RIA", "color": "#56B4E9", "marker": "D"},
+    "sparsegpt": {"label": "SparseGPT", "color": "#009E73", "marker": "^"},
+    "rtn": {"label": "Round to nearest", "color": "#666666", "marker": "X"},
+    "gptq": {"label": "GPTQ", "color": "#CC79A7", "marker": "v"},
+    "low_rank": {"label": "Low rank", "color": "#7A4A21", "marker": "P"},
+}
+NEW_COLORS = ("#6A3D9A", "#8C9A1E", "#C2185B", "#2F4B7C")  # of methods that users add
+KIND_TITLE = {
+    "sparsity": "Unstructured sparsity",
+    "nm": "N:M sparsity (N of M kept)",
+    "bits": "Quantization",
+    "rank": "Low rank",
+}
+KIND_AXIS = {
+    "sparsity": "Sparsity (%)",
+    "nm": "Weights kept (N:M)",
+    "bits": "Bits per weight",
+    "rank": "Rank (parameters left)",
+}
+LAYOUT = {
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "grid.color": "0.9",
+    "font.size": 10,
+    "legend.fontsize": 9,
+    "legend.title_fontsize": 9,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "figure.constrained_layout.h_pad": 0.06,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+}
+MAX_TICKS = 10
+WARNING_WIDTH = 34  # letters in a line
+UNBROKEN = "\N{NO-BREAK SPACE}"
+
+Band = Callable[[Row], tuple[float, float]]  # low and high bound of a point, in percent of the dense score
+
+
+def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
+    """The figure as the bytes of a png, pdf or svg file."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format=file_format, dpi=dpi, facecolor="white")
+    return stream.getvalue()
+
+
+def compression_style(compression: str) -> dict[str, str]:
+    """How a compression is drawn in every figure; one that the project does not know gets a look from its name."""
+    if compression in COMPRESSION_STYLE:
+        return COMPRESSION_STYLE[compression]
+    number = zlib.crc32(compression.encode())
+    return {"label": compression, "color": NEW_COLORS[number % len(NEW_COLORS)], "marker": "*"}
+
+
+def compression_look(compression: str, scope: str | None) -> dict:
+    """The compression's colour and marker; hollow where magnitude ranks all weights together."""
+    look = compression_style(compression)
+    if scope != "global":
+        return look
+    return {**look, "label": f"{look['label']}, global threshold", "linestyle": "-.", "markerfacecolor": "white"}
+
+
+def percent(fraction: float) -> str:
+    """0.25 -> "25 %"."""
+    return f"{100 * fraction:.4g} %"
+
+
+def dense_line(axes: Axes, look: dict) -> None:
+    axes.axhline(100, **look, zorder=1.5)
+
+
+def make_panels(keys_of_kind: dict[str, list], columns: int, size: tuple[float, float]) -> tuple[Figure, dict]:
+    """A figure with one part per kind of sparsity that has panels; its axes by (kind, key), line by line.
+
+    Parts of a single column stand side by side, others below each other.
+    """
+    kinds = [kind for kind, keys in keys_of_kind.items() if keys]
+    lines = [math.ceil(len(keys_of_kind[kind]) / columns) for kind in kinds]
+    width, height = size[0] * columns, size[1] * sum(lines)
+    if columns == 1:
+        width, height = size[0] * len(kinds), size[1] * max(lines)
+    figure = Figure(figsize=(max(width, 4.8), height + 0.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    if columns == 1:
+        parts = figure.subfigures(1, len(kinds), squeeze=False)
+    else:
+        parts = figure.subfigures(len(kinds), 1, height_ratios=lines, squeeze=False)
+    panels = {}
+    for letter, kind, part, count in zip("abcd", kinds, parts.flat, lines, strict=False):
+        part.suptitle(f"({letter}) {KIND_TITLE[kind]}" if len(kinds) > 1 else KIND_TITLE[kind], weight="bold")
+        grid = part.subplots(count, columns, squeeze=False)
+        for axes, key in itertools.zip_longest(grid.flat, keys_of_kind[kind]):
+            if key is None:
+                axes.set_axis_off()
+            else:
+                panels[kind, key] = axes
+    return figure, panels
+
+
+def strength_axis(axes: Axes, kind: str, curves: list[list[Row]]) -> dict[float | str, float]:
+    """Label the horizontal axis; where each strength stands on it: sparsity in percent, others evenly spaced."""
+    points = {point["strength"]: point for points in curves for point in points}
+    strengths = sorted(points, key=lambda strength: tables.compression_order(points[strength]))
+    if kind == "sparsity":
+        positions = {strength: 100 * strength for strength in strengths}
+        labels = {strength: f"{100 * strength:.4g}" for strength in strengths}
+    else:
+        positions = {strength: float(place) for place, strength in enumerate(strengths)}
+        labels = {strength: _strength_label(points[strength]) for strength in strengths}
+    shown = strengths[:: math.ceil(len(strengths) / MAX_TICKS)]
+    axes.set_xticks([positions[strength] for strength in shown], [labels[strength] for strength in shown])
+    margin = 0.05 * (max(positions.values()) - min(positions.values())) or 1.0
+    margin = margin if kind == "sparsity" else max(margin, 0.25)
+    axes.set_xlim(min(positions.values()) - margin, max(positions.values()) + margin)
+    axes.set_xlabel(KIND_AXIS[kind])
+    return positions
+
+
+def _strength_label(point: Row) -> str:
+    """N:M, bits or rank, below a rank the share of the parameters that its two factors have."""
+    ratio = point.get("parameter_ratio")
+    return str(point["strength"]) if ratio is None else f"{point['strength']}\n({100 * ratio:.0f} %)"
+
+
+def seed_range(point: Row) -> tuple[float, float]:
+    """Lowest and highest seed in percent of the dense mean; Student's interval of 2 seeds would hide the curves."""
+    dense = point["dense_mean_score"]
+    return 100 * point["lowest_score"] / dense, 100 * point["highest_score"] / dense
+
+
+def curve(
+    axes: Axes, positions: dict[float | str, float], points: list[Row], look: dict, band: Band = seed_range
+) -> None:
+    """Mean over seeds within its band; faint marks alone where the dense model did not learn the task."""
+    drawn = [point for point in points if point["relative_percent"] is not None]
+    where = [positions[point["strength"]] for point in drawn]
+    learned = points[0]["dense_above_chance"] is not False
+    faint = {} if learned else {"alpha": 0.5, "markerfacecolor": "white", "linestyle": "none"}
+    axes.plot(where, [point["relative_percent"] for point in drawn], **look, **faint)
+    bands = [band(point) for point in drawn]
+    if learned and any(low < high for low, high in bands):
+        draw_band(axes, where, bands, look["color"])
+
+
+def draw_band(axes: Axes, where: list[float], bands: list[tuple[float, float]], color: object) -> None:
+    """From the low to the high bound of each point; a bar where a curve has a single point."""
+    low, high = zip(*bands, strict=True)
+    if len(where) > 1:
+        axes.fill_between(where, low, high, color=color, alpha=0.2, linewidth=0)
+    else:
+        axes.vlines(where, low, high, color=color, alpha=0.35, linewidth=6)
+
+
+def floor(points: list[Row]) -> float | None:
+    """Chance in percent of the dense mean, the level below which a score does not fall for long."""
+    chance, dense = points[0]["chance"], points[0]["dense_mean_score"]
+    return None if chance is None or dense is None or dense <= 0 else 100 * chance / dense
+
+
+def chance_line(axes: Axes, points: list[Row], color: object) -> None:
+    height = floor(points)
+    if height is not None and points[0]["dense_above_chance"] is not False:
+        axes.axhline(height, color=color, linestyle=":", linewidth=1.2, zorder=1)
+
+
+def limits(axes: Axes, curves: list[list[Row]], band: Band = seed_range, room: float = 0.0) -> None:
+    """Show everything that means something: curves whose dense model is at chance do not stretch the axis.
+
+    Args:
+        room: what is left free below, as a share of the range, such as for a warning.
+    """
+    learned = [points for points in curves if points[0]["dense_above_chance"] is not False]
+    shown = [point for points in learned or curves for point in points if point["relative_percent"] is not None]
+    heights = [height for point in shown for height in (point["relative_percent"], *band(point))]
+    heights += [height for points in learned if (height := floor(points)) is not None] + [100.0]
+    if not shown:
+        heights += [0.0]
+    low, high = min(heights), max(heights)
+    margin = 0.05 * (high - low or 10)
+    axes.set_ylim(low - margin - room * (high - low), high + margin)
+
+
+def warning(axes: Axes, curves: dict[str, list[Row]], reference: str, unit: str = "") -> None:
+    """Say in the panel which curves have no reference, or one that means nothing.
+
+    Args:
+        curves: by name.
+        reference: what the scores are relative to, "dense transfer".
+        unit: what follows the names, " data".
+    """
+    whole = {name: name.replace(" ", UNBROKEN) for name in curves}
+    missing = [whole[name] for name, points in curves.items() if points[0]["dense_mean_score"] is None]
+    at_chance = [whole[name] for name, points in curves.items() if points[0]["dense_above_chance"] is False]
+    texts = []
+    if missing:
+        where = "" if len(missing) == len(curves) else f"\nat {', '.join(missing)}{unit}"
+        texts.append(f"NO {reference.upper()}{where}:\nno reference, not drawn")
+    if at_chance:
+        where = "" if len(at_chance) == len(curves) else f"\nat {', '.join(at_chance)}{unit}"
+        texts.append(f"DENSE NOT ABOVE CHANCE{where}:\nits drops mean nothing")
+    if texts:
+        lines = [textwrap.fill(line, WARNING_WIDTH) for line in "\n".join(texts).splitlines()]
+        text = "\n".join(lines).replace(UNBROKEN, " ")
+        # The lower left is free: scores fall to the right.
+        axes.text(
+            0.04, 0.08, text, transform=axes.transAxes, fontsize=8.5, color="#8B0000", linespacing=1.3,
+            bbox={"boxstyle": "round", "facecolor": "#FDECEA", "edgecolor": "#8B0000", "alpha": 0.9}, zorder=5,
+        )  # fmt: skip
+
+
+def slope_text(level: Row, slope: float | None) -> str:
+    """A curve's slope for the legend, or why it has none; `level` holds the curve's dense score."""
+    if level["dense_mean_score"] is None:
+        return "no dense"
+    if level["dense_above_chance"] is False:
+        return "at chance"
+    return "no slope" if slope is None else f"{slope:+.2f}"
+
+
+def slope_legend(axes: Axes, title: str, columns: int = 2, below: float = 0.45) -> None:
+    """The curves of a panel with their slopes, so many inches below its axis: inside, it would lie on some curve."""
+    place = axes.transAxes + ScaledTranslation(0, -below, axes.get_figure(root=True).dpi_scale_trans)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=place, ncols=columns, frameon=False,
+        handlelength=1.8, columnspacing=1.2, title=title,
+    )  # fmt: skip
+
+
+def label_outer(panels: dict, label: str) -> None:
+    for axes in panels.values():
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel(label)
+
+
+def seeds_note(table: list[Row]) -> str:
+    counts = sorted({len(point["seeds"]) for point in table})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return "One seed, no band." if counts == [1] else f"Mean of {seeds} seeds; band: lowest to highest seed."
+
+
+def caption(figure: Figure, note: str) -> None:
+    """What a figure needs where it stands alone."""
+    figure.supxlabel(textwrap.fill(note, int(17 * figure.get_figwidth())), fontsize=8, color="0.3")

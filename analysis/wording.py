@@ -1,0 +1,46 @@
+"""How summary.md says things: names, numbers, tables in Markdown, and cautions that several kinds of runs share."""
+
+from collections import Counter
+
+from analysis.drawing import compression_style, percent
+from analysis.tables import Row
+
+# A larger difference means that the horizontal axis is not what it says.
+SPARSITY_TOLERANCE = 0.01
+
+
+def compression_name(point: Row) -> str:
+    name = compression_style(point["compression"])["label"]
+    return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
+
+
+def strength_text(point: Row) -> str:
+    """50 %, 2:4, 4 bits, rank 64."""
+    kind, strength = point["strength_kind"], point["strength"]
+    if kind == "sparsity":
+        return percent(strength)
+    return {None: "", "nm": f"{strength}", "bits": f"{strength} bits", "rank": f"rank {strength}"}[kind]
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def markdown(head: list[str], body: list[list]) -> list[str]:
+    lines = [head, ["---"] * len(head), *body]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+
+
+def uneven_seeds(counts: Counter) -> str:
+    listed = "; ".join(f"{' '.join(map(str, seeds))}: {count}" for seeds, count in counts.most_common())
+    return f"do not have the same seeds (seeds: number of points; {listed}), so differences hold the seeds' noise."
+
+
+def misses_sparsity(point: Row) -> bool:
+    measured = point["measured_sparsity"]
+    return measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
+
+
+def against_chance(runs: list[Row]) -> str:
+    score = sum(row["score"] for row in runs) / len(runs)
+    return f"{score:.3f}, chance {runs[0]['chance']:.3f}, standard error {runs[0]['stderr']:.3f}"

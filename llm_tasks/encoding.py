@@ -1,0 +1,179 @@
+"""Prompts as tokens: where an option begins, and what becomes of a prompt that is longer than the model takes."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from llm_tasks.prompts import Level, Prompt
+from llm_tasks.scoring import Continuation, Tokens
+
+OVERFLOWS = ("drop_shots", "truncate_left", "skip")
+
+
+class EncodedLevel(NamedTuple):
+    """A level ready to be measured.
+
+    Fields:
+        level: its prompts are those that are left.
+        continuations: of each prompt, one per option; empty where answers are generated.
+        contexts: of each prompt, the tokens after which an answer is generated; empty where options are scored.
+        shortened: prompts that lost examples or their start.
+        skipped: items that are left out because they are too long at this or another level.
+    """
+
+    level: Level
+    continuations: list[list[Continuation]]
+    contexts: list[Tokens]
+    shortened: int
+    skipped: int
+
+
+class TextEncoder:
+    """A tokenizer that puts its special tokens before a text, never after it, whatever its own habit."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+        whole = tokenizer("a")["input_ids"]
+        starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
+        self.leading: Tokens = tuple(whole[: starts[0]]) if starts else ()
+        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        self._first: Tokens = () if first is None else (first,)
+
+    def encode(self, texts: Iterable[str]) -> dict[str, Tokens]:
+        """Tokens of each distinct text, the leading special ones included."""
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return {}
+        rows = self._tokenizer(distinct, add_special_tokens=False, verbose=False)["input_ids"]
+        return {text: (*self.leading, *row) for text, row in zip(distinct, rows, strict=True)}
+
+    def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        """Each (context, option) as one tokenised text, scored from the token on at which it leaves the context's own.
+
+        Blanks at the end of a context count as the option's. A token that reaches over the boundary is scored whole. An
+        empty context becomes the tokenizer's first token, its begin or end of text.
+
+        Raises:
+            ValueError: an option without a token of its own.
+        Source: lm-evaluation-harness, api/model.py _encode_pair, which cuts by the number of the context's tokens and
+            so scores too little where one reaches over the boundary.
+        """
+        moved = [(context.rstrip(), context[len(context.rstrip()) :] + option) for context, option in pairs]
+        encoded = self.encode(text for context, option in moved for text in (context, context + option))
+        found = []
+        for context, option in moved:
+            alone, whole = encoded[context], encoded[context + option]
+            start = next(
+                (at for at, (one, other) in enumerate(zip(alone, whole, strict=False)) if one != other),
+                min(len(alone), len(whole)),
+            )
+            if start == 0:
+                whole, start = self._first + whole, len(self._first)
+            if not 0 < start < len(whole):
+                raise ValueError(f"the option {option!r} has no token of its own after {context[-40:]!r}")
+            found.append(Continuation(whole, start))
+        return found
+
+
+def prompt_text(prompt: Prompt, num_shots: int | None = None) -> str:
+    """What stands before the option or the answer, with the first `num_shots` examples, all if None."""
+    return prompt.header + "".join(prompt.shots[:num_shots]) + prompt.question
+
+
+def encode_levels(
+    levels: Sequence[Level], encoder: TextEncoder, max_length: int, max_new_tokens: int, overflow: str
+) -> list[EncodedLevel]:
+    """The levels as tokens, none longer than the model takes; an item that is too long at one level is left out of all.
+
+    Args:
+        max_length: tokens that the model takes.
+        max_new_tokens: room that is left for a generated answer.
+        overflow: "drop_shots" drops the last examples until the prompt fits, "truncate_left" cuts its beginning, both
+            never the question; "skip", and what still does not fit, leaves the item out.
+    Raises:
+        ValueError: a level of which nothing is left.
+    """
+    fitted = []
+    for level in levels:
+        limit = max_length - max_new_tokens if level.reader == "answer" else max_length
+        fitted.append(_fit_level(level, encoder, limit, overflow))
+    dropped = {
+        prompt.item
+        for level, (_, found) in zip(levels, fitted, strict=True)
+        for prompt, tokens in zip(level.prompts, found, strict=True)
+        if tokens is None
+    }
+    encoded = []
+    for level, (shortened, found) in zip(levels, fitted, strict=True):
+        kept = [index for index, prompt in enumerate(level.prompts) if prompt.item not in dropped]
+        if not kept:
+            raise ValueError(
+                f"level {level.name!r} of {level.dataset}: none of its {len(level.prompts)} prompts fits into the "
+                f"{max_length} tokens that the model takes (--overflow {overflow})"
+            )
+        prompts = [level.prompts[index] for index in kept]
+        tokens = [found[index] for index in kept]
+        generates = level.reader == "answer"
+        kept_level = level._replace(prompts=prompts)
+        cut = sum(index in shortened for index in kept)
+        skipped = len(level.prompts) - len(kept)
+        encoded.append(EncodedLevel(kept_level, [] if generates else tokens, tokens if generates else [], cut, skipped))
+    return encoded
+
+
+def _fit_level(
+    level: Level, encoder: TextEncoder, limit: int, overflow: str
+) -> tuple[set[int], list[list[Continuation] | Tokens | None]]:
+    """Places of the prompts that were shortened, and the tokens of all; None for one that does not fit."""
+    whole = _encode(level.prompts, [prompt_text(prompt) for prompt in level.prompts], encoder)
+    shortened: set[int] = set()
+    found: list[list[Continuation] | Tokens | None] = []
+    for index, (prompt, tokens) in enumerate(zip(level.prompts, whole, strict=True)):
+        excess = _length(tokens) - limit
+        if excess > 0:
+            tokens = _shorten(prompt, tokens, excess, encoder, overflow)
+            if tokens is not None:
+                shortened.add(index)
+        found.append(tokens)
+    return shortened, found
+
+
+def _encode(prompts: Sequence[Prompt], texts: Sequence[str], encoder: TextEncoder) -> list[list[Continuation] | Tokens]:
+    if not any(prompt.options for prompt in prompts):
+        encoded = encoder.encode(texts)
+        return [encoded[text] for text in texts]
+    pairs = [(text, option) for prompt, text in zip(prompts, texts, strict=True) for option in prompt.options]
+    continuations = iter(encoder.continuations(pairs))
+    return [[next(continuations) for _ in prompt.options] for prompt in prompts]
+
+
+def _length(tokens: list[Continuation] | Tokens) -> int:
+    """Tokens that the model is fed: the last one of an option never is."""
+    if isinstance(tokens, tuple):
+        return len(tokens)
+    return max(len(continuation.tokens) for continuation in tokens) - 1
+
+
+def _shorten(
+    prompt: Prompt, tokens: list[Continuation] | Tokens, excess: int, encoder: TextEncoder, overflow: str
+) -> list[Continuation] | Tokens | None:
+    if overflow == "drop_shots":
+        limit = _length(tokens) - excess
+        for num_shots in reversed(range(len(prompt.shots))):
+            (fewer,) = _encode([prompt], [prompt_text(prompt, num_shots)], encoder)
+            if _length(fewer) <= limit:
+                return fewer
+    elif overflow == "truncate_left":
+        lead = len(encoder.leading)
+        question = len(encoder.encode([prompt.question])[prompt.question])  # with the leading tokens
+        before = len(tokens) if isinstance(tokens, tuple) else min(option.start for option in tokens)
+        if before - excess >= question:
+            if isinstance(tokens, tuple):
+                return (*tokens[:lead], *tokens[lead + excess :])
+            return [
+                Continuation((*option.tokens[:lead], *option.tokens[lead + excess :]), option.start - excess)
+                for option in tokens
+            ]
+    return None

@@ -1,0 +1,268 @@
+"""What settings 2 to 6 and own_task share: their options, and a model measured on levels of difficulty."""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from analysis import monotonicity, results
+from analysis.cells import Cell
+from analysis.options import positive
+from llm_tasks import answers, arguments
+from llm_tasks.arguments import DENSE
+from llm_tasks.encoding import OVERFLOWS, EncodedLevel, TextEncoder, encode_levels
+from llm_tasks.experiment import Evaluation, Setting
+from llm_tasks.prompts import LETTERS, Level
+from llm_tasks.scoring import Work, greedy_answers, log_likelihoods
+
+logger = logging.getLogger(__name__)
+
+ANSWER_METRICS = ("exact_match", "contains", "f1", "em_original")
+CHOICE_OPTIONS = ("answer_mode", "length_normalized")  # that settings with options to choose from obey
+ANSWER_OPTIONS = ("answer_metric", "max_new_tokens")  # that settings with generated answers obey
+SHARED_OPTIONS = ("max_items", "overflow")
+
+
+class LevelSetting(NamedTuple):
+    """One setting: where its items come from and what makes them harder.
+
+    Fields:
+        name: 2 … 6, or "own_task".
+        task: its name in results.
+        add_options: adds its own options to the parser that all settings share.
+        load: its items, read and checked; ValueError where they are not usable.
+        files: the local files that load reads.
+        build: its levels, easy to hard, from (items, args, seed, tokenizer).
+        options: names of the options that change what it computes, besides SHARED_OPTIONS.
+        seeded: whether the seed changes its levels.
+    """
+
+    name: int | str
+    task: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    load: Callable[[argparse.Namespace], Any]
+    files: Callable[[argparse.Namespace], list[Path]]
+    build: Callable[[Any, argparse.Namespace, int, PreTrainedTokenizerBase], list[Level]]
+    options: tuple[str, ...]
+    seeded: bool
+
+
+class _Outcome(NamedTuple):
+    """What one level came to: per item the value of each metric, and whatever else tells items apart."""
+
+    metrics: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
+
+
+def add_shared_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("evaluation").add_argument
+    add("--answer_mode", choices=("letter", "generate", "cloze"),
+        help="how options are read: letter = the most likely letter; generate = the letter as the one token that the "
+        "model generates, as the paper's code; cloze = the most likely option text, for models too small for letters "
+        "(default: what the setting says)")  # fmt: skip
+    add("--length_normalized", action="store_true",
+        help="cloze: score the log-likelihood per character of the option (acc_norm)")  # fmt: skip
+    add("--answer_metric", choices=ANSWER_METRICS, default="exact_match",
+        help="score of generated answers, all in the same normalisation: equal to an accepted answer (default), "
+        "containing one as whole words, overlap of words, or the original's two-way substring match")  # fmt: skip
+    add("--max_new_tokens", type=positive, default=32, help="longest generated answer in tokens (default 32)")
+    add("--max_items", type=positive, metavar="N",
+        help="a fixed sample of N items of each data set, the same for every seed and model (default all)")  # fmt: skip
+    add("--overflow", choices=OVERFLOWS, default="drop_shots",
+        help="a prompt longer than the model takes loses its last examples (default), its beginning, or is left out; "
+        "never the question. Counted and logged.")  # fmt: skip
+
+
+def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
+    """The setting as experiment.run takes it; `ignored` are options that belong to other settings."""
+
+    def identify(args: argparse.Namespace) -> dict[str, Any]:
+        files = own.files(args)
+        return {"data_sha256": results.sha256(files) if files else None}
+
+    def prepare(
+        args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> dict[int, list[EncodedLevel]]:
+        items = own.load(args)
+        seeds = dict.fromkeys(args.seed if own.seeded else args.seed[:1])
+        encoder = TextEncoder(tokenizer)
+        found = {
+            seed: encode_levels(
+                own.build(items, args, seed, tokenizer), encoder, max_length, args.max_new_tokens, args.overflow
+            )
+            for seed in seeds
+        }
+        report_levels(own, next(iter(found.values())))
+        return found
+
+    def evaluate(
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: dict[int, list[EncodedLevel]], cell: Cell,
+        args: argparse.Namespace,
+    ) -> Evaluation:  # fmt: skip
+        levels = data[cell["seed"] if own.seeded else args.seed[0]]
+        found = measure(
+            model, tokenizer, levels, answer_metric=args.answer_metric, length_normalized=args.length_normalized,
+            max_new_tokens=args.max_new_tokens, tokens_per_batch=args.tokens_per_batch,
+            precision=arguments.precision_of(args),
+        )  # fmt: skip
+        if cell["compression"] == DENSE:
+            warn_of_chance(own, found.levels)
+        # A user's task goes by its own name: that of its levels' data set.
+        task = levels[0].level.dataset if own.name == "own_task" else own.task
+        return found._replace(facts={"task": task, **found.facts})
+
+    return Setting(own.name, identify, prepare, evaluate, seeded=own.seeded, ignored=ignored)
+
+
+def report_levels(own: LevelSetting, levels: Sequence[EncodedLevel]) -> None:
+    """Log what each level holds, and what was left out of it or cut."""
+    for encoded in levels:
+        level = encoded.level
+        facts = {"shortened": encoded.shortened, "skipped as too long": encoded.skipped, **level.facts}
+        told = "".join(f", {name.replace('_', ' ')}: {value:.6g}" for name, value in facts.items() if value)
+        logger.info("setting %s, %s (%s, %s): %d items%s", own.name, level.name, level.dataset, level.reader,
+                    len(level.prompts), told)  # fmt: skip
+
+
+def warn_of_chance(own: LevelSetting, levels: Sequence[dict[str, Any]]) -> None:
+    """Say loudly at which levels the dense model knows nothing."""
+    for level in levels:
+        if level["stderr"] is None or not monotonicity.above_chance(level["score"], level["chance"], level["stderr"]):
+            logger.warning(
+                "SETTING %s, %s: THE DENSE MODEL IS NOT ABOVE CHANCE (%.3f, standard error %s, chance %.3f): "
+                "its drops mean nothing", own.name, level["level"], level["score"],
+                "unknown" if level["stderr"] is None else f"{level['stderr']:.3f}", level["chance"],
+            )  # fmt: skip
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, levels: Sequence[EncodedLevel], *,
+    answer_metric: str = "exact_match", length_normalized: bool = False, max_new_tokens: int = 32,
+    tokens_per_batch: int = 4096, precision: str = "no", share: bool = True,
+) -> Evaluation:  # fmt: skip
+    """Score the model on all levels in one go, so that what levels have in common is computed once.
+
+    Returns:
+        levels: results.LEVEL_KEYS of each, its data set, reader, human score, all `metrics`, and `facts`.
+        items: one row per item and level in the flat columns level (index), item, group and score; further columns of
+            level 0 begin with "level0_".
+        facts: tokens_computed and tokens_distinct.
+    """
+    flat = [option for encoded in levels for options in encoded.continuations for option in options]
+    scores = log_likelihoods(model, flat, tokens_per_batch, precision, share)
+    prompts = [context for encoded in levels for context in encoded.contexts]
+    texts, work = generate(model, tokenizer, prompts, max_new_tokens, tokens_per_batch, precision)
+    described, outcomes = [], []
+    at = text_at = 0
+    for encoded in levels:
+        count = sum(map(len, encoded.continuations))
+        if encoded.level.reader == "answer":
+            outcome = answered(encoded.level, texts[text_at : text_at + len(encoded.contexts)])
+            metric = answer_metric
+        else:
+            totals, tops = scores.log_likelihood[at : at + count], scores.first_token[at : at + count]
+            outcome = chosen(encoded.level, totals, tops, tokenizer)
+            metric = "accuracy_norm" if length_normalized and encoded.level.reader == "cloze" else "accuracy"
+        at, text_at = at + count, text_at + len(encoded.contexts)
+        described.append(describe_level(encoded, outcome, metric))
+        outcomes.append(outcome)
+    items = item_table(levels, outcomes, [level["metric"] for level in described])
+    total = Work(scores.work.computed + work.computed, scores.work.distinct + work.distinct)
+    return Evaluation(described, items, {"tokens_computed": total.computed, "tokens_distinct": total.distinct})
+
+
+def generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[tuple[int, ...]], max_new_tokens: int,
+    tokens_per_batch: int, precision: str,
+) -> tuple[list[str], Work]:  # fmt: skip
+    """The first line of each greedy answer; an answer ends with it."""
+    ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+
+    def text_of(tokens: list[int]) -> str:
+        return tokenizer.decode([token for token in tokens if token not in ends], skip_special_tokens=True)
+
+    def is_finished(tokens: list[int]) -> bool:
+        return tokens[-1] in ends or "\n" in text_of(tokens).lstrip()
+
+    found, work = greedy_answers(model, prompts, max_new_tokens, is_finished, tokens_per_batch, precision)
+    return [answers.first_line(text_of(tokens)) for tokens in found], work
+
+
+def chosen(
+    level: Level, log_likelihood: np.ndarray, first_token: np.ndarray, tokenizer: PreTrainedTokenizerBase
+) -> _Outcome:
+    """What was chosen among options, from the scores of all options of all prompts in order; ties go to the first."""
+    counts = np.array([len(prompt.options) for prompt in level.prompts])
+    ends = counts.cumsum()
+    gold = np.array([prompt.gold for prompt in level.prompts])
+    columns = {"option_count": counts, "option_log_likelihood": log_likelihood, "gold": gold}
+    if level.reader == "generate":
+        # The last character of what the first token stands for, as the paper's code reads it.
+        texts = tokenizer.batch_decode([[token] for token in first_token[ends - counts].tolist()])
+        letters = [text.strip()[-1:] for text in texts]
+        predicted = np.array([
+            LETTERS.index(letter) if letter and letter in LETTERS[:count] else -1
+            for letter, count in zip(letters, counts, strict=True)
+        ])  # fmt: skip
+        return _Outcome({"accuracy": (predicted == gold).astype(float)}, {**columns, "predicted": predicted})
+    split = np.split(log_likelihood, ends[:-1])
+    predicted = np.array([part.argmax() for part in split])
+    metrics = {"accuracy": (predicted == gold).astype(float)}
+    columns["predicted"] = predicted
+    if level.reader == "cloze":
+        # Characters of the option without the blank before it, as lm-evaluation-harness counts them.
+        lengths = [[max(1, len(text.removeprefix(" "))) for text in prompt.options] for prompt in level.prompts]
+        normalized = np.array([(part / own).argmax() for part, own in zip(split, lengths, strict=True)])
+        metrics["accuracy_norm"] = (normalized == gold).astype(float)
+        columns["predicted_norm"] = normalized
+    return _Outcome(metrics, columns)
+
+
+def answered(level: Level, texts: Sequence[str]) -> _Outcome:
+    """How the generated answers were judged, all by the aliases of the item."""
+    judges = {"exact_match": answers.exact_match, "contains": answers.contains, "f1": answers.f1,
+              "em_original": answers.em_original}  # fmt: skip
+    pairs = [(text, prompt.answers) for text, prompt in zip(texts, level.prompts, strict=True)]
+    metrics = {name: np.array([float(judge(*pair)) for pair in pairs]) for name, judge in judges.items()}
+    metrics["empty"] = np.array([float(not answers.normalize_answer(text)) for text in texts])
+    return _Outcome(metrics, {"predicted": np.array(texts, dtype=str)})
+
+
+def describe_level(encoded: EncodedLevel, outcome: _Outcome, metric: str) -> dict[str, Any]:
+    level, values = encoded.level, outcome.metrics[metric]
+    chance = 0.0
+    if level.reader in ("letter", "cloze"):
+        chance = float(np.mean([1 / len(prompt.options) for prompt in level.prompts]))
+    return {
+        "level": level.name, "difficulty": level.difficulty, "metric": metric, "score": float(values.mean()),
+        "chance": chance, "stderr": standard_error(values), "num_examples": len(values), "dataset": level.dataset,
+        "reader": level.reader, "human": level.human,
+        "metrics": {name: float(own.mean()) for name, own in outcome.metrics.items()},
+        "facts": {**level.facts, "shortened": encoded.shortened, "skipped_too_long": encoded.skipped},
+    }  # fmt: skip
+
+
+def standard_error(values: np.ndarray) -> float | None:
+    """Of the mean of independent values; None with one."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+
+
+def item_table(
+    levels: Sequence[EncodedLevel], outcomes: Sequence[_Outcome], metrics: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The columns of items.npz."""
+    prompts = [(index, prompt) for index, encoded in enumerate(levels) for prompt in encoded.level.prompts]
+    table = {
+        "level": np.array([index for index, _ in prompts], dtype=np.int32),
+        "item": np.array([prompt.item for _, prompt in prompts], dtype=str),
+        "group": np.array([prompt.group for _, prompt in prompts], dtype=str),
+        "score": np.concatenate([own.metrics[metric] for own, metric in zip(outcomes, metrics, strict=True)]),
+    }
+    for index, outcome in enumerate(outcomes):
+        table |= {f"level{index}_{name}": column for name, column in {**outcome.metrics, **outcome.columns}.items()}
+    return table

@@ -1,0 +1,259 @@
+"""MMLU: its questions, with fewer options where asked, as prompts of lm-evaluation-harness with worked examples."""
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm_tasks.prompts import LETTERS, Prompt, item_id
+from llm_tasks.task_files import Source, checked_text, digest, read_source
+
+FIELDS = ("question", "subject", "choices", "answer")
+HEADERS = {
+    "letter": "The following are multiple choice questions (with answers) about {subject}.\n\n",
+    "cloze": "The following are questions (with answers) about {subject}.\n\n",
+}
+# An option that means other options: without them, or under other letters, it says something else or nothing.
+_WHICH = "(?:all|any|both|each|either|neither|nether|nither|none)"
+_LETTER = r"\(?[a-e]\b\)?\.?"
+_LETTER_LIST = rf"{_LETTER}(?:,? {_LETTER})*,? (?:and|or|nor|to|&) {_LETTER}(?!\w)"
+REFERRING = re.compile(
+    "|".join(
+        (
+            r"\b(?:of|all|both|none|listed|given) (?:the )?(?:above|below|foregoing)\b",
+            rf"^\W*{_WHICH} of (?:these|those)\b",
+            rf"\b{_WHICH} of (?:these|those)\W*$",
+            rf"\b{_WHICH} (?:of )?(?:the )?(?:answers|choices|options|statements)\b",
+            rf"^\W*(?:{_WHICH} of them|all|both|either|neither)\W*$",
+            rf"\b(?:all of|answers|both|either|neither|nether|options) {_LETTER_LIST}",
+            rf"^\W*{_LETTER_LIST}(?: above| only)?\W*$",
+            r"\([a-e]\),? (?:and|or|nor|to) \([a-e]\)",
+        )
+    ),
+    re.IGNORECASE,
+)
+
+
+class Question(NamedTuple):
+    """One question.
+
+    Fields:
+        question: as the data set has it.
+        choices: the options' texts.
+        answer: which of them is right.
+        subject: with underscores: "high_school_biology".
+        item: identity of the question as it was read, whatever becomes of its options.
+    """
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    subject: str
+    item: str
+
+
+def source(split: str) -> Source:
+    """Where a split is: "test", "validation" or "dev"."""
+    return Source("mmlu", split, "cais/mmlu", "all", split, FIELDS)
+
+
+def load(data_dir: Path | None, split: str) -> list[Question]:
+    """All questions of a split, in the file's order; repeated ones have different identities.
+
+    Args:
+        data_dir: has mmlu/<split>.jsonl with all subjects in one file; the hub when None.
+    Raises:
+        ValueError: no such file, or a row that is no question (names file, line and field).
+    """
+    questions, seen = [], Counter()
+    for where, row in read_source(source(split), data_dir):
+        question = _question(where, row)
+        seen[question.item] += 1
+        if seen[question.item] > 1:  # 27 of the test questions stand there twice
+            question = question._replace(item=item_id(question.item, f"repeat {seen[question.item]}"))
+        questions.append(question)
+    return questions
+
+
+def of_subjects(questions: Iterable[Question], subjects: Sequence[str] | None) -> list[Question]:
+    """The questions of these subjects; all of them for None.
+
+    Raises:
+        ValueError: a subject that no question is of.
+    """
+    questions = list(questions)
+    known = {question.subject for question in questions}
+    for subject in subjects or ():
+        if subject not in known:
+            raise ValueError(f"--subjects {subject}: there are {', '.join(sorted(known))}")
+    return [question for question in questions if not subjects or question.subject in subjects]
+
+
+def by_subject(questions: Iterable[Question]) -> dict[str, list[Question]]:
+    """The questions of each subject, in their order."""
+    groups = defaultdict(list)
+    for question in questions:
+        groups[question.subject].append(question)
+    return dict(groups)
+
+
+def check_examples(questions: Iterable[Question], examples: Iterable[Question], count: int, option: str) -> None:
+    """Every subject of the questions has `count` examples.
+
+    Raises:
+        ValueError: names the option, the first subject that has fewer, and how many it has.
+    """
+    available = Counter(example.subject for example in examples)
+    for subject in by_subject(questions):
+        if available[subject] < count:
+            raise ValueError(
+                f"{option} {count}: the dev split has {available[subject]} example(s) of the subject {subject}"
+            )
+
+
+def prompts(
+    questions: Iterable[Question], examples: Iterable[Question], reader: str, num_shots: int | None = None
+) -> list[Prompt]:
+    """Each question after the first `num_shots` worked examples of its subject.
+
+    Args:
+        examples: of all subjects, in the order in which they are shown; their options may be reduced.
+        reader: "letter" or "generate" (options listed, the letter is read), or "cloze" (the option's text is read).
+        num_shots: examples of each subject, or all where it has fewer; all for None.
+    Source: lm-evaluation-harness, tasks mmlu (letter) and mmlu_continuation (cloze), with their headers.
+    """
+    shots = {
+        subject: tuple(shot_text(example, reader) for example in members[:num_shots])
+        for subject, members in by_subject(examples).items()
+    }
+    return [
+        Prompt(
+            item=question.item,
+            group=question.subject,
+            question=question_text(question, reader),
+            header=header(question.subject, reader),
+            shots=shots.get(question.subject, ()),
+            options=option_texts(question, reader),
+            gold=question.answer,
+        )
+        for question in questions
+    ]
+
+
+def header(subject: str, reader: str) -> str:
+    return HEADERS["cloze" if reader == "cloze" else "letter"].format(subject=subject.replace("_", " "))
+
+
+def question_text(question: Question, reader: str) -> str:
+    """The question up to where its answer begins; its options are listed unless the reader is "cloze"."""
+    text = question.question.strip()
+    if reader == "cloze":
+        return f"Question: {text}\nAnswer:"
+    listed = (f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
+    return "\n".join((text, *listed, "Answer:"))
+
+
+def option_texts(question: Question, reader: str) -> tuple[str, ...]:
+    """What may follow the question, each with a blank before it."""
+    texts = question.choices if reader == "cloze" else LETTERS[: len(question.choices)]
+    return tuple(f" {text}" for text in texts)
+
+
+def shot_text(example: Question, reader: str) -> str:
+    """A worked example with the blank line behind it."""
+    return f"{question_text(example, reader)}{option_texts(example, reader)[example.answer]}\n\n"
+
+
+def refers_to_others(choice: str) -> bool:
+    """Whether an option's text means other options: "all of the above", "both A and B", "neither"."""
+    return REFERRING.search(choice) is not None
+
+
+def reducible(
+    questions: Iterable[Question], most: int, keep_referring: bool = False
+) -> tuple[list[Question], Counter[str]]:
+    """The questions whose options can be reduced without changing what the rest mean, and why the others cannot.
+
+    Args:
+        most: the largest number of options that is asked for; questions with fewer are left out at every number.
+        keep_referring: keep questions with options that mean other options.
+    Returns:
+        Questions in their order; counts of "too_few_options", "duplicate_options" and "options_refer_to_others".
+    """
+    kept, left_out = [], Counter()
+    for question in questions:
+        if len(question.choices) < most:
+            left_out["too_few_options"] += 1
+        elif len({choice.strip() for choice in question.choices}) < len(question.choices):
+            left_out["duplicate_options"] += 1
+        elif not keep_referring and any(map(refers_to_others, question.choices)):
+            left_out["options_refer_to_others"] += 1
+        else:
+            kept.append(question)
+    return kept, left_out
+
+
+def reduce_options(questions: Iterable[Question], count: int, seed: int, keep_order: bool = False) -> list[Question]:
+    """Each question with `count` of its options, the right one among them.
+
+    The distractors that stay are the first of one random order per question: those of a smaller `count` are among
+    those of a larger one. The right option's place is balanced within a subject: each place is right equally often,
+    give or take one question, so that a constant letter scores 1 / count. All follows from the seed and the content;
+    neither the order of the questions nor others of other subjects matter, and those that task_files.sample draws of
+    a subject are reduced as they are without it.
+
+    Args:
+        questions: with at least `count` options each.
+        count: at least 1.
+        keep_order: leave the options in their order; then the right one is the last more often than not.
+    Source: the paper, section 3.1.2, which does not say how it removes options.
+    """
+    questions = list(questions)
+    places = {} if keep_order else _balanced_places(questions, count, seed)
+    reduced = []
+    for question in questions:
+        distractors = [place for place in range(len(question.choices)) if place != question.answer]
+        shown = random.Random(f"{seed} {question.item}").sample(distractors, len(distractors))[: count - 1]
+        if keep_order:
+            shown = sorted((*shown, question.answer))
+        else:
+            shown.insert(places[question.item], question.answer)
+        choices = tuple(question.choices[place] for place in shown)
+        reduced.append(question._replace(choices=choices, answer=shown.index(question.answer)))
+    return reduced
+
+
+def _balanced_places(questions: Iterable[Question], count: int, seed: int) -> dict[str, int]:
+    """The right option's place by item: every `count` questions of a subject have one at each place."""
+    places = {}
+    for subject, members in by_subject(questions).items():
+        items = sorted((question.item for question in members), key=digest)  # a sample is the start of this order
+        for start in range(0, len(items), count):
+            draw = random.Random(f"{seed} {subject} {count} {start}")
+            block = draw.sample(range(count), count)
+            places.update(zip(items[start : start + count], block, strict=False))
+    return places
+
+
+def _question(where: str, row: dict[str, Any]) -> Question:
+    texts = row["choices"]
+    if not isinstance(texts, list | tuple) or not 2 <= len(texts) <= len(LETTERS):
+        raise ValueError(f"{where}: 'choices' is no list of 2 to {len(LETTERS)} options")
+    question = checked_text(row["question"], where, "question")
+    subject = checked_text(row["subject"], where, "subject")
+    choices = tuple(checked_text(text, where, "choices") for text in texts)
+    answer = _answer(row["answer"], len(choices), where)
+    return Question(question, choices, answer, subject, item_id(subject, question, *choices))
+
+
+def _answer(value: object, count: int, where: str) -> int:
+    """The right option's number, from a number or a letter."""
+    letters = LETTERS[:count]
+    if isinstance(value, str) and len(value) == 1 and value in letters:
+        return letters.index(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
+        allowed = f"a number from 0 to {count - 1} or a letter from A to {letters[-1]}"
+        raise ValueError(f"{where}: 'answer' {value!r} is not among the {count} options; it must be {allowed}")
+    return value

@@ -1,0 +1,59 @@
+"""What is asked of a model: an item of a data set as a prompt, and the prompts of one level of difficulty."""
+
+import hashlib
+from typing import NamedTuple
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+READERS = ("letter", "generate", "cloze", "answer")
+
+
+class Prompt(NamedTuple):
+    """One item as it is put to the model: header + shots + question, then an option or a generated answer.
+
+    Fields:
+        item: identity of the item, the same at every level and in every run (item_id).
+        group: items that share examples or a document, such as an MMLU subject; uncertainty is computed over groups.
+        question: ends where the answer begins, without a blank: "...\\nAnswer:". Never cut.
+        header: what stands before the examples, or a document; may lose its start where the prompt is too long.
+        shots: worked examples, each with its blank lines; the last ones may be dropped where the prompt is too long.
+        options: continuations with the blank before them, (" A", " B") or (" Paris", " Rome"); none for an answer.
+        gold: which option is right.
+        answers: texts of which each is right, for a generated answer.
+    """
+
+    item: str
+    group: str
+    question: str
+    header: str = ""
+    shots: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    gold: int | None = None
+    answers: tuple[str, ...] = ()
+
+
+class Level(NamedTuple):
+    """The prompts of one level of difficulty.
+
+    Fields:
+        name: as figures show it: "4 options", "60 %", "5 shots", "PIQA".
+        difficulty: larger is harder; None where it follows from the dense model's score and `human`.
+        dataset: where the items are from.
+        reader: one of READERS: the option's letter by log-likelihood, the letter as the token that the model generates,
+            the option's text by log-likelihood, or a generated answer.
+        prompts: one per item.
+        human: score of people, a fraction, where it defines the difficulty.
+        facts: what construction left out or found, by name, such as {"options_refer_to_others": 649}.
+    """
+
+    name: str
+    difficulty: float | None
+    dataset: str
+    reader: str
+    prompts: list[Prompt]
+    human: float | None = None
+    facts: dict[str, float] = {}  # noqa: RUF012  a NamedTuple's default is never changed
+
+
+def item_id(*content: str) -> str:
+    """Identity of an item from its content: 16 hexadecimal digits, whatever file or position it is read from."""
+    return hashlib.sha256("\x1f".join(content).encode()).hexdigest()[:16]

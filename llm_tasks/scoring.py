@@ -1,0 +1,541 @@
+"""The engine that reads language models: log-likelihoods of continuations and greedy answers, at the least cost.
+
+What sequences share is computed once. A *trunk* is a beginning that many have in common, such as the examples of an
+MMLU subject: its keys and values are computed by themselves and serve every sequence below, and longer trunks too. What
+is left of the sequences, such as questions with their options, is *packed*: a row of a batch holds a tree of tokens,
+branch after branch, in which each token has the position of its own sequence and sees only what its branch hangs from.
+Rows are filled evenly, so little is padded, and only positions that are read are projected to the vocabulary.
+
+The result is that of one sequence at a time, to the rounding of the products. Models that cannot be packed (packs_rows)
+get one sequence a row, padded at the end where nothing is read; those that remember more than keys and values share
+nothing.
+"""
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+from pruning.device import autocast
+
+Tokens = tuple[int, ...]
+KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each (rows, heads, tokens, width)
+
+TRUNK_GAIN = 1024  # tokens that a trunk must save: what a small batch costs beside its tokens
+TRUNK_TOKENS = 512  # distinct ones that must stand below it: fewer are packed with it
+LONGEST_ROW = 1024  # where much is shared with what follows; attention grows with its square
+ROW_TOKENS = 128  # of a packed row: what it attends to besides its own branch is computed for nothing
+ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
+EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
+SHARED_AGAIN = 8  # tokens that may be computed again where a row ends
+READS_PER_TOKEN = 0.25  # positions projected to the vocabulary, per token of the budget: their logits fill the memory
+LOGITS_AT_ONCE = 128  # positions whose logits are turned to float32 at once
+SHARING_LAYERS = {"full_attention", "sliding_attention", "attention"}
+
+
+class Continuation(NamedTuple):
+    """A tokenised text, and from where on its tokens are scored given those before: 1 <= start < len(tokens)."""
+
+    tokens: Tokens
+    start: int
+
+
+class Work(NamedTuple):
+    """What a measurement cost: tokens computed, padding included, and the distinct ones, of which each is needed."""
+
+    computed: int
+    distinct: int
+
+
+class Scores(NamedTuple):
+    """Of each continuation, in order.
+
+    Fields:
+        log_likelihood: summed over the tokens from `start` on, in nats, (continuations,) float64.
+        first_token: what the model holds most likely at `start`, (continuations,) int64.
+        work: what it cost.
+    """
+
+    log_likelihood: np.ndarray
+    first_token: np.ndarray
+    work: Work
+
+
+class _Read(NamedTuple):
+    """One sequence that is fed to the model, and the continuations that are read from it.
+
+    A continuation's last token is never fed: what predicts it is the position before. Options of one token, such as
+    letters, are all read from one sequence.
+    """
+
+    fed: Tokens
+    first: int  # the first position whose logits are read
+    targets: list[tuple[int, Continuation]]  # index of the continuation
+
+
+class _Trunk(NamedTuple):
+    """A beginning of `length` tokens: what is read right after it, and the longer trunks that begin with it."""
+
+    length: int
+    reads: list[_Read]
+    below: list["_Trunk"]
+
+    @property
+    def example(self) -> Tokens:
+        """Any sequence that begins with this trunk."""
+        return self.reads[0].fed if self.reads else self.below[0].example
+
+
+def log_likelihoods(
+    model: PreTrainedModel, continuations: Sequence[Continuation], tokens_per_batch: int, precision: str = "no",
+    share: bool = True,
+) -> Scores:  # fmt: skip
+    """Log-likelihood of every continuation given the tokens before it.
+
+    Args:
+        continuations: in any order; equal ones and equal beginnings are computed once.
+        tokens_per_batch: tokens computed at once, at least 1; a longer sequence goes alone. Halved, for good, whenever
+            memory runs out.
+        precision: "bf16" multiplies a float32 model's matrices in bf16; logits are normalised in float32 always.
+        share: False computes every sequence whole.
+    Raises:
+        ValueError: a continuation without a token to score, or without one before it.
+        FloatingPointError: the model's logits are NaN.
+    """
+    for index, continuation in enumerate(continuations):
+        if not 1 <= continuation.start < len(continuation.tokens):
+            raise ValueError(f"continuation {index}: start {continuation.start} of {len(continuation.tokens)} tokens")
+    reads = _distinct_reads(continuations)
+    engine = _Engine(model, tokens_per_batch, precision, len(continuations), len(reads), share)
+    engine.score_below(_plan(reads) if share and shares_prefixes(model) else _Trunk(0, reads, []), None)
+    engine.progress.close()
+    return Scores(engine.log_likelihood, engine.first_token, Work(engine.computed, distinct_tokens(reads)))
+
+
+def shares_prefixes(model: PreTrainedModel) -> bool:
+    """Whether keys and values of earlier tokens are all that a model remembers: no recurrent state or shared layers."""
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or SHARING_LAYERS)
+    shared = getattr(config, "num_kv_shared_layers", 0)
+    return layers <= SHARING_LAYERS and not shared and not getattr(model, "_is_stateful", False)
+
+
+def packs_rows(model: PreTrainedModel) -> bool:
+    """Whether the model obeys the position and mask of single tokens, as transformers' own attention layers do.
+
+    Left out are biases that are made from the number of tokens (ALiBi), and attention kernels that take no mask.
+    """
+    config = model.config.get_text_config()
+    own = type(model).__module__.startswith("transformers.")
+    obeys = "position_ids" in inspect.signature(model.forward).parameters
+    biased = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
+    return own and obeys and not biased and shares_prefixes(model) and config._attn_implementation in ("sdpa", "eager")
+
+
+def projects_on_demand(model: PreTrainedModel) -> bool:
+    """Whether the model computes logits of the wanted positions alone."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def _distinct_reads(continuations: Sequence[Continuation]) -> list[_Read]:
+    """What has to be fed, sorted by tokens."""
+    found: dict[Tokens, list[tuple[int, Continuation]]] = {}
+    for index, continuation in enumerate(continuations):
+        found.setdefault(continuation.tokens[:-1], []).append((index, continuation))
+    return [_Read(fed, min(own.start for _, own in found[fed]) - 1, found[fed]) for fed in sorted(found)]
+
+
+def distinct_tokens(reads: Sequence[_Read]) -> int:
+    """Tokens of the sorted sequences that differ in their place or in what stands before: the least to compute."""
+    shared = (_common(one.fed, other.fed) for one, other in itertools.pairwise(reads))
+    return sum(len(read.fed) for read in reads) - sum(shared)
+
+
+def _common(one: Tokens, other: Tokens) -> int:
+    """Length of the longest common beginning, by halving: slices compare fast."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
+
+
+def _plan(reads: list[_Read]) -> _Trunk:
+    """The trunks of sorted sequences; the outermost is empty."""
+    common = [_common(one.fed, other.fed) for one, other in itertools.pairwise(reads)]
+
+    def divide(low: int, high: int, trunk: _Trunk) -> None:
+        """Hang the sequences low … high - 1, which share the trunk, below it."""
+        if high - low == 1:
+            trunk.reads.append(reads[low])
+            return
+        depth, parts = _node(reads, common, low, high)
+        shared = min(depth, min(read.first for read in reads[low:high]))
+        gain = (high - low - 1) * (shared - trunk.length)
+        if gain >= TRUNK_GAIN and distinct_tokens(reads[low:high]) - shared >= TRUNK_TOKENS:
+            trunk.below.append(longer := _Trunk(shared, [], []))
+            trunk = longer
+        for part in parts:
+            divide(*part, trunk)
+
+    root = _Trunk(0, [], [])
+    if reads:
+        divide(0, len(reads), root)
+    return root
+
+
+def _node(reads: list[_Read], common: list[int], low: int, high: int) -> tuple[int, list[tuple[int, int]]]:
+    """Of the sorted sequences low … high - 1: how many tokens all share, and the ranges that go on alike."""
+    depth = min(common[low : high - 1])
+    cuts = [low, *(index + 1 for index in range(low, high - 1) if common[index] == depth), high]
+    return depth, list(itertools.pairwise(cuts))
+
+
+class _Row(NamedTuple):
+    """Sequences side by side in one row of a batch, what they have in common once: a tree, branch after branch.
+
+    Fields, of each token:
+        tokens: its id.
+        depths: its place in its own sequence, counted from the sequence's start.
+        ends: the place in the row at which what hangs from the token ends.
+    And of each scored token:
+        reads: the place in the row from which it is predicted, the token, its continuation, whether it is the first.
+    """
+
+    tokens: list[int]
+    depths: list[int]
+    ends: list[int]
+    reads: list[tuple[int, int, int, bool]]
+
+
+def _pack(reads: list[_Read], before: int, together: bool) -> list[_Row]:
+    """Rows of the sorted sequences from token `before` on; each sequence by itself if not `together`.
+
+    Rows are at most about ROW_TOKENS long and about equally long. A row ends where little is shared with what follows,
+    which the next row computes again.
+    """
+    total = distinct_tokens(reads) - before if reads else 0
+    even = total / math.ceil(total / ROW_TOKENS) if total else 0
+    rows: list[_Row] = []
+    path: list[int] = []  # places in the row of the last sequence's tokens
+    for index, read in enumerate(reads):
+        shared = max(_common(reads[index - 1].fed, read.fed) - before, 0) if index else 0
+        added = len(read.fed) - before - shared
+        length = len(rows[-1].tokens) if rows else 0
+        # Nearer to even without the sequence than with it, unless they share much.
+        is_full = (shared <= SHARED_AGAIN and 2 * length + added > 2 * even) or length + added > LONGEST_ROW
+        if not rows or not together or is_full:
+            rows.append(_Row([], [], [], []))
+            path, shared = [], 0
+        row = rows[-1]
+        added = len(read.fed) - before - shared
+        path = [*path[:shared], *range(len(row.tokens), len(row.tokens) + added)]
+        row.tokens.extend(read.fed[before + shared :])
+        row.depths.extend(range(before + shared, len(read.fed)))
+        row.ends.extend([0] * added)
+        for place in path:
+            row.ends[place] = len(row.tokens)
+        for owner, continuation in read.targets:
+            for at in range(continuation.start, len(continuation.tokens)):
+                row.reads.append((path[at - 1 - before], continuation.tokens[at], owner, at == continuation.start))
+    return rows
+
+
+class _PrefixLayer(DynamicLayer):
+    """A layer's keys and values of earlier tokens: one row, read by every row of any batch, and never grown.
+
+    All that the batch attends to, with its own keys and values, stays in `seen` where it is to be kept.
+    """
+
+    def __init__(self, held: tuple[Tensor, Tensor] | None, keep: bool) -> None:
+        super().__init__()
+        self.is_initialized = True
+        self._held, self._keep = held, keep
+        self.seen: tuple[Tensor, Tensor] | None = None
+
+    def get_seq_length(self) -> int:
+        return self._held[0].shape[-2] if self._held else 0
+
+    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        if self._held:
+            before = (held.expand(len(keys), -1, -1, -1) for held in self._held)
+            keys, values = (torch.cat(pair, dim=-2) for pair in zip(before, (keys, values), strict=True))
+        if self._keep:
+            self.seen = keys, values
+        return keys, values
+
+
+class _GrowingLayer(DynamicLayer):
+    """A layer's keys and values in one buffer that is filled in place: nothing is copied from step to step."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self._capacity, self._length = capacity, 0
+
+    def lazy_initialization(self, keys: Tensor, values: Tensor) -> None:
+        rows, heads, _, width = keys.shape
+        self.keys = keys.new_empty(rows, heads, self._capacity, width)
+        self.values = values.new_empty(rows, heads, self._capacity, values.shape[-1])
+        self.is_initialized = True
+
+    def get_seq_length(self) -> int:
+        return self._length
+
+    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        end = self._length + keys.shape[-2]
+        self.keys[:, :, self._length : end] = keys
+        self.values[:, :, self._length : end] = values
+        self._length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+class _Engine:
+    """The model, the budget of a batch, and what has been read so far."""
+
+    def __init__(
+        self, model: PreTrainedModel, budget: int, precision: str, continuations: int, reads: int, share: bool
+    ) -> None:
+        self._model, self._budget, self._precision = model, budget, precision
+        self._config = model.config.get_text_config()
+        self._reads_only = projects_on_demand(model)
+        self._packs = share and packs_rows(model)
+        self.log_likelihood = np.zeros(continuations)
+        self.first_token = np.zeros(continuations, dtype=np.int64)
+        self.computed = 0
+        self.progress = tqdm(total=reads, desc="scoring", disable=None)
+
+    def score_below(self, trunk: _Trunk, held: KeysValues | None) -> None:
+        """Everything that begins with a trunk, whose keys and values are `held`."""
+        rows = sorted(_pack(trunk.reads, trunk.length, self._packs), key=lambda row: len(row.tokens))
+        while rows:
+            count = self._fitting(rows)
+            # The longest first: if memory runs out, then at the beginning.
+            some, rows = rows[-count:], rows[:-count]
+            self._read(some, trunk.length, held)
+        self.progress.update(len(trunk.reads))
+        for longer in trunk.below:
+            cache = self._cache(held, keep=True)
+            ids = torch.tensor([longer.example[trunk.length : longer.length]])
+            self._logits(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
+            self.score_below(longer, [layer.seen for layer in cache.layers])
+
+    def _fitting(self, rows: list[_Row]) -> int:
+        """How many of the longest rows, at the end, go into one batch."""
+        width, read = len(rows[-1].tokens), 0
+        for count, row in enumerate(reversed(rows), start=1):
+            read += len({place for place, *_ in row.reads})
+            uneven = 4 * len(row.tokens) < 3 * width and (count - 1) * width >= EVEN_TOKENS
+            if count > 1 and (uneven or count * width > self._budget or read > READS_PER_TOKEN * self._budget):
+                return count - 1
+        return len(rows)
+
+    def _read(self, rows: list[_Row], before: int, held: KeysValues | None) -> None:
+        """Read the rows at once, or in halves where memory runs out; the budget shrinks with them, for good."""
+        try:
+            self._read_at_once(rows, before, held)
+            return
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(rows) == 1:
+                raise
+        release_memory(self._model.device)
+        self._budget = max(1, self._budget // 2)
+        for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+            self._read(part, before, held)
+
+    def _read_at_once(self, rows: list[_Row], before: int, held: KeysValues | None) -> None:
+        shape = len(rows), max(len(row.tokens) for row in rows)
+        ids, depths = np.zeros(shape, dtype=np.int64), np.full(shape, before)
+        ends, wanted = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
+        for index, row in enumerate(rows):
+            own = slice(len(row.tokens))
+            ids[index, own], depths[index, own], ends[index, own] = row.tokens, row.depths, row.ends
+            wanted[index, [place for place, *_ in row.reads]] = True
+        more = {}
+        if self._packs:
+            positions = torch.from_numpy(depths).to(self._model.device)
+            masks = self._masks(torch.from_numpy(ends).to(self._model.device), positions, before)
+            more = {"position_ids": positions, "attention_mask": masks}
+        cache = self._cache(held, keep=False) if held else None
+        self._collect(rows, wanted, self._logits(torch.from_numpy(ids), torch.from_numpy(wanted), cache, **more))
+
+    def _masks(self, ends: Tensor, depths: Tensor, before: int) -> Tensor | dict[str, Tensor]:
+        """Which tokens each token sees: those before the row, and those that its branch hangs from.
+
+        Args:
+            ends, depths: as _Row has them, (rows, tokens).
+            before: tokens that stand before every row.
+        Returns:
+            (rows, 1, tokens, before + tokens); by kind of layer where a model's layers do not all see equally far.
+        """
+        place = torch.arange(ends.shape[1], device=ends.device)
+        inside = (place[:, None] < ends[:, None, :]) & (place[None, :] <= place[:, None])
+        inside |= torch.eye(
+            len(place), dtype=torch.bool, device=ends.device
+        )  # also of what pads a row: no row is empty
+        sees = torch.nn.functional.pad(inside, (before, 0), value=True)
+        window = _window(self._config)
+        if window is None or int(depths.max()) < window:
+            return self._as_attention(sees)
+        earlier = torch.arange(before, device=ends.device).expand(len(ends), -1)
+        distance = depths[:, :, None] - torch.cat([earlier, depths], dim=1)[:, None, :]
+        near = self._as_attention(sees & (distance < window))
+        kinds = set(getattr(self._config, "layer_types", None) or ["sliding_attention"])
+        if kinds == {"sliding_attention"}:
+            return near
+        return {"full_attention": self._as_attention(sees), "sliding_attention": near}
+
+    def _as_attention(self, sees: Tensor) -> Tensor:
+        """What is added to the products of queries and keys, (rows, 1, tokens, tokens seen or hidden)."""
+        dtype = self._model.dtype
+        hidden = torch.finfo(dtype).min
+        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, hidden)[:, None]
+
+    def _collect(self, rows: list[_Row], wanted: np.ndarray, logits: Tensor) -> None:
+        """Add up what the continuations ask of the logits, (positions read, vocabulary)."""
+        number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
+        asked = [
+            (number[index, place], token, owner, is_first)
+            for index, row in enumerate(rows)
+            for place, token, owner, is_first in row.reads
+        ]
+        at, tokens, owners, is_first = map(np.array, zip(*asked, strict=True))
+        normalizers = torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(LOGITS_AT_ONCE)])
+        places = torch.from_numpy(at).to(logits.device)
+        found = logits[places, torch.from_numpy(tokens).to(logits.device)].float() - normalizers[places]
+        if found.isnan().any():
+            raise FloatingPointError("the compressed model's logits are NaN")
+        np.add.at(self.log_likelihood, owners, found.double().cpu().numpy())
+        firsts, which = np.unique(at[is_first], return_inverse=True)
+        parts = torch.from_numpy(firsts).to(logits.device).split(LOGITS_AT_ONCE)
+        top = torch.cat([logits[part].argmax(dim=-1) for part in parts])
+        self.first_token[owners[is_first]] = top.cpu().numpy()[which]
+
+    def _cache(self, held: KeysValues | None, keep: bool) -> Cache:
+        layers = range(self._config.num_hidden_layers)
+        return Cache(layers=[_PrefixLayer(held[index] if held else None, keep) for index in layers])
+
+    def _logits(self, ids: Tensor, wanted: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
+        """Logits at the wanted positions, (number of them, vocabulary)."""
+        device = self._model.device
+        self.computed += ids.numel()
+        ids, wanted = ids.to(device), wanted.to(device)
+        if self._reads_only:
+            more["logits_to_keep"] = wanted
+        with torch.no_grad(), autocast(self._precision, device.type, self._model.dtype):
+            logits = self._model(ids, past_key_values=cache, use_cache=cache is not None, **more).logits
+        return logits if self._reads_only else logits[wanted]
+
+
+def _window(config: PretrainedConfig) -> int | None:
+    """How many tokens, its own included, a token of a sliding layer sees; None without such layers."""
+    kinds = getattr(config, "layer_types", None)
+    if getattr(config, "use_sliding_window", True) is False or (kinds and "sliding_attention" not in kinds):
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a batch was too large: the error of a GPU, or of the processor's allocator."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what the allocator of a GPU keeps."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def greedy_answers(
+    model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int, is_finished: Callable[[list[int]], bool],
+    tokens_per_batch: int, precision: str = "no",
+) -> tuple[list[list[int]], Work]:  # fmt: skip
+    """The most likely token after each prompt, again and again until an answer is finished.
+
+    Prompts of similar length go together. As many tokens as the shortest one has are fed at once; after that each row
+    is fed one, its own as long as it has any, then the one the model chose: rows are always of one length.
+
+    Args:
+        max_new_tokens: longest answer, at least 1.
+        is_finished: of the tokens chosen so far; asked after each.
+        tokens_per_batch, precision: as for log_likelihoods.
+    Returns:
+        Tokens of each answer with the one that finished it, and the tokens that were computed; every fed one is counted
+        as distinct.
+    """
+    distinct = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
+    answers: dict[Tokens, list[int]] = {}
+    computed = 0
+    progress = tqdm(total=len(distinct), desc="answers", disable=None)
+    while distinct:
+        longest = len(distinct[-1]) + max_new_tokens
+        count = max(1, ANSWERS_AT_ONCE * tokens_per_batch // longest)
+        some, distinct = distinct[-count:], distinct[:-count]
+        try:
+            found, cost = _answer_batch(model, some, max_new_tokens, is_finished, precision)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(some) == 1:
+                raise
+            distinct, tokens_per_batch = [*distinct, *some], tokens_per_batch // 2
+            release_memory(model.device)
+            continue
+        answers |= dict(zip(some, found, strict=True))
+        computed += cost
+        progress.update(len(some))
+    progress.close()
+    fed = sum(len(prompt) + len(answer) - 1 for prompt, answer in answers.items())
+    return [answers[prompt] for prompt in prompts], Work(computed, fed)
+
+
+def _answer_batch(
+    model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int, is_finished: Callable[[list[int]], bool],
+    precision: str,
+) -> tuple[list[list[int]], int]:  # fmt: skip
+    shortest = min(map(len, prompts))
+    capacity = max(map(len, prompts)) + max_new_tokens
+    layers = [_GrowingLayer(capacity) for _ in range(model.config.get_text_config().num_hidden_layers)]
+    cache = Cache(layers=layers) if shares_prefixes(model) else None  # without it every step feeds all tokens again
+    keep = {"logits_to_keep": 1} if projects_on_demand(model) else {}
+    answers: list[list[int]] = [[] for _ in prompts]
+    active = list(range(len(prompts)))
+    ids = torch.tensor([prompt[:shortest] for prompt in prompts], device=model.device)
+    fed, computed = shortest, 0
+    while True:
+        with torch.no_grad(), autocast(precision, model.device.type, model.dtype):
+            logits = model(ids, past_key_values=cache, use_cache=cache is not None, **keep).logits[:, -1]
+        computed += ids.numel()
+        if logits.isnan().any():
+            raise FloatingPointError("the compressed model's logits are NaN")
+        chosen = logits.argmax(dim=-1).tolist()
+        following = []
+        for index, token in zip(active, chosen, strict=True):
+            prompt = prompts[index]
+            if fed < len(prompt):
+                following.append(prompt[fed])
+            else:
+                answers[index].append(token)
+                done = len(answers[index]) == max_new_tokens or is_finished(answers[index])
+                following.append(None if done else token)
+        fed += 1
+        kept = [row for row, token in enumerate(following) if token is not None]
+        if not kept:
+            return answers, computed
+        rows = torch.tensor(kept, device=model.device)
+        if cache is not None and len(kept) < len(active):
+            for layer in layers:
+                layer.select(rows)
+        active = [active[row] for row in kept]
+        new = torch.tensor([[following[row]] for row in kept], device=model.device)
+        ids = new if cache is not None else torch.cat([ids[rows], new], dim=1)

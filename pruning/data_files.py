@@ -1,0 +1,110 @@
+"""Rows of a data file, JSON lines or parquet, and where in the file each one stands; the whole of a text file."""
+
+import contextlib
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+from pyarrow import parquet
+
+SUFFIXES = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".parquet", ".parquet.gz")
+TEXT_SUFFIXES = (".txt.gz", ".txt")
+# What readers raise where the bytes are not what the suffix says, or end too early.
+DAMAGE = (EOFError, OSError, zlib.error, UnicodeDecodeError, pa.ArrowException)
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row stands ("<path>, line 3" or "<path>, row 3") and its fields, in the file's order.
+
+    Rows are read as they are asked for; blank lines are none.
+
+    Args:
+        path: .json and .jsonl hold one object in every line; each may end in .gz, .parquet too.
+        columns: of a parquet file that has all of these, only these are read.
+    Raises:
+        ValueError: no such file, another suffix, or damage (names the file, and the line where there is one).
+    """
+    kind = file_kind(path)
+    read = _parquet_rows if kind == "parquet" else _json_rows
+    with _opened(path, kind) as file:
+        yield from read(file, path, columns)
+
+
+def read_text(path: Path) -> str:
+    """The whole of a text file, UTF-8.
+
+    Raises:
+        ValueError: no such file, another suffix, or it cannot be read.
+    """
+    with _opened(path, file_kind(path, TEXT_SUFFIXES)) as file:
+        return file.read().decode("utf-8-sig")
+
+
+def file_kind(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
+    """txt, json or parquet, by the file's name.
+
+    Raises:
+        ValueError: the name ends in none of `suffixes`.
+    """
+    if not path.name.endswith(suffixes):
+        raise ValueError(f"{path} is not one of {', '.join(suffixes)}")
+    kind = Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
+    return "json" if kind == "jsonl" else kind
+
+
+def valid_text(value: object, where: str, field: str) -> str:
+    """The value, if it is a text that can be encoded; it may be empty.
+
+    Raises:
+        ValueError: it is not; names where it stands and the field.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {field!r} is no text but {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can write half a character, \ud800; tokenizers refuse it
+        raise ValueError(f"{where}: {field!r} is no valid Unicode: {error}") from error
+    return value
+
+
+@contextlib.contextmanager
+def _opened(path: Path, kind: str) -> Iterator[BinaryIO]:
+    """The file's bytes, unpacked; damage found while they are read is a ValueError that names the file."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            yield file
+    except DAMAGE as error:
+        raise ValueError(f"{path} cannot be read as {kind}: {error}") from error
+
+
+def _json_rows(lines: Iterable[bytes], path: Path, _: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} is not one JSON object: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{where} is not one JSON object")
+        yield where, row
+
+
+def _parquet_rows(file: BinaryIO, path: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    # The end of a parquet file is read first: an unpacking stream would start over for every part.
+    table = parquet.ParquetFile(io.BytesIO(file.read()) if path.suffix == ".gz" else file)
+    names = set(table.schema_arrow.names)
+    wanted = list(columns) if columns is not None and names.issuperset(columns) else None
+    number = 0
+    for batch in table.iter_batches(columns=wanted):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}, row {number}", row

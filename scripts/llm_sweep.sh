@@ -1,0 +1,21 @@
+# Sourced by setting2.sh to setting6.sh, which give the variables their defaults: runs the sweep, draws its figure.
+# Every variable can be set by the caller: MODEL COMPRESSIONS SPARSITIES NM_RATIOS SEEDS OUT, and DATA_DIR for data that
+# is not the hub's. One seed, as in the paper; several draw several calibration texts and, where a setting draws options,
+# sentences or examples, several of these. Arguments go to the main script:
+#
+#   COMPRESSIONS="dense magnitude" NM_RATIOS= bash scripts/setting5.sh --max_items 500
+#   bash scripts/setting2.sh --list_cells | xargs -P 4 -d '\n' -n 1 bash -c
+
+cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# without an active environment, that of quickstart.sh
+[[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || ! -d .venv ]] || PATH="$PWD/.venv/bin:$PATH"
+
+python "llm_tasks/$SETTING.py" \
+  --model_name_or_path "$MODEL" ${DATA_DIR:+--data_dir "$DATA_DIR"} \
+  --compression $COMPRESSIONS \
+  ${SPARSITIES:+--sparsity $SPARSITIES} ${NM_RATIOS:+--nm_ratio $NM_RATIOS} --seed $SEEDS \
+  --output_dir "$OUT/{compression}/{strength}/{seed}" "$@"
+
+if [[ " $* " != *" --list_cells "* ]]; then
+  python scripts/plot_results.py --results_dir "$OUT" --output_dir "$OUT/figures"
+fi

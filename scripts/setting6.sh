@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Setting 6 of the paper, figure 6: FreebaseQA, answered without options, against MMLU.
+# The paper's lists; llm_sweep.sh says how to change them.
+set -euo pipefail
+
+SETTING=setting6_factoid_vs_mcq
+MODEL="${MODEL:-lmsys/vicuna-7b-v1.3}"
+COMPRESSIONS="${COMPRESSIONS:-dense magnitude wanda sparsegpt}"
+SPARSITIES="${SPARSITIES-0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8}" # empty: none
+NM_RATIOS="${NM_RATIOS-}"                                  # N kept of M; none, as in table 1 of the paper
+SEEDS="${SEEDS:-0}"
+OUT="${OUT:-runs/setting6}"
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/llm_sweep.sh"

@@ -1,0 +1,121 @@
+"""pruning/data_files.py: rows with their places, whatever the file's kind; damage names the file and the line."""
+
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from pruning import data_files
+from pruning.data_files import file_kind, read_rows, read_text, valid_text
+
+ROWS = [{"text": "Zoë\u2028said", "label": 1}, {"text": "more", "label": 0}]
+
+
+def as_parquet(rows: Sequence[dict]) -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(list(rows)), file)
+    return file.getvalue()
+
+
+def write_rows(path: Path, rows: Sequence[dict]) -> Path:
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    content = as_parquet(rows) if ".parquet" in path.name else lines
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", data_files.SUFFIXES)
+def test_rows_and_where_they_stand(suffix: str, tmp_path: Path):
+    path = write_rows(tmp_path / f"a.b{suffix}", ROWS)
+    place = "row" if "parquet" in suffix else "line"
+    assert list(read_rows(path)) == [(f"{path}, {place} 1", ROWS[0]), (f"{path}, {place} 2", ROWS[1])]
+
+
+def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n \r\n\n{"a": 2}')  # with a byte order mark, and no end of line
+    assert list(read_rows(path)) == [(f"{path}, line 1", {"a": 1}), (f"{path}, line 4", {"a": 2})]
+
+
+def test_of_a_parquet_file_only_the_columns_asked_for_are_read_if_it_has_them(tmp_path: Path):
+    path = write_rows(tmp_path / "a.parquet", ROWS)
+    assert [row for _, row in read_rows(path, ["label"])] == [{"label": 1}, {"label": 0}]
+    assert [row for _, row in read_rows(path, ["label", "missing"])] == ROWS
+
+
+def test_rows_are_read_as_they_are_asked_for(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a"\n')
+    rows = read_rows(path)
+    assert next(rows) == (f"{path}, line 1", {"a": 1})
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2 is not one JSON object"):
+        next(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"[1]\n", r"a\.jsonl, line 1 is not one JSON object$"),
+        ("a.json", b'{"a": 1}\n\n{"a": 2,\n', r"a\.json, line 3 is not one JSON object: "),
+        ("a.jsonl", b'{"a": "\xff"}\n', r"a\.jsonl cannot be read as json: "),
+        ("a.jsonl.gz", b'{"a": 1}\n', r"a\.jsonl\.gz cannot be read as json: "),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], r"a\.jsonl\.gz cannot be read as json: "),
+        ("a.parquet", b"plain", r"a\.parquet cannot be read as parquet: "),
+        ("a.parquet", as_parquet(ROWS)[:-9], r"a\.parquet cannot be read as parquet: "),
+        ("a.parquet.gz", as_parquet(ROWS), r"a\.parquet\.gz cannot be read as parquet: "),
+        ("a.parquet", b"", r"a\.parquet cannot be read as parquet: "),
+        ("a.csv", b"a\n1\n", r"a\.csv is not one of \.jsonl\.gz, \.jsonl, "),
+        ("a.txt", b"text", r"a\.txt is not one of "),
+    ],
+)
+def test_damage_names_the_file(name: str, content: bytes, message: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_rows(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet.gz"])
+def test_a_file_that_is_not_there_is_named(name: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=f"there is no file .*{name}"):
+        list(read_rows(tmp_path / name))
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=f"there is no file .*{name}"):
+        list(read_rows(tmp_path / name))
+
+
+def test_an_error_of_who_reads_the_rows_stays_what_it_is(tmp_path: Path):
+    path = write_rows(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(ConnectionError):
+        for _ in read_rows(path):
+            raise ConnectionError
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_whole_texts(name: str, tmp_path: Path):
+    content = "\ufeffZoë\r\nsaid\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+    assert read_text(tmp_path / name) == "Zoë\r\nsaid\n"
+    (tmp_path / name).write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=rf"{name} cannot be read as txt"):
+        read_text(tmp_path / name)
+    with pytest.raises(ValueError, match=r"a\.jsonl is not one of \.txt\.gz, \.txt"):
+        read_text(tmp_path / "a.jsonl")
+
+
+def test_kinds():
+    names = ("a.jsonl", "a.json.gz", "a.b.parquet.gz")
+    assert [file_kind(Path(name)) for name in names] == ["json", "json", "parquet"]
+    assert file_kind(Path("a.txt.gz"), data_files.TEXT_SUFFIXES) == "txt"
+
+
+def test_texts_are_checked():
+    assert valid_text("", "here", "a") == ""
+    with pytest.raises(ValueError, match=r"^here: 'a' is no text but int$"):
+        valid_text(1, "here", "a")
+    with pytest.raises(ValueError, match=r"^here: 'a' is no valid Unicode: "):
+        valid_text("\ud800", "here", "a")

@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+from synthetic_runs import level_run, run, write_tree
+
+from analysis import level_figures, results
+
+
+@pytest.fixture
+def draw(tmp_path):
+    return lambda *runs: level_figures.levels(results.read_runs(write_tree(tmp_path, *runs)))
+
+
+def panels(figure):
+    return {axes.get_title(): axes for axes in figure.axes if axes.axison}
+
+
+def line(axes, label):
+    """The line of a panel whose legend text begins so."""
+    return next(line for line in axes.get_lines() if line.get_label().startswith(label))
+
+
+def note(figure):
+    return figure.get_supxlabel().replace("\n", " ")
+
+
+def test_levels_are_drawn_in_percent_of_their_dense_score(draw):
+    easy, hard = "2 options", "4 options"
+    figure = draw(
+        level_run(levels={easy: (1, 1, 1, 1), hard: (1, 1, 0, 0)}),
+        level_run("wanda", 0.2, {easy: (1, 1, 1, 0), hard: (1, 0, 0, 0)}),
+        level_run("wanda", 0.6, {easy: (1, 1, 0, 0), hard: (0, 0, 0, 0)}),
+        level_run("wanda", "2:4", {easy: (1, 1, 0, 0), hard: (0, 0, 0, 0)}),
+        level_run("magnitude", 0.2, {easy: (1, 1, 1, 1), hard: (1, 1, 0, 0)}),
+        level_run("magnitude", 0.2, {easy: (1, 1, 1, 1), hard: (1, 1, 0, 0)}, magnitude_scope="global"),
+    )
+    assert [axes.get_title() for axes in figure.axes if axes.axison] == [
+        "Magnitude", "Magnitude (threshold: global)", "Wanda", "Wanda",
+    ]  # fmt: skip
+    assert [part.get_suptitle() for part in figure.subfigs] == [
+        "(a) Unstructured sparsity", "(b) N:M sparsity (N of M kept)",
+    ]  # fmt: skip
+    wanda = figure.axes[2]
+    np.testing.assert_allclose(line(wanda, easy).get_xdata(), [20, 60])
+    np.testing.assert_allclose(line(wanda, easy).get_ydata(), [75, 50])
+    np.testing.assert_allclose(line(wanda, hard).get_ydata(), [50, 0])
+    # Drops of .25 and .5 of the dense score in .4 of the weights.
+    assert line(wanda, easy).get_label() == "2 options: -0.62" and line(wanda, hard).get_label() == "4 options: -1.25"
+    assert line(wanda, "Dense").get_ydata() == [100, 100] and wanda.get_xlabel() == "Sparsity (%)"
+    floors = [found.get_ydata()[0] for found in wanda.get_lines() if found.get_linestyle() == ":"]
+    np.testing.assert_allclose(floors, [25, 50])
+    assert figure.get_suptitle().replace("\n", " ") == "Setting 2: number of options to choose from (mmlu)"
+    assert figure.axes[0].get_ylabel() == "Accuracy (% of dense)"
+    assert len({axes.get_ylim() for axes in figure.axes if axes.axison}) == 1
+    assert note(figure).startswith("model-a. 4 items per level, read by letter. 1 seed. Band: 95 % interval over items")
+
+
+def test_the_band_is_the_paired_interval_widened_to_the_seeds(draw):
+    figure = draw(
+        level_run(levels={"easy": (1, 1, 1, 1)}),
+        *[level_run("gptq", ("bits", bits), {"easy": scores}, seed)
+          for bits in (4, 3) for seed, scores in enumerate([(1, 1, 1, 0), (1, 1, 0, 1)])],
+        level_run("gptq", ("bits", 2), {"easy": (0.5, 0.5, 0.5, 0.5)}),
+        level_run("gptq", ("bits", 2), {"easy": (0, 0, 0, 0)}, 1),
+    )  # fmt: skip
+    (axes,) = panels(figure).values()
+    (found,) = axes.collections
+    corners = {(round(x, 6), round(y, 3)) for x, y in found.get_paths()[0].vertices}
+    # Means over seeds 1, 1, .5, .5: sqrt(.25 / 12) times Student's 3.1824 is .4594 around .75; at 2 bits no item
+    # differs from another, the seeds do: .5 and 0.
+    assert corners == {(x, y) for x in (0, 1) for y in (29.065, 120.935)} | {(2, 0), (2, 50)}
+    assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 120.935
+    assert "2 seeds" in note(figure) and "widened to the range of the seeds" in note(figure)
+    assert "(bits: 1 - bits/16)" in note(figure)
+
+
+def test_without_items_the_band_is_the_range_of_the_seeds(tmp_path):
+    runs = [level_run(), level_run("wanda", 0.5), level_run("wanda", 0.5, {"2 options": (1, 0, 0, 0)}, 1)]
+    tree = write_tree(tmp_path, *runs)
+    for file in tree.rglob(results.ITEMS_FILE):
+        file.unlink()
+    rows = results.read_runs(tree)
+    assert "Band: lowest to highest seed." in note(level_figures.levels(rows))
+    assert "Band: none" in note(level_figures.levels([row for row in rows if row["seed"] == 0]))
+
+
+def test_dense_at_chance_is_said_loudly_and_its_curve_is_faint(draw):
+    levels = {"0 shots": (1, 0, 0, 0), "5 shots": (1, 1, 0, 0)}
+    strong = {"0 shots": (1, 1, 1, 1), "5 shots": (1, 0, 0, 0)}
+    figure = draw(level_run(levels=levels), level_run("wanda", 0.5, strong), level_run("wanda", 0.6, strong))
+    (axes,) = panels(figure).values()
+    (text,) = axes.texts
+    assert text.get_text() == "DENSE NOT ABOVE CHANCE\nat 0 shots:\nits drops mean nothing"
+    faint = line(axes, "0 shots")
+    assert faint.get_label() == "0 shots: at chance" and faint.get_linestyle() == "None" and faint.get_alpha() < 1
+    assert line(axes, "5 shots").get_alpha() is None
+    assert axes.get_ylim()[1] < 300 and axes.get_ylim()[0] < 50 - 0.2 * (150 - 50)  # room for the warning
+
+
+def test_where_all_is_at_chance_the_marks_are_in_sight(draw):
+    levels, strong = {"0 shots": (1, 0, 0, 0)}, {"0 shots": (1, 1, 0, 0)}
+    (axes,) = panels(draw(level_run(levels=levels), level_run("wanda", 0.5, strong))).values()
+    assert axes.texts[0].get_text() == "DENSE NOT ABOVE CHANCE:\nits drops mean nothing"
+    assert axes.get_ylim()[1] > 200
+
+
+def test_many_names_in_a_warning_are_broken_into_lines(draw):
+    levels = {f"level number {number}": (1, 0, 0, 0) for number in range(5)} | {"last": (1, 1, 1, 1)}
+    (axes,) = panels(draw(level_run(levels=levels), level_run("wanda", 0.5, levels))).values()
+    lines = axes.texts[0].get_text().splitlines()
+    assert max(map(len, lines)) <= 34
+    assert lines[1:3] == [
+        "at level number 0, level number 1,",
+        "level number 2, level number 3,",
+    ]
+
+
+def test_a_missing_dense_run_is_said_and_nothing_drawn(draw):
+    (axes,) = panels(draw(level_run("wanda", 0.5))).values()
+    assert axes.texts[0].get_text() == "NO DENSE RUN:\nno reference, not drawn"
+    assert len(line(axes, "2 options: no dense").get_xdata()) == 0
+
+
+def test_references_are_not_drawn(draw):
+    levels = {"2 options": (1, 1), "untouched": (1, 0)}
+    of_level = {"untouched": {"facts": {"reference_only": 1}, "metric": "f1", "dataset": "other"}}
+    figure = draw(level_run(levels=levels, of_level=of_level), level_run("wanda", 0.5, levels, of_level=of_level))
+    (axes,) = panels(figure).values()
+    assert not [found for found in axes.get_lines() if found.get_label().startswith("untouched")]
+    assert axes.get_ylabel() == "Accuracy (% of dense)" and figure.get_suptitle().endswith("(mmlu)")
+
+
+def test_settings_are_named_in_words_and_levels_by_what_they_hold(draw):
+    of_level = {"MMLU": {"dataset": "mmlu"}, "FreebaseQA": {"dataset": "freebase", "metric": "f1", "reader": "answer"}}
+    levels = {"MMLU": (1, 1), "FreebaseQA": (1, 1, 0)}
+    task = {"setting": 6, "task": "factoid_vs_mcq"}
+    figure = draw(
+        level_run(levels=levels, of_level=of_level, **task), level_run("wanda", 0.5, levels, of_level=of_level, **task)
+    )
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title == "Setting 6: factoid questions against multiple choice"
+    assert figure.axes[0].get_ylabel() == "Score (% of dense)"
+    assert note(figure).startswith("model-a. 2 to 3 items per level, read by letter, answer. 1 seed.")
+    assert level_figures.set_title("own_task", "my tickets") == "Own task: my tickets"
+
+
+def test_levels_at_a_single_strength_stand_side_by_side(draw):
+    levels = {"easy": (1, 1), "medium": (1, 1), "hard": (1, 1)}
+    (axes,) = panels(draw(level_run(levels=levels), level_run("wanda", 0.5, levels))).values()
+    places = [line(axes, level).get_xdata()[0] for level in levels]
+    assert places[1] == 50 and axes.get_xlim()[0] < places[0] < 49.9 and 50.1 < places[2] < axes.get_xlim()[1]
+
+
+def test_long_names_get_a_legend_of_one_column(draw):
+    levels = {"questions that customers put to the support": (1, 1), "short": (1, 0)}
+    (axes,) = panels(draw(level_run(levels=levels), level_run("wanda", 0.5, levels))).values()
+    legend = axes.get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["Dense", "questions that customers…: no slope", "short: no slope"] and legend._ncols == 1
+
+
+def test_harder_is_darker_and_every_level_has_its_marker():
+    looks = level_figures.level_looks([str(number) for number in range(6)])
+    shares = [sum(look["color"][:3]) for look in looks.values()]
+    assert shares == sorted(shares, reverse=True) and len({look["marker"] for look in looks.values()}) == 6
+    assert list(level_figures.level_looks(["all"])) == ["all"]
+
+
+def test_what_has_no_figure_is_refused(draw, tmp_path):
+    with pytest.raises(ValueError, match="no compressed model"):
+        draw(level_run(), run())
+    with pytest.raises(ValueError, match="belong in 2 figures"):
+        level_figures.levels(results.read_runs(write_tree(tmp_path / "two", level_run(), level_run(model="other"))))

@@ -1,0 +1,135 @@
+import pytest
+from synthetic_runs import dense, level_run, run, write_tree
+
+from analysis import results, summary
+
+
+@pytest.fixture
+def read(tmp_path):
+    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
+
+
+def test_a_sound_tree_has_nothing_to_beware_of(read):
+    rows = read(level_run(), level_run("magnitude", 0.5), *[level_run("wanda", 0.5, seed=seed) for seed in (0, 1)])
+    assert summary.cautions(rows, []) == []
+
+
+def test_what_is_wrong_with_the_reference(read):
+    levels = {"easy": (1, 1, 0, 0), "hard": (1, 0, 0, 0), "unknown": (1, 1, 0, 0)}
+    of_level = {"unknown": {"stderr": None}}
+    compressed = level_run("magnitude", 0.5, {**levels, "new": (1, 1, 0, 0)})
+    rows = read(level_run(levels=levels, of_level=of_level), compressed)
+    assert summary.cautions(rows, []) == [
+        "hard: DENSE NOT ABOVE CHANCE (0.250, chance 0.250, standard error 0.010), so its drops mean nothing.",
+        "unknown: dense not compared with chance; a run lacks chance level or standard error.",
+        "new: NOT IN THE DENSE RUN, so no drop is defined.",
+    ]
+
+
+def test_a_missing_dense_run_is_said_and_named_among_several_sets(read):
+    rows = read(level_run("magnitude", 0.5), dense(seed=0), dense(seed=1), run(seed=0), run(seed=1))
+    assert summary.cautions(rows, []) == [
+        "Setting 2: number of options to choose from, model-a: NO DENSE RUN, so no drop is defined."
+    ]
+
+
+def test_what_is_wrong_with_seeds(read):
+    one = {"easy": (1, 1, 0, 0)}
+    rows = read(
+        level_run(levels=one), level_run(levels=one, seed=1), level_run("magnitude", 0.5, one),
+        level_run("wanda", 0.5, one), *[level_run("wanda", 0.6, one, seed) for seed in (0, 1)],
+    )  # fmt: skip
+    assert summary.cautions(rows, []) == [
+        "1 of 2 calibrated points rest on one calibration sample: the bands leave its spread out.",
+        "The calibrated points do not have the same seeds (seeds: number of points; 0: 1; 0 1: 1), "
+        "so differences hold the seeds' noise.",
+        "The points without calibration do not have the same seeds (seeds: number of points; 0 1: 1; 0: 1), "
+        "so differences hold the seeds' noise.",
+    ]
+
+
+def test_what_is_wrong_with_items_and_strengths(read):
+    rows = read(
+        level_run(), level_run("magnitude", 0.5, items=["item 0", "item 1", "item 2", "b"]),
+        level_run("magnitude", 0.6, items=["a", "b", "c", "d"]),
+        level_run("magnitude", 0.7, measured_sparsity=0.6),
+        level_run("rtn", ("bits", 4), {"2 options": (1, 1)}), level_run("rtn", ("bits", 3)),
+    )  # fmt: skip
+    assert summary.cautions(rows, []) == [
+        "2 of 9 points have no items in common with the dense run: no interval.",
+        "3 of 9 points have items that the dense run lacks, or lack some of its items: left out of the intervals "
+        "(at most 2: 2 options, Magnitude (threshold: layer) at 50 %).",
+        "4 options, Round to nearest: lacks 4 bits, which other levels have.",
+        "Magnitude (threshold: layer) at 70 %: the measured sparsity is 0.600, not 0.700.",
+    ]
+
+
+def test_items_of_one_group_are_said(read):
+    rows = read(level_run(groups=["law"] * 4), level_run("magnitude", 0.5, groups=["law"] * 4))
+    assert summary.cautions(rows, []) == ["2 of 2 points have items of a single group: no interval."]
+
+
+def test_what_the_construction_left_out_is_said_once_for_levels_that_share_it(read):
+    of_level = {"2 options": {"facts": {"options_refer_to_others": 649, "mean_tokens": 12.5}},
+                "4 options": {"facts": {"options_refer_to_others": 649, "shortened": 0}}}  # fmt: skip
+    rows = read(level_run(of_level=of_level), level_run("magnitude", 0.5, of_level=of_level))
+    assert summary.cautions(rows, []) == ["2 options, 4 options: options refer to others 649."]
+    lines = summary.summary_text(rows, [], {}).splitlines()
+    assert next(line for line in lines if line.startswith("| 2 options | 0 |")).endswith(
+        "| accuracy 0.75 | options refer to others 649, mean tokens 12.5 |"
+    )
+
+
+def test_the_section_holds_levels_slopes_and_scores(read):
+    easy, hard = "2 options", "4 options"
+    of_level = {easy: {"chance": 0.5, "human": 0.9}, hard: {"stderr": 0.02}}
+    rows = read(
+        level_run(levels={easy: (1, 1, 1, 0), hard: (1, 1, 0, 0)}, of_level=of_level),
+        level_run("wanda", 0.2, {easy: (1, 1, 1, 0), hard: (1, 1, 0, 0)}, of_level=of_level),
+        level_run("wanda", 0.4, {easy: (1, 1, 1, 0), hard: (1, 0.8, 0, 0)}, of_level=of_level),
+        level_run("wanda", 0.6, {easy: (1, 1, 0.7, 0), hard: (1, 0, 0, 0)}, of_level=of_level),
+    )  # fmt: skip
+    key = (2, "lab/model-a", "option_count")
+    lines = summary.summary_text(rows, [], {key: ["a.png", "a.csv"]}).splitlines()
+    assert "| 2 | model-a | option_count | 4 | 0 | one | `" + rows[0]["folder"] + "/args.json` |" in lines
+    assert "## Setting 2: number of options to choose from, model-a" in lines and "![a.png](a.png)" in lines
+    assert (
+        "| 2 options | 0 | mmlu | accuracy | letter | 4 | 0.500 | 0.900 | 0.750 ± 0.010 | yes | accuracy 0.75 |  |"
+        in lines
+    )
+    # Drops 0, 0, -.1: slopes 0, -.25, -.5; drops 0, -.1, -.5: -.5, -1.25, -2. Above chance the scores are a third and
+    # a half as high. Ranks of loss 1.5, 1.5, 3 and 1, 2, 3.
+    assert "| Wanda | sparsity | 2 options | 0 | 0.750 ± 0.010 | 0.500 | yes | 3 | 0.866 | -0.250 | -0.750 |" in lines
+    assert "| Wanda | sparsity | 4 options | 1 | 0.500 ± 0.020 | 0.250 | yes | 3 | 1.000 | -1.250 | -2.500 |" in lines
+    basis = "2 of 2 levels compared; by luck alone once in 2"
+    assert f"| Wanda | sparsity | raw | yes | {basis} |" in lines
+    assert f"| Wanda | sparsity | chance-corrected | yes | {basis} |" in lines
+    assert [line for line in lines if line.startswith("The raw order alone says little here: with fewer options")]
+    assert "| Dense |  | 0 | 0.750 | 0.500 |" in lines
+    # One of 4 items differs, by -1: a standard error of .25 times Student's 3.1824, of a dense score of .5.
+    assert "| Wanda | 60 % | 0 | 0.675 (-10.0 ± 31.8 %) | 0.250 (-50.0 ± 159.1 %) |" in lines
+
+
+def test_levels_at_chance_and_missing_references_show_scores_alone(read):
+    rows = read(
+        level_run(levels={"easy": (1, 1, 0, 0), "hard": (1, 0, 0, 0)}, setting=4),
+        level_run("wanda", 0.5, {"easy": (1, 0, 0, 0), "hard": (0, 0, 0, 0), "new": (1, 1, 1, 1)}, setting=4),
+        *[level_run("rtn", ("bits", bits), {"easy": (1, 1, 0, 0), "hard": (0, 0, 0, bits)}, setting=4)
+          for bits in (4, 3)],
+    )  # fmt: skip
+    lines = summary.summary_text(rows, [], {}).splitlines()
+    assert "| compression | strength | seeds | easy | hard (**dense at chance**) | new |" in lines
+    assert "| Dense |  | 0 | 0.500 | 0.250 |  |" in lines
+    assert "| Wanda | 50 % | 0 | 0.250 (-50.0 ± 159.1 %) | 0.000 | 1.000 |" in lines
+    assert "| new | 2 | mmlu | accuracy | letter | 4 | 0.250 |  | **missing** |  |  |  |" in lines
+    assert "| Wanda | sparsity | hard | 1 | 0.250 ± 0.010 | 0.250 | **no** | 1 |  |  |  |" in lines
+    assert "| Round to nearest | bits | hard | 1 | 0.250 ± 0.010 | 0.250 | **no** | 2 |  |  |  |" in lines
+    assert "| Wanda | sparsity | raw | cannot be told | 0 of 3 levels can be compared |" in lines
+    assert not [line for line in lines if "chance" in line and "The levels differ" in line]
+
+
+def test_levels_that_differ_in_chance_are_said(read):
+    of_level = {"MMLU": {}, "FreebaseQA": {"chance": 0.0}}
+    levels = {"MMLU": (1, 1), "FreebaseQA": (1, 0)}
+    rows = read(level_run(levels=levels, of_level=of_level, setting=6), level_run("wanda", 0.5, levels, setting=6))
+    assert "The levels differ in chance (0.000 to 0.250), below which no score" in summary.summary_text(rows, [], {})

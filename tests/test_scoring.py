@@ -1,0 +1,225 @@
+import functools
+import itertools
+import math
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import decoder_configs
+from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
+
+from llm_tasks import scoring
+from llm_tasks.scoring import Continuation, greedy_answers, log_likelihoods
+
+VOCABULARY = 40
+ARCHITECTURES = decoder_configs()
+
+
+def make_model(name: str, attention: str | None = None) -> PreTrainedModel:
+    """Random weights large enough for attention to matter: a wrong mask or position moves every log-likelihood."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(ARCHITECTURES[name], attn_implementation=attention).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)
+    return model
+
+
+def continuations(subjects: int = 2, questions: int = 6, prefix: int = 12) -> list[Continuation]:
+    """Subjects with examples in common, questions below them, options of one token or several, some alike at first."""
+    draw = random.Random(0)
+
+    def tokens(count: int) -> list[int]:
+        return [draw.randrange(VOCABULARY) for _ in range(count)]
+
+    found = []
+    for _ in range(subjects):
+        examples = tokens(prefix)
+        for number in range(questions):
+            question = examples[: draw.choice([4, prefix])] + tokens(draw.randrange(2, 9))
+            same = tokens(number % 3)
+            options = [tokens(1) if number % 2 else same + tokens(draw.randrange(1, 6)) for _ in range(4)]
+            found += [Continuation((*question, *option), len(question)) for option in options]
+    return [*found, found[0]]
+
+
+def one_at_a_time(model: PreTrainedModel, asked: list[Continuation]) -> tuple[list[float], list[int]]:
+    """The twin: each continuation whole, by itself, without a cache."""
+    totals, firsts = [], []
+    for tokens, start in asked:
+        with torch.no_grad():
+            scores = model(torch.tensor([tokens[:-1]]), use_cache=False).logits[0].log_softmax(dim=-1)
+        totals.append(sum(scores[at - 1, tokens[at]].item() for at in range(start, len(tokens))))
+        firsts.append(scores[start - 1].argmax().item())
+    return totals, firsts
+
+
+def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **options: object) -> scoring.Work:
+    found = log_likelihoods(model, asked, **options)
+    totals, firsts = one_at_a_time(model, asked)
+    np.testing.assert_allclose(found.log_likelihood, totals, atol=1e-4, rtol=0)
+    assert found.first_token.tolist() == firsts
+    return found.work
+
+
+@pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_sharing_and_batching_change_nothing(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring, "TRUNK_GAIN", gain)
+    monkeypatch.setattr(scoring, "TRUNK_TOKENS", 8)
+    monkeypatch.setattr(scoring, "ROW_TOKENS", 24)
+    assert_like_twin(make_model(name), continuations(), tokens_per_batch=64)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_masks_of_eager_attention(name: str):
+    assert_like_twin(make_model(name, "eager"), continuations(), tokens_per_batch=200)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 10**6])
+def test_any_budget_gives_the_same(budget: int):
+    assert_like_twin(make_model("qwen2"), continuations(1, 3), tokens_per_batch=budget)
+
+
+def test_a_recurrent_model_shares_nothing_and_is_still_right():
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2))
+    work = assert_like_twin(model.eval(), continuations(1, 3), tokens_per_batch=64)
+    assert work.computed > work.distinct
+
+
+def test_only_distinct_tokens_are_computed():
+    asked = continuations(subjects=12, questions=12)
+    seen = {tokens[: end + 1] for tokens, _ in asked for end in range(len(tokens) - 1)}
+    work = log_likelihoods(make_model("llama"), asked, tokens_per_batch=10**6).work
+    assert work.distinct == len(seen)
+    assert work.distinct <= work.computed <= 1.25 * work.distinct  # a row that ends repeats its beginning
+
+
+def test_the_examples_of_a_subject_are_computed_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring, "TRUNK_GAIN", 50)
+    monkeypatch.setattr(scoring, "TRUNK_TOKENS", 8)
+    draw = random.Random(1)
+    examples = tuple(draw.randrange(VOCABULARY) for _ in range(40))
+    # Of 0, 1 and 2 examples, 20 tokens each: the shorter prompts are read below the beginning of the longest.
+    asked = [
+        Continuation((*examples[:shots], number, number + 1, option), shots + 2)
+        for shots, number, option in itertools.product((0, 20, 40), range(10), (1, 2))
+        if shots
+    ]
+    work = assert_like_twin(make_model("llama"), asked, tokens_per_batch=64)
+    assert work.distinct == 40 + 2 * 10 * 2
+
+
+def test_log_likelihood_by_hand():
+    """A model without layers' influence: the logits of a zero model are equal, each token has probability 1 / 40."""
+    model = make_model("llama")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    found = log_likelihoods(model, [Continuation((1, 2, 3), 1), Continuation((1, 2), 1)], tokens_per_batch=8)
+    np.testing.assert_allclose(found.log_likelihood, [-2 * math.log(40), -math.log(40)], rtol=1e-6)
+
+
+def test_bf16_chooses_what_float32_chooses():
+    model = make_model("llama")
+    asked = continuations()[:-1]
+    exact = log_likelihoods(model, asked, tokens_per_batch=64).log_likelihood.reshape(-1, 4)
+    rounded = log_likelihoods(model, asked, tokens_per_batch=64, precision="bf16").log_likelihood.reshape(-1, 4)
+    ranked = np.sort(exact)
+    clear = ranked[:, -1] - ranked[:, -2] > 2 * np.abs(exact - rounded).max()
+    assert clear.sum() >= 6
+    assert (exact.argmax(axis=1) == rounded.argmax(axis=1))[clear].all()
+
+
+def test_memory_that_runs_out_halves_the_batch():
+    model, asked = make_model("llama"), continuations()
+    expected = log_likelihoods(model, asked, tokens_per_batch=10**6).log_likelihood
+    largest, forward = [], model.forward
+
+    @functools.wraps(forward)
+    def limited(ids: torch.Tensor, **options: object) -> object:
+        if ids.numel() > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        largest.append(ids.numel())
+        return forward(ids, **options)
+
+    model.forward = limited
+    found = log_likelihoods(model, asked, tokens_per_batch=10**6).log_likelihood
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert max(largest) <= 300
+
+
+def test_an_error_that_is_not_about_memory_is_raised():
+    model = make_model("llama")
+
+    def broken(*args: object, **options: object) -> None:
+        raise RuntimeError("a shape is wrong")
+
+    model.forward = broken
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        log_likelihoods(model, continuations(), tokens_per_batch=64)
+
+
+def test_nan_is_an_error():
+    model = make_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="NaN"):
+        log_likelihoods(model, continuations(), tokens_per_batch=64)
+    with pytest.raises(FloatingPointError, match="NaN"):
+        greedy_answers(model, [(1, 2)], 3, lambda tokens: False, tokens_per_batch=64)
+
+
+@pytest.mark.parametrize(("tokens", "start"), [((1, 2), 0), ((1, 2), 2), ((1,), 1)])
+def test_a_continuation_needs_a_token_before_it_and_one_of_its_own(tokens: tuple[int, ...], start: int):
+    with pytest.raises(ValueError, match="continuation 0: start"):
+        log_likelihoods(make_model("llama"), [Continuation(tokens, start)], tokens_per_batch=8)
+
+
+def test_nothing_asked_is_nothing_computed():
+    model = make_model("llama")
+    assert log_likelihoods(model, [], tokens_per_batch=8).work == (0, 0)
+    assert greedy_answers(model, [], 3, lambda tokens: False, tokens_per_batch=8) == ([], (0, 0))
+
+
+def greedy_twin(model: PreTrainedModel, prompt: tuple[int, ...], limit: int, ends: Callable) -> list[int]:
+    answer: list[int] = []
+    while len(answer) < limit and not (answer and ends(answer)):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits
+        answer.append(logits[0, -1].argmax().item())
+    return answer
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "mamba"])
+def test_greedy_answers_are_those_of_one_prompt_at_a_time(name: str):
+    draw = random.Random(0)
+    if name == "mamba":
+        torch.manual_seed(0)
+        config = MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    else:
+        model = make_model(name)
+    prompts = [tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, 12))) for _ in range(9)]
+    prompts.append(prompts[0])
+
+    def ends(answer: list[int]) -> bool:
+        return answer[-1] < 8
+
+    found, work = greedy_answers(model, prompts, 5, ends, tokens_per_batch=60)
+    assert found == [greedy_twin(model, prompt, 5, ends) for prompt in prompts]
+    assert {len(answer) for answer in found} != {5}  # some ended by themselves
+    assert work.computed >= work.distinct
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_a_gpu_scores_as_the_processor(name: str):
+    model, asked = make_model(name), continuations()
+    expected = log_likelihoods(model, asked, tokens_per_batch=64)
+    found = log_likelihoods(model.cuda(), asked, tokens_per_batch=64)
+    np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, atol=1e-3)
