@@ -7,7 +7,7 @@ curve is the points of one level, compression, magnitude scope and kind of stren
 import functools
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +71,31 @@ def level_sets(rows: list[Row]) -> dict[LevelSet, list[Row]]:
     for row in filter(is_level_run, rows):
         sets.setdefault(LevelSet(row["setting"], row["model"], row["task"]), []).append(row)
     return dict(sorted(sets.items(), key=lambda entry: tuple(map(str, entry[0]))))
+
+
+def with_metric(rows: list[Row], names: Sequence[str]) -> list[Row]:
+    """The rows with another of the metrics that their runs recorded as the score.
+
+    Args:
+        names: metrics such as "accuracy_norm"; a level has the first of them that was recorded for it, or its own.
+    Raises:
+        ValueError: no level has one of them; names those that there are.
+    """
+    known = {name for row in rows if is_level_run(row) for name in row.get("metrics", {})}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"--metric {name}: the runs recorded {', '.join(sorted(known)) or 'none to choose from'}")
+    return [_rescored(row, names) if is_level_run(row) else row for row in rows]
+
+
+def _rescored(row: Row, names: Sequence[str]) -> Row:
+    chosen = next((name for name in names if name in row.get("metrics", {})), row["metric"])
+    if chosen == row["metric"]:
+        return row
+    row = {**row, "metric": chosen, "score": row["metrics"][chosen], "item_column": chosen}
+    outcomes = read_outcomes(row["folder"], chosen).get(row["level_index"])
+    scores = () if outcomes is None else outcomes.scores
+    return {**row, "stderr": float(np.std(scores, ddof=1) / len(scores) ** 0.5) if len(scores) > 1 else None}
 
 
 def level_table(rows: list[Row]) -> list[Row]:
@@ -204,17 +229,24 @@ def _uncertainty(point: Row, compressed: dict[int, Outcomes], dense: dict[int, O
     return found
 
 
-def read_outcomes(folder: str) -> dict[int, Outcomes]:
-    """The items of a run by the level's place in it; empty where the run kept none."""
+def read_outcomes(folder: str, metric: str | None = None) -> dict[int, Outcomes]:
+    """The items of a run by the level's place in it; empty where the run kept none.
+
+    Args:
+        metric: another than the run's score, at the levels for which it was recorded.
+    """
     if not (Path(folder) / results.ITEMS_FILE).is_file():
         return {}
     columns = results.read_items(Path(folder), ITEM_COLUMNS)
     if len(columns) < len(ITEM_COLUMNS):
         return {}
+    levels = np.unique(columns["level"]).tolist()
+    others = results.read_items(Path(folder), [f"level{level}_{metric}" for level in levels]) if metric else {}
     found = {}
-    for level in np.unique(columns["level"]).tolist():
+    for level in levels:
         own = columns["level"] == level
-        found[level] = Outcomes(_distinct(columns["item"][own]), columns["group"][own], columns["score"][own])
+        scores = others.get(f"level{level}_{metric}", columns["score"][own])
+        found[level] = Outcomes(_distinct(columns["item"][own]), columns["group"][own], scores)
     return found
 
 
@@ -231,9 +263,9 @@ def _distinct(items: np.ndarray) -> np.ndarray:
     return np.array(numbered)
 
 
-def _by_seed(runs: list[Row], read: Callable[[str], dict[int, Outcomes]]) -> dict[int, Outcomes]:
+def _by_seed(runs: list[Row], read: Callable[[str, str | None], dict[int, Outcomes]]) -> dict[int, Outcomes]:
     """The items of one level by seed; empty where a run has none."""
-    found = {row["seed"]: read(row["folder"]).get(row["level_index"]) for row in runs}
+    found = {row["seed"]: read(row["folder"], row.get("item_column")).get(row["level_index"]) for row in runs}
     return {} if None in found.values() else found
 
 

@@ -56,7 +56,7 @@ class TextEncoder:
         empty context becomes the tokenizer's first token, its begin or end of text.
 
         Raises:
-            ValueError: an option without a token of its own.
+            ValueError: an option without a token of its own, or with no token before it.
         Source: lm-evaluation-harness, api/model.py _encode_pair, which cuts by the number of the context's tokens and
             so scores too little where one reaches over the boundary.
         """
@@ -65,16 +65,21 @@ class TextEncoder:
         found = []
         for context, option in moved:
             alone, whole = encoded[context], encoded[context + option]
-            start = next(
-                (at for at, (one, other) in enumerate(zip(alone, whole, strict=False)) if one != other),
-                min(len(alone), len(whole)),
-            )
+            start = common_length(alone, whole)
             if start == 0:
+                if not self._first:
+                    raise ValueError(f"{option!r}: nothing stands before it; the tokenizer has no begin or end of text")
                 whole, start = self._first + whole, len(self._first)
-            if not 0 < start < len(whole):
+            if start == len(whole):
                 raise ValueError(f"the option {option!r} has no token of its own after {context[-40:]!r}")
             found.append(Continuation(whole, start))
         return found
+
+
+def common_length(one: Tokens, other: Tokens) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def prompt_text(prompt: Prompt, num_shots: int | None = None) -> str:
@@ -109,9 +114,10 @@ def encode_levels(
     for level, (shortened, found) in zip(levels, fitted, strict=True):
         kept = [index for index, prompt in enumerate(level.prompts) if prompt.item not in dropped]
         if not kept:
+            room = f", {max_new_tokens} of them for the answer (--max_new_tokens)" if level.reader == "answer" else ""
             raise ValueError(
                 f"level {level.name!r} of {level.dataset}: none of its {len(level.prompts)} prompts fits into the "
-                f"{max_length} tokens that the model takes (--overflow {overflow})"
+                f"{max_length} tokens that the model takes{room} (--overflow {overflow})"
             )
         prompts = [level.prompts[index] for index in kept]
         tokens = [found[index] for index in kept]
@@ -167,13 +173,13 @@ def _shorten(
                 return fewer
     elif overflow == "truncate_left":
         lead = len(encoder.leading)
-        question = len(encoder.encode([prompt.question])[prompt.question])  # with the leading tokens
-        before = len(tokens) if isinstance(tokens, tuple) else min(option.start for option in tokens)
-        if before - excess >= question:
+        rows = [tokens] if isinstance(tokens, tuple) else [option.tokens for option in tokens]
+        before = prompt_text(prompt._replace(question=""))
+        start = encoder.encode([before])[before]
+        # Only what is in front of the question whether or not it follows: no token that reaches into it.
+        if excess <= min(common_length(start, row) for row in rows) - lead:
+            rows = [(*row[:lead], *row[lead + excess :]) for row in rows]
             if isinstance(tokens, tuple):
-                return (*tokens[:lead], *tokens[lead + excess :])
-            return [
-                Continuation((*option.tokens[:lead], *option.tokens[lead + excess :]), option.start - excess)
-                for option in tokens
-            ]
+                return rows[0]
+            return [Continuation(row, option.start - excess) for row, option in zip(rows, tokens, strict=True)]
     return None

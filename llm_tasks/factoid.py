@@ -136,7 +136,8 @@ FACTOID_SETS = {
     "triviaqa": FactoidSet(
         "TriviaQA",
         Source(
-            "trivia_qa/rc.wikipedia.nocontext", "validation", "mandarjoshi/trivia_qa", "rc.nocontext", "validation",
+            "trivia_qa/rc.wikipedia.nocontext", "validation", "mandarjoshi/trivia_qa",
+            "rc.wikipedia.nocontext", "validation",
             ("question", "answer"),
         ),
         lambda row, where: alias_texts(row["answer"], where),

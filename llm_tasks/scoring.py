@@ -36,7 +36,7 @@ ROW_TOKENS = 128  # of a packed row: what it attends to besides its own branch i
 ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
 SHARED_AGAIN = 8  # tokens that may be computed again where a row ends
-READS_PER_TOKEN = 0.25  # positions projected to the vocabulary, per token of the budget: their logits fill the memory
+READS_PER_TOKEN = 0.125  # positions projected to the vocabulary, per token of the budget: their logits fill the memory
 LOGITS_AT_ONCE = 128  # positions whose logits are turned to float32 at once
 SHARING_LAYERS = {"full_attention", "sliding_attention", "attention"}
 

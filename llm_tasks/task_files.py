@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,8 +56,10 @@ def local_file(source: Source, data_dir: Path) -> Path:
     return path
 
 
-def read_source(source: Source, data_dir: Path | None, first: int | None = None) -> list[tuple[str, dict[str, Any]]]:
-    """All rows of a split, each with where it stands ("<path>, line 3").
+def read_source(
+    source: Source, data_dir: Path | None, first: int | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All rows of a split, one by one, each with where it stands ("<path>, line 3").
 
     A "sequence of struct" column is a dict of lists on the hub and a list of dicts in JSON.
 
@@ -68,15 +70,13 @@ def read_source(source: Source, data_dir: Path | None, first: int | None = None)
         ValueError: no such file or data set, the hub cannot be reached, a row lacks a field, or there are no rows.
     """
     rows = _hub_rows(source, first) if data_dir is None else read_rows(local_file(source, data_dir))
-    found = []
-    for where, row in rows:
-        if first is not None and len(found) == first:
-            break
+    is_empty = True
+    for where, row in islice(rows, first):
         check_fields(row, where, source.fields)
-        found.append((where, row))
-    if not found:
+        is_empty = False
+        yield where, row
+    if is_empty:
         raise ValueError(f"{local_file(source, data_dir) if data_dir else source.hub_id} holds no rows")
-    return found
 
 
 def check_fields(row: dict[str, Any], where: str, fields: Iterable[str]) -> None:

@@ -67,6 +67,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--formats", nargs="+", choices=("png", "pdf", "svg"), default=["png"],
         help="file formats of the figures (default: png)",
     )  # fmt: skip
+    parser.add_argument(
+        "--metric", nargs="+", default=[], metavar="NAME",
+        help="settings 2 to 6 and own tasks: score by this metric instead of the runs' own where it was recorded, such "
+        "as accuracy_norm or contains (default: the runs' own)",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     if args.dpi < 1:
         parser.error(f"--dpi {args.dpi}: must be 1 or more")
@@ -83,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
-        rows = results.read_runs(*args.results_dir)
+        rows = level_tables.with_metric(results.read_runs(*args.results_dir), args.metric)
         plots = fine_tuning_plots(rows) + level_plots(rows) + perplexity_plots(rows)
     except ValueError as error:
         sys.exit(f"plot_results.py: {error}")

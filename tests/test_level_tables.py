@@ -311,3 +311,24 @@ def test_the_uncertainty_equals_that_of_a_loop_in_plain_python(tmp_path):
     assert point["paired_items"] + point["unpaired_items"] == len(set().union(*kept.values()))
     assert point["points_stderr"] == pytest.approx(math.sqrt(variance), rel=1e-12)
     assert point["points_half"] == pytest.approx(scipy.stats.t.ppf(0.975, 6) * math.sqrt(variance), rel=1e-12)
+
+
+def test_another_recorded_metric_becomes_the_score(tmp_path):
+    runs = [
+        level_run(levels={"easy": (1, 1, 1, 0)}, metrics={"accuracy": 0.75, "accuracy_norm": 0.5}),
+        level_run("wanda", 0.5, {"easy": (1, 1, 0, 0)}, metrics={"accuracy": 0.5, "accuracy_norm": 0.25}),
+    ]
+    for like, other in zip(runs, ((1, 0, 1, 0), (0, 0, 1, 0)), strict=True):
+        like["items"]["level0_accuracy_norm"] = np.array(other, dtype=float)
+    rows = results.read_runs(write_tree(tmp_path, *runs))
+    reference, point = level_tables.level_table(level_tables.with_metric(rows, ["accuracy_norm"]))
+    assert (point["metric"], point["mean_score"], point["dense_mean_score"]) == ("accuracy_norm", 0.25, 0.5)
+    assert reference["mean_stderr"] == pytest.approx(math.sqrt(1 / 3 / 4))  # of 1, 0, 1, 0
+    assert point["points_stderr"] == pytest.approx(0.25)  # of differences -1, 0, 0, 0: sqrt(3/4 / 3 / 4)
+    assert level_tables.with_metric(rows, []) == rows
+
+
+def test_a_metric_that_no_run_recorded_is_refused(tmp_path):
+    rows = results.read_runs(write_tree(tmp_path, level_run()))
+    with pytest.raises(ValueError, match="--metric f1: the runs recorded accuracy"):
+        level_tables.with_metric(rows, ["f1"])

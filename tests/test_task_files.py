@@ -23,8 +23,8 @@ def write(path: Path, rows: list[dict]) -> Path:
 def test_rows_of_a_local_file(tmp_path: Path):
     path = write(tmp_path / "quiz" / "easy" / "test.jsonl", ROWS)
     assert local_file(SOURCE, tmp_path) == path
-    assert read_source(SOURCE, tmp_path) == [(f"{path}, line 1", ROWS[0]), (f"{path}, line 2", ROWS[1])]
-    assert read_source(SOURCE, tmp_path, first=1) == [(f"{path}, line 1", ROWS[0])]
+    assert list(read_source(SOURCE, tmp_path)) == [(f"{path}, line 1", ROWS[0]), (f"{path}, line 2", ROWS[1])]
+    assert list(read_source(SOURCE, tmp_path, first=1)) == [(f"{path}, line 1", ROWS[0])]
 
 
 def test_a_missing_file_says_what_is_there(tmp_path: Path):
@@ -41,16 +41,16 @@ def test_a_missing_file_says_what_is_there(tmp_path: Path):
     with pytest.raises(ValueError, match=rf"{there}$"):
         local_file(SOURCE._replace(hub_id=None), tmp_path)
     with pytest.raises(ValueError, match=r"--data_dir .*nowhere is no folder"):
-        read_source(SOURCE, tmp_path / "nowhere")
+        list(read_source(SOURCE, tmp_path / "nowhere"))
 
 
 def test_a_missing_field_names_file_line_and_field(tmp_path: Path):
     path = write(tmp_path / "quiz" / "easy" / "test.jsonl", [*ROWS, {"question": "?", "id": 3}])
     with pytest.raises(ValueError, match=r"test\.jsonl, line 3 lacks the field 'answer'; it has question, id$"):
-        read_source(SOURCE, tmp_path)
+        list(read_source(SOURCE, tmp_path))
     path.write_text("\n")
     with pytest.raises(ValueError, match=r"test\.jsonl holds no rows"):
-        read_source(SOURCE, tmp_path)
+        list(read_source(SOURCE, tmp_path))
 
 
 def test_the_hub_is_asked_for_the_split(monkeypatch: pytest.MonkeyPatch):
@@ -66,13 +66,13 @@ def test_the_hub_is_asked_for_the_split(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     name = "somebody/quiz main validation"
-    assert read_source(SOURCE, None) == [(f"{name}, row 1", ROWS[0]), (f"{name}, row 2", ROWS[1])]
-    assert read_source(SOURCE, None, first=1) == [(f"{name}, row 1", ROWS[0])]
+    assert list(read_source(SOURCE, None)) == [(f"{name}, row 1", ROWS[0]), (f"{name}, row 2", ROWS[1])]
+    assert list(read_source(SOURCE, None, first=1)) == [(f"{name}, row 1", ROWS[0])]
     options = {"split": "validation", "revision": "v1"}
     names = ("somebody/quiz", "main")
     assert asked == [(names, {**options, "streaming": False}), (names, {**options, "streaming": True})]
     with pytest.raises(ValueError, match="main validation, row 1 lacks the field 'hint'; it has question, answer"):
-        read_source(SOURCE._replace(fields=("hint",)), None)
+        list(read_source(SOURCE._replace(fields=("hint",)), None))
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_without_a_hub_the_remedy_is_named(error: Exception, monkeypatch: pytest
         r"give --data_dir DIR with quiz/easy/test\.jsonl$"
     )
     with pytest.raises(ValueError, match=message):
-        read_source(SOURCE, None)
+        list(read_source(SOURCE, None))
 
 
 def test_a_data_set_that_is_on_no_hub():
     with pytest.raises(ValueError, match=r"^quiz/easy is not on the hub: give --data_dir DIR with quiz/easy/test\."):
-        read_source(SOURCE._replace(hub_id=None), None)
+        list(read_source(SOURCE._replace(hub_id=None), None))
 
 
 def test_fields_and_texts_are_checked():
