@@ -1,14 +1,20 @@
 """Prompts as tokens: where an option begins, and what becomes of a prompt that is longer than the model takes."""
 
-from collections.abc import Iterable, Sequence
+import bisect
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from llm_tasks.prompts import Level, Prompt
-from llm_tasks.scoring import Continuation, Tokens
+from llm_tasks.scoring import Continuation, Tokens, common_length
 
 OVERFLOWS = ("drop_shots", "truncate_left", "skip")
+SHARED_CHARACTERS = 256  # that texts must share for a beginning to be tokenised apart
+UNSURE_CHARACTERS = 32  # before they part, whose tokens may differ
+TEXTS_AT_ONCE = 1000
 
 
 class EncodedLevel(NamedTuple):
@@ -29,6 +35,47 @@ class EncodedLevel(NamedTuple):
     skipped: int
 
 
+class _Anchor:
+    """A text whose tokens serve others that begin alike."""
+
+    def __init__(self, text: str, backend: Tokenizer) -> None:
+        self._text, self._backend = text, backend
+        encoding = backend.encode(text, add_special_tokens=False)
+        self.ids = encoding.ids
+        self._starts = [start for start, _ in encoding.offsets]
+        self._tokens_before: dict[int, int | None] = {}
+
+    def cut(self, text: str) -> tuple[Tokens, int] | None:
+        """Tokens of the longest usable beginning that the text shares, and its length in characters."""
+        shared = common_length(self._text, text)
+        if shared < SHARED_CHARACTERS:
+            return None
+        at = self._text.rfind("\n", 0, shared - UNSURE_CHARACTERS) + 1
+        if at not in self._tokens_before:
+            self._tokens_before[at] = self._count_before(at)
+        count = self._tokens_before[at]
+        return None if count is None else (tuple(self.ids[:count]), at)
+
+    def _count_before(self, at: int) -> int | None:
+        """Tokens before the character, if those behind it are the same without them; else None."""
+        count = bisect.bisect_left(self._starts, at)
+        if at == 0 or count == len(self.ids) or self._starts[count] != at:
+            return None
+        rest = self._backend.encode(self._text[at - 1 :], add_special_tokens=False)
+        return count if _behind_first_character(rest) == self.ids[count:] else None
+
+
+def _behind_first_character(encoding: Encoding) -> list[int]:
+    """The tokens that begin behind the first character, whose own may depend on what stood before."""
+    first = next((index for index, (start, _) in enumerate(encoding.offsets) if start > 0), len(encoding.ids))
+    return encoding.ids[first:]
+
+
+def _parts(items: list) -> Iterator[list]:
+    """Some at a time: the tokenizer's own records are large."""
+    return (items[start : start + TEXTS_AT_ONCE] for start in range(0, len(items), TEXTS_AT_ONCE))
+
+
 class TextEncoder:
     """A tokenizer that puts its special tokens before a text, never after it, whatever its own habit."""
 
@@ -40,14 +87,44 @@ class TextEncoder:
         self.leading: Tokens = tuple(whole[: starts[0]]) if starts else ()
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self._first: Tokens = () if first is None else (first,)
+        self._ids: dict[int, int] = {}
+        self._backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+        if self._backend:  # every call of the tokenizer sets these again
+            self._backend.no_truncation()
+            self._backend.no_padding()
 
     def encode(self, texts: Iterable[str]) -> dict[str, Tokens]:
-        """Tokens of each distinct text, the leading special ones included."""
-        distinct = list(dict.fromkeys(texts))
-        if not distinct:
-            return {}
-        rows = self._tokenizer(distinct, add_special_tokens=False, verbose=False)["input_ids"]
-        return {text: (*self.leading, *row) for text, row in zip(distinct, rows, strict=True)}
+        """Tokens of each distinct text, the leading special ones included.
+
+        Of texts that begin alike, as prompts with the same examples do, the beginning is tokenised once, up to a line's
+        end behind which the tokens were found to be the same with and without it.
+        """
+        distinct = sorted(set(texts))
+        anchor: _Anchor | None = None
+        whole: list[str] = []
+        tails: list[tuple[str, Tokens, int]] = []  # a text, the tokens of its beginning, where the rest begins
+        found: dict[str, Tokens] = {}
+        for text, following in itertools.zip_longest(distinct, distinct[1:], fillvalue=""):
+            cut = anchor.cut(text) if anchor else None
+            if cut:
+                tails.append((text, *cut))
+            elif self._backend and common_length(text, following) >= SHARED_CHARACTERS:
+                anchor = _Anchor(text, self._backend)
+                found[text] = self._intern(anchor.ids)
+            else:
+                whole.append(text)
+        for part in _parts(whole):
+            rows = self._tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+            found |= {text: self._intern(row) for text, row in zip(part, rows, strict=True)}
+        for part in _parts(tails):
+            rows = self._backend.encode_batch([text[at - 1 :] for text, _, at in part], add_special_tokens=False)
+            for (text, beginning, _), row in zip(part, rows, strict=True):
+                found[text] = self._intern((*beginning, *_behind_first_character(row)))
+        return found
+
+    def _intern(self, ids: Sequence[int]) -> Tokens:
+        """The leading tokens and these, as numbers that all texts share: millions of their own take much memory."""
+        return (*self.leading, *(self._ids.setdefault(token, token) for token in ids))
 
     def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """Each (context, option) as one tokenised text, scored from the token on at which it leaves the context's own.
@@ -74,12 +151,6 @@ class TextEncoder:
                 raise ValueError(f"the option {option!r} has no token of its own after {context[-40:]!r}")
             found.append(Continuation(whole, start))
         return found
-
-
-def common_length(one: Tokens, other: Tokens) -> int:
-    """How many tokens both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def prompt_text(prompt: Prompt, num_shots: int | None = None) -> str:

@@ -155,12 +155,12 @@ def _distinct_reads(continuations: Sequence[Continuation]) -> list[_Read]:
 
 def distinct_tokens(reads: Sequence[_Read]) -> int:
     """Tokens of the sorted sequences that differ in their place or in what stands before: the least to compute."""
-    shared = (_common(one.fed, other.fed) for one, other in itertools.pairwise(reads))
+    shared = (common_length(one.fed, other.fed) for one, other in itertools.pairwise(reads))
     return sum(len(read.fed) for read in reads) - sum(shared)
 
 
-def _common(one: Tokens, other: Tokens) -> int:
-    """Length of the longest common beginning, by halving: slices compare fast."""
+def common_length(one: Sequence, other: Sequence) -> int:
+    """How much both begin with, found by halving: slices compare fast."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -170,7 +170,7 @@ def _common(one: Tokens, other: Tokens) -> int:
 
 def _plan(reads: list[_Read]) -> _Trunk:
     """The trunks of sorted sequences; the outermost is empty."""
-    common = [_common(one.fed, other.fed) for one, other in itertools.pairwise(reads)]
+    common = [common_length(one.fed, other.fed) for one, other in itertools.pairwise(reads)]
 
     def divide(low: int, high: int, trunk: _Trunk) -> None:
         """Hang the sequences low … high - 1, which share the trunk, below it."""
@@ -227,7 +227,7 @@ def _pack(reads: list[_Read], before: int, together: bool) -> list[_Row]:
     rows: list[_Row] = []
     path: list[int] = []  # places in the row of the last sequence's tokens
     for index, read in enumerate(reads):
-        shared = max(_common(reads[index - 1].fed, read.fed) - before, 0) if index else 0
+        shared = max(common_length(reads[index - 1].fed, read.fed) - before, 0) if index else 0
         added = len(read.fed) - before - shared
         length = len(rows[-1].tokens) if rows else 0
         # Nearer to even without the sequence than with it, unless they share much.
