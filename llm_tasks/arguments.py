@@ -155,8 +155,9 @@ def cells(args: argparse.Namespace, setting: str | int, seeded: bool) -> list[Ce
 
 
 def compression_of(cell: Cell) -> tuple:
-    """What tells the cell's model from those of other cells."""
-    return tuple(cell[name] for name in ("compression", *STRENGTHS, "seed"))
+    """What tells the cell's model from those of other cells; the seed only where it draws the calibration text."""
+    seed = cell["seed"] if is_calibrated(cell) else None
+    return (*(cell[name] for name in ("compression", *STRENGTHS)), seed)
 
 
 def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, cell: Cell) -> dict[str, Any]:

@@ -91,6 +91,8 @@ def load(args: argparse.Namespace) -> list[Row]:
 
 
 def files(args: argparse.Namespace) -> list[Path]:
+    if not args.task_file.is_file():
+        raise ValueError(f"--task_file: there is no file {args.task_file}")
     return [args.task_file]
 
 

@@ -11,6 +11,7 @@ get one sequence a row, padded at the end where nothing is read; those that reme
 nothing.
 """
 
+import bisect
 import inspect
 import itertools
 import math
@@ -34,6 +35,7 @@ TRUNK_TOKENS = 512  # distinct ones that must stand below it: fewer are packed w
 LONGEST_ROW = 1024  # where much is shared with what follows; attention grows with its square
 ROW_TOKENS = 128  # of a packed row: what it attends to besides its own branch is computed for nothing
 ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
+ONE_BY_ONE = 16  # tokens by which prompts of one batch may differ in length: these are fed one by one
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
 SHARED_AGAIN = 8  # tokens that may be computed again where a row ends
 READS_PER_TOKEN = 0.125  # positions projected to the vocabulary, per token of the budget: their logits fill the memory
@@ -480,9 +482,10 @@ def greedy_answers(
     computed = 0
     progress = tqdm(total=len(distinct), desc="answers", disable=None)
     while distinct:
-        longest = len(distinct[-1]) + max_new_tokens
-        count = max(1, ANSWERS_AT_ONCE * tokens_per_batch // longest)
-        some, distinct = distinct[-count:], distinct[:-count]
+        longest = len(distinct[-1])
+        count = max(1, ANSWERS_AT_ONCE * tokens_per_batch // (longest + max_new_tokens))
+        first = max(len(distinct) - count, bisect.bisect_left(distinct, longest - ONE_BY_ONE, key=len))
+        some, distinct = distinct[first:], distinct[:first]
         try:
             found, cost = _answer_batch(model, some, max_new_tokens, is_finished, precision)
         except RuntimeError as error:
@@ -507,14 +510,20 @@ def _answer_batch(
     capacity = max(map(len, prompts)) + max_new_tokens
     layers = [_GrowingLayer(capacity) for _ in range(model.config.get_text_config().num_hidden_layers)]
     cache = Cache(layers=layers) if shares_prefixes(model) else None  # without it every step feeds all tokens again
-    keep = {"logits_to_keep": 1} if projects_on_demand(model) else {}
+    reads_only = projects_on_demand(model)
     answers: list[list[int]] = [[] for _ in prompts]
     active = list(range(len(prompts)))
     ids = torch.tensor([prompt[:shortest] for prompt in prompts], device=model.device)
     fed, computed = shortest, 0
     while True:
+        last = torch.zeros_like(ids, dtype=torch.bool)
+        last[:, -1] = True
+        # A mask, not logits_to_keep=1: that keeps a strided slice, for which a processor copies the output layer's
+        # weights once per row.
+        keep = {"logits_to_keep": last} if reads_only else {}
         with torch.no_grad(), autocast(precision, model.device.type, model.dtype):
-            logits = model(ids, past_key_values=cache, use_cache=cache is not None, **keep).logits[:, -1]
+            logits = model(ids, past_key_values=cache, use_cache=cache is not None, **keep).logits
+        logits = logits if reads_only else logits[last]
         computed += ids.numel()
         if logits.isnan().any():
             raise FloatingPointError("the compressed model's logits are NaN")

@@ -71,6 +71,8 @@ def load(args: argparse.Namespace) -> Questions:
 
 def files(args: argparse.Namespace) -> list[Path]:
     found = [args.factoid_file.expanduser()] if args.factoid_file else []
+    if found and not found[0].is_file():
+        raise ValueError(f"--factoid_file: there is no file {found[0]}")
     if args.data_dir:
         splits = ("test", "dev") if args.num_shots else ("test",)
         sources = [mmlu.source(split) for split in splits]

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "quantization": {"quantization", "pruning"},
     "pruning": {"pruning"},
     "analysis": {"analysis"},
-    "scripts": {"GLUE_tasks", "pruning", "quantization", "analysis"},
+    "scripts": {"GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis"},
     "tests": {"GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis"},
 }
 ANALYSIS_NEEDS = {"numpy", "scipy", "matplotlib", "filelock"}

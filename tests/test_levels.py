@@ -1,0 +1,222 @@
+"""llm_tasks/levels.py: metrics, chance and standard errors of a model whose every probability is known."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from llm_tasks import levels, setting5_human_gap
+from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels
+from llm_tasks.experiment import Evaluation
+from llm_tasks.prompts import Level, Prompt
+
+WORDS = ["A", "B", "C", "D", "USA", "ask", "say", "name", "rome", "no", "way", "mute"]
+VOCABULARY = ["<unk>", "<s>", "</s>", "\n", *WORDS]
+# How often a token follows another, where that is not once: after "ask" A has 5 of 22, B 3.
+FOLLOWERS = {
+    "ask": {"A": 5, "B": 3},
+    "say": {"rome": 7, "no": 6},  # of 27
+    "no": {"way": 27},  # of 42
+    "way": {"no": 9},
+    "name": {"rome": 9},
+    "rome": {"\n": 9},
+    "\n": {"rome": 9},
+    "mute": {"</s>": 9},
+    "USA": {"D": 9},
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    """A Llama whose blocks add nothing: the logits are those that FOLLOWERS has after the last token."""
+    size = len(VOCABULARY)
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=size, intermediate_size=4, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64, rms_norm_eps=1e-12, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    made = LlamaForCausalLM(config).eval().requires_grad_(False)
+    for parameter in made.model.layers.parameters():
+        parameter.zero_()
+    made.model.embed_tokens.weight.copy_(torch.eye(size))
+    counts = torch.ones(size, size)
+    for word, following in FOLLOWERS.items():
+        for other, count in following.items():
+            counts[VOCABULARY.index(other), VOCABULARY.index(word)] = count
+    made.lm_head.weight.copy_(counts.log() / math.sqrt(size))  # the norm makes a one-hot sqrt(size) long
+    return made
+
+
+def ask(item: str, question: str, options: tuple[str, ...], gold: int) -> Prompt:
+    return Prompt(item, f"group of {item}", question, options=options, gold=gold)
+
+
+def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *asked: Level, **options: object) -> Evaluation:
+    encoded = encode_levels(asked, TextEncoder(tokenizer), 64, 4, "skip")
+    return levels.measure(model, tokenizer, encoded, max_new_tokens=4, **options)
+
+
+LETTERS = Level("letters", 1.0, "set", "letter", [
+    ask("first", "ask", (" A", " B"), 0),
+    ask("second", "ask", (" B", " C", " A", " D"), 1),
+    ask("third", "say", (" C", " D"), 0),  # a tie
+    ask("fourth", "say", (" C", " D"), 1),
+], human=0.9)  # fmt: skip
+CLOZE = Level("cloze", 2.0, "set", "cloze", [ask("first", "say", (" rome", " no way"), 1)])
+
+
+def test_letters_by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
+    found = measure(model, tokenizer, LETTERS)
+    (level,) = found.levels
+    np.testing.assert_allclose(
+        np.exp(found.items["level0_option_log_likelihood"]),
+        [5 / 22, 3 / 22, 3 / 22, 1 / 22, 5 / 22, 1 / 22, *[1 / 27] * 4], rtol=1e-5,
+    )  # fmt: skip
+    assert found.items["level0_predicted"].tolist() == [0, 2, 0, 0]
+    assert found.items["level0_gold"].tolist() == [0, 1, 0, 1]
+    assert found.items["level0_option_count"].tolist() == [2, 4, 2, 2]
+    assert level["chance"] == (1 / 2 + 1 / 4 + 1 / 2 + 1 / 2) / 4
+    assert (level["score"], level["metric"], level["num_examples"]) == (0.5, "accuracy", 4)
+    assert level["stderr"] == pytest.approx(math.sqrt(4 * 0.25 / 3 / 4))
+    assert level["metrics"] == {"accuracy": 0.5}
+    assert (level["level"], level["difficulty"], level["dataset"], level["reader"], level["human"]) == (
+        "letters", 1.0, "set", "letter", 0.9
+    )  # fmt: skip
+
+
+def test_option_texts_by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
+    """Whole, 7/27 against 6/27 · 27/42; per character ln(27/7)/4 against ln(7)/6, with the blank the other."""
+    found = measure(model, tokenizer, CLOZE)
+    np.testing.assert_allclose(np.exp(found.items["level0_option_log_likelihood"]), [7 / 27, 1 / 7], rtol=1e-5)
+    assert (found.levels[0]["metric"], found.levels[0]["score"], found.levels[0]["chance"]) == ("accuracy", 0.0, 0.5)
+    assert found.levels[0]["metrics"] == {"accuracy": 0.0, "accuracy_norm": 1.0}
+    assert found.items["level0_predicted"].tolist() == [0] and found.items["level0_predicted_norm"].tolist() == [1]
+    assert found.items["score"].tolist() == [0.0] and found.levels[0]["stderr"] is None
+    normalized = measure(model, tokenizer, CLOZE, length_normalized=True)
+    assert (normalized.levels[0]["metric"], normalized.levels[0]["score"]) == ("accuracy_norm", 1.0)
+    assert normalized.items["score"].tolist() == [1.0]
+
+
+def test_length_normalisation_is_for_option_texts_alone(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
+    found = measure(model, tokenizer, LETTERS, CLOZE, length_normalized=True)
+    assert [level["metric"] for level in found.levels] == ["accuracy", "accuracy_norm"]
+
+
+def test_a_generated_letter_is_the_last_character_of_one_token(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+):
+    """After "ask" A, after "USA" D, after "rome" a line's end, after "mute" the end; nothing is right by guessing."""
+    letters = (" A", " B", " C", " D")
+    prompts = [ask("a", "ask", letters, 0), ask("b", "USA", letters, 3), ask("c", "USA", letters[:3], 0),
+               ask("d", "rome", letters, 0), ask("e", "mute", letters, 0), ask("f", "way", letters, 0)]  # fmt: skip
+    found = measure(model, tokenizer, Level("L", 1.0, "set", "generate", prompts))
+    assert found.items["level0_predicted"].tolist() == [0, 3, -1, -1, -1, -1]
+    assert found.levels[0]["score"] == 2 / 6 and found.levels[0]["chance"] == 0.0
+    level = Level("L", 1.0, "set", "generate", [ask("u", "say", letters, 0)])
+    (first,) = tokenizer.convert_tokens_to_ids(["USA"])
+    outcome = levels.chosen(level, np.zeros(4), np.full(4, first), tokenizer)
+    assert outcome.metrics["accuracy"].tolist() == [1.0]  # "USA" ends in A, as the paper's code has it
+
+
+def answer(item: str, question: str) -> Prompt:
+    return Prompt(item, item, question, answers=("Rome",))
+
+
+def test_generated_answers_by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
+    """rome, line's end; line's end, rome, line's end; the end; way no way no; D, which ends too."""
+    prompts = [answer(str(place), text) for place, text in enumerate(["name", "name rome", "mute", "no", "USA"])]
+    level = Level("L", 1.0, "set", "answer", prompts)
+    ends = model.generation_config.eos_token_id
+    model.generation_config.eos_token_id = [2, VOCABULARY.index("D")]
+    try:
+        found = measure(model, tokenizer, level)
+    finally:
+        model.generation_config.eos_token_id = ends
+    assert found.items["level0_predicted"].tolist() == ["rome", "rome", "", "way no way no", ""]
+    assert found.levels[0]["metrics"] == {
+        "exact_match": 0.4, "contains": 0.4, "f1": 0.4, "em_original": 0.8, "empty": 0.4
+    }  # fmt: skip
+    assert (found.levels[0]["score"], found.levels[0]["chance"], found.levels[0]["metric"]) == (0.4, 0.0, "exact_match")
+    assert found.items["score"].tolist() == found.items["level0_exact_match"].tolist() == [1, 1, 0, 0, 0]
+    # Of each, the prompt and all of the answer but its last token.
+    assert found.facts["tokens_distinct"] == (1 + 1) + (2 + 2) + (1 + 0) + (1 + 3) + (1 + 0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"), [("exact_match", 0.25), ("contains", 0.5), ("f1", 0.375), ("em_original", 1.0)]
+)
+def test_answers_are_judged_by_the_metric_asked_for(metric: str, score: float):
+    texts = ["The Rome!", "in Rome now", "", "romeo"]
+    level = Level("L", 1.0, "set", "answer", [answer(str(place), "?") for place in range(4)])
+    outcome = levels.answered(level, texts)
+    assert outcome.metrics[metric].mean() == score
+    encoded = EncodedLevel(level, [], [], 1, 2)
+    described = levels.describe_level(encoded, outcome, metric)
+    assert described["score"] == score and described["metrics"]["empty"] == 0.25
+    assert described["facts"] == {"shortened": 1, "skipped_too_long": 2}
+    assert described["stderr"] == pytest.approx(np.std(outcome.metrics[metric], ddof=1) / 2)
+    table = levels.item_table([encoded], [outcome], [metric])
+    assert table["score"].tolist() == outcome.metrics[metric].tolist()
+
+
+def test_levels_are_measured_together_as_alone(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
+    answers = Level("answers", 3.0, "set", "answer", [answer("1", "name"), answer("2", "no")])
+    asked = [answers, CLOZE, LETTERS, answers._replace(name="again", prompts=answers.prompts[:1])]
+    together = measure(model, tokenizer, *asked)
+    apart = [measure(model, tokenizer, level) for level in asked]
+    assert together.levels == [found.levels[0] for found in apart]
+    assert together.items["level"].tolist() == [0, 0, 1, 2, 2, 2, 2, 3]
+    assert together.items["item"].tolist() == ["1", "2", "first", "first", "second", "third", "fourth", "1"]
+    assert together.items["group"].tolist()[2] == "group of first"
+    for index, found in enumerate(apart):
+        for name in ("score", "item"):
+            assert together.items[name][together.items["level"] == index].tolist() == found.items[name].tolist()
+        predicted = f"level{index}_predicted"
+        assert together.items[predicted].tolist() == found.items["level0_predicted"].tolist()
+    unshared = measure(model, tokenizer, *asked, share=False)
+    assert unshared.levels == together.levels
+    assert unshared.facts["tokens_distinct"] == together.facts["tokens_distinct"]
+
+
+def test_standard_errors_by_hand():
+    assert levels.standard_error(np.array([1.0])) is None
+    assert levels.standard_error(np.array([0.0, 1.0])) == pytest.approx(0.5)
+    assert levels.standard_error(np.ones(5)) == 0
+
+
+@pytest.mark.parametrize(
+    ("score", "stderr", "warned"),
+    [(0.5, 0.1, True), (0.25, 0.0, True), (0.44, 0.1, True), (0.46, 0.1, False), (0.9, None, True), (1.0, 0.0, False)],
+)
+def test_a_dense_model_that_is_not_above_chance_is_said_loudly(
+    score: float, stderr: float | None, warned: bool, caplog: pytest.LogCaptureFixture
+):
+    """25 % by chance: 0.46 is more than 1.96 standard errors of 0.1 above it, 0.44 and, at 50 %, 0.5 are not."""
+    chance = 0.5 if score == 0.5 else 0.25
+    with caplog.at_level(logging.WARNING):
+        levels.warn_of_chance(
+            setting5_human_gap.SETTING, [{"level": "PIQA", "score": score, "stderr": stderr, "chance": chance}]
+        )
+    assert ("SETTING 5, PIQA: THE DENSE MODEL IS NOT ABOVE CHANCE" in caplog.text) == warned
+    assert len(caplog.records) == warned
+    if stderr is None:
+        assert "standard error unknown" in caplog.text
+
+
+def test_what_was_left_out_is_logged(caplog: pytest.LogCaptureFixture):
+    level = LETTERS._replace(facts={"options_refer_to_others": 7, "duplicate_options": 0})
+    with caplog.at_level(logging.INFO):
+        levels.report_levels(setting5_human_gap.SETTING, [EncodedLevel(level, [], [], 3, 2)])
+    assert caplog.records[0].getMessage() == (
+        "setting 5, letters (set, letter): 4 items, shortened: 3, skipped as too long: 2, options refer to others: 7"
+    )
