@@ -8,12 +8,11 @@ CommonsenseQA.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_tasks.prompts import LETTERS, Prompt, item_id
+from llm_tasks.prompts import LETTERS, Prompt, continued, distinct, item_id, lettered
 from llm_tasks.task_files import Source, checked_text, read_source
 from pruning.data_files import valid_text
 
@@ -76,16 +75,6 @@ def load_task(task: str, data_dir: Path | None) -> list[Question]:
     return [found._replace(item=item) for found, item in zip(questions, items, strict=True)]
 
 
-def distinct(items: Iterable[str]) -> list[str]:
-    """The identities; one that was there before gets a number: "4f…", "4f…-2"."""
-    seen: Counter[str] = Counter()
-    found = []
-    for item in items:
-        seen[item] += 1
-        found.append(item if seen[item] == 1 else f"{item}-{seen[item]}")
-    return found
-
-
 def cloze_prompt(question: Question) -> Prompt:
     """The options are not listed; each one's text is scored as the context's continuation."""
     return _prompt(question, question.context, question.continuations)
@@ -97,28 +86,10 @@ def letter_prompt(question: Question) -> Prompt:
     return _prompt(question, lettered(question.question, question.choices), letters)
 
 
-def lettered(question: str, choices: Sequence[str]) -> str:
-    """Question, a line for each option, "Answer:".
-
-    Source: lm-evaluation-harness, commonsense_qa/default.yaml.
-    """
-    lines = [f"{letter}. {choice.strip()}" for letter, choice in zip(LETTERS, choices, strict=False)]
-    return "\n".join([f"Question: {question.strip()}", *lines, "Answer:"])
-
-
 def _prompt(question: Question, text: str, options: tuple[str, ...]) -> Prompt:
     # Questions on one passage are right or wrong together.
     group = item_id(question.passage) if question.passage else question.item
     return Prompt(question.item, group, text, header=question.passage, options=options, gold=question.gold)
-
-
-def continued(context: str, choices: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """The context without the blanks at its end, and the choices behind these blanks and one more.
-
-    Source: lm-evaluation-harness: target_delimiter, and api/model.py, _encode_pair.
-    """
-    bare = context.rstrip()
-    return bare, tuple(f"{context[len(bare) :]} {choice}" for choice in choices)
 
 
 def choice_index(value: object, names: Sequence[str], where: str, field: str) -> int:

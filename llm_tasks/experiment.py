@@ -89,11 +89,18 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
         check_folders(identities, args.overwrite)
         tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
         max_length = arguments.max_length(skeleton)
-        data = {setting.name: setting.prepare(args, tokenizer, max_length) for setting in settings}
+        pending = [cell for folder, cell in folders.items() if args.overwrite or not results.is_complete(folder)]
+
+        @functools.cache
+        def data(setting: str | int) -> Any:
+            return named[setting].prepare(args, tokenizer, max_length)
+
+        for setting in dict.fromkeys(cell["setting"] for cell in pending):
+            data(setting)
         windows = functools.cache(
             functools.partial(calibration_windows, args, tokenizer, calibration_shape(args, skeleton))
         )
-        for seed in {cell["seed"] for cell in folders.values() if is_calibrated(cell)}:
+        for seed in {cell["seed"] for cell in pending if is_calibrated(cell)}:
             windows(seed)
         if not args.stream:
             check_memory(args, skeleton, several=len(models) > 1)
@@ -125,9 +132,9 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
         compressed = time.monotonic()
         setting = named[cell["setting"]]
         if args.stream:
-            found = setting.evaluate_streamed(model, data[setting.name], cell, args)
+            found = setting.evaluate_streamed(model, data(setting.name), cell, args)
         else:
-            found = setting.evaluate(model, tokenizer, data[setting.name], cell, args)
+            found = setting.evaluate(model, tokenizer, data(setting.name), cell, args)
         result = {
             **arguments.describe(cell, run_identity, args),
             **facts,

@@ -38,9 +38,8 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from llm_tasks.answers import contains
-from llm_tasks.commonsense import continued, distinct, lettered
 from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
-from llm_tasks.prompts import LETTERS, Level, Prompt, item_id
+from llm_tasks.prompts import LETTERS, Level, Prompt, continued, distinct, item_id, lettered
 from llm_tasks.task_files import check_fields, checked_text, sample
 from pruning.data_files import SUFFIXES, read_rows, valid_text
 

@@ -1,6 +1,8 @@
 """What is asked of a model: an item of a data set as a prompt, and the prompts of one level of difficulty."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -57,3 +59,31 @@ class Level(NamedTuple):
 def item_id(*content: str) -> str:
     """Identity of an item from its content: 16 hexadecimal digits, whatever file or position it is read from."""
     return hashlib.sha256("\x1f".join(content).encode()).hexdigest()[:16]
+
+
+def distinct(items: Iterable[str]) -> list[str]:
+    """The identities; one that was there before gets a number: "4f…", "4f…-2"."""
+    seen: Counter[str] = Counter()
+    found = []
+    for item in items:
+        seen[item] += 1
+        found.append(item if seen[item] == 1 else f"{item}-{seen[item]}")
+    return found
+
+
+def lettered(question: str, choices: Sequence[str]) -> str:
+    """Question, a line for each option, "Answer:".
+
+    Source: lm-evaluation-harness, commonsense_qa/default.yaml.
+    """
+    lines = [f"{letter}. {choice.strip()}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    return "\n".join([f"Question: {question.strip()}", *lines, "Answer:"])
+
+
+def continued(context: str, choices: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The context without the blanks at its end, and the choices behind these blanks and one more.
+
+    Source: lm-evaluation-harness: target_delimiter, and api/model.py, _encode_pair.
+    """
+    bare = context.rstrip()
+    return bare, tuple(f"{context[len(bare) :]} {choice}" for choice in choices)

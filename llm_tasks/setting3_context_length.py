@@ -60,6 +60,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def load(args: argparse.Namespace) -> ContextItems:
     if len(set(args.context_shares)) < len(args.context_shares):
         raise ValueError(f"--context_shares {' '.join(map(str, args.context_shares))}: a number stands there twice")
+    if args.overflow == "truncate_left":
+        raise ValueError("--overflow truncate_left could cut the answer's sentence; setting 3 takes drop_shots or skip")
     found = triviaqa.load(args.context_dataset, args.data_dir, args.max_items)
     if found.without_answer:
         logger.warning("%s: %d contexts do not contain the answer: their questions are left out at every level",

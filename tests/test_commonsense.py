@@ -10,6 +10,7 @@ import pytest
 
 from llm_tasks import commonsense, setting5_human_gap
 from llm_tasks.commonsense import TASKS, cloze_prompt, letter_prompt, load_task, without_markup
+from llm_tasks.prompts import continued
 from llm_tasks.prompts import Prompt
 
 ROWS = {
@@ -234,4 +235,4 @@ def test_an_unknown_task_is_refused():
 
 
 def test_blanks_at_the_end_of_a_context_move_to_the_options():
-    assert commonsense.continued("Ice is  ", ["hot"]) == ("Ice is", ("   hot",))
+    assert continued("Ice is  ", ["hot"]) == ("Ice is", ("   hot",))

@@ -272,7 +272,8 @@ def test_the_tables_pair_compressed_with_dense(sweep: Sweep):
             assert point["points_drop"] == pytest.approx(point["mean_score"] - point["dense_mean_score"])
 
 
-def test_complete_runs_are_skipped(sweep: Sweep, no_model: None):
+def test_complete_runs_are_skipped(sweep: Sweep, no_model: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(levels, "encode_levels", None)  # their data are not prepared either
     assert setting2_option_count.main(sweep.words) == 0
     assert setting5_human_gap.main([*sweep.words, "--tokens_per_batch", "64"]) == 0
 
@@ -468,6 +469,7 @@ BAD = [
     (2, ["--subjects", "chess"], "--subjects chess: there are large_sums, small_sums"),
     (2, ["--answer_mode", "text"], "argument --answer_mode: invalid choice: 'text'"),
     (2, ["--overflow", "cut"], "argument --overflow: invalid choice: 'cut'"),
+    (3, ["--overflow", "truncate_left"], "--overflow truncate_left could cut the answer's sentence"),
     (2, ["--max_items", "0"], "0 is outside [1,"),
     (2, ["--stream"], "--stream: this script does not evaluate block by block"),
     (2, ["--task_file", "mine.jsonl"], "unrecognized arguments: --task_file"),
