@@ -4,7 +4,7 @@ What sequences share is computed once. A *trunk* is a beginning that many have i
 MMLU subject: its keys and values are computed by themselves and serve every sequence below, and longer trunks too. What
 is left of the sequences, such as questions with their options, is *packed*: a row of a batch holds a tree of tokens,
 branch after branch, in which each token has the position of its own sequence and sees only what its branch hangs from.
-Rows are filled evenly, so little is padded, and only positions that are read are projected to the vocabulary.
+Rows are filled to one length, so little is padded, and only positions that are read are projected to the vocabulary.
 
 The result is that of one sequence at a time, to the rounding of the products. Models that cannot be packed (packs_rows)
 get one sequence a row, padded at the end where nothing is read; those that remember more than keys and values share
@@ -14,7 +14,6 @@ nothing.
 import bisect
 import inspect
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -33,11 +32,13 @@ KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each (rows, heads, tokens
 TRUNK_GAIN = 1024  # tokens that a trunk must save: what a small batch costs beside its tokens
 TRUNK_TOKENS = 512  # distinct ones that must stand below it: fewer are packed with it
 LONGEST_ROW = 1024  # where much is shared with what follows; attention grows with its square
-ROW_TOKENS = 128  # of a packed row: what it attends to besides its own branch is computed for nothing
+ROW_TOKENS = (96, 128, 192, 256)  # of a packed row; the longer, the evener rows are filled and the more is attended to
+COSTED_ROWS = 16
 ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
 ONE_BY_ONE = 16  # tokens by which prompts of one batch may differ in length: these are fed one by one
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
-SHARED_AGAIN = 8  # tokens that may be computed again where a row ends
+FAMILY_TOKENS = 64  # of sequences that share little and are still packed next to each other
+SHARED_AGAIN = 8  # tokens; sequences that share more are never packed apart
 READS_PER_TOKEN = 0.125  # positions projected to the vocabulary, per token of the budget: their logits fill the memory
 LOGITS_AT_ONCE = 128  # positions whose logits are turned to float32 at once
 SHARING_LAYERS = {"full_attention", "sliding_attention", "attention"}
@@ -218,26 +219,69 @@ class _Row(NamedTuple):
     reads: list[tuple[int, int, int, bool]]
 
 
-def _pack(reads: list[_Read], before: int, together: bool) -> list[_Row]:
-    """Rows of the sorted sequences from token `before` on; each sequence by itself if not `together`.
+def _pack(reads: list[_Read], before: int, together: bool, width: int) -> list[_Row]:
+    """Rows of the sorted sequences from token `before` on, of the length at which they cost least.
 
-    Rows are at most about ROW_TOKENS long and about equally long. A row ends where little is shared with what follows,
-    which the next row computes again.
+    Args:
+        together: False puts each sequence into a row by itself.
+        width: of the model's hidden states; the wider, the less attention counts.
     """
-    total = distinct_tokens(reads) - before if reads else 0
-    even = total / math.ceil(total / ROW_TOKENS) if total else 0
-    rows: list[_Row] = []
+    if not together:
+        return [_row([read], before) for read in reads]
+    families = sorted(_families(reads, before), key=lambda family: -family[0])
+    filled = [_fill(families, length) for length in ROW_TOKENS]
+    rows = min(filled, key=lambda rows: _cost([taken for taken, _ in rows], before, width))
+    # In the sequences' order, so that neighbours share again what they have in common.
+    orders = [sorted(itertools.chain(*members)) for _, members in rows]
+    return [_row([reads[index] for index in order], before) for order in orders]
+
+
+def _fill(families: list[tuple[int, range]], length: int) -> list[tuple[int, list[range]]]:
+    """Each family, the longest first, in the fullest row that has room for it: tokens and families of every row."""
+    rows: list[tuple[int, list[range]]] = []
+    room: list[tuple[int, int]] = []  # tokens left in a row, and which row; sorted
+    for taken, members in families:
+        at = bisect.bisect_left(room, (taken, 0))
+        if at < len(room):
+            left, row = room.pop(at)
+            rows[row] = rows[row][0] + taken, [*rows[row][1], members]
+        else:
+            left, row = length, len(rows)
+            rows.append((taken, [members]))
+        bisect.insort(room, (left - taken, row))
+    return rows
+
+
+def _cost(lengths: list[int], before: int, width: int) -> int:
+    """What rows cost in batches of COSTED_ROWS: a token's products with the weights, and with the keys that it sees."""
+    lengths = sorted(lengths, reverse=True)
+    longest = [length for start in range(0, len(lengths), COSTED_ROWS)
+               for length in [lengths[start]] * len(lengths[start : start + COSTED_ROWS])]  # fmt: skip
+    # 12 width² weights a layer, 2 operations each; 4 operations a key and unit of width.
+    return sum(length * (6 * width + before + length) for length in longest)
+
+
+def _families(reads: list[_Read], before: int) -> list[tuple[int, range]]:
+    """Runs of the sorted sequences that share more than SHARED_AGAIN tokens, and how many tokens each run takes."""
+    found: list[tuple[int, range]] = []
+    for index, read in enumerate(reads):
+        shared = max(common_length(reads[index - 1].fed, read.fed) - before, 0) if index else 0
+        added = len(read.fed) - before
+        longest = LONGEST_ROW if shared > SHARED_AGAIN else FAMILY_TOKENS if shared else 0
+        if found and found[-1][0] + added - shared <= longest:
+            length, members = found[-1]
+            found[-1] = length + added - shared, range(members.start, index + 1)
+        else:
+            found.append((added, range(index, index + 1)))
+    return found
+
+
+def _row(reads: list[_Read], before: int) -> _Row:
+    """The sorted sequences from token `before` on, side by side."""
+    row = _Row([], [], [], [])
     path: list[int] = []  # places in the row of the last sequence's tokens
     for index, read in enumerate(reads):
         shared = max(common_length(reads[index - 1].fed, read.fed) - before, 0) if index else 0
-        added = len(read.fed) - before - shared
-        length = len(rows[-1].tokens) if rows else 0
-        # Nearer to even without the sequence than with it, unless they share much.
-        is_full = (shared <= SHARED_AGAIN and 2 * length + added > 2 * even) or length + added > LONGEST_ROW
-        if not rows or not together or is_full:
-            rows.append(_Row([], [], [], []))
-            path, shared = [], 0
-        row = rows[-1]
         added = len(read.fed) - before - shared
         path = [*path[:shared], *range(len(row.tokens), len(row.tokens) + added)]
         row.tokens.extend(read.fed[before + shared :])
@@ -248,7 +292,7 @@ def _pack(reads: list[_Read], before: int, together: bool) -> list[_Row]:
         for owner, continuation in read.targets:
             for at in range(continuation.start, len(continuation.tokens)):
                 row.reads.append((path[at - 1 - before], continuation.tokens[at], owner, at == continuation.start))
-    return rows
+    return row
 
 
 class _PrefixLayer(DynamicLayer):
@@ -321,7 +365,9 @@ class _Engine:
 
     def score_below(self, trunk: _Trunk, held: KeysValues | None) -> None:
         """Everything that begins with a trunk, whose keys and values are `held`."""
-        rows = sorted(_pack(trunk.reads, trunk.length, self._packs), key=lambda row: len(row.tokens))
+        rows = sorted(
+            _pack(trunk.reads, trunk.length, self._packs, self._config.hidden_size), key=lambda row: len(row.tokens)
+        )
         while rows:
             count = self._fitting(rows)
             # The longest first: if memory runs out, then at the beginning.

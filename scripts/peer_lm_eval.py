@@ -372,6 +372,8 @@ def evaluate(
     torch.set_num_threads(threads)
     marks.end("import")
     lm = HFLM(pretrained=str(model), dtype=dtype, device=device, batch_size=batch_size)
+    for parameter in lm.model.parameters():
+        parameter.sum()  # weights of the file's own dtype are mapped, and count from when they are first read
     marks.end("load")
     loading_peak, loaded_bytes = peak_bytes(), resident_bytes()
     reset_peak()

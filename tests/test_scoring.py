@@ -70,7 +70,7 @@ def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **option
 def test_sharing_and_batching_change_nothing(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scoring, "TRUNK_GAIN", gain)
     monkeypatch.setattr(scoring, "TRUNK_TOKENS", 8)
-    monkeypatch.setattr(scoring, "ROW_TOKENS", 24)
+    monkeypatch.setattr(scoring, "ROW_TOKENS", (24,))
     assert_like_twin(make_model(name), continuations(), tokens_per_batch=64)
 
 
@@ -97,6 +97,22 @@ def test_only_distinct_tokens_are_computed():
     work = log_likelihoods(make_model("llama"), asked, tokens_per_batch=10**6).work
     assert work.distinct == len(seen)
     assert work.distinct <= work.computed <= 1.25 * work.distinct  # a row that ends repeats its beginning
+
+
+def test_rows_are_filled_and_hold_trees():
+    asked = continuations(subjects=1, questions=40, prefix=4)
+    reads = scoring._distinct_reads(asked)
+    rows = scoring._pack(reads, 4, together=True, width=16)
+    assert sum(len(row.reads) for row in rows) == sum(len(tokens) - start for tokens, start in asked)
+    full = max(len(row.tokens) for row in rows)
+    assert sum(len(row.tokens) < 0.75 * full for row in rows) <= 1  # what is left over at the end
+    for row in rows:
+        assert all(place < end <= len(row.tokens) for place, end in enumerate(row.ends))
+        seen = {
+            tuple(row.tokens[at] for at in range(place + 1) if row.ends[at] > place): place
+            for place in range(len(row.tokens))
+        }
+        assert len(seen) == len(row.tokens)  # no two tokens of a row with the same tokens before them
 
 
 def test_the_examples_of_a_subject_are_computed_once(monkeypatch: pytest.MonkeyPatch):
