@@ -41,7 +41,7 @@ ONE_BY_ONE = 16  # tokens by which prompts of one batch may differ in length: th
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
 FAMILY_TOKENS = 64  # of sequences that share little and are still packed next to each other
 SHARED_AGAIN = 8  # tokens; sequences that share more are never packed apart
-READS_PER_TOKEN = 0.125  # positions projected to the vocabulary, per token of the budget: their logits fill the memory
+READS_PER_TOKEN = 0.25  # positions projected to the vocabulary, per token of the budget: their logits fill the memory
 LOGITS_AT_ONCE = 128  # positions whose logits are turned to float32 at once
 SHARING_LAYERS = {"full_attention", "sliding_attention", "attention"}
 
