@@ -350,7 +350,8 @@ class WordTokenizer:
 def parsed(*argv: str, data_dir: Path | None = None, max_items: int | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     setting3_context_length.add_options(parser)
-    return argparse.Namespace(**vars(parser.parse_args(argv)), data_dir=data_dir, max_items=max_items)
+    given = vars(parser.parse_args(argv))
+    return argparse.Namespace(**given, data_dir=data_dir, max_items=max_items, overflow="drop_shots")
 
 
 def gold_rows(count: int) -> list[dict]:
