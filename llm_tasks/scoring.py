@@ -35,7 +35,7 @@ TRUNK_GAIN = 1024  # tokens that a trunk must save: what a small batch costs bes
 TRUNK_TOKENS = 512  # distinct ones that must stand below it: fewer are packed with it
 LONGEST_ROW = 1024  # where much is shared with what follows; attention grows with its square
 ROW_TOKENS = (96, 128, 192, 256)  # of a packed row; the longer, the evener rows are filled and the more is attended to
-COSTED_ROWS = 16
+COSTED_ROWS = 16  # of a batch, where lengths of rows are compared
 ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
 ONE_BY_ONE = 16  # tokens by which prompts of one batch may differ in length: these are fed one by one
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
@@ -257,15 +257,17 @@ def _fill(families: list[tuple[int, range]], length: int) -> list[tuple[int, lis
 def _cost(lengths: list[int], before: int, width: int) -> int:
     """What rows cost in batches of COSTED_ROWS: a token's products with the weights, and with the keys that it sees."""
     lengths = sorted(lengths, reverse=True)
-    longest = [length for start in range(0, len(lengths), COSTED_ROWS)
-               for length in [lengths[start]] * len(lengths[start : start + COSTED_ROWS])]  # fmt: skip
+    batches = [lengths[start : start + COSTED_ROWS] for start in range(0, len(lengths), COSTED_ROWS)]
     # 12 width² weights a layer, 2 operations each; 4 operations a key and unit of width, in small products and with an
     # exponential: measured, they take three times as long.
-    return sum(length * (6 * width + 3 * (before + length)) for length in longest)
+    return sum(len(batch) * batch[0] * (6 * width + 3 * (before + batch[0])) for batch in batches)
 
 
 def _families(reads: list[_Read], before: int) -> list[tuple[int, range]]:
-    """Runs of the sorted sequences that share more than SHARED_AGAIN tokens, and how many tokens each run takes."""
+    """Runs of the sorted sequences that stay next to each other, and how many tokens each run takes.
+
+    Neighbours that share more than SHARED_AGAIN tokens stay together up to LONGEST_ROW, others up to FAMILY_TOKENS.
+    """
     found: list[tuple[int, range]] = []
     for index, read in enumerate(reads):
         shared = max(common_length(reads[index - 1].fed, read.fed) - before, 0) if index else 0
@@ -433,9 +435,8 @@ class _Engine:
         """
         place = torch.arange(ends.shape[1], device=ends.device)
         inside = (place[:, None] < ends[:, None, :]) & (place[None, :] <= place[:, None])
-        inside |= torch.eye(
-            len(place), dtype=torch.bool, device=ends.device
-        )  # also of what pads a row: no row is empty
+        # What pads a row sees itself too: attention to nothing is NaN.
+        inside |= torch.eye(len(place), dtype=torch.bool, device=ends.device)
         sees = torch.nn.functional.pad(inside, (before, 0), value=True)
         window = _window(self._config)
         if window is None or int(depths.max()) < window:
@@ -467,7 +468,7 @@ class _Engine:
         places = torch.from_numpy(at).to(logits.device)
         found = logits[places, torch.from_numpy(tokens).to(logits.device)].float() - normalizers[places]
         if found.isnan().any():
-            raise FloatingPointError("the compressed model's logits are NaN")
+            raise FloatingPointError("the model's logits are NaN")
         np.add.at(self.log_likelihood, owners, found.double().cpu().numpy())
         firsts, which = np.unique(at[is_first], return_inverse=True)
         parts = torch.from_numpy(firsts).to(logits.device).split(LOGITS_AT_ONCE)
@@ -592,7 +593,7 @@ def _answer_batch(
         logits = logits if reads_only else logits[last]
         computed += ids.numel()
         if logits.isnan().any():
-            raise FloatingPointError("the compressed model's logits are NaN")
+            raise FloatingPointError("the model's logits are NaN")
         chosen = logits.argmax(dim=-1).tolist()
         following = []
         for index, token in zip(active, chosen, strict=True):
