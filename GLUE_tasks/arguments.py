@@ -3,28 +3,30 @@
 import argparse
 import itertools
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import get_available_trackers
 
 from analysis.cells import Cell
+from analysis.commands import group_names, values
 from analysis.options import checked, number, positive
-from GLUE_tasks import glue_data
 from GLUE_tasks.finetune import SCHEDULERS, TRANSFERS, Recipe
+from GLUE_tasks.problem import Problem
 from pruning import magnitude
 from pruning.nm import parse_nm
 
 SPARSE_INITS = ("dense", "sparse_unstructured", "sparse_unstuctured", "sparse_nm")
 # How a run is carried out, not what is computed: none of these tells two runs apart.
 RUN_OPTIONS = (
-    "output_dir", "overwrite", "list_cells", "checkpointing_steps", "resume_from_checkpoint", "with_tracking",
-    "report_to", "eval_each_epoch",
+    "output_dir", "overwrite", "list_cells", "group_by", "checkpointing_steps", "resume_from_checkpoint",
+    "with_tracking", "report_to", "eval_each_epoch",
 )  # fmt: skip
 # The coordinates of a cell; runs that differ in these alone stand in one figure.
 CELL_OPTIONS = (
-    "task_name", "transfer", "compression", "strength", "sparsity", "nm_ratio", "validation_split_percentage", "seed",
-    "magnitude_scope", "noembed", "prune_new_head", "method", "save_model",
+    "task_name", "mixture", "shots", "transfer", "compression", "strength", "sparsity", "nm_ratio",
+    "validation_split_percentage", "seed", "magnitude_scope", "noembed", "prune_new_head", "method", "save_model",
 )  # fmt: skip
 
 
@@ -41,8 +43,8 @@ def checkpoint_interval(text: str) -> int | str:
     return int(text)
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """All options of a fine-tuning script, in groups."""
+def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
+    """All options of a fine-tuning script, in groups: the problem's own after those that every script has."""
     parser = argparse.ArgumentParser(
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,12 +54,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--ignore_mismatched_sizes", action="store_true", help="load a checkpoint whose head has another size")
 
     add = parser.add_argument_group("data").add_argument
-    add("--task_name", nargs="+", type=checked(glue_data.canonical_name), metavar="TASK",
-        help=f"GLUE task(s), any case: {', '.join(glue_data.COLUMNS)}")  # fmt: skip
-    add("--data_dir", type=Path, help="read DIR/glue/<task>/<split>.jsonl[.gz]|.parquet; without it the hub")
-    add("--train_file", type=Path, help="csv, json or parquet with a 'label' column, instead of --task_name")
-    add("--validation_file", type=Path, help="the same columns, for evaluation")
-    add("--max_length", type=positive, default=128, help="tokens per example, longer ones are cut (default 128)")
+    add("--max_length", type=positive, default=128,
+        help="tokens per example, longer ones are cut (default %(default)s)")  # fmt: skip
     add("--validation_split_percentage", nargs="+", type=number(float, 0.001, 100), default=[100.0], metavar="PERCENT",
         help="share(s) of the TRAINING data to train on, (0, 100] (the original's name; default 100)")  # fmt: skip
     add("--subset", choices=("random", "prefix"), default="random",
@@ -82,11 +80,15 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         help="dense_transfer_freezing: small weights keep their pretrained values")  # fmt: skip
 
     add = parser.add_argument_group("training").add_argument
-    add("--per_device_train_batch_size", type=positive, default=32, help="rows per process and step (default 32)")
-    add("--per_device_eval_batch_size", type=positive, default=128, help="rows per process (default 128)")
-    add("--learning_rate", type=number(float, 0, 10), default=2e-5, help="peak of AdamW's (default 2e-5)")
-    add("--weight_decay", type=number(float, 0, 10), default=0.0, help="AdamW's, not on biases and norms (default 0)")
-    add("--num_train_epochs", type=positive, default=3, help="passes over the training rows (default 3)")
+    add("--per_device_train_batch_size", type=positive, default=32,
+        help="rows per process and step (default %(default)s)")  # fmt: skip
+    add("--per_device_eval_batch_size", type=positive, default=128, help="rows per process (default %(default)s)")
+    add("--learning_rate", type=number(float, 0, 10), default=2e-5,
+        help="peak of AdamW's (default %(default)s)")  # fmt: skip
+    add("--weight_decay", type=number(float, 0, 10), default=0.0,
+        help="AdamW's, not on biases and norms (default %(default)s)")  # fmt: skip
+    add("--num_train_epochs", type=number(int, 0, 10**9), default=3,
+        help="passes over the training rows (default %(default)s); 0 is for a model with a trained head")  # fmt: skip
     add("--max_train_steps", type=positive, help="optimizer steps, instead of --num_train_epochs")
     add("--gradient_accumulation_steps", type=positive, default=1, help="batches per optimizer step (default 1)")
     add("--lr_scheduler_type", choices=SCHEDULERS, default="linear", help="learning rate's course (default linear)")
@@ -103,6 +105,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--method", default="", help="a label of your own, kept in the results")
     add("--overwrite", action="store_true", help="replace complete runs")
     add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
+    add("--group_by", type=checked(group_names), metavar="NAMES",
+        help="with --list_cells: one command for all cells that share these, of model, task_name, transfer, "
+        "compression, strength, fraction, seed; for example model,task_name")  # fmt: skip
     add("--save_model", action="store_true", help="write the trained model to <output_dir>/model")
     add("--eval_each_epoch", action="store_true", help="evaluate after every epoch, not after the last alone")
     add("--checkpointing_steps", type=checked(checkpoint_interval), metavar="STEPS|epoch",
@@ -110,10 +115,52 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--resume_from_checkpoint", type=Path, help="go on from this checkpoint folder (one cell)")
     add("--with_tracking", action="store_true", help="log to experiment trackers")
     add("--report_to", default="all", help="accelerate's name of a tracker that is installed (default all)")
+    problem.add_options(parser)
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+def add_data_options(
+    parser: argparse.ArgumentParser,
+    title: str,
+    canonical_name: Callable[[str], str],
+    names: Iterable[str],
+    layout: str,
+    fields: str,
+) -> Callable[..., argparse.Action]:
+    """Where the data of a problem are, which has known tasks and may be put in files; returns what adds more to them.
+
+    Args:
+        canonical_name: a task's name from any spelling, ValueError where it is none.
+        layout: of --data_dir, below it.
+        fields: what a file of one's own must hold.
+    """
+    add = parser.add_argument_group(title).add_argument
+    add("--task_name", nargs="+", type=checked(canonical_name), metavar="TASK",
+        help=f"task(s), any case: {', '.join(names)}")  # fmt: skip
+    add("--data_dir", type=Path, help=f"read DIR/{layout}; without it the hub")
+    add("--train_file", type=Path, help=f"{fields}, instead of --task_name")
+    add("--validation_file", type=Path, help="the same columns, for evaluation")
+    return add
+
+
+def check_data_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """parser.error unless there is either a task or a pair of files."""
+    if bool(args.train_file) != bool(args.validation_file):
+        parser.error("--train_file and --validation_file go together")
+    if bool(args.task_name) == bool(args.train_file):
+        parser.error("give either --task_name or --train_file and --validation_file")
+    if args.data_dir and not args.task_name:
+        parser.error("--data_dir goes with --task_name")
+    if args.data_dir and not args.data_dir.is_dir():
+        parser.error(f"--data_dir {args.data_dir}: no such folder")
+
+
+def named_tasks(args: argparse.Namespace) -> list[Cell]:
+    """The tasks that add_data_options' options name; one in files is called as the folder that they are in."""
+    return [{"task_name": name} for name in dict.fromkeys(args.task_name or [args.train_file.parent.name])]
+
+
+def parse(parser: argparse.ArgumentParser, problem: Problem, argv: list[str]) -> argparse.Namespace:
     """The options, checked against each other.
 
     A lone "--" before an option's name is joined to it: the original's README prints "-- freeze_weights".
@@ -125,7 +172,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
         else:
             words.append(word)
     args = parser.parse_args(words)
-    _check_data(parser, args)
+    problem.check_options(parser, args)
     _check_compression(parser, args)
     if args.report_to != "all" and args.with_tracking:
         installed = [str(tracker) for tracker in get_available_trackers()]
@@ -134,20 +181,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
             parser.error(f"--report_to {args.report_to}: not installed; installed are: {allowed}")
     if args.resume_from_checkpoint and not (args.resume_from_checkpoint / "progress.json").is_file():
         parser.error(f"--resume_from_checkpoint {args.resume_from_checkpoint}: no checkpoint (progress.json) there")
-    if args.resume_from_checkpoint and len(cells(args)) > 1:
+    if args.resume_from_checkpoint and len(cells(args, problem)) > 1:
         parser.error("--resume_from_checkpoint takes one cell; an interrupted sweep resumes by the same command")
     return args
-
-
-def _check_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if bool(args.train_file) != bool(args.validation_file):
-        parser.error("--train_file and --validation_file go together")
-    if bool(args.task_name) == bool(args.train_file):
-        parser.error("give either --task_name or --train_file and --validation_file")
-    if args.data_dir and not args.task_name:
-        parser.error("--data_dir goes with --task_name")
-    if args.data_dir and not args.data_dir.is_dir():
-        parser.error(f"--data_dir {args.data_dir}: no such folder")
 
 
 def _check_compression(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -179,7 +215,7 @@ def transfers(args: argparse.Namespace) -> list[str]:
     return ["sparse_to_dense" if named and args.sparse_init != "dense" else "dense_transfer"]
 
 
-def cells(args: argparse.Namespace) -> list[Cell]:
+def cells(args: argparse.Namespace, problem: Problem) -> list[Cell]:
     """Every combination of task, share of data, transfer, strength and seed; dense_transfer has no strength.
 
     Cells that need the same data and the same model follow each other.
@@ -194,12 +230,11 @@ def cells(args: argparse.Namespace) -> list[Cell]:
             variants.append({"transfer": transfer, "compression": "dense", **dense})
         else:
             variants += [{"transfer": transfer, "compression": "magnitude", **strength} for strength in strengths]
-    tasks = args.task_name or [args.train_file.parent.name]
     return [
-        {"setting": 1, "task_name": task, "fraction": f"{share:g}", "validation_split_percentage": share, "seed": seed,
-         "method": args.method, **variant}
+        {"setting": problem.setting, **task, "fraction": f"{share:g}", "validation_split_percentage": share,
+         "seed": seed, "method": args.method, **variant}
         for task, seed, share, variant in itertools.product(
-            *map(dict.fromkeys, (tasks, args.seed, args.validation_split_percentage)), variants
+            problem.tasks(args), *map(dict.fromkeys, (args.seed, args.validation_split_percentage)), variants
         )
     ]  # fmt: skip
 
@@ -209,22 +244,42 @@ def identity(args: argparse.Namespace, cell: Cell, hashes: dict[str, str | None]
     options = {name: value for name, value in vars(args).items() if name not in RUN_OPTIONS}
     for name in ("sparse_method", "sparse_init", "freeze_weights", "freeze_weights_frompretrain"):
         del options[name]  # the cell's transfer and strength say it
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    options = {name: _plain(value) for name, value in options.items()}
     values = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
     # every process takes a batch of its own, so their number is part of how a run is trained
     return {**options, **values, **hashes, "num_processes": int(os.environ.get("WORLD_SIZE", "1"))}
 
 
-def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, cell: Cell) -> dict[str, Any]:
-    """The options, where they are not the default, that run one cell by itself."""
+def _plain(value: Any) -> Any:
+    """As JSON holds it."""
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, chosen: list[Cell]) -> dict[str, Any]:
+    """The options, where they are not the default, that run some cells by themselves."""
     options = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
-    for name in ("list_cells", "sparse_init", "freeze_weights", "freeze_weights_frompretrain", "sparsity", "nm_ratio"):
+    for name in ("list_cells", "group_by"):
         options.pop(name, None)
-    single = {"validation_split_percentage": cell["fraction"], "seed": cell["seed"], "sparse_method": cell["transfer"]}
-    single["sparsity"], single["nm_ratio"] = cell["sparsity"], cell["nm_ratio"]
-    if args.task_name:
-        single["task_name"] = cell["task_name"]
-    return {**options, **single}
+    return {**options, **varied(args, chosen)}
+
+
+def combinations(args: argparse.Namespace, problem: Problem, chosen: list[Cell]) -> list[Cell]:
+    """All cells that one command computes which says what tells some cells apart."""
+    return cells(argparse.Namespace(**{**vars(args), **varied(args, chosen)}), problem)
+
+
+def varied(args: argparse.Namespace, chosen: list[Cell]) -> dict[str, Any]:
+    """The options that say which some cells are: all their values, and the transfer by its name."""
+    several = [name for name, value in vars(args).items() if isinstance(value, list) and name in chosen[0]]
+    return {
+        **{name: values(chosen, name) for name in several},
+        "sparse_method": values(chosen, "transfer"),
+        "sparse_init": None,
+        "freeze_weights": False,
+        "freeze_weights_frompretrain": False,
+    }
 
 
 def recipe(args: argparse.Namespace, seed: int) -> Recipe:

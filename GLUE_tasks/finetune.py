@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, get_scheduler
 
+from analysis import locks
+from GLUE_tasks import interruption
 from pruning.masks import apply_masks, hold_masks
 
 logger = logging.getLogger(__name__)
@@ -68,11 +70,20 @@ class Pretrained:
 
 
 def load_pretrained(
-    name: str, num_labels: int, trust_remote_code: bool = False, ignore_mismatched_sizes: bool = False
+    name: str,
+    num_labels: int | None,
+    trust_remote_code: bool = False,
+    ignore_mismatched_sizes: bool = False,
+    auto_class: type = AutoModelForSequenceClassification,
 ) -> Pretrained:
-    """A pretrained encoder with a classification head (a regression head when num_labels is 1), in float32."""
-    config = AutoConfig.from_pretrained(name, num_labels=num_labels, trust_remote_code=trust_remote_code)
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
+    """A pretrained model in float32, with a head for classification unless `auto_class` is another kind of model.
+
+    Args:
+        num_labels: size of the head, 1 makes it a regression; None leaves it to the checkpoint's config.
+    """
+    sizes = {} if num_labels is None else {"num_labels": num_labels}
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **sizes)
+    model, loading = auto_class.from_pretrained(
         name,
         config=config,
         dtype=torch.float32,
@@ -165,6 +176,15 @@ class LengthGroupedBatches:
             yield rest.tolist()
 
 
+def own_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """The loss that the model itself computes of a batch with labels."""
+    return model(**batch).loss
+
+
+def own_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    return model(**batch).logits
+
+
 def train(
     accelerator: Accelerator,
     model: nn.Module,
@@ -175,7 +195,9 @@ def train(
     folder: Path,
     resume_from: Path | None = None,
     after_epoch: Callable[[int], None] | None = None,
-) -> dict[str, float]:
+    loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = own_loss,
+    interrupted: Callable[[int], bool] = lambda step: False,
+) -> dict[str, float | None]:
     """Train `model` in place; a training that was killed and resumed ends with the same bits as one that was not.
 
     Args:
@@ -184,10 +206,13 @@ def train(
         folder: where checkpoints go.
         resume_from: a checkpoint of the same training.
         after_epoch: called with the number of epochs done.
+        loss: of the model on a batch, a mean over its rows.
+        interrupted: after which step a checkpoint is saved and the process ends; the same for all processes.
     Returns:
-        train_loss (mean per optimizer step), num_steps, num_epochs.
+        train_loss (mean per optimizer step, None without a step), num_steps, num_epochs.
     Raises:
         FloatingPointError: the loss became NaN or infinite.
+        SystemExit: interrupted, with interruption.EXIT_CODE.
     """
     batches = LengthGroupedBatches(rows["length"][:], recipe.batch_size, recipe.seed)
     # a generator of its own, or every new pass over the data would draw from the one that dropout uses
@@ -197,6 +222,8 @@ def train(
     loader = accelerator.prepare_data_loader(loader)
     steps_per_epoch = math.ceil(len(loader) / recipe.accumulation_steps)
     num_steps = recipe.max_steps or recipe.num_epochs * steps_per_epoch
+    if num_steps == 0:
+        return {"train_loss": None, "num_steps": 0, "num_epochs": 0.0}
     warmup = recipe.warmup_steps if recipe.warmup_steps is not None else int(WARMUP_FRACTION * num_steps)
     scheduler = get_scheduler(recipe.scheduler, optimizer, warmup, num_steps)
     torch.manual_seed(recipe.seed + accelerator.process_index)
@@ -211,7 +238,7 @@ def train(
         skipped = (step - epoch * steps_per_epoch) * recipe.accumulation_steps
         remaining = accelerator.skip_first_batches(loader, skipped) if skipped else loader
         for group in _groups(remaining, recipe.accumulation_steps):
-            loss_sum += train_step(accelerator, model, group)
+            loss_sum += train_step(accelerator, model, group, loss)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
@@ -219,11 +246,14 @@ def train(
             progress.update()
             if step % FINITE_CHECK_STEPS == 0 or step == num_steps:
                 loss_sum = _finite(loss_sum, step)
-            every = recipe.checkpointing_steps
-            if step < num_steps and isinstance(every, int) and step % every == 0:
-                save_checkpoint(accelerator, folder, scheduler, step, loss_sum)
             if step == num_steps:
                 break
+            every, ends = recipe.checkpointing_steps, interrupted(step)
+            if ends or (isinstance(every, int) and step % every == 0):
+                save_checkpoint(accelerator, folder, scheduler, step, loss_sum)
+            if ends:
+                logger.warning("%s: stopped at step %d of %d, saved; the same command goes on", folder, step, num_steps)
+                raise SystemExit(interruption.EXIT_CODE)
         if step < num_steps and recipe.checkpointing_steps == "epoch":
             save_checkpoint(accelerator, folder, scheduler, step, loss_sum)
         if after_epoch:
@@ -233,16 +263,21 @@ def train(
     return {"train_loss": loss_sum / num_steps, "num_steps": num_steps, "num_epochs": num_steps / steps_per_epoch}
 
 
-def train_step(accelerator: Accelerator, model: nn.Module, group: list[Mapping[str, Tensor]]) -> Tensor:
+def train_step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    group: list[Mapping[str, Tensor]],
+    loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = own_loss,
+) -> Tensor:
     """Gradient of the mean loss over all rows of a group of micro-batches; returns that loss (this process's)."""
     num_rows = sum(len(batch["labels"]) for batch in group)
     total = torch.zeros((), device=accelerator.device)
     for position, batch in enumerate(group, start=1):
         last = position == len(group)
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
-            loss = model(**batch).loss * (len(batch["labels"]) / num_rows)
-            accelerator.backward(loss)
-        total += loss.detach()
+            share = loss(model, batch) * (len(batch["labels"]) / num_rows)
+            accelerator.backward(share)
+        total += share.detach()
     return total
 
 
@@ -263,9 +298,14 @@ def _finite(loss_sum: Tensor | float, step: int) -> float:
 def save_checkpoint(
     accelerator: Accelerator, folder: Path, scheduler: LRScheduler, step: int, loss_sum: Tensor | float
 ) -> None:
-    """Store model, optimizer and random states as `folder`/checkpoint-<step>; older ones go once it is whole."""
+    """Store model, optimizer and random states as `folder`/checkpoint-<step>; older ones go once it is whole.
+
+    Raises:
+        LostRunError: another process took the run over while this one was stopped, and now writes there.
+    """
     partial, final = folder / "checkpoint.partial", folder / f"checkpoint-{step}"
     if accelerator.is_main_process:
+        locks.check(folder)
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))
@@ -301,10 +341,14 @@ def predict(
     rows: Dataset,
     collate: Callable[[list[dict]], Mapping[str, Tensor]],
     batch_size: int,
+    outputs: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = own_logits,
 ) -> np.ndarray:
-    """The model's outputs for every row, float32 (rows, num_labels), in the order of `rows`.
+    """The model's outputs for every row, float32 (rows, columns), in the order of `rows`.
 
     Rows are batched by length; over several processes, the rows that fill up the last batch are dropped again.
+
+    Args:
+        outputs: of the model on a batch without its labels, (rows, columns) with as many columns for every batch.
     """
     order = np.argsort(rows["length"][:], kind="stable")[::-1]
     ordered = rows.select(order).remove_columns("length")
@@ -312,13 +356,24 @@ def predict(
     loader = DataLoader(ordered, batch_size=batch_size, collate_fn=collate, generator=torch.Generator())
     loader = accelerator.prepare_data_loader(loader)
     model.eval()
-    outputs = []
+    found = []
     for batch in tqdm(loader, desc="evaluate", disable=None, leave=False):
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        outputs.append(accelerator.gather_for_metrics(model(**inputs).logits.float()).cpu().numpy())
-    in_order = np.empty((len(rows), outputs[0].shape[1]), dtype=np.float32)
-    in_order[order] = np.concatenate(outputs)
+        found.append(accelerator.gather_for_metrics(outputs(model, inputs).float()).cpu().numpy())
+    in_order = np.empty((len(rows), found[0].shape[1]), dtype=np.float32)
+    in_order[order] = np.concatenate(found)
     return in_order
+
+
+def finite(outputs: np.ndarray) -> np.ndarray:
+    """What was given.
+
+    Raises:
+        FloatingPointError: it holds NaN or infinities.
+    """
+    if not np.isfinite(outputs).all():
+        raise FloatingPointError("the trained model's outputs are NaN or infinite; try a lower --learning_rate")
+    return outputs
 
 
 def share_from_main(accelerator: Accelerator) -> Callable[[Any], Any] | None:

@@ -1,6 +1,6 @@
 """GLUE tasks and csv/json files: columns, labels, scores, random subsets, tokenisation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def load_glue(name: str, data_dir: Path | None) -> Task:
             )
         train, splits = read_file(train_path), {key: read_file(path) for key, path in paths.items()}
         files = (train_path, *paths.values())
-    return _task(name, COLUMNS[name], train, splits, regression=name == "stsb", files=files)
+    return make_task(name, COLUMNS[name], train, splits, regression=name == "stsb", files=files)
 
 
 def load_files(train_file: Path, validation_file: Path) -> Task:
@@ -115,25 +115,42 @@ def load_files(train_file: Path, validation_file: Path) -> Task:
             training lacks; or all training labels are the same.
     """
     train, validation = read_file(train_file), read_file(validation_file)
+    columns = text_columns(train_file, train)
     for path, data in ((train_file, train), (validation_file, validation)):
-        if data.num_rows == 0:
-            raise ValueError(f"{path} is empty")
-        if "label" not in data.column_names:
-            raise ValueError(f"{path} has no column 'label'; it has {', '.join(data.column_names)}")
-    kinds = {name: getattr(feature, "dtype", "") for name, feature in train.features.items()}  # lists have none
-    texts = [name for name, kind in kinds.items() if name != "label" and kind.endswith("string")]
-    if not texts:
-        raise ValueError(f"{train_file} has no text column beside 'label'; it has {', '.join(train.column_names)}")
-    columns = ("sentence1", "sentence2") if {"sentence1", "sentence2"} <= set(texts) else (*texts[:2], None)[:2]
-    if missing := [name for name in columns if name and name not in validation.column_names]:
-        raise ValueError(f"{validation_file} has no column {missing[0]!r}, which {train_file} has")
-    for path, data in ((train_file, train), (validation_file, validation)):
-        for name in filter(None, ("label", *columns)):
-            if nulls := data.data.column(name).is_null().to_numpy().nonzero()[0].tolist():
-                raise ValueError(f"{path}: row {nulls[0] + 1} has no {name!r}")
-    regression = kinds["label"].startswith("float")
+        check_columns(path, data, columns)
     name = Path(train_file).parent.name
-    return _task(name, columns, train, {"": validation}, regression, (Path(train_file), Path(validation_file)))
+    regression = getattr(train.features["label"], "dtype", "").startswith("float")
+    return make_task(name, columns, train, {"": validation}, regression, (Path(train_file), Path(validation_file)))
+
+
+def text_columns(path: Path, data: Dataset, others: Collection[str] = ("label",)) -> tuple[str, str | None]:
+    """The text columns of a file: `sentence1` and `sentence2` when both exist, else the first one or two.
+
+    Args:
+        others: columns that are no text to learn from.
+    Raises:
+        ValueError: there is none beside `label` (names the file and what it has).
+    """
+    kinds = {name: getattr(feature, "dtype", "") for name, feature in data.features.items()}  # lists have none
+    texts = [name for name, kind in kinds.items() if name not in others and kind.endswith("string")]
+    if not texts:
+        raise ValueError(f"{path} has no text column beside 'label'; it has {', '.join(data.column_names)}")
+    return ("sentence1", "sentence2") if {"sentence1", "sentence2"} <= set(texts) else (*texts[:2], None)[:2]
+
+
+def check_columns(path: Path, data: Dataset, columns: tuple[str, str | None]) -> None:
+    """Refuse a file without rows, one that lacks `label` or a text column, and one of whose rows does.
+
+    Raises:
+        ValueError: names the file and the column, and the row where there is one.
+    """
+    if data.num_rows == 0:
+        raise ValueError(f"{path} is empty")
+    for name in filter(None, ("label", *columns)):
+        if name not in data.column_names:
+            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(data.column_names)}")
+        if nulls := data.data.column(name).is_null().to_numpy().nonzero()[0].tolist():
+            raise ValueError(f"{path}: row {nulls[0] + 1} has no {name!r}")
 
 
 def find_split(folder: Path, split: str) -> Path | None:
@@ -165,7 +182,7 @@ def read_file(path: Path) -> Dataset:
         raise ValueError(f"{path} is empty: {error}") from error
 
 
-def _task(
+def make_task(
     name: str,
     columns: tuple[str, str | None],
     train: Dataset,

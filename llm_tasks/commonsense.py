@@ -8,16 +8,16 @@ CommonsenseQA.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm_tasks.prompts import LETTERS, Prompt, continued, distinct, item_id, lettered
-from llm_tasks.task_files import Source, checked_text, read_source
-from pruning.data_files import valid_text
+from llm_tasks.prompts import Prompt, continued, distinct, item_id, lettered
+from pruning.choices import LETTERS, choice_index, gap_choices, labelled_choices, option_texts
+from pruning.data_files import checked_text, valid_text
+from pruning.data_sources import Source, read_source
 
 UNLABELLED = ("", "-1", "None")
-CHOICE_FIELDS = ("text", "label")
 
 
 class Question(NamedTuple):
@@ -92,18 +92,6 @@ def _prompt(question: Question, text: str, options: tuple[str, ...]) -> Prompt:
     return Prompt(question.item, group, text, header=question.passage, options=options, gold=question.gold)
 
 
-def choice_index(value: object, names: Sequence[str], where: str, field: str) -> int:
-    """Which of the names a label says, given as a text or a number.
-
-    Raises:
-        ValueError: none of them.
-    """
-    name = str(value).strip()
-    if name not in names:
-        raise ValueError(f"{where}: {field!r} is {value!r}; allowed: {', '.join(names)}")
-    return names.index(name)
-
-
 def read_piqa(row: dict[str, Any], where: str) -> Question:
     goal = checked_text(row["goal"], where, "goal")
     choices = (checked_text(row["sol1"], where, "sol1"), checked_text(row["sol2"], where, "sol2"))
@@ -119,7 +107,7 @@ def read_hellaswag(row: dict[str, Any], where: str) -> Question:
     label, start = (checked_text(row[field], where, field) for field in ("activity_label", "ctx_a"))
     rest = valid_text(row["ctx_b"], where, "ctx_b")
     context = without_markup(f"{label}: {start} {rest.capitalize()}")
-    endings = _texts(row["endings"], where, "endings")
+    endings = option_texts(row["endings"], where, "endings")
     choices = tuple(checked_text(without_markup(ending), where, "endings") for ending in endings)
     gold = choice_index(row["label"], [str(index) for index in range(len(choices))], where, "label")
     return Question(context, choices, gold, *continued(context, choices))
@@ -137,22 +125,18 @@ def without_markup(text: str) -> str:
 def read_openbookqa(row: dict[str, Any], where: str) -> Question:
     """The stem alone is continued, without any "Question:"."""
     stem = checked_text(row["question_stem"], where, "question_stem")
-    choices, gold = _labelled_choices(row, where)
+    choices, gold = labelled_choices(row, where)
     return Question(stem, choices, gold, *continued(stem, choices))
 
 
 def read_commonsense_qa(row: dict[str, Any], where: str) -> Question:
     question = checked_text(row["question"], where, "question").strip()
-    choices, gold = _labelled_choices(row, where)
+    choices, gold = labelled_choices(row, where)
     return Question(question, choices, gold, *continued(f"Question: {question}\nAnswer:", choices))
 
 
 def read_winogrande(row: dict[str, Any], where: str) -> Question:
-    sentence = checked_text(row["sentence"], where, "sentence")
-    if "_" not in sentence:
-        raise ValueError(f"{where}: 'sentence' has no gap, '_'")
-    choices = (checked_text(row["option1"], where, "option1"), checked_text(row["option2"], where, "option2"))
-    gold = choice_index(row["answer"], ["1", "2"], where, "answer")
+    sentence, choices, gold = gap_choices(row, where)
     before, _, after = sentence.partition("_")
     bare = before.rstrip()
     continuations = tuple(f"{before[len(bare) :]}{choice}{after}" for choice in choices)
@@ -165,34 +149,6 @@ def read_boolq(row: dict[str, Any], where: str) -> Question:
     choices = ("no", "yes")
     context, continuations = continued(f"Question: {question}?\nAnswer:", choices)
     return Question(f"{question}?", choices, gold, context, continuations, f"{passage}\n")
-
-
-def _labelled_choices(row: dict[str, Any], where: str) -> tuple[tuple[str, ...], int]:
-    """The texts of `choices`, in a dict of lists or a list of dicts, and which of them `answerKey` says."""
-    given = row["choices"]
-    if isinstance(given, list):
-        given = {field: [choice.get(field) for choice in given if isinstance(choice, dict)] for field in CHOICE_FIELDS}
-    if not isinstance(given, dict) or any(not given.get(field) for field in CHOICE_FIELDS):
-        raise ValueError(f"{where}: 'choices' must hold 'text' and 'label' of every option")
-    texts, labels = (_texts(given[field], where, f"choices.{field}") for field in CHOICE_FIELDS)
-    if len(texts) != len(labels):
-        raise ValueError(f"{where}: 'choices' has {len(texts)} texts and {len(labels)} labels")
-    # Some copies say 1 to 4 where others say A to D, in the labels, in the key or in both.
-    numbers = [str(number) for number in range(1, len(labels) + 1)]
-    key = str(row["answerKey"]).strip()
-    names = next((names for names in (labels, list(LETTERS[: len(labels)]), numbers) if key in names), labels)
-    return texts, choice_index(key, names, where, "answerKey")
-
-
-def _texts(values: object, where: str, field: str) -> tuple[str, ...]:
-    """Two or more texts.
-
-    Raises:
-        ValueError: no list, fewer, or one that is empty.
-    """
-    if not isinstance(values, list | tuple) or not 2 <= len(values) <= len(LETTERS):
-        raise ValueError(f"{where}: {field!r} must be a list of 2 to {len(LETTERS)} texts")
-    return tuple(checked_text(value, where, field) for value in values)
 
 
 # People's accuracy: table 3 and appendix B of the paper, where the set is in them. They are of Bisk et al. 2020,

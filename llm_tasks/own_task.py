@@ -39,9 +39,10 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_tasks.answers import contains
 from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
-from llm_tasks.prompts import LETTERS, Level, Prompt, continued, distinct, item_id, lettered
-from llm_tasks.task_files import check_fields, checked_text, sample
-from pruning.data_files import SUFFIXES, read_rows, valid_text
+from llm_tasks.prompts import Level, Prompt, continued, distinct, item_id, lettered
+from llm_tasks.task_files import sample
+from pruning.choices import LETTERS, gold_index, read_choices, read_texts
+from pruning.data_files import SUFFIXES, check_fields, checked_text, read_rows, valid_text
 
 logger = logging.getLogger(__name__)
 
@@ -149,45 +150,6 @@ def read_row(row: dict[str, Any], where: str) -> Row:
         choices, answers, gold = (), read_texts(row["answers"], where, "answers"), None
     level = read_level(row["level"], where) if "level" in row else None
     return Row(where, item_id(question, *choices, *answers), question, context, level, choices, gold, answers)
-
-
-def read_texts(values: object, where: str, field: str) -> tuple[str, ...]:
-    if not isinstance(values, list) or not values:
-        raise ValueError(f"{where}: {field!r} must be a list of texts")
-    return tuple(checked_text(value, where, field).strip() for value in values)
-
-
-def read_choices(values: object, where: str) -> tuple[str, ...]:
-    choices = read_texts(values, where, "choices")
-    if not 2 <= len(choices) <= len(LETTERS):
-        raise ValueError(f"{where}: 'choices' holds {len(choices)}; allowed: 2 to {len(LETTERS)}")
-    for choice in choices:
-        if choices.count(choice) > 1:
-            raise ValueError(f"{where}: 'choices' holds {choice!r} more than once")
-    return choices
-
-
-def gold_index(answer: object, choices: Sequence[str], where: str) -> int:
-    """Which choice the answer says: a number is an index, a text is a choice or its letter.
-
-    Raises:
-        ValueError: it says none, or two different ones.
-    """
-    last = len(choices) - 1
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        said, names = str(answer), [str(index) for index in range(len(choices))]
-    else:
-        said, names = answer.strip() if isinstance(answer, str) else "", list(LETTERS[: len(choices)])
-    found = sorted({spelling.index(said) for spelling in (choices, names) if said in spelling})
-    if not found:
-        raise ValueError(
-            f"{where}: 'answer' is {answer!r}; allowed: the text of a choice, its letter "
-            f"(A to {LETTERS[last]}), its index (0 to {last}, a number)"
-        )
-    if len(found) > 1:
-        meant = " or ".join(repr(choices[index]) for index in found)
-        raise ValueError(f"{where}: 'answer' {answer!r} may mean {meant}: say it as another of text, letter, index")
-    return found[0]
 
 
 def read_level(level: object, where: str) -> str | float:

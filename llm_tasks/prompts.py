@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+from pruning.choices import LETTERS
+
 READERS = ("letter", "generate", "cloze", "answer")
 
 

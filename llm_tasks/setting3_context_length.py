@@ -33,8 +33,9 @@ from analysis.options import number, positive
 from llm_tasks import triviaqa
 from llm_tasks.levels import ANSWER_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level, Prompt
-from llm_tasks.task_files import local_file, sample
+from llm_tasks.task_files import sample
 from llm_tasks.triviaqa import CONTEXT_SETS, ContextItems, Item, Window, windows
+from pruning.data_sources import local_file
 
 logger = logging.getLogger(__name__)
 

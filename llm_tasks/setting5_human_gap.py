@@ -25,7 +25,8 @@ from transformers import PreTrainedTokenizerBase
 from llm_tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level
-from llm_tasks.task_files import local_file, sample
+from llm_tasks.task_files import sample
+from pruning.data_sources import local_file
 
 PAPER_TASKS = ["piqa", "hellaswag", "openbookqa"]
 OPTIONS = ("tasks", "max_items", *CHOICE_OPTIONS)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from llm_tasks.answers import PUNCTUATION, normalize_answer
 from llm_tasks.prompts import item_id
-from llm_tasks.task_files import Source, checked_text, read_source
-from pruning.data_files import valid_text
+from pruning.data_files import checked_text, valid_text
+from pruning.data_sources import Source, read_source
 
 # A sentence may end here: after . ! ? with what closes a quotation, or at a line's end.
 BREAK = re.compile(r"""[.!?]["'\u201d\u2019)\]]*\s+|\n\s*""")

@@ -1,6 +1,7 @@
 """Rows of a data file, JSON lines or parquet, and where in the file each one stands; the whole of a text file."""
 
 import contextlib
+import csv
 import gzip
 import io
 import json
@@ -13,24 +14,29 @@ import pyarrow as pa
 from pyarrow import parquet
 
 SUFFIXES = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".parquet", ".parquet.gz")
+TABLE_SUFFIXES = (*SUFFIXES, ".csv.gz", ".csv")
 TEXT_SUFFIXES = (".txt.gz", ".txt")
 # What readers raise where the bytes are not what the suffix says, or end too early.
-DAMAGE = (EOFError, OSError, zlib.error, UnicodeDecodeError, pa.ArrowException)
+DAMAGE = (EOFError, OSError, zlib.error, csv.Error, UnicodeDecodeError, pa.ArrowException)
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(
+    path: Path, columns: Sequence[str] | None = None, suffixes: tuple[str, ...] = SUFFIXES
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row stands ("<path>, line 3" or "<path>, row 3") and its fields, in the file's order.
 
     Rows are read as they are asked for; blank lines are none.
 
     Args:
-        path: .json and .jsonl hold one object in every line; each may end in .gz, .parquet too.
+        path: .json and .jsonl hold one object in every line, .json may be one list of objects; each may end in .gz,
+            .parquet too.
         columns: of a parquet file that has all of these, only these are read.
+        suffixes: TABLE_SUFFIXES reads .csv too, with a line of names first; an empty field is not there.
     Raises:
         ValueError: no such file, another suffix, or damage (names the file, and the line where there is one).
     """
-    kind = file_kind(path)
-    read = _parquet_rows if kind == "parquet" else _json_rows
+    kind = file_kind(path, suffixes)
+    read = {"parquet": _parquet_rows, "csv": _csv_rows, "json": _json_rows}[kind]
     with _opened(path, kind) as file:
         yield from read(file, path, columns)
 
@@ -46,7 +52,7 @@ def read_text(path: Path) -> str:
 
 
 def file_kind(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
-    """txt, json or parquet, by the file's name.
+    """txt, json, csv or parquet, by the file's name.
 
     Raises:
         ValueError: the name ends in none of `suffixes`.
@@ -72,6 +78,29 @@ def valid_text(value: object, where: str, field: str) -> str:
     return value
 
 
+def check_fields(row: dict[str, Any], where: str, fields: Iterable[str]) -> None:
+    """Every field is in the row.
+
+    Raises:
+        ValueError: names the first one that is not, and those that are.
+    """
+    for field in fields:
+        if field not in row:
+            raise ValueError(f"{where} lacks the field {field!r}; it has {', '.join(row)}")
+
+
+def checked_text(value: object, where: str, field: str) -> str:
+    """The value, if it is a text that is more than white space.
+
+    Raises:
+        ValueError: it is not; names where it stands and the field.
+    """
+    text = valid_text(value, where, field)
+    if not text.strip():
+        raise ValueError(f"{where}: {field!r} is empty")
+    return text
+
+
 @contextlib.contextmanager
 def _opened(path: Path, kind: str) -> Iterator[BinaryIO]:
     """The file's bytes, unpacked; damage found while they are read is a ValueError that names the file."""
@@ -84,7 +113,10 @@ def _opened(path: Path, kind: str) -> Iterator[BinaryIO]:
         raise ValueError(f"{path} cannot be read as {kind}: {error}") from error
 
 
-def _json_rows(lines: Iterable[bytes], path: Path, _: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_rows(lines: BinaryIO, path: Path, _: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    if ".jsonl" not in path.name and lines.peek(1)[:1] == b"[":
+        yield from _json_list(lines.read(), path)
+        return
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -96,6 +128,26 @@ def _json_rows(lines: Iterable[bytes], path: Path, _: Sequence[str] | None) -> I
         if not isinstance(row, dict):
             raise ValueError(f"{where} is not one JSON object")
         yield where, row
+
+
+def _json_list(content: bytes, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        rows = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no list of JSON objects: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, row {number} is not one JSON object")
+        yield f"{path}, row {number}", row
+
+
+def _csv_rows(file: BinaryIO, path: Path, _: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    lines = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+    for row in lines:
+        where = f"{path}, line {lines.line_num}"
+        if None in row:
+            raise ValueError(f"{where} has {len(row[None])} more fields than the first line names")
+        yield where, {name: value for name, value in row.items() if value}
 
 
 def _parquet_rows(file: BinaryIO, path: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """What the device at hand computes in, and how much memory it has and has used."""
 
 import contextlib
+import platform
 import resource
 import sys
 
@@ -14,6 +15,13 @@ def best_precision(device_type: str) -> str:
         units = torch.cpu.get_capabilities()
         return "bf16" if units.get("amx_bf16") or units.get("avx512_bf16") else "no"
     return "bf16" if device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def device_name(device_type: str) -> str:
+    """The maker's name of the current GPU; of a processor the instructions that torch computes with."""
+    if device_type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def autocast(precision: str, device_type: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:
@@ -37,6 +45,9 @@ def peak_memory(device_type: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def available_memory(device_type: str) -> int:
-    """Bytes that can still be allocated, on the current GPU or in the machine."""
-    return torch.cuda.mem_get_info()[0] if device_type == "cuda" else psutil.virtual_memory().available
+def available_memory(device_type: str, all_devices: bool = False) -> int:
+    """Bytes that can still be allocated, on the current GPU, on all GPUs, or in the machine."""
+    if device_type != "cuda":
+        return psutil.virtual_memory().available
+    devices = range(torch.cuda.device_count()) if all_devices else [torch.cuda.current_device()]
+    return sum(torch.cuda.mem_get_info(device)[0] for device in devices)

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Section 5 of the paper, figure 8: are pretrained magnitude values the true gem? The four transfers compared.
-# Lists and hyper-parameters as the original's README prints them; glue_sweep.sh says how to change them.
+# Lists and hyper-parameters as the original's README prints them, those of multiple choice as fairseq has them for
+# CommonsenseQA; glue_sweep.sh says how to change them. TASKS= or MCQ_TASKS= leaves out GLUE or multiple choice.
 set -euo pipefail
 
 MODEL="${MODEL:-roberta-large}"
-TASKS="${TASKS:-qnli sst2}"
+TASKS="${TASKS-qnli sst2}"
+MCQ_TASKS="${MCQ_TASKS-commonsense_qa winogrande}"
 SEEDS="${SEEDS:-41 42 43}"
 FRACTIONS="${FRACTIONS:-10 50 100}" # per cent of the training set
 TRANSFERS="${TRANSFERS:-dense_transfer dense_transfer_freezing sparse_transfer sparse_to_dense}"
@@ -14,6 +16,9 @@ MAX_LENGTH="${MAX_LENGTH:-512}"
 BATCH_SIZE="${BATCH_SIZE:-16}"
 LEARNING_RATE="${LEARNING_RATE:-2e-5}"
 EPOCHS="${EPOCHS:-3}"
+MCQ_BATCH_SIZE="${MCQ_BATCH_SIZE:-16}"
+MCQ_LEARNING_RATE="${MCQ_LEARNING_RATE:-1e-5}"
+MCQ_EPOCHS="${MCQ_EPOCHS:-5}"
 OUT="${OUT:-runs/true_gem}"
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/glue_sweep.sh"

@@ -5,12 +5,13 @@ import shlex
 import pytest
 
 from GLUE_tasks import arguments
+from GLUE_tasks.Glue_prune_oneshot import PROBLEM
 
 BASE = "--model_name_or_path m --task_name qnli --output_dir o"
 
 
 def parsed(words: str):
-    return arguments.parse(arguments.make_parser("test"), shlex.split(f"{BASE} {words}"))
+    return arguments.parse(arguments.make_parser("test", PROBLEM), PROBLEM, shlex.split(f"{BASE} {words}"))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_the_first_readmes_loose_dashes_are_read_as_the_option_they_precede():
 def test_cells_are_every_combination_and_dense_has_no_strength():
     args = parsed("--sparse_method dense_transfer sparse_transfer --sparsity 0.1 0.9 --nm_ratio 2:8 --seed 1 2 "
                   "--validation_split_percentage 10 100")  # fmt: skip
-    cells = arguments.cells(args)
+    cells = arguments.cells(args, PROBLEM)
     assert len(cells) == 2 * 2 * (1 + 3)
     dense = [cell for cell in cells if cell["transfer"] == "dense_transfer"]
     assert len(dense) == 4 and all(cell["strength"] == "dense" and cell["sparsity"] is None for cell in dense)
@@ -51,12 +52,12 @@ def test_cells_are_every_combination_and_dense_has_no_strength():
 
 
 def test_what_is_given_twice_counts_once():
-    assert len(arguments.cells(parsed("--seed 1 1"))) == 1
-    assert len(arguments.cells(parsed("--freeze_weights --sparsity 0.5 0.50"))) == 1
+    assert len(arguments.cells(parsed("--seed 1 1"), PROBLEM)) == 1
+    assert len(arguments.cells(parsed("--freeze_weights --sparsity 0.5 0.50"), PROBLEM)) == 1
 
 
 def test_identity_holds_what_changes_numbers_and_nothing_else():
-    cell = arguments.cells(parsed("--seed 7"))[0]
+    cell = arguments.cells(parsed("--seed 7"), PROBLEM)[0]
     here = arguments.identity(parsed("--seed 7"), cell, {"data_sha256": "x"})
     assert here["seed"] == 7 and here["data_sha256"] == "x" and here["learning_rate"] == 2e-5
     same = parsed("--seed 7 8 --overwrite --checkpointing_steps 5")
@@ -65,7 +66,7 @@ def test_identity_holds_what_changes_numbers_and_nothing_else():
 
 
 def test_help_explains_every_option():
-    help_text = arguments.make_parser("test").format_help()
-    for action in arguments.make_parser("test")._actions:
+    help_text = arguments.make_parser("test", PROBLEM).format_help()
+    for action in arguments.make_parser("test", PROBLEM)._actions:
         assert action.help, action.dest
     assert "KEPT in every M" in help_text and "[0, 1)" in help_text

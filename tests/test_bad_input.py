@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from analysis import results
 from GLUE_tasks import Glue_prune_oneshot, finetune
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 @pytest.fixture
@@ -245,8 +246,3 @@ def test_resume_from_a_folder_without_a_checkpoint(error, tmp_path: Path):
 
 def test_tracker_that_is_not_installed(error):
     assert "--report_to dvclive: not installed" in error("--with_tracking", "--report_to", "dvclive")
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)

@@ -42,6 +42,32 @@ def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path):
     assert list(read_rows(path)) == [(f"{path}, line 1", {"a": 1}), (f"{path}, line 4", {"a": 2})]
 
 
+def test_a_csv_file_is_read_where_it_is_allowed_and_its_empty_fields_are_none(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbfa,b\r\n"x, y",1\r\nz,\r\n"two\nlines",3\n')
+    expected = [({"a": "x, y", "b": "1"}, 2), ({"a": "z"}, 3), ({"a": "two\nlines", "b": "3"}, 5)]
+    assert list(read_rows(path, suffixes=data_files.TABLE_SUFFIXES)) == [
+        (f"{path}, line {number}", row) for row, number in expected
+    ]
+    for content, message in ((b"a,b\n1,2,3\n", "line 2 has 1 more fields than the first line names"),
+                             (b'a,b\n"1,2\n', "cannot be read as csv: unexpected end of data")):  # fmt: skip
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            list(read_rows(path, suffixes=data_files.TABLE_SUFFIXES))
+
+
+def test_a_json_file_may_be_one_list(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(ROWS, indent=1))
+    assert list(read_rows(path)) == [(f"{path}, row 1", ROWS[0]), (f"{path}, row 2", ROWS[1])]
+    path.write_text('[{"a": 1}, 2]')
+    with pytest.raises(ValueError, match=r"a\.json, row 2 is not one JSON object"):
+        list(read_rows(path))
+    path.write_text('[{"a": 1}')
+    with pytest.raises(ValueError, match=r"a\.json is no list of JSON objects"):
+        list(read_rows(path))
+
+
 def test_of_a_parquet_file_only_the_columns_asked_for_are_read_if_it_has_them(tmp_path: Path):
     path = write_rows(tmp_path / "a.parquet", ROWS)
     assert [row for _, row in read_rows(path, ["label"])] == [{"label": 1}, {"label": 0}]

@@ -1,10 +1,13 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import AutoModelForSequenceClassification
 
+from analysis import locks
 from GLUE_tasks import finetune
 from GLUE_tasks.finetune import LengthGroupedBatches
 from pruning.checkpoints import meta_model
@@ -77,6 +80,22 @@ def test_only_whole_checkpoints_count_and_the_newest_is_last(tmp_path: Path):
             (tmp_path / name / "progress.json").write_text("{}")
     (tmp_path / "checkpoint.partial").mkdir()
     assert [path.name for path in finetune.checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
+
+
+def test_no_checkpoint_is_written_into_a_run_that_another_process_took_over(tmp_path: Path):
+    (tmp_path / locks.OWNER_FILE).write_text(
+        f"filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken={'0' * 32}\nduration={locks.LEASE_SECONDS}\n"
+    )
+    with pytest.raises(locks.LostRunError, match="taken over by process 1 of elsewhere"):
+        finetune.save_checkpoint(Accelerator(cpu=True), tmp_path, None, 3, 0.5)
+    assert [path.name for path in tmp_path.iterdir()] == [locks.OWNER_FILE]
+
+
+def test_there_is_one_training_loop():
+    """Whatever a fine-tuning script adds, gradients and optimizer steps are made in finetune.py alone."""
+    sources = sorted(Path(finetune.__file__).parent.glob("*.py"))
+    trains = [path.name for path in sources if re.search(r"backward\(|optimizer\.step\(", path.read_text())]
+    assert trains == ["finetune.py"] and len(sources) > 8
 
 
 @pytest.mark.gpu

@@ -14,18 +14,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from analysis import results
-from GLUE_tasks import Glue_prune_oneshot, finetune
+from GLUE_tasks import Glue_prune_oneshot, experiment, finetune
 from pruning.checkpoints import meta_model
 from pruning.layers import prunable_weights
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
 TRANSFERS = ["dense_transfer_freezing", "sparse_transfer", "sparse_to_dense"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -140,6 +135,16 @@ def test_saved_model_loads_and_predicts_what_was_measured(swept: Path, sentence_
         for row in rows
     ]
     assert predicted == results.read_items(folder)["prediction"].tolist()
+
+
+def test_a_trained_head_is_evaluated_without_training_and_a_new_one_is_refused(swept, options, tmp_path: Path, caplog):
+    trained = swept / "sparse_transfer" / "6of8"
+    untrained = [*options, "--num_train_epochs", 0, "--sparse_method", "dense_transfer", "--output_dir"]
+    assert run(*untrained, tmp_path / "trained", "--model_name_or_path", trained / "model") == 0
+    made = result(tmp_path / "trained")
+    assert (made["train_loss"], made["num_steps"], made["eval_accuracy"]) == (None, 0, result(trained)["eval_accuracy"])
+    assert run(*untrained, tmp_path / "new") == 1
+    assert "--num_train_epochs 0: classifier.bias, classifier.weight must be trained first" in caplog.text
 
 
 def test_a_cell_alone_equals_the_same_cell_of_a_sweep(swept: Path, options: list[str], tmp_path: Path):
@@ -273,8 +278,8 @@ def test_prune_new_head_prunes_the_head_too(options: list[str], tmp_path: Path):
 
 def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
-    original = Glue_prune_oneshot.magnitude_masks
-    monkeypatch.setattr(Glue_prune_oneshot, "magnitude_masks", lambda *args: calls.append(args[1]) or original(*args))
+    original = experiment.magnitude_masks
+    monkeypatch.setattr(experiment, "magnitude_masks", lambda *args: calls.append(args[1]) or original(*args))
     run(*options, "--sparse_method", "sparse_transfer", "--sparsity", 0.2, 0.4, "--seed", 1, 2,
         "--validation_split_percentage", 50, 100,
         "--output_dir", tmp_path / "{strength}" / "{fraction}" / "{seed}")  # fmt: skip

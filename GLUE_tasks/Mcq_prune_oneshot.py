@@ -1,0 +1,151 @@
+"""Prune a pretrained encoder once, fine-tune it on multiple-choice questions, evaluate: section 5 of the paper.
+
+    python GLUE_tasks/Mcq_prune_oneshot.py --model_name_or_path roberta-large --task_name commonsense_qa winogrande \\
+        --noembed --sparse_method dense_transfer dense_transfer_freezing sparse_transfer sparse_to_dense \\
+        --sparsity 0.1 0.3 0.5 0.7 0.9 --seed 41 42 43 --output_dir "runs/mcq/{task_name}/{transfer}/{strength}/{seed}"
+
+Questions of your own, csv, json(l) or parquet, any number of options each:
+
+    {"question": "Which port does HTTPS use?", "choices": ["80", "443"], "answer": "443"}
+    {"question": "Which key opens help?", "choices": ["Esc", "F1", "F5"], "answer": 1, "context": "F1 opens help."}
+
+    python GLUE_tasks/Mcq_prune_oneshot.py --model_name_or_path roberta-base --train_file mine/train.jsonl \\
+        --validation_file mine/validation.jsonl --noembed --sparsity 0.5 --freeze_weights --output_dir runs/mine
+
+`answer` is a choice's text, its letter, or as a number its index from 0; in csv `choices` is a JSON list, or the
+options stand in columns A, B, C and so on. Word problems with a number as their answer (SVAMP, MAWPS, or `question` and
+`answer`) become a choice among numbers with --numeric_answers: the wrong ones are what other operations make of the
+problem's own numbers, then those numbers, then near misses (GLUE_tasks/mcq_data.py: numeric_options).
+
+Learning rate, batch size and weight decay are those of fairseq's recipe for CommonsenseQA, and 5 epochs are its 3,000
+updates. Where we differ: one recipe for all tasks; warm-up over 6 % of the steps instead of 150; AdamW with its usual
+betas (0.9, 0.999) and epsilon 1e-8 instead of (0.9, 0.98) and 1e-6; the last epoch counts, not the best; and WinoGrande
+has a multiple-choice head too, where fairseq ranks masked-word probabilities by a margin over 23,750 updates of 32.
+Chance is the mean of 1/options.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+from accelerate import Accelerator
+from torch import nn
+from transformers import AutoModelForMultipleChoice, PreTrainedTokenizerBase
+
+from analysis.cells import Cell
+from analysis.options import number
+from GLUE_tasks import arguments, experiment, glue_data, mcq_data, multiple_choice
+from GLUE_tasks.mcq_data import Task
+from GLUE_tasks.problem import Inputs, Outcome, Problem, data_share_level
+
+# fairseq, examples/roberta/commonsense_qa/README.md: 3,000 updates of 16 are 4.9 epochs of 9,741 questions.
+RECIPE = {"learning_rate": 1e-5, "per_device_train_batch_size": 16, "weight_decay": 0.01, "num_train_epochs": 5,
+          "per_device_eval_batch_size": 32}  # fmt: skip
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = arguments.add_data_options(
+        parser, "multiple choice", mcq_data.canonical_name, mcq_data.BENCHMARKS, "<task>/<split>.jsonl[.gz]|.parquet",
+        "csv, json(l) or parquet of questions (see above)",
+    )  # fmt: skip
+    add("--train_split", nargs="+", metavar="[TASK=]SPLIT", default=[],
+        help="split(s) to train on, such as winogrande=train_pairs (WinoGrande's twin sentences, which are no official "
+        "split); results say which (default train)")  # fmt: skip
+    add("--winogrande_config", choices=mcq_data.WINOGRANDE_CONFIGS,
+        help="size of the hub's training split (default winogrande_xl, as the paper)")  # fmt: skip
+    add("--numeric_answers", action="store_true", help="files hold word problems whose answers are numbers")
+    add("--num_options", type=number(int, 2, 26), help="--numeric_answers: options of every question (default 5)")
+    add("--option_seed", type=number(int, 0, 2**32 - 1),
+        help="--numeric_answers: of the wrong options, the same for all cells (default 0)")  # fmt: skip
+    parser.set_defaults(**RECIPE)
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    arguments.check_data_options(parser, args)
+    if args.numeric_answers and args.task_name:
+        parser.error("--numeric_answers goes with --train_file and --validation_file")
+    for name in ("num_options", "option_seed"):
+        if getattr(args, name) is not None and not args.numeric_answers:
+            parser.error(f"--{name} goes with --numeric_answers")
+    if args.winogrande_config and (args.data_dir or "winogrande" not in (args.task_name or ())):
+        parser.error("--winogrande_config is the hub's: it goes with --task_name winogrande and without --data_dir")
+    if args.train_split and not args.task_name:
+        parser.error("--train_split goes with --task_name")
+    try:
+        chosen = train_splits(args)
+    except ValueError as error:
+        parser.error(str(error))
+    if unknown := set(chosen) - {*(args.task_name or ()), None}:
+        parser.error(f"--train_split: {min(unknown)} is not in --task_name {' '.join(args.task_name or ())}")
+
+
+def train_splits(args: argparse.Namespace) -> dict[str | None, str]:
+    """The training split by task, and under None that of all others."""
+    chosen: dict[str | None, str] = {}
+    for text in args.train_split:
+        task, named, split = text.rpartition("=")
+        key = mcq_data.canonical_name(task) if named else None
+        if key in chosen:
+            raise ValueError(f"--train_split: two splits, {chosen[key]} and {split}, of {key or 'all tasks'}")
+        chosen[key] = split
+    return chosen
+
+
+def tasks(args: argparse.Namespace) -> list[Cell]:
+    named = arguments.named_tasks(args)
+    if args.train_file:
+        return named
+    chosen = train_splits(args)
+    splits = [chosen.get(task["task_name"], chosen.get(None, "train")) for task in named]
+    return [{**task, "train_split": f"{task['task_name']}={split}"} for task, split in zip(named, splits, strict=True)]
+
+
+def load(task: Cell, args: argparse.Namespace) -> Task:
+    if args.train_file:
+        numeric = mcq_data.arithmetic_reader(args.num_options or 5, args.option_seed or 0)
+        read = numeric if args.numeric_answers else mcq_data.read_question
+        return mcq_data.load_files(args.train_file, args.validation_file, read)
+    name = task["task_name"]
+    config = (args.winogrande_config or "winogrande_xl") if name == "winogrande" else None
+    return mcq_data.load_benchmark(name, args.data_dir, task["train_split"].rpartition("=")[2], hub_config=config)
+
+
+def tokenize(task: Task, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace) -> Inputs:
+    return multiple_choice.tokenize_task(task, tokenizer, args.max_length, args.max_eval_samples)
+
+
+def score(
+    accelerator: Accelerator, model: nn.Module, task: Task, inputs: Inputs, cell: Cell, args: argparse.Namespace
+) -> Outcome:
+    batch_size = args.per_device_eval_batch_size
+    chosen, gold, counts = multiple_choice.predict_options(accelerator, model, inputs, batch_size)
+    accuracy = glue_data.accuracy(chosen, gold)
+    level = data_share_level(
+        cell, "accuracy", accuracy, float(np.mean(1 / counts)), glue_data.standard_error("accuracy", chosen, gold),
+        len(gold), constant_prediction=bool(np.ptp(chosen) == 0),
+    )  # fmt: skip
+    items = {"prediction": chosen, "label": gold, "num_options": counts}
+    return Outcome({"eval_accuracy": accuracy}, items, [level])
+
+
+PROBLEM = Problem(
+    setting=1,
+    auto_class=AutoModelForMultipleChoice,
+    add_options=add_options,
+    check_options=check_options,
+    tasks=tasks,
+    load=load,
+    tokenize=tokenize,
+    score=score,
+    loss=multiple_choice.option_loss,
+    facts=lambda task: task.facts,
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute every cell that is not complete yet; returns the exit code."""
+    return experiment.main(__doc__, PROBLEM, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

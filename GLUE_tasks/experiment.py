@@ -1,0 +1,328 @@
+"""The frame of all fine-tuning scripts: their cells, from a pretrained model to written runs, each computed once.
+
+A script gives a Problem; loading the model, masks, transfers, training, resuming and what every run records stand here.
+"""
+
+import argparse
+import functools
+import gc
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from analysis import results
+from analysis.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from analysis.commands import print_commands
+from analysis.monotonicity import above_chance
+from GLUE_tasks import arguments, finetune, interruption
+from GLUE_tasks.problem import Inputs, Outcome, Problem
+from pruning.checkpoints import check_checkpoint_files, meta_model, quiet_libraries, save_model, weight_files
+from pruning.device import best_precision, device_name, peak_memory, reset_peak_memory
+from pruning.layers import prunable_weights
+from pruning.magnitude import magnitude_masks
+from pruning.masks import zero_fraction
+from pruning.nm import nm_mask, parse_nm
+
+logger = logging.getLogger(__name__)
+
+
+class Frame(NamedTuple):
+    """What all cells of one call share."""
+
+    problem: Problem
+    args: argparse.Namespace
+    accelerator: Accelerator
+
+
+class Material(NamedTuple):
+    """What one cell works with: its task, tokenised rows, the model as its checkpoint has it, and the masks."""
+
+    task: Any
+    inputs: Inputs
+    pretrained: finetune.Pretrained
+    keep_masks: dict[str, Tensor]
+
+
+def main(description: str, problem: Problem, argv: list[str] | None = None) -> int:
+    """Compute every cell of a script that is not complete yet; returns the exit code."""
+    parser = arguments.make_parser(description, problem)
+    args = arguments.parse(parser, problem, sys.argv[1:] if argv is None else argv)
+    start_logging()
+    quiet_libraries()
+    try:
+        folders = output_folders(args.output_dir, arguments.cells(args, problem))
+        if args.list_cells or args.group_by:
+            print_commands(
+                args.list_cells, folders, args.output_dir, functools.partial(arguments.cell_options, args, parser),
+                args.group_by, functools.partial(arguments.combinations, args, problem),
+            )  # fmt: skip
+            return 0
+        check_checkpoint_files(args.model_name_or_path)
+        tasks = Tasks(problem, args)
+        check_model(args, problem.auto_class, tasks.most_labels)
+        hashes = {key: input_hashes(args.model_name_or_path, task) for key, task in tasks.by_key.items()}
+        identities = {
+            folder: arguments.identity(args, cell, hashes[tasks.key(cell)]) for folder, cell in folders.items()
+        }
+        check_folders(identities, args.overwrite)
+    except ValueError as error:
+        parser.error(str(error))
+
+    accelerator = start_accelerator(args)
+    # accelerate collects garbage after every cell; what the imports made is none, and walking it takes half a second
+    gc.freeze()
+    frame = Frame(problem, args, accelerator)
+    material = shared_material(problem, args, tasks)
+
+    def compute(folder: Path) -> None:
+        cell = folders[folder]
+        shared = material(cell)
+        with interruption.announced(accelerator) as came:
+            ask = functools.partial(interruption.agreed_at, accelerator, came)
+            run(frame, folder, cell, identities[folder], shared, ask)
+            if interruption.agreed(accelerator, came):
+                raise SystemExit(interruption.EXIT_CODE)
+
+    failed = run_cells(
+        identities, compute, args.overwrite, finetune.share_from_main(accelerator), accelerator.is_main_process
+    )
+    if accelerator.is_main_process:
+        print(f"{len(folders) - failed} of {len(folders)} runs are complete: {args.output_dir}")
+    accelerator.end_training()
+    return 1 if failed else 0
+
+
+class Tasks:
+    """The tasks of a call, loaded and checked, and which of them a cell is of."""
+
+    def __init__(self, problem: Problem, args: argparse.Namespace) -> None:
+        coordinates = problem.tasks(args)
+        self.names = list(coordinates[0])
+        self.by_key = {self.key(task): problem.load(task, args) for task in coordinates}
+        self.num_labels = {key: problem.num_labels(task) for key, task in self.by_key.items()}
+
+    def key(self, cell: Cell) -> tuple:
+        return tuple(cell[name] for name in self.names)
+
+    @property
+    def most_labels(self) -> int | None:
+        return max(self.num_labels.values(), key=lambda count: count or 0)
+
+    @property
+    def fewest_labels(self) -> int | None:
+        return min(self.num_labels.values(), key=lambda count: count or 0)
+
+
+def shared_material(problem: Problem, args: argparse.Namespace, tasks: Tasks) -> Callable[[Cell], Material]:
+    """A function that gives a cell its material; what cells share is made when the first one that needs it asks."""
+
+    @functools.cache
+    def inputs(key: tuple) -> Inputs:
+        return problem.tokenize(tasks.by_key[key], load_tokenizer(args), args)
+
+    @functools.cache
+    def pretrained(num_labels: int | None) -> finetune.Pretrained:
+        options = args.trust_remote_code, args.ignore_mismatched_sizes, problem.auto_class
+        return finetune.load_pretrained(args.model_name_or_path, num_labels, *options)
+
+    @functools.cache
+    def masks(num_labels: int | None, seed: int | None) -> dict[str, dict[str, Tensor]]:
+        model = pretrained(num_labels)
+        return select_masks(model.model if seed is None else model.copy(seed), model.new_parameters, args)
+
+    def material(cell: Cell) -> Material:
+        key = tasks.key(cell)
+        num_labels, keep_masks = tasks.num_labels[key], {}
+        if cell["transfer"] != "dense_transfer":
+            # without the untrained head the ranking is the same for all heads and seeds
+            which = (num_labels, cell["seed"]) if args.prune_new_head else (tasks.fewest_labels, None)
+            keep_masks = masks(*which)[cell["strength"]]
+        return Material(tasks.by_key[key], inputs(key), pretrained(num_labels), keep_masks)
+
+    return material
+
+
+def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+
+
+def check_model(args: argparse.Namespace, auto_class: type, num_labels: int | None) -> None:
+    """Refuse, from the config alone, a length the model cannot take and groups that do not divide a layer's inputs."""
+    sizes = {} if num_labels is None else {"num_labels": num_labels}
+    model = meta_model(args.model_name_or_path, auto_class, args.trust_remote_code, **sizes)
+    longest = getattr(model.config, "max_position_embeddings", args.max_length)
+    if args.max_length > longest:
+        raise ValueError(f"--max_length {args.max_length}: {args.model_name_or_path} takes at most {longest} tokens")
+    weights = prunable_weights(model.base_model, include_embeddings=not args.noembed)
+    for ratio in args.nm_ratio:
+        _, m_group = parse_nm(ratio)
+        for name, weight in weights.items():
+            if weight.shape[1] % m_group:
+                raise ValueError(f"--nm_ratio {ratio}: {name} has {weight.shape[1]} inputs, no multiple of {m_group}")
+
+
+def input_hashes(model_name: str, task: Any) -> dict[str, str | None]:
+    """Content of the model's and the task's local files; None for what comes from the hub."""
+    return {"model_sha256": _hash(tuple(weight_files(model_name))), "data_sha256": _hash(task.files)}
+
+
+@functools.cache
+def _hash(files: tuple[Path, ...]) -> str | None:
+    return results.sha256(files) if files else None
+
+
+def start_accelerator(args: argparse.Namespace) -> Accelerator:
+    """accelerate's state for all cells, in the precision asked for."""
+    # accelerate joins the processes of a CPU job only when it is told that there is no accelerator
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    precision = args.mixed_precision if args.mixed_precision != "auto" else best_precision(state.device.type)
+    return Accelerator(mixed_precision=precision, log_with=args.report_to if args.with_tracking else None)
+
+
+def select_masks(
+    model: torch.nn.Module, new_parameters: Collection[str], args: argparse.Namespace
+) -> dict[str, dict[str, Tensor]]:
+    """Keep-masks for every strength of the sweep, by the cell's name of the strength."""
+    weights = prunable_weights(model, new_parameters, not args.noembed, args.prune_new_head)
+    chosen = {
+        f"{sparsity:g}": masks
+        for sparsity, masks in zip(
+            args.sparsity, magnitude_masks(weights, args.sparsity, args.magnitude_scope), strict=True
+        )
+    }
+    for ratio in args.nm_ratio:
+        chosen[ratio.replace(":", "of")] = {
+            name: nm_mask(weight.detach().abs(), *parse_nm(ratio)) for name, weight in weights.items()
+        }
+    total = sum(weight.numel() for weight in weights.values())
+    logger.info("prunable: %d weights in %d matrices", total, len(weights))
+    return chosen
+
+
+def run(
+    frame: Frame, folder: Path, cell: Cell, identity: dict[str, Any], material: Material,
+    interrupted: Callable[[int], bool],
+) -> None:  # fmt: skip
+    """One cell, from the pretrained model to all_results.json; `interrupted` is what finetune.train asks."""
+    started = time.monotonic()
+    problem, args, accelerator = frame
+    task, inputs, pretrained, keep_masks = material
+    accelerator.free_memory()
+    reset_peak_memory(accelerator.device.type)
+    model = pretrained.copy(cell["seed"]).to(accelerator.device)
+    parameters = dict(model.named_parameters())
+    optimizer = finetune.make_optimizer(model, args.learning_rate, args.weight_decay)
+    finetune.start_transfer(cell["transfer"], optimizer, parameters, keep_masks)
+    trained, optimizer = accelerator.prepare(model, optimizer)
+    rows = inputs.train.select(problem.choose_rows(inputs, task, cell, args))
+
+    resume_from = begin(folder, identity, accelerator, args.resume_from_checkpoint)
+    if args.with_tracking:
+        accelerator.init_trackers(str(folder).replace("/", "_"), identity)
+
+    def evaluate(epoch: int) -> Outcome:
+        found = problem.score(accelerator, trained, task, inputs, cell, args)
+        texts = (f"{key} {value:.4f}" for key, value in found.scores.items())
+        logger.info("%s: epoch %d: %s", folder, epoch, ", ".join(texts))
+        accelerator.log(found.scores, step=epoch)
+        return found
+
+    trace = finetune.train(
+        accelerator, trained, optimizer, rows, inputs.collate, arguments.recipe(args, cell["seed"]), folder,
+        resume_from, after_epoch=evaluate if args.eval_each_epoch else None, loss=problem.loss,
+        interrupted=interrupted,
+    )  # fmt: skip
+    if trace["num_steps"] == 0 and pretrained.new_parameters:
+        raise ValueError(f"--num_train_epochs 0: {', '.join(sorted(pretrained.new_parameters))} must be trained first")
+    outcome = evaluate(round(trace["num_epochs"]))
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    if not accelerator.is_main_process:
+        return
+    if args.save_model:
+        unwrapped = accelerator.unwrap_model(trained, keep_fp32_wrapper=False)
+        save_model(folder / "model", unwrapped, load_tokenizer(args))
+    weights = prunable_weights(model, pretrained.new_parameters, not args.noembed, args.prune_new_head)
+    result = {
+        **describe(cell, identity, args),
+        "measured_sparsity": zero_fraction(weights.values()),
+        "masked_fraction": zero_fraction(keep_masks.values()) if keep_masks else 0.0,
+        "seconds": time.monotonic() - started,
+        "peak_memory_bytes": peak_memory(accelerator.device.type),
+        "precision": accelerator.mixed_precision,
+        "num_train_examples": len(rows),
+        **problem.facts(task),
+        **trace,
+        "levels": outcome.levels,
+        **outcome.scores,
+    }
+    if cell["transfer"] == "dense_transfer":
+        warn_at_chance(folder, outcome.levels)
+    results.write_run(folder, result, outcome.items)
+    for checkpoint in finetune.checkpoints(folder):
+        shutil.rmtree(checkpoint)
+
+
+def begin(folder: Path, identity: dict[str, Any], accelerator: Accelerator, resume_from: Path | None) -> Path | None:
+    """Record the run's arguments; returns the checkpoint to go on from, one of the same run alone."""
+    if accelerator.is_main_process:
+        if results.recorded_arguments(folder) != identity:
+            for checkpoint in finetune.checkpoints(folder):
+                shutil.rmtree(checkpoint)
+        device = accelerator.device
+        environment = results.describe_environment(
+            str(device), device_name=device_name(device.type), dtype="torch.float32",
+            precision=accelerator.mixed_precision,
+        )  # fmt: skip
+        results.start_run(folder, identity, environment)
+    accelerator.wait_for_everyone()
+    return resume_from or next(reversed(finetune.checkpoints(folder)), None)
+
+
+def describe(cell: Cell, identity: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The run's coordinates as results and figures name them."""
+    if cell["nm_ratio"]:
+        n_kept, m_group = parse_nm(cell["nm_ratio"])
+        kind, strength, requested = "nm", cell["nm_ratio"], 1 - n_kept / m_group
+    elif cell["sparsity"] is not None:
+        kind, strength, requested = "sparsity", cell["sparsity"], cell["sparsity"]
+    else:
+        kind, strength, requested = None, None, 0.0
+    return {
+        "setting": cell["setting"],
+        "model": args.model_name_or_path,
+        "task": cell["task_name"],
+        "transfer": cell["transfer"],
+        "data_fraction": cell["validation_split_percentage"] / 100,
+        "compression": cell["compression"],
+        "magnitude_scope": args.magnitude_scope if kind == "sparsity" else None,
+        "strength_kind": kind,
+        "strength": strength,
+        "requested_sparsity": requested,
+        "seed": cell["seed"],
+        "method": args.method,
+        "recipe": results.recipe(identity, arguments.CELL_OPTIONS),
+        "compression_recipe": results.recipe({name: identity[name] for name in ("noembed", "prune_new_head")}, ())
+        if kind
+        else None,
+    }
+
+
+def warn_at_chance(folder: Path, levels: list[dict[str, Any]]) -> None:
+    for dense in levels:
+        if not above_chance(dense["score"], dense["chance"], dense["stderr"]):
+            logger.warning(
+                "%s: DENSE AT CHANCE: %s %.3f +- %.3f at level %s, where chance gives %.3f; drops from "
+                "it mean nothing",
+                folder, dense["metric"], dense["score"], dense["stderr"], dense["level"], dense["chance"],
+            )  # fmt: skip

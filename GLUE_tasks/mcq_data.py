@@ -1,0 +1,295 @@
+"""Multiple-choice questions for fine-tuning: CommonsenseQA, WinoGrande, and files of one's own; arithmetic too."""
+
+import hashlib
+import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pruning.choices import LETTERS, gap_choices, gold_index, labelled_choices, read_choices
+from pruning.data_files import TABLE_SUFFIXES, check_fields, checked_text, read_rows, valid_text
+from pruning.data_sources import Source, local_file, read_source
+
+logger = logging.getLogger(__name__)
+
+WINOGRANDE_CONFIGS = tuple(f"winogrande_{size}" for size in ("xs", "s", "m", "l", "xl", "debiased"))
+SPELLINGS = {"commonsenseqa": "commonsense_qa", "csqa": "commonsense_qa", "winogrande": "winogrande"}
+NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
+PLACEHOLDER = re.compile(r"\b(?:number|N_)(\d+)\b")  # MAWPS keeps its problems' numbers apart from their text
+
+
+class Question(NamedTuple):
+    """A question as pairs of texts: what all options share, and each option.
+
+    Fields:
+        context: the first text of every pair, may be empty.
+        options: the second texts.
+        gold: which option is right.
+    """
+
+    context: str
+    options: tuple[str, ...]
+    gold: int
+
+
+class Task(NamedTuple):
+    """The questions of one task.
+
+    Fields:
+        files: the local files they were read from.
+        facts: what results say of the data.
+    """
+
+    name: str
+    train: list[Question]
+    validation: list[Question]
+    files: tuple[Path, ...]
+    facts: dict[str, Any]
+
+
+class Benchmark(NamedTuple):
+    """A data set of the hub: where it is, and the question of a row and of where the row stands."""
+
+    hub_id: str
+    fields: tuple[str, ...]
+    read: Callable[[dict[str, Any], str], Question]
+
+
+def canonical_name(task_name: str) -> str:
+    """The task's name from any spelling: "CommonsenseQA" -> "commonsense_qa".
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    name = SPELLINGS.get(task_name.lower().replace("-", "").replace("_", ""))
+    if name is None:
+        raise ValueError(
+            f"{task_name!r} is no multiple-choice task; there are {', '.join(BENCHMARKS)} (any case), and "
+            "--train_file with --validation_file for others"
+        )
+    return name
+
+
+def load_benchmark(
+    name: str,
+    data_dir: Path | None,
+    train_split: str = "train",
+    validation_split: str = "validation",
+    hub_config: str | None = None,
+) -> Task:
+    """One of BENCHMARKS, from `data_dir`/<name>/<split>.jsonl[.gz]|.parquet, or from the hub without `data_dir`.
+
+    Raises:
+        ValueError: there is no such split, or a question is not usable (names file, line and field).
+    """
+    benchmark = BENCHMARKS[name]
+    splits, files = [], []
+    for split in (train_split, validation_split):
+        source = Source(name, split, benchmark.hub_id, hub_config, split, benchmark.fields)
+        splits.append([benchmark.read(row, where) for where, row in read_source(source, data_dir)])
+        files += [local_file(source, data_dir)] if data_dir else []
+    facts = {"train_split": train_split, "validation_split": validation_split}
+    return _task(name, *splits, tuple(files), facts)
+
+
+def load_files(train_file: Path, validation_file: Path, read: Callable[[dict[str, Any], str], Question]) -> Task:
+    """A task from two csv, json or parquet files, of which `read` makes questions.
+
+    Raises:
+        ValueError: a file is missing, damaged, empty or of another kind, or a question is not usable.
+    """
+    splits = [
+        [read(row, where) for where, row in read_rows(path, suffixes=TABLE_SUFFIXES)]
+        for path in (train_file, validation_file)
+    ]
+    for path, questions in zip((train_file, validation_file), splits, strict=True):
+        if not questions:
+            raise ValueError(f"{path} holds no questions")
+    return _task(train_file.parent.name, *splits, (train_file, validation_file), {})
+
+
+def _task(
+    name: str, train: list[Question], validation: list[Question], files: tuple[Path, ...], facts: dict[str, Any]
+) -> Task:
+    known = {(question.context, frozenset(question.options)) for question in train}
+    repeated = sum((question.context, frozenset(question.options)) in known for question in validation)
+    if repeated:
+        logger.warning("%s: %d of %d validation questions are training questions", name, repeated, len(validation))
+    counts = Counter(len(question.options) for question in validation)
+    options = {str(count): counts[count] for count in sorted(counts)}
+    return Task(name, train, validation, files, {**facts, "validation_in_train": repeated, "option_counts": options})
+
+
+def read_commonsense_qa(row: dict[str, Any], where: str) -> Question:
+    """Five options, put as fairseq puts them: "Q: …" and "A: …"."""
+    choices, gold = labelled_choices(row, where)
+    if len(choices) != 5:
+        raise ValueError(f"{where}: 'choices' has {len(choices)} options; CommonsenseQA has 5")
+    return asked(checked_text(row["question"], where, "question"), choices, gold)
+
+
+def read_winogrande(row: dict[str, Any], where: str) -> Question:
+    """The sentence up to its gap, then the rest with an option in the gap (as Sakaguchi et al. 2020)."""
+    sentence, choices, gold = gap_choices(row, where)
+    before, _, after = sentence.partition("_")
+    return Question(before.strip(), tuple(f"{choice}{after}".strip() for choice in choices), gold)
+
+
+def read_question(row: dict[str, Any], where: str) -> Question:
+    """A row of a user's file: `question`, `choices`, `answer`, and `context` if there is one.
+
+    `choices` is a list of two or more texts (in csv as JSON, or in columns A, B, C …), `answer` a choice's text, its
+    letter, or as a number its index from 0. Rows as the hub has them, with labels in `choices` and `answerKey`, do too.
+
+    Raises:
+        ValueError: a field is missing or not that; names where the row stands, and the field.
+    """
+    row = {field: value for field, value in row.items() if value is not None}
+    check_fields(row, where, ["question"])
+    question = checked_text(row["question"], where, "question")
+    context = valid_text(row.get("context", ""), where, "context")
+    if "answerKey" in row:
+        check_fields(row, where, ["choices"])
+        choices, gold = labelled_choices(row, where)
+    else:
+        check_fields(row, where, ["answer"])
+        choices = read_choices(_listed(row, where), where)
+        gold = gold_index(row["answer"], choices, where)
+    return asked(question, choices, gold, context)
+
+
+def _listed(row: dict[str, Any], where: str) -> object:
+    """The row's options, of whatever form, as a list if it is one."""
+    if "choices" not in row and "A" in row:
+        return [row[letter] for letter in LETTERS if letter in row]
+    check_fields(row, where, ["choices"])
+    if not isinstance(row["choices"], str):
+        return row["choices"]
+    try:
+        return json.loads(row["choices"])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: 'choices' is neither a list of texts nor one in JSON: {error}") from error
+
+
+def asked(question: str, choices: Iterable[str], gold: int, context: str = "") -> Question:
+    """The question before its options, or before each of them where a context stands first.
+
+    Where a pair is too long for the model its longer text is cut at the end: the context, not what is asked.
+    """
+    if context.strip():
+        return Question(context.strip(), tuple(f"Q: {question.strip()} A: {choice}" for choice in choices), gold)
+    return Question(f"Q: {question.strip()}", tuple(f"A: {choice}" for choice in choices), gold)
+
+
+def arithmetic_reader(num_options: int, seed: int) -> Callable[[dict[str, Any], str], Question]:
+    """A function that reads a word problem with a number as its answer and puts it as a choice among numbers.
+
+    A row has `question`, or SVAMP's `Body` and `Question`, and `answer` or `Answer`. In MAWPS' form `Question` has it
+    all, with number0, number1 … or N_00, N_01 … for what `Numbers` lists.
+
+    Raises (the function):
+        ValueError: a field is missing, the answer is no number, or a text has a number that `Numbers` lacks.
+    """
+
+    def read(row: dict[str, Any], where: str) -> Question:
+        text = _problem_text({field: value for field, value in row.items() if value is not None}, where)
+        field = "answer" if "answer" in row else "Answer"
+        check_fields(row, where, [field])
+        answer = _number(row[field], where, f"{field!r} is")
+        generator = np.random.default_rng([seed, *hashlib.sha256(text.encode()).digest()[:8]])
+        options, gold = numeric_options(numbers_in(text), answer, num_options, generator)
+        return asked(text, options, gold)
+
+    return read
+
+
+def _problem_text(row: dict[str, Any], where: str) -> str:
+    if "question" in row:
+        fields = ["question"]
+    else:
+        fields = ["Body", "Question"] if "Body" in row and "Numbers" not in row else ["Question"]
+    check_fields(row, where, fields)
+    parts = [checked_text(row[name], where, name).strip() for name in fields]
+    text = " ".join(part if part[-1] in ".?!,;:" or part is parts[-1] else f"{part}." for part in parts)
+    numbers = row.get("Numbers", "")
+    numbers = numbers.split() if isinstance(numbers, str) else numbers
+    values = [_number(number, where, "'Numbers' holds") for number in numbers]
+
+    def value(found: re.Match) -> str:
+        place = int(found[1])
+        if place >= len(values):
+            raise ValueError(f"{where}: the text has {found[0]}, 'Numbers' has {len(values)}")
+        return f"{values[place]:g}"
+
+    return PLACEHOLDER.sub(value, text)
+
+
+def _number(value: object, where: str, what: str) -> float:
+    try:
+        found = float(str(value).replace(",", ""))
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{where}: {what} {value!r}, no number")
+    return found
+
+
+def numbers_in(text: str) -> list[float]:
+    return [float(found.replace(",", "")) for found in NUMBER.findall(text)]
+
+
+def numeric_options(
+    numbers: list[float], answer: float, count: int, generator: np.random.Generator
+) -> tuple[tuple[str, ...], int]:
+    """The answer among wrong ones, in random order: the options' texts and which is right.
+
+    Wrong ones are, in random order, what the four operations make of two of the problem's numbers; where these are
+    too few, the numbers themselves, and then near misses: 1, 2, 3 … or, of an answer with decimals, tenths of it off.
+    How many of them are smaller than the answer is drawn evenly, as far as there are any, so that size betrays nothing
+    (sums and products alone would make the smallest option right in 44 % of SVAMP); an option is never negative unless
+    the answer is, and is whole where the answer is, so that form does not either.
+
+    Args:
+        numbers: those in the problem's text.
+        count: options in all.
+    Source: our own. That a solver who picks the wrong operation on the right numbers is the natural one to fool:
+        Patel et al. 2021 (SVAMP), whose variations leave the numbers and change the operation.
+    """
+    answer = round(float(answer), 2)
+    operations = sorted({value for first, second in _ordered_pairs(numbers) for value in _results(first, second)})
+    unit = 1.0 if answer.is_integer() else max(round(abs(answer) / 10, 2), 0.01)
+    misses = [answer + sign * step * unit for step in range(1, count) for sign in (1, -1)]
+    ranked = [*generator.permutation(operations), *generator.permutation(sorted(set(numbers))), *misses]
+    wrong = [
+        value
+        for value in dict.fromkeys(round(float(value), 2) for value in ranked)
+        if (value.is_integer() or not answer.is_integer()) and (value >= 0 or answer < 0)
+    ]
+    smaller = [value for value in wrong if value < answer][: generator.integers(count)]
+    options = [*smaller, *[value for value in wrong if value > answer][: count - 1 - len(smaller)]]
+    generator.shuffle(options)
+    gold = int(generator.integers(count))
+    options.insert(gold, answer)
+    return tuple(f"{value:.2f}".rstrip("0").rstrip(".") for value in options), gold
+
+
+def _ordered_pairs(numbers: list[float]) -> Iterable[tuple[float, float]]:
+    return ((a, b) for i, a in enumerate(numbers) for j, b in enumerate(numbers) if i != j)
+
+
+def _results(first: float, second: float) -> Iterable[float]:
+    yield from (round(value, 2) for value in (first + second, first - second, first * second))
+    if second:
+        yield round(first / second, 2)
+
+
+BENCHMARKS = {
+    "commonsense_qa": Benchmark("tau/commonsense_qa", ("question", "choices", "answerKey"), read_commonsense_qa),
+    "winogrande": Benchmark("allenai/winogrande", ("sentence", "option1", "option2", "answer"), read_winogrande),
+}

@@ -1,0 +1,100 @@
+"""What a fine-tuning script gives the frame in experiment.py: its data, its head, its loss and its scores."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from analysis.cells import Cell
+from GLUE_tasks import finetune, glue_data
+
+
+class Inputs(NamedTuple):
+    """A task's tokenised rows.
+
+    Fields:
+        train: rows with `labels`, `length` (tokens) and the model's inputs, nothing else.
+        validation: a data set per split that is scored, by a name of the script's own.
+        collate: makes a padded batch of rows.
+    """
+
+    train: Dataset
+    validation: dict[str, Dataset]
+    collate: Callable[[list[dict]], Mapping[str, Tensor]]
+
+
+class Outcome(NamedTuple):
+    """How a trained model did.
+
+    Fields:
+        scores: numbers by the name that all_results.json gives them, eval_*.
+        items: arrays for items.npz, one value per evaluated item.
+        levels: the run's points on its axis of difficulty, dicts of results.LEVEL_KEYS.
+    """
+
+    scores: dict[str, float]
+    items: dict[str, np.ndarray]
+    levels: list[dict[str, Any]]
+
+
+def random_share(inputs: Inputs, task: Any, cell: Cell, args: argparse.Namespace) -> list[int]:
+    """Rows of inputs.train that the cell trains on: its share of them, by its seed."""
+    share, seed = cell["validation_split_percentage"], cell["seed"]
+    return glue_data.subset_indices(len(inputs.train), share, seed, args.subset, args.max_train_samples)
+
+
+def no_labels(task: Any) -> None:
+    return None
+
+
+def no_facts(task: Any) -> dict[str, Any]:
+    return {}
+
+
+class Problem(NamedTuple):
+    """One kind of fine-tuning problem, as free functions. `args` are the script's options, its own and the frame's.
+
+    Fields:
+        setting: its name in results.
+        auto_class: what its head is, such as AutoModelForSequenceClassification.
+        add_options: adds its own options to the parser that has all others; may change defaults.
+        check_options: parser.error where they do not go together.
+        tasks: what its cells cover besides seeds, shares of data and strengths: dicts with `task_name` and any other
+            option that takes several values, under the option's name; one dict per task, in order.
+        load: a task (with `name` and `files`) of such a dict; ValueError where it is not usable.
+        tokenize: the task's Inputs, with at most args.max_eval_samples rows in each validation split.
+        score: the trained model's Outcome; by finetune.predict or in its own way. Every process calls it.
+        num_labels: size of the task's head; None where the head does not depend on the task.
+        loss: of a batch, a mean over its rows.
+        choose_rows: indices of the rows of inputs.train that a cell trains on.
+        facts: what all_results.json says of the task besides; may replace what the frame says.
+    """
+
+    setting: int | str
+    auto_class: type
+    add_options: Callable[[argparse.ArgumentParser], None]
+    check_options: Callable[[argparse.ArgumentParser, argparse.Namespace], None]
+    tasks: Callable[[argparse.Namespace], list[Cell]]
+    load: Callable[[Cell, argparse.Namespace], Any]
+    tokenize: Callable[[Any, PreTrainedTokenizerBase, argparse.Namespace], Inputs]
+    score: Callable[[Accelerator, nn.Module, Any, Inputs, Cell, argparse.Namespace], Outcome]
+    num_labels: Callable[[Any], int | None] = no_labels
+    loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = finetune.own_loss
+    choose_rows: Callable[[Inputs, Any, Cell, argparse.Namespace], list[int]] = random_share
+    facts: Callable[[Any], dict[str, Any]] = no_facts
+
+
+def data_share_level(
+    cell: Cell, metric: str, score: float, chance: float, stderr: float, num_examples: int, **facts: Any
+) -> dict[str, Any]:
+    """The run's one point on setting 1's axis: the less data, the harder."""
+    share = cell["validation_split_percentage"]
+    return {
+        "level": share, "difficulty": 1 - share / 100, "metric": metric, "score": score, "chance": chance,
+        "stderr": stderr, "num_examples": num_examples, **facts,
+    }  # fmt: skip

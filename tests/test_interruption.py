@@ -1,0 +1,137 @@
+"""A fine-tuning run whose job ends: it saves, leaves with its exit code, and goes on with the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from analysis import locks, results
+from GLUE_tasks import Glue_prune_oneshot, finetune, interruption
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def sweep(tiny_encoder: Path, sentence_files: tuple[Path, Path]) -> list[str]:
+    """Two runs of 24 steps, without their folder."""
+    train, validation = map(str, sentence_files)
+    return ["--model_name_or_path", str(tiny_encoder), "--train_file", train, "--validation_file", validation,
+            "--max_length", "16", "--per_device_train_batch_size", "8", "--num_train_epochs", "2",
+            "--learning_rate", "1e-3", "--mixed_precision", "no", "--noembed", "--sparse_method", "sparse_transfer",
+            "--sparsity", "0.3", "0.6", "--output_dir"]  # fmt: skip
+
+
+def test_a_signalled_run_saves_and_the_same_command_ends_with_the_same_bits(
+    sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    steps = []
+    original = finetune.train_step
+
+    def step(*args, **options):
+        steps.append(1)
+        if len(steps) == 7:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return original(*args, **options)
+
+    monkeypatch.setattr(finetune, "train_step", step)
+    before = signal.getsignal(signal.SIGUSR1)
+    command = [*sweep, str(tmp_path / "cut/{strength}")]
+    with pytest.raises(SystemExit) as ended:
+        Glue_prune_oneshot.main(command)
+    assert ended.value.code == interruption.EXIT_CODE == 75
+    assert signal.getsignal(signal.SIGUSR1) is before
+    assert [path.name for path in finetune.checkpoints(tmp_path / "cut/0.3")] == ["checkpoint-7"]
+    assert not results.is_complete(tmp_path / "cut/0.3") and not (tmp_path / "cut/0.6").exists()
+    assert results.read_failure(tmp_path / "cut/0.3") is None
+
+    assert Glue_prune_oneshot.main(command) == 0
+    assert len(steps) == 2 * 24, "no step was made twice"
+    assert Glue_prune_oneshot.main([*sweep, str(tmp_path / "whole/{strength}")]) == 0
+    for strength in ("0.3", "0.6"):
+        cut, whole = tmp_path / "cut" / strength, tmp_path / "whole" / strength
+        assert not finetune.checkpoints(cut)
+        np.testing.assert_array_equal(results.read_items(cut)["prediction"], results.read_items(whole)["prediction"])
+        (row,), (other,) = results.read_runs(cut), results.read_runs(whole)
+        assert (row["score"], row["train_loss"]) == (other["score"], other["train_loss"])
+
+
+def test_a_signal_after_the_last_step_lets_the_run_end_and_stops_before_the_next(
+    sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    original = finetune.predict
+
+    def predict(*args, **options):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return original(*args, **options)
+
+    monkeypatch.setattr(finetune, "predict", predict)
+    with pytest.raises(SystemExit) as ended:
+        Glue_prune_oneshot.main([*sweep, str(tmp_path / "{strength}")])
+    assert ended.value.code == 75
+    assert results.is_complete(tmp_path / "0.3") and not (tmp_path / "0.6").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_signals_are_remembered_during_a_run_and_do_what_they_did_before_between_runs(number: int):
+    obeyed = []
+    before = signal.signal(number, lambda *_: obeyed.append(number))
+    try:
+        with interruption.announced(SimpleNamespace(num_processes=1)) as came:
+            assert not came()
+            os.kill(os.getpid(), number)
+            assert came() and not obeyed
+        os.kill(os.getpid(), number)
+        assert obeyed == [number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_distributed_job_asks_at_some_steps_and_leaves_sigterm_alone():
+    """Every process has to ask at the same steps, since the question is a collective one."""
+    asked = []
+
+    def reduce(tensor, reduction):
+        asked.append(float(tensor))
+        return tensor + 1  # another process was told
+
+    job = SimpleNamespace(num_processes=2, device="cpu", reduce=reduce)
+    before = signal.getsignal(signal.SIGTERM)
+    with interruption.announced(job) as came:
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL
+        answers = [interruption.agreed_at(job, came, step) for step in range(1, 21)]
+    assert [step for step, answer in enumerate(answers, start=1) if answer] == [10, 20] and asked == [0, 0]
+
+
+@pytest.mark.torture
+def test_two_processes_of_which_one_is_told_save_together_and_go_on(sweep: list[str], tmp_path: Path):
+    def start(folder: str) -> subprocess.Popen:
+        words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                 "GLUE_tasks/Glue_prune_oneshot.py", *sweep[:-1],
+                 "--num_train_epochs", "80", "--sparsity", "0.5", "--output_dir", str(tmp_path / folder)]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+    told = start("cut")
+    deadline = time.monotonic() + 300
+    while not (owner := locks.owner(tmp_path / "cut")) or not (tmp_path / "cut" / results.ARGUMENTS_FILE).exists():
+        assert told.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(owner.pid, signal.SIGUSR1)
+    said = told.communicate(timeout=300)[1]
+    assert told.returncode != 0 and "saved; the same command goes on" in said, said[-3000:]
+    (checkpoint,) = finetune.checkpoints(tmp_path / "cut")
+    assert int(checkpoint.name.removeprefix("checkpoint-")) % interruption.STEPS_BETWEEN_AGREEMENTS == 0
+    for folder in ("cut", "whole"):
+        again = start(folder)
+        assert again.communicate(timeout=300)[1] is not None and again.returncode == 0
+    (row,), (other,) = results.read_runs(tmp_path / "cut"), results.read_runs(tmp_path / "whole")
+    assert (row["score"], row["train_loss"]) == (other["score"], other["train_loss"])
+    items, others = results.read_items(tmp_path / "cut"), results.read_items(tmp_path / "whole")
+    np.testing.assert_array_equal(items["prediction"], others["prediction"])
