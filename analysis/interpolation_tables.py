@@ -1,0 +1,197 @@
+"""Tables of lines between models (appendix C): loss and score along each, and its barriers, means over seeds.
+
+A line is what joins two models of one task: its kind of pair and the strength of its compressed end. Rows of runs are
+what results.read_runs returns; those of other settings are passed over.
+"""
+
+from typing import Any
+
+from analysis import monotonicity, results, tables
+from analysis.barriers import CONNECTED_ERROR
+from analysis.tables import Row
+
+SETTING = "interpolation"
+PAIRS = ("dense-sparse", "dense-pruned", "dense-dense")
+# Paper, appendix C, side by side: which of two tasks has the higher barrier, and which it calls easy.
+TASKS = ("qqp", "stsb", "qnli", "rte")
+CURVES = ("score", "train_score", "validation_loss", "train_loss")
+
+LINE_KEY = ("task", "pair", "magnitude_scope", "strength_kind", "strength")
+COLUMNS = (
+    "model", "data_fraction", *LINE_KEY, "requested_sparsity", "measured_sparsity", "alpha", "metric",
+    *(f"{kind}_{name}" for name in CURVES for kind in ("mean", "lowest", "highest")),
+    "mean_stderr", "chance", "dense_above_chance", "num_examples", "num_train_examples", "seeds",
+)  # fmt: skip
+BARRIER_COLUMNS = (
+    "model", "data_fraction", *LINE_KEY, "requested_sparsity", "measured_sparsity", "metric",
+    "split", "quantity", "definition", "mean_barrier", "interval_low", "interval_high", "lowest_barrier",
+    "highest_barrier", "alphas", "start", "end", "dense_above_chance", "share_of_learned", "share_low", "share_high",
+    "connected", "seeds",
+)  # fmt: skip
+# A barrier and its bounds as shares of what was learned.
+SHARES = {"share_of_learned": "mean_barrier", "share_low": "interval_low", "share_high": "interval_high"}
+
+
+def interpolation_sets(rows: list[Row]) -> dict[tuple[str, str, float], list[Row]]:
+    """The runs that belong in one figure, by setting, model and data fraction.
+
+    Raises:
+        ValueError: runs that must not be averaged or compared (results.check_runs).
+    """
+    lines = [row for row in rows if row["setting"] == SETTING]
+    results.check_runs(lines)
+    keys = sorted({(row["setting"], row["model"], row["data_fraction"]) for row in lines})
+    return {key: [row for row in lines if (row["setting"], row["model"], row["data_fraction"]) == key] for key in keys}
+
+
+def interpolation_table(rows: list[Row]) -> list[Row]:
+    """One row of COLUMNS per line and alpha, the paper's tasks first, in each the pairs in the order of PAIRS.
+
+    Args:
+        rows: runs of one set.
+    Returns:
+        Scores are fractions. `seeds` are texts, "41-42" where the two ends have different ones. mean_stderr is the
+        standard error over items, mean over seeds. dense_above_chance is about alpha 0, None where that is no dense
+        model.
+    Raises:
+        ValueError: runs of several sets, or lines of one kind with different alphas.
+    """
+    table = []
+    for runs in _lines(rows):
+        alphas = {tuple(row["alpha"] for row in run) for run in runs}
+        if len(alphas) > 1:
+            raise ValueError(f"lines of {_name(runs[0][0])} have different alphas: {_folders(runs)}; keep one kind")
+        for points in zip(*runs, strict=True):
+            table.append({**_shared(runs), **_point(list(points))})
+    return table
+
+
+def barrier_table(rows: list[Row]) -> list[Row]:
+    """One row of BARRIER_COLUMNS per line, split, quantity and definition, in the order of interpolation_table.
+
+    Args:
+        rows: runs of one set.
+    Returns:
+        Losses in their own units, errors (1 - score) as fractions. The interval is each run's over items, its bounds
+        mean over seeds; start and end are the values at alpha 0 and 1. share_of_learned is the barrier in error as a
+        share of what the start's score is above chance, by which tasks can be compared, and share_low and share_high
+        are its interval; None for losses and where nothing was learned. connected, of the error against the straight
+        line, is True where the interval is below CONNECTED_ERROR, False where it is above, else None.
+    """
+    table = []
+    for runs in _lines(rows):
+        places = [{_barrier_key(found): found for found in run[0]["barriers"]} for run in runs]
+        ends = {_end_key(run): (run[0], run[-1]) for run in runs}
+        for key in places[0]:
+            split, quantity, definition = key
+            found = [place[key] for place in places]
+            row = {"split": split, "quantity": quantity, "definition": definition, **_mean_barrier(found)}
+            values = [[_value(end, split, quantity) for end in pair] for pair in ends.values()]
+            row["start"], row["end"] = (sum(column) / len(column) for column in zip(*values, strict=True))
+            learned = _learned(runs, split) if quantity == "error" else None
+            for share, name in SHARES.items():
+                row[share] = row[name] / learned if learned else None
+            row["connected"] = _connected(row)
+            table.append({**_shared(runs), **row})
+    return table
+
+
+def _lines(rows: list[Row]) -> list[list[list[Row]]]:
+    """The runs of each line, every run as its points in order; sorted."""
+    sets = interpolation_sets(rows)
+    if len(sets) > 1:
+        names = "; ".join(f"model {model}, {fraction:g} of the data" for _, model, fraction in sets)
+        raise ValueError(f"the runs belong in {len(sets)} figures ({names}); take one of interpolation_sets")
+    runs: dict[str, list[Row]] = {}
+    for row in next(iter(sets.values()), []):
+        runs.setdefault(row["folder"], []).append(row)
+    lines: dict[tuple, list[list[Row]]] = {}
+    for run in runs.values():
+        lines.setdefault(tuple(run[0][name] for name in LINE_KEY), []).append(run)
+    return sorted(lines.values(), key=lambda line: _place(line[0][0]))
+
+
+def _place(row: Row) -> tuple:
+    tasks, pairs = TASKS.index(row["task"]) if row["task"] in TASKS else len(TASKS), len(PAIRS)
+    pair = PAIRS.index(row["pair"]) if row["pair"] in PAIRS else pairs
+    return tasks, row["task"], pair, row["pair"], tables.compression_order(row), str(row["magnitude_scope"])
+
+
+def _shared(runs: list[list[Row]]) -> Row:
+    """What all points of a line have in common."""
+    first = runs[0][0]
+    return {
+        "model": tables.model_name(first["model"]),
+        **{name: first[name] for name in ("data_fraction", *LINE_KEY, "requested_sparsity", "metric")},
+        "measured_sparsity": tables.mean_of([run[0] for run in runs], "measured_sparsity"),
+        "seeds": tuple(sorted(map(_end_key, runs))),
+        "dense_above_chance": _above_chance([run[0] for run in runs]),
+    }
+
+
+def _end_key(run: list[Row]) -> str:
+    return "-".join(map(str, dict.fromkeys((run[0]["seed"], run[0]["end_seed"]))))
+
+
+def _above_chance(starts: list[Row]) -> bool | None:
+    """Whether the dense models at alpha 0 learned the task; None where the line starts at no dense model."""
+    if not starts[0]["pair"].startswith("dense-"):
+        return None
+    score, chance, stderr = (tables.mean_of(starts, name) for name in ("score", "chance", "stderr"))
+    return monotonicity.above_chance(score, chance, stderr)
+
+
+def _point(points: list[Row]) -> Row:
+    first = points[0]
+    found: dict[str, Any] = {name: first[name] for name in ("alpha", "chance", "num_examples", "num_train_examples")}
+    for name in CURVES:
+        values = [point[name] for point in points]
+        found |= {f"mean_{name}": sum(values) / len(values), f"lowest_{name}": min(values),
+                  f"highest_{name}": max(values)}  # fmt: skip
+    return {**found, "mean_stderr": tables.mean_of(points, "stderr")}
+
+
+def _barrier_key(found: Row) -> tuple[str, str, str]:
+    return found["split"], found["quantity"], found["definition"]
+
+
+def _mean_barrier(found: list[Row]) -> Row:
+    heights = [one["barrier"] for one in found]
+    return {
+        "mean_barrier": tables.mean_of(found, "barrier"),
+        "interval_low": tables.mean_of(found, "low"),
+        "interval_high": tables.mean_of(found, "high"),
+        "lowest_barrier": min(heights),
+        "highest_barrier": max(heights),
+        "alphas": tuple(one["alpha"] for one in found),
+    }
+
+
+def _value(end: Row, split: str, quantity: str) -> float:
+    if quantity == "loss":
+        return end[f"{split}_loss"]
+    return 1 - end["score" if split == "validation" else "train_score"]
+
+
+def _learned(runs: list[list[Row]], split: str) -> float | None:
+    """How far the start's score is above chance; None where it is not, or on training rows, whose chance is unknown."""
+    starts = [run[0] for run in runs]
+    if split != "validation" or not _above_chance(starts):
+        return None
+    return tables.mean_of(starts, "score") - tables.mean_of(starts, "chance")
+
+
+def _connected(row: Row) -> bool | None:
+    if (row["quantity"], row["definition"]) != ("error", "straight_line"):
+        return None
+    if row["interval_high"] < CONNECTED_ERROR:
+        return True
+    return False if row["interval_low"] > CONNECTED_ERROR else None
+
+
+def _name(row: Row) -> str:
+    return ", ".join(str(row[name]) for name in ("task", "pair", "strength") if row[name] is not None)
+
+
+def _folders(runs: list[list[Row]]) -> str:
+    return " and ".join(run[0]["folder"] for run in runs[:2])

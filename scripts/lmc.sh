@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Appendix C of the paper: are the solutions of Dense and Sparse Transfer in one basin? QQP v. STS-B, QNLI v. RTE.
+# Trains the ends and keeps their models (OUT/models), measures loss and score on the lines between them (OUT/lines),
+# draws everything. glue_sweep.sh says how to change the lists; PAIRS POINTS and TRAIN_ROWS are of the lines alone:
+#
+#   TASKS="qqp stsb" SPARSITIES="0.5 0.7" POINTS=31 bash scripts/lmc.sh --max_train_samples 4000
+set -euo pipefail
+
+MODEL="${MODEL:-roberta-large}"
+TASKS="${TASKS:-qqp stsb qnli rte}"
+SEEDS="${SEEDS:-41 42}" # two or more: dense-dense joins each with the next
+FRACTIONS="${FRACTIONS:-100}"
+TRANSFERS="dense_transfer sparse_transfer"
+SPARSITIES="${SPARSITIES-0.1 0.3 0.5 0.7}" # empty: none
+NM_RATIOS="${NM_RATIOS-}"                  # N kept of M; empty: none
+PAIRS="${PAIRS:-dense-sparse dense-pruned dense-dense}"
+POINTS="${POINTS:-21}"           # alphas from 0 to 1, both ends counted
+TRAIN_ROWS="${TRAIN_ROWS:-1000}" # on which the training loss is measured
+MAX_LENGTH="${MAX_LENGTH:-128}"
+BATCH_SIZE="${BATCH_SIZE:-32}"
+LEARNING_RATE="${LEARNING_RATE:-2e-5}"
+EPOCHS="${EPOCHS:-3}"
+TREE="${OUT:-runs/lmc}"
+OUT="$TREE/models"
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/glue_sweep.sh" --save_model "$@"
+
+# Lines start from models that are there: the list of a sweep is that of the training alone.
+if [[ " $* " != *" --list_cells "* ]]; then
+  python GLUE_tasks/Glue_interpolate.py --results_dir "$OUT" --task_name $TASKS --pairs $PAIRS \
+    --num_points "$POINTS" --max_train_samples "$TRAIN_ROWS" \
+    --output_dir "$TREE/lines/{task_name}/{pair}/{strength}/{fraction}/{seed}"
+  python scripts/plot_results.py --results_dir "$TREE" --output_dir "$TREE/figures"
+fi

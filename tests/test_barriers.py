@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn.metrics import matthews_corrcoef
+
+from analysis import barriers
+from analysis.barriers import MEAN_OF_ENDS, STRAIGHT_LINE
+
+ALPHAS = np.array([0, 0.25, 0.5, 0.75, 1])
+
+
+def test_a_hump_is_measured_against_the_ends_mean_and_against_the_line_between_them():
+    curve = [1.0, 2.0, 4.0, 3.5, 3.0]
+    # mean of the ends 2; line 1, 1.5, 2, 2.5, 3
+    assert barriers.barrier(curve, ALPHAS, MEAN_OF_ENDS) == (2.0, 0.5)
+    assert barriers.barrier(curve, ALPHAS, STRAIGHT_LINE) == (2.0, 0.5)
+    np.testing.assert_array_equal(barriers.heights(curve, ALPHAS, STRAIGHT_LINE), [0, 0.5, 2, 1, 0])
+
+
+def test_a_slope_without_a_hump_is_a_barrier_by_the_mean_of_the_ends_alone():
+    curve = [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert barriers.barrier(curve, ALPHAS, MEAN_OF_ENDS) == (1.0, 1.0)
+    assert barriers.barrier(curve, ALPHAS, STRAIGHT_LINE) == (0.0, 0.0)
+
+
+def test_a_bowl_has_no_barrier():
+    """Loss (alpha - 0.5)^2, a quadratic whose minimum lies halfway: below the line everywhere but at its ends."""
+    curve = (ALPHAS - 0.5) ** 2
+    assert barriers.barrier(curve, ALPHAS, STRAIGHT_LINE) == barriers.barrier(curve, ALPHAS, MEAN_OF_ENDS) == (0, 0)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.3, 1 / 3, 0.7, 1e-3, 12.34567])
+@pytest.mark.parametrize("definition", barriers.DEFINITIONS)
+def test_of_a_model_with_itself_it_is_exactly_0(level: float, definition: str):
+    alphas = np.linspace(0, 1, 21)
+    assert barriers.barrier(np.full(21, level), alphas, definition) == (0, 0)
+    described = barriers.describe(np.full(21, level), np.full((5, 21), level), alphas)
+    assert {(row["barrier"], row["low"], row["high"]) for row in described} == {(0, 0, 0)}
+
+
+def test_the_ends_stand_on_the_line_whatever_they_are():
+    draw = np.random.default_rng(0)
+    curves = draw.normal(size=(200, 5)) * 10.0 ** draw.integers(-6, 6, size=(200, 5))
+    found = barriers.heights(curves, ALPHAS, STRAIGHT_LINE)
+    assert (found[:, 0] == 0).all() and (found[:, -1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("curve", "alphas", "definition", "message"),
+    [
+        ([0, 0, 0], [0, 0.5, 1], "frankle", "definition 'frankle' is not one of mean_of_ends, straight_line"),
+        ([0, 0], [0, 1], MEAN_OF_ENDS, r"rise from 0 to 1 over at least 3 points, not \[0.0, 1.0\]"),
+        ([0, 0, 0], [0, 0.5, 0.9], MEAN_OF_ENDS, "rise from 0 to 1"),
+        ([0, 0, 0], [0, 1, 0.5], MEAN_OF_ENDS, "rise from 0 to 1"),
+        ([0, np.nan, 0], [0, 0.5, 1], MEAN_OF_ENDS, "3 points needs as many finite numbers"),
+        ([0, 0, 0, 0], [0, 0.5, 1], MEAN_OF_ENDS, "4 points needs as many finite numbers"),
+    ],
+)
+def test_what_has_no_barrier_is_refused(curve, alphas, definition: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        barriers.barrier(curve, alphas, definition)
+
+
+def test_resampled_means_equal_a_loop_over_the_same_draws():
+    values = np.random.default_rng(1).normal(size=(7, 4))
+    (counts,) = barriers._draws(7, 20, seed=3)
+    assert (counts.sum(axis=1) == 7).all()
+    looped = [np.mean(np.repeat(values, count.astype(int), axis=0), axis=0) for count in counts]
+    np.testing.assert_allclose(
+        barriers.resampled_curves(barriers.mean_curve(values), 7, 20, seed=3), looped, rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_resampled_correlations_equal_the_libraries(classes: bool):
+    draw = np.random.default_rng(2)
+    labels = draw.integers(2, size=12) if classes else draw.normal(size=12) + 3
+    predictions = draw.integers(2, size=(12, 3)) if classes else labels[:, None] + draw.normal(size=(12, 3))
+    (counts,) = barriers._draws(12, 30, seed=4)
+    found = barriers.correlation_curve(predictions, labels)(counts)
+    for count, curve in zip(counts.astype(int), found, strict=True):
+        drawn, truth = np.repeat(predictions, count, axis=0), np.repeat(labels, count)
+        if len(set(truth)) == 1:
+            expected = [0, 0, 0]
+        elif classes:
+            expected = [matthews_corrcoef(truth, column) for column in drawn.T]
+        else:
+            expected = [scipy.stats.pearsonr(truth, column).statistic for column in drawn.T]
+        np.testing.assert_allclose(curve, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 3.3])
+def test_a_constant_prediction_correlates_with_nothing(level: float):
+    labels = np.arange(6.0)
+    statistic = barriers.correlation_curve(np.full((6, 2), level), labels)
+    np.testing.assert_array_equal(barriers.resampled_curves(statistic, 6, 10), np.zeros((10, 2)))
+
+
+def test_draws_in_pieces_are_reproducible_and_complete(monkeypatch: pytest.MonkeyPatch):
+    statistic = barriers.mean_curve(np.arange(10.0)[:, None])
+    monkeypatch.setattr(barriers, "CHUNK_BYTES", 3 * 8 * 10)  # three draws of ten items at a time
+    one, two = (barriers.resampled_curves(statistic, 10, 8, seed=5) for _ in range(2))
+    assert one.shape == (8, 1) and (one == two).all() and len(set(one.ravel())) > 1
+    assert not (one == barriers.resampled_curves(statistic, 10, 8, seed=6)).all()
+
+
+def test_the_interval_is_that_of_a_mean_where_the_barrier_is_one():
+    """One interior point high above two ends that are 0: the barrier is the mean of its items, +- 1.96 s / sqrt(n)."""
+    items = np.random.default_rng(6).normal(5, 1, size=400)
+    values = np.stack([0 * items, items, 0 * items], axis=1)
+    resampled = barriers.resampled_curves(barriers.mean_curve(values), 400, resamples=4000)
+    described = barriers.describe(values.mean(axis=0), resampled, [0, 0.5, 1])
+    half = 1.96 * items.std() / 20
+    for row in described:
+        assert row["barrier"] == pytest.approx(items.mean()) and row["alpha"] == 0.5
+        # quantiles of 4,000 draws are off by about 3 % of the half width
+        assert row["low"] == pytest.approx(items.mean() - half, abs=0.1 * half)
+        assert row["high"] == pytest.approx(items.mean() + half, abs=0.1 * half)
+
+
+def test_the_interval_holds_the_barrier_and_ends_at_0():
+    """Points that are equal but for noise: every resample's highest point is above the sample's."""
+    values = np.random.default_rng(8).normal(0, 1, size=(60, 21))
+    resampled = barriers.resampled_curves(barriers.mean_curve(values), 60)
+    for row in barriers.describe(values.mean(axis=0), resampled, np.linspace(0, 1, 21)):
+        assert 0 <= row["low"] <= row["barrier"] <= row["high"]
+    assert np.median(barriers.heights(resampled, np.linspace(0, 1, 21), MEAN_OF_ENDS).max(axis=1)) > row["barrier"]
+    bowl = (np.linspace(0, 1, 21) - 0.5) ** 2
+    line, _ = barriers.describe(bowl, np.tile(bowl, (5, 1)), np.linspace(0, 1, 21))[::-1]
+    assert (line["low"], line["barrier"], line["high"]) == (0, 0, 0)
+
+
+def test_what_every_alpha_shares_does_not_widen_the_interval():
+    """Items differ by 100 between each other and by nothing along the line."""
+    items = np.random.default_rng(7).normal(0, 100, size=50)
+    values = items[:, None] + np.array([0.0, 0.25, 0.0])
+    resampled = barriers.resampled_curves(barriers.mean_curve(values), 50)
+    for row in barriers.describe(values.mean(axis=0), resampled, [0, 0.5, 1]):
+        assert row["low"] == pytest.approx(0.25) and row["high"] == pytest.approx(0.25)
