@@ -1,0 +1,194 @@
+"""Prune a multilingual translation model once, without and with few-shot fine-tuning: rich and poor languages compared.
+
+The real one, from the hub (2.4 GB; a GPU is advised):
+
+    python GLUE_tasks/Translate_prune_oneshot.py --model_name_or_path facebook/mbart-large-50-many-to-many-mmt \\
+        --noembed --dataset_name Helsinki-NLP/opus-100 --dataset_config de-en en-fr en-gu en-kk --eval_split test \\
+        --pairs de_DE-en_XX fr_XX-en_XX gu_IN-en_XX kk_KZ-en_XX --shots 0 100 --max_eval_samples 500 \\
+        --sparse_method dense_transfer sparse_transfer --sparsity 0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 \\
+        --nm_ratio 7:8 6:8 5:8 4:8 --output_dir "runs/translation/{shots}/{transfer}/{strength}/{seed}"
+
+or any csv, json or parquet file with the columns src, tgt, src_lang and tgt_lang (--train_file, --validation_file). The
+score is sacrebleu's corpus BLEU of each pair; one fine-tuning sees all pairs. The loss is the model's own, a mean over
+the tokens of a batch; there is no label smoothing.
+"""
+
+import argparse
+import functools
+import logging
+import sys
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from analysis.cells import Cell
+from analysis.options import checked, number, positive
+from GLUE_tasks import arguments, domain_data, experiment, translation, translation_data
+from GLUE_tasks.problem import Inputs, Outcome, Problem
+from GLUE_tasks.translation import Search, TranslationTask
+from GLUE_tasks.translation_data import Corpus, Pair
+from pruning.checkpoints import meta_model
+
+logger = logging.getLogger(__name__)
+
+POOL = 10_000
+BLEU_TOKENIZERS = ("auto", "13a", "intl", "zh", "char", "none")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("translation").add_argument
+    add("--dataset_name", help="hub data set with a 'translation' column, such as Helsinki-NLP/opus-100")
+    add("--dataset_config", nargs="+", default=[], metavar="CONFIG",
+        help="configs of --dataset_name; a pair is read from each that has both languages")  # fmt: skip
+    add("--eval_split", choices=("validation", "test"), default="validation",
+        help="what of --dataset_name is evaluated (default validation)")  # fmt: skip
+    add("--train_file", type=Path, nargs="+", metavar="FILE",
+        help="csv, json or parquet with src, tgt, src_lang, tgt_lang, or with 'translation' as on the hub")  # fmt: skip
+    add("--validation_file", type=Path, nargs="+", metavar="FILE", help="the same columns, for evaluation")
+    add("--pairs", nargs="+", type=checked(translation_data.parse_pair), default=[], metavar="SOURCE-TARGET",
+        help="directions to translate, by the codes of the model's tokenizer: en_XX-ro_RO (default: all that the "
+        "src_lang and tgt_lang columns have)")  # fmt: skip
+    add("--resources", nargs="+", default=[], metavar="PAIR=SENTENCES",
+        help="sentence pairs that pretraining saw of every pair; orders the languages from easy (many) to hard, "
+        "difficulty 1 - share")  # fmt: skip
+    add("--shots", nargs="+", type=number(int, 0, 10**9), default=[0], metavar="ROWS",
+        help="training rows of EACH pair, drawn with --seed from its first --max_train_samples (default 10000); 0 is "
+        "no fine-tuning (default 0)")  # fmt: skip
+    add("--num_beams", type=positive, default=5, help="of the search for a translation (default %(default)s)")
+    add("--max_new_tokens", type=positive, default=128, help="of a translation, at most (default %(default)s)")
+    add("--bleu_tokenize", choices=BLEU_TOKENIZERS, default="auto",
+        help="sacrebleu's tokenizer; auto: 13a, for languages without spaces zh or char (default auto)")  # fmt: skip
+    parser.set_defaults(max_train_samples=POOL, per_device_train_batch_size=16, per_device_eval_batch_size=16)
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if bool(args.dataset_name) == bool(args.validation_file):
+        parser.error("give either --dataset_name or --validation_file")
+    if args.dataset_name and (args.train_file or not args.pairs):
+        parser.error("--dataset_name needs --pairs and takes no --train_file")
+    if args.validation_file and args.dataset_config:
+        parser.error("--dataset_config goes with --dataset_name")
+    if any(args.shots) and not (args.dataset_name or args.train_file):
+        parser.error(f"--shots {max(args.shots)} needs --train_file")
+    if args.validation_split_percentage != [100.0] or args.subset == "prefix":
+        parser.error(
+            "translation draws --shots rows of each pair; --validation_split_percentage and --subset are not for it"
+        )
+    if 0 in args.shots:
+        _check_no_training(parser, args)
+    if any(args.shots) and args.num_train_epochs == 0 and not args.max_train_steps:
+        parser.error("--num_train_epochs 0: give --shots 0, or the runs would be called few-shot")
+    try:
+        resources = translation_data.parse_resources(args.resources)
+    except ValueError as error:
+        parser.error(f"--resources: {error}")
+    if resources and args.pairs and (lacking := [pair for pair in args.pairs if pair not in resources]):
+        parser.error(f"--resources lacks {lacking[0]}; name every pair or none")
+
+
+def _check_no_training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.max_train_steps:
+        parser.error("--max_train_steps does not go with --shots 0, which trains nothing")
+    for transfer in arguments.transfers(args):
+        if transfer in ("dense_transfer_freezing", "sparse_to_dense"):
+            same = "dense_transfer" if transfer == "dense_transfer_freezing" else "sparse_transfer"
+            parser.error(f"--shots 0 trains nothing, so that {transfer} is {same}; give that")
+
+
+def tasks(args: argparse.Namespace) -> list[Cell]:
+    name = args.dataset_name.rpartition("/")[2] if args.dataset_name else args.validation_file[0].parent.name
+    return [{"task_name": name, "shots": shots} for shots in dict.fromkeys(args.shots)]
+
+
+def load(cell: Cell, args: argparse.Namespace) -> TranslationTask:
+    meta_model(args.model_name_or_path, AutoModelForSeq2SeqLM, args.trust_remote_code, check_config)
+    corpus = load_corpus(
+        args.dataset_name, tuple(args.dataset_config), args.eval_split, tuple(args.train_file or ()),
+        tuple(args.validation_file or ()), tuple(args.pairs), args.max_train_samples,
+    )  # fmt: skip
+    translation_data.check_languages(load_tokenizer(args.model_name_or_path, args.trust_remote_code), corpus.validation)
+    translation_data.check_shots(corpus, cell["shots"])
+    resources = translation_data.parse_resources(args.resources)
+    if resources and (lacking := [pair for pair in corpus.validation if pair not in resources]):
+        raise ValueError(f"--resources lacks {lacking[0]}; name every pair or none")
+    if len(corpus.validation) == 1:
+        logger.warning("%s: one pair of languages, so that there is nothing to compare it with", corpus.name)
+    return TranslationTask(corpus, cell["shots"], {pair: resources[pair] for pair in corpus.validation if resources})
+
+
+def check_config(config: PretrainedConfig) -> None:
+    """Refuse a model that does not turn one text into another.
+
+    Raises:
+        ValueError: the config is not that of an encoder-decoder.
+    """
+    if not config.is_encoder_decoder:
+        raise ValueError(
+            f"{config.model_type} cannot translate; an encoder-decoder that generates text is needed, such as "
+            "facebook/mbart-large-50-many-to-many-mmt"
+        )
+
+
+@functools.cache
+def load_corpus(
+    dataset_name: str | None, configs: tuple[str, ...], split: str, train_files: tuple[Path, ...],
+    validation_files: tuple[Path, ...], pairs: tuple[Pair, ...], pool: int | None,
+) -> Corpus:  # fmt: skip
+    """The sentences that all cells share."""
+    if dataset_name:
+        return translation_data.load_hub(dataset_name, configs, split, pairs, pool)
+    return translation_data.load_files(train_files, validation_files, pairs, pool)
+
+
+@functools.cache
+def load_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def tokenize(task: TranslationTask, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace) -> Inputs:
+    return translation.tokenize_task(task, tokenizer, args.max_length, args.max_eval_samples)
+
+
+def choose_rows(inputs: Inputs, task: TranslationTask, cell: Cell, args: argparse.Namespace) -> list[int]:
+    names = [str(pair) for pair, rows in task.corpus.train.items() for _ in range(len(rows))]
+    return domain_data.mixture_rows(names, {str(pair): task.shots for pair in task.corpus.train}, cell["seed"])
+
+
+def score(
+    accelerator: Accelerator,
+    model: nn.Module,
+    task: TranslationTask,
+    inputs: Inputs,
+    cell: Cell,
+    args: argparse.Namespace,
+) -> Outcome:
+    tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code)
+    search = Search(args.num_beams, args.max_new_tokens, args.per_device_eval_batch_size)
+    cut = None if args.bleu_tokenize == "auto" else args.bleu_tokenize
+    return translation.score_pairs(accelerator, model, tokenizer, task, inputs, search, cut)
+
+
+PROBLEM = Problem(
+    setting="translation",
+    auto_class=AutoModelForSeq2SeqLM,
+    add_options=add_options,
+    check_options=check_options,
+    tasks=tasks,
+    load=load,
+    num_labels=lambda task: None,
+    tokenize=tokenize,
+    score=score,
+    choose_rows=choose_rows,
+    facts=lambda task: {"shots": task.shots},
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute every cell that is not complete yet; returns the exit code."""
+    return experiment.main(__doc__, PROBLEM, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""Sentences and their translations, by pair of languages: files, hub data sets, and what a model's tokenizer makes."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from GLUE_tasks import glue_data
+
+logger = logging.getLogger(__name__)
+
+TEXT_COLUMNS = ("src", "tgt")
+LANGUAGE_COLUMNS = ("src_lang", "tgt_lang")
+TRANSLATION = "translation"  # the hub's column: texts by language
+
+
+class Pair(NamedTuple):
+    """From which language into which, by the codes of the model's tokenizer."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.source}-{self.target}"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Parallel sentences: rows of `src` and `tgt` by pair of languages, in the order of the pairs."""
+
+    name: str
+    train: Mapping[Pair, Dataset]
+    validation: Mapping[Pair, Dataset]
+    files: tuple[Path, ...] = field(default=())
+
+
+def parse_pair(text: str) -> Pair:
+    """ "en_XX-ro_RO" -> Pair.
+
+    Raises:
+        ValueError: not two different codes with a hyphen between them.
+    """
+    codes = text.split("-")
+    if len(codes) != 2 or not all(codes) or codes[0] == codes[1]:
+        raise ValueError(f"{text!r} is no SOURCE-TARGET, such as en_XX-ro_RO")
+    return Pair(*codes)
+
+
+def parse_resources(words: Sequence[str]) -> dict[Pair, float]:
+    """["en_XX-de_DE=45e6", ...] -> sentence pairs that pretraining saw.
+
+    Raises:
+        ValueError: a word that is no SOURCE-TARGET=SENTENCES, or a number of 0 or less.
+    """
+    found = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            size = float(text)
+        except ValueError:
+            size = 0.0
+        if not 0 < size < float("inf"):
+            raise ValueError(f"{word!r} is no SOURCE-TARGET=SENTENCES with a number above 0")
+        found[parse_pair(name)] = size
+    return found
+
+
+def load_files(
+    train_files: Sequence[Path], validation_files: Sequence[Path], pairs: Sequence[Pair], pool: int | None
+) -> Corpus:
+    """A corpus of csv, json or parquet files.
+
+    Args:
+        train_files: none where nothing is trained.
+        pairs: those to take, in order; needed for `translation` columns; all that the rows name when empty.
+        pool: most training rows of each pair, the first ones; None is all.
+    Raises:
+        ValueError: a file that cannot be read, lacks a column or a text, or a pair without validation rows.
+    """
+    files = tuple(map(Path, (*train_files, *validation_files)))
+    validation = _merged((read_pairs(str(path), glue_data.read_file(path), pairs) for path in validation_files), None)
+    wanted = list(pairs or validation)
+    train = _merged((read_pairs(str(path), glue_data.read_file(path), wanted) for path in train_files), pool)
+    return _corpus(Path(validation_files[0]).parent.name, train, validation, wanted, files)
+
+
+def load_hub(name: str, configs: Sequence[str], split: str, pairs: Sequence[Pair], pool: int | None) -> Corpus:
+    """A corpus of a hub data set with a `translation` column; rows without a text are left out, and counted in the log.
+
+    Args:
+        configs: of the data set, such as "de-en"; a pair is read from each that holds both of its languages.
+        split: what is evaluated, "validation" or "test".
+    Raises:
+        ValueError: the hub cannot be reached, or a pair is in none of the configs.
+    """
+    train, validation = [], []
+    for config in configs or [None]:
+        try:
+            loaded = datasets.load_dataset(name, config)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise ValueError(
+                f"--dataset_name {name}: {reason}; without a hub, give --validation_file (and --train_file) with the "
+                f"columns {', '.join(TEXT_COLUMNS + LANGUAGE_COLUMNS)}"
+            ) from error
+        where = name if config is None else f"{name} {config}"
+        rows = loaded["train"].select(range(min(len(loaded["train"]), pool or len(loaded["train"]))))
+        train.append(read_pairs(f"{where}, train", rows, pairs, drop_empty=True))
+        validation.append(read_pairs(f"{where}, {split}", loaded[split], pairs, drop_empty=True))
+    return _corpus(name.rpartition("/")[2], _merged(train, pool), _merged(validation, None), pairs, ())
+
+
+def read_pairs(where: str, data: Dataset, pairs: Sequence[Pair], drop_empty: bool = False) -> dict[Pair, Dataset]:
+    """The rows of a table by pair of languages, as `src` and `tgt`.
+
+    Args:
+        where: what the table is called in errors.
+        pairs: those to take; all when empty, which a `translation` column does not allow.
+        drop_empty: leave out rows without a text instead of refusing them.
+    Raises:
+        ValueError: a column is missing, or a row has no text (names the row and the column).
+    """
+    read = _of_dictionaries if TRANSLATION in data.column_names else _of_columns
+    found: dict[Pair, dict[str, list]] = {}
+    dropped = 0
+    for number, pair, texts in read(where, data, pairs):
+        lacking = next((name for name, text in texts.items() if not isinstance(text, str) or not text.strip()), None)
+        if lacking is not None and not drop_empty:
+            raise ValueError(f"{where}: row {number} ({pair}) has no text in {lacking!r}")
+        if lacking is not None:
+            dropped += 1
+            continue
+        columns = found.setdefault(pair, {name: [] for name in TEXT_COLUMNS})
+        for name, text in zip(TEXT_COLUMNS, texts.values(), strict=True):
+            columns[name].append(text)
+    if dropped:
+        logger.warning("%s: %d rows without a text are left out", where, dropped)
+    return {pair: Dataset.from_dict(columns) for pair, columns in found.items()}
+
+
+def _of_columns(where: str, data: Dataset, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair, dict[str, Any]]]:
+    for name in (*TEXT_COLUMNS, *LANGUAGE_COLUMNS):
+        if name not in data.column_names:
+            raise ValueError(
+                f"{where} has no column {name!r}; it has {', '.join(data.column_names)}, and needs "
+                f"{', '.join(TEXT_COLUMNS + LANGUAGE_COLUMNS)}, or {TRANSLATION!r} with --pairs"
+            )
+    for number, row in enumerate(data, start=1):
+        for name in LANGUAGE_COLUMNS:
+            if not row[name]:
+                raise ValueError(f"{where}: row {number} has no {name!r}")
+        pair = Pair(str(row["src_lang"]), str(row["tgt_lang"]))
+        if not pairs or pair in pairs:
+            yield number, pair, {name: row[name] for name in TEXT_COLUMNS}
+
+
+def _of_dictionaries(where: str, data: Dataset, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair, dict[str, Any]]]:
+    """Rows such as {"translation": {"en": ..., "ro": ...}}; a pair whose languages the table lacks has none."""
+    if not pairs:
+        raise ValueError(f"{where} has a {TRANSLATION!r} column: give --pairs SOURCE-TARGET, such as en_XX-ro_RO")
+    known = list(data[0][TRANSLATION]) if len(data) else []
+    keys = {pair: tuple(_language_key(code, known) for code in pair) for pair in pairs}
+    for number, row in enumerate(data, start=1):
+        for pair, names in keys.items():
+            if None not in names:
+                yield number, pair, {name: row[TRANSLATION][name] for name in names}
+
+
+def _language_key(code: str, known: Sequence[str]) -> str | None:
+    """The name under which a row holds a language: its code, or what stands before the region ("en" of en_XX)."""
+    return next((name for name in (code, code.partition("_")[0]) if name in known), None)
+
+
+def _merged(parts: Iterable[Mapping[Pair, Dataset]], pool: int | None) -> dict[Pair, Dataset]:
+    found: dict[Pair, list[Dataset]] = {}
+    for part in parts:
+        for pair, rows in part.items():
+            found.setdefault(pair, []).append(rows)
+    whole = {pair: datasets.concatenate_datasets(rows) for pair, rows in found.items()}
+    return {pair: rows.select(range(min(len(rows), pool or len(rows)))) for pair, rows in whole.items()}
+
+
+def _corpus(
+    name: str,
+    train: Mapping[Pair, Dataset],
+    validation: Mapping[Pair, Dataset],
+    pairs: Sequence[Pair],
+    files: tuple[Path, ...],
+) -> Corpus:
+    for pair in pairs:
+        if pair not in validation:
+            held = ", ".join(map(str, validation)) or "none"
+            raise ValueError(f"{name}: there are no validation rows of {pair}; there are those of {held}")
+    if not pairs:
+        raise ValueError(f"{name}: there are no rows to translate")
+    return Corpus(name, {pair: train[pair] for pair in pairs if pair in train}, dict(validation), files)
+
+
+def check_shots(corpus: Corpus, shots: int) -> None:
+    """Refuse more training rows than a pair has.
+
+    Raises:
+        ValueError: names the pair, the rows that it has and those that it needs.
+    """
+    for pair in corpus.validation:
+        available = len(corpus.train.get(pair, ()))
+        if shots > available:
+            raise ValueError(f"--shots {shots}: {pair} has {available} training rows; {shots} are needed of every pair")
+
+
+def known_languages(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The codes that a multilingual tokenizer takes; empty for one that translates between two fixed languages."""
+    if not hasattr(tokenizer, "src_lang"):
+        return []
+    codes = getattr(tokenizer, "lang_code_to_id", None) or getattr(tokenizer, "extra_special_tokens", None) or ()
+    return sorted(str(code) for code in codes)
+
+
+def check_languages(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]) -> None:
+    """Refuse codes that a multilingual tokenizer does not know: it would translate into an unknown token.
+
+    Raises:
+        ValueError: names the code and those that the tokenizer takes.
+    """
+    known = known_languages(tokenizer)
+    for pair in pairs:
+        for code in pair:
+            if known and code not in known:
+                raise ValueError(
+                    f"{code!r} in {pair} is no language of the model's tokenizer; it has {' '.join(known)}"
+                )
+
+
+def target_token(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> int | None:
+    """The token that a translation must begin with, which says into which language; None for a fixed pair."""
+    if not hasattr(tokenizer, "src_lang"):
+        return None
+    if hasattr(tokenizer, "get_lang_id"):  # M2M100, whose tokens are not called like the languages
+        return tokenizer.get_lang_id(pair.target)
+    return tokenizer.convert_tokens_to_ids(pair.target)
+
+
+def tokenize(rows: Dataset, pair: Pair, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Model inputs, `labels` (the translation's tokens) and `length` per row; nothing is padded."""
+    if hasattr(tokenizer, "src_lang"):
+        tokenizer.src_lang, tokenizer.tgt_lang = pair
+    encoded = tokenizer(rows["src"][:], text_target=rows["tgt"][:], max_length=max_length, truncation=True)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    return Dataset.from_dict({**encoded, "length": lengths})

@@ -1,0 +1,18 @@
+# Sourced by multi_domain.sh and translation.sh, which give the variables their defaults, name the main SCRIPT and set
+# the OPTIONS that it alone has: runs the sweep, draws its figures. Every variable can be set by the caller; arguments go
+# to the main script.
+
+cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
+# without an active environment, that of quickstart.sh
+[[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || ! -d .venv ]] || PATH="$PWD/.venv/bin:$PATH"
+
+python "GLUE_tasks/$SCRIPT" \
+  --model_name_or_path "$MODEL" "${OPTIONS[@]}" --sparse_method $TRANSFERS --noembed \
+  ${SPARSITIES:+--sparsity $SPARSITIES} ${NM_RATIOS:+--nm_ratio $NM_RATIOS} --seed $SEEDS \
+  --max_length "$MAX_LENGTH" --per_device_train_batch_size "$BATCH_SIZE" \
+  --learning_rate "$LEARNING_RATE" --num_train_epochs "$EPOCHS" \
+  --output_dir "$OUT/{task_name}/{$CONDITION}/{transfer}/{strength}/{seed}" "$@"
+
+if [[ " $* " != *" --list_cells "* ]]; then
+  python scripts/plot_results.py --results_dir "$OUT" --output_dir "$OUT/figures"
+fi
