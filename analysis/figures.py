@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from analysis import drawing, tables
-from analysis.tables import Row
+from analysis import drawing, human_gap, tables
+from analysis.tables import Row, task_name
 
 # Okabe and Ito's palette, told apart by colour-blind readers; the markers tell the curves apart in print.
 TRANSFER_STYLE = {
@@ -25,11 +25,15 @@ TRANSFER_STYLE = {
     tables.DENSE: {"label": "Dense Transfer", "color": "#D42A2A", "linestyle": "--"},
     tables.FREEZING: {"label": "Dense Transfer with Freezing", "color": "#0072B2", "marker": "o"},
 }
-TASK_NAME = {
-    "cola": "CoLA", "mnli": "MNLI", "mrpc": "MRPC", "qnli": "QNLI", "qqp": "QQP", "rte": "RTE", "sst2": "SST-2",
-    "stsb": "STS-B", "wnli": "WNLI",
-}  # fmt: skip
+PLACE_STYLE = {
+    human_gap.EASY: {"color": matplotlib.colormaps["viridis"](0.66), "marker": "o"},
+    human_gap.HARD: {"color": matplotlib.colormaps["viridis"](0.15), "marker": "s"},
+    human_gap.ONLY: {"color": matplotlib.colormaps["viridis"](0.4), "marker": "D"},
+}
 MAX_COLUMNS = 5
+WARNING_ROOM = 0.35
+RAW, FROM_FLOOR = "raw", "from the floor"
+GAP_AXIS = {RAW: "Score (% of dense)", FROM_FLOOR: "Score above floor (% of dense)"}
 
 
 def data_adequacy(rows: list[Row]) -> Figure:
@@ -58,7 +62,7 @@ def data_adequacy(rows: list[Row]) -> Figure:
                 look = {"color": fraction_color(fraction), "marker": "o", "label": _level_label(points)}
                 drawing.curve(axes, positions, points, look)
                 drawing.chance_line(axes, points, fraction_color(fraction))
-            drawing.limits(axes, list(levels.values()))
+            _limits(axes, list(levels.values()))
             named = {drawing.percent(fraction): points for fraction, points in levels.items()}
             drawing.warning(axes, named, "dense transfer", " data")
             axes.set_title(f"{task_name(task)} ({_metric(table, task)})")
@@ -98,16 +102,75 @@ def four_transfers(rows: list[Row]) -> Figure:
                 drawing.curve(axes, positions, points, TRANSFER_STYLE[transfer])
             drawing.chance_line(axes, next(iter(ways.values())), "0.3")
             # One range for all fractions of a task, so that its panels can be compared.
-            drawing.limits(axes, [points for key, points in curves.items() if key[:2] == (task, kind)])
+            _limits(axes, [points for key, points in curves.items() if key[:2] == (task, kind)])
             drawing.warning(axes, ways, "dense transfer")
             axes.set_title(f"{task_name(task)}, {drawing.percent(fraction)} data")
             if not axes.get_subplotspec().is_last_row():
                 axes.set_xlabel("")
         drawing.label_outer(panels, "Score (% of dense)")
         _transfer_legend(figure, {key[2] for key in curves})
-        tasks = dict.fromkeys(task for task, *_ in curves)
-        _note(figure, table, "".join(f"{task_name(task)}: {_metric(table, task)}. " for task in tasks))
+        _note(figure, table, _metrics_note(table, list(dict.fromkeys(task for task, *_ in curves))))
     return figure
+
+
+def easy_and_hard_tasks(rows: list[Row]) -> Figure:
+    """An easy and a hard task of each category, in percent of dense and below it in percent of dense above chance.
+
+    Args:
+        rows: runs of one setting, model and magnitude scope; what human_gap.figure_table does not show is passed over.
+    Raises:
+        ValueError: no sparse transfer of a task whose human score is known, or runs that belong in several figures.
+    Source: paper fig. 9 and appendix B. The paper draws the upper panels alone, where Matthews and correlations may
+        fall to 0 and accuracies only to their floor, so that the two curves of a panel cannot be compared.
+    """
+    table = human_gap.figure_table(rows)
+    if not table:
+        raise ValueError("the runs hold no sparse_transfer of a task with a known human score, so nothing to compare")
+    shown = human_gap.easy_and_hard(human_gap.human_gap_table(rows))
+    categories = [name for name in human_gap.CATEGORIES if any(category == name for _, category in shown)]
+    places = {
+        kind: [(measure, name) if (kind, name) in shown else None for measure in GAP_AXIS for name in categories]
+        for kind in tables.KINDS
+        if any(own == kind for own, _ in shown)
+    }
+    with matplotlib.rc_context(drawing.LAYOUT):
+        width = min(4.4, max(3.2, 11 / len(categories)))
+        figure, panels = drawing.make_panels(places, len(categories), size=(width, 0.55 * width + 1.35))
+        for (kind, (measure, category)), axes in panels.items():
+            _gap_panel(axes, kind, measure, shown[kind, category], table)
+            axes.set_title(category.capitalize() if measure == RAW else "")
+            if category == next(name for name in categories if (kind, name) in shown):
+                axes.set_ylabel(GAP_AXIS[measure])
+        notes = ["Slope: drop per unit of sparsity. Chance is 0 for correlations.", *human_gap.left_out(rows)]
+        _note(figure, table, " ".join(notes))
+    return figure
+
+
+def _gap_panel(axes: Axes, kind: str, measure: str, shown: dict[str, Row], table: list[Row]) -> None:
+    """The curves of one category's tasks by one measure, with their floors and slopes."""
+    drawn = {}
+    for place, gap in shown.items():
+        points = [point for point in table if (point["task"], point["strength_kind"]) == (gap["task"], kind)]
+        drawn[place] = points if measure == RAW else list(map(human_gap.from_the_floor, points))
+    positions = drawing.strength_axis(axes, kind, list(drawn.values()))
+    drawing.dense_line(axes, {**TRANSFER_STYLE[tables.DENSE], "label": None})
+    for place, points in drawn.items():
+        look = {**PLACE_STYLE[place], "label": _gap_label(place, shown[place], measure)}
+        drawing.curve(axes, positions, points, look)
+        drawing.chance_line(axes, points, look["color"])
+    _limits(axes, list(drawn.values()))
+    named = {task_name(shown[place]["task"]): points for place, points in drawn.items()}
+    drawing.warning(axes, named, "dense transfer")
+    drawing.slope_legend(axes, "metric: slope" if measure == RAW else "gap to people: slope from the floor", columns=1)
+
+
+def _gap_label(place: str, gap: Row, measure: str) -> str:
+    """ "RTE (hard), accuracy: -0.42", and below it "RTE, +9.9 %: -1.30"."""
+    if measure == RAW:
+        metric, _, _ = gap["metric"].partition("_")
+        return f"{task_name(gap['task'])} ({place}), {metric}: {drawing.slope_text(gap, gap['theil_sen_slope'])}"
+    slope = drawing.slope_text(gap, gap["corrected_slope"])
+    return f"{task_name(gap['task'])}, {100 * gap['difficulty']:+.1f} %: {slope}"
 
 
 def perplexity(rows: list[Row]) -> Figure:
@@ -152,9 +215,11 @@ def fraction_color(fraction: float) -> tuple[float, float, float, float]:
     return matplotlib.colormaps["viridis"](0.88 * max(0.0, (math.sqrt(fraction) - 0.2) / 0.8))
 
 
-def task_name(task: str) -> str:
-    """The task as the paper writes it."""
-    return TASK_NAME.get(task, task)
+def _limits(axes: Axes, curves: list[list[Row]]) -> None:
+    """drawing.limits with room for the warning that drawing.warning puts below these curves."""
+    first = [points[0] for points in curves]
+    warned = any(point["dense_mean_score"] is None or point["dense_above_chance"] is False for point in first)
+    drawing.limits(axes, curves, room=WARNING_ROOM if warned else 0.0)
 
 
 def _columns(places: dict[str, list]) -> int:
@@ -181,6 +246,14 @@ def _level_label(points: list[Row]) -> str:
 
 def _metric(table: list[Row], task: str) -> str:
     return next(point["metric"] for point in table if point["task"] == task).replace("_", " ").capitalize()
+
+
+def _metrics_note(table: list[Row], tasks: list[str]) -> str:
+    """Accuracy: QNLI, RTE. Pearson: STS-B."""
+    named: dict[str, list[str]] = {}
+    for task in tasks:
+        named.setdefault(_metric(table, task), []).append(task_name(task))
+    return " ".join(f"{metric}: {', '.join(names)}." for metric, names in named.items())
 
 
 def _transfer_legend(figure: Figure, transfers: set[str]) -> None:

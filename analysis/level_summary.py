@@ -4,8 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from analysis import level_tables, tables
+from analysis import level_tables, tables, trends
 from analysis.tables import Row
+from analysis.trends import Trends
 from analysis.wording import (
     against_chance,
     compression_name,
@@ -18,14 +19,21 @@ from analysis.wording import (
 
 ANSWER = {True: "yes", False: "**no**", None: ""}
 REFERENCE = "reference_only"
+SPEARMAN_CELL = 6  # of _slope_cells
 ORDER = {True: "yes", False: "no", None: "cannot be told"}
 
 
-def section(table: list[Row]) -> list[str]:
-    """The lines of one setting, model and task; `table` is its level_table."""
+def section(table: list[Row], found: Trends | None = None) -> list[str]:
+    """The lines of one setting, model and task.
+
+    Args:
+        table: its level_table.
+        found: trends.measure of its runs, which gives slopes their intervals and the figure its verdict.
+    """
     return [
         "### Levels", "", *_levels(table), "",
-        "### How fast the score falls", "", *_slopes(table), "",
+        "### How fast the score falls", "", *_slopes(table, found), "",
+        *([] if found is None else _verdicts(found)),
         "### Scores", "", *_scores(table),
     ]  # fmt: skip
 
@@ -72,13 +80,19 @@ def _with_error(score: float, error: float | None) -> str:
     return f"{score:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
-def _slopes(table: list[Row]) -> list[str]:
+def _slopes(table: list[Row], found: Trends | None) -> list[str]:
+    bounds = {} if found is None else {_curve_place(row): row for row in found.levels}
     errors = {point["level"]: point["mean_stderr"] for point in table if point["strength_kind"] is None}
     body, orders = [], []
     for (kind, _, _), curves in level_tables.level_curves(table).items():
         levels = [level_tables.level_statistics(points) for points in curves.values()]
         place = [compression_name(next(iter(curves.values()))[0]), kind]
-        body += [[*place, *_slope_cells(level, errors.get(level["level"]))] for level in levels]
+        for level, points in zip(levels, curves.values(), strict=True):
+            own = bounds.get(_curve_place(points[0]), {})
+            cells = _slope_cells(level, errors.get(level["level"]), own)
+            if len({point["mean_score"] for point in points}) == 1 < len(points):
+                cells[SPEARMAN_CELL] = "undefined: all scores are equal"
+            body.append([*place, *cells])
         for measure, own in {"raw": levels, "chance-corrected": level_tables.corrected_levels(levels)}.items():
             in_order, basis = tables.slope_order(own)
             if in_order:
@@ -92,7 +106,8 @@ def _slopes(table: list[Row]) -> list[str]:
         "Spearman: rank correlation of the weights removed with the loss of score, 1 where every step loses. Slope: "
         "Theil-Sen, normalized drop per unit of weights removed (sparsity, 1 - N/M, 1 - bits/16, or the share of the "
         "parameters that a low rank saves), negative where the score falls. Chance-corrected: of the score above "
-        "chance, (score - chance) / (dense - chance) - 1. A level whose dense score is not above chance has no slope.",
+        "chance, (score - chance) / (dense - chance) - 1. A level whose dense score is not above chance has no slope."
+        + ("" if found is None else f" {_ABOUT_INTERVALS}"),
         "",
         *markdown(head, body),
         "",
@@ -103,13 +118,74 @@ def _slopes(table: list[Row]) -> list[str]:
     ]
 
 
-def _slope_cells(level: Row, error: float | None) -> list:
+_ABOUT_INTERVALS = (
+    "In brackets 95 % intervals: whole curves resampled over groups of items and over seeds, the same ones for the "
+    "dense model, all strengths and all levels that share items."
+)
+
+
+def _curve_place(row: Row) -> tuple:
+    return tuple(row[name] for name in ("strength_kind", "compression", "magnitude_scope", "level"))
+
+
+def with_bounds(value: float | None, low: float | None, high: float | None) -> str:
+    """-0.345 [-0.844, 0.188], with a blank for a bound that is not known; without brackets where neither is."""
+    return number(value) if low is None and high is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _verdicts(found: Trends) -> list[str]:
+    lines = [f"- {line}" for line in trends.verdict_lines(found.orders)]
+    return [
+        "### Verdicts", "",
+        "Whether the score falls faster at every harder level, tested one-sided at 5 % with Holm's correction over the "
+        "lines of one measure. The slopes decide; Page's test of the losses, averaged over the strengths, stands "
+        "beside them where all levels share groups of items that are large enough to be ranked.",
+        "", *(lines or ["Nothing was compressed."]), "",
+        "### Where the score begins to fall", "", *_beginnings(found.levels), "",
+    ]  # fmt: skip
+
+
+def _beginnings(levels: list[Row]) -> list[str]:
+    head = ["compression", "strength", "level", "items", "groups", "seeds", "5 % lost at", "10 % lost at", "remark"]
+    body = [
+        [
+            compression_name(row), row["strength_kind"], row["level"], *(_known(row[name]) for name in
+            ("items", "clusters", "seeds")), _beginning(row, "amount_at_5"), _beginning(row, "amount_at_10"),
+            "; ".join(filter(None, (row["reason"], row["amount_reason"]))),
+        ]
+        for row in levels
+    ]  # fmt: skip
+    return [
+        "The share of the weights removed (measured as the slopes are) at which the drop reaches 5 and 10 % of the "
+        "dense score, on the falling curve (isotonic) nearest to the points, with its 95 % interval; a bound that is "
+        "blank lies beyond the strengths measured.",
+        "",
+        *markdown(head, body),
+    ]
+
+
+def _known(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _beginning(row: Row, name: str) -> str:
+    value, low, high = (row[f"{name}{ending}"] for ending in ("", "_low", "_high"))
+    if value is None:
+        return "" if row["amount_reason"] is None else "not reached" + ("" if low is None else f" [{number(low)}, ]")
+    return with_bounds(value, low, high)
+
+
+def _slope_cells(level: Row, error: float | None, bounds: Row) -> list:
     dense = level["dense_mean_score"]
     slope = level["theil_sen_slope"] if tables.is_comparable(level) else None
     return [
         level["level"], _difficulty(level["difficulty"]), "" if dense is None else _with_error(dense, error),
         number(level["chance"]), ANSWER[level["dense_above_chance"]], len(level["strengths"]),
-        number(level["spearman"]), number(slope), number(level["corrected_slope"]),
+        *(
+            with_bounds(value, bounds.get(f"{name}_low"), bounds.get(f"{name}_high"))
+            for name, value in
+            (("spearman", level["spearman"]), ("slope", slope), ("corrected_slope", level["corrected_slope"]))
+        ),
     ]  # fmt: skip
 
 

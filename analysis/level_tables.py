@@ -5,6 +5,7 @@ curve is the points of one level, compression, magnitude scope and kind of stren
 """
 
 import functools
+import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import monotonicity, results, tables
+from analysis import monotonicity, results, storage, tables
 from analysis.tables import Row, mean_of
 
 OWN_TASK = "own_task"
@@ -23,14 +24,15 @@ FULL_BITS = 16  # of a weight that is not quantized
 LEVEL_COLUMNS = (
     "setting", "task", "model", "level", "difficulty", "reference_only", "dataset", "reader", "metric",
     "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity", "measured_sparsity",
-    "parameter_ratio", "calibrated", "seeds", "num_examples", "mean_score", "lowest_score", "highest_score",
-    "mean_stderr", "metrics", "facts", "chance", "human", "dense_mean_score", "dense_above_chance", "relative_percent",
-    "normalized_drop", "drop_low", "drop_high", "corrected_drop", "points_drop", "points_stderr", "points_half",
-    "paired_items", "unpaired_items",
+    "parameter_ratio", "bytes_fraction", "calibrated", "seeds", "num_examples", "mean_score", "lowest_score",
+    "highest_score", "mean_stderr", "metrics", "facts", "chance", "human", "dense_mean_score", "dense_above_chance",
+    "relative_percent", "normalized_drop", "drop_low", "drop_high", "corrected_drop", "points_drop", "points_stderr",
+    "points_half", "paired_items", "unpaired_items",
 )  # fmt: skip
 POINT_KEY = ("compression", "magnitude_scope", "strength_kind", "strength")
 DENSE_POINT = ("dense", None, None, None)
 ITEM_COLUMNS = ("level", "item", "group", "score")
+KEPT_RUNS = 2048  # whose items stay in memory
 
 
 class Outcomes(NamedTuple):
@@ -104,14 +106,15 @@ def level_table(rows: list[Row]) -> list[Row]:
     Args:
         rows: runs of any setting; those with training and perplexity are passed over.
     Returns:
-        The model goes by its model_name. Scores are fractions, means over seeds; mean_stderr is the standard error over
-        items. What needs the dense model is None where that was not run: dense_above_chance is False where the interval
-        of its score includes chance; normalized_drop is relative to its score, corrected_drop to its score above chance
-        (None where it is not above), points_drop is the bare difference. points_stderr is that difference's standard
-        error over items, each compared with the dense model's outcome on it, clustered by the items' groups
-        (monotonicity.clustered_interval), points_half half of its 95 % interval, drop_low and drop_high the interval of
-        the normalized drop, whose dense score counts as known. Items that either side lacks are left out of these and
-        counted as unpaired. In setting 5 a level without difficulty has that of human_gap.
+        The model goes by its model_name. bytes_fraction is that of storage.bytes_fraction. Scores are fractions, means
+        over seeds; mean_stderr is the standard error over items. What needs the dense model is None where that was not
+        run: dense_above_chance is False where the interval of its score includes chance; normalized_drop is relative to
+        its score, corrected_drop to its score above chance (None where it is not above), points_drop is the bare
+        difference. points_stderr is that difference's standard error over items, each compared with the dense model's
+        outcome on it, clustered by the items' groups (monotonicity.clustered_interval), points_half half of its 95 %
+        interval, drop_low and drop_high the interval of the normalized drop, whose dense score counts as known. Items
+        that either side lacks are left out of these and counted as unpaired. In setting 5 a level without difficulty
+        has that of human_gap.
     Raises:
         ValueError: runs that must not be averaged or compared (results.check_runs).
     """
@@ -119,11 +122,7 @@ def level_table(rows: list[Row]) -> list[Row]:
 
 
 def _table_of_set(members: list[Row]) -> list[Row]:
-    runs: dict[tuple, dict[str, list[Row]]] = {}
-    for row in members:
-        found = results.coordinates(row)
-        point = tuple(found[name] for name in POINT_KEY)
-        runs.setdefault(point, {}).setdefault(row["level"], []).append(row)
+    runs = runs_of_points(members)
     dense_runs = runs.get(DENSE_POINT, {})
     read_dense = functools.cache(read_outcomes)
     dense_outcomes = {level: _by_seed(own, read_dense) for level, own in dense_runs.items()}
@@ -138,6 +137,16 @@ def _table_of_set(members: list[Row]) -> list[Row]:
             table.append({**row, **_uncertainty(row, compressed, dense_outcomes.get(level, {}))})
     order = _level_order(members, difficulty)
     return sorted(table, key=lambda row: (order[row["level"]], *place(row)))
+
+
+def runs_of_points(members: list[Row]) -> dict[tuple, dict[str, list[Row]]]:
+    """The runs of one setting, model and task by POINT_KEY and level, one per seed."""
+    runs: dict[tuple, dict[str, list[Row]]] = {}
+    for row in members:
+        found = results.coordinates(row)
+        point = tuple(found[name] for name in POINT_KEY)
+        runs.setdefault(point, {}).setdefault(row["level"], []).append(row)
+    return runs
 
 
 def _difficulty(row: Row, dense: list[Row]) -> float | None:
@@ -167,6 +176,7 @@ def place(point: Row) -> tuple:
 def _scores(point: list[Row]) -> Row:
     """What is known of a point without the dense model."""
     first, scores = point[0], [row["score"] for row in point]
+    left = {name: mean_of(point, name) for name in ("measured_sparsity", "parameter_ratio", "chance")}
     same = ("setting", "task", "level", "metric", "compression", "strength_kind", "strength", "requested_sparsity")
     return {
         **{name: first[name] for name in same},
@@ -182,7 +192,8 @@ def _scores(point: list[Row]) -> Row:
         "highest_score": max(scores),
         "mean_stderr": mean_of(point, "stderr"),
         **{name: _told([row.get(name, {}) for row in point]) for name in ("metrics", "facts")},
-        **{name: mean_of(point, name) for name in ("measured_sparsity", "parameter_ratio", "chance")},
+        **left,
+        "bytes_fraction": storage.run_bytes_fraction({**first, **left}),
     }
 
 
@@ -230,24 +241,62 @@ def _uncertainty(point: Row, compressed: dict[int, Outcomes], dense: dict[int, O
 
 
 def read_outcomes(folder: str, metric: str | None = None) -> dict[int, Outcomes]:
-    """The items of a run by the level's place in it; empty where the run kept none.
+    """The items of a run by the level's place in it, not to be written into; empty where the run kept none.
+
+    Runs that answered the same items have the very same arrays of items and groups.
 
     Args:
         metric: another than the run's score, at the levels for which it was recorded.
     """
-    if not (Path(folder) / results.ITEMS_FILE).is_file():
+    try:
+        changed = os.stat(os.path.join(folder, results.ITEMS_FILE)).st_mtime_ns
+    except FileNotFoundError:
         return {}
+    return _outcomes_as_of(changed, folder, metric)
+
+
+@functools.lru_cache(maxsize=KEPT_RUNS)
+def _outcomes_as_of(changed: int, folder: str, metric: str | None) -> dict[int, Outcomes]:
+    """read_outcomes of a file that was last changed then; tables and intervals of one figure read the same runs."""
     columns = results.read_items(Path(folder), ITEM_COLUMNS)
     if len(columns) < len(ITEM_COLUMNS):
         return {}
-    levels = np.unique(columns["level"]).tolist()
-    others = results.read_items(Path(folder), [f"level{level}_{metric}" for level in levels]) if metric else {}
+    places = _places(*(_Same(columns[name]) for name in ("level", "item", "group")))
+    others = results.read_items(Path(folder), [f"level{level}_{metric}" for level in places]) if metric else {}
     found = {}
-    for level in levels:
-        own = columns["level"] == level
-        scores = others.get(f"level{level}_{metric}", columns["score"][own])
-        found[level] = Outcomes(_distinct(columns["item"][own]), columns["group"][own], scores)
+    for level, (own, items, groups) in places.items():
+        scores = others.get(f"level{level}_{metric}")
+        found[level] = Outcomes(items, groups, _compact(columns["score"][own] if scores is None else scores))
     return found
+
+
+class _Same:
+    """An array that equals itself alone, whatever it holds, so that what is made of it can be kept."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.array is other.array
+
+
+@functools.lru_cache(maxsize=32)
+def _places(level: _Same, item: _Same, group: _Same) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """By level: where its items stand in the columns, their identities and their groups."""
+    found = {}
+    for place in np.unique(level.array).tolist():
+        own = np.flatnonzero(level.array == place)
+        found[place] = own, _distinct(item.array[own]), group.array[own]
+    return found
+
+
+def _compact(scores: np.ndarray) -> np.ndarray:
+    """The same numbers in a byte each where all are 0 or 1, as most are."""
+    small = scores.astype(np.uint8)
+    return small if np.array_equal(small, scores) else scores
 
 
 def _distinct(items: np.ndarray) -> np.ndarray:
@@ -281,7 +330,7 @@ def paired_differences(
         is compared with the dense run of that seed, which was asked the same; one that has none (the seed draws the
         calibration text alone), with the item's mean over the dense runs.
     """
-    scores, groups = _aligned([*compressed.values(), *dense.values()])
+    scores, groups = aligned([*compressed.values(), *dense.values()])
     of_compressed, of_dense = scores[: len(compressed)], scores[len(compressed) :]
     own = dict(zip(dense, of_dense, strict=True))
     pooled = _mean_of_known(of_dense)
@@ -291,10 +340,10 @@ def paired_differences(
     return differences[known], groups[known], int((~known).sum())
 
 
-def _aligned(runs: list[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
+def aligned(runs: list[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
     """Scores (runs, items) with NaN where a run lacks an item that another has, and the items' groups."""
     first = runs[0]
-    if all(np.array_equal(run.items, first.items) for run in runs):
+    if all(run.items is first.items or np.array_equal(run.items, first.items) for run in runs):
         return np.array([run.scores for run in runs], dtype=np.float64), first.groups
     items = np.unique(np.concatenate([run.items for run in runs]))
     scores = np.full((len(runs), len(items)), np.nan)

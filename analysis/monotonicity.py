@@ -4,13 +4,18 @@ Pure functions on numbers and arrays. What is not defined is None, never NaN and
 is left out by the caller, and NaN in an argument is an error.
 """
 
+import math
 import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 import scipy.stats
 from numpy.typing import ArrayLike
 
 MIN_RANKED_POINTS = 3
+MOST_EXACT_BLOCKS = 12  # of Page's test; the normal approximation is close from there on
 
 
 def normalized_drop(compressed: float, dense: float) -> float | None:
@@ -81,7 +86,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     if len(values) == 1:
         return mean, None, None
     standard_error = values.std(ddof=1) / np.sqrt(len(values))
-    half_width = float(scipy.stats.t.ppf(quantile, df=len(values) - 1) * standard_error)
+    half_width = float(scipy.special.stdtrit(len(values) - 1, quantile) * standard_error)
     return mean, mean - half_width, mean + half_width
 
 
@@ -114,7 +119,7 @@ def clustered_interval(
     if count == 1:
         return mean, None, None
     stderr = float(np.sqrt(count / (count - 1) * (sums**2).sum())) / len(values)
-    return mean, stderr, float(scipy.stats.t.ppf(quantile, df=count - 1)) * stderr
+    return mean, stderr, float(scipy.special.stdtrit(count - 1, quantile)) * stderr
 
 
 def above_chance(score: float, chance: float, stderr: float, confidence: float = 0.95) -> bool:
@@ -126,7 +131,7 @@ def above_chance(score: float, chance: float, stderr: float, confidence: float =
         confidence: of the two-sided interval, in (0, 1).
     """
     _finite(score, chance, stderr)
-    return bool(score - scipy.stats.norm.ppf(_two_sided(confidence)) * stderr > chance)
+    return bool(score - scipy.special.ndtri(_two_sided(confidence)) * stderr > chance)
 
 
 def human_gap(human: float, score: float) -> float:
@@ -163,6 +168,108 @@ def is_monotonic(difficulty: ArrayLike, slope: ArrayLike) -> bool | None:
     if len(np.unique(difficulty)) < len(difficulty):
         raise ValueError(f"difficulty {difficulty.tolist()} has equal levels; their slopes have no order")
     return bool((np.diff(slope[np.argsort(difficulty)]) < 0).all())
+
+
+def order_probability(levels: int) -> float:
+    """How often the slopes of this many levels are in the hypothesis's order by luck alone: 1 / levels!.
+
+    Three levels reach it once in 6 (.167), four once in 24 (.042): an order of three alone is no evidence.
+    """
+    if levels < 1:
+        raise ValueError(f"{levels} levels have no order")
+    return 1 / math.factorial(levels)
+
+
+class Trend(NamedTuple):
+    """Page's test of an ordered alternative.
+
+    Fields:
+        statistic: L, the sum over levels of the level's place times the sum of its ranks.
+        p_value: one-sided, of an L as large where every order within a block is equally likely.
+        blocks: how many were compared.
+    """
+
+    statistic: float
+    p_value: float
+    blocks: int
+
+
+def page_trend(losses: ArrayLike) -> Trend | None:
+    """Whether the loss grows from the easiest level to the hardest, within blocks that were measured at all levels.
+
+    Args:
+        losses: (blocks, levels), levels from easy to hard; a larger value is a larger loss. A block is what makes its
+            values alike, such as an MMLU subject.
+    Returns:
+        None with fewer than 2 blocks or 3 levels (of two, the test would be a sign test), and where every block's
+        values are all equal. Up to 12 blocks without ties the p-value is scipy's exact one; else normal, with the
+        variance that the ranks have when those of each block are shuffled, which is Page's where there are no ties and
+        smaller where there are.
+    Source: Page (JASA 1963); scipy.stats.page_trend_test, whose normal approximation leaves the ties out of account.
+    """
+    losses = np.asarray(losses, dtype=np.float64)
+    _finite(losses)
+    if losses.ndim != 2 or losses.shape[0] < 2 or losses.shape[1] < 3:
+        return None
+    blocks, levels = losses.shape
+    ranks = scipy.stats.rankdata(losses, axis=1)
+    place = np.arange(1, levels + 1)
+    statistic = float(ranks.sum(axis=0) @ place)
+    centred = ranks - (levels + 1) / 2
+    variance = float(((place - place.mean()) ** 2).sum() * (centred**2).sum()) / (levels - 1)
+    if variance == 0:
+        return None
+    has_ties = bool((np.diff(np.sort(ranks, axis=1), axis=1) == 0).any())
+    if blocks <= MOST_EXACT_BLOCKS and not has_ties:
+        p_value = scipy.stats.page_trend_test(ranks, ranked=True, method="exact").pvalue
+    else:
+        p_value = scipy.special.ndtr(-float((centred @ place).sum()) / math.sqrt(variance))
+    return Trend(statistic, float(p_value), blocks)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Each p-value as it counts among all of them: below .05 the chance that any true null is refused is below .05.
+
+    Args:
+        p_values: of the tests of one family; None for one that could not be made, which stays None and does not count.
+    Source: Holm (Scandinavian Journal of Statistics 1979): the smallest of m times m, the next times m - 1, never less
+        than one before it, never more than 1.
+    """
+    known = sorted((p_value, place) for place, p_value in enumerate(p_values) if p_value is not None)
+    _finite([p_value for p_value, _ in known])
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p_value, place) in enumerate(known):
+        largest = max(largest, min(1.0, p_value * (len(known) - rank)))
+        adjusted[place] = largest
+    return adjusted
+
+
+def items_needed(
+    items: int,
+    difference: float,
+    item_error: float,
+    seed_error: float = 0.0,
+    confidence: float = 0.95,
+    power: float = 0.8,
+) -> int | None:
+    """How many items would tell the sign of a difference as large as the one seen.
+
+    Args:
+        items: from how many the difference was measured.
+        difference: such as that of two neighbouring slopes.
+        item_error, seed_error: the parts of its standard error that come from items, which more of them make smaller as
+            1 / sqrt(items), and from seeds, which they do not.
+        confidence: of the one-sided test, in (0.5, 1).
+        power: how often a sweep of that size would tell, in (0.5, 1).
+    Returns:
+        items * (z * item_error)² / (difference² - (z * seed_error)²), rounded up, z the sum of the normal quantiles of
+        confidence and power (2.49 by default); None where no number would do: the difference is 0, or less than what
+        the seeds alone bring about.
+    """  # fmt: skip
+    z = float(scipy.special.ndtri(confidence) + scipy.special.ndtri(power))
+    left = difference**2 - (z * seed_error) ** 2
+    return None if left <= 0 else math.ceil(items * (z * item_error) ** 2 / left)
 
 
 def _paired(one: ArrayLike, other: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ FREEZING = "dense_transfer_freezing"
 SPARSE = "sparse_transfer"
 SPARSE_TO_DENSE = "sparse_to_dense"
 TRANSFERS = (DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE)
+FINE_TUNING_SETTINGS = (1, 5)  # others with a transfer, such as several domains in one run, have tables of their own
 KINDS = ("sparsity", "nm", "bits", "rank")
 PERPLEXITY = "perplexity"
 COMPRESSIONS = ("dense", "magnitude", "wanda", "ria", "sparsegpt", "rtn", "gptq", "low_rank")
@@ -34,7 +35,8 @@ POINT_COLUMNS = (
     "setting", "model", "magnitude_scope", "task", "data_fraction", "difficulty", "transfer",
     "strength_kind", "strength", "requested_sparsity", "measured_sparsity",
     "metric", "mean_score", "interval_low", "interval_high", "lowest_score", "highest_score", "seeds",
-    "dense_mean_score", "relative_percent", "normalized_drop", "chance", "mean_stderr", "dense_above_chance",
+    "dense_mean_score", "relative_percent", "normalized_drop", "corrected_drop", "chance", "mean_stderr",
+    "dense_above_chance",
 )  # fmt: skip
 SHARED_BY_SEEDS = (
     "setting", "task", "data_fraction", "difficulty", "transfer",
@@ -46,7 +48,23 @@ PERPLEXITY_COLUMNS = (
     "loss_difference", "loss_difference_stderr", "vocabulary", "windows", "calibrated", "seeds",
 )  # fmt: skip
 
+TASK_NAME = {
+    "cola": "CoLA", "mnli": "MNLI", "mrpc": "MRPC", "qnli": "QNLI", "qqp": "QQP", "rte": "RTE", "sst2": "SST-2",
+    "stsb": "STS-B", "wnli": "WNLI", "commonsense_qa": "CommonsenseQA", "winogrande": "WinoGrande",
+    "mawps": "MAWPS", "svamp": "SVAMP",
+}  # fmt: skip
+
 Row = dict[str, Any]
+
+
+def task_name(task: str) -> str:
+    """The task as its authors write it."""
+    return TASK_NAME.get(task, task)
+
+
+def is_fine_tuning_run(row: Row) -> bool:
+    """Whether a row is a run of one fine-tuned task: GLUE, multiple choice, or a user's files."""
+    return row["setting"] in FINE_TUNING_SETTINGS and row.get("transfer") is not None
 
 
 def figure_sets(rows: list[Row]) -> dict[tuple[int, str, str | None], list[Row]]:
@@ -60,9 +78,8 @@ def figure_sets(rows: list[Row]) -> dict[tuple[int, str, str | None], list[Row]]
     """
     results.check_runs(rows)
     groups: dict[tuple[int, str], list[Row]] = {}
-    for row in rows:
-        if row.get("transfer") is not None:
-            groups.setdefault((row["setting"], row["model"]), []).append(row)
+    for row in filter(is_fine_tuning_run, rows):
+        groups.setdefault((row["setting"], row["model"]), []).append(row)
     sets = {}
     for setting, model in sorted(groups):
         scopes = [results.coordinates(row)["magnitude_scope"] for row in groups[setting, model]]
@@ -111,12 +128,13 @@ def seed_means(rows: list[Row]) -> list[Row]:
     """One row of POINT_COLUMNS per point, from the easiest level to the hardest and from weak compression to strong.
 
     Args:
-        rows: runs of one setting, model and magnitude scope; those without a transfer are passed over.
+        rows: runs of one setting, model and magnitude scope; those of no fine-tuned task are passed over.
     Returns:
         The model goes by its model_name. Scores are fractions; the interval is Student's over seeds at 95 %, None with
         one seed; mean_stderr is the standard error over items, mean over seeds. The dense reference is the mean over
         the seeds of the dense transfer with the same task and data fraction: what needs it is None where there is
-        none, and dense_above_chance is None where chance or standard error is unknown.
+        none, and dense_above_chance is None where chance or standard error is unknown. corrected_drop is relative to
+        the dense score above chance, None where that is not above.
     Raises:
         ValueError: runs that must not be averaged, or that belong in several figures.
     """
@@ -140,8 +158,12 @@ def seed_means(rows: list[Row]) -> list[Row]:
 def _mean_over_seeds(point: list[Row], dense: list[Row]) -> Row:
     first, scores = point[0], [row["score"] for row in point]
     mean, low, high = monotonicity.mean_interval(scores)
-    dense_mean = mean_of(dense, "score")
-    drop = None if dense_mean is None else monotonicity.normalized_drop(mean, dense_mean)
+    dense_mean, chance, learned = mean_of(dense, "score"), mean_of(point, "chance"), is_above_chance(dense)
+    drop = corrected = None
+    if dense_mean is not None:
+        drop = monotonicity.normalized_drop(mean, dense_mean)
+        if chance is not None and learned is not False:
+            corrected = monotonicity.normalized_drop(mean - chance, dense_mean - chance)
     return {
         **{name: first[name] for name in SHARED_BY_SEEDS},
         "measured_sparsity": mean_of(point, "measured_sparsity"),
@@ -154,9 +176,10 @@ def _mean_over_seeds(point: list[Row], dense: list[Row]) -> Row:
         "dense_mean_score": dense_mean,
         "relative_percent": None if drop is None else 100 * mean / dense_mean,
         "normalized_drop": drop,
-        "chance": mean_of(point, "chance"),
+        "corrected_drop": corrected,
+        "chance": chance,
         "mean_stderr": mean_of(point, "stderr"),
-        "dense_above_chance": is_above_chance(dense),
+        "dense_above_chance": learned,
     }
 
 
@@ -203,9 +226,19 @@ def data_adequacy_table(rows: list[Row]) -> list[Row]:
 
 
 def four_transfers_table(rows: list[Row]) -> list[Row]:
-    """The points of figures.four_transfers; empty where dense and sparse transfer are all there is."""
+    """The points of figures.four_transfers.
+
+    Returns:
+        Of the tasks, data fractions and kinds of strength that have more than dense and sparse transfer, with their
+        dense points; empty where there is none.
+    """
     table = seed_means(rows)
-    return table if any(point["transfer"] in (FREEZING, SPARSE_TO_DENSE) for point in table) else []
+    place = ("task", "data_fraction", "strength_kind")
+    compared = {
+        tuple(point[name] for name in place) for point in table if point["transfer"] in (FREEZING, SPARSE_TO_DENSE)
+    }
+    compared |= {(task, fraction, None) for task, fraction, _ in compared}
+    return [point for point in table if tuple(point[name] for name in place) in compared]
 
 
 def curves(table: list[Row]) -> dict[tuple[str, str, str, float], list[Row]]:
@@ -222,18 +255,23 @@ def curve_statistics(points: list[Row]) -> Row:
     """Statistics of one curve, over the means of its points.
 
     Returns:
-        data_fraction, difficulty, dense_mean_score, dense_above_chance and strengths of the curve; spearman and
-        theil_sen_slope (drop per unit of requested sparsity), None where they are not defined.
+        data_fraction, difficulty, dense_mean_score, dense_above_chance and strengths of the curve; spearman, and per
+        unit of requested sparsity the theil_sen_slope of the normalized drop and the corrected_slope of the
+        chance-corrected one; None where they are not defined.
     """
     sparsity = [point["requested_sparsity"] for point in points]
-    drops = [point["normalized_drop"] for point in points]
     same = ("data_fraction", "difficulty", "dense_mean_score", "dense_above_chance")
     return {
         **{name: points[0][name] for name in same},
         "strengths": tuple(point["strength"] for point in points),
         "spearman": monotonicity.spearman(sparsity, [point["mean_score"] for point in points]),
-        "theil_sen_slope": None if None in drops else monotonicity.theil_sen_slope(sparsity, drops),
+        "theil_sen_slope": _slope(sparsity, [point["normalized_drop"] for point in points]),
+        "corrected_slope": _slope(sparsity, [point["corrected_drop"] for point in points]),
     }
+
+
+def _slope(sparsity: list[float], drops: list[float | None]) -> float | None:
+    return None if None in drops else monotonicity.theil_sen_slope(sparsity, drops)
 
 
 def slope_order(levels: list[Row]) -> tuple[bool | None, str]:

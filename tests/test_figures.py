@@ -96,6 +96,15 @@ def test_dense_at_chance_is_said_loudly_and_does_not_stretch_the_panel(read):
     assert axes.get_ylim()[1] < 110  # not 178, which .9 of .505 is
 
 
+def test_a_warning_has_room_below_the_curves(read):
+    learned = [dense(0.8), run(strength=0.3, score=0.7), run(strength=0.5, score=0.4)]
+    (axes,) = panels(figures.data_adequacy(read(*learned))).values()
+    low, high = axes.get_ylim()
+    (warned,) = panels(figures.data_adequacy(read(dense(0.51, fraction=0.1), run(fraction=0.1)))).values()
+    lower, same = warned.get_ylim()
+    assert same == high and low < 50 and 0.25 < (low - lower) / (high - low) < 0.35
+
+
 def test_a_missing_or_worthless_reference_is_not_drawn(read):
     rows = read(
         run(score=0.6), dense(-0.1, chance=0.0, task="cola"), run(score=0.3, chance=0.0, task="cola"),
@@ -131,6 +140,26 @@ def test_four_transfers_draws_a_curve_per_transfer_in_its_colour(read):
         assert to_hex(found.get_color()) == color
     (legend,) = figure.legends
     assert {text.get_text() for text in legend.get_texts()} == {*expected, "Dense Transfer"}
+
+
+def test_multiple_choice_stands_beside_glue_with_its_own_floor(read):
+    choice = {"task": "commonsense_qa", "chance": 0.2}
+    rows = read(
+        dense(0.8), run("sparse_to_dense", 0.5, 0.7), dense(0.5, **choice), run("sparse_to_dense", 0.5, 0.3, **choice),
+        dense(0.6, task="cola", metric="matthews_correlation", chance=0.0),
+        run("sparse_to_dense", task="cola", chance=0.0),
+    )  # fmt: skip
+    figure = figures.four_transfers(rows)
+    found = panels(figure)
+    floors = {
+        title: [line.get_ydata()[0] for line in axes.get_lines() if line.get_linestyle() == ":"]
+        for title, axes in found.items()
+    }
+    assert floors == {
+        "CoLA, 100 % data": [0], "CommonsenseQA, 100 % data": [pytest.approx(40)],
+        "QNLI, 100 % data": [pytest.approx(62.5)],
+    }  # fmt: skip
+    assert "Matthews correlation: CoLA. Accuracy: CommonsenseQA, QNLI." in figure.get_supxlabel().replace("\n", " ")
 
 
 def test_panels_of_one_task_share_their_range(read):
@@ -203,7 +232,7 @@ def test_perplexity_draws_a_panel_per_kind_on_one_logarithmic_axis(read):
     np.testing.assert_allclose(wanda.get_ydata(), np.exp([3.1, 3.5]))
     labels = {title: [label.get_text() for label in axes.get_xticklabels()] for title, axes in found.items()}
     assert labels["N:M sparsity (N of M kept)"] == ["6:8", "4:8", "2:4"]
-    assert labels["Quantization"] == ["8", "3"] and labels["Low rank"] == ["64\n(50 %)"]
+    assert labels["Quantization"] == ["8", "3"] and labels["Low rank"] == ["64\n50 %"]
     np.testing.assert_allclose(line(found["Quantization"], "Round").get_xdata(), [0, 1])
     low, high = figure.axes[0].get_ylim()
     assert low < math.exp(3) and math.exp(5) < high < 1000

@@ -1,7 +1,8 @@
 import pytest
 from synthetic_runs import dense, level_run, run, write_tree
 
-from analysis import results, summary
+from analysis import level_summary, level_tables, results, summary, trends
+from analysis.contents import describe
 
 
 @pytest.fixture
@@ -9,9 +10,17 @@ def read(tmp_path):
     return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
 
 
+def cautions(rows):
+    return summary.cautions(describe(rows, []))
+
+
+def lines_of(rows):
+    return summary.summary_text(describe(rows, []), ["png"]).splitlines()
+
+
 def test_a_sound_tree_has_nothing_to_beware_of(read):
     rows = read(level_run(), level_run("magnitude", 0.5), *[level_run("wanda", 0.5, seed=seed) for seed in (0, 1)])
-    assert summary.cautions(rows, []) == []
+    assert cautions(rows) == []
 
 
 def test_what_is_wrong_with_the_reference(read):
@@ -19,7 +28,7 @@ def test_what_is_wrong_with_the_reference(read):
     of_level = {"unknown": {"stderr": None}}
     compressed = level_run("magnitude", 0.5, {**levels, "new": (1, 1, 0, 0)})
     rows = read(level_run(levels=levels, of_level=of_level), compressed)
-    assert summary.cautions(rows, []) == [
+    assert cautions(rows) == [
         "hard: DENSE NOT ABOVE CHANCE (0.250, chance 0.250, standard error 0.010), so its drops mean nothing.",
         "unknown: dense not compared with chance; a run lacks chance level or standard error.",
         "new: NOT IN THE DENSE RUN, so no drop is defined.",
@@ -28,7 +37,7 @@ def test_what_is_wrong_with_the_reference(read):
 
 def test_a_missing_dense_run_is_said_and_named_among_several_sets(read):
     rows = read(level_run("magnitude", 0.5), dense(seed=0), dense(seed=1), run(seed=0), run(seed=1))
-    assert summary.cautions(rows, []) == [
+    assert cautions(rows) == [
         "Setting 2: number of options to choose from, model-a: NO DENSE RUN, so no drop is defined."
     ]
 
@@ -39,7 +48,7 @@ def test_what_is_wrong_with_seeds(read):
         level_run(levels=one), level_run(levels=one, seed=1), level_run("magnitude", 0.5, one),
         level_run("wanda", 0.5, one), *[level_run("wanda", 0.6, one, seed) for seed in (0, 1)],
     )  # fmt: skip
-    assert summary.cautions(rows, []) == [
+    assert cautions(rows) == [
         "1 of 2 calibrated points rest on one calibration sample: the bands leave its spread out.",
         "The calibrated points do not have the same seeds (seeds: number of points; 0: 1; 0 1: 1), "
         "so differences hold the seeds' noise.",
@@ -55,7 +64,7 @@ def test_what_is_wrong_with_items_and_strengths(read):
         level_run("magnitude", 0.7, measured_sparsity=0.6),
         level_run("rtn", ("bits", 4), {"2 options": (1, 1)}), level_run("rtn", ("bits", 3)),
     )  # fmt: skip
-    assert summary.cautions(rows, []) == [
+    assert cautions(rows) == [
         "2 of 9 points have no items in common with the dense run: no interval.",
         "3 of 9 points have items that the dense run lacks, or lack some of its items: left out of the intervals "
         "(at most 2: 2 options, Magnitude (threshold: layer) at 50 %).",
@@ -66,15 +75,15 @@ def test_what_is_wrong_with_items_and_strengths(read):
 
 def test_items_of_one_group_are_said(read):
     rows = read(level_run(groups=["law"] * 4), level_run("magnitude", 0.5, groups=["law"] * 4))
-    assert summary.cautions(rows, []) == ["2 of 2 points have items of a single group: no interval."]
+    assert cautions(rows) == ["2 of 2 points have items of a single group: no interval."]
 
 
 def test_what_the_construction_left_out_is_said_once_for_levels_that_share_it(read):
     of_level = {"2 options": {"facts": {"options_refer_to_others": 649, "mean_tokens": 12.5}},
                 "4 options": {"facts": {"options_refer_to_others": 649, "shortened": 0}}}  # fmt: skip
     rows = read(level_run(of_level=of_level), level_run("magnitude", 0.5, of_level=of_level))
-    assert summary.cautions(rows, []) == ["2 options, 4 options: options refer to others 649."]
-    lines = summary.summary_text(rows, [], {}).splitlines()
+    assert cautions(rows) == ["2 options, 4 options: options refer to others 649."]
+    lines = lines_of(rows)
     assert next(line for line in lines if line.startswith("| 2 options | 0 |")).endswith(
         "| accuracy 0.75 | options refer to others 649, mean tokens 12.5 |"
     )
@@ -89,10 +98,11 @@ def test_the_section_holds_levels_slopes_and_scores(read):
         level_run("wanda", 0.4, {easy: (1, 1, 1, 0), hard: (1, 0.8, 0, 0)}, of_level=of_level),
         level_run("wanda", 0.6, {easy: (1, 1, 0.7, 0), hard: (1, 0, 0, 0)}, of_level=of_level),
     )  # fmt: skip
-    key = (2, "lab/model-a", "option_count")
-    lines = summary.summary_text(rows, [], {key: ["a.png", "a.csv"]}).splitlines()
+    lines = lines_of(rows)
     assert "| 2 | model-a | option_count | 4 | 0 | one | `" + rows[0]["folder"] + "/args.json` |" in lines
-    assert "## Setting 2: number of options to choose from, model-a" in lines and "![a.png](a.png)" in lines
+    assert "## Setting 2: number of options to choose from, model-a" in lines and any(
+        line.startswith("![setting2_option_count_model-a.png](") for line in lines
+    )
     assert (
         "| 2 options | 0 | mmlu | accuracy | letter | 4 | 0.500 | 0.900 | 0.750 ± 0.010 | yes | accuracy 0.75 |  |"
         in lines
@@ -117,7 +127,7 @@ def test_levels_at_chance_and_missing_references_show_scores_alone(read):
         *[level_run("rtn", ("bits", bits), {"easy": (1, 1, 0, 0), "hard": (0, 0, 0, bits)}, setting=4)
           for bits in (4, 3)],
     )  # fmt: skip
-    lines = summary.summary_text(rows, [], {}).splitlines()
+    lines = lines_of(rows)
     assert "| compression | strength | seeds | easy | hard (**dense at chance**) | new |" in lines
     assert "| Dense |  | 0 | 0.500 | 0.250 |  |" in lines
     assert "| Wanda | 50 % | 0 | 0.250 (-50.0 ± 159.1 %) | 0.000 | 1.000 |" in lines
@@ -132,4 +142,67 @@ def test_levels_that_differ_in_chance_are_said(read):
     of_level = {"MMLU": {}, "FreebaseQA": {"chance": 0.0}}
     levels = {"MMLU": (1, 1), "FreebaseQA": (1, 0)}
     rows = read(level_run(levels=levels, of_level=of_level, setting=6), level_run("wanda", 0.5, levels, setting=6))
-    assert "The levels differ in chance (0.000 to 0.250), below which no score" in summary.summary_text(rows, [], {})
+    assert any("The levels differ in chance (0.000 to 0.250), below which no score" in line for line in lines_of(rows))
+
+
+def right(count):
+    """Scores of 40 items of which so many are right."""
+    return [1.0] * count + [0.0] * (40 - count)
+
+
+def told(rows):
+    """The section with intervals, by paragraph heading."""
+    found = trends.measure(rows, resamples=300)
+    lines = level_summary.section(level_tables.level_table(rows), found)
+    heads = [place for place, line in enumerate(lines) if line.startswith("### ")]
+    return {lines[place]: lines[place:end] for place, end in zip(heads, [*heads[1:], len(lines)], strict=True)}
+
+
+def test_intervals_stand_beside_slopes_and_verdicts_below(read):
+    counts = {None: (30, 30), 0.2: (30, 27), 0.4: (30, 24), 0.6: (30, 21)}
+    rows = read(*[
+        level_run("dense" if strength is None else "magnitude", strength,
+                  {"easy": right(easy), "hard": right(hard)}, chance=0.0)
+        for strength, (easy, hard) in counts.items()
+    ])  # fmt: skip
+    parts = told(rows)
+    (easy,) = [line for line in parts["### How fast the score falls"] if "| easy |" in line]
+    (hard,) = [line for line in parts["### How fast the score falls"] if "| hard |" in line]
+    # A level that never falls has no correlation and no slope in any resample.
+    assert easy.endswith("| yes | 3 | undefined: all scores are equal | 0.000 [0.000, 0.000] | 0.000 [0.000, 0.000] |")
+    assert "| 3 | 1.000 [0." in hard and "| -0.500 [-0." in hard and hard.endswith("] |")
+    (verdict,) = [line for line in parts["### Verdicts"] if line.startswith("- Magnitude")]
+    assert verdict.startswith(
+        "- Magnitude (threshold: layer) by sparsity, raw slopes: monotonic: each harder level falls"
+    )
+    begins = parts["### Where the score begins to fall"]
+    start = "| Magnitude (threshold: layer) | sparsity |"
+    never = "a loss of 5 % and 10 % is not reached within 0.6"
+    assert f"{start} easy | 40 | 40 | 1 | not reached | not reached | {never} |" in begins
+    (hard,) = [line for line in begins if line.startswith(f"{start} hard | 40 | 40 | 1 | 0.100 [0.")]
+    assert "| 0.200 [0." in hard  # 10 % at .2; the items are too few for a sharp bound
+
+
+def test_what_has_no_interval_is_blank_and_says_why(read):
+    levels = {"easy": right(20), "hard": right(9)}
+    rows = read(
+        level_run(levels=levels), level_run("rtn", ("bits", 4), levels), level_run("low_rank", ("rank", 8), levels),
+    )  # fmt: skip
+    begins = told(rows)["### Where the score begins to fall"]
+    easy = (
+        "| Round to nearest | bits | easy | 40 | 40 | 1 | not reached | not reached | one strength only; a loss of 5 %"
+    )
+    assert f"{easy} and 10 % is not reached within 0.75 |" in begins
+    assert "| Round to nearest | bits | hard | 40 | 40 | 1 |  |  | the dense score is not above chance |" in begins
+    unknown = "the share of the parameters that the ranks save is not known"
+    assert f"| Low rank | rank | easy | 40 | 40 | 1 |  |  | {unknown} |" in begins
+
+
+def test_a_dense_run_alone_has_no_verdict(read):
+    assert "Nothing was compressed." in told(read(level_run()))["### Verdicts"]
+
+
+def test_bounds_that_are_not_known_are_blank():
+    assert level_summary.with_bounds(0.1, 0.05, None) == "0.100 [0.050, ]"
+    assert level_summary.with_bounds(0.1, None, None) == "0.100"
+    assert level_summary.with_bounds(None, None, None) == ""

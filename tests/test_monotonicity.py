@@ -1,7 +1,9 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from analysis import monotonicity
 
@@ -196,3 +198,98 @@ def test_the_gap_to_people_is_what_the_paper_prints(human, model, printed):
 def test_a_gap_to_people_who_score_nothing_is_not_defined():
     with pytest.raises(ValueError, match="human score 0 is not above 0"):
         monotonicity.human_gap(0, 0.5)
+
+
+def test_the_order_of_few_levels_is_likely_by_luck():
+    assert [monotonicity.order_probability(levels) for levels in (1, 2, 4)] == [1, 1 / 2, 1 / 24]
+    assert monotonicity.order_probability(3) == pytest.approx(0.167, abs=0.0005)
+    with pytest.raises(ValueError, match="0 levels have no order"):
+        monotonicity.order_probability(0)
+
+
+def test_the_same_loss_of_knowledge_gives_steeper_raw_slopes_with_more_options():
+    # A model knows 30 % of the answers and guesses the rest among k: score = 1/k + (1 - 1/k) * knowledge. Where .4983
+    # of it is lost per unit of compression, the drop falls by .4983 * (1 - 1/k) / dense; dense is .65, .5333, .475.
+    strength = np.array([0.1, 0.2, 0.3, 0.4])
+    knowledge = 0.3 - 0.4983 * strength
+    raw, corrected = [], []
+    for chance in (1 / 2, 1 / 3, 1 / 4):
+        score, dense = chance + (1 - chance) * knowledge, chance + (1 - chance) * 0.3
+        drops = [monotonicity.normalized_drop(value, dense) for value in score]
+        above = [monotonicity.normalized_drop(value - chance, dense - chance) for value in score]
+        raw.append(monotonicity.theil_sen_slope(strength, drops))
+        corrected.append(monotonicity.theil_sen_slope(strength, above))
+    # .4983 * .5 / .65, .4983 * .6667 / .5333, .4983 * .75 / .475
+    assert raw == pytest.approx([-0.383, -0.623, -0.787], abs=0.0005)
+    assert corrected == pytest.approx([-1.661] * 3, abs=0.0005)  # .4983 / .3
+    assert monotonicity.is_monotonic([2, 3, 4], raw) is True
+
+
+def test_pages_statistic_by_hand():
+    # Ranks 1 2 3, 1 3 2, 2 1 3: sums 4, 6, 8, so L = 4 + 12 + 24. The six orders of one block have L = 14, 13, 13, 11,
+    # 11, 10. Three blocks reach 42 in 1 of 216 ways, 41 in 3 * 2 and 40 in 3 * 2 * 2.
+    found = monotonicity.page_trend([[0.0, 0.1, 0.2], [0.0, 0.2, 0.1], [0.1, 0.0, 0.2]])
+    assert found == (40, pytest.approx(19 / 6**3, abs=1e-12), 3)
+
+
+def test_pages_test_agrees_with_scipy():
+    losses = np.random.default_rng(0).normal(size=(12, 4)) + 0.2 * np.arange(4)
+    theirs = scipy.stats.page_trend_test(losses, method="exact")
+    assert monotonicity.page_trend(losses) == (theirs.statistic, pytest.approx(theirs.pvalue, rel=1e-9), 12)
+    many = np.random.default_rng(1).normal(size=(57, 4)) + 0.2 * np.arange(4)
+    theirs = scipy.stats.page_trend_test(many, method="asymptotic")
+    assert monotonicity.page_trend(many) == (theirs.statistic, pytest.approx(theirs.pvalue, rel=1e-9), 57)
+
+
+def test_pages_test_with_ties_is_that_of_shuffled_ranks():
+    rng = np.random.default_rng(2)
+    losses = rng.integers(0, 3, (15, 3)).astype(float)
+    found = monotonicity.page_trend(losses)
+    ranks = scipy.stats.rankdata(losses, axis=1)
+    shuffled = rng.permuted(np.broadcast_to(ranks, (20_000, *ranks.shape)), axis=2)
+    drawn = (shuffled.sum(axis=1) * [1, 2, 3]).sum(axis=1)
+    # Half of those that are equal: the normal approximation knows no steps. Three standard errors of 20,000 draws.
+    expected = (drawn > found.statistic).mean() + (drawn == found.statistic).mean() / 2
+    assert found.p_value == pytest.approx(expected, abs=0.02)
+
+
+def test_pages_test_needs_blocks_levels_and_differences():
+    assert monotonicity.page_trend([[0.1, 0.2, 0.3]]) is None
+    assert monotonicity.page_trend([[0.1, 0.2], [0.1, 0.3]]) is None
+    assert monotonicity.page_trend([[0.1, 0.1, 0.1], [0.2, 0.2, 0.2]]) is None
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        monotonicity.page_trend([[0.1, float("nan"), 0.3], [0.1, 0.2, 0.3]])
+
+
+def pages_rejections(trend, tables, blocks, levels):
+    rng = np.random.default_rng(3)
+    losses = rng.normal(size=(tables, blocks, levels)) + trend * np.arange(levels)
+    return np.mean([monotonicity.page_trend(table).p_value <= 0.05 for table in losses])
+
+
+def test_pages_test_finds_a_trend_where_there_is_none_as_rarely_as_it_says():
+    assert 0.04 <= pages_rejections(0.0, 2000, 57, 3) <= 0.06
+
+
+def test_pages_test_finds_a_trend_of_a_third_of_the_noise_nearly_always():
+    # Power at 57 blocks of 3 levels that each lose a third of a standard deviation more than the one before.
+    assert pages_rejections(1 / 3, 100, 57, 3) > 0.9
+
+
+def test_holms_correction_by_hand():
+    # Sorted .01 .02 .03 .04: times 4, 3, 2, 1 gives .04 .06 .06 .04, never less than before.
+    assert monotonicity.holm([0.03, 0.01, None, 0.04, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
+    assert monotonicity.holm([0.5, 0.6]) == [1.0, 1.0]
+    assert monotonicity.holm([]) == [] and monotonicity.holm([None]) == [None]
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        monotonicity.holm([float("nan")])
+
+
+def test_the_items_that_would_tell_a_difference():
+    # (1.6449 + .8416) * .1 = .24865; to tell .05 this must become five times smaller, which 24.7 times the items bring.
+    assert monotonicity.items_needed(100, -0.05, 0.1) == math.ceil(100 * (0.248648 / 0.05) ** 2)
+    assert monotonicity.items_needed(100, 0.5, 0.1) == 25
+    # Seeds leave .25 * .25 - .1243² of it: a share of 1 / .7528.
+    assert monotonicity.items_needed(100, 0.25, 0.1, 0.05) == math.ceil(100 * 0.248648**2 / (0.0625 - 0.124324**2))
+    assert monotonicity.items_needed(100, 0.1, 0.1, 0.05) is None
+    assert monotonicity.items_needed(100, 0.0, 0.1) is None

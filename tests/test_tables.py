@@ -57,6 +57,31 @@ def test_a_dense_score_of_zero_or_less_leaves_the_drop_undefined(tmp_path):
     assert point["relative_percent"] is None and point["dense_above_chance"] is False
 
 
+def test_the_corrected_drop_is_of_what_dense_has_above_chance(tmp_path):
+    rows = read(
+        tmp_path, dense(0.9), run(score=0.7), dense(0.6, chance=0.0, task="cola"),
+        run(score=0.3, chance=0.0, task="cola"), dense(0.51, task="rte"), run(score=0.5, task="rte"),
+        dense(chance=None, task="sst2"), run(chance=None, task="sst2"),
+    )  # fmt: skip
+    found = {point["task"]: point for point in tables.seed_means(rows) if point["transfer"] == "sparse_transfer"}
+    assert found["qnli"]["corrected_drop"] == pytest.approx(-0.5)  # .2 of the .4 above .5
+    assert found["cola"]["corrected_drop"] == found["cola"]["normalized_drop"] == -0.5
+    assert found["rte"]["corrected_drop"] is None and found["rte"]["normalized_drop"] is not None
+    assert found["sst2"]["corrected_drop"] is None
+
+
+def test_the_corrected_slope_is_that_of_the_corrected_drops(tmp_path):
+    (level,) = levels_of(read(tmp_path, dense(0.9), run(strength=0.2, score=0.8), run(strength=0.6, score=0.6)))
+    assert level["corrected_slope"] == pytest.approx(-0.5 / 0.4)  # from -.25 to -.75
+    assert level["theil_sen_slope"] == pytest.approx(-0.5 / 0.4 * 0.4 / 0.9)
+
+
+def test_other_settings_with_a_transfer_are_passed_over(tmp_path):
+    rows = read(tmp_path, dense(), dense(setting="multi_domain", task="movies"), dense(setting="translation"))
+    assert list(tables.figure_sets(rows)) == [(1, "lab/model-a", None)] and len(tables.seed_means(rows)) == 1
+    assert [tables.is_fine_tuning_run(row) for row in rows] == [True, False, False]
+
+
 def test_chance_is_unknown_where_one_seed_lacks_it(tmp_path):
     rows = read(tmp_path, dense(0.9), dense(0.9, seed=42, stderr=None), run())
     assert tables.seed_means(rows)[1]["dense_above_chance"] is None
@@ -103,6 +128,19 @@ def test_a_table_is_empty_where_its_figure_would_be(tmp_path):
     other_setting = read(tmp_path / "three", dense(setting=5), run(setting=5))
     assert tables.data_adequacy_table(other_setting) == []
     assert tables.seed_means([]) == []
+
+
+def test_four_transfers_leaves_out_what_has_only_dense_and_sparse(tmp_path):
+    rows = read(
+        tmp_path, dense(), run(), run("sparse_to_dense"), run(strength="2:4"), dense(fraction=0.1), run(fraction=0.1),
+        dense(task="sst2"), run(task="sst2"), run("sparse_to_dense", "2:4", task="sst2"),
+    )  # fmt: skip
+    found = [(p["task"], p["transfer"], p["strength"], p["data_fraction"]) for p in tables.four_transfers_table(rows)]
+    assert found == [
+        ("qnli", "dense_transfer", None, 1.0), ("qnli", "sparse_transfer", 0.5, 1.0),
+        ("qnli", "sparse_to_dense", 0.5, 1.0),
+        ("sst2", "dense_transfer", None, 1.0), ("sst2", "sparse_to_dense", "2:4", 1.0),
+    ]  # fmt: skip
 
 
 def levels_of(rows):

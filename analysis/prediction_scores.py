@@ -1,0 +1,157 @@
+"""Scores of fine-tuned models on resampled items: accuracy, F1, Matthews and Pearson from sums over items.
+
+Each of these is a function of sums over the evaluated items, so that a resample of the items is one row of a matrix
+product, and all runs that answered the same items are scored on the same resamples: their differences are paired.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis import bootstrap, results
+from analysis.tables import Row
+
+RESAMPLES = 2000
+RUNS_AT_A_TIME = 256
+COLUMNS = ("prediction", "label")
+
+
+class Answers(NamedTuple):
+    """What the models of several runs answered on the same items.
+
+    Fields:
+        labels: (items,).
+        predictions: (runs, items).
+    """
+
+    labels: np.ndarray
+    predictions: np.ndarray
+
+
+class Replicates(NamedTuple):
+    """Scores of runs on the same items and on the same resamples of them.
+
+    Fields:
+        items: how many.
+        scores: by the run's folder, (1 + resamples,); the items as they are come first.
+    """
+
+    items: int
+    scores: dict[str, np.ndarray]
+
+
+def replicates(runs: list[Row], resamples: int = RESAMPLES, seed: int = 0) -> Replicates:
+    """Every run's score on its items and on resamples of them, the same for all.
+
+    Args:
+        runs: of one task.
+        seed: of the resamples.
+    Returns:
+        Without the runs that kept no predictions or answered other items than most, and without any where the metric
+        is not one of METRICS. Items are known by their labels and order: check_runs has seen that the data are the
+        same, and a run evaluates them from the first on.
+    """
+    metrics = {row["metric"] for row in runs}
+    found = {row["folder"]: _items(Path(row["folder"])) for row in runs}
+    labels = Counter(items["label"].tobytes() for items in found.values() if items)
+    if not labels or len(metrics) > 1 or not metrics <= METRICS.keys():
+        return Replicates(0, {})
+    ((most, _),) = labels.most_common(1)
+    kept = {folder: items for folder, items in found.items() if items and items["label"].tobytes() == most}
+    (metric,), folders = metrics, list(kept)
+    reference, scores = kept[folders[0]]["label"], {}
+    for start in range(0, len(folders), RUNS_AT_A_TIME):
+        own = folders[start : start + RUNS_AT_A_TIME]
+        answers = Answers(reference, np.array([kept[folder]["prediction"] for folder in own]))
+        drawn = resampled_scores(answers, metric, resamples, np.random.default_rng(seed))
+        scores |= dict(zip(own, drawn.T, strict=True))
+    return Replicates(len(reference), scores)
+
+
+def _items(folder: Path) -> dict[str, np.ndarray]:
+    """Predictions and labels of a run; empty where it kept none."""
+    items = results.read_items(folder, COLUMNS) if (folder / results.ITEMS_FILE).is_file() else {}
+    return items if len(items) == len(COLUMNS) else {}
+
+
+def resampled_scores(answers: Answers, metric: str, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Scores of every run on the items and on resamples of them, the same for all runs.
+
+    Args:
+        metric: one of METRICS.
+    Returns:
+        (1 + resamples, runs), the items as they are in row 0. A correlation is 0 where it is not defined, as in runs.
+    Raises:
+        ValueError: a metric that is no function of sums over items.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"{metric} cannot be resampled; there are {', '.join(METRICS)}")
+    terms, score = METRICS[metric]
+    own, shared = terms(answers.predictions, answers.labels)
+    runs = len(answers.predictions)
+    columns = np.concatenate([shared, *own]).T  # (items, columns): those of all runs first
+    found = []
+    for part in bootstrap.resampled_sums(columns, resamples, generator):
+        of_all, of_runs = np.split(part, [len(shared)], axis=1)
+        of_runs = of_runs.reshape(len(part), len(own), runs)
+        found.append(score(of_runs.transpose(1, 0, 2), of_all.T[:, :, None]))
+    return np.concatenate(found)
+
+
+# Below, terms give what each item adds: a list of arrays (runs, items), and those that all runs share, (terms, items).
+# Scores take their sums over the items, (terms, rows, runs) and (terms, rows, 1).
+
+
+def _right(predictions: np.ndarray, labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    return [(predictions == labels).astype(np.float64)], np.ones((1, len(labels)))
+
+
+def _accuracy(own: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    return own[0] / shared[0]
+
+
+def _confusion(predictions: np.ndarray, labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Of two classes: true and all positives of each run; items and those that are positive."""
+    positive, true = (predictions == 1).astype(np.float64), (labels == 1).astype(np.float64)
+    return [positive * true, positive], np.stack([np.ones(len(labels)), true])
+
+
+def _f1(own: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    (both, positive), (_, true) = own, shared
+    return _ratio(2 * both, positive + true)
+
+
+def _matthews(own: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    (both, positive), (items, true) = own, shared
+    # The covariance of two indicators over the root of their variances, all times the square of the items.
+    spread = positive * (items - positive) * true * (items - true)
+    return _ratio(items * both - positive * true, np.sqrt(spread))
+
+
+def _moments(predictions: np.ndarray, labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    # Around the means of the sample, or the squares would swallow a narrow spread.
+    x = predictions.astype(np.float64) - predictions.mean(axis=1, keepdims=True)
+    y = labels.astype(np.float64) - labels.mean()
+    return [x, x * x, x * y], np.stack([np.ones(len(y)), y, y * y])
+
+
+def _pearson(own: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    (x, xx, xy), (items, y, yy) = own, shared
+    spread = (items * xx - x * x) * (items * yy - y * y)
+    # Rounding leaves a constant prediction a spread that is not quite 0, perhaps below it.
+    known = np.where(spread > 1e-12 * (items * xx) * (items * yy), spread, 0)
+    return _ratio(items * xy - x * y, np.sqrt(known))
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+METRICS = {
+    "accuracy": (_right, _accuracy),
+    "f1": (_confusion, _f1),
+    "matthews_correlation": (_confusion, _matthews),
+    "pearson": (_moments, _pearson),
+}

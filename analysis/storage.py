@@ -1,0 +1,65 @@
+"""What a compressed model's weights take of the dense model's bytes: one axis for sparsity, N:M, bits and ranks.
+
+Counted are the weights that are compressed, the linear ones of the decoder blocks; embeddings and norms stay as they
+are in every method. The dense model's take 16 bits each.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from analysis import results
+
+DENSE_BITS = 16
+SCALE_BITS = 16  # of a group that shares a scale; its zero point takes as many bits as a weight
+
+
+def bytes_fraction(row: dict[str, Any], arguments: dict[str, Any] | None = None) -> float | None:
+    """Bytes of the compressed weights over those of the dense ones, with what finding or scaling them takes.
+
+    Args:
+        row: a run's, or a point of a table: strength_kind, strength, requested_sparsity, and measured_sparsity and
+            parameter_ratio where they are known.
+        arguments: of the run (args.json), where it has bits: group_size and symmetric.
+    Returns:
+        1 for the dense model, at most 1 for a pruned one, which is stored dense where that is smaller; None where the
+        run lacks what is needed.
+        sparsity s: 1 - s of the values and a bitmap of one bit per weight.
+        N:M: N / M of the values, each with its place in the group (log2 M bits rounded up, 2 bits at 2:4 as in NVIDIA's
+        sparse tensor cores), or the bitmap where that is smaller.
+        bits: bits per weight and, per group_size weights, a scale of 16 bits and a zero point of `bits` (none with
+        symmetric); a row's last, short group counts as a full one's share. A scale per row (group_size -1) is not
+        known from the run.
+        rank: the share of the parameters that the two factors have, a matrix being stored dense where they are larger.
+    """
+    kind = row["strength_kind"]
+    if kind is None:
+        return 1.0
+    if kind == "rank":
+        return row.get("parameter_ratio")
+    if kind == "bits":
+        return _quantized(row["strength"], arguments or {})
+    if kind == "nm":
+        kept, group = map(int, row["strength"].split(":"))
+        return _pruned(kept / group, kept / group * math.ceil(math.log2(group)))
+    measured = row.get("measured_sparsity")
+    return _pruned(1 - (row["requested_sparsity"] if measured is None else measured), 1.0)
+
+
+def _pruned(kept: float, index_bits: float) -> float:
+    """Of `kept` of the weights, with so many bits per weight, kept or not, that say where they are."""
+    return min(1.0, kept + min(index_bits, 1.0) / DENSE_BITS)
+
+
+def _quantized(bits: int, arguments: dict[str, Any]) -> float | None:
+    group_size, symmetric = arguments.get("group_size"), arguments.get("symmetric")
+    if group_size is None or symmetric is None or group_size < 1:
+        return None
+    of_group = SCALE_BITS + (0 if symmetric else bits)
+    return (bits + of_group / group_size) / DENSE_BITS
+
+
+def run_bytes_fraction(row: dict[str, Any]) -> float | None:
+    """bytes_fraction of a run as results.read_runs gives it, its arguments read from its folder where it has bits."""
+    arguments = results.recorded_arguments(Path(row["folder"])) if row["strength_kind"] == "bits" else None
+    return bytes_fraction(row, arguments)

@@ -1,0 +1,123 @@
+"""How far a model may be compressed: the strongest compression whose loss stays within a tolerance, and for whom.
+
+And the other way round, what a method does to hard levels beyond what it does to easy ones: its Junk DNA score.
+"""
+
+from collections.abc import Iterable
+
+from analysis import bootstrap, level_tables, storage, trends
+from analysis.level_tables import LevelSet
+from analysis.resampling import CurveKey, LevelCurve
+from analysis.tables import Row
+from analysis.trends import CORRECTED, CURVE_KEYS, RAW, Replicates
+
+NONE_PASSES = "the weakest measured fails already"
+STRENGTH_COLUMNS = (
+    *CURVE_KEYS, "level", "tolerance", "confidence", "measure", "largest_strength", "largest_amount", "bytes_fraction",
+    "drop", "worst_drop", "all_passed", "first_failing", "failing_drop", "failing_worst_drop", "items", "items_needed",
+    "seeds", "reason",
+)  # fmt: skip
+SCORE_COLUMNS = (
+    *CURVE_KEYS, "measure", "levels", "junk_dna_score", "junk_dna_low", "junk_dna_high", "verdict", "text",
+)  # fmt: skip
+
+
+def max_strengths(
+    key: LevelSet,
+    curves: dict[CurveKey, list[LevelCurve]],
+    tolerance: float = 0.05,
+    confidence: float = 0.95,
+    corrected: bool = False,
+) -> list[Row]:
+    """The strongest compression, per method and level, whose drop is within the tolerance with this confidence.
+
+    Args:
+        key, curves: a setting, model and task, and its resampled curves (resampling.resampled_curves).
+        tolerance: loss that may be borne, as a share of the dense score, in (0, 1).
+        confidence: of the one-sided bound of the drop over items and seeds, in (0.5, 1).
+        corrected: of the dense score above chance.
+    Returns:
+        Rows of STRENGTH_COLUMNS. Strengths are tried from weak to strong and the first that fails ends the search, so
+        that the chance to name one too strong is at most 1 - confidence without further correction. worst_drop is the
+        bound of the drop: with this confidence no more is lost. largest_strength is None where the weakest measured
+        strength fails already, and where there is no bound, for the reason given. items_needed is how many items would
+        show that the first that fails does not, where its drop is within the tolerance. all_passed says that the
+        strongest measured one passed too, so that more may be possible.
+    Raises:
+        ValueError: a tolerance or confidence out of range.
+    Source: tests in an order fixed beforehand (Maurer, Hothorn and Lehmacher 1995) each keep the whole error rate.
+    """
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance {tolerance} is not between 0 and 1")
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is not between 0.5 and 1")
+    same = {"tolerance": tolerance, "confidence": confidence, "measure": CORRECTED if corrected else RAW}
+    found = []
+    for curve, levels in curves.items():
+        place = dict(zip(CURVE_KEYS, (*key, *curve), strict=True))
+        found += [{**dict.fromkeys(STRENGTH_COLUMNS), **place, **same, **_largest(level, **same)} for level in levels]
+    return found
+
+
+def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: str) -> Row:
+    own = {"level": level.points[0]["level"], "reason": trends.missing_reason(level)}
+    floor = trends.floors(level).get(measure)
+    if own["reason"] or floor is None:
+        return own | {"reason": own["reason"] or "chance is not known"}
+    both, of_items = trends.drops(level, floor)
+    passed: list[tuple[Row, float, float]] = []
+    row = own | {"items": level.replicates.items, "seeds": level.replicates.seeds, "all_passed": False}
+    for index, point in enumerate(level.points):
+        drawn = trends.replicates_of(level, both[:, index], of_items[:, index])
+        worst = bootstrap.low_bound(drawn.both, drawn.degrees, confidence)
+        if worst is None or worst < -tolerance:
+            row |= {"first_failing": point["strength"], **_failing(drawn, worst, tolerance, confidence)}
+            row["reason"] = "; ".join(filter(None, ("" if passed else NONE_PASSES, row["reason"])))
+            break
+        passed.append((point, float(drawn.both[0]), worst))
+    else:
+        row |= {"all_passed": True, "reason": "the strongest measured passes too"}
+    if passed:
+        point, drop, worst = passed[-1]
+        row |= {
+            "largest_strength": point["strength"], "largest_amount": level_tables.amount(point),
+            "bytes_fraction": point["bytes_fraction"] if "bytes_fraction" in point else storage.bytes_fraction(point),
+            "drop": drop, "worst_drop": worst,
+        }  # fmt: skip
+    if level.points[0].get("calibrated") and level.replicates.seeds == 1:
+        row["reason"] = "; ".join(filter(None, (row["reason"], "one calibration sample, whose spread is left out")))
+    return row
+
+
+def _failing(drawn: Replicates, worst: float | None, tolerance: float, confidence: float) -> Row:
+    """The drop that fails, and what would have to be otherwise where it is itself within the tolerance."""
+    if worst is None:
+        return {"reason": trends.AT_CHANCE}
+    drop = float(drawn.both[0])
+    row = {"failing_drop": drop, "failing_worst_drop": worst, "reason": ""}
+    if drop <= -tolerance:
+        return row
+    needed = drawn.items_needed(drop + tolerance, confidence)
+    row["items_needed"] = needed
+    enough = "more items alone would not do" if needed is None else f"about {trends.rounded(needed)} items would do"
+    return row | {"reason": f"what fails is within the tolerance, but not surely: {enough}"}
+
+
+def junk_dna_scores(orders: Iterable[Row]) -> list[Row]:
+    """How much more each method hurts hard levels than easy ones, per setting; rows of SCORE_COLUMNS.
+
+    Args:
+        orders: of trends.measure.
+    Returns:
+        Sorted by setting, model and measure, the paper's first; then the method first that spares hard levels most. The
+        score is the steepening of the slope from the easiest level to the hardest, in shares of the dense score per
+        unit of amount: 0 where all levels fall alike, above 0 where hard ones fall faster. None where the slopes cannot
+        be compared, for the reason that text gives.
+    """
+
+    def place(row: Row) -> tuple:
+        score = row["junk_dna_score"]
+        figure = (str(row[name]) for name in ("setting", "model", "task"))
+        return *figure, row["measure"] != RAW, score is None, score or 0.0
+
+    return [{name: row[name] for name in SCORE_COLUMNS} for row in sorted(orders, key=place)]

@@ -1,0 +1,513 @@
+"""Whether harder levels fall faster, and how sure that is: intervals, tests and a verdict in words for every curve.
+
+The paper's measures come first (Spearman's correlation, Theil-Sen slopes and their order by difficulty); around them
+stand the intervals over items and seeds (analysis.resampling) and what the same data say of the order.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis import bootstrap, level_tables, monotonicity, tables
+from analysis.bootstrap import Interval
+from analysis.level_tables import LevelSet
+from analysis.resampling import CurveKey, LevelCurve, LevelReplicates, resampled_curves
+from analysis.tables import Row
+from analysis.wording import compression_name
+
+RESAMPLES = 10_000
+RAW, CORRECTED = "raw", "chance-corrected"
+MONOTONIC, NOT_MONOTONIC, CANNOT_TELL = "monotonic", "not monotonic", "cannot tell"
+TOLERANCES = {"amount_at_5": 0.05, "amount_at_10": 0.10}
+NOT_ABOVE_CHANCE = "the dense score is not above chance"
+# Right answers of the dense model in a group, on average at every level: with fewer, what groups lose comes in steps so
+# coarse that ranks tell levels with different scores apart where all lose the same share.
+MIN_RIGHT = 5
+# Drop at the weakest strength beyond which the slope over those measured is that of what is left, not of the fall.
+FALLEN = -0.5
+AT_CHANCE = "in too many resamples the dense score is at chance"
+FEW_CLUSTERS = f"fewer than {bootstrap.MIN_CLUSTERS} groups of items"
+
+CURVE_KEYS = ("setting", "model", "task", "strength_kind", "compression", "magnitude_scope")
+POINT_COLUMNS = (
+    *CURVE_KEYS, "level", "strength", "normalized_drop", "drop_low", "drop_high",
+    "corrected_drop", "corrected_low", "corrected_high", "reason",
+)  # fmt: skip
+LEVEL_COLUMNS = (
+    *CURVE_KEYS, "level", "difficulty", "points", "items", "clusters", "seeds", "slope", "slope_low", "slope_high",
+    "corrected_slope", "corrected_slope_low", "corrected_slope_high", "spearman", "spearman_low", "spearman_high",
+    "amount_at_5", "amount_at_5_low", "amount_at_5_high", "amount_at_10", "amount_at_10_low", "amount_at_10_high",
+    "largest_amount", "weakest_drop", "amount_reason", "reason",
+)  # fmt: skip
+ORDER_COLUMNS = (
+    *CURVE_KEYS, "measure", "levels", "order", "order_share", "luck", "p_value", "holm_p", "contrary_p",
+    "holm_contrary_p", "page_l", "page_blocks", "page_p", "holm_page_p", "verdict", "items", "items_needed",
+    "junk_dna_score", "junk_dna_low", "junk_dna_high", "text",
+)  # fmt: skip
+
+
+class Trends(NamedTuple):
+    """What `measure` found; rows of POINT_COLUMNS, LEVEL_COLUMNS and ORDER_COLUMNS, None where not defined."""
+
+    points: list[Row]
+    levels: list[Row]
+    orders: list[Row]
+
+
+class Replicates(NamedTuple):
+    """A statistic in the sample (row 0) and in every resample.
+
+    Fields:
+        both: items and seeds drawn, (1 + resamples,).
+        of_items: items alone drawn.
+        clusters, seeds: how many were drawn from.
+        items: of the level, or of the smaller of two levels.
+    """
+
+    both: np.ndarray
+    of_items: np.ndarray
+    clusters: int
+    seeds: int
+    items: int
+
+    @property
+    def degrees(self) -> float | None:
+        return bootstrap.effective_degrees(self.both, self.of_items, self.clusters, self.seeds)
+
+    def interval(self, confidence: float) -> Interval:
+        return bootstrap.interval(self.both, self.degrees, confidence)
+
+    def items_needed(self, distance: float, confidence: float) -> int | None:
+        """How many items would tell that the statistic is not this far off (monotonicity.items_needed)."""
+        both, of_items = bootstrap.spread(self.both), bootstrap.spread(self.of_items)
+        if both is None or of_items is None:
+            return None
+        of_seeds = max(both**2 - of_items**2, 0) ** 0.5
+        return monotonicity.items_needed(self.items, distance, of_items, of_seeds, confidence)
+
+
+class LevelTrend(NamedTuple):
+    """One level of one curve.
+
+    Fields:
+        statistics: level_tables.level_statistics.
+        slopes: of each measure that has replicates.
+        losses: of each measure, in shares of the dense score, by group of items; empty where groups are too small to
+            be ranked (MIN_RIGHT).
+        dataset: of its items.
+        row: of LEVEL_COLUMNS.
+    """
+
+    statistics: Row
+    slopes: dict[str, Replicates]
+    losses: dict[str, dict[str, float]]
+    dataset: str | None
+    row: Row
+
+
+class Pair(NamedTuple):
+    """Two neighbouring levels.
+
+    Fields:
+        easier, harder: their names.
+        difference: slope of the harder one minus that of the easier one, below 0 where the harder falls faster.
+        p_value: one-sided, of a difference so far below 0; None where too few resamples have it.
+        contrary_p: one-sided, of one so far above 0.
+        items_needed: to tell its sign; None where no number would.
+    """
+
+    easier: str
+    harder: str
+    difference: float
+    p_value: float | None
+    contrary_p: float | None
+    items_needed: int | None
+
+
+def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> Trends:
+    """Intervals, tests and verdicts of every curve of the settings without training.
+
+    Args:
+        rows: runs of any setting; those with training and perplexity are passed over.
+        resamples: of whole curves over items and seeds.
+        seed: of the resamples; the same seed gives the same numbers.
+        confidence: of two-sided intervals, and of the verdicts' one-sided tests, in (0.5, 1).
+    Returns:
+        points: the drop of each point and its interval.
+        levels: of each curve and level the slopes, Spearman, and amount_at_5 and _10: the amount of compression
+        (level_tables.amount) at which the drop reaches 5 and 10 % (bootstrap.crossings), None where it is not reached
+        within largest_amount, as amount_reason says; all with their intervals. weakest_drop is the drop at the weakest
+        strength, of the score above chance where that is known: where it is beyond FALLEN, the order is not judged.
+        orders: of each curve, in the paper's measure (raw) and, where levels have a chance, chance-corrected: whether
+        the slopes are in the order of difficulty, in which share of the resamples, how often by luck, and the verdict.
+        p_value is that of "each harder level falls faster": the largest of the neighbouring levels' one-sided ones,
+        since all must hold. contrary_p is that of "some harder level falls slower": the smallest, times their number.
+        page_p is that of Page's test over groups of items that all levels share, where the dense model gets MIN_RIGHT
+        of a group right on average. holm_ is each of these, corrected over the curves of one figure and measure; the
+        verdict rests on them. items_needed (monotonicity.items_needed) is for what cannot be told yet. junk_dna_score:
+        how much steeper the hardest level falls than the easiest (least squares over the ranks of difficulty, from 0
+        to 1), in shares of the dense score per unit of amount.
+        Where an interval is missing, reason or text says why.
+    Raises:
+        ValueError: runs that must not be compared (results.check_runs), or a confidence outside (0.5, 1).
+    """
+    found = Trends([], [], [])
+    for key, members in level_tables.level_sets(rows).items():
+        for into, own in zip(
+            found, of_figure(key, resampled_curves(members, resamples, seed), confidence), strict=True
+        ):
+            into.extend(own)
+    return found
+
+
+def of_figure(key: LevelSet, curves: dict[CurveKey, list[LevelCurve]], confidence: float = 0.95) -> Trends:
+    """`measure` for one setting, model and task, whose curves were resampled (resampling.resampled_curves)."""
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is not between 0.5 and 1")
+    found = Trends([], [], [])
+    chances = {level.points[0]["chance"] for levels in curves.values() for level in levels}
+    # Where no level has a chance to guess right, both measures are the same.
+    families: dict[str, list] = {RAW: [], CORRECTED: []} if chances - {0, None} else {RAW: []}
+    for curve, levels in curves.items():
+        place = dict(zip(CURVE_KEYS, (*key, *curve), strict=True))
+        own = [_level_trend(place, level, confidence) for level in levels]
+        found.levels.extend(level.row for level in own)
+        found.points.extend(row for level in levels for row in _point_rows(place, level, confidence))
+        for name, family in families.items():
+            family.append(_order(place, name, own, confidence))
+    for family in families.values():
+        found.orders.extend(_judged(family, 1 - confidence))
+    return found
+
+
+def floors(level: LevelCurve) -> dict[str, float]:
+    """What the measures subtract from scores: nothing, and chance where the dense model is above it."""
+    first = level.points[0]
+    if level.replicates is None or first["dense_above_chance"] is False:
+        return {}
+    return {RAW: 0.0} if first["chance"] is None else {RAW: 0.0, CORRECTED: first["chance"]}
+
+
+def drops(level: LevelCurve, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """The drops of each point relative to the dense score above `floor`, (1 + resamples, points).
+
+    Returns:
+        Items and seeds drawn, and items alone drawn; NaN in resamples whose dense score is not above the floor.
+    """
+    own = level.replicates
+    both = _relative(own.scores, own.dense, floor)
+    return both, both if own.seeds < 2 else _relative(own.scores_of_items, own.dense_of_items, floor)
+
+
+def _relative(scores: np.ndarray, dense: np.ndarray, floor: float) -> np.ndarray:
+    above = dense.astype(np.float64) - floor
+    above[~(above > 0)] = np.nan
+    return (scores - floor) / above[:, None] - 1
+
+
+def replicates_of(level: LevelCurve, both: np.ndarray, of_items: np.ndarray) -> Replicates:
+    own = level.replicates
+    return Replicates(both, of_items, own.clusters, own.seeds, own.items)
+
+
+def missing_reason(level: LevelCurve) -> str:
+    """Why a level has no intervals; "" where it has."""
+    if level.replicates is None:
+        return level.reason
+    if level.points[0]["dense_above_chance"] is False:
+        return NOT_ABOVE_CHANCE
+    return FEW_CLUSTERS if level.replicates.clusters < bootstrap.MIN_CLUSTERS else ""
+
+
+def _point_rows(place: Row, level: LevelCurve, confidence: float) -> list[Row]:
+    found = {name: drops(level, floor) for name, floor in floors(level).items()}
+    rows = []
+    for index, point in enumerate(level.points):
+        row = {**place, "level": point["level"], "strength": point["strength"], "reason": missing_reason(level)}
+        for name, drop, prefix in ((RAW, "normalized_drop", "drop"), (CORRECTED, "corrected_drop", "corrected")):
+            low = high = None
+            if name in found:
+                both, of_items = (drawn[:, index] for drawn in found[name])
+                _, low, high = replicates_of(level, both, of_items).interval(confidence)
+            row |= {drop: point[drop], f"{prefix}_low": low, f"{prefix}_high": high}
+        rows.append(row)
+    return rows
+
+
+def _level_trend(place: Row, level: LevelCurve, confidence: float) -> LevelTrend:
+    statistics = level_tables.level_statistics(level.points)
+    amounts = [level_tables.amount(point) for point in level.points]
+    own = level.replicates
+    row = {
+        **dict.fromkeys(LEVEL_COLUMNS), **place,
+        **{name: statistics[name] for name in ("level", "difficulty", "spearman")},
+        "points": len(level.points),
+        **{name: getattr(own, name, None) for name in ("items", "clusters", "seeds")},
+        "slope": statistics["theil_sen_slope"] if tables.is_comparable(statistics) else None,
+        "corrected_slope": statistics["corrected_slope"],
+        "weakest_drop": _first_known(level.points[0]["corrected_drop"], level.points[0]["normalized_drop"]),
+        "reason": missing_reason(level),
+    }  # fmt: skip
+    slopes, losses = {}, {}
+    if None in amounts:
+        row["reason"] = row["reason"] or "the share of the parameters that the ranks save is not known"
+        return LevelTrend(statistics, slopes, losses, level.points[0]["dataset"], row)
+    row["largest_amount"] = max(amounts)
+    if len(set(amounts)) == 1:
+        row["reason"] = row["reason"] or "one strength only"
+    for name, floor in floors(level).items():
+        if name == RAW:
+            both, of_items = drops(level, floor)
+            slopes[name] = replicates_of(level, *_each(bootstrap.theil_sen_slopes, amounts, both, of_items))
+            row |= _spearman(level, amounts, confidence) | _amounts_at(level, amounts, both, of_items, confidence)
+        else:
+            slopes[name] = _above(slopes[RAW], own, floor)
+        above = float(own.dense[0]) - floor
+        if above > 0 and float(own.dense[0]) * own.items >= MIN_RIGHT * own.clusters:
+            losses[name] = {group: loss / above for group, loss in own.losses.items()}
+        prefix = "slope" if name == RAW else "corrected_slope"
+        _, row[f"{prefix}_low"], row[f"{prefix}_high"] = slopes[name].interval(confidence)
+        if row[prefix] is not None and row[f"{prefix}_low"] is None:
+            row["reason"] = row["reason"] or AT_CHANCE
+    return LevelTrend(statistics, slopes, losses, level.points[0]["dataset"], row)
+
+
+def _first_known(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _above(raw: Replicates, own: LevelReplicates, floor: float) -> Replicates:
+    """The slopes of drops relative to the score above the floor: all drops of a resample grow by the same factor."""
+
+    def scaled(slopes: np.ndarray, dense: np.ndarray) -> np.ndarray:
+        above = dense.astype(np.float64) - floor
+        above[~(above > 0)] = np.nan
+        return slopes * (dense / above)
+
+    both = scaled(raw.both, own.dense)
+    of_items = both if raw.of_items is raw.both else scaled(raw.of_items, own.dense_of_items)
+    return raw._replace(both=both, of_items=of_items)
+
+
+def _each(function: Callable, amounts: list[float], both: np.ndarray, of_items: np.ndarray) -> tuple:
+    """The function of both arrays, computed once where they are one."""
+    found = function(amounts, both)
+    return found, found if of_items is both else function(amounts, of_items)
+
+
+def _spearman(level: LevelCurve, amounts: list[float], confidence: float) -> Row:
+    own = level.replicates
+    of_items = own.scores if own.seeds < 2 else own.scores_of_items
+    _, low, high = replicates_of(level, *_each(bootstrap.spearmans, amounts, own.scores, of_items)).interval(confidence)
+    return {
+        "spearman_low": None if low is None else max(low, -1.0),
+        "spearman_high": None if high is None else min(high, 1.0),
+    }
+
+
+def _amounts_at(
+    level: LevelCurve, amounts: list[float], both: np.ndarray, of_items: np.ndarray, confidence: float
+) -> Row:
+    found, missed = {}, []
+    # A crossing may be infinite and has no standard error; that of the mean drop tells items and seeds apart for it.
+    degrees = replicates_of(level, both.mean(axis=1), of_items.mean(axis=1)).degrees
+    fit = bootstrap.falling_fit(both)
+    for name, tolerance in TOLERANCES.items():
+        crossing = bootstrap.crossings(amounts, fit, tolerance)
+        bounds = bootstrap.reached_interval(crossing, degrees, confidence)
+        found |= dict(zip((name, f"{name}_low", f"{name}_high"), bounds, strict=True))
+        if bounds.estimate is None:
+            missed.append(f"{100 * tolerance:g} %")
+    if missed:
+        found["amount_reason"] = f"a loss of {' and '.join(missed)} is not reached within {max(amounts):.3g}"
+    return found
+
+
+def _order(place: Row, measured: str, levels: list[LevelTrend], confidence: float) -> tuple[Row, list[Pair]]:
+    """A row of ORDER_COLUMNS without verdict, whose text says why there is none; and its neighbouring levels."""
+    statistics = [level.statistics for level in levels]
+    if measured == CORRECTED:
+        statistics = level_tables.corrected_levels(statistics)
+    order, basis = tables.slope_order(statistics)
+    kept = [level for level, own in zip(levels, statistics, strict=True) if tables.is_comparable(own)]
+    row = {
+        **dict.fromkeys(ORDER_COLUMNS), **place, **_page(measured, levels),
+        "measure": measured, "levels": len(kept), "order": order, "verdict": CANNOT_TELL, "text": basis,
+    }  # fmt: skip
+    if order is None:
+        left_out = sorted({level.row["reason"] for level in levels if level not in kept} - {""})
+        return row | {"text": f"{basis} (left out: {'; '.join(left_out)})" if left_out else basis}, []
+    kept.sort(key=lambda level: level.statistics["difficulty"])
+    row["luck"] = monotonicity.order_probability(len(kept))
+    if any(measured not in level.slopes or level.slopes[measured].degrees is None for level in kept):
+        reasons = sorted({level.row["reason"] for level in kept} - {""})
+        return row | {"text": f"no intervals: {'; '.join(reasons)}"}, []
+    fallen = min(kept, key=lambda level: level.row["weakest_drop"]).row
+    if fallen["weakest_drop"] < FALLEN:
+        lost = f"{fallen['level']} has lost {_percent(-fallen['weakest_drop'])} at the weakest strength already"
+        return row | {"text": f"{lost}, so that its slope misses the fall; measure weaker ones"}, []
+    slopes = [level.slopes[measured] for level in kept]
+    names = [level.row["level"] for level in kept]
+    pairs = [
+        _pair(*own_names, *own_slopes, confidence)
+        for own_names, own_slopes in zip(itertools.pairwise(names), itertools.pairwise(slopes), strict=True)
+    ]
+    return row | _of_slopes(slopes, pairs, confidence), pairs
+
+
+def _pair(easier: str, harder: str, one: Replicates, other: Replicates, confidence: float) -> Pair:
+    difference = _combined([one, other], [-1.0, 1.0])
+    estimate = float(difference.both[0])
+    if bootstrap.spread(difference.both) is None:
+        return Pair(easier, harder, estimate, None, None, None)
+    return Pair(
+        easier, harder, estimate,
+        p_value=bootstrap.one_sided_p(difference.both, difference.degrees),
+        contrary_p=bootstrap.one_sided_p(-difference.both, difference.degrees),
+        items_needed=difference.items_needed(estimate, confidence),
+    )  # fmt: skip
+
+
+def _combined(parts: list[Replicates], weights: list[float]) -> Replicates:
+    """The weighted sum, resample by resample: what the parts share stays in step."""
+
+    def summed(arrays: list[np.ndarray]) -> np.ndarray:
+        return np.stack(arrays, axis=1) @ np.asarray(weights)
+
+    return Replicates(
+        summed([part.both for part in parts]),
+        summed([part.of_items for part in parts]),
+        clusters=min(part.clusters for part in parts),
+        seeds=max(part.seeds for part in parts),
+        items=min(part.items for part in parts),
+    )
+
+
+def _of_slopes(slopes: list[Replicates], pairs: list[Pair], confidence: float) -> Row:
+    """What the slopes of a curve's levels, from easy to hard, say together."""
+    drawn = np.stack([own.both for own in slopes], axis=1)[1:]
+    p_values, contrary = [pair.p_value for pair in pairs], [pair.contrary_p for pair in pairs]
+    known = None not in p_values
+    rank = np.linspace(-0.5, 0.5, len(slopes))
+    score = _combined(slopes, list(-rank / (rank @ rank)))
+    estimate, low, high = score.interval(confidence)
+    return {
+        "order_share": float((np.diff(drawn, axis=1) < 0).all(axis=1).mean()),
+        "p_value": max(p_values) if known else None,
+        "contrary_p": min(1.0, len(pairs) * min(contrary)) if known else None,
+        "items": min(own.items for own in slopes),
+        "items_needed": _needed(pairs),
+        "junk_dna_score": estimate,
+        "junk_dna_low": low,
+        "junk_dna_high": high,
+        "text": "" if known else AT_CHANCE,
+    }
+
+
+def _needed(pairs: list[Pair]) -> int | None:
+    """Items that would tell: that some harder level falls slower if any does in the sample, else that none does."""
+    contrary = [pair.items_needed for pair in pairs if pair.difference > 0]
+    if contrary:
+        return min((needed for needed in contrary if needed is not None), default=None)
+    needed = [pair.items_needed for pair in pairs]
+    return None if None in needed else max(needed)
+
+
+def _page(measured: str, levels: list[LevelTrend]) -> Row:
+    """Page's test over the groups of items that all comparable levels share; nothing where they share none."""
+    kept = [level for level in levels if level.statistics["dense_above_chance"] is not False]
+    if any(measured not in level.losses or level.statistics["difficulty"] is None for level in kept):
+        return {}
+    kept.sort(key=lambda level: level.statistics["difficulty"])
+    difficulties = {level.statistics["difficulty"] for level in kept}
+    strengths = {level.statistics["strengths"] for level in kept}
+    datasets = {level.dataset for level in kept}
+    if len(difficulties) < len(kept) or len(strengths) != 1 or len(datasets) != 1:
+        return {}
+    losses = [level.losses[measured] for level in kept]
+    shared = sorted(set(losses[0]).intersection(*losses[1:]))
+    trend = monotonicity.page_trend([[own[group] for own in losses] for group in shared]) if shared else None
+    return {} if trend is None else {"page_l": trend.statistic, "page_blocks": trend.blocks, "page_p": trend.p_value}
+
+
+def _judged(family: list[tuple[Row, list[Pair]]], alpha: float) -> list[Row]:
+    """The rows of one figure and measure with p-values corrected for their number, verdict and text."""
+    rows = [row for row, _ in family]
+    for name, corrected in (("p_value", "holm_p"), ("contrary_p", "holm_contrary_p"), ("page_p", "holm_page_p")):
+        for row, p_value in zip(rows, monotonicity.holm([row[name] for row in rows]), strict=True):
+            row[corrected] = p_value
+    for row, pairs in family:
+        row["verdict"] = verdict(row["holm_p"], row["holm_contrary_p"], alpha)
+        row["text"] = _sentence(row, pairs, alpha)
+    return rows
+
+
+def verdict(p_value: float | None, contrary_p: float | None, alpha: float = 0.05) -> str:
+    """MONOTONIC, NOT_MONOTONIC or CANNOT_TELL.
+
+    Args:
+        p_value: of "each harder level falls faster", corrected for all tests of the family; None where not known.
+        contrary_p: of "some harder level falls slower", likewise.
+        alpha: what a p-value may be at most.
+    """
+    if p_value is not None and p_value <= alpha:
+        return MONOTONIC
+    return NOT_MONOTONIC if contrary_p is not None and contrary_p <= alpha else CANNOT_TELL
+
+
+def _sentence(row: Row, pairs: list[Pair], alpha: float) -> str:
+    """The verdict, what it rests on, and how many items it would take where it cannot be told."""
+    if row["p_value"] is None:
+        told = f"{CANNOT_TELL}: {row['text']}"
+    elif row["verdict"] == MONOTONIC:
+        told = f"{MONOTONIC}: each harder level falls faster than the next easier one ({_p(row['holm_p'])})"
+    elif row["verdict"] == NOT_MONOTONIC:
+        pair = min(pairs, key=lambda pair: pair.contrary_p)
+        told = f"{NOT_MONOTONIC}: {pair.harder} falls slower than {pair.easier}, which is easier "
+        told += f"({_p(row['holm_contrary_p'])})"
+    else:
+        told = f"{CANNOT_TELL} at this sample size ({row['items']} items a level): {_outlook(row, pairs)}"
+    if row["order_share"] is not None:
+        told += f"; the slopes are in order in {_percent(row['order_share'])} of the resamples, "
+        told += f"by luck alone in {_percent(row['luck'])}"
+    if row["holm_page_p"] is not None:
+        found = "grows" if row["holm_page_p"] <= alpha else "is not shown to grow"
+        told += f"; over {row['page_blocks']} groups of items the loss {found} with difficulty "
+        told += f"(Page's L, {_p(row['holm_page_p'])})"
+    return told + "."
+
+
+def _outlook(row: Row, pairs: list[Pair]) -> str:
+    contrary = [pair for pair in pairs if pair.difference > 0]
+    if contrary:
+        found = [pair for pair in contrary if pair.items_needed is not None]
+        pair = min(found or contrary, key=lambda pair: pair.items_needed or 0)
+        said = f"{pair.harder} falls slower than {pair.easier} here, against the hypothesis"
+    else:
+        pair = max(pairs, key=lambda pair: np.inf if pair.items_needed is None else pair.items_needed)
+        said = f"{pair.harder} falls little faster than {pair.easier}"
+    if row["items_needed"] is None:
+        return f"{said}; more items alone would not tell"
+    return f"{said}; about {rounded(row['items_needed'])} items a level would tell, in as many more groups"
+
+
+def rounded(count: int) -> str:
+    """Two digits, as much as such a number is worth."""
+    return "more than a million" if count > 1_000_000 else f"{float(f'{count:.2g}'):,.0f}"
+
+
+def _p(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def verdict_lines(orders: list[Row]) -> list[str]:
+    """What the rows of Trends.orders say, one sentence each, named by compression, strength and measure."""
+    return [
+        f"{compression_name(row)} by {row['strength_kind']}, {row['measure']} slopes: {row['text']}" for row in orders
+    ]

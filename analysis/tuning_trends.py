@@ -1,0 +1,187 @@
+"""Whether harder levels fall faster in fine-tuning, and how sure that is: analysis.trends on fine-tuned models.
+
+Two axes of difficulty: less training data (figure 1), where all levels answer the same items, and the gap to people
+(figure 9), where an easy and a hard task of a category are independent of each other. Sparse transfer alone.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from analysis import bootstrap, human_gap, prediction_scores, tables, trends
+from analysis.drawing import percent
+from analysis.level_tables import LevelSet
+from analysis.prediction_scores import RESAMPLES, Replicates
+from analysis.resampling import CurveKey, LevelCurve, LevelReplicates
+from analysis.tables import Row, task_name
+from analysis.trends import Trends
+from analysis.wording import markdown, number
+
+DATA_SETTING, GAP_SETTING = 1, 5
+COMPRESSION = "magnitude"
+SHOWN = (tables.DENSE, tables.SPARSE)
+
+
+def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> Trends:
+    """Intervals and verdicts of the sparse transfer's curves, over items and seeds.
+
+    Args:
+        rows: runs of any setting; those of no fine-tuned task are passed over.
+        resamples: of the items and seeds.
+        seed: of the resamples.
+        confidence: as in trends.measure.
+    Returns:
+        As trends.measure. In setting 1, where `task` is the task, levels are shares of the training data, and in
+        setting 5, where `task` is a category of human_gap.CATEGORIES, an easy and a hard task. A curve has no
+        intervals, and its reason says why, where predictions were not kept or its points do not have the same seeds.
+        p-values are corrected over the kinds of strength of one task or category.
+    Raises:
+        ValueError: runs that must not be compared (results.check_runs).
+    """
+    found = Trends([], [], [])
+    for key, curves in resampled_curves(rows, resamples, seed):
+        for every, more in zip(found, trends.of_figure(key, curves, confidence), strict=True):
+            every.extend(more)
+    return found
+
+
+def resampled_curves(
+    rows: list[Row], resamples: int, seed: int
+) -> Iterator[tuple[LevelSet, dict[CurveKey, list[LevelCurve]]]]:
+    """What `measure` measures: the curves of every task and category, resampled."""
+    for (_, model, scope), members in tables.figure_sets(rows).items():
+        table = tables.seed_means(members)
+        drawn = _replicates(members, resamples, seed)
+        for setting, find in ((DATA_SETTING, _data_levels), (GAP_SETTING, _gap_levels)):
+            for task, of_kind in find(members, table).items():
+                curves = {
+                    CurveKey(kind, COMPRESSION, scope): [_level(points, *drawn, seed) for points in levels]
+                    for kind, levels in of_kind.items()
+                }
+                yield LevelSet(setting, model, task), curves
+
+
+def _data_levels(members: list[Row], table: list[Row]) -> dict[str, dict[str, list[list[Row]]]]:
+    """The curves of each task and kind of strength, from much training data to little."""
+    found: dict[str, dict[str, list[list[Row]]]] = {}
+    for (task, kind, transfer, fraction), points in tables.curves(table).items():
+        if transfer == tables.SPARSE:
+            named = [{**point, "level": percent(fraction), "dataset": task} for point in points]
+            found.setdefault(task, {}).setdefault(kind, []).append(named)
+    return found
+
+
+def _gap_levels(members: list[Row], table: list[Row]) -> dict[str, dict[str, list[list[Row]]]]:
+    """The curves of the easy and the hard task of each category and kind of strength."""
+    curves = tables.curves(table)
+    found: dict[str, dict[str, list[list[Row]]]] = {}
+    for (kind, category), places in human_gap.easy_and_hard(human_gap.human_gap_table(members)).items():
+        if len(places) > 1:
+            found.setdefault(category, {})[kind] = [
+                [
+                    {**point, "level": task_name(gap["task"]), "difficulty": gap["difficulty"], "dataset": gap["task"]}
+                    for point in curves[gap["task"], kind, tables.SPARSE, gap["data_fraction"]]
+                ]
+                for gap in places.values()
+            ]
+    return found
+
+
+def _replicates(members: list[Row], resamples: int, seed: int) -> tuple[dict[tuple, dict[int, str]], dict]:
+    """The folder of each run by point and seed, and the resampled scores of each task's runs."""
+    folders: dict[tuple, dict[int, str]] = {}
+    of_task: dict[str, list[Row]] = {}
+    for row in members:
+        if row["transfer"] in SHOWN:
+            folders.setdefault(_key(row), {})[row["seed"]] = row["folder"]
+            of_task.setdefault(row["task"], []).append(row)
+    drawn = {
+        task: prediction_scores.replicates(runs, resamples, _seed_of(task, seed)) for task, runs in of_task.items()
+    }
+    return folders, drawn
+
+
+def _seed_of(task: str, seed: int) -> list[int]:
+    """Of a task's draws: tasks are independent of each other, and so must their draws be."""
+    return [seed, zlib.crc32(task.encode())]
+
+
+def _key(row: Row) -> tuple:
+    return tuple(row[name] for name in ("task", "data_fraction", "transfer", "strength_kind", "strength"))
+
+
+def _level(
+    points: list[Row], folders: dict[tuple, dict[int, str]], drawn: dict[str, Replicates], seed: int
+) -> LevelCurve:
+    """One curve with its replicates, or why there are none."""
+    first = points[0]
+    dense = folders.get((first["task"], first["data_fraction"], tables.DENSE, None, None), {})
+    own = drawn[first["task"]]
+    runs = [dense, *(folders[_key(point)] for point in points)]
+    if not dense:
+        return LevelCurve(points, None, "no dense transfer")
+    if len({tuple(sorted(by_seed)) for by_seed in runs}) > 1:
+        return LevelCurve(points, None, "dense and strengths do not have the same seeds")
+    if not {folder for by_seed in runs for folder in by_seed.values()} <= own.scores.keys():
+        return LevelCurve(points, None, "no predictions on the same items")
+    scores = np.stack([_of_seeds(by_seed, own) for by_seed in runs], axis=2)  # (1 + resamples, seeds, 1 + points)
+    both = _over_seeds(scores, _seed_of(first["task"], seed))
+    of_items = scores.mean(axis=1)
+    replicates = LevelReplicates(
+        both[:, 0], both[:, 1:], of_items[:, 0], of_items[:, 1:],
+        losses={}, items=own.items, clusters=own.items, seeds=scores.shape[1],
+    )  # fmt: skip
+    return LevelCurve(points, replicates, "")
+
+
+def _of_seeds(by_seed: dict[int, str], drawn: Replicates) -> np.ndarray:
+    return np.stack([drawn.scores[by_seed[seed]] for seed in sorted(by_seed)], axis=1)
+
+
+def _over_seeds(scores: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+    """Means over drawn seeds, the same for dense and all strengths, (1 + resamples, columns)."""
+    counts = bootstrap.draw_counts(scores.shape[1], len(scores) - 1, np.random.default_rng([*seed, 1]))
+    return np.einsum("rsc,rs->rc", scores, counts) / counts.sum(axis=1, keepdims=True)
+
+
+def summary_lines(found: Trends) -> list[str]:
+    """The slopes with their intervals and the verdicts in Markdown; empty where nothing was measured."""
+    if not found.levels:
+        return []
+    levels = Counter(map(_curve, found.levels))
+    head = ["task or category", "strength", "level", "slope", "slope from the floor", "5 % lost at", "seeds", "items"]
+    body = [
+        [
+            task_name(row["task"]), row["strength_kind"], row["level"],
+            *(_bounded(row, name) for name in ("slope", "corrected_slope", "amount_at_5")),
+            row["seeds"] or "", row["reason"] or row["items"],
+        ]
+        for row in found.levels
+    ]  # fmt: skip
+    return [
+        "Sparse transfer, 95 % intervals over items and seeds; two seeds say little of their own spread, so that such "
+        "intervals are wide. 5 % lost at: the sparsity at which 5 % of the dense score are gone.",
+        "",
+        *markdown(head, body),
+        "",
+        *[
+            f"- {task_name(row['task'])} by {human_gap.KIND_NAME[row['strength_kind']]}, {row['measure']} slopes: "
+            f"{row['text']}"
+            for row in found.orders
+            if levels[_curve(row)] > 1
+        ],
+    ]
+
+
+def _curve(row: Row) -> tuple:
+    return tuple(row[name] for name in trends.CURVE_KEYS)
+
+
+def _bounded(row: Row, name: str) -> str:
+    """-0.42 [-0.50, -0.31]; an open bound is empty."""
+    if row[name] is None:
+        return ""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return number(row[name]) if low is None and high is None else f"{row[name]:.3f} [{number(low)}, {number(high)}]"

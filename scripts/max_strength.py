@@ -1,0 +1,210 @@
+"""How far may a model be compressed before a task breaks? Answers from trees of runs, with how sure they are.
+
+    python scripts/max_strength.py --results_dir runs/setting2 --tolerance 0.05
+    python scripts/max_strength.py --results_dir runs/own runs/setting5 --corrected --output strengths.csv
+
+Prints, for every method and level of settings 2 to 6 and of your own tasks, and for every fine-tuned task and amount of
+training data (sparse transfer), the strongest compression whose drop stays within the tolerance with 95 % confidence,
+all weaker ones passing too; and the Junk DNA score of each method: how much faster hard levels fall than easy ones.
+Needs dense runs on the same items. Runs without torch.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from analysis import (
+    human_gap,
+    level_summary,
+    level_tables,
+    options,
+    resampling,
+    results,
+    tables,
+    tolerance,
+    trends,
+    tuning_trends,
+)
+from analysis.level_tables import LevelSet
+from analysis.resampling import CurveKey, LevelCurve
+from analysis.tables import Row
+from analysis.wording import compression_name, markdown, strength_text
+
+SCORES_ENDING = "_junk_dna.csv"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments; ends the program where a folder is missing or holds no runs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--results_dir", type=Path, nargs="+", required=True, metavar="DIR",
+        help="folders below which the runs lie, at any depth; they are read together")  # fmt: skip
+    add("--tolerance", type=options.number(float, 0.001, 0.999), default=0.05, metavar="SHARE",
+        help="loss that may be borne, as a share of the dense score, 0.001 to 0.999 (default: 0.05)")  # fmt: skip
+    add("--confidence", type=options.number(float, 0.51, 0.999), default=0.95,
+        help="that no more than the tolerance is lost, one-sided, and of the scores' two-sided intervals, "
+        "0.51 to 0.999 (default: 0.95)")  # fmt: skip
+    add("--corrected", action="store_true", help="of the dense score above chance, instead of all of it")
+    add("--metric", nargs="+", default=[], metavar="NAME",
+        help="score by this metric instead of the runs' own where it was recorded, such as accuracy_norm")  # fmt: skip
+    add("--resamples", type=options.number(int, 100, 1_000_000), default=trends.RESAMPLES, metavar="N",
+        help="of whole curves over items and seeds, 100 to 1000000 (default: 10000)")  # fmt: skip
+    add("--seed", type=options.number(int, 0, 2**32 - 1), default=0, help="of the resamples (default: 0)")
+    add("--output", type=Path, metavar="FILE",
+        help="also write FILE.md, what is printed, or FILE.csv, all numbers, with the Junk DNA scores beside it in "
+        f"FILE{SCORES_ENDING}")  # fmt: skip
+    args = parser.parse_args(argv)
+    for folder in args.results_dir:
+        if not folder.is_dir():
+            parser.error(f"--results_dir {folder}: there is no such folder")
+    if args.output is not None:
+        if args.output.suffix not in (".md", ".csv"):
+            parser.error(f"--output {args.output}: must end in .md or .csv")
+        if not args.output.parent.is_dir():
+            parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    strengths, orders = [], []
+    try:
+        rows = usable_runs(args.results_dir, args.metric)
+        for key, curves in resampled_figures(rows, args.resamples, args.seed):
+            # The gap to people takes its curves from those of the tasks.
+            if key.task not in human_gap.CATEGORIES:
+                strengths += tolerance.max_strengths(key, curves, args.tolerance, args.confidence, args.corrected)
+            orders += trends.of_figure(key, curves, args.confidence).orders
+    except ValueError as error:
+        sys.exit(f"max_strength.py: {error}")
+    if not strengths:
+        sys.exit("max_strength.py: only dense runs were found: there is no compression to judge")
+    scores = tolerance.junk_dna_scores(orders)
+    text = "\n".join([*strength_lines(strengths, args), "", *score_lines(scores, args.confidence), ""])
+    print(text)
+    for file in write(args.output, text, strengths, scores):
+        print(file)
+
+
+def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
+    """The runs below the folders whose curves can be judged.
+
+    Raises:
+        ValueError: there are none, or none has the metric.
+    """
+    found = results.read_runs(*folders)
+    rows = [row for row in found if level_tables.is_level_run(row) or tables.is_fine_tuning_run(row)]
+    if not rows:
+        looked = ", ".join(map(str, folders))
+        raise ValueError(
+            f"--results_dir {looked}: holds no complete run of settings 1 to 6 or of a task of your own; "
+            "scripts/setting2.sh makes some"
+        )
+    return level_tables.with_metric(rows, metric)
+
+
+def resampled_figures(
+    rows: list[Row], resamples: int, seed: int
+) -> Iterator[tuple[LevelSet, dict[CurveKey, list[LevelCurve]]]]:
+    """The curves of every setting, model and task, those of fine-tuning first."""
+    yield from tuning_trends.resampled_curves(rows, resamples, seed)
+    for key, members in level_tables.level_sets(rows).items():
+        yield key, resampling.resampled_curves(members, resamples, seed)
+
+
+def strength_lines(strengths: list[Row], args: argparse.Namespace) -> list[str]:
+    """The answers in Markdown, a table per model and setting."""
+    measure = "the dense score above chance" if args.corrected else "the dense score"
+    lines = [
+        f"# Strongest compression that loses at most {100 * args.tolerance:g} % of {measure}", "",
+        f"With {100 * args.confidence:g} % confidence (one-sided, items and seeds resampled together); every weaker "
+        "strength that was measured passes too. In brackets the drop, and the loss that is not exceeded with this "
+        "confidence. Bytes: of the compressed weights, indices, scales and factors counted, over 16-bit dense ones.",
+    ]  # fmt: skip
+    head = "compression", "level", "strongest", "drop (at worst)", "bytes", "next one fails", "items", "seeds", "remark"
+    for place, own in _by_figure(strengths).items():
+        body = [
+            [
+                _method(row), row["level"], _strength(row, "largest_strength") or "**none**",
+                _drop(row, "drop", "worst_drop"), _bytes(row["bytes_fraction"]), _failing(row), row["items"] or "",
+                row["seeds"] or "", row["reason"],
+            ]
+            for row in own
+        ]  # fmt: skip
+        lines += ["", f"## {place}", "", *markdown(list(head), body)]
+    return lines
+
+
+def score_lines(scores: list[Row], confidence: float) -> list[str]:
+    """The Junk DNA scores in Markdown, the method that spares hard levels most first."""
+    lines = [
+        "# Junk DNA scores", "",
+        "How much faster the hardest level falls than the easiest, in shares of the dense score per unit of weights "
+        f"removed, with the {100 * confidence:g} % interval: 0 where all levels fall alike, larger where hard ones are "
+        "hurt more.",
+    ]  # fmt: skip
+    for place, own in _by_figure(scores).items():
+        body = [
+            [
+                _method(row), row["measure"], row["levels"],
+                level_summary.with_bounds(*(row[f"junk_dna_{name}"] for name in ("score", "low", "high"))), row["text"],
+            ]
+            for row in own
+        ]  # fmt: skip
+        lines += ["", f"## {place}", "", *markdown(["compression", "slopes", "levels", "score", "verdict"], body)]
+    return lines
+
+
+def write(path: Path | None, text: str, strengths: list[Row], scores: list[Row]) -> list[Path]:
+    """Write what --output asks for; the files written."""
+    if path is None:
+        return []
+    contents = {path: text}
+    if path.suffix == ".csv":
+        contents = {
+            path: tables.csv_text(strengths, tolerance.STRENGTH_COLUMNS),
+            path.with_name(path.stem + SCORES_ENDING): tables.csv_text(scores, tolerance.SCORE_COLUMNS),
+        }
+    for file, content in contents.items():
+        results.replace_file(file, content.encode())
+    return list(contents)
+
+
+def _by_figure(rows: list[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        setting = "Own task" if row["setting"] == level_tables.OWN_TASK else f"Setting {row['setting']}"
+        found.setdefault(f"{setting}: {row['task']}, {row['model']}", []).append(row)
+    return found
+
+
+def _method(row: Row) -> str:
+    kind = {"sparsity": "", "nm": ", N:M", "bits": "", "rank": ""}[row["strength_kind"]]
+    return compression_name(row) + kind
+
+
+def _strength(row: Row, name: str) -> str:
+    return "" if row[name] is None else strength_text({**row, "strength": row[name]})
+
+
+def _drop(row: Row, name: str, worst: str) -> str:
+    if row[name] is None:
+        return ""
+    bound = "" if row[worst] is None else f" ({100 * row[worst]:+.1f} %)"
+    return f"{100 * row[name]:+.1f} %{bound}"
+
+
+def _bytes(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.0f} %"
+
+
+def _failing(row: Row) -> str:
+    name = _strength(row, "first_failing")
+    return f"{name}: {_drop(row, 'failing_drop', 'failing_worst_drop')}" if name else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+from synthetic_runs import dense, level_run, line_run, run, write_tree
+
+from analysis import counterparts, human_gap, monotonicity, paper, paper_numbers, results, trends
+from analysis.trends import Trends
+
+ROOT = Path(__file__).parents[1]
+NOTHING = Trends([], [], [])
+
+
+def values(place, what, **others):
+    rows = [row for row in paper_numbers.printed() if (row["place"], row["what"]) == (place, what)]
+    rows = [row for row in rows if all(row[name] == value for name, value in others.items())]
+    return {row["item"]: row["value"] for row in rows}
+
+
+@pytest.mark.parametrize("place", ["table 3", "appendix B, table"])
+def test_the_printed_difficulties_follow_from_the_printed_scores(place):
+    human, score = values(place, "human"), values(place, "dense_score")
+    found = {item: round(monotonicity.human_gap(human[item], score[item]), 4) for item in human}
+    assert found == pytest.approx(values(place, "difficulty"), abs=1.01e-4) and len(found) in (3, 8)
+
+
+def test_people_score_as_the_paper_prints():
+    metrics = {"cola": "matthews_correlation", "stsb": "pearson"}
+    printed = values("appendix B, table", "human")
+    assert printed == {task: human_gap.human_score(task, metrics.get(task, "accuracy")) for task in printed}
+
+
+def test_table_2_as_printed():
+    pruned = values("table 2", "spearman", setting=3, compression="magnitude")
+    assert pruned == {"closed book": 0.996, "100 %": 0.996, "60 %": 0.975, "20 %": 0.987}
+    assert values("table 2", "spearman", setting=2, compression="gptq") == {
+        "4 options": 0.872, "3 options": 0.799, "2 options": 0.666,
+    }  # fmt: skip
+    assert len(values("appendix E, table", "spearman")) == 7
+
+
+def test_every_printed_row_is_whole_and_every_claim_quoted():
+    for row in paper_numbers.printed():
+        assert set(row) == set(paper_numbers.PAPER_COLUMNS)
+        assert None not in [row[name] for name in ("place", "what", "setting", "task", "item", "model", "compression")]
+        claims = ("drop", "freezing", "transfer", "order", "barrier")
+        assert (row["quote"] is not None) == (row["what"] in claims)
+
+
+def test_the_numbers_are_shipped_with_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert (
+        paper_numbers.NUMBERS.name in project["tool"]["setuptools"]["package-data"][paper_numbers.NUMBERS.parent.name]
+    )
+
+
+def ours(what, value, low=None, high=None, setting=2, item="2 options", compression="magnitude", **others):
+    tasks = {1: paper_numbers.TUNED, 2: "option_count", 3: "context_length", 5: "human_gap"}
+    own = {"task": tasks[setting], "where": None, "model": "model-a", "method": compression.upper(), "note": None}
+    same = {"what": what, "setting": setting, "item": item, "compression": compression, "strength": None}
+    return {**own, **same, "value": value, "low": low, "high": high, **others}
+
+
+@pytest.mark.parametrize(
+    ("own", "verdict"),
+    [
+        (ours("spearman", 0.5), "same sign"),
+        (ours("spearman", -0.5), "other sign"),
+        (ours("spearman", 0.5, 0.1, 0.9), "same sign"),
+        (ours("spearman", 0.5, -0.1, 0.9), "ours cannot tell"),
+        (ours("spearman", None), "ours cannot tell"),
+        (ours("spearman", 0.0), "ours cannot tell"),
+        (ours("difficulty", 0.1, setting=1, item="qqp", compression="dense"), "other sign"),
+        (ours("dense_score", 0.9, setting=1, item="qqp", compression="dense"), "ours lower"),
+        (ours("dense_score", 0.9, 0.88, 0.92, setting=1, item="qqp", compression="dense"), "alike"),
+        (ours("dense_score", 0.99, 0.98, 1.0, setting=1, item="qqp", compression="dense"), "ours higher"),
+        (ours("freezing", -0.1, -0.2, -0.01, setting=1, item="sst2", strength=0.9), "ours loses"),
+        (ours("freezing", -0.01, -0.049, 0.01, setting=1, item="sst2", strength=0.9), "no loss seen"),
+        (ours("freezing", -0.01, -0.051, 0.01, setting=1, item="sst2", strength=0.9), "ours cannot tell"),
+        (ours("freezing", -0.1, setting=1, item="sst2", strength=0.9), "ours cannot tell"),
+        (ours("drop", -0.02, -0.03, -0.01, strength=0.1), "ours loses"),
+        (ours("order", "monotonic", item="raw"), "same"),
+        (ours("order", "not monotonic", item="raw"), "other"),
+        (ours("order", "cannot tell", item="raw"), "ours cannot tell"),
+        (ours("order", "monotonic", item="raw", compression="gptq"), "other"),
+        (ours("levels", 3, item="levels", compression="dense"), "same"),
+        (ours("levels", 2, item="levels", compression="dense"), "other"),
+        (
+            ours("transfer", "lower", setting=1, item="dense_transfer_freezing - sparse_to_dense", where="RTE"),
+            "other",
+        ),
+    ],
+)
+def test_verdict_of_one_number(own, verdict):
+    (row,) = paper.compare([own])
+    assert set(row) == set(paper.COMPARISON_COLUMNS)
+    assert row["verdict"] == verdict and (row["our_value"], row["our_low"]) == (own["value"], own["low"])
+    assert row["item"] == own["where"] or row["item"] == own["item"]
+
+
+def test_what_the_paper_does_not_print_is_passed_over():
+    others = [
+        ours("spearman", 0.5, item="5 options"), ours("spearman", 0.5, compression="wanda"),
+        ours("freezing", 0.1, 0, 1, setting=1, item="sst2", strength=0.7), ours("drop", -0.1, strength=0.5),
+        ours("difficulty", 0.1, setting=1, item="mnli", compression="dense"),
+    ]  # fmt: skip
+    assert paper.compare(others) == []
+
+
+def spearmans(setting=2, compression="magnitude", **levels):
+    names = {f"o{number}": f"{number} options" for number in (2, 3, 4)}
+    return [ours("spearman", value, item=names[name], compression=compression) for name, value in levels.items()]
+
+
+@pytest.mark.parametrize(
+    ("values", "agreement", "counts"),
+    [
+        ({"o4": 0.7, "o3": 0.8, "o2": 0.9}, "same sign and order", "3 of 3, the order in 2 of 2 pairs"),
+        ({"o4": 0.8, "o3": 0.7, "o2": 0.9}, "same sign, other order", "3 of 3, the order in 1 of 2 pairs"),
+        ({"o4": 0.8, "o3": -0.7, "o2": 0.9}, "other sign", "2 of 3, the order in 1 of 2 pairs"),
+        ({"o4": 0.8}, "same sign", "1 of 1, no pair has an order in both"),
+        ({"o4": None, "o3": None}, "ours cannot tell", "0 of 2, no pair has an order in both"),
+    ],
+)
+def test_verdict_of_a_table(values, agreement, counts):
+    """The paper has .979, 1 and 1 at 4, 3 and 2 options: of its three pairs two have an order."""
+    (row,) = paper.verdicts(paper.compare(spearmans(**values)))
+    assert set(row) == set(paper.VERDICT_COLUMNS) and row["agreement"] == agreement
+    assert row["text"] == (
+        f"Table 2, Spearman of compression with loss, setting 2, MAGNITUDE, model-a beside Vicuna-7B: {agreement}; "
+        f"the sign is the same in {counts}."
+    )
+
+
+def test_pruning_against_quantization_level_by_level():
+    pruned = spearmans(o4=0.9, o3=0.9, o2=0.9)
+    for closer, agreement in ((0.5, "same"), (0.95, "other")):
+        quantized = spearmans(compression="gptq", o4=0.5, o3=closer, o2=None)
+        *_, row = paper.verdicts(paper.compare([*pruned, *quantized]))
+        assert row["agreement"] == agreement and row["paper_compression"] == "magnitude against gptq"
+        held = 2 if agreement == "same" else 1
+        assert row["text"].endswith(f"the first is closer in {held} of 2 levels, in the paper in 3 of 3.")
+
+
+def test_verdict_of_claims():
+    freezing = [
+        ours("freezing", -0.001, -0.01, 0.01, setting=1, item="sst2", strength=0.9),
+        ours("freezing", -0.2, -0.3, -0.1, setting=1, item="cola", strength=0.7),
+    ]  # fmt: skip
+    orders = [
+        ours("order", value, setting=1, item="raw", where=task)
+        for task, value in (("QNLI", "monotonic"), ("RTE", "cannot tell"))
+    ]
+    one, other = paper.verdicts(paper.compare([*freezing, *orders]))
+    assert one["agreement"] == "ours loses"
+    assert one["text"].endswith(
+        "the paper sees none, ours is sure of a loss in 1 of 2 (SST-2 at 0.9 -0.001, CoLA at 0.7 -0.200)."
+    )
+    assert other["agreement"] == "same" and other["text"].startswith("Figure 1, each harder level falls faster")
+    assert other["text"].endswith("the paper says monotonic; ours: same in 1, ours cannot tell in 1 of 2.")
+
+
+def test_scores_and_counts_have_no_verdict_and_models_are_kept_apart():
+    score = ours("dense_score", 0.9, setting=1, item="qqp", compression="dense")
+    assert paper.verdicts(paper.compare([score])) == []
+    two = [*spearmans(o4=0.9), *[{**row, "model": "model-b"} for row in spearmans(o4=0.8)]]
+    assert [row["our_model"] for row in paper.verdicts(paper.compare(two))] == ["model-a", "model-b"]
+
+
+@pytest.fixture
+def read(tmp_path):
+    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
+
+
+def found(rows, what):
+    return {(row["item"], row["strength"]): row for row in rows if row["what"] == what}
+
+
+def test_difficulties_of_settings_without_training(read):
+    levels = {"PIQA": (1, 1, 1, 0), "OpenBookQA": (1, 0, 0, 0)}
+    human = {"PIQA": {"human": 0.95}, "OpenBookQA": {"human": 0.92}}
+    rows = read(level_run(levels=levels, of_level=human, setting=5, task="human_gap", difficulty=None, stderr=0.1))
+    own = counterparts.our_numbers(rows, NOTHING)
+    difficulty = found(own, "difficulty")["PIQA", None]
+    assert difficulty["value"] == pytest.approx(0.2 / 0.95)
+    assert difficulty["high"] - difficulty["value"] == pytest.approx(0.196 / 0.95)
+    assert found(own, "dense_score")["OpenBookQA", None]["value"] == 0.25
+    assert found(own, "levels")["levels", None]["value"] == 2
+    compared = paper.compare(own)
+    assert [row["verdict"] for row in compared if row["what"] == "difficulty"] == ["same sign", "same sign"]
+    assert [row["agreement"] for row in paper.verdicts(compared)] == ["same sign and order"]
+
+
+def test_difficulties_freezing_and_fractions_of_fine_tuned_tasks(read):
+    rows = read(
+        dense(0.95, task="sst2", stderr=0.01), dense(0.9, fraction=0.5, task="sst2"),
+        run("dense_transfer_freezing", 0.9, 0.9, task="sst2"), run("sparse_to_dense", 0.9, 0.8, task="sst2"),
+        dense(0.9, task="own"), run("dense_transfer_freezing", "2:4", 0.9, task="sst2"),
+    )  # fmt: skip
+    own = counterparts.our_numbers(rows, NOTHING)
+    assert found(own, "difficulty")["sst2", None]["value"] == pytest.approx(0.028 / 0.978)
+    score = found(own, "dense_score")["sst2", None]
+    assert score["low"] == pytest.approx(0.95 - 0.0196) and len(found(own, "dense_score")) == 1
+    assert found(own, "levels")["levels", None]["value"] == 2
+    freezing = found(own, "freezing")
+    assert list(freezing) == [("sst2", 0.9)] and freezing["sst2", 0.9]["value"] == pytest.approx(-0.05)
+    assert freezing["sst2", 0.9]["note"] == "no predictions on the same items"
+    assert found(own, "transfer")["sparse_to_dense - dense_transfer", None]["value"] == "cannot tell"
+
+
+def test_spearmans_orders_and_drops_come_from_the_trends(read):
+    curve = {
+        "setting": 2, "model": "lab/model-a", "task": "option_count", "compression": "magnitude",
+        "magnitude_scope": "layer", "strength_kind": "sparsity",
+    }  # fmt: skip
+    level = {**curve, "level": "2 options", "spearman": 0.9, "spearman_low": 0.5, "spearman_high": 1.0, "points": 4}
+    order = {**curve, "measure": "raw", "verdict": "monotonic", "levels": 3}
+    category = {**order, "setting": 5, "task": "single sentence", "verdict": "cannot tell"}
+    point = {
+        **curve,
+        "level": "2 options",
+        "strength": 0.1,
+        "normalized_drop": -0.1,
+        "drop_low": -0.2,
+        "drop_high": 0.0,
+    }
+    nm = {"strength_kind": "nm"}
+    trended = Trends(
+        [point, {**point, **nm, "strength": "7:8"}], [level, {**level, **nm}, {**level, "compression": "wanda"}],
+        [order, {**order, "measure": "chance-corrected", "verdict": "cannot tell"}, category, {**order, **nm},
+         {**order, "task": "own", "levels": 1}],
+    )  # fmt: skip
+    compared = paper.compare(counterparts.our_numbers([], trended))
+    shown = [(row["place"], row["what"], row["our_compression"], row["our_value"], row["note"]) for row in compared]
+    assert shown == [
+        ("table 2", "spearman", "Magnitude (threshold: layer)", 0.9, "number of strengths: 4"),
+        ("section 3.1.5 ❶", "drop", "Magnitude (threshold: layer)", -0.1, None),
+        ("figure 2", "order", "Magnitude (threshold: layer)", "monotonic", "chance-corrected: cannot tell"),
+        ("figure 2", "order", "Magnitude (threshold: layer), nm", "monotonic", None),
+        ("figure 9", "order", "Magnitude (threshold: layer)", "cannot tell", None),
+    ]
+    assert compared[0]["our_model"] == "model-a" and compared[-1]["item"] == "single sentence"
+    assert (compared[0]["our_low"], compared[1]["our_high"]) == (0.5, 0.0)
+
+
+def test_barriers_of_two_tasks_are_compared_by_their_intervals(read):
+    """A dense score of .9 is .4 above chance; a dip of .1 below the line is a barrier of a quarter of that."""
+    flat, dip = {"scores": (0.9, 0.8, 0.7)}, {"scores": (0.9, 0.7, 0.7)}
+    rows = read(
+        line_run(task="qqp", **flat), line_run(task="stsb", **dip), line_run(task="qqp", strength=0.7, **dip),
+        line_run(task="stsb", strength=0.7, **flat), line_run(task="rte", noise=0.1, **flat),
+        line_run(task="qnli", noise=0.1, **dip), line_run(task="qnli", strength=0.9, **dip),
+        line_run("dense-pruned", task="rte", strength=0.9, **dip),
+    )  # fmt: skip
+    compared = [row for row in paper.comparison(rows, NOTHING) if row["what"] == "barrier"]
+    assert [(row["item"], row["our_value"], row["verdict"]) for row in compared] == [
+        ("STS-B - QQP, 50 %", "higher", "same"), ("STS-B - QQP, 70 %", "lower", "other"),
+        ("QNLI - RTE, 50 %", "cannot tell", "ours cannot tell"),
+    ]  # fmt: skip
+    assert compared[0]["note"] == "0.250 and 0.000 of what dense learned"
+    (row,) = paper.verdicts(compared)
+    assert row["agreement"] == "other" and row["text"].endswith(
+        "the paper says higher; ours: same in 1, other in 1, ours cannot tell in 1 of 3."
+    )
+
+
+def test_a_tree_is_measured_where_no_trends_are_given(read):
+    levels = {"2 options": (1,) * 9 + (0,), "4 options": (1,) * 8 + (0,) * 2}
+    fewer = {"2 options": (1,) * 8 + (0,) * 2, "4 options": (1,) * 6 + (0,) * 4}
+    least = {"2 options": (1,) * 6 + (0,) * 4, "4 options": (1,) * 3 + (0,) * 7}
+    rows = read(
+        level_run(levels=levels), level_run("magnitude", 0.2, levels), level_run("magnitude", 0.4, fewer),
+        level_run("magnitude", 0.6, least),
+    )  # fmt: skip
+    compared = paper.comparison(rows)
+    assert {(row["item"], row["our_value"]) for row in compared if row["what"] == "spearman"} == {
+        ("2 options", 1.0), ("4 options", 1.0),
+    }  # fmt: skip
+    assert [row["place"] for row in compared if row["what"] == "order"] == ["figure 2"]
+
+
+def test_the_summary_names_both_models(read):
+    lines = paper.summary_lines(paper.compare(spearmans(o4=0.9)))
+    assert lines[0].startswith(
+        "- Table 2, Spearman of compression with loss, setting 2, MAGNITUDE, model-a beside Vicuna-7B"
+    )
+    assert lines[-1] == (
+        "| table 2 | Spearman of compression with loss | 4 options | 0.979 | Vicuna-7B | 0.900 | model-a | MAGNITUDE | "
+        "same sign |"
+    )
+    assert paper.summary_lines([]) == [] and paper.comparison(read(run(task="own"))) != []
+
+
+def test_trends_are_joined(read):
+    rows = read(dense(), run(), level_run(), level_run("magnitude", 0.5))
+    joined = counterparts.joined_trends(rows)
+    assert {level["setting"] for level in joined.levels} == {1, 2} and isinstance(joined, trends.Trends)

@@ -1,0 +1,178 @@
+import json
+
+import numpy as np
+import pytest
+from synthetic_runs import level_run, write_tree
+
+from analysis import level_tables, resampling, results, tolerance, trends
+
+
+@pytest.fixture
+def strongest(tmp_path):
+    def find(*runs, resamples=2000, **options):
+        ((key, members),) = level_tables.level_sets(results.read_runs(write_tree(tmp_path, *runs))).items()
+        return tolerance.max_strengths(key, resampling.resampled_curves(members, resamples, 0), **options)
+
+    return find
+
+
+def lost(count, of=100, items=200):
+    """Scores of which the first `of` are right, less the first `count`."""
+    return [0.0] * count + [1.0] * (of - count) + [0.0] * (items - of)
+
+
+def curve(*losses, compression="magnitude", strengths=(0.2, 0.4, 0.6), **changes):
+    changes = {"chance": 0.0} | changes
+    runs = [level_run(levels={"task": lost(0)}, **changes)]
+    return runs + [
+        level_run(compression, strength, {"task": lost(count)}, **changes)
+        for strength, count in zip(strengths, losses, strict=False)
+    ]
+
+
+def test_the_strongest_that_passes_is_named_with_its_drop_and_bound(strongest):
+    # Of 100 right answers 1, 4 and 30 are lost. The drop's standard error is sqrt(p (1 - p) / 100) of the dense score,
+    # so that with 95 % confidence (1.65) no more than 1 + 1.65 * 1 = 2.6 and 4 + 1.65 * 1.96 = 7.2 % are lost.
+    (row,) = strongest(*curve(1, 4, 30), tolerance=0.1)
+    assert (row["level"], row["largest_strength"], row["largest_amount"]) == ("task", 0.4, 0.4)
+    assert row["drop"] == pytest.approx(-0.04, abs=1e-6) and row["worst_drop"] == pytest.approx(-0.072, abs=0.01)
+    assert row["bytes_fraction"] == pytest.approx(0.6 + 1 / 16)
+    assert (row["first_failing"], row["failing_drop"]) == (0.6, pytest.approx(-0.3, abs=1e-6))
+    assert (row["all_passed"], row["reason"], row["items"], row["seeds"]) == (False, "", 200, 1)
+    assert set(row) == set(tolerance.STRENGTH_COLUMNS)
+    json.dumps(row, allow_nan=False)
+
+
+def test_the_bound_and_not_the_drop_must_be_within_the_tolerance(strongest):
+    (row,) = strongest(*curve(1, 4, 30), tolerance=0.05)
+    assert (row["largest_strength"], row["first_failing"]) == (0.2, 0.4)
+    assert row["failing_drop"] == pytest.approx(-0.04, abs=1e-6) and row["failing_worst_drop"] < -0.05
+    # The standard error is .0196, to be 2.49 times smaller than the .01 that are left: 200 items times 23.8.
+    assert row["items_needed"] == pytest.approx(200 * (2.486 * 0.0196 / 0.01) ** 2, rel=0.15)
+    assert row["reason"].startswith("what fails is within the tolerance, but not surely: about ")
+
+
+def test_less_confidence_allows_more(strongest):
+    (row,) = strongest(*curve(1, 4, 30), tolerance=0.05, confidence=0.6)
+    assert row["largest_strength"] == 0.4
+
+
+def test_a_weaker_strength_that_fails_ends_the_search(strongest):
+    (row,) = strongest(*curve(30, 1, 1), tolerance=0.1)
+    assert (row["largest_strength"], row["first_failing"]) == (None, 0.2)
+    assert row["reason"] == "the weakest measured fails already"
+
+
+def test_where_all_pass_more_may_be_possible(strongest):
+    (row,) = strongest(*curve(0, 0, 1), tolerance=0.1)
+    assert (row["largest_strength"], row["all_passed"], row["first_failing"]) == (0.6, True, None)
+    assert row["reason"] == "the strongest measured passes too"
+
+
+def test_few_bits_are_strong(strongest):
+    levels = {"task": lost(0)}
+    runs = [level_run(levels=levels, chance=0.0)]
+    runs += [
+        level_run("rtn", ("bits", bits), {"task": lost(count)}, chance=0.0) for bits, count in ((3, 40), (8, 0), (4, 1))
+    ]
+    (row,) = strongest(*runs, tolerance=0.1)
+    assert (row["largest_strength"], row["first_failing"], row["largest_amount"]) == (4, 3, 0.75)
+
+
+def test_of_the_score_above_chance_the_same_answers_are_a_larger_share(strongest):
+    # 4 of 100 right answers are 4 %, but of the 50 above a chance of .25 they are 8 %.
+    runs = curve(1, 4, 30, chance=0.25)
+    (raw,), (corrected,) = strongest(*runs, tolerance=0.09), strongest(tolerance=0.09, corrected=True)
+    assert (raw["measure"], raw["largest_strength"]) == ("raw", 0.4)
+    assert (corrected["measure"], corrected["largest_strength"]) == ("chance-corrected", 0.2)
+    assert corrected["failing_drop"] == pytest.approx(-0.08, abs=1e-6)
+
+
+def test_one_calibration_sample_is_remarked(strongest):
+    (row,) = strongest(*curve(1, 30, compression="wanda"), tolerance=0.1)
+    assert row["reason"] == "one calibration sample, whose spread is left out"
+
+
+def test_a_calibration_that_may_fail_is_not_sure(strongest):
+    # Two of three calibration samples lose nothing, one 30 %: 10 % on average.
+    runs = [level_run(levels={"task": lost(0)}, chance=0.0)]
+    runs += [level_run("wanda", 0.5, {"task": lost(count)}, seed, chance=0.0) for seed, count in enumerate((0, 0, 30))]
+    (row,) = strongest(*runs, tolerance=0.2)
+    assert (row["largest_strength"], row["seeds"]) == (None, 3)
+    assert row["failing_drop"] == pytest.approx(-0.1, abs=1e-6) and row["failing_worst_drop"] < -0.2
+
+
+def test_what_has_no_bound_says_why(strongest, tmp_path):
+    (row,) = strongest(*curve(1, 4)[1:])
+    assert (row["largest_strength"], row["reason"]) == (None, "there is no dense run of this level")
+    ((key, members),) = level_tables.level_sets(
+        results.read_runs(write_tree(tmp_path / "b", *curve(1, 4, groups=["all"] * 200)))
+    ).items()
+    (row,) = tolerance.max_strengths(key, resampling.resampled_curves(members, 50, 0))
+    assert row["reason"] == "fewer than 5 groups of items"
+    ((key, members),) = level_tables.level_sets(
+        results.read_runs(write_tree(tmp_path / "c", *curve(1, 4, chance=None)))
+    ).items()
+    (row,) = tolerance.max_strengths(key, resampling.resampled_curves(members, 50, 0), corrected=True)
+    assert row["reason"] == "chance is not known"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": 5}, "tolerance 5 is not between 0 and 1"),
+        ({"confidence": 95}, "confidence 95 is not between 0.5"),
+    ],
+)
+def test_shares_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tolerance.max_strengths(None, {}, **options)
+
+
+def test_a_strength_that_loses_more_is_named_as_rarely_as_promised(tmp_path):
+    """Truth: 10 % are lost at the only strength; a tolerance of 10 % must be granted in at most 5 % of the sweeps."""
+    generator = np.random.default_rng(0)
+    granted = 0
+    for _ in range(100):
+        right = generator.random(300) < 0.5
+        kept = right & (generator.random(300) < 0.9)
+        runs = {"dense": right, "magnitude": kept}
+        granted += grants(runs, tolerance=0.1)
+    assert granted / 100 <= 0.05 + 2 * (0.05 * 0.95 / 100) ** 0.5
+
+
+def grants(runs, **options):
+    replicates = resampling._replicates({("key", "task"): columns_of(runs)}, np.arange(300), 300, (0, "data"))[
+        ("key", "task")
+    ]
+    point = {"level": "task", "strength": 0.5, "dense_above_chance": True, "chance": 0.0, "calibrated": False,
+             "strength_kind": "sparsity", "requested_sparsity": 0.5, "bytes_fraction": None}  # fmt: skip
+    curves = {resampling.CurveKey("sparsity", "magnitude", None): [resampling.LevelCurve([point], replicates, "")]}
+    (row,) = tolerance.max_strengths(level_tables.LevelSet(2, "m", "t"), curves, **options)
+    return row["largest_strength"] is not None
+
+
+def columns_of(runs):
+    scores = np.array([runs["dense"], runs["magnitude"]], dtype=float)
+    return resampling.Columns(np.arange(300), scores, [(0,), (0,)])
+
+
+def test_junk_dna_scores_put_the_method_first_that_spares_hard_levels(tmp_path):
+    runs = [level_run(levels={"easy": lost(0), "hard": lost(0)}, chance=0.0)]
+    for name, easy, hard in (("magnitude", 5, 30), ("wanda", 5, 8)):
+        runs += [
+            level_run(name, strength, {"easy": lost(easy * step), "hard": lost(hard * step)}, chance=0.0)
+            for step, strength in ((1, 0.2), (2, 0.4), (3, 0.6))
+        ]
+    runs += [level_run("rtn", ("bits", 4), {"easy": lost(1), "hard": lost(1)}, chance=0.0)]
+    found = trends.measure(results.read_runs(write_tree(tmp_path, *runs)), 200)
+    rows = tolerance.junk_dna_scores(found.orders)
+    assert [row["compression"] for row in rows] == ["wanda", "magnitude", "rtn"]
+    # Slopes per unit of sparsity: -.25 and -.4 for Wanda, -.25 and -1.5 for magnitude.
+    assert [row["junk_dna_score"] for row in rows] == [
+        pytest.approx(0.15, abs=1e-6),
+        pytest.approx(1.25, abs=1e-6),
+        None,
+    ]
+    assert rows[1]["junk_dna_low"] < 1.25 < rows[1]["junk_dna_high"] and rows[2]["text"].endswith("one strength only).")
+    assert all(set(row) == set(tolerance.SCORE_COLUMNS) for row in rows)
