@@ -41,7 +41,7 @@ KIND_AXIS = {
     "sparsity": "Sparsity (%)",
     "nm": "Weights kept (N:M)",
     "bits": "Bits per weight",
-    "rank": "Rank (parameters left)",
+    "rank": "Rank, and parameters left",
 }
 LAYOUT = {
     "axes.spines.right": False,
@@ -61,7 +61,9 @@ LAYOUT = {
     "ytick.labelsize": 9,
 }
 MAX_TICKS = 10
+MAX_RANK_TICKS = 6  # whose labels are wider
 WARNING_WIDTH = 34  # letters in a line
+WARNING_ROOM = 0.3  # below the curves, as a share of their range
 UNBROKEN = "\N{NO-BREAK SPACE}"
 
 Band = Callable[[Row], tuple[float, float]]  # low and high bound of a point, in percent of the dense score
@@ -69,6 +71,11 @@ Band = Callable[[Row], tuple[float, float]]  # low and high bound of a point, in
 
 def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
     """The figure as the bytes of a png, pdf or svg file."""
+    figure.dpi = dpi
+    if figure.get_layout_engine() is not None:
+        # Once and for all: savefig would draw everything a first time to arrange it.
+        figure.get_layout_engine().execute(figure)
+        figure.set_layout_engine(None)
     stream = io.BytesIO()
     figure.savefig(stream, format=file_format, dpi=dpi, facecolor="white")
     return stream.getvalue()
@@ -102,29 +109,49 @@ def dense_line(axes: Axes, look: dict) -> None:
 def make_panels(keys_of_kind: dict[str, list], columns: int, size: tuple[float, float]) -> tuple[Figure, dict]:
     """A figure with one part per kind of sparsity that has panels; its axes by (kind, key), line by line.
 
-    Parts of a single column stand side by side, others below each other.
+    Parts of a single column stand side by side, and so do parts that fit into one line together; others below each
+    other.
     """
     kinds = [kind for kind, keys in keys_of_kind.items() if keys]
     lines = [math.ceil(len(keys_of_kind[kind]) / columns) for kind in kinds]
-    width, height = size[0] * columns, size[1] * sum(lines)
-    if columns == 1:
-        width, height = size[0] * len(kinds), size[1] * max(lines)
+    bands = [kinds] if columns == 1 else _bands({kind: len(keys_of_kind[kind]) for kind in kinds}, columns)
+    heights = [max(lines[kinds.index(kind)] for kind in band) for band in bands]
+    width, height = size[0] * (len(kinds) if columns == 1 else columns), size[1] * sum(heights)
     figure = Figure(figsize=(max(width, 4.8), height + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
-    if columns == 1:
-        parts = figure.subfigures(1, len(kinds), squeeze=False)
-    else:
-        parts = figure.subfigures(len(kinds), 1, height_ratios=lines, squeeze=False)
+    rows = [figure]
+    if len(bands) > 1 or len(kinds) == 1:
+        rows = figure.subfigures(len(bands), 1, height_ratios=heights, squeeze=False).flat
+    parts = []
+    for band, row in zip(bands, rows, strict=True):
+        counts = [min(columns, len(keys_of_kind[kind])) for kind in band]
+        if len(band) == 1:
+            parts.append((row, columns))
+        else:
+            rest = [columns - sum(counts)] if columns > sum(counts) else []
+            found = row.subfigures(1, len(band) + len(rest), width_ratios=counts + rest, squeeze=False).flat
+            parts += zip(found, counts, strict=False)
     panels = {}
-    for letter, kind, part, count in zip("abcd", kinds, parts.flat, lines, strict=False):
+    for letter, kind, (part, own_columns), count in zip("abcd", kinds, parts, lines, strict=False):
         part.suptitle(f"({letter}) {KIND_TITLE[kind]}" if len(kinds) > 1 else KIND_TITLE[kind], weight="bold")
-        grid = part.subplots(count, columns, squeeze=False)
+        grid = part.subplots(count, own_columns, squeeze=False)
         for axes, key in itertools.zip_longest(grid.flat, keys_of_kind[kind]):
             if key is None:
                 axes.set_axis_off()
             else:
                 panels[kind, key] = axes
     return figure, panels
+
+
+def _bands(counts: dict[str, int], columns: int) -> list[list[str]]:
+    """Kinds that stand in one line: neighbours whose panels fit into the columns together."""
+    bands: list[list[str]] = []
+    for kind, count in counts.items():
+        if bands and sum(counts[other] for other in bands[-1]) + count <= columns:
+            bands[-1].append(kind)
+        else:
+            bands.append([kind])
+    return bands
 
 
 def strength_axis(axes: Axes, kind: str, curves: list[list[Row]]) -> dict[float | str, float]:
@@ -137,7 +164,7 @@ def strength_axis(axes: Axes, kind: str, curves: list[list[Row]]) -> dict[float 
     else:
         positions = {strength: float(place) for place, strength in enumerate(strengths)}
         labels = {strength: _strength_label(points[strength]) for strength in strengths}
-    shown = strengths[:: math.ceil(len(strengths) / MAX_TICKS)]
+    shown = strengths[:: math.ceil(len(strengths) / (MAX_RANK_TICKS if kind == "rank" else MAX_TICKS))]
     axes.set_xticks([positions[strength] for strength in shown], [labels[strength] for strength in shown])
     margin = 0.05 * (max(positions.values()) - min(positions.values())) or 1.0
     margin = margin if kind == "sparsity" else max(margin, 0.25)
@@ -149,7 +176,7 @@ def strength_axis(axes: Axes, kind: str, curves: list[list[Row]]) -> dict[float 
 def _strength_label(point: Row) -> str:
     """N:M, bits or rank, below a rank the share of the parameters that its two factors have."""
     ratio = point.get("parameter_ratio")
-    return str(point["strength"]) if ratio is None else f"{point['strength']}\n({100 * ratio:.0f} %)"
+    return str(point["strength"]) if ratio is None else f"{point['strength']}\n{100 * ratio:.0f} %"
 
 
 def seed_range(point: Row) -> tuple[float, float]:
@@ -193,12 +220,14 @@ def chance_line(axes: Axes, points: list[Row], color: object) -> None:
         axes.axhline(height, color=color, linestyle=":", linewidth=1.2, zorder=1)
 
 
-def limits(axes: Axes, curves: list[list[Row]], band: Band = seed_range, room: float = 0.0) -> None:
+def limits(axes: Axes, curves: list[list[Row]], band: Band = seed_range, room: float | None = None) -> None:
     """Show everything that means something: curves whose dense model is at chance do not stretch the axis.
 
     Args:
-        room: what is left free below, as a share of the range, such as for a warning.
+        room: what is left free below, as a share of the range; by default WARNING_ROOM where a curve gets a warning.
     """
+    if room is None:
+        room = WARNING_ROOM if any(map(is_warned, curves)) else 0.0
     learned = [points for points in curves if points[0]["dense_above_chance"] is not False]
     shown = [point for points in learned or curves for point in points if point["relative_percent"] is not None]
     heights = [height for point in shown for height in (point["relative_percent"], *band(point))]
@@ -208,6 +237,11 @@ def limits(axes: Axes, curves: list[list[Row]], band: Band = seed_range, room: f
     low, high = min(heights), max(heights)
     margin = 0.05 * (high - low or 10)
     axes.set_ylim(low - margin - room * (high - low), high + margin)
+
+
+def is_warned(points: list[Row]) -> bool:
+    """Whether `warning` says something of the curve."""
+    return points[0]["dense_mean_score"] is None or points[0]["dense_above_chance"] is False
 
 
 def warning(axes: Axes, curves: dict[str, list[Row]], reference: str, unit: str = "") -> None:
@@ -229,13 +263,17 @@ def warning(axes: Axes, curves: dict[str, list[Row]], reference: str, unit: str 
         where = "" if len(at_chance) == len(curves) else f"\nat {', '.join(at_chance)}{unit}"
         texts.append(f"DENSE NOT ABOVE CHANCE{where}:\nits drops mean nothing")
     if texts:
-        lines = [textwrap.fill(line, WARNING_WIDTH) for line in "\n".join(texts).splitlines()]
-        text = "\n".join(lines).replace(UNBROKEN, " ")
-        # The lower left is free: scores fall to the right.
-        axes.text(
-            0.04, 0.08, text, transform=axes.transAxes, fontsize=8.5, color="#8B0000", linespacing=1.3,
-            bbox={"boxstyle": "round", "facecolor": "#FDECEA", "edgecolor": "#8B0000", "alpha": 0.9}, zorder=5,
-        )  # fmt: skip
+        warning_box(axes, "\n".join(texts))
+
+
+def warning_box(axes: Axes, text: str) -> None:
+    """Show a warning in the panel, at the lower left, which is free: scores fall to the right."""
+    lines = [textwrap.fill(line, WARNING_WIDTH) for line in text.splitlines()]
+    axes.text(
+        0.04, 0.08, "\n".join(lines).replace(UNBROKEN, " "), transform=axes.transAxes, fontsize=8.5, color="#8B0000",
+        linespacing=1.3, bbox={"boxstyle": "round", "facecolor": "#FDECEA", "edgecolor": "#8B0000", "alpha": 0.9},
+        zorder=5,
+    )  # fmt: skip
 
 
 def slope_text(level: Row, slope: float | None) -> str:
@@ -270,4 +308,4 @@ def seeds_note(table: list[Row]) -> str:
 
 def caption(figure: Figure, note: str) -> None:
     """What a figure needs where it stands alone."""
-    figure.supxlabel(textwrap.fill(note, int(17 * figure.get_figwidth())), fontsize=8, color="0.3")
+    figure.supxlabel(textwrap.fill(note, int(15 * figure.get_figwidth())), fontsize=8, color="0.3")

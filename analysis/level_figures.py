@@ -19,7 +19,6 @@ TITLE = {
 }
 MARKERS = "os^DvPX*"
 MAX_COLUMNS = 4
-WARNING_ROOM = 0.3
 LONGEST_NAME = 26  # of a level in a legend
 LONGEST_PAIRED_NAME = 14  # with which legends have two columns
 
@@ -36,7 +35,11 @@ def levels(rows: list[Row]) -> Figure:
     sets = level_tables.level_sets(rows)
     if len(sets) > 1:
         raise ValueError(f"the runs belong in {len(sets)} figures; take one of level_tables.level_sets")
-    table = level_tables.level_table(rows)
+    return draw(level_tables.level_table(rows))
+
+
+def draw(table: list[Row]) -> Figure:
+    """The figure `levels` of one level_table."""
     curves = level_tables.level_curves(table)
     if not curves:
         raise ValueError("the runs hold no compressed model at a level of difficulty, so there is nothing to draw")
@@ -56,11 +59,11 @@ def levels(rows: list[Row]) -> Figure:
                 drawing.curve(axes, _apart(positions, place - (len(drawn) - 1) / 2), points, look, band)
                 drawing.chance_line(axes, points, look["color"])
             # One range for all panels, so that the compressions can be compared.
-            drawing.limits(axes, everything, band, WARNING_ROOM if any(map(_is_warned, everything)) else 0.0)
+            drawing.limits(axes, everything, band)
             drawing.warning(axes, drawn, "dense run")
             axes.set_title(_method_title(*method))
             drawing.slope_legend(axes, "level: Theil-Sen slope", _legend_columns(looks), _below(kind))
-        drawing.label_outer(panels, f"{_metric(table)} (% of dense)")
+        drawing.label_outer(panels, f"{metric_name(table)} (% of dense)")
         drawing.caption(figure, _note(table))
     return figure
 
@@ -84,10 +87,6 @@ def _apart(positions: dict[float | str, float], place: float) -> dict[float | st
     return positions if len(positions) > 1 else {strength: at + 0.15 * place for strength, at in positions.items()}
 
 
-def _is_warned(points: list[Row]) -> bool:
-    return points[0]["dense_mean_score"] is None or points[0]["dense_above_chance"] is False
-
-
 def band(point: Row) -> tuple[float, float]:
     """The paired 95 % interval of the drop, widened to the seeds' range, in percent of the dense score."""
     low, high = drawing.seed_range(point)
@@ -101,8 +100,15 @@ def set_title(setting: int | str, task: str) -> str:
     return TITLE.get(setting) or f"Own task: {task}"
 
 
+def metric_name(table: list[Row]) -> str:
+    """The metric in words, or "Score" where the levels have several."""
+    metrics = {point["metric"] for point in table if not point["reference_only"]}
+    return metrics.pop().replace("_", " ").capitalize() if len(metrics) == 1 else "Score"
+
+
 def _panels(places: dict[str, list], looks: dict[str, dict]) -> tuple[Figure, dict]:
-    columns = min(MAX_COLUMNS, max(map(len, places.values())))
+    total = sum(map(len, places.values()))
+    columns = total if total <= MAX_COLUMNS else min(MAX_COLUMNS, max(map(len, places.values())))
     width = min(4.2, max(3.2, 11 / columns))
     legend_lines = 1 + math.ceil((len(looks) + 1) / _legend_columns(looks))
     return drawing.make_panels(places, columns, size=(width, 0.6 * width + 0.75 + 0.19 * legend_lines))
@@ -132,11 +138,6 @@ def _label(points: list[Row]) -> str:
     level = level_tables.level_statistics(points)
     name = textwrap.shorten(level["level"], LONGEST_NAME, placeholder="…")
     return f"{name}: {drawing.slope_text(level, level['theil_sen_slope'])}"
-
-
-def _metric(table: list[Row]) -> str:
-    metrics = {point["metric"] for point in table if not point["reference_only"]}
-    return metrics.pop().replace("_", " ").capitalize() if len(metrics) == 1 else "Score"
 
 
 def _note(table: list[Row]) -> str:

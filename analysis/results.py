@@ -2,30 +2,40 @@
 
 A run owns one folder. Its files appear in this order:
 
-    .lock               held while a process works on the run (operating-system lock, gone when the process dies)
+    .owner              while a process works on the run: which one (analysis/locks.py)
     args.json           at the start: every argument, and where and with what the run was made
+    failure.json        the last attempt failed, and why; gone when the next one starts
     items.npz           at the end: outcome per evaluated item
     all_results.json    last, by atomic rename: its presence means that the run is complete
 """
 
+import datetime
+import errno
 import functools
 import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from analysis import locks
+
 ARGUMENTS_FILE = "args.json"
 RESULT_FILE = "all_results.json"
 ITEMS_FILE = "items.npz"
+FAILURE_FILE = "failure.json"
 
 RUN_KEYS = (
     "setting", "model", "compression", "strength_kind", "strength", "requested_sparsity", "measured_sparsity",
@@ -34,9 +44,11 @@ RUN_KEYS = (
 LEVEL_KEYS = ("level", "difficulty", "metric", "score", "chance", "stderr", "num_examples")
 # What tells the runs of one sweep apart; a run lacks those that its setting does not have.
 COORDINATES = (
-    "setting", "model", "task", "data_fraction", "transfer", "compression", "magnitude_scope",
-    "strength_kind", "strength", "seed",
+    "setting", "model", "task", "mixture", "shots", "data_fraction", "transfer", "pair", "compression",
+    "magnitude_scope", "strength_kind", "strength", "end_seed", "seed",
 )  # fmt: skip
+# Of a batch system, and of the GPUs that it gave.
+JOB_VARIABLES = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES")
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "scipy")
 
 
@@ -68,12 +80,32 @@ def replace_file(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    _sync_names(path.parent)
+
+
+def _sync_names(folder: Path) -> None:
+    """Let the names of the folder's files outlast a power cut, where the file system can promise that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Record in `folder` what is about to be run; an earlier run there is removed first, result before everything."""
+    """Record in `folder` what is about to be run; an earlier run there is removed first, result before everything.
+
+    Raises:
+        LostRunError: another process holds the run.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (RESULT_FILE, ITEMS_FILE):
+    locks.check(folder)
+    names = RESULT_FILE, ITEMS_FILE, FAILURE_FILE
+    partial = [path.name for name in (ARGUMENTS_FILE, *names) for path in folder.glob(f"{name}.*.partial")]
+    for name in (*names, *partial):
         (folder / name).unlink(missing_ok=True)
     write_json(folder / ARGUMENTS_FILE, {"arguments": arguments, "environment": environment})
 
@@ -88,14 +120,36 @@ def write_run(folder: Path, result: dict[str, Any], items: dict[str, np.ndarray]
     Raises:
         ValueError: a key is missing, there is no level, or a number of `result` is NaN or infinite; no
             all_results.json is written.
+        LostRunError: another process took the run over.
     """
     missing = _missing_keys(result)
     if missing:
         raise ValueError(f"result of {folder} lacks {', '.join(missing)}")
     stored = io.BytesIO()
     np.savez_compressed(stored, allow_pickle=False, **items)
+    locks.check(folder)
     replace_file(folder / ITEMS_FILE, stored.getvalue())
     write_json(folder / RESULT_FILE, result)
+
+
+def write_failure(folder: Path, error: BaseException) -> None:
+    """Leave in `folder` why the attempt to make its run failed."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    said = {"error": describe_error(error), "time": now, "host": platform.node(), "pid": os.getpid()}
+    write_json(folder / FAILURE_FILE, said)
+
+
+def read_failure(folder: Path) -> dict[str, Any] | None:
+    """What the last attempt failed of: error, time, host, pid; None if it did not fail."""
+    try:
+        return json.loads((folder / FAILURE_FILE).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def describe_error(error: BaseException) -> str:
+    """The error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _missing_keys(result: dict[str, Any]) -> list[str]:
@@ -133,7 +187,8 @@ def check_same_run(folder: Path, arguments: dict[str, Any]) -> None:
     """
     if not is_complete(folder):
         return
-    changed = differences(arguments, recorded_arguments(folder) or {})
+    recorded = recorded_arguments(folder) or {}
+    changed = [] if recorded == arguments else differences(arguments, recorded)
     if changed:
         raise DifferentRunError(
             f"--output_dir {folder} holds a run with other arguments ({'; '.join(changed)}); "
@@ -156,14 +211,28 @@ def read_runs(*results_dirs: Path) -> list[dict[str, Any]]:
         Rows that hold the run's keys, the level's keys, `folder`, and the level's place among the run's as
         `level_index`; `levels` itself is left out.
     Raises:
-        ValueError: a file is not a result of this project (names the file).
+        ValueError: a file is not a result of this project, is cut off, or holds NaN or infinity (names the file).
     """
+    shared: dict[str, str] = {}
     rows = []
     for folder in _folders_with(RESULT_FILE, results_dirs):
-        run = _read_result(folder / RESULT_FILE)
+        try:
+            run = _shared_texts(_read_result(folder / RESULT_FILE), shared)
+        except FileNotFoundError:  # started again since it was found
+            continue
         levels = run.pop("levels")
-        rows += [{**run, **level, "level_index": index, "folder": str(folder)} for index, level in enumerate(levels)]
+        name = str(folder)
+        for index, level in enumerate(levels):
+            rows.append({**run, **_shared_texts(level, shared), "level_index": index, "folder": name})
     return rows
+
+
+def _shared_texts(found: dict[str, Any], shared: dict[str, str]) -> dict[str, Any]:
+    """The same, with one object per text: a hundred thousand runs repeat few keys and names."""
+    return {
+        shared.setdefault(name, name): shared.setdefault(value, value) if isinstance(value, str) else value
+        for name, value in found.items()
+    }
 
 
 def unfinished_runs(*results_dirs: Path) -> list[Path]:
@@ -172,22 +241,39 @@ def unfinished_runs(*results_dirs: Path) -> list[Path]:
 
 
 def _folders_with(name: str, results_dirs: Iterable[Path]) -> list[Path]:
-    found = {path.resolve(): path.parent for folder in results_dirs for path in Path(folder).rglob(name)}
+    """The folders that hold such a file, each once; links to folders are not followed below the given ones."""
+    found = {}
+    for top in results_dirs:
+        real = os.path.realpath(top)
+        for folder, _, files in os.walk(top):
+            if name in files:
+                found.setdefault(os.path.join(real, os.path.relpath(folder, top)), Path(folder))
     return sorted(found.values())
 
 
 def _read_result(path: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"it holds {constant}")
-
     try:
-        run = json.loads(path.read_text(), parse_constant=refuse)
+        run = json.loads(path.read_bytes(), parse_constant=_refuse_constant, parse_float=_finite_float)
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     missing = _missing_keys(run) if isinstance(run, dict) else RUN_KEYS
     if missing:
         raise ValueError(f"{path} was not written by this project: it lacks {', '.join(missing)}")
+    for level in run["levels"]:
+        if isinstance(level["score"], bool) or not isinstance(level["score"], int | float):
+            raise ValueError(f"{path}: the score of level {level['level']} is {level['score']!r}, not a number")
     return run
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"it holds {constant}")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"it holds {text}, which is infinite")
+    return value
 
 
 def coordinates(row: dict[str, Any]) -> dict[str, Any]:
@@ -195,8 +281,10 @@ def coordinates(row: dict[str, Any]) -> dict[str, Any]:
 
     The magnitude scope counts only at unstructured sparsity: dense runs have none, N:M compares within a group.
     """
-    found = {name: row.get(name) for name in COORDINATES}
-    return found if row["strength_kind"] == "sparsity" else {**found, "magnitude_scope": None}
+    found = dict(zip(COORDINATES, map(row.get, COORDINATES), strict=True))
+    if row["strength_kind"] != "sparsity":
+        found["magnitude_scope"] = None
+    return found
 
 
 def check_runs(rows: Iterable[dict[str, Any]]) -> None:
@@ -214,8 +302,13 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
     """
     holders: dict[tuple, str] = {}
     recipes: dict[tuple, dict[str, list[str]]] = {}
+    checked = set()
     for row in rows:
-        place, folder = coordinates(row), row["folder"]
+        folder = row["folder"]
+        if folder in checked:  # another level of the same run
+            continue
+        checked.add(folder)
+        place = coordinates(row)
         holder = holders.setdefault(tuple(place.values()), folder)
         if holder != folder:
             raise ValueError(f"the same run ({_named(place)}) is there twice, keep one: {_compared(holder, [folder])}")
@@ -245,32 +338,75 @@ def _compared(folder: str, others: list[str]) -> str:
 
 
 def read_items(folder: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays that write_run stored, by name; arrays of objects are refused (no pickle).
+    """The arrays that write_run stored, by name, not to be written into; arrays of objects are refused (no pickle).
 
     Args:
         names: those to read, where they are there; all by default.
+    Returns:
+        Columns that repeat from run to run, such as the items' names, are one and the same array.
+    Raises:
+        ValueError: the file is cut off or holds what write_run does not write (names it).
     """
-    with np.load(Path(folder) / ITEMS_FILE, allow_pickle=False) as items:
-        return {name: items[name] for name in items if names is None or name in names}
+    path = Path(folder) / ITEMS_FILE
+    wanted = None if names is None else {f"{name}.npy" for name in names}
+    try:
+        with zipfile.ZipFile(path) as stored:
+            members = [member for member in stored.namelist() if wanted is None or member in wanted]
+            return {member.removesuffix(".npy"): _array(stored.read(member)) for member in members}
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+@functools.lru_cache(maxsize=32)
+def _array(content: bytes) -> np.ndarray:
+    """What one .npy file holds. numpy's own reader parses every header anew, most of the time for small arrays."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):
+        raise ValueError(f"an array of format {version}, which is not written here")
+    length = int.from_bytes(stream.read(2), "little")
+    shape, is_fortran, dtype = _npy_header(stream.read(length))
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are not read")
+    array = np.frombuffer(content, dtype, count=math.prod(shape), offset=stream.tell())
+    if dtype.kind == "f" and np.isnan(array).any():
+        raise ValueError("it holds NaN")
+    return array.reshape(shape, order="F" if is_fortran else "C")
+
+
+@functools.lru_cache(maxsize=1024)
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    return np.lib.format.read_array_header_1_0(io.BytesIO(len(header).to_bytes(2, "little") + header))
 
 
 def describe_environment(device: str, **facts: Any) -> dict[str, Any]:
-    """Where and with what a run is made: command, commit, dirty flag, versions, device, and the `facts` given."""
+    """Where and with what a run is made: command, commit, dirty flag, versions, machine, and the `facts` given.
+
+    Args:
+        device: as torch names it.
+    """
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "host": platform.node(),
+        "job": {name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
+        "num_processes": int(os.environ.get("WORLD_SIZE", "1")),
         "device": device,
         **facts,
     }
 
 
+@functools.cache
 def _git(*arguments: str) -> str | None:
-    """What git answers about this project's checkout; None outside one, or without git."""
+    """What git answered first about this project's checkout; None outside one, or without git.
+
+    A process runs the code that was there when it began, however long it then works through its runs.
+    """
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from analysis.drawing import compression_style, percent
+from analysis.monotonicity import MIN_RANKED_POINTS
 from analysis.tables import Row
 
 # A larger difference means that the horizontal axis is not what it says.
@@ -26,9 +27,24 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
+def spearman_text(level: Row) -> str:
+    """A curve's Spearman correlation, or why it has none; `level` holds spearman and strengths."""
+    if level["spearman"] is not None:
+        return number(level["spearman"])
+    count = len(level["strengths"])
+    if count < MIN_RANKED_POINTS:
+        return f"undefined: {count} point{'s' if count > 1 else ''}"
+    return "undefined: the same score everywhere"
+
+
 def markdown(head: list[str], body: list[list]) -> list[str]:
+    """The lines of a table; a cell's bars and line breaks do not end it."""
     lines = [head, ["---"] * len(head), *body]
-    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+    return ["| " + " | ".join(map(_cell, line)) + " |" for line in lines]
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).split("\n")).replace("|", "\\|")
 
 
 def uneven_seeds(counts: Counter) -> str:

@@ -1,7 +1,8 @@
-# Sourced by setting2.sh to setting6.sh, which give the variables their defaults: runs the sweep, draws its figure.
-# Every variable can be set by the caller: MODEL COMPRESSIONS SPARSITIES NM_RATIOS SEEDS OUT, and DATA_DIR for data that
-# is not the hub's. One seed, as in the paper; several draw several calibration texts and, where a setting draws options,
-# sentences or examples, several of these. Arguments go to the main script:
+# Sourced by setting2.sh to setting6.sh, quantization.sh and low_rank.sh, which give the variables their defaults: runs
+# the sweep, draws its figures. Every variable can be set by the caller: MODEL COMPRESSIONS SPARSITIES NM_RATIOS BITS
+# RANKS SEEDS OUT, DATA_DIR for data that is not the hub's, and SETTINGS ("2 3") to measure every compressed model in
+# several. One seed, as in the paper; several draw several calibration texts and, where a setting draws options, sentences
+# or examples, several of these. Arguments go to the main script:
 #
 #   COMPRESSIONS="dense magnitude" NM_RATIOS= bash scripts/setting5.sh --max_items 500
 #   bash scripts/setting2.sh --list_cells | xargs -P 4 -d '\n' -n 1 bash -c
@@ -12,9 +13,10 @@ cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 python "llm_tasks/$SETTING.py" \
   --model_name_or_path "$MODEL" ${DATA_DIR:+--data_dir "$DATA_DIR"} \
-  --compression $COMPRESSIONS \
-  ${SPARSITIES:+--sparsity $SPARSITIES} ${NM_RATIOS:+--nm_ratio $NM_RATIOS} --seed $SEEDS \
-  --output_dir "$OUT/{compression}/{strength}/{seed}" "$@"
+  ${SETTINGS:+--settings $SETTINGS} --compression $COMPRESSIONS \
+  ${SPARSITIES:+--sparsity $SPARSITIES} ${NM_RATIOS:+--nm_ratio $NM_RATIOS} \
+  ${BITS:+--bits $BITS} ${RANKS:+--rank $RANKS} --seed $SEEDS \
+  --output_dir "$OUT/${SETTINGS:+{setting\}/}{compression}/{strength}/{seed}" "$@"
 
 if [[ " $* " != *" --list_cells "* ]]; then
   python scripts/plot_results.py --results_dir "$OUT" --output_dir "$OUT/figures"

@@ -1,5 +1,6 @@
 """Run folders made up for tests of what reads them."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import results
+from analysis import barriers, results
 
 LEVEL_DEFAULTS = {"dataset": "mmlu", "reader": "letter", "human": None, "metrics": {}, "facts": {}}
 
@@ -142,6 +143,47 @@ def level_run(
     arrays = {name: np.array(values) for name, values in columns.items()}
     del like["window_loss"]
     return {**like, **run_of_setting, "items": arrays, **changes}
+
+
+def line_run(
+    pair: str = "dense-sparse",
+    strength: float | None = 0.5,
+    scores: Sequence[float] = (0.9, 0.8, 0.7),
+    losses: Sequence[float] = (0.25, 0.75, 0.5),
+    seed: int = 41,
+    noise: float = 0.0,
+    **changes: Any,
+) -> dict[str, Any]:
+    """A run of Glue_interpolate.py: a line with a score and a loss at each of its points, the same on both splits.
+
+    Args:
+        strength: None is dense-dense's.
+        noise: half of the barriers' intervals.
+    """
+    like = run(strength=strength, seed=seed)
+    copied = ("model", "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity",
+              "measured_sparsity", "seed", "data_fraction", "recipe", "seconds", "peak_memory_bytes")  # fmt: skip
+    alphas = np.linspace(0, 1, len(scores))
+    level = {"metric": "accuracy", "chance": 0.5, "stderr": 0.01, "num_examples": 100}
+    level = {name: changes.pop(name, value) for name, value in level.items()}
+    levels = [
+        {"level": f"{alpha:g}", "difficulty": alpha, "alpha": alpha, "score": score, "train_score": score,
+         "train_loss": loss, "validation_loss": loss, **level}
+        for alpha, score, loss in zip(alphas.tolist(), scores, losses, strict=True)
+    ]  # fmt: skip
+    found = []
+    for split, (quantity, curve), definition in itertools.product(
+        ("train", "validation"), (("loss", losses), ("error", 1 - np.array(scores))), barriers.DEFINITIONS
+    ):
+        height, alpha = barriers.barrier(curve, alphas, definition)
+        interval = {"low": max(0.0, height - noise), "high": height + noise}
+        found.append({"split": split, "quantity": quantity, "definition": definition, "barrier": height,
+                      "alpha": alpha, **interval})  # fmt: skip
+    return {
+        **{name: like[name] for name in copied}, "setting": "interpolation", "task": "qqp", "pair": pair,
+        "end_seed": seed + (pair == "dense-dense"), "num_train_examples": 50, "barriers": found, "levels": levels,
+        **changes,
+    }  # fmt: skip
 
 
 def write_tree(root: Path, *runs: dict[str, Any], **arguments: Any) -> Path:

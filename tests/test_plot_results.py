@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
+from synthetic_runs import dense, level_run, line_run, perplexity_run, run, write_tree
 
 from analysis import results
 
@@ -32,7 +32,9 @@ def test_everything_the_tree_holds_is_drawn(tmp_path, plot):
     assert names == [
         "setting1_data_adequacy_model-a.png", "setting1_data_adequacy_model-a.pdf",
         "setting1_data_adequacy_model-a.csv", "setting1_four_transfers_model-a.png",
-        "setting1_four_transfers_model-a.pdf", "setting1_four_transfers_model-a.csv", "summary.md",
+        "setting1_four_transfers_model-a.pdf", "setting1_four_transfers_model-a.csv",
+        "setting1_transfers_compared_model-a.csv", "setting1_tasks_model-a.csv", "verdicts.csv", "slopes.csv",
+        "beside_the_paper.csv", "summary.md", "report.html",
     ]  # fmt: skip
     assert sorted(names) == sorted(path.name for path in images.iterdir())
     assert (images / names[0]).read_bytes().startswith(b"\x89PNG")
@@ -54,7 +56,8 @@ def test_several_trees_are_drawn_together_and_overlaps_count_once(tmp_path, plot
 
 def test_a_tree_of_dense_runs_gets_a_summary_alone(tmp_path, plot):
     tree = write_tree(tmp_path / "runs", dense())
-    assert plot("--results_dir", tree, "--output_dir", tmp_path / "images") == ["summary.md"]
+    names = plot("--results_dir", tree, "--output_dir", tmp_path / "images")
+    assert names == ["setting1_tasks_model-a.csv", "beside_the_paper.csv", "summary.md", "report.html"]
 
 
 def test_every_model_and_scope_gets_its_own_figure(tmp_path, plot):
@@ -93,7 +96,7 @@ def test_perplexities_of_other_windows_end_the_program(tmp_path, plot):
 
 def test_a_dense_perplexity_alone_gets_a_line_and_no_figure(tmp_path, plot):
     tree = write_tree(tmp_path / "runs", perplexity_run())
-    assert plot("--results_dir", tree, "--output_dir", tmp_path / "images") == ["summary.md"]
+    assert plot("--results_dir", tree, "--output_dir", tmp_path / "images") == ["summary.md", "report.html"]
     assert "| Dense |" in (tmp_path / "images" / "summary.md").read_text()
 
 
@@ -119,6 +122,40 @@ def test_settings_without_training_are_drawn_beside_the_others(tmp_path, plot):
         assert f"## {heading}" in text
     assert "![own_task_my-tickets_model-a.png](own_task_my-tickets_model-a.png)" in text
     assert "No figure is made" not in text
+
+
+def test_one_call_draws_every_kind_of_run(tmp_path, plot):
+    domain = {"setting": "multi_domain", "task": "mood", "mixture": "even"}
+    domain |= {"level": "tweets", "share": 0.5, "train_rows": 9}
+    tree = write_tree(
+        tmp_path / "runs", dense(), run(), dense(task="sst2"), run(task="sst2"), level_run(),
+        level_run("magnitude", 0.5), level_run("gptq", ("bits", 4)), dense(**domain), run(**domain), line_run(),
+        perplexity_run(), perplexity_run("wanda", 0.5), group_size=128, symmetric=False,
+    )  # fmt: skip
+    images = tmp_path / "images"
+    names = plot("--results_dir", tree, "--output_dir", images, "--resamples", "100")
+    figures = [name for name in names if name.endswith(".png")]
+    assert figures == [
+        "setting1_data_adequacy_model-a.png", "setting1_human_gap_model-a.png", "setting2_option_count_model-a.png",
+        "setting2_option_count_model-a_by_size.png", "multi_domain_mood_model-a.png", "interpolation_model-a.png",
+        "perplexity_wiki.test_model-a.png",
+    ]  # fmt: skip
+    assert all(name.replace(".png", ".csv") in names for name in figures)
+    assert "interpolation_model-a_barriers.csv" in names
+    page, text = (images / "report.html").read_text(), (images / "summary.md").read_text()
+    assert page.count('<img src="data:image/png;base64,') == len(figures)
+    assert all(f'download="{name}"' in page for name in names if name.endswith(".csv"))
+    assert all(f"]({name})" in text or f"`{name}`" in text for name in names[:-2])
+    assert "No figure is made" not in text and "## Beside the paper" in text and "## What was found" in text
+
+
+def test_what_is_missing_is_listed_and_written(tmp_path, plot):
+    tree = write_tree(tmp_path / "runs", dense(), run(strength=0.3), run("sparse_to_dense", 0.3), run(strength=0.5))
+    images = tmp_path / "images"
+    assert "missing.csv" in plot("--results_dir", tree, "--output_dir", images)
+    with (images / "missing.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["transfer"], row["strength"], row["seed"], row["pair"]) == ("sparse_to_dense", "0.5", "41", "")
 
 
 def test_cautions_are_logged(tmp_path, plot, caplog):
@@ -155,7 +192,10 @@ def test_wrong_arguments_are_refused(tmp_path, plot, capsys):
     cases = {
         ("--results_dir", tmp_path / "nowhere"): f"--results_dir {tmp_path / 'nowhere'}: there is no such folder",
         ("--results_dir", tmp_path / "empty"): "holds no complete run (0 started, not complete)",
-        ("--results_dir", tmp_path / "started"): "holds no complete run (1 started, not complete)",
+        ("--results_dir", tmp_path / "started"): "holds no complete run (1 started, not complete); looked for "
+        "all_results.json in it and all folders below. Any script's --output_dir is such a folder; "
+        "bash scripts/quickstart.sh makes one",
+        ("--results_dir", tmp_path, "--resamples", "99"): "--resamples 99: must be 100 or more",
         (): "the following arguments are required: --results_dir",
         ("--results_dir", tmp_path, "--formats", "gif"): "invalid choice: 'gif'",
     }
@@ -178,4 +218,4 @@ def test_it_runs_from_its_own_folder_without_torch_or_a_display(tmp_path):
     done = subprocess.run(list(map(str, command)), cwd=SCRIPT.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *_, last_file, imported = done.stdout.splitlines()
-    assert Path(last_file) == tmp_path / "images" / "summary.md" and imported == "[]"
+    assert Path(last_file) == tmp_path / "images" / "report.html" and imported == "[]"

@@ -1,11 +1,17 @@
+import contextlib
+import datetime
+import errno
 import json
 import os
+import resource
+import shlex
+import stat
 
 import numpy as np
 import pytest
 from synthetic_runs import dense, run, write_tree
 
-from analysis import results
+from analysis import locks, results
 
 
 def test_a_run_is_read_back_as_it_was_written(tmp_path):
@@ -110,6 +116,66 @@ def test_a_crash_within_a_write_keeps_what_was_there(tmp_path, monkeypatch):
     assert path.read_bytes() == b"before" and [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
+def test_names_are_synced_after_the_contents(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    results.replace_file(tmp_path / "file", b"content")
+    assert synced == [f"{tmp_path}/file.{os.getpid()}.partial", str(tmp_path)]
+
+
+@pytest.mark.parametrize(("code", "refused"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_cannot_sync_names_is_taken_as_it_is(tmp_path, monkeypatch, code, refused):
+    def sync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(OSError) if refused else contextlib.nullcontext():
+        results.replace_file(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_a_full_disk_leaves_an_unfinished_run_and_no_partial_file(tmp_path):
+    """The disk is a limit on the size of files; the kernel refuses the write, not a stand-in."""
+    results.start_run(tmp_path, {}, {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            results.write_run(tmp_path, run(), {"idx": np.random.default_rng(0).random(4096)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["args.json"]
+    results.write_run(tmp_path, run(), {"idx": np.arange(3)})
+    assert results.is_complete(tmp_path)
+
+
+def test_starting_removes_what_killed_processes_left(tmp_path):
+    for name in ("all_results.json.7.partial", "items.npz.8.partial", "failure.json", "failure.json.9.partial"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / "notes.partial").write_text("of the user")
+    results.start_run(tmp_path, {}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["args.json", "notes.partial"]
+
+
+def test_a_run_that_another_process_holds_is_not_written(tmp_path):
+    text = f"filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken={'0' * 32}\nduration={locks.LEASE_SECONDS}\n"
+    (tmp_path / locks.OWNER_FILE).write_text(text)
+    with pytest.raises(locks.LostRunError, match="taken over by process 1 of elsewhere"):
+        results.start_run(tmp_path, {}, {})
+    with pytest.raises(locks.LostRunError):
+        results.write_run(tmp_path, run(), {"idx": np.arange(3)})
+    assert [path.name for path in tmp_path.iterdir()] == [locks.OWNER_FILE]
+
+
+def test_a_failure_is_read_back(tmp_path):
+    assert results.read_failure(tmp_path) is None
+    results.write_failure(tmp_path, OSError(28, "No space left on device"))
+    found = results.read_failure(tmp_path)
+    assert found["error"] == "OSError: [Errno 28] No space left on device" and found["pid"] == os.getpid()
+    assert found["host"] and datetime.datetime.fromisoformat(found["time"]).tzinfo
+
+
 def test_what_a_killed_process_leaves_behind_is_not_read(tmp_path):
     write_tree(tmp_path, dense())
     done = tmp_path / "000" / "all_results.json"
@@ -201,8 +267,13 @@ def test_sha256_depends_on_names_and_contents(tmp_path):
     assert before != results.sha256([one, two])
 
 
-def test_environment_says_where_a_run_was_made():
+def test_environment_says_where_a_run_was_made(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["a script.py", "--output_dir", "$(touch x)"])
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
     found = results.describe_environment("cpu", data_sha256="abc")
     assert found["device"] == "cpu" and found["data_sha256"] == "abc"
     assert found["packages"]["numpy"] == np.__version__
-    assert {"git_commit", "git_dirty", "command", "python"} <= found.keys()
+    assert shlex.split(found["command"])[1:] == ["a script.py", "--output_dir", "$(touch x)"]
+    assert found["num_processes"] == 4 and found["job"]["SLURM_JOB_ID"] == "17"
+    assert {"git_commit", "git_dirty", "python", "platform", "host", "time"} <= found.keys()

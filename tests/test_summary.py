@@ -1,12 +1,21 @@
 import pytest
 from synthetic_runs import dense, perplexity_run, run, write_tree
 
-from analysis import results, summary
+from analysis import results, summary, wording
+from analysis.contents import describe
 
 
 @pytest.fixture
 def read(tmp_path):
     return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
+
+
+def cautions(rows, unfinished=()):
+    return summary.cautions(describe(rows, list(unfinished)))
+
+
+def lines(rows):
+    return summary.summary_text(describe(rows, []), ["png"]).splitlines()
 
 
 def both_seeds(*runs):
@@ -15,8 +24,8 @@ def both_seeds(*runs):
 
 def test_a_sound_tree_has_nothing_to_beware_of(read):
     rows = read(*both_seeds(dense(), run(), run(strength="2:4")))
-    assert summary.cautions(rows, []) == []
-    assert "Nothing was found." in summary.summary_text(rows, [], {})
+    assert cautions(rows) == []
+    assert "Nothing was found." in lines(rows) and "## What is missing" not in lines(rows)
 
 
 def test_what_is_wrong_with_the_reference(read):
@@ -25,7 +34,7 @@ def test_what_is_wrong_with_the_reference(read):
         dense(0.9, fraction=0.25, seed=41), dense(0.5, fraction=0.25, seed=42),
         *both_seeds(dense(0.8, task="cola", chance=None), run(task="cola", chance=None)),
     )  # fmt: skip
-    assert summary.cautions(rows, []) == [
+    assert cautions(rows) == [
         "CoLA, 100 % data: dense not compared with chance; a run lacks chance level or standard error.",
         "QNLI, 100 % data: NO DENSE TRANSFER, so no drop is defined.",
         "QNLI, 50 % data: DENSE NOT ABOVE CHANCE (0.510, chance 0.500, standard error 0.010), "
@@ -40,7 +49,7 @@ def test_what_is_wrong_with_seeds_and_points(read):
         *both_seeds(dense(), run(), dense(fraction=0.5), run(fraction=0.5)),
         run(strength=0.7, measured_sparsity=0.68), run("sparse_to_dense", measured_sparsity=0.0),
     )  # fmt: skip
-    assert summary.cautions(rows, []) == [
+    assert cautions(rows) == [
         "2 of 6 points rest on one seed: no interval, no band.",
         "QNLI, 100 % data: the points do not have the same seeds "
         "(seeds: number of points; 41 42: 2; 41: 2), so differences hold the seeds' noise.",
@@ -53,7 +62,7 @@ def test_what_does_not_count_is_said(read, tmp_path):
     rows = read(*both_seeds(dense(), run()))
     rows.append({**rows[0], "setting": 7, "transfer": None})
     unfinished = [tmp_path / str(number) for number in range(12)]
-    first, second = summary.cautions(rows, unfinished)
+    first, second = cautions(rows, unfinished)
     assert first.startswith("12 runs were started and are not complete; they do not count: `")
     assert first.endswith(f"`{unfinished[9]}` and 2 more.")
     assert second == "No figure is made of setting 7 (1 rows)."
@@ -61,7 +70,7 @@ def test_what_does_not_count_is_said(read, tmp_path):
 
 def test_cautions_name_the_model_where_there_are_several(read):
     rows = read(*both_seeds(dense(), run(), run(model="lab/model-b")))
-    (caution,) = summary.cautions(rows, [])
+    (caution,) = cautions(rows)
     assert caution.startswith("Setting 1, model-b, magnitude threshold global: QNLI, 100 % data: NO DENSE")
 
 
@@ -73,29 +82,44 @@ def test_the_tables_hold_means_intervals_drops_and_slopes(read):
         dense(0.6, fraction=0.1),
         *[run(strength=strength, score=0.6 * (1 - 0.6 * strength), fraction=0.1) for strength in strengths],
     )  # fmt: skip
-    lines = summary.summary_text(rows, [], {}).splitlines()
-    assert "| 1 | model-a | qnli | 10 | 41 42 | one | `" + rows[0]["folder"] + "/args.json` |" in lines
-    assert "**QNLI, 100 % data** (accuracy; chance 0.500): dense transfer 0.800 ± 0.000" in lines
-    assert "| 0.2 | 0.720 ± 0.254 (-10.0 %) |" in lines  # 12.706 * 0.02
-    assert "| 0.4 | 0.640 (-20.0 %) |" in lines
+    found = lines(rows)
+    assert "| 1 | model-a | qnli | 10 | 41 42 | one | `" + rows[0]["folder"] + "/args.json` |" in found
+    assert "**QNLI, 100 % data** (accuracy; chance 0.500): dense transfer 0.800 ± 0.000" in found
+    assert "| 0.2 | 0.720 ± 0.254 (-10.0 %) |" in found  # 12.706 * 0.02
+    assert "| 0.4 | 0.640 (-20.0 %) |" in found
     # Drops -.1, -.2, -.3 at .2, .4, .6
-    assert "| QNLI | sparsity | sparse_transfer | 100 % | 0.800 | yes | 3 | 1.000 | -0.500 |" in lines
-    assert "| QNLI | sparsity | sparse_transfer | 10 % | 0.600 | yes | 3 | 1.000 | -0.600 |" in lines
-    assert "| QNLI | sparsity | sparse_transfer | yes | 2 of 2 levels compared; by luck alone once in 2 |" in lines
+    assert "| QNLI | sparsity | sparse_transfer | 100 % | 0.800 | yes | 3 | 1.000 | -0.500 |" in found
+    assert "| QNLI | sparsity | sparse_transfer | 10 % | 0.600 | yes | 3 | 1.000 | -0.600 |" in found
+    assert "| QNLI | sparsity | sparse_transfer | yes | 2 of 2 levels compared; by luck alone once in 2 |" in found
 
 
 def test_missing_numbers_are_empty_cells(read):
     rows = read(run("sparse_transfer", 0.5, 0.6), run("sparse_to_dense", 0.6, 0.7))
-    lines = summary.summary_text(rows, [], {}).splitlines()
-    assert "**QNLI, 100 % data** (accuracy; chance 0.500): dense transfer missing" in lines
-    assert "| 0.5 | 0.600 |  |" in lines and "| 0.6 |  | 0.700 |" in lines
-    assert "| QNLI | sparsity | sparse_transfer | 100 % |  |  | 1 |  |  |" in lines
-    assert "| QNLI | sparsity | sparse_transfer | cannot be told | 0 of 1 levels can be compared |" in lines
+    found = lines(rows)
+    assert "**QNLI, 100 % data** (accuracy; chance 0.500): dense transfer missing" in found
+    assert "| 0.5 | 0.600 |  |" in found and "| 0.6 |  | 0.700 |" in found
+    assert "| QNLI | sparsity | sparse_transfer | 100 % |  |  | 1 | undefined: 1 point |  |" in found
+    assert "| QNLI | sparsity | sparse_transfer | cannot be told | 0 of 1 levels can be compared |" in found
 
 
 def test_figures_are_linked(read):
-    text = summary.summary_text(read(dense()), [], {(1, "lab/model-a", None): ["a.png", "a.pdf", "a.csv"]})
-    assert "\n\n![a.png](a.png)\n\n`a.pdf`\n\n`a.csv`\n\n" in text
+    rows = read(dense(), run())
+    text = summary.summary_text(describe(rows, []), ["png", "pdf"])
+    stem = "setting1_data_adequacy_model-a"
+    assert f"\n\n![{stem}.png]({stem}.png)\n\n`{stem}.pdf`\n\n`{stem}.csv`\n\n" in text
+
+
+def test_constant_scores_have_no_spearman_and_it_is_said(read):
+    rows = read(dense(0.8), *[run(strength=strength, score=0.6) for strength in (0.2, 0.4, 0.6)])
+    expected = "| QNLI | sparsity | sparse_transfer | 100 % | 0.800 | yes | 3 | undefined: the same score everywhere |"
+    assert any(line.startswith(expected) for line in lines(rows))
+
+
+def test_what_is_missing_is_listed(read):
+    rows = read(dense(), run(strength=0.3), run(strength=0.5), dense(fraction=0.1), run(strength=0.3, fraction=0.1))
+    found = lines(rows)
+    assert "## What is missing" in found
+    assert "| 1 | model-a | qnli | sparse_transfer | 10 % data | 50 % (seed 41) |" in found
 
 
 def many(loss, windows=100):
@@ -104,7 +128,7 @@ def many(loss, windows=100):
 
 def test_a_sound_tree_of_perplexities_has_nothing_to_beware_of(read):
     rows = read(perplexity_run(losses=many(3.0)), *[perplexity_run("wanda", 0.5, many(3.5), seed) for seed in (0, 1)])
-    assert summary.cautions(rows, []) == []
+    assert cautions(rows) == []
 
 
 def test_what_is_wrong_with_perplexities(read):
@@ -113,7 +137,7 @@ def test_what_is_wrong_with_perplexities(read):
         *[perplexity_run("wanda", "2:4", seed=seed) for seed in (0, 1)], perplexity_run("magnitude", 0.5, (3.5,)),
         perplexity_run("rtn", ("bits", 2), (8.0, 8.0), measured_sparsity=0.3),
     )  # fmt: skip
-    assert summary.cautions(rows, []) == [
+    assert cautions(rows) == [
         "1 of 5 points lack losses on the windows of the dense run.",
         "The text has 2 windows (dense: 20.09 ± 0.5): others give other perplexities; compare within this table alone.",
         "1 of 2 calibrated points rest on one calibration sample: no band.",
@@ -127,9 +151,7 @@ def test_what_is_wrong_with_perplexities(read):
 
 def test_a_perplexity_without_dense_is_said_and_named_among_several_sets(read):
     rows = read(perplexity_run("rtn", ("bits", 2), many(3.0)), *both_seeds(dense(), run()))
-    assert summary.cautions(rows, []) == [
-        "Perplexity, model-a on wiki.test: NO DENSE RUN, so no difference is defined."
-    ]
+    assert cautions(rows) == ["Perplexity, model-a on wiki.test: NO DENSE RUN, so no difference is defined."]
 
 
 def test_the_perplexity_table_has_a_line_per_point(read):
@@ -138,14 +160,17 @@ def test_the_perplexity_table_has_a_line_per_point(read):
         *[perplexity_run("wanda", "2:4", (3.5 + seed, 4.0 + seed), seed) for seed in (0, 1)],
         perplexity_run("low_rank", ("rank", 8), (4.0, 4.5), parameter_ratio=0.25),
     )  # fmt: skip
-    key = ("perplexity", "lab/model-a", "texts/wiki.test.txt.gz")
-    lines = summary.summary_text(rows, [], {key: ["a.png", "a.csv"]}).splitlines()
-    assert "| perplexity | model-a | wiki.test | 5 | 0 1 | one | `" + rows[0]["folder"] + "/args.json` |" in lines
-    assert "## Perplexity, model-a on wiki.test" in lines and "![a.png](a.png)" in lines and "`a.csv`" in lines
-    assert "| Dense |  | 0.0 % |  | 25.79 |  |  |  |" in lines  # e to the 3.25
+    found = lines(rows)
+    assert "| perplexity | model-a | wiki.test | 5 | 0 1 | one | `" + rows[0]["folder"] + "/args.json` |" in found
+    assert "## Perplexity, model-a on wiki.test" in found and "`perplexity_wiki.test_model-a.csv`" in found
+    assert "| Dense |  | 0.0 % |  | 25.79 |  |  |  |" in found  # e to the 3.25
     # Differences 1 and .5: their deviation is .5 / sqrt(2), the mean's error .25.
-    assert "| Magnitude (threshold: layer) | 50 % | 50.0 % |  | 54.6 |  | +0.750 ± 0.250 |  |" in lines
+    assert "| Magnitude (threshold: layer) | 50 % | 50.0 % |  | 54.6 |  | +0.750 ± 0.250 |  |" in found
     # (e to the 3.75 + e to the 4.75) / 2; both seeds' windows lie .5 and 1.5 above dense.
-    assert "| Wanda | 2:4 | 50.0 % |  | 79.05 | 42.52 to 115.6 | +1.000 ± 0.000 | 0 1 |" in lines
-    assert "| Low rank | rank 8 | 0.0 % | 25.0 % | 70.11 |  | +1.000 ± 0.000 |  |" in lines
-    assert not [text for text in lines if "No figure is made" in text or "How fast the score falls" in text]
+    assert "| Wanda | 2:4 | 50.0 % |  | 79.05 | 42.52 to 115.6 | +1.000 ± 0.000 | 0 1 |" in found
+    assert "| Low rank | rank 8 | 0.0 % | 25.0 % | 70.11 |  | +1.000 ± 0.000 |  |" in found
+    assert not [text for text in found if "No figure is made" in text or "How fast the score falls" in text]
+
+
+def test_bars_and_line_breaks_do_not_end_a_cell():
+    assert wording.markdown(["a|b"], [["c\nd"]]) == ["| a\\|b |", "| --- |", "| c d |"]

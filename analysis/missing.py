@@ -1,0 +1,100 @@
+"""Which runs a sweep lacks: the cells of the full grid of what a tree holds that are not in it."""
+
+import itertools
+from typing import Any
+
+from analysis import results, tables
+from analysis.drawing import percent
+from analysis.tables import Row
+from analysis.wording import compression_name, markdown, strength_text
+
+GROUP = ("setting", "model", "task")
+WAY = ("compression", "magnitude_scope", "transfer", "pair")  # how a model was made
+POINT = ("strength_kind", "strength")
+SEEDS = ("seed", "end_seed")
+PLACE = tuple(name for name in results.COORDINATES if name not in {*GROUP, *WAY, *POINT, *SEEDS})
+COLUMNS = (*results.COORDINATES, "requested_sparsity")
+MOST_LINES = 40
+
+Cells = dict[tuple, set[tuple]]
+
+
+def missing_runs(rows: list[Row]) -> list[Row]:
+    """The coordinates of every run that the full grid would have.
+
+    The grid of one setting, model and task: every way in which its models were made, at every strength that some way
+    has (of the kinds that this way takes), in every place (amount of data, mixture) and with every seed of its own. A
+    way that was never run is not missed, and neither is a strength that no run has.
+
+    Args:
+        rows: what results.read_runs returned.
+    Returns:
+        Rows of COLUMNS: results.COORDINATES, and the requested_sparsity of runs at that strength.
+    """
+    found: dict[tuple, Cells] = {}
+    sparsity = {}
+    for row in rows:
+        own = results.coordinates(row)
+        parts = [tuple(own[name] for name in names) for names in (GROUP, WAY, POINT, PLACE, SEEDS)]
+        group, way, point, where, seeds = parts
+        found.setdefault(group, {}).setdefault(way, set()).add((point, where, seeds))
+        sparsity[point] = row["requested_sparsity"]
+    missing = []
+    for group, ways in found.items():
+        for way, present in ways.items():
+            for point, where, seeds in _grid(ways, present) - present:
+                names = (*GROUP, *WAY, *POINT, *PLACE, *SEEDS)
+                values = (*group, *way, *point, *where, *seeds)
+                missing.append({**dict(zip(names, values, strict=True)), "requested_sparsity": sparsity[point]})
+    return sorted(missing, key=_order)
+
+
+def _grid(ways: Cells, present: set[tuple]) -> set[tuple]:
+    everything = set().union(*ways.values())
+    kinds = {point[0] for point, _, _ in present}
+    points = {point for point, _, _ in everything if point[0] in kinds}
+    places = {where for _, where, _ in everything}
+    return set(itertools.product(points, places, {seeds for *_, seeds in present}))
+
+
+def _order(row: Row) -> tuple:
+    fixed = tuple(str(row[name]) for name in (*GROUP, *PLACE, *WAY))
+    return fixed, tables.compression_order(row), row["seed"], row["end_seed"] or 0
+
+
+def lines(missing: list[Row], names: dict[Any, str]) -> list[str]:
+    """As Markdown, a line for every way and place.
+
+    Args:
+        missing: what missing_runs returned.
+        names: short names of models and tasks.
+    """
+    groups: dict[tuple, dict[str, list[str]]] = {}
+    for row in missing:
+        key = tuple(row[name] for name in (*GROUP, *PLACE, *WAY))
+        strength = strength_text(row) or "dense"
+        groups.setdefault((key, _way_name(row), _place_name(row)), {}).setdefault(strength, []).append(str(row["seed"]))
+    body = []
+    for (key, way, place), strengths in itertools.islice(groups.items(), MOST_LINES):
+        setting, model, task, *_ = key
+        listed = "; ".join(f"{strength} (seed {' '.join(seeds)})" for strength, seeds in strengths.items())
+        body.append([setting, names.get(model, model), names.get(task, task) or "", way, place, listed])
+    more = len(groups) - len(body)
+    return [
+        f"Of the full grid of what the tree holds, {len(missing)} runs are not there (all of them in `missing.csv`):",
+        "",
+        *markdown(["setting", "model", "task", "made by", "where", "lacking"], body),
+        *(["", f"And {more} more lines."] if more else []),
+    ]
+
+
+def _way_name(row: Row) -> str:
+    name = compression_name(row) if row["transfer"] is None else row["transfer"]
+    return name if row["pair"] is None else f"{name}, {row['pair']}"
+
+
+def _place_name(row: Row) -> str:
+    told = {name: row[name] for name in PLACE if row[name] is not None}
+    if "data_fraction" in told:
+        told["data_fraction"] = f"{percent(told['data_fraction'])} data"
+    return ", ".join(f"{value}" if name == "data_fraction" else f"{name} {value}" for name, value in told.items())

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Appendix E of the paper: low rank in settings 2 and 3, ranks from 4000 to 100 of Vicuna-7B's 4096; two factors are
+# smaller than the matrix below rank 2048 (2985 in the feed-forward layers). Smaller models need other RANKS. Every
+# compressed model is made once for both settings. llm_sweep.sh says how to change the lists. With quantization.sh in the
+# same tree, one figure holds all.
+set -euo pipefail
+
+SETTING=setting2_option_count
+SETTINGS="${SETTINGS:-2 3}"
+MODEL="${MODEL:-lmsys/vicuna-7b-v1.3}"
+COMPRESSIONS="${COMPRESSIONS:-dense low_rank}"
+SPARSITIES="${SPARSITIES-}"
+NM_RATIOS="${NM_RATIOS-}"
+RANKS="${RANKS-4000 3500 3000 2500 2000 1500 1000 500 100}"
+SEEDS="${SEEDS:-0}"
+OUT="${OUT:-runs/compression_ratio}"
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/llm_sweep.sh"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Section 4 of the paper, figure 7 and table 2: magnitude pruning against GPTQ and round-to-nearest, by compression ratio,
+# in settings 2 and 3. Every compressed model is made once for both settings. The bits are those of the authors' script
+# for GPTQ; the paper prints none. llm_sweep.sh says how to change the lists. With low_rank.sh in the same tree, one
+# figure holds all.
+set -euo pipefail
+
+SETTING=setting2_option_count
+SETTINGS="${SETTINGS:-2 3}"
+MODEL="${MODEL:-lmsys/vicuna-7b-v1.3}"
+COMPRESSIONS="${COMPRESSIONS:-dense magnitude gptq rtn}"
+SPARSITIES="${SPARSITIES-0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9}"
+NM_RATIOS="${NM_RATIOS-}"
+BITS="${BITS-16 14 12 10 8 6 4 3 2}"
+SEEDS="${SEEDS:-0}"
+OUT="${OUT:-runs/compression_ratio}"
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/llm_sweep.sh"

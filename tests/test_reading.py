@@ -1,0 +1,177 @@
+"""What analysis.results reads back: faults of files, trees that mix runs, columns of items."""
+
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+from synthetic_runs import level_run, run, write_tree
+
+from analysis import level_tables, results
+from analysis.contents import describe
+
+CELL = ("seed", "sparsity")
+
+
+def write_changed(folder, change):
+    """A run whose all_results.json was changed by hand."""
+    write_tree(folder, run(score=0.25))
+    path = folder / "000" / "all_results.json"
+    path.write_text(change(path.read_text()))
+    return path
+
+
+@pytest.mark.parametrize("length", [1, 100, 400])
+def test_a_file_that_was_cut_off_is_named(tmp_path, length):
+    path = write_changed(tmp_path, lambda text: text[:length])
+    with pytest.raises(ValueError, match="is not valid JSON") as error:
+        results.read_runs(tmp_path)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_no_number_is_refused_and_its_file_named(tmp_path, number):
+    path = write_changed(tmp_path, lambda text: text.replace("0.25", number))
+    with pytest.raises(ValueError, match=f"is not valid JSON: it holds {number}") as error:
+        results.read_runs(tmp_path)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("score", ["null", '"0.25"', "true", "[]"])
+def test_a_score_that_is_no_number_is_refused(tmp_path, score):
+    write_changed(tmp_path, lambda text: text.replace("0.25", score))
+    with pytest.raises(ValueError, match=r"000/all_results\.json: the score of level 100.0 is .*, not a number"):
+        results.read_runs(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    write_tree(tmp_path, run())
+    (tmp_path / "000" / "all_results.json").write_bytes(b'{"setting": "\xff\xfe"}')
+    with pytest.raises(ValueError, match=r"000/all_results\.json is not valid JSON"):
+        results.read_runs(tmp_path)
+
+
+def test_a_run_that_was_started_again_meanwhile_does_not_count(tmp_path, monkeypatch):
+    write_tree(tmp_path, run(), run(seed=42))
+    monkeypatch.setattr(results, "_folders_with", lambda *_: [tmp_path / "gone", tmp_path / "001"])
+    assert [row["seed"] for row in results.read_runs(tmp_path)] == [42]
+
+
+def test_links_are_not_followed_in_circles(tmp_path):
+    write_tree(tmp_path / "runs", run())
+    (tmp_path / "runs" / "again").symlink_to(tmp_path)
+    assert len(results.read_runs(tmp_path, tmp_path / "runs")) == 1
+
+
+def test_rows_share_their_texts(tmp_path):
+    write_tree(tmp_path, run(), run(seed=42))
+    one, other = results.read_runs(tmp_path)
+    assert one["model"] is other["model"]
+    assert all(mine is theirs for mine, theirs in zip(one, other, strict=True))
+
+
+def made_with(seed, **arguments):
+    """A run and the arguments that it was made with, its recipe worked out of them."""
+    identity = {"seed": seed, "sparsity": 0.5, "data_sha256": "abc", "model_sha256": "def", "max_items": 500}
+    identity |= arguments
+    return run(seed=seed, recipe=results.recipe(identity, CELL)), identity
+
+
+@pytest.mark.parametrize("name, value", [("data_sha256", "xyz"), ("model_sha256", "xyz"), ("max_items", 100)])
+def test_runs_on_other_data_other_weights_or_other_items_are_never_averaged(tmp_path, name, value):
+    for result, identity in (made_with(41), made_with(42), made_with(43, **{name: value})):
+        write_tree(tmp_path, result, **identity)
+    with pytest.raises(ValueError, match=rf"different recipes.*{name}: .* here, .*{value}.* there") as error:
+        describe(results.read_runs(tmp_path), [])
+    assert f"{tmp_path}/000 (here)" in str(error.value) and f"{tmp_path}/002 (there)" in str(error.value)
+
+
+def test_other_models_are_told_apart_even_where_their_names_end_alike(tmp_path):
+    runs = [made(model=model) for model in ("one/lm", "two/lm") for made in (level_run,)]
+    parts = describe(results.read_runs(write_tree(tmp_path, *runs)), []).parts
+    assert len(parts) == 2 and len({part.title for part in parts}) == 2
+
+
+def store(folder, **columns):
+    results.start_run(folder, {}, {})
+    results.write_run(folder, run(), columns)
+
+
+def test_columns_come_back_as_numpy_itself_reads_them(tmp_path):
+    columns = {
+        "flags": np.array([True, False]), "names": np.array(["é", "two words"]), "empty": np.zeros((0, 3)),
+        "numbers": np.arange(6, dtype=np.int16).reshape(2, 3), "turned": np.asfortranarray(np.eye(2, 3)),
+        "single": np.float32(0.5), "infinite": np.array([-np.inf, 0.0]),
+    }  # fmt: skip
+    store(tmp_path, **columns)
+    with np.load(tmp_path / "items.npz") as expected:
+        found = results.read_items(tmp_path)
+        assert found.keys() == set(expected)
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name], strict=True)
+    assert results.read_items(tmp_path, ["names", "unknown"]).keys() == {"names"}
+
+
+@pytest.mark.filterwarnings("ignore:Stored array in format 2.0")
+def test_arrays_that_are_not_written_here_are_refused(tmp_path):
+    many = np.zeros(2, dtype=[(f"field number {number} with a long name", "f8") for number in range(2000)])
+    store(tmp_path, many=many)
+    with pytest.raises(ValueError, match=r"items\.npz cannot be read: an array of format \(2, 0\)"):
+        results.read_items(tmp_path)
+
+
+def test_columns_that_repeat_are_one_array_and_cannot_be_changed(tmp_path):
+    items = np.array(["a", "b"])
+    store(tmp_path / "0", item=items, score=np.array([0.0, 1.0]))
+    store(tmp_path / "1", item=items.copy(), score=np.array([1.0, 1.0]))
+    one, other = (results.read_items(tmp_path / name) for name in "01")
+    assert one["item"] is other["item"] and one["score"].tolist() == [0, 1] and other["score"].tolist() == [1, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        one["item"][0] = "c"
+
+
+def test_nan_in_items_is_refused_and_the_file_named(tmp_path):
+    store(tmp_path, score=np.array([0.0, np.nan]))
+    with pytest.raises(ValueError, match=r"items\.npz cannot be read: it holds NaN"):
+        results.read_items(tmp_path)
+
+
+def test_items_that_were_cut_off_are_named(tmp_path):
+    store(tmp_path, score=np.arange(1000.0))
+    path = tmp_path / "items.npz"
+    whole = path.read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"items\.npz cannot be read"):
+            results.read_items(tmp_path)
+
+
+def test_pickled_items_are_not_read(tmp_path):
+    np.savez(tmp_path / "items.npz", answers=np.array(["a", None], dtype=object))
+    with pytest.raises(ValueError, match="Python objects"):
+        results.read_items(tmp_path)
+
+
+def test_a_file_that_is_no_array_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "items.npz", "w") as stored:
+        stored.writestr("score.npy", json.dumps([1, 2]))
+    with pytest.raises(ValueError, match=r"items\.npz cannot be read"):
+        results.read_items(tmp_path)
+
+
+def test_outcomes_of_the_same_items_share_them_and_follow_the_file(tmp_path):
+    """level_tables keeps what it read; another file in its place is read anew."""
+    levels = {"2 options": (1, 0, 1), "4 options": (0, 0, 1)}
+    write_tree(tmp_path, level_run(levels=levels), level_run("wanda", 0.5, dict.fromkeys(levels, (0.25, 0, 1))))
+    one, other = (level_tables.read_outcomes(str(tmp_path / name)) for name in ("000", "001"))
+    assert one[0].items is other[0].items and one[1].groups is other[1].groups
+    assert one[0].scores.tolist() == [1, 0, 1] and other[1].scores.tolist() == [0.25, 0, 1]
+    assert one[0].scores.dtype == np.uint8 and other[0].scores.dtype == np.float64
+    path = tmp_path / "000" / "items.npz"
+    changed = level_run(levels=dict.fromkeys(levels, (0, 0, 0)))["items"]
+    results.write_run(path.parent, run(), changed)
+    os.utime(path, ns=(1, 1))
+    assert level_tables.read_outcomes(str(path.parent))[0].scores.tolist() == [0, 0, 0]
+    path.unlink()
+    assert level_tables.read_outcomes(str(path.parent)) == {}

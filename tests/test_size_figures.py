@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+from synthetic_runs import level_run, run, write_tree
+
+from analysis import level_tables, results, size_figures
+
+EASY, HARD = "2 options", "4 options"
+GROUPS = {"group_size": 128, "symmetric": False}
+
+
+def levels(easy, hard):
+    """Ten items each, of which so many are answered rightly."""
+    return {name: [1] * right + [0] * (10 - right) for name, right in ((EASY, easy), (HARD, hard))}
+
+
+@pytest.fixture
+def read(tmp_path):
+    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs, **GROUPS))
+
+
+def compared():
+    return [
+        level_run(levels=levels(10, 8)),
+        level_run("magnitude", 0.3, levels(9, 6)), level_run("magnitude", 0.5, levels(7, 6)),
+        level_run("magnitude", 0.7, levels(5, 2)),
+        level_run("gptq", ("bits", 8), levels(10, 8)), level_run("gptq", ("bits", 4), levels(10, 8)),
+        level_run("gptq", ("bits", 2), levels(10, 8)),
+        level_run("low_rank", ("rank", 8), levels(4, 2), parameter_ratio=0.5),
+    ]  # fmt: skip
+
+
+def curve(axes, name):
+    return next(line for line in axes.get_lines() if line.get_label().startswith(name))
+
+
+def test_all_compressions_stand_on_one_axis(read):
+    figure = size_figures.by_size(read(*compared()))
+    easy, hard = figure.axes
+    assert (easy.get_title(), hard.get_title()) == (EASY, HARD)
+    # what is kept and a bit per weight of 16
+    np.testing.assert_allclose(curve(easy, "Magnitude").get_xdata(), [76.25, 56.25, 36.25])
+    np.testing.assert_allclose(curve(easy, "Magnitude").get_ydata(), [90, 70, 50])
+    # bits, and in 128 weights a scale of 16 bits and a zero point
+    np.testing.assert_allclose(curve(easy, "GPTQ").get_xdata(), [100 * (b + (16 + b) / 128) / 16 for b in (8, 4, 2)])
+    np.testing.assert_allclose(curve(easy, "Low rank").get_xdata(), [50])
+    np.testing.assert_allclose(curve(hard, "Magnitude").get_ydata(), [75, 75, 25])
+    assert easy.get_xlim()[0] > 100 and easy.get_xlim()[1] < 0  # larger models on the left
+    assert easy.get_ylim() == hard.get_ylim() and easy.get_ylabel() == "Accuracy (% of dense)"
+    assert curve(easy, "Dense").get_ydata() == [100, 100]
+
+
+def test_the_legend_has_spearman_of_strength_and_loss(read):
+    easy, hard = size_figures.by_size(read(*compared())).axes
+    assert curve(easy, "Magnitude").get_label() == "Magnitude: +1.00"
+    # Losses 2, 2, 6 have ranks 1.5, 1.5, 3: the correlation is 1.5 / sqrt(2 * 1.5).
+    assert curve(hard, "Magnitude").get_label() == "Magnitude: +0.87"
+    assert curve(easy, "GPTQ").get_label() == "GPTQ: none" and curve(easy, "Low").get_label() == "Low rank: none"
+
+
+def test_ranks_that_save_nothing_are_ordered_by_rank(read):
+    runs = [level_run(levels=levels(10, 8)), level_run("rtn", ("bits", 4), levels(9, 8))]
+    runs += [
+        level_run("low_rank", ("rank", rank), levels(right, right), parameter_ratio=1.0)
+        for rank, right in ((30, 9), (20, 7), (10, 5))
+    ]
+    points = size_figures.size_table(level_tables.level_table(read(*runs)))
+    ranks = size_figures.size_curves(points)[EASY]["low_rank", "rank", None]
+    assert [point["strength"] for point in ranks] == [30, 20, 10] and size_figures.size_spearman(ranks) == 1
+
+
+def test_the_table_says_why_there_is_no_spearman(read):
+    lines = size_figures.summary_lines(size_figures.size_table(level_tables.level_table(read(*compared()))))
+    assert "| level | Magnitude | GPTQ | Low rank |" in lines
+    assert "| 2 options | 1.000 | undefined: the same score everywhere | undefined: 1 point |" in lines
+
+
+def test_n_m_and_global_thresholds_are_curves_of_their_own(read):
+    runs = [*compared(), level_run("magnitude", "2:4", levels(8, 8))]
+    runs.append(level_run("magnitude", 0.5, levels(8, 8), magnitude_scope="global"))
+    easy, _ = size_figures.by_size(read(*runs)).axes
+    # Half of the values, and 2 bits for the place of each.
+    np.testing.assert_allclose(curve(easy, "Magnitude, N:M").get_xdata(), [100 * (0.5 + 0.5 * 2 / 16)])
+    assert curve(easy, "Magnitude (global)").get_linestyle() == "-."
+
+
+def test_a_missing_dense_run_is_said(read):
+    easy, _ = size_figures.by_size(read(*compared()[1:])).axes
+    assert easy.texts[0].get_text() == "NO DENSE RUN:\nno reference, not drawn"
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    alone = write_tree(tmp_path / "alone", level_run(), level_run("magnitude", 0.5), level_run("wanda", "2:4"))
+    assert size_figures.size_table(level_tables.level_table(results.read_runs(alone))) == []
+    with pytest.raises(ValueError, match="fewer than two of pruning, quantization and low rank"):
+        size_figures.by_size(results.read_runs(alone))
+    with pytest.raises(ValueError, match="fewer than two"):
+        size_figures.by_size(results.read_runs(write_tree(tmp_path / "tuned", run())))
+    with pytest.raises(ValueError, match="belong in 2 figures"):
+        size_figures.by_size(results.read_runs(write_tree(tmp_path / "two", *compared(), level_run(model="other"))))
+
+
+def test_runs_whose_size_is_not_known_are_left_out(tmp_path):
+    """A scale per row: how long rows are is not recorded."""
+    tree = write_tree(tmp_path, *compared(), group_size=-1, symmetric=False)
+    points = size_figures.size_table(level_tables.level_table(results.read_runs(tree)))
+    assert {point["compression"] for point in points} == {"magnitude", "low_rank"}

@@ -1,0 +1,69 @@
+"""scripts/quantization.sh and low_rank.sh: what they start, by a stand-in for python that writes down its arguments."""
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from llm_tasks import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = "runs/compression_ratio/{setting}/{compression}/{strength}/{seed}"
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Run a script of the project; returns the arguments of every program that it starts."""
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/bash\nprintf "%s\\x1f" "$@" >>"{tmp_path}/calls"\nprintf "\\n" >>"{tmp_path}/calls"\n')
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+
+    def run(name, *arguments, **variables):
+        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {"PATH": path, "VIRTUAL_ENV": str(tmp_path), **variables}
+        subprocess.run(["bash", ROOT / "scripts" / name, *arguments], env=environment, cwd="/", check=True)
+        return [line.split("\x1f")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
+
+    return run
+
+
+def cells(arguments, capsys):
+    """The commands that the script of setting 2 would run one by one."""
+    assert arguments[0] == "llm_tasks/setting2_option_count.py"
+    assert settings.run([*arguments[1:], *([] if "--list_cells" in arguments else ["--list_cells"])], 2, "") == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_quantization_compares_pruning_with_both_quantizations_in_both_settings(start, capsys):
+    (arguments,) = start("quantization.sh", "--list_cells")
+    listed = cells(arguments, capsys)
+    # dense, nine sparsities, and nine numbers of bits by two methods; in two settings
+    assert len(listed) == 2 * (1 + 9 + 2 * 9) and arguments[arguments.index("--output_dir") + 1] == TEMPLATE
+    for words in ("--compression gptq --bits 3", "--compression rtn --bits 16", "--sparsity 0.9", "3/gptq/4bit/0"):
+        assert any(words in line for line in listed)
+
+
+def test_low_rank_shares_its_dense_run_with_quantization(start, capsys):
+    (arguments,) = start("low_rank.sh", "--list_cells")
+    listed = cells(arguments, capsys)
+    assert len(listed) == 2 * (1 + 9) and arguments[arguments.index("--output_dir") + 1] == TEMPLATE
+    assert any("--rank 4000" in line and "low_rank/rank4000/0" in line for line in listed)
+
+
+def test_lists_can_be_changed_and_the_figures_are_drawn(start, capsys):
+    first, second = start(
+        "low_rank.sh", "--max_items", "9", RANKS="64 32", SETTINGS="3", SEEDS="0 1", OUT="a b", DATA_DIR="/some/data"
+    )
+    assert second == ["scripts/plot_results.py", "--results_dir", "a b", "--output_dir", "a b/figures"]
+    assert first[first.index("--output_dir") + 1].startswith("a b/{setting}/") and "/some/data" in first
+    listed = cells(first, capsys)
+    assert len(listed) == 2 * 3 and all("--settings 3" in line and "--max_items 9" in line for line in listed)
+
+
+def test_one_setting_alone_has_no_folder_of_its_own(start):
+    (arguments,) = start("setting2.sh", "--list_cells")
+    assert arguments[arguments.index("--output_dir") + 1] == "runs/setting2/{compression}/{strength}/{seed}"
+    assert not {"--settings", "--bits", "--rank"} & set(arguments)
