@@ -6,23 +6,30 @@ in what a cell means; the folder names, skipping, waiting and failing are the sa
 
 import logging
 import os
-import shlex
 import string
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
-from analysis import results
+from analysis import locks, results
 
 logger = logging.getLogger(__name__)
 
 Cell = dict[str, Any]
 # What a cell may die of without a mistake in the program: no memory, NaN, full disk, data that does not fit.
 CELL_ERRORS = (ArithmeticError, OSError, RuntimeError, ValueError)
+POLL_SECONDS = 0.5  # between looks at the runs that other processes hold
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that Linux takes
+
+
+class _Turn(NamedTuple):
+    """What comes next: "skip", "compute" or "busy" (held by another process) with a folder; "wait"; "fail"."""
+
+    action: str
+    folder: Path | None = None
+    reason: str = ""
 
 
 def start_logging() -> None:
@@ -35,7 +42,8 @@ def output_folders(template: str, cells: Iterable[Cell]) -> dict[Path, Cell]:
     """One folder per cell, from a template such as "runs/{task_name}/{strength}/{seed}".
 
     Raises:
-        ValueError: an unknown placeholder, or two cells that would share a folder (names what must be added).
+        ValueError: an unknown placeholder, a value that is no name of a folder, or two cells that would share a folder
+            (names what must be added).
     """
     cells = list(cells)
     fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
@@ -45,9 +53,17 @@ def output_folders(template: str, cells: Iterable[Cell]) -> dict[Path, Cell]:
         raise ValueError(
             f"--output_dir {template}: {unknown} is no placeholder; there are {', '.join(map(repr, sorted(allowed)))}"
         )
+    for field in sorted(fields):
+        for value in {str(cell[field]) for cell in cells}:
+            _check_name(template, field, value)
     folders: dict[Path, Cell] = {}
     for cell in cells:
         folder = Path(template.format(**cell))
+        longest = max((len(os.fsencode(name)) for name in folder.parts), default=0)
+        if longest > LONGEST_NAME or len(bytes(folder)) > LONGEST_PATH:
+            raise ValueError(
+                f"--output_dir {template}: {str(folder)[:80]}… is too long; folders have {LONGEST_NAME} bytes at most"
+            )
         if folder in folders:
             varying = sorted(name for name in cell if cell[name] != folders[folder][name] and name not in fields)
             placeholders = " or ".join(f"{{{name}}}" for name in varying) or "another seed: two cells are the same"
@@ -56,16 +72,13 @@ def output_folders(template: str, cells: Iterable[Cell]) -> dict[Path, Cell]:
     return folders
 
 
-def command_line(script: str, options: Mapping[str, Any], folder: Path) -> str:
-    """The shell command that runs one cell: `options` without those that are None or False, and its own folder."""
-    words = ["python", script]
-    for name, value in {**options, "output_dir": str(folder)}.items():
-        if value is True:
-            words.append(f"--{name}")
-        elif value is not None and value is not False:
-            values = value if isinstance(value, list | tuple) else [value]
-            words += [f"--{name}", *map(str, values)]
-    return shlex.join(words)
+def _check_name(template: str, field: str, value: str) -> None:
+    """Refuse a value that would lead out of the template's folders, or that no file system takes."""
+    if value in ("", ".", "..") or "/" in value or os.sep in value or not value.isprintable():
+        raise ValueError(
+            f"--output_dir {template}: {{{field}}} is {value!r}; the name of a folder has no slash, no control "
+            "characters, and is not empty, '.' or '..'"
+        )
 
 
 def check_folders(arguments: Mapping[Path, dict[str, Any]], overwrite: bool = False) -> None:
@@ -73,16 +86,17 @@ def check_folders(arguments: Mapping[Path, dict[str, Any]], overwrite: bool = Fa
 
     Raises:
         DifferentRunError: a folder holds a complete run with other arguments (not with `overwrite`).
-        ValueError: a folder cannot be written.
+        ValueError: a folder cannot be written, and its run is not complete.
     """
     for folder, identity in arguments.items():
+        if not overwrite and results.is_complete(folder):
+            results.check_same_run(folder, identity)
+            continue
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir():
             raise ValueError(f"--output_dir {folder}: {existing} is a file, not a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise ValueError(f"--output_dir {folder}: {existing} cannot be written")
-        if not overwrite:
-            results.check_same_run(folder, identity)
 
 
 def run_cells(
@@ -91,11 +105,12 @@ def run_cells(
     overwrite: bool = False,
     share: Callable[[Any], Any] | None = None,
     is_main: bool = True,
+    fails_together: bool = False,
 ) -> int:
     """Compute every run that is not complete yet; one that fails does not stop the others.
 
     A complete run with the same arguments is skipped. A run that another process holds is left to it until all others
-    are done, then waited for: when this returns 0, every run is complete.
+    are done, then waited for: when this returns 0, every run is complete. A run that fails leaves failure.json.
 
     Args:
         arguments: what identifies the run of each folder (args.json).
@@ -104,65 +119,104 @@ def run_cells(
         share: in a distributed job, gives every process the main one's value; a failed run then ends the job, since
             its processes would wait for each other.
         is_main: whether this process decides and locks for the job.
+        fails_together: the processes of a job leave a run that fails together, and go on with the next.
     Returns:
-        Number of runs that failed, for the exit code.
+        Number of runs that failed, for the exit code; 0 in processes that are not the main one.
     Raises:
         DifferentRunError: a folder came to hold a complete run with other arguments.
     """
     failures: dict[Path, str] = {}
     skipped = 0
-    waiting: list[Path] = []
-    for folder, wait in _twice(list(arguments), waiting):
-        with _claim(folder, arguments[folder], overwrite, wait, is_main) as own_action:
-            action = share(own_action) if share else own_action
-            if action == "busy":
-                logger.info("%s: another process computes it; waited for after the others", folder)
-                waiting.append(folder)
-            elif action == "skip":
-                logger.info("%s: complete, skipped", folder)
+    waiting: dict[Path, locks.RunLock] = {}
+    with closing(_turns(arguments, overwrite, waiting)) as turns:
+        while turn := _next(turns, share, is_main):
+            if turn.action == "skip":
+                logger.info("%s: complete, skipped", turn.folder)
                 skipped += 1
-            else:
+            elif turn.action == "busy":
+                logger.info("%s: another process computes it; waited for after the others", turn.folder)
+            elif turn.action == "fail":
+                logger.error("%s: %s", turn.folder, turn.reason)
+                failures[turn.folder] = turn.reason
+            elif turn.action == "compute":
                 started = time.monotonic()
                 try:
-                    compute(folder)
-                    logger.info("%s: done in %.0f s", folder, time.monotonic() - started)
+                    compute(turn.folder)
+                    logger.info("%s: done in %.0f s", turn.folder, time.monotonic() - started)
                 except CELL_ERRORS as error:
-                    if share:
+                    if share and not fails_together:
+                        _record_failure(turn.folder, error)
                         raise
-                    logger.exception("%s: failed", folder)
-                    failures[folder] = f"{type(error).__name__}: {error}".splitlines()[0]
+                    if isinstance(error, locks.LostRunError):
+                        logger.warning("%s; waited for after the others", error)
+                        waiting[turn.folder] = locks.RunLock(turn.folder)
+                        continue
+                    logger.exception("%s: failed", turn.folder)
+                    if is_main:
+                        _record_failure(turn.folder, error)
+                        failures[turn.folder] = results.describe_error(error)
     failed = len(failures)
-    computed = len(arguments) - skipped - failed
-    logger.info("%d runs: %d computed, %d already complete, %d failed", len(arguments), computed, skipped, failed)
+    if is_main:
+        computed = len(arguments) - skipped - failed
+        logger.info("%d runs: %d computed, %d already complete, %d failed", len(arguments), computed, skipped, failed)
     for folder, reason in failures.items():
         logger.error("failed: %s (%s)", folder, reason)
     return failed
 
 
-def _twice(folders: list[Path], waiting: list[Path]) -> Iterator[tuple[Path, bool]]:
-    """Every folder without waiting, then those that came to stand in `waiting`."""
-    yield from ((folder, False) for folder in folders)
-    yield from ((folder, True) for folder in waiting)
+def _next(turns: Iterator[_Turn], share: Callable[[Any], Any] | None, is_main: bool) -> _Turn | None:
+    turn = next(turns, None) if is_main else None
+    return share(turn) if share else turn
 
 
-@contextmanager
-def _claim(
-    folder: Path, arguments: dict[str, Any], overwrite: bool, wait: bool, is_main: bool
-) -> Iterator[str | None]:
-    """Hold the folder's lock while the caller works on it; yields "skip", "busy" or "compute", None if not main."""
-    if not is_main:
-        yield None
+def _turns(
+    arguments: Mapping[Path, dict[str, Any]], overwrite: bool, waiting: dict[Path, locks.RunLock]
+) -> Iterator[_Turn]:
+    """What to do with every folder, which is held while the caller does it; runs of others are looked at again."""
+    for folder in arguments:
+        yield from _turn(folder, arguments[folder], overwrite, waiting)
+    while waiting:
+        for folder in list(waiting):
+            yield from _turn(folder, arguments[folder], overwrite, waiting)
+        if waiting:
+            time.sleep(POLL_SECONDS)
+            yield _Turn("wait")  # the other processes of a job take part in every turn, so that none waits for long
+
+
+def _turn(
+    folder: Path, arguments: dict[str, Any], overwrite: bool, waiting: dict[Path, locks.RunLock]
+) -> Iterator[_Turn]:
+    if not overwrite and results.is_complete(folder):  # needs no lock: a tree that cannot be written may be complete
+        results.check_same_run(folder, arguments)
+        waiting.pop(folder, None)
+        yield _Turn("skip", folder)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = waiting.get(folder) or locks.RunLock(folder)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        yield "busy"
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock.acquire()
+    except OSError as error:
+        waiting.pop(folder, None)
+        yield _Turn("fail", folder, results.describe_error(error))
         return
+    if not held:
+        if folder not in waiting:
+            waiting[folder] = lock
+            yield _Turn("busy", folder)
+        return
+    waiting.pop(folder, None)
     try:
-        if not overwrite:
+        complete = not overwrite and results.is_complete(folder)  # another process may just have finished it
+        if complete:
             results.check_same_run(folder, arguments)
-        yield "skip" if results.is_complete(folder) and not overwrite else "compute"
+        yield _Turn("skip" if complete else "compute", folder)
     finally:
         lock.release()
+
+
+def _record_failure(folder: Path, error: BaseException) -> None:
+    try:
+        locks.check(folder)
+        results.write_failure(folder, error)
+    except (OSError, locks.LostRunError) as reason:
+        logger.error("%s: why it failed cannot be written: %s", folder, reason)

@@ -16,8 +16,10 @@ from transformers import (
 
 from analysis import results
 from analysis.cells import Cell
+from analysis.commands import group_names, values
 from analysis.options import checked, number, positive
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
+from llm_tasks.processes import job_size
 from pruning import calibration, magnitude
 from pruning.checkpoints import check_checkpoint_files, meta_model
 from pruning.device import best_precision
@@ -32,7 +34,10 @@ CALIBRATION_OPTIONS = (
 TEXT_HASH = "calibration_sha256"  # of the calibration text, in a run's identity
 METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
 # How a run is carried out, not what is computed: none of these tells two runs apart.
-RUN_OPTIONS = ("output_dir", "overwrite", "list_cells", "tokens_per_batch", "stream", "data_dir", "settings")
+RUN_OPTIONS = (
+    "output_dir", "overwrite", "list_cells", "group_by", "tokens_per_batch", "stream", "data_dir", "settings",
+    "device_map",
+)  # fmt: skip
 # The coordinates of a cell and what matters to some compressions alone; runs that differ in these stand in one figure.
 CELL_OPTIONS = (
     "compression",
@@ -70,6 +75,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--precision", choices=("auto", "no", "bf16"), default="auto",
         help="of a float32 model's matrix products; auto: bf16 where the processor or GPU computes in it")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, cuda:1 …; auto: the first accelerator, else the processor")
+    add("--device_map", choices=("auto",),
+        help="auto: spread a model that one GPU does not hold over all GPUs of the machine")  # fmt: skip
 
     add = parser.add_argument_group("compression").add_argument
     add("--compression", nargs="+", choices=(DENSE, *METHODS), default=[DENSE], metavar="NAME",
@@ -112,6 +119,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         help="the run's folder; for several cells a template with {compression} {strength} {seed}")  # fmt: skip
     add("--overwrite", action="store_true", help="replace complete runs")
     add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
+    add("--group_by", type=checked(group_names), metavar="NAMES",
+        help="with --list_cells: one command for all cells that share these, of model, setting, compression, strength, "
+        "seed; for example model,compression")  # fmt: skip
     add("--save_model", action="store_true", help="write the compressed model to <output_dir>/model")
     add("--export", choices=("gptqmodel",),
         help="rtn, gptq: write a packed checkpoint that serves to <output_dir>/gptqmodel")  # fmt: skip
@@ -160,15 +170,20 @@ def compression_of(cell: Cell) -> tuple:
     return (*(cell[name] for name in ("compression", *STRENGTHS)), seed)
 
 
-def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, cell: Cell) -> dict[str, Any]:
-    """The options, where they are not the default, that run one cell by itself."""
+def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, chosen: list[Cell]) -> dict[str, Any]:
+    """The options, where they are not the default, that run some cells by themselves."""
     options = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
-    options.pop("list_cells", None)
-    if not is_quantized(cell):
+    for name in ("list_cells", "group_by"):
+        options.pop(name, None)
+    if not any(map(is_quantized, chosen)):
         options.pop("export", None)
-    single = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
-    setting = {"settings": cell["setting"]} if "settings" in vars(args) else {}
-    return {**options, **single, **setting}
+    setting = {"settings": values(chosen, "setting")} if "settings" in vars(args) else {}
+    return {**options, **varied(chosen), **setting}
+
+
+def varied(chosen: list[Cell]) -> dict[str, list]:
+    """The values of the options that tell some cells of a setting apart."""
+    return {name: values(chosen, name) for name in ("compression", *STRENGTHS, "seed")}
 
 
 def identity(
@@ -249,6 +264,14 @@ def check_options(args: argparse.Namespace, streamable: bool) -> None:
         raise ValueError("--stream: this script does not evaluate block by block; perplexity.py --stream does")
     if args.stream and args.device not in ("auto", "cpu"):
         raise ValueError(f"--stream computes on the processor: --device {args.device} must be cpu or auto")
+    if args.stream and job_size() > 1:
+        raise ValueError("--stream computes in one process: start it without accelerate launch or torchrun")
+    if args.device_map and args.device != "auto":
+        raise ValueError(f"--device_map spreads a model over all GPUs: --device {args.device} must be auto")
+    if args.device_map and (args.stream or job_size() > 1):
+        raise ValueError("--device_map takes all GPUs for one process: no --stream, accelerate launch or torchrun")
+    if job_size() > 1 and ":" in args.device:
+        raise ValueError(f"--device {args.device}: a job gives each process a GPU of its own; allowed: auto, cuda, cpu")
     if args.stream and not Path(args.model_name_or_path).is_dir():
         raise ValueError(f"--stream reads the files of a folder; {args.model_name_or_path} is none")
     if args.stream and args.magnitude_scope == "global" and "magnitude" in args.compression and args.sparsity:

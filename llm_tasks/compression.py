@@ -16,6 +16,7 @@ from analysis.cells import Cell
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of
 from llm_tasks.methods import METHODS, Options
+from llm_tasks.processes import ALONE, Processes
 from pruning.checkpoints import save_model
 from pruning.layers import decoder_weights
 from pruning.low_rank import factors, parameter_ratio
@@ -31,11 +32,23 @@ PACKED = "They are stored as packed integers (GPTQ format): GPTQModel.load(folde
 
 
 def load_model(args: argparse.Namespace) -> PreTrainedModel:
+    """The model on its device, or with --device_map on several.
+
+    Raises:
+        ValueError: --device_map left weights for the processor or the disk, from where they cannot be compressed.
+    """
     dtype = "auto" if args.dtype == "auto" else getattr(torch, args.dtype)
     model = AutoModelForCausalLM.from_pretrained(
-        args.model_name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=args.trust_remote_code
-    )
-    return model.to(device_of(args)).eval().requires_grad_(False)
+        args.model_name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=args.trust_remote_code,
+        device_map=args.device_map,
+    )  # fmt: skip
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            f"--device_map {args.device_map}: the GPUs together do not hold {args.model_name_or_path}; "
+            "perplexity.py --stream compresses block by block"
+        )
+    model = model if args.device_map else model.to(device_of(args))
+    return model.eval().requires_grad_(False)
 
 
 class CompressibleModel:
@@ -53,12 +66,21 @@ class CompressibleModel:
         self._changed = False
         self._made: tuple[tuple, dict[str, Quantized]] | None = None
 
-    def compress(self, cell: Cell, tokens: Tensor | None, args: argparse.Namespace) -> dict[str, Quantized]:
-        """Compress the dense model as the cell says, unless it is so already; see walk for what is returned."""
+    def compress(
+        self, cell: Cell, tokens: Tensor | None, args: argparse.Namespace, processes: Processes = ALONE
+    ) -> dict[str, Quantized]:
+        """Compress the dense model as the cell says, unless it is so already; see walk for what is returned.
+
+        Of several processes the main one does it, needs the tokens and gets what is returned; the others get its
+        weights.
+        """
         wanted = arguments.compression_of(cell)
         if self._made is None or self._made[0] != wanted:
             self._made = None  # a compression that fails leaves nothing that looks made
-            self._made = wanted, self._compress(cell, tokens, args)
+            with processes.together():
+                grids = self._compress(cell, tokens, args) if processes.is_main else {}
+            processes.copy_from_main(weight.matrix for weight in self.weights.values())
+            self._made = wanted, grids
         return self._made[1]
 
     def _compress(self, cell: Cell, tokens: Tensor | None, args: argparse.Namespace) -> dict[str, Quantized]:

@@ -3,25 +3,27 @@
 import argparse
 import functools
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import results
-from analysis.cells import Cell, check_folders, command_line, output_folders, run_cells, start_logging
+from analysis.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from analysis.commands import print_commands, values
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, TEXT_HASH, device_of, is_calibrated
 from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
 from llm_tasks.methods import METHODS
+from llm_tasks.processes import Processes, join, processes_here
 from pruning import calibration
 from pruning.checkpoints import quiet_libraries, weight_files
-from pruning.device import available_memory, peak_memory, reset_peak_memory
+from pruning.device import available_memory, device_name, peak_memory, reset_peak_memory
 from pruning.layers import decoder_weights
 from pruning.streaming import StreamedBlocks
 from pruning.walk import WalkCost, walk_cost
@@ -45,7 +47,8 @@ class Setting(NamedTuple):
         identify: from the options, what tells its data from other data (hashes).
         prepare: its data, from the options, the tokenizer and the tokens that the model takes; ValueError where they
             are not usable.
-        evaluate: the measurement, from a model, its tokenizer, the data, the cell and the options.
+        evaluate: the measurement, from a model, its tokenizer, the data, the cell, the options, and the processes that
+            share the work.
         evaluate_streamed: the same for a model of which one block is in memory; None if there is no such way.
         seeded: whether the seed changes more than the calibration text.
         ignored: options that do not change what it computes.
@@ -54,7 +57,7 @@ class Setting(NamedTuple):
     name: str | int
     identify: Callable[[argparse.Namespace], dict[str, Any]]
     prepare: Callable[[argparse.Namespace, PreTrainedTokenizerBase, int], Any]
-    evaluate: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Any, Cell, argparse.Namespace], Evaluation]
+    evaluate: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Any, Cell, argparse.Namespace, Processes], Evaluation]
     evaluate_streamed: Callable[[StreamedBlocks, Any, Cell, argparse.Namespace], Evaluation] | None = None
     seeded: bool = False
     ignored: tuple[str, ...] = ()
@@ -70,13 +73,17 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
     named = {setting.name: setting for setting in settings}
     try:
         arguments.check_strengths(args)
-        cells = [cell for setting in settings for cell in arguments.cells(args, setting.name, setting.seeded)]
-        models = dict.fromkeys(map(arguments.compression_of, cells))
-        cells.sort(key=lambda cell: list(models).index(arguments.compression_of(cell)))
+        cells = all_cells(args, settings)
+        models: dict[tuple, int] = {}  # in the order in which they first appear
+        for cell in cells:
+            models.setdefault(arguments.compression_of(cell), len(models))
+        cells.sort(key=lambda cell: models[arguments.compression_of(cell)])
         folders = output_folders(args.output_dir, cells)
-        if args.list_cells:
-            for folder, cell in folders.items():
-                print(command_line(sys.argv[0], arguments.cell_options(args, parser, cell), folder))
+        if args.list_cells or args.group_by:
+            print_commands(
+                args.list_cells, folders, args.output_dir, functools.partial(arguments.cell_options, args, parser),
+                args.group_by, functools.partial(combinations, args, settings),
+            )  # fmt: skip
             return 0
         arguments.check_options(args, all(setting.evaluate_streamed for setting in settings))
         skeleton = arguments.check_model(args)
@@ -87,6 +94,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
             for folder, cell in folders.items()
         }
         check_folders(identities, args.overwrite)
+        processes = join(device_of(args))
         tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
         max_length = arguments.max_length(skeleton)
         pending = [cell for folder, cell in folders.items() if args.overwrite or not results.is_complete(folder)]
@@ -106,35 +114,42 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
             check_memory(args, skeleton, several=len(models) > 1)
     except ValueError as error:
         parser.error(str(error))
-    report_plan(args, skeleton)
+    if processes.is_main:
+        report_plan(args, skeleton)
 
     @functools.cache
     def loaded() -> CompressibleModel:
-        return CompressibleModel(load_model(args), keep_dense=len(models) > 1)
+        return CompressibleModel(load_model(args), keep_dense=len(models) > 1 and processes.is_main)
 
     def compute(folder: Path) -> None:
         cell, run_identity, device = folders[folder], identities[folder], device_of(args)
-        started = time.monotonic()
+        setting, started = named[cell["setting"]], time.monotonic()
         reset_peak_memory(device.type)
-        results.start_run(folder, run_identity, results.describe_environment(str(device)))
-        tokens = windows(cell["seed"]) if is_calibrated(cell) else None
+        with processes.together():
+            if processes.is_main:
+                results.start_run(folder, run_identity, environment(args, skeleton))
+            tokens = windows(cell["seed"]) if is_calibrated(cell) and processes.is_main else None
+            if not args.stream:
+                loaded()
         if args.stream:
             model = stream(folder, cell, args, run_identity, tokenizer, tokens)
             facts = measure(cell, model.weights())
         else:
             model = loaded().model
-            grids = loaded().compress(cell, tokens, args)
+            grids = loaded().compress(cell, tokens, args, processes)
             facts = measure(cell, ((name, weight.matrix) for name, weight in loaded().weights.items()))
-            if args.save_model:
-                save_compressed(folder, loaded(), cell, run_identity, tokenizer)
-            if grids:
-                export(folder, model, grids, cell, run_identity, args, tokenizer)
+            with processes.together():
+                if args.save_model and processes.is_main:
+                    save_compressed(folder, loaded(), cell, run_identity, tokenizer)
+                if grids:
+                    export(folder, model, grids, cell, run_identity, args, tokenizer)
         compressed = time.monotonic()
-        setting = named[cell["setting"]]
         if args.stream:
             found = setting.evaluate_streamed(model, data(setting.name), cell, args)
         else:
-            found = setting.evaluate(model, tokenizer, data(setting.name), cell, args)
+            found = setting.evaluate(model, tokenizer, data(setting.name), cell, args, processes)
+        if not processes.is_main:
+            return
         result = {
             **arguments.describe(cell, run_identity, args),
             **facts,
@@ -147,9 +162,32 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
         }
         results.write_run(folder, result, found.items)
 
-    failed = run_cells(identities, compute, args.overwrite)
-    print(f"{len(folders) - failed} of {len(folders)} runs are complete: {args.output_dir}")
+    share = processes.share if processes.count > 1 else None
+    failed = run_cells(identities, compute, args.overwrite, share, processes.is_main, fails_together=True)
+    if processes.is_main:
+        print(f"{len(folders) - failed} of {len(folders)} runs are complete: {args.output_dir}")
+    processes.leave()
     return 1 if failed else 0
+
+
+def environment(args: argparse.Namespace, model: PreTrainedModel) -> dict[str, Any]:
+    """What a run records of where it is made; `model` may be without weights."""
+    device = device_of(args)
+    return results.describe_environment(
+        str(device), device_name=device_name(device.type), dtype=str(arguments.dtype_of(args, model)),
+        precision=arguments.precision_of(args), threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def all_cells(args: argparse.Namespace, settings: Iterable[Setting]) -> list[Cell]:
+    return [cell for setting in settings for cell in arguments.cells(args, setting.name, setting.seeded)]
+
+
+def combinations(args: argparse.Namespace, settings: Iterable[Setting], some: list[Cell]) -> list[Cell]:
+    """All cells that one command computes which says the settings, compressions, strengths and seeds of some cells."""
+    named = set(values(some, "setting"))
+    options = argparse.Namespace(**{**vars(args), **arguments.varied(some)})
+    return all_cells(options, [setting for setting in settings if setting.name in named])
 
 
 def input_hashes(args: argparse.Namespace, cells: Iterable[Cell]) -> dict[str, str | None]:
@@ -191,7 +229,9 @@ def check_memory(args: argparse.Namespace, model: PreTrainedModel, several: bool
         needed += compressible * width
     if args.export:  # a byte each before they are packed, and up to one after
         needed += compressible * 2
-    free = available_memory(device_of(args).type)
+    if device_of(args).type == "cpu":  # the processes of a job share it; each has a GPU of its own
+        needed *= processes_here()
+    free = available_memory(device_of(args).type, all_devices=bool(args.device_map))
     if needed > free:
         raise ValueError(
             f"--model_name_or_path {args.model_name_or_path}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB "

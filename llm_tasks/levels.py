@@ -16,6 +16,7 @@ from llm_tasks import answers, arguments
 from llm_tasks.arguments import DENSE
 from llm_tasks.encoding import OVERFLOWS, EncodedLevel, TextEncoder, encode_levels
 from llm_tasks.experiment import Evaluation, Setting
+from llm_tasks.processes import ALONE, Processes
 from llm_tasks.prompts import LETTERS, Level
 from llm_tasks.scoring import Work, greedy_answers, log_likelihoods
 
@@ -101,15 +102,15 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
 
     def evaluate(
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: dict[int, list[EncodedLevel]], cell: Cell,
-        args: argparse.Namespace,
+        args: argparse.Namespace, processes: Processes,
     ) -> Evaluation:  # fmt: skip
         levels = data[cell["seed"] if own.seeded else args.seed[0]]
         found = measure(
             model, tokenizer, levels, answer_metric=args.answer_metric, length_normalized=args.length_normalized,
             max_new_tokens=args.max_new_tokens, tokens_per_batch=args.tokens_per_batch,
-            precision=arguments.precision_of(args),
+            precision=arguments.precision_of(args), processes=processes,
         )  # fmt: skip
-        if cell["compression"] == DENSE:
+        if cell["compression"] == DENSE and processes.is_main:
             warn_of_chance(own, found.levels)
         # A user's task goes by its own name: that of its levels' data set.
         task = levels[0].level.dataset if own.name == "own_task" else own.task
@@ -142,9 +143,11 @@ def warn_of_chance(own: LevelSetting, levels: Sequence[dict[str, Any]]) -> None:
 def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, levels: Sequence[EncodedLevel], *,
     answer_metric: str = "exact_match", length_normalized: bool = False, max_new_tokens: int = 32,
-    tokens_per_batch: int = 4096, precision: str = "no", share: bool = True,
+    tokens_per_batch: int = 4096, precision: str = "no", share: bool = True, processes: Processes = ALONE,
 ) -> Evaluation:  # fmt: skip
     """Score the model on all levels in one go, so that what levels have in common is computed once.
+
+    Several processes divide the items among them, and each returns what all have found.
 
     Returns:
         levels: results.LEVEL_KEYS of each, its data set, reader, human score, all `metrics`, and `facts`.
@@ -153,9 +156,9 @@ def measure(
         facts: tokens_computed and tokens_distinct.
     """
     flat = [option for encoded in levels for options in encoded.continuations for option in options]
-    scores = log_likelihoods(model, flat, tokens_per_batch, precision, share)
+    scores = log_likelihoods(model, flat, tokens_per_batch, precision, share, processes)
     prompts = [context for encoded in levels for context in encoded.contexts]
-    texts, work = generate(model, tokenizer, prompts, max_new_tokens, tokens_per_batch, precision)
+    texts, work = generate(model, tokenizer, prompts, max_new_tokens, tokens_per_batch, precision, processes)
     described, outcomes = [], []
     at = text_at = 0
     for encoded in levels:
@@ -177,7 +180,7 @@ def measure(
 
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[tuple[int, ...]], max_new_tokens: int,
-    tokens_per_batch: int, precision: str,
+    tokens_per_batch: int, precision: str, processes: Processes = ALONE,
 ) -> tuple[list[str], Work]:  # fmt: skip
     """The first line of each greedy answer; an answer ends with it."""
     ends = model.generation_config.eos_token_id
@@ -189,7 +192,7 @@ def generate(
     def is_finished(tokens: list[int]) -> bool:
         return tokens[-1] in ends or "\n" in text_of(tokens).lstrip()
 
-    found, work = greedy_answers(model, prompts, max_new_tokens, is_finished, tokens_per_batch, precision)
+    found, work = greedy_answers(model, prompts, max_new_tokens, is_finished, tokens_per_batch, precision, processes)
     return [answers.first_line(text_of(tokens)) for tokens in found], work
 
 

@@ -29,6 +29,7 @@ from analysis.cells import Cell
 from analysis.options import positive
 from llm_tasks import arguments, experiment
 from llm_tasks.experiment import Evaluation, Setting
+from llm_tasks.processes import Processes
 from pruning import calibration
 from pruning.device import autocast
 from pruning.streaming import StreamedBlocks
@@ -90,15 +91,20 @@ def window_losses(logits: Tensor, windows: Tensor) -> list[float]:
 
 @torch.no_grad()
 def evaluate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, windows: Tensor, cell: Cell, args: argparse.Namespace
-) -> Evaluation:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, windows: Tensor, cell: Cell, args: argparse.Namespace,
+    processes: Processes,
+) -> Evaluation:  # fmt: skip
     precision = arguments.precision_of(args)
-    losses = []
-    for batch in tqdm(windows.split(max(1, args.tokens_per_batch // windows.shape[1])), "perplexity", disable=None):
-        with autocast(precision, model.device.type, model.dtype):
-            logits = model(batch.to(model.device), use_cache=False).logits
-        losses += window_losses(logits, batch)
-    return perplexity(np.array(losses), model.config.get_text_config().vocab_size, args)
+    losses = np.zeros(len(windows))
+    starts = range(0, len(windows), max(1, args.tokens_per_batch // windows.shape[1]))
+    part = processes.own_part([1] * len(starts))
+    with processes.together():
+        for start in tqdm(starts[part.start : part.stop], "perplexity", disable=None):
+            batch = windows[start : start + starts.step]
+            with autocast(precision, model.device.type, model.dtype):
+                logits = model(batch.to(model.device), use_cache=False).logits
+            losses[start : start + len(batch)] = window_losses(logits, batch)
+    return perplexity(processes.merge(losses), model.config.get_text_config().vocab_size, args)
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ is left of the sequences, such as questions with their options, is *packed*: a r
 branch after branch, in which each token has the position of its own sequence and sees only what its branch hangs from.
 Rows are filled to one length, so little is padded, and only positions that are read are projected to the vocabulary.
 
-The result is that of one sequence at a time, to the rounding of the products. Models that cannot be packed (packs_rows)
+The result is that of one sequence at a time, to the rounding of the products; several processes compute the batches
+that one would, each a part of them, so that theirs is the same to the bit. Models that cannot be packed (packs_rows)
 get one sequence a row, padded at the end where nothing is read; those that remember more than keys and values share
 nothing.
 """
@@ -26,10 +27,12 @@ from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from llm_tasks.processes import ALONE, Processes
 from pruning.device import autocast
 
 Tokens = tuple[int, ...]
 KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each (rows, heads, tokens, width)
+OwnRows = dict[int, slice]  # by id of a trunk, of its rows from short to long
 
 TRUNK_GAIN = 1024  # tokens that a trunk must save: what a small batch costs beside its tokens
 TRUNK_TOKENS = 512  # distinct ones that must stand below it: fewer are packed with it
@@ -101,7 +104,7 @@ class _Trunk(NamedTuple):
 
 def log_likelihoods(
     model: PreTrainedModel, continuations: Sequence[Continuation], tokens_per_batch: int, precision: str = "no",
-    share: bool = True,
+    share: bool = True, processes: Processes = ALONE,
 ) -> Scores:  # fmt: skip
     """Log-likelihood of every continuation given the tokens before it.
 
@@ -111,6 +114,7 @@ def log_likelihoods(
             memory runs out.
         precision: "bf16" multiplies a float32 model's matrices in bf16; logits are normalised in float32 always.
         share: False computes every sequence whole.
+        processes: those that divide the work among them; all are given the same continuations, and return all scores.
     Raises:
         ValueError: a continuation without a token to score, or without one before it.
         FloatingPointError: the model's logits are NaN.
@@ -120,9 +124,13 @@ def log_likelihoods(
             raise ValueError(f"continuation {index}: start {continuation.start} of {len(continuation.tokens)} tokens")
     reads = _distinct_reads(continuations)
     engine = _Engine(model, tokens_per_batch, precision, len(continuations), len(reads), share)
-    engine.score_below(_plan(reads) if share and shares_prefixes(model) else _Trunk(0, reads, []), None)
+    plan = _plan(reads) if share and shares_prefixes(model) else _Trunk(0, reads, [])
+    with processes.together():
+        engine.score_below(plan, None, engine.own_rows(plan, processes) if processes.count > 1 else None)
     engine.progress.close()
-    return Scores(engine.log_likelihood, engine.first_token, Work(engine.computed, distinct_tokens(reads)))
+    log_likelihood, first_token = processes.merge(engine.log_likelihood), processes.merge(engine.first_token)
+    computed = int(processes.merge(np.array([engine.computed]))[0])
+    return Scores(log_likelihood, first_token, Work(computed, distinct_tokens(reads)))
 
 
 def shares_prefixes(model: PreTrainedModel) -> bool:
@@ -146,8 +154,12 @@ def packs_rows(model: PreTrainedModel) -> bool:
 
 
 def projects_on_demand(model: PreTrainedModel) -> bool:
-    """Whether the model computes logits of the wanted positions alone."""
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+    """Whether the model computes logits of the wanted positions alone; not where it is spread over devices.
+
+    There the wanted positions would be told on the first device and looked up on the last.
+    """
+    spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+    return not spread and "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def _distinct_reads(continuations: Sequence[Continuation]) -> list[_Read]:
@@ -350,7 +362,13 @@ class _GrowingLayer(DynamicLayer):
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def select(self, rows: Tensor) -> None:
+        rows = rows.to(self.keys.device)
         self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+def _any_own(trunk: _Trunk, own: OwnRows) -> bool:
+    """Whether any row below a trunk is to be computed here."""
+    return id(trunk) in own or any(_any_own(longer, own) for longer in trunk.below)
 
 
 class _Engine:
@@ -368,11 +386,11 @@ class _Engine:
         self.computed = 0
         self.progress = tqdm(total=reads, desc="scoring", disable=None)
 
-    def score_below(self, trunk: _Trunk, held: KeysValues | None) -> None:
-        """Everything that begins with a trunk, whose keys and values are `held`."""
-        rows = sorted(
-            _pack(trunk.reads, trunk.length, self._packs, self._config.hidden_size), key=lambda row: len(row.tokens)
-        )
+    def score_below(self, trunk: _Trunk, held: KeysValues | None, own: OwnRows | None) -> None:
+        """Everything that begins with a trunk, whose keys and values are `held`; of `own` rows alone if given."""
+        rows = self._rows(trunk)
+        if own is not None:
+            rows = rows[own.get(id(trunk), slice(0))]
         while rows:
             count = self._fitting(rows)
             # The longest first: if memory runs out, then at the beginning.
@@ -380,10 +398,42 @@ class _Engine:
             self._read(some, trunk.length, held)
         self.progress.update(len(trunk.reads))
         for longer in trunk.below:
+            if own is not None and not _any_own(longer, own):
+                continue
             cache = self._cache(held, keep=True)
             ids = torch.tensor([longer.example[trunk.length : longer.length]])
             self._logits(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
-            self.score_below(longer, [layer.seen for layer in cache.layers])
+            self.score_below(longer, [layer.seen for layer in cache.layers], own)
+
+    def own_rows(self, root: _Trunk, processes: Processes) -> OwnRows:
+        """Of every trunk, the rows that this process computes: whole batches, of neighbouring trunks.
+
+        A trunk at a cut is computed twice; in return nothing else is.
+        """
+        batches: list[tuple[int, int, int]] = []  # trunk, first and last row, in the order of computing
+        costs: list[int] = []
+
+        def visit(trunk: _Trunk, before: int) -> None:
+            rows, cost = self._rows(trunk), trunk.length - before
+            while rows:
+                count = self._fitting(rows)
+                batches.append((id(trunk), len(rows) - count, len(rows)))
+                costs.append(cost + count * len(rows[-1].tokens))
+                rows, cost = rows[:-count], 0
+            for longer in trunk.below:
+                visit(longer, trunk.length)
+
+        visit(root, 0)
+        own: OwnRows = {}
+        for index in processes.own_part(costs):
+            trunk, start, stop = batches[index]
+            own[trunk] = slice(start, own[trunk].stop if trunk in own else stop)
+        return own
+
+    def _rows(self, trunk: _Trunk) -> list[_Row]:
+        """What is below a trunk and no longer one, from short to long."""
+        rows = _pack(trunk.reads, trunk.length, self._packs, self._config.hidden_size)
+        return sorted(rows, key=lambda row: len(row.tokens))
 
     def _fitting(self, rows: list[_Row]) -> int:
         """How many of the longest rows, at the end, go into one batch."""
@@ -529,7 +579,7 @@ def release_memory(device: torch.device) -> None:
 
 def greedy_answers(
     model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int, is_finished: Callable[[list[int]], bool],
-    tokens_per_batch: int, precision: str = "no",
+    tokens_per_batch: int, precision: str = "no", processes: Processes = ALONE,
 ) -> tuple[list[list[int]], Work]:  # fmt: skip
     """The most likely token after each prompt, again and again until an answer is finished.
 
@@ -539,34 +589,77 @@ def greedy_answers(
     Args:
         max_new_tokens: longest answer, at least 1.
         is_finished: of the tokens chosen so far; asked after each.
-        tokens_per_batch, precision: as for log_likelihoods.
+        tokens_per_batch, precision, processes: as for log_likelihoods.
     Returns:
         Tokens of each answer with the one that finished it, and the tokens that were computed; every fed one is counted
         as distinct.
     """
     distinct = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
+    budget = ANSWERS_AT_ONCE * tokens_per_batch
+    own = distinct if processes.count == 1 else _own_prompts(distinct, max_new_tokens, budget, processes)
+    with processes.together():
+        answers, computed = _answer_all(model, own, max_new_tokens, is_finished, budget, precision)
+    if processes.count > 1:
+        answers = _merge_answers(distinct, answers, max_new_tokens, processes)
+        computed = int(processes.merge(np.array([computed]))[0])
+    fed = sum(len(prompt) + len(answer) - 1 for prompt, answer in answers.items())
+    return [answers[prompt] for prompt in prompts], Work(computed, fed)
+
+
+def _batch_start(prompts: list[Tokens], max_new_tokens: int, budget: int) -> int:
+    """Where the batch of the longest prompts begins, of prompts sorted by length."""
+    longest = len(prompts[-1])
+    count = max(1, budget // (longest + max_new_tokens))
+    return max(len(prompts) - count, bisect.bisect_left(prompts, longest - ONE_BY_ONE, key=len))
+
+
+def _own_prompts(distinct: list[Tokens], max_new_tokens: int, budget: int, processes: Processes) -> list[Tokens]:
+    """The prompts that this process answers: whole batches, neighbours."""
+    batches: list[list[Tokens]] = []
+    while distinct:
+        first = _batch_start(distinct, max_new_tokens, budget)
+        batches.append(distinct[first:])
+        distinct = distinct[:first]
+    part = processes.own_part([sum(len(prompt) + max_new_tokens for prompt in batch) for batch in batches])
+    return [prompt for batch in reversed(batches[part.start : part.stop]) for prompt in batch]
+
+
+def _merge_answers(
+    distinct: list[Tokens], own: dict[Tokens, list[int]], max_new_tokens: int, processes: Processes
+) -> dict[Tokens, list[int]]:
+    """The answers of all processes; 0 stands for no token while they are exchanged."""
+    table = np.zeros((len(distinct), max_new_tokens), dtype=np.int64)
+    for row, prompt in zip(table, distinct, strict=True):
+        answer = own.get(prompt, [])
+        row[: len(answer)] = np.add(answer, 1)
+    merged = processes.merge(table)
+    return {prompt: (row[row > 0] - 1).tolist() for prompt, row in zip(distinct, merged, strict=True)}
+
+
+def _answer_all(
+    model: PreTrainedModel, distinct: list[Tokens], max_new_tokens: int, is_finished: Callable[[list[int]], bool],
+    budget: int, precision: str,
+) -> tuple[dict[Tokens, list[int]], int]:  # fmt: skip
+    """Answers to prompts sorted by length, and how many tokens were computed."""
     answers: dict[Tokens, list[int]] = {}
     computed = 0
     progress = tqdm(total=len(distinct), desc="answers", disable=None)
     while distinct:
-        longest = len(distinct[-1])
-        count = max(1, ANSWERS_AT_ONCE * tokens_per_batch // (longest + max_new_tokens))
-        first = max(len(distinct) - count, bisect.bisect_left(distinct, longest - ONE_BY_ONE, key=len))
+        first = _batch_start(distinct, max_new_tokens, budget)
         some, distinct = distinct[first:], distinct[:first]
         try:
             found, cost = _answer_batch(model, some, max_new_tokens, is_finished, precision)
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(some) == 1:
                 raise
-            distinct, tokens_per_batch = [*distinct, *some], tokens_per_batch // 2
+            distinct, budget = [*distinct, *some], budget // 2
             release_memory(model.device)
             continue
         answers |= dict(zip(some, found, strict=True))
         computed += cost
         progress.update(len(some))
     progress.close()
-    fed = sum(len(prompt) + len(answer) - 1 for prompt, answer in answers.items())
-    return [answers[prompt] for prompt in prompts], Work(computed, fed)
+    return answers, computed
 
 
 def _answer_batch(

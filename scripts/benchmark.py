@@ -77,6 +77,7 @@ from pruning.wanda import wanda_mask
 from quantization.gptq import gptq_quantize
 
 ROOT = Path(__file__).resolve().parents[1]
+MEMORY_TITLES = ["peak MB", "peer", "ours", "ours / peer", "beside the loaded: peer", "ours", "ours / peer"]
 ASSETS = Path("~/.cache/junk_dna").expanduser()
 DECODER = ASSETS / "models" / "SmolLM2-135M-Instruct"
 SPARSITIES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -566,10 +567,8 @@ def print_compression(runs: dict[str, dict[str, list[dict[str, Any]]]], scores: 
     print_table(["seconds", "peer", "ours", "peer / ours", "the same in CPU time", "floor"], rows)
     rows = []
     for method, sides in runs.items():
-        whole, beside = ([memory(sides[side], kind) for side in ("peer", "ours")] for kind in (False, True))
-        rows.append([method, *(f"{value / 1e6:.0f}" for value in whole), f"{whole[1] / whole[0]:.0%}",
-                     *(f"{value / 1e6:.0f}" for value in beside), f"{beside[1] / beside[0]:.0%}"])  # fmt: skip
-    print_table(["peak MB", "peer", "ours", "ours / peer", "beside the loaded: peer", "ours", "ours / peer"], rows)
+        rows.append([method, *memory_cells(sides)])
+    print_table(MEMORY_TITLES, rows)
     if scores:
         rows = [[method, f"{scores[f'{method}-peer']:.3f}", f"{scores[f'{method}-ours']:.3f}",
                  f"{scores[f'{method}-ours'] / scores[f'{method}-peer'] - 1:+.2%}"] for method in runs]  # fmt: skip
@@ -585,6 +584,15 @@ def memory(runs: list[dict[str, Any]], beside_the_loaded: bool, work: str = "com
     if beside_the_loaded:
         return statistics.median(run[f"{work}_peak_bytes"] - run["loaded_bytes"] for run in runs)
     return statistics.median(run["peak_bytes"] for run in runs)
+
+
+def memory_cells(sides: dict[str, list[dict[str, Any]]], work: str = "compressing") -> list[str]:
+    """Under MEMORY_TITLES; no ratio where the peer's work fitted into what loading had left."""
+    cells = []
+    for beside_the_loaded in (False, True):
+        peer, ours = (memory(sides[side], beside_the_loaded, work) for side in ("peer", "ours"))
+        cells += [f"{peer / 1e6:.0f}", f"{ours / 1e6:.0f}", f"{ours / peer:.0%}" if peer else "-"]
+    return cells
 
 
 def print_table(titles: list[str], rows: list[list[str]]) -> None:
@@ -1008,14 +1016,7 @@ def spent(runs: list[dict[str, Any]], clock: str, stages: list[str]) -> list[flo
 
 
 def memory_table(runs: dict[str, dict[str, list[dict[str, Any]]]]) -> Table:
-    rows = []
-    for task, sides in runs.items():
-        whole, beside = (
-            [memory(sides[side], beside, "scoring") for side in ("peer", "ours")] for beside in (False, True)
-        )
-        rows.append([task, *(f"{value / 1e6:.0f}" for value in whole), f"{whole[1] / whole[0]:.0%}",
-                     *(f"{value / 1e6:.0f}" for value in beside), f"{beside[1] / beside[0]:.0%}"])  # fmt: skip
-    return ["peak MB", "peer", "ours", "ours / peer", "beside the loaded: peer", "ours", "ours / peer"], rows
+    return MEMORY_TITLES, [[task, *memory_cells(sides, "scoring")] for task, sides in runs.items()]
 
 
 def tokens_table(ours: dict[str, list[dict[str, Any]]]) -> Table:

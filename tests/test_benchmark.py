@@ -78,6 +78,15 @@ def test_ratio_pairs_the_turns(benchmark):
     assert benchmark.ratio([6.0, 9.0, 20.0], [2.0, 3.0, 5.0]) == "3.00 (from 3.00 to 4.00)"
 
 
+def test_no_ratio_to_a_peer_whose_work_fitted_into_what_loading_left(benchmark):
+    run = {"peak_bytes": 4_000_000, "loaded_bytes": 3_000_000}
+    sides = {
+        "peer": [{**run, "compressing_peak_bytes": 3_000_000}],
+        "ours": [{**run, "compressing_peak_bytes": 5_000_000}],
+    }
+    assert benchmark.memory_cells(sides) == ["4", "4", "100%", "0", "2", "-"]
+
+
 def test_memory_beside_the_loaded_model(benchmark):
     runs = [
         {"peak_bytes": 900, "compressing_peak_bytes": 700, "loaded_bytes": 500},

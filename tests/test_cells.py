@@ -1,13 +1,14 @@
 import logging
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
-from analysis import results
-from analysis.cells import check_folders, command_line, output_folders, run_cells
+from analysis import locks, results
+from analysis.cells import check_folders, output_folders, run_cells
 
 CELLS = [{"task": "rte", "seed": 1}, {"task": "rte", "seed": 2}, {"task": "cola", "seed": 1}]
 
@@ -38,11 +39,6 @@ def test_several_cells_in_one_folder_name_the_placeholder_that_lacks():
 def test_unknown_placeholder_names_those_there_are():
     with pytest.raises(ValueError, match=r"\{taks\} is no placeholder; there are 'seed', 'task'"):
         output_folders("runs/{taks}", CELLS)
-
-
-def test_command_line_leaves_out_what_is_off_and_quotes():
-    options = {"noembed": True, "overwrite": False, "nm_ratio": None, "model": "a b", "seed": 3}
-    assert command_line("x.py", options, Path("o")) == "python x.py --noembed --model 'a b' --seed 3 --output_dir o"
 
 
 def test_complete_runs_are_skipped_and_failures_do_not_stop_the_others(tmp_path: Path, caplog):
@@ -108,11 +104,13 @@ def test_a_cell_that_another_process_holds_comes_last_and_is_then_skipped(tmp_pa
     order = []
 
     def other() -> None:
-        with FileLock(tmp_path / "a" / ".lock"):
-            holds.set()
-            b_is_done.wait(10)
-            finish(tmp_path / "a", {"name": "a"})
-            order.append("a there")
+        lock = locks.RunLock(tmp_path / "a")
+        assert lock.acquire()
+        holds.set()
+        b_is_done.wait(10)
+        finish(tmp_path / "a", {"name": "a"})
+        order.append("a there")
+        lock.release()
 
     def compute(folder: Path) -> None:
         order.append(f"{folder.name} here")
@@ -125,3 +123,142 @@ def test_a_cell_that_another_process_holds_comes_last_and_is_then_skipped(tmp_pa
     assert run_cells(arguments, compute) == 0
     thread.join()
     assert order == ["b here", "a there"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../../etc", "/etc/passwd", "a/b", "a\0b", "a\nb", "\x1b[2J"])
+def test_a_value_that_leads_out_of_the_folder_is_refused(name: str):
+    with pytest.raises(ValueError) as refused:
+        output_folders("runs/{task}", [{"task": name}])
+    assert str(refused.value).startswith(f"--output_dir runs/{{task}}: {{task}} is {name!r}; the name of a folder has")
+
+
+def test_a_value_that_is_not_in_the_template_is_not_looked_at():
+    assert list(output_folders("runs/{seed}", [{"task": "a/b", "seed": 1}])) == [Path("runs/1")]
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "ä" * 128])
+def test_a_folder_that_no_file_system_takes_is_refused(name: str):
+    with pytest.raises(ValueError, match="is too long; folders have 255 bytes at most"):
+        output_folders("runs/{task}", [{"task": name}])
+    assert next(iter(output_folders("runs/{task}", [{"task": name[1:]}]))).parts[1] == name[1:]
+
+
+def test_the_working_folder_is_a_folder():
+    assert list(output_folders(".", CELLS[:1])) == [Path()]
+
+
+def test_a_failure_says_why_until_the_run_starts_again(tmp_path: Path):
+    folder = tmp_path / "a"
+
+    def fail(folder: Path) -> None:
+        results.start_run(folder, {}, {})
+        raise FloatingPointError("loss is NaN\nand more")
+
+    assert run_cells({folder: {}}, fail) == 1
+    assert results.read_failure(folder)["error"] == "FloatingPointError: loss is NaN"
+    assert not results.is_complete(folder) and locks.owner(folder) is None
+    assert run_cells({folder: {}}, lambda folder: finish(folder, {})) == 0
+    assert results.read_failure(folder) is None
+
+
+def test_a_folder_that_cannot_be_claimed_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    acquire = locks.RunLock.acquire
+
+    def full(lock: locks.RunLock) -> bool:
+        if lock._path.parent.name == "a":
+            raise OSError(28, "No space left on device")
+        return acquire(lock)
+
+    monkeypatch.setattr(locks.RunLock, "acquire", full)
+    arguments = {tmp_path / name: {} for name in "ab"}
+    assert run_cells(arguments, lambda folder: finish(folder, {})) == 1
+    assert results.is_complete(tmp_path / "b")
+    assert f"failed: {tmp_path / 'a'} (OSError: [Errno 28] No space left on device)" in caplog.text
+
+
+def test_a_disk_that_is_full_when_the_failure_is_written_stops_nothing(tmp_path: Path, monkeypatch, caplog):
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results, "replace_file", full)
+    assert run_cells({tmp_path / name: {} for name in "ab"}, lambda folder: finish(folder, {})) == 2
+    assert f"{tmp_path / 'b'}: why it failed cannot be written: [Errno 28]" in caplog.text
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b"]
+
+
+def test_a_run_that_another_took_over_is_left_to_it_and_looked_at_again(tmp_path: Path, monkeypatch, caplog):
+    """While "a" is computed for the first time, another host comes to hold it, and then stays quiet."""
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.1)
+    monkeypatch.setattr("analysis.cells.POLL_SECONDS", 0.05)
+    order = []
+
+    def compute(folder: Path) -> None:
+        order.append(folder.name)
+        if order == ["a"]:
+            owner = folder / locks.OWNER_FILE
+            said = owner.read_text().splitlines()
+            owner.unlink()
+            said[2] = "host=elsewhere"
+            owner.write_text("\n".join(said) + "\n")
+        finish(folder, {})
+
+    assert run_cells({tmp_path / name: {} for name in "ab"}, compute) == 0
+    assert order == ["a", "b", "a"]
+    assert "was taken over by process" in caplog.text and results.is_complete(tmp_path / "a")
+
+
+def test_processes_that_fail_together_go_on_together(tmp_path: Path):
+    """The one that is not the main process follows what is shared, locks nothing and counts nothing."""
+    arguments = {tmp_path / name: {} for name in "abc"}
+    shared: list = []
+
+    def compute(folder: Path) -> None:
+        if folder.name == "b":
+            raise FloatingPointError("NaN")
+        finish(folder, {})
+
+    def share(turn: object) -> object:
+        shared.append(turn)
+        return turn
+
+    assert run_cells(arguments, compute, share=share, fails_together=True) == 1
+    turns, computed = iter(list(shared)), []
+
+    def follow(folder: Path) -> None:
+        computed.append(folder.name)
+        if folder.name == "b":
+            raise RuntimeError("process 0 of the job failed: NaN")
+
+    assert run_cells(arguments, follow, share=lambda _: next(turns), is_main=False, fails_together=True) == 0
+    assert computed == ["a", "b", "c"]
+
+
+def test_a_failure_ends_a_job_whose_processes_wait_for_each_other(tmp_path: Path):
+    def fail(folder: Path) -> None:
+        raise FloatingPointError("NaN")
+
+    with pytest.raises(FloatingPointError):
+        run_cells({tmp_path / name: {} for name in "ab"}, fail, share=lambda turn: turn)
+    assert results.read_failure(tmp_path / "a") and locks.owner(tmp_path / "a") is None
+
+
+WORKER = Path(__file__).parent / "torture_worker.py"
+
+
+def in_read_only(folder: Path, command: list) -> subprocess.CompletedProcess:
+    """Run a command for which `folder` is on a file system that is mounted read-only, also for root."""
+    mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", "exit 0"], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a read-only mount needs unshare: {done.stderr.strip()}")
+    return subprocess.run(["unshare", "-rm", "sh", "-c", mount, folder, *command], capture_output=True, text=True)
+
+
+def test_a_read_only_tree_is_refused_unless_it_is_complete(tmp_path: Path):
+    sweep = [sys.executable, WORKER, tmp_path]
+    refused = in_read_only(tmp_path, [*sweep, "2", "0"])
+    assert refused.returncode == 1 and f"{tmp_path} cannot be written" in refused.stderr
+    subprocess.run([*sweep, "2", "0"], check=True)
+    assert in_read_only(tmp_path, [*sweep, "2", "0"]).returncode == 0
+    assert "cannot be written" in in_read_only(tmp_path, [*sweep, "3", "0"]).stderr

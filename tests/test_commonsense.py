@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from llm_tasks import commonsense, setting5_human_gap
+from llm_tasks import setting5_human_gap
 from llm_tasks.commonsense import TASKS, cloze_prompt, letter_prompt, load_task, without_markup
-from llm_tasks.prompts import continued
-from llm_tasks.prompts import Prompt
+from llm_tasks.prompts import Prompt, continued
 
 ROWS = {
     "piqa": {"goal": "Dry a cup", "sol1": "use a towel", "sol2": "use a wet towel ", "label": 0},

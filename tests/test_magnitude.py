@@ -41,4 +41,3 @@ def test_no_sparsity_gives_no_mask():
 def test_unknown_scope_is_named():
     with pytest.raises(ValueError, match="scope 'row' is not one of global, layer"):
         magnitude_masks(WEIGHTS, [0.5], scope="row")
-

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from analysis import results
 from llm_tasks import experiment, perplexity
+from llm_tasks.processes import Processes
 from pruning import calibration
 from pruning.layers import decoder_weights
 
@@ -90,6 +91,24 @@ def test_a_sweep_equals_single_runs_from_the_checkpoint(options: list[str], tmp_
     assert rows["low_rank", 3, 0]["parameter_ratio"] == pytest.approx(
         (2 * 3 * 32 + 2 * 3 * 24 + 3 * 3 * 40) / (2 * 256 + 2 * 128 + 3 * 384)  # q, o: 16x16; k, v: 8x16; mlp: 24x16
     )
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_processes_divide_the_windows_of_one_among_them(options: list[str], tmp_path: Path, monkeypatch, count: int):
+    """The losses of all processes, each with 0 in the others' places, are those of one, to the last bit."""
+    words = [*options, "--tokens_per_batch", "48", "--output_dir", str(tmp_path / "run")]
+    assert perplexity.main(words) == 0
+    alone = results.read_items(tmp_path / "run")["window_loss"]
+    parts = []
+    monkeypatch.setattr(Processes, "merge", lambda self, losses: losses)
+    monkeypatch.setattr(perplexity, "perplexity", lambda losses, *_: parts.append(losses))
+    args = perplexity.make_parser().parse_args(words)
+    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path).eval()
+    windows = perplexity.prepare(args, AutoTokenizer.from_pretrained(args.model_name_or_path), 32)
+    for index in range(count):
+        perplexity.evaluate(model, None, windows, {}, args, Processes(index, count))
+    assert len(windows) % 3 and np.array_equal(sum(parts), alone)
+    assert sum(np.count_nonzero(part) for part in parts) == len(windows)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -227,6 +246,8 @@ BAD = [
         "whole model",
     ),
     (["--stream", "--device", "cuda"], "--stream computes on the processor"),
+    (["--device_map", "auto", "--device", "cuda:1"], "--device cuda:1 must be auto"),
+    (["--device_map", "auto", "--stream"], "--device_map takes all GPUs for one process: no --stream"),
     (["--sparsity_ratio", "0.5"], "unrecognized arguments"),
 ]
 
@@ -242,6 +263,28 @@ def test_bad_input_is_one_clear_error_before_a_model_loads(
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stream"], "--stream computes in one process: start it without accelerate launch or torchrun"),
+        (
+            ["--device", "cuda:1"],
+            "--device cuda:1: a job gives each process a GPU of its own; allowed: auto, cuda, cpu",
+        ),
+    ],
+    ids=["stream", "device"],
+)
+def test_what_several_processes_cannot_do_is_refused(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+    words: list[str], message: str,
+):  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stopped:
+        perplexity.main([*options, "--output_dir", str(tmp_path / "run"), *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_an_encoder_is_refused(options: list[str], tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -260,7 +303,7 @@ def test_an_empty_text_is_refused(options: list[str], tmp_path: Path, capsys: py
 def test_too_little_memory_is_said_before_loading(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    monkeypatch.setattr(experiment, "available_memory", lambda device: 1000)
+    monkeypatch.setattr(experiment, "available_memory", lambda device, all_devices: 1000)
     with pytest.raises(SystemExit):
         perplexity.main([*options, "--output_dir", str(tmp_path / "run")])
     assert "--stream" in capsys.readouterr().err

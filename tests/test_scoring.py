@@ -11,6 +11,7 @@ from conftest import decoder_configs
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
 from llm_tasks import scoring
+from llm_tasks.processes import Processes
 from llm_tasks.scoring import Continuation, greedy_answers, log_likelihoods
 
 VOCABULARY = 40
@@ -268,3 +269,36 @@ def test_a_gpu_scores_as_the_processor(name: str):
     expected = log_likelihoods(model, asked, tokens_per_batch=64)
     found = log_likelihoods(model.cuda(), asked, tokens_per_batch=64)
     np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+@pytest.mark.parametrize("name", ["llama", "bloom"])
+def test_processes_divide_the_batches_of_one_among_them(name: str, count: int, monkeypatch: pytest.MonkeyPatch):
+    """Every process has its own part and 0 elsewhere; the sum is that of one process, to the last bit."""
+    monkeypatch.setattr(scoring, "TRUNK_GAIN", 1)
+    monkeypatch.setattr(scoring, "TRUNK_TOKENS", 8)
+    monkeypatch.setattr(scoring, "ROW_TOKENS", (24,))
+    monkeypatch.setattr(Processes, "merge", lambda self, values: values)
+    model, asked = make_model(name), continuations(3, 5)
+    alone = log_likelihoods(model, asked, tokens_per_batch=64)
+    parts = [log_likelihoods(model, asked, 64, processes=Processes(index, count)) for index in range(count)]
+    assert np.array_equal(sum(part.log_likelihood for part in parts), alone.log_likelihood)
+    assert np.array_equal(sum(part.first_token for part in parts), alone.first_token)
+    assert sum(np.count_nonzero(part.log_likelihood) for part in parts) == len(asked)
+    assert sum(part.work.computed for part in parts) <= alone.work.computed + (count - 1) * 12
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_processes_divide_the_answers_of_one_among_them(count: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Processes, "merge", lambda self, values: tables.append(values) or values)
+    model, draw = make_model("llama"), random.Random(3)
+    prompts = [tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, 20))) for _ in range(11)]
+    options = {"max_new_tokens": 3, "is_finished": lambda tokens: tokens[-1] < 9, "tokens_per_batch": 10}
+    tables: list[np.ndarray] = []
+    alone, _ = greedy_answers(model, prompts, **options)
+    tables.clear()
+    for index in range(count):
+        greedy_answers(model, prompts, **options, processes=Processes(index, count))
+    table = sum(table for table in tables if table.ndim == 2)
+    rows = dict(zip(sorted(set(prompts), key=lambda prompt: (len(prompt), prompt)), table, strict=True))
+    assert [(rows[prompt][rows[prompt] > 0] - 1).tolist() for prompt in prompts] == alone

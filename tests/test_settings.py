@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import dispatch_model
 from conftest import WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -35,6 +36,7 @@ from llm_tasks import (
     setting6_factoid_vs_mcq,
 )
 from llm_tasks.compression import CompressibleModel
+from llm_tasks.processes import Processes
 from llm_tasks.prompts import LETTERS
 from llm_tasks.scoring import Continuation, Scores, Work
 
@@ -222,6 +224,52 @@ def test_a_sweep_has_the_runs_of_every_setting(sweep: Sweep):
     }
 
 
+def test_two_processes_measure_what_one_does(sweep: Sweep, tmp_path: Path):
+    """All settings over two processes, ragged ends included; what fails in one of them fails one run, and no other."""
+    words = [*sweep.options, *SWEEP, "--output_dir", str(tmp_path / TEMPLATE)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, str(ROOT / "tests" / "processes_worker.py"), *words], text=True,
+                          capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    folders = [path.parent.relative_to(sweep.folder) for path in sweep.folder.rglob(results.RESULT_FILE)]
+    missing = [folder for folder in folders if not results.is_complete(tmp_path / folder)]
+    assert len(missing) == 1, done.stderr
+    said = results.read_failure(tmp_path / missing[0])["error"]
+    assert said == "RuntimeError: process 1 of the job failed: the model's logits are NaN, here alone"
+    for folder in set(folders) - set(missing):
+        assert_same_outcome(sweep.folder / folder, tmp_path / folder)
+        assert read(sweep.folder / folder)["measured_sparsity"] == read(tmp_path / folder)["measured_sparsity"]
+    recorded = json.loads((tmp_path / folders[0] / results.ARGUMENTS_FILE).read_text())["environment"]
+    assert recorded["num_processes"] == 2 and recorded["dtype"] == "torch.float32"
+
+
+def test_a_model_in_parts_measures_the_same(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The hooks that --device_map puts on every block, here with one device, and a model that says it has two."""
+    load = experiment.load_model
+
+    def load_spread(args: argparse.Namespace) -> PreTrainedModel:
+        model = load(args)
+        blocks = [f"model.layers.{index}" for index in range(len(model.model.layers))]
+        parts = ["model.embed_tokens", "model.rotary_emb", *blocks, "model.norm", "lm_head"]
+        dispatch_model(model, dict.fromkeys(parts, "cpu"), force_hooks=True)
+        model.hf_device_map = dict.fromkeys(parts[:2], 0) | dict.fromkeys(parts[2:], 1)
+        return model
+
+    monkeypatch.setattr(experiment, "load_model", load_spread)
+    words = [*sweep.options, "--settings", "2", "6", "--compression", "dense", "wanda", "--sparsity", "0.5"]
+    words += ["--device_map", "auto", "--output_dir", str(tmp_path / TEMPLATE)]
+    assert setting2_option_count.main(words) == 0
+    folders = [path.parent.relative_to(tmp_path) for path in tmp_path.rglob(results.RESULT_FILE)]
+    assert len(folders) == 4
+    for folder in folders:
+        one, other = (results.read_items(tree / folder) for tree in (sweep.folder, tmp_path))
+        for name in one:
+            if name.endswith("log_likelihood"):
+                np.testing.assert_allclose(one[name], other[name], atol=1e-4)
+            else:
+                assert np.array_equal(one[name], other[name])
+
+
 def test_the_runs_say_what_was_asked(sweep: Sweep):
     rows = results.read_runs(sweep.folder)
     found: dict[tuple, list[dict]] = {}
@@ -368,8 +416,9 @@ def test_freebaseqa_as_its_authors_publish_it(options: list[str], tmp_path: Path
 
 
 def one_at_a_time(
-    model: PreTrainedModel, continuations: Sequence[Continuation], tokens_per_batch: int, precision: str, share: bool
-) -> Scores:
+    model: PreTrainedModel, continuations: Sequence[Continuation], tokens_per_batch: int, precision: str, share: bool,
+    processes: Processes,
+) -> Scores:  # fmt: skip
     """Each text by itself, whole."""
     totals, firsts = [], []
     for tokens, start in continuations:

@@ -113,6 +113,33 @@ def test_an_existing_venv_is_used_and_the_base_of_conda_is_not(clone: Path, envi
     assert done.stdout.splitlines()[-1] == str(clone / ".venv/bin/python"), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, ["Glue_prune_oneshot.py qnli sst2 2e-5 3", "Mcq_prune_oneshot.py commonsense_qa winogrande 1e-5 5"]),
+        ({"TASKS": ""}, ["Mcq_prune_oneshot.py commonsense_qa winogrande 1e-5 5"]),
+        ({"MCQ_TASKS": "", "TASKS": "sst2"}, ["Glue_prune_oneshot.py sst2 2e-5 3"]),
+        ({"TASKS": "", "MCQ_TASKS": "winogrande", "MCQ_TRAIN_SPLIT": "train_pairs", "MCQ_EPOCHS": "2"},
+         ["Mcq_prune_oneshot.py winogrande --train_split train_pairs 1e-5 2"]),
+    ],
+)  # fmt: skip
+def test_true_gem_runs_glue_and_multiple_choice(variables: dict[str, str], expected: list[str], tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts/true_gem.sh"), "--list_cells"], capture_output=True, text=True, check=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(tmp_path), **variables},
+    )  # fmt: skip
+    found = []
+    for words in map(str.split, done.stdout.splitlines()):
+        assert words[-1] == "--list_cells" and "{task_name}/{transfer}/{strength}" in " ".join(words)
+        rate, epochs = (words[words.index(name) + 1] for name in ("--learning_rate", "--num_train_epochs"))
+        tasks = words[words.index("--task_name") + 1 : -1]
+        found.append(" ".join([Path(words[0]).name, *tasks, rate, epochs]))
+    assert found == expected
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_valid_bash_and_stop_at_the_first_error(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)

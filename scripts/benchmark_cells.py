@@ -1,0 +1,104 @@
+"""What the cells of a long list cost besides their work: seconds and memory over the number of cells.
+
+    python scripts/benchmark_cells.py
+    python scripts/benchmark_cells.py --counts 1000 10000 --dir /scratch
+
+Folders: from the template and the cells. List: the printed commands. Check: before a start, of a tree in which nothing
+is. Skip: a start when every run is complete, with the check before it. Each number of cells in a process of its own;
+processor seconds stand beside those of the clock, which a shared file system or machine stretches. The tree of the
+largest number takes a folder and two small files a cell, and is removed.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from analysis import results
+from analysis.cells import Cell, check_folders, output_folders, run_cells
+from analysis.commands import command_lines
+from analysis.options import positive
+
+STRENGTHS = 10
+OPTIONS = {f"option_{number}": f"value {number}" for number in range(45)}  # as many as a script has
+STAGES = ("folders", "list", "check", "skip")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--counts", type=positive, nargs="+", default=[1000, 10_000, 100_000], metavar="N",
+                        help="numbers of cells (default 1000 10000 100000)")  # fmt: skip
+    parser.add_argument("--dir", type=Path, help="where the trees are made (default: the system's temporary folder)")
+    parser.add_argument("--measure", action="store_true", help="started by itself: measure here, print JSON")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    if args.measure:
+        with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+            print(json.dumps(measure(args.counts[0], Path(folder))))
+        return
+    titles = ["cells", *(f"{stage} s (processor s)" for stage in STAGES), "memory above start MB"]
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    for count in args.counts:
+        command = [sys.executable, __file__, "--measure", "--counts", str(count)]
+        command += ["--dir", str(args.dir)] if args.dir else []
+        found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        times = [f"{clock:.1f} ({processor:.1f})" for clock, processor in (found[stage] for stage in STAGES)]
+        print(f"| {count} | {' | '.join(times)} | {found['memory'] / 1e6:.0f} |", flush=True)
+
+
+def measure(count: int, folder: Path) -> dict[str, Any]:
+    """Seconds and processor seconds of each stage, and the process's largest growth in bytes."""
+    before = peak_bytes()
+    times: dict[str, tuple[float, float]] = {}
+    template = str(folder / "{compression}" / "{strength}" / "{seed}")
+    folders = timed("folders", times, lambda: output_folders(template, make_cells(count)))
+    timed("list", times, lambda: sum(len(line) for line in command_lines(
+        "script.py", folders, template, lambda cells: {**OPTIONS, **cells[0]}, None, list)))  # fmt: skip
+    identities = {run: {**OPTIONS, **cell} for run, cell in folders.items()}
+    timed("check", times, lambda: check_folders(identities))
+    for run, identity in identities.items():
+        complete(run, identity)
+    timed("skip", times, lambda: (check_folders(identities), run_cells(identities, refuse)))
+    return {**times, "memory": peak_bytes() - before}
+
+
+def make_cells(count: int) -> list[Cell]:
+    return [{"compression": "wanda", "strength": f"{number % STRENGTHS / STRENGTHS:g}", "seed": number // STRENGTHS}
+            for number in range(count)]  # fmt: skip
+
+
+def complete(folder: Path, identity: dict[str, Any]) -> None:
+    """The files of a complete run, written fast and without results.write_run's care."""
+    folder.mkdir(parents=True)
+    (folder / results.ARGUMENTS_FILE).write_text(json.dumps({"arguments": identity, "environment": {}}, indent=2))
+    (folder / results.RESULT_FILE).write_text("{}")
+
+
+def refuse(folder: Path) -> None:
+    raise AssertionError(f"{folder} is complete")
+
+
+def timed(stage: str, times: dict[str, tuple[float, float]], work: Callable[[], Any]) -> Any:
+    clock, processor = time.monotonic(), time.process_time()
+    found = work()
+    times[stage] = time.monotonic() - clock, time.process_time() - processor
+    return found
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Submits a sweep to Slurm: a job array that computes what is not complete, then a job that draws its figures.
+#
+#   CPUS=4 GPUS=1 MEM=32G TIME=8:00:00 PARTITION=gpu bash scripts/submit.sh --max_parallel 8 setting5 --max_items 500
+#   bash scripts/submit.sh --group_by model,task_name setting1
+#
+# A sweep is a script that takes --list_cells and writes below OUT: setting1 … setting6, true_gem, or a file of yours.
+# What follows it goes to it; its variables (MODEL, SEEDS, DATA_DIR, OUT, …) are set as for the script itself. Submitting
+# again finishes the sweep. Options, before the sweep:
+#
+#   --max_parallel N   so many tasks at a time (default: as the scheduler likes)
+#   --chunk N          so many commands in a task, one after the other (default 1, more where Slurm's largest array asks)
+#   --group_by NAMES   a command for all cells that share these, instead of one for each: less time goes into loading
+#   --dry_run          write the lists, print the sbatch commands, submit nothing
+set -euo pipefail
+
+CPUS="${CPUS:-4}"
+GPUS="${GPUS:-0}"
+MEM="${MEM:-16G}"
+TIME="${TIME:-4:00:00}"          # of a task
+PARTITION="${PARTITION:-}"       # empty: the default of the site
+GRACE="${GRACE:-120}"            # seconds before the end at which a task saves and goes back into the queue
+SBATCH_OPTIONS="${SBATCH_OPTIONS:-}" # for example --account=mine --exclude=node7
+
+stop() {
+  echo "submit.sh: $*" >&2
+  exit 2
+}
+
+positive() {
+  [[ "$2" =~ ^[1-9][0-9]*$ ]] || stop "$1 '$2': a positive number"
+}
+
+max_parallel="" chunk="" group_by="" dry_run=""
+while [[ "${1:-}" == --* ]]; do
+  case "$1" in
+    --max_parallel) positive "$1" "${2:-}" && max_parallel="$2" ;;
+    --chunk) positive "$1" "${2:-}" && chunk="$2" ;;
+    --group_by) [[ -n "${2:-}" ]] && group_by="$2" || stop "--group_by needs names, for example model,compression" ;;
+    --dry_run) dry_run=1 ;;
+    *) stop "$1 is no option; there are --max_parallel, --chunk, --group_by, --dry_run; those of a sweep follow its name" ;;
+  esac
+  [[ "$1" == --dry_run ]] && shift || shift 2
+done
+[[ $# -ge 1 ]] || stop "usage: bash scripts/submit.sh [OPTIONS] SWEEP [OPTIONS OF THE SWEEP]"
+sweep="$1"
+shift
+root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+[[ "$sweep" == */* ]] || sweep="$root/scripts/${sweep%.sh}.sh"
+[[ -f "$sweep" ]] || stop "there is no sweep $sweep"
+sweep="$(realpath -- "$sweep")"
+[[ -n "$dry_run" ]] || command -v sbatch >/dev/null || stop "there is no sbatch here; INSTALL.md has xargs and parallel"
+
+cd "$root"
+[[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || ! -d .venv ]] || export PATH="$PWD/.venv/bin:$PATH"
+OUT="${OUT:-$(sed -n 's/^OUT="${OUT:-\(.*\)}"$/\1/p' "$sweep")}" # the default that the sweep itself has
+[[ -n "$OUT" ]] || stop "$sweep has no line OUT=\"\${OUT:-FOLDER}\"; set OUT to the folder that it writes to"
+export OUT GRACE
+
+# Lists of their own for every submission: tasks read them when they start.
+jobs="$OUT/slurm/$(date +%Y%m%d-%H%M%S)-$$"
+mkdir -p -- "$jobs"
+bash "$sweep" "$@" --list_cells >"$jobs/cells.txt"
+if [[ -n "$group_by" ]]; then
+  bash "$sweep" "$@" --list_cells --group_by "$group_by" >"$jobs/tasks.txt"
+else
+  # what is complete needs no task, and what another job computes needs no second one
+  python scripts/status.py "$OUT" "$jobs/cells.txt" --print_lines failed stopped missing >"$jobs/tasks.txt"
+fi
+cells=$(wc -l <"$jobs/cells.txt")
+lines=$(wc -l <"$jobs/tasks.txt")
+
+largest=$({ scontrol show config 2>/dev/null || true; } | sed -n 's/^MaxArraySize\s*=\s*//p')
+most=$((${largest:-1001} - 1)) # a larger index is refused
+fewest=$(((lines + most - 1) / most))
+chunk="${chunk:-$((fewest > 1 ? fewest : 1))}"
+((chunk >= fewest)) || stop "--chunk $chunk makes more than $most tasks, the most an array has here; at least $fewest"
+tasks=$(((lines + chunk - 1) / chunk))
+
+words=(${PARTITION:+"--partition=$PARTITION"} $SBATCH_OPTIONS)
+array=(
+  sbatch --parsable --job-name="$(basename -- "$sweep" .sh)" --array="1-$tasks${max_parallel:+%$max_parallel}"
+  --cpus-per-task="$CPUS" --mem="$MEM" --time="$TIME" --signal="B:USR1@$GRACE" --requeue --open-mode=append
+  --output="$jobs/%A_%a.log"
+)
+((GPUS == 0)) || array+=(--gres="gpu:$GPUS")
+array+=("${words[@]}" scripts/slurm_array.sh --chunk "$chunk" "$jobs/tasks.txt")
+figures="$(printf '%q ' python scripts/plot_results.py --results_dir "$OUT" --output_dir "$OUT/figures")"
+drawing=(
+  sbatch --parsable --job-name=figures --cpus-per-task=1 --mem=4G --time=1:00:00 --output="$jobs/figures.log"
+  "${words[@]}" --wrap="$figures"
+)
+
+submit() {
+  if [[ -n "$dry_run" ]]; then
+    printf '%q ' "$@" >&2
+    echo >&2
+  else
+    "$@"
+  fi
+}
+
+echo "$OUT: $cells cells, $lines commands to run in $tasks tasks; lists and logs in $jobs"
+after=()
+if ((tasks > 0)); then
+  job=$(submit "${array[@]}")
+  after=(--dependency="afterany:${job%%;*}")
+fi
+drawn=$(submit "${drawing[0]}" "${after[@]}" "${drawing[@]:1}")
+[[ -n "$dry_run" ]] || echo "submitted: ${job:+array $job, then }figures $drawn (into $OUT/figures)"
+echo "how far it is: python scripts/status.py $(printf '%q ' "$OUT" "$jobs/cells.txt")"

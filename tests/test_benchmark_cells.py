@@ -1,0 +1,20 @@
+from pathlib import Path
+
+import pytest
+
+
+def test_every_stage_is_timed_and_nothing_stays(load_script, tmp_path: Path, capsys: pytest.CaptureFixture):
+    script = load_script("benchmark_cells")
+    found = script.measure(23, tmp_path / "tree")
+    assert set(found) == {*script.STAGES, "memory"}
+    assert all(clock > 0 for clock, _ in (found[stage] for stage in script.STAGES))
+    assert len(list((tmp_path / "tree").rglob("all_results.json"))) == 23
+    script.main(["--measure", "--counts", "3", "--dir", str(tmp_path)])
+    assert '"skip": [' in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_counts_are_positive(load_script, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        load_script("benchmark_cells").parse_args(["--counts", "0"])
+    assert "0 is outside [1, 1e+09]" in capsys.readouterr().err
