@@ -88,7 +88,7 @@ def minority_figure(rows: list[Row]) -> Figure:
         columns = _columns(places)
         width = min(5.2, max(3.4, 11 / columns))
         figure, panels = drawing.make_panels(places, columns, size=(width, 0.62 * width + 1.0 + 0.19 * len(looks)))
-        figure.suptitle(f"The same domain as minority and as majority: {table[0]['task']}", fontsize=12, weight="bold")
+        figure.suptitle(f"Minority against majority\n{table[0]['task']}", fontsize=12, weight="bold")
         for (kind, place), axes in panels.items():
             own = [row for row in table if (row["strength_kind"], *(row[key] for key in keys)) == (kind, *place)]
             positions = drawing.strength_axis(axes, kind, [own])

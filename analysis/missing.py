@@ -81,7 +81,7 @@ def lines(missing: list[Row], names: dict[Any, str]) -> list[str]:
         body.append([setting, names.get(model, model), names.get(task, task) or "", way, place, listed])
     more = len(groups) - len(body)
     return [
-        f"Of the full grid of what the tree holds, {len(missing)} runs are not there (all of them in `missing.csv`):",
+        f"Runs of the full grid of what the tree holds that are not there: {len(missing)} (all in `missing.csv`):",
         "",
         *markdown(["setting", "model", "task", "made by", "where", "lacking"], body),
         *(["", f"And {more} more lines."] if more else []),

@@ -157,3 +157,18 @@ def test_group_by_needs_list_cells(capsys: pytest.CaptureFixture):
     assert [commands.words(line)[2:] for line in lines] == [
         ["--a", str(a), "--output_dir", "o/{a}/{b}/{c}"] for a in (1, 2)
     ]
+
+
+def test_a_reader_that_has_seen_enough_ends_the_list_quietly():
+    """More than a pipe holds, so that the list meets the closed pipe while it prints."""
+    program = (
+        "from pathlib import Path\n"
+        "from analysis.commands import print_commands\n"
+        "cells = {Path(str(seed)): {'seed': seed} for seed in range(20000)}\n"
+        "print_commands(True, cells, '{seed}', lambda some: {'seed': [cell['seed'] for cell in some]}, None, list)\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$0" -c "$1" | head -1', sys.executable, program],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.stderr, done.stdout.count("\n"), done.returncode) == ("", 1, 0)

@@ -49,7 +49,7 @@ def test_the_lines_name_way_place_and_seeds():
     runs = [run(strength=0.3, seed=41), run(strength=0.3, seed=42), run(strength=0.5, seed=41), dense(seed=41)]
     found = missing.missing_runs([row(each) for each in runs])
     lines = missing.lines(found, {"lab/model-a": "model-a"})
-    assert lines[0].startswith("Of the full grid of what the tree holds, 1 runs are not there")
+    assert lines[0].startswith("Runs of the full grid of what the tree holds that are not there: 1 (all")
     assert lines[-1] == "| 1 | model-a | qnli | sparse_transfer | 100 % data | 50 % (seed 42) |"
 
 
