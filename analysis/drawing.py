@@ -290,7 +290,7 @@ def slope_legend(axes: Axes, title: str, columns: int = 2, below: float = 0.45) 
     place = axes.transAxes + ScaledTranslation(0, -below, axes.get_figure(root=True).dpi_scale_trans)
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=place, ncols=columns, frameon=False,
-        handlelength=1.8, columnspacing=1.2, title=title,
+        handlelength=1.6, columnspacing=0.8, title=title,
     )  # fmt: skip
 
 
