@@ -79,6 +79,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 180) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.torture
 def test_a_killed_sweep_is_finished_by_two_processes_at_once(sweep: list[str], tmp_path: Path):
     """kill -9 when the third run has started; what is missing is then computed once, and nothing else."""
     runs = tmp_path / "runs"
