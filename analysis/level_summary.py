@@ -20,6 +20,8 @@ from analysis.wording import (
 ANSWER = {True: "yes", False: "**no**", None: ""}
 REFERENCE = "reference_only"
 SPEARMAN_CELL = 6  # of _slope_cells
+# Share of answers without a word from which a score tells whether a model answers, more than what it knows.
+MANY_EMPTY = 0.1
 ORDER = {True: "yes", False: "no", None: "cannot be told"}
 
 
@@ -251,6 +253,7 @@ def cautions(members: list[Row], table: list[Row]) -> list[str]:
     """
     return [
         *_reference_cautions(members, table),
+        *_empty_cautions(members),
         *_seed_cautions(table),
         *_pairing_cautions(table),
         *_strength_cautions(table),
@@ -272,6 +275,26 @@ def _reference_cautions(members: list[Row], table: list[Row]) -> list[str]:
             found.append(f"{level}: DENSE NOT ABOVE CHANCE ({against_chance(runs)}), so its drops mean nothing.")
         elif learned is None:
             found.append(f"{level}: dense not compared with chance; a run lacks chance level or standard error.")
+    return found
+
+
+def _empty_cautions(members: list[Row]) -> list[str]:
+    """Levels at which models give many empty answers: a compression may silence a model that still knows."""
+    levels: dict[str, dict[str, float]] = {}
+    for row in members:
+        share = row.get("metrics", {}).get("empty")
+        if share is not None:
+            name = f"{compression_name(row)} at {strength_text(row)}" if row["strength_kind"] else "dense"
+            shares = levels.setdefault(row["level"], {})
+            shares[name] = max(share, shares.get(name, 0.0))
+    found = []
+    for level, shares in levels.items():
+        if max(shares.values()) >= MANY_EMPTY:
+            told = ", ".join(f"{name}: {100 * share:.0f} %" for name, share in shares.items())
+            found.append(
+                f"{level}: MANY ANSWERS ARE EMPTY ({told}), so that its drops say whether the model answers as much as "
+                "what it knows."
+            )
     return found
 
 

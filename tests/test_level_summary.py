@@ -35,6 +35,23 @@ def test_what_is_wrong_with_the_reference(read):
     ]
 
 
+def test_many_empty_answers_are_said_of_every_model(read):
+    """A model that falls silent loses its score whatever it knows; one empty answer of twenty is no such thing."""
+
+    def answers(easy: float, hard: float) -> dict:
+        return {"easy": {"metrics": {"empty": easy}}, "hard": {"metrics": {"contains": 0.5, "empty": hard}}}
+
+    levels = {"easy": (1, 1, 0, 0), "hard": (1, 1, 0, 0)}
+    rows = read(
+        level_run(levels=levels, of_level=answers(0.05, 0.4)),
+        level_run("magnitude", 0.3, levels, of_level=answers(0.0, 0.98)),
+    )
+    assert cautions(rows) == [
+        "hard: MANY ANSWERS ARE EMPTY (dense: 40 %, Magnitude (threshold: layer) at 30 %: 98 %), so that its drops "
+        "say whether the model answers as much as what it knows."
+    ]
+
+
 def test_a_missing_dense_run_is_said_and_named_among_several_sets(read):
     rows = read(level_run("magnitude", 0.5), dense(seed=0), dense(seed=1), run(seed=0), run(seed=1))
     assert cautions(rows) == [
