@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis import barriers
+from analysis import barriers, bootstrap, prediction_scores
+from analysis.prediction_scores import Answers
 from GLUE_tasks import glue_data
 
+RESAMPLES = 1000  # behind the intervals of barriers
 Line = dict[str, np.ndarray]  # what interpolation.along_line returns
 
 
@@ -40,22 +42,25 @@ def score_curve(metric: str, line: Line) -> np.ndarray:
 
 
 def resampled_scores(metric: str, line: Line, seed: int) -> np.ndarray:
-    """The scores of resampled items, (resamples, points)."""
-    predictions, labels = line["prediction"], line["label"]
-    if metric == "accuracy":
-        statistic = barriers.mean_curve(predictions == labels[:, None])
-    else:  # Pearson's, or Matthews' of two classes, which is the same
-        statistic = barriers.correlation_curve(predictions, labels)
-    return barriers.resampled_curves(statistic, len(labels), seed=seed)
+    """The scores of resampled items at every point, (RESAMPLES, points)."""
+    answers = Answers(line["label"], line["prediction"].T)
+    return prediction_scores.resampled_scores(answers, metric, RESAMPLES, np.random.default_rng(seed))[1:]
+
+
+def resampled_losses(line: Line, seed: int) -> np.ndarray:
+    """The mean losses of resampled items at every point, (RESAMPLES, points)."""
+    losses = line["loss"]
+    columns = np.concatenate([losses, np.ones((len(losses), 1))], axis=1)
+    sums = np.concatenate(list(bootstrap.resampled_sums(columns, RESAMPLES, np.random.default_rng(seed))))
+    return sums[1:, :-1] / sums[1:, -1:]
 
 
 def find_barriers(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed: int) -> list[dict[str, Any]]:
     """Barriers in loss and in error (1 - score), by both definitions, on both splits."""
     found = []
     for split, line in lines.items():
-        of_loss = barriers.resampled_curves(barriers.mean_curve(line["loss"]), len(line["label"]), seed=seed)
         curves = {
-            "loss": (line["loss"].mean(axis=0), of_loss),
+            "loss": (line["loss"].mean(axis=0), resampled_losses(line, seed)),
             "error": (1 - score_curve(metric, line), 1 - resampled_scores(metric, line, seed)),
         }
         for quantity, (curve, resampled) in curves.items():

@@ -4,7 +4,6 @@ A curve is the loss, or the error (1 - score), at points alpha that rise from 0,
 here is numpy on such curves; how they are measured is GLUE_tasks.interpolation's business.
 """
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,6 @@ MEAN_OF_ENDS = "mean_of_ends"
 STRAIGHT_LINE = "straight_line"
 DEFINITIONS = (MEAN_OF_ENDS, STRAIGHT_LINE)
 CONNECTED_ERROR = 0.02  # Frankle et al. call two models connected below this barrier in error
-CHUNK_BYTES = 2**25
-SMALLEST_SPREAD = 1e-10  # of the squared values: less is the rounding of a constant
-
-Statistic = Callable[[np.ndarray], np.ndarray]  # counts (resamples, items) -> curves (resamples, points)
 
 
 def heights(curve: ArrayLike, alphas: ArrayLike, definition: str) -> np.ndarray:
@@ -71,7 +66,7 @@ def describe(
 
     Args:
         curve: (points,), of all items.
-        resampled: (resamples, points), what resampled_curves returned: one draw of items serves all points, so that
+        resampled: (resamples, points), the curves of resampled items: one draw of items serves all points, so that
             what an item adds at every alpha cancels out.
         confidence: of the interval, in (0, 1).
     Returns:
@@ -88,53 +83,3 @@ def describe(
         interval = {"low": max(0.0, height + low - middle), "high": height + high - middle}
         found.append({"definition": definition, "barrier": height, "alpha": alpha, **interval})
     return found
-
-
-def resampled_curves(statistic: Statistic, num_items: int, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """The curves of `resamples` draws of `num_items` items with replacement, the same draws for the same seed.
-
-    Returns:
-        (resamples, points).
-    """
-    return np.concatenate([statistic(counts) for counts in _draws(num_items, resamples, seed)])
-
-
-def _draws(num_items: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each item is drawn, (some, items) at a time: all at once would not fit for a large data set."""
-    generator = np.random.default_rng(seed)
-    size = max(1, CHUNK_BYTES // (8 * num_items))
-    for first in range(0, resamples, size):
-        count = min(size, resamples - first)
-        yield generator.multinomial(num_items, np.full(num_items, 1 / num_items), size=count).astype(np.float64)
-
-
-def mean_curve(values: np.ndarray) -> Statistic:
-    """The statistic for losses and for errors counted one by one.
-
-    Args:
-        values: (items, points).
-    """
-    values = np.asarray(values, dtype=np.float64)
-    return lambda counts: counts @ values / counts.sum(axis=1, keepdims=True)
-
-
-def correlation_curve(predictions: np.ndarray, labels: np.ndarray) -> Statistic:
-    """The statistic for Pearson's correlation, which for two classes is Matthews'; 0 where a side is constant.
-
-    Args:
-        predictions: (items, points).
-        labels: (items,).
-    """
-    x = predictions - np.mean(predictions, axis=0, dtype=np.float64)
-    y = (labels - np.mean(labels, dtype=np.float64))[:, None]
-
-    def statistic(counts: np.ndarray) -> np.ndarray:
-        n = counts.sum(axis=1, keepdims=True)
-        mean_x, mean_y = counts @ x / n, counts @ y / n
-        square_x, square_y = counts @ x**2 / n, counts @ y**2 / n
-        spread_x, spread_y = square_x - mean_x**2, square_y - mean_y**2
-        constant = (spread_x <= SMALLEST_SPREAD * square_x) | (spread_y <= SMALLEST_SPREAD * square_y)
-        product = np.where(constant, 1.0, spread_x * spread_y)
-        return np.where(constant, 0.0, (counts @ (x * y) / n - mean_x * mean_y) / np.sqrt(product))
-
-    return statistic

@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
-import scipy.stats
-from sklearn.metrics import matthews_corrcoef
 
-from analysis import barriers
+from analysis import barriers, bootstrap
 from analysis.barriers import MEAN_OF_ENDS, STRAIGHT_LINE
 
 ALPHAS = np.array([0, 0.25, 0.5, 0.75, 1])
+
+
+def resampled_means(values: np.ndarray, resamples: int = 1000) -> np.ndarray:
+    """Means of resampled items, (resamples, points), of values (items, points)."""
+    sums = np.concatenate(list(bootstrap.resampled_sums(values, resamples, np.random.default_rng(0))))
+    return sums[1:] / (len(values) - 1)
 
 
 def test_a_hump_is_measured_against_the_ends_mean_and_against_the_line_between_them():
@@ -61,54 +65,11 @@ def test_what_has_no_barrier_is_refused(curve, alphas, definition: str, message:
         barriers.barrier(curve, alphas, definition)
 
 
-def test_resampled_means_equal_a_loop_over_the_same_draws():
-    values = np.random.default_rng(1).normal(size=(7, 4))
-    (counts,) = barriers._draws(7, 20, seed=3)
-    assert (counts.sum(axis=1) == 7).all()
-    looped = [np.mean(np.repeat(values, count.astype(int), axis=0), axis=0) for count in counts]
-    np.testing.assert_allclose(
-        barriers.resampled_curves(barriers.mean_curve(values), 7, 20, seed=3), looped, rtol=1e-12
-    )
-
-
-@pytest.mark.parametrize("classes", [False, True])
-def test_resampled_correlations_equal_the_libraries(classes: bool):
-    draw = np.random.default_rng(2)
-    labels = draw.integers(2, size=12) if classes else draw.normal(size=12) + 3
-    predictions = draw.integers(2, size=(12, 3)) if classes else labels[:, None] + draw.normal(size=(12, 3))
-    (counts,) = barriers._draws(12, 30, seed=4)
-    found = barriers.correlation_curve(predictions, labels)(counts)
-    for count, curve in zip(counts.astype(int), found, strict=True):
-        drawn, truth = np.repeat(predictions, count, axis=0), np.repeat(labels, count)
-        if len(set(truth)) == 1:
-            expected = [0, 0, 0]
-        elif classes:
-            expected = [matthews_corrcoef(truth, column) for column in drawn.T]
-        else:
-            expected = [scipy.stats.pearsonr(truth, column).statistic for column in drawn.T]
-        np.testing.assert_allclose(curve, expected, atol=1e-10)
-
-
-@pytest.mark.parametrize("level", [0.0, 0.1, 3.3])
-def test_a_constant_prediction_correlates_with_nothing(level: float):
-    labels = np.arange(6.0)
-    statistic = barriers.correlation_curve(np.full((6, 2), level), labels)
-    np.testing.assert_array_equal(barriers.resampled_curves(statistic, 6, 10), np.zeros((10, 2)))
-
-
-def test_draws_in_pieces_are_reproducible_and_complete(monkeypatch: pytest.MonkeyPatch):
-    statistic = barriers.mean_curve(np.arange(10.0)[:, None])
-    monkeypatch.setattr(barriers, "CHUNK_BYTES", 3 * 8 * 10)  # three draws of ten items at a time
-    one, two = (barriers.resampled_curves(statistic, 10, 8, seed=5) for _ in range(2))
-    assert one.shape == (8, 1) and (one == two).all() and len(set(one.ravel())) > 1
-    assert not (one == barriers.resampled_curves(statistic, 10, 8, seed=6)).all()
-
-
 def test_the_interval_is_that_of_a_mean_where_the_barrier_is_one():
     """One interior point high above two ends that are 0: the barrier is the mean of its items, +- 1.96 s / sqrt(n)."""
     items = np.random.default_rng(6).normal(5, 1, size=400)
     values = np.stack([0 * items, items, 0 * items], axis=1)
-    resampled = barriers.resampled_curves(barriers.mean_curve(values), 400, resamples=4000)
+    resampled = resampled_means(values, 4000)
     described = barriers.describe(values.mean(axis=0), resampled, [0, 0.5, 1])
     half = 1.96 * items.std() / 20
     for row in described:
@@ -121,7 +82,7 @@ def test_the_interval_is_that_of_a_mean_where_the_barrier_is_one():
 def test_the_interval_holds_the_barrier_and_ends_at_0():
     """Points that are equal but for noise: every resample's highest point is above the sample's."""
     values = np.random.default_rng(8).normal(0, 1, size=(60, 21))
-    resampled = barriers.resampled_curves(barriers.mean_curve(values), 60)
+    resampled = resampled_means(values)
     for row in barriers.describe(values.mean(axis=0), resampled, np.linspace(0, 1, 21)):
         assert 0 <= row["low"] <= row["barrier"] <= row["high"]
     assert np.median(barriers.heights(resampled, np.linspace(0, 1, 21), MEAN_OF_ENDS).max(axis=1)) > row["barrier"]
@@ -134,6 +95,6 @@ def test_what_every_alpha_shares_does_not_widen_the_interval():
     """Items differ by 100 between each other and by nothing along the line."""
     items = np.random.default_rng(7).normal(0, 100, size=50)
     values = items[:, None] + np.array([0.0, 0.25, 0.0])
-    resampled = barriers.resampled_curves(barriers.mean_curve(values), 50)
+    resampled = resampled_means(values)
     for row in barriers.describe(values.mean(axis=0), resampled, [0, 0.5, 1]):
         assert row["low"] == pytest.approx(0.25) and row["high"] == pytest.approx(0.25)
