@@ -35,7 +35,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from analysis import results
 from analysis.cells import Cell, check_folders, output_folders, run_cells, start_logging
-from analysis.commands import command_line, folder_template
+from analysis.commands import command_line, folder_template, print_lines
 from GLUE_tasks import (
     classification,
     experiment,
@@ -187,8 +187,10 @@ def main(argv: list[str] | None = None) -> int:
         # in the order of the cells
         pair_of = dict(zip(output_folders(args.output_dir, map(cell_of, pairs)), pairs, strict=True))
         if args.list_cells:
-            for folder, pair in pair_of.items():
-                print(command_line(sys.argv[0], cell_options(args, parser, pair), folder_template(folder)))
+            print_lines(
+                command_line(sys.argv[0], cell_options(args, parser, pair), folder_template(folder))
+                for folder, pair in pair_of.items()
+            )
             return 0
         for pair in pairs:
             check_data(pair, load_task(source(args, pair)))

@@ -132,15 +132,20 @@ def print_commands(
     list_cells: bool, folders: Mapping[Path, Cell], template: str, options: Callable[[list[Cell]], Mapping[str, Any]],
     group_by: Sequence[str] | None, expand: Callable[[list[Cell]], Iterable[Cell]],
 ) -> None:  # fmt: skip
-    """Print the list of the running script's sweep, as command_lines makes it, for as long as someone reads it.
+    """Print the list of the running script's sweep, as command_lines makes it.
 
     Raises:
         ValueError: --group_by without --list_cells, or by what cells do not have.
     """
     if not list_cells:
         raise ValueError("--group_by groups what --list_cells prints; give both")
+    print_lines(command_lines(sys.argv[0], folders, template, options, group_by, expand))
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print a list for as long as someone reads it."""
     try:
-        for line in command_lines(sys.argv[0], folders, template, options, group_by, expand):
+        for line in lines:
             print(line)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough; the interpreter's own flush at its end must not fail again

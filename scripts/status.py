@@ -16,10 +16,10 @@ system's clock says), needs no torch, and may run anywhere that sees the folder,
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from analysis import locks, status
+from analysis.commands import print_lines
 from analysis.options import number
 
 
@@ -62,17 +62,11 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.nullcontext(sys.stdin) if str(args.list) == "-" else args.list.open(newline="\n") as lines:
             listed = status.read_list(lines, args.tree)
             if args.print_lines:
-                print_lines(listed, args.print_lines, now)
+                print_lines(line for line, folder in listed if status.state_of(folder, now)[0] in args.print_lines)
                 return 0
             report = status.survey((folder for _, folder in listed), now, args.show)
     print_report(report, args.tree)
     return status.exit_code(report.counts)
-
-
-def print_lines(listed: Iterable[status.Listed], states: list[str], now: float) -> None:
-    for line, folder in listed:
-        if status.state_of(folder, now)[0] in states:
-            print(line)
 
 
 def print_report(report: status.Report, tree: Path) -> None:

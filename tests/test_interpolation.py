@@ -16,7 +16,15 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from analysis import barriers, results
-from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, finetune, interpolation, line_options, model_pairs
+from GLUE_tasks import (
+    Glue_interpolate,
+    Glue_prune_oneshot,
+    finetune,
+    interpolation,
+    line_options,
+    line_results,
+    model_pairs,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -556,3 +564,12 @@ def test_lmc_trains_then_draws_the_lines(words: list[str], tmp_path: Path):
 def fresh_accelerator():
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_resampled_losses_are_means_of_the_items_drawn_at_all_points_alike():
+    """Items lose 0 or 1, and 0.25 more halfway: so does every mean of them, which is a whole number of fifths."""
+    losses = np.array([0.0, 0, 0, 1, 1, 1])[:, None] + np.array([0, 0.25, 0])
+    found = line_results.resampled_losses({"loss": losses}, seed=0)
+    assert found.shape == (line_results.RESAMPLES, 3) and len(np.unique(found[:, 0])) == 6
+    np.testing.assert_allclose(found - found[:, :1], np.tile([0, 0.25, 0], (len(found), 1)), atol=1e-12)
+    np.testing.assert_allclose(5 * found[:, 0], np.round(5 * found[:, 0]), atol=1e-12)  # 5 of 6 are drawn
