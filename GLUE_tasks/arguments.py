@@ -43,6 +43,12 @@ def checkpoint_interval(text: str) -> int | str:
     return int(text)
 
 
+def epochs(text: str) -> float:
+    """A number of epochs; an int if it is whole, so that 3 and 3.0 name one run."""
+    value = number(float, 0, 10**9)(text)
+    return int(value) if value.is_integer() else value
+
+
 def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
     """All options of a fine-tuning script, in groups: the problem's own after those that every script has."""
     parser = argparse.ArgumentParser(
@@ -87,8 +93,9 @@ def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
         help="peak of AdamW's (default %(default)s)")  # fmt: skip
     add("--weight_decay", type=number(float, 0, 10), default=0.0,
         help="AdamW's, not on biases and norms (default %(default)s)")  # fmt: skip
-    add("--num_train_epochs", type=number(int, 0, 10**9), default=3,
-        help="passes over the training rows (default %(default)s); 0 is for a model with a trained head")  # fmt: skip
+    add("--num_train_epochs", type=epochs, default=3,
+        help="passes over the training rows (default %(default)s), 0.5 for half of one; 0 is for a model with a "
+        "trained head")  # fmt: skip
     add("--max_train_steps", type=positive, help="optimizer steps, instead of --num_train_epochs")
     add("--gradient_accumulation_steps", type=positive, default=1, help="batches per optimizer step (default 1)")
     add("--lr_scheduler_type", choices=SCHEDULERS, default="linear", help="learning rate's course (default linear)")

@@ -7,6 +7,7 @@ import argparse
 import functools
 import gc
 import logging
+import math
 import shutil
 import sys
 import time
@@ -244,7 +245,7 @@ def run(
     )  # fmt: skip
     if trace["num_steps"] == 0 and pretrained.new_parameters:
         raise ValueError(f"--num_train_epochs 0: {', '.join(sorted(pretrained.new_parameters))} must be trained first")
-    outcome = evaluate(round(trace["num_epochs"]))
+    outcome = evaluate(math.ceil(trace["num_epochs"]))
     for tracker in accelerator.trackers:
         tracker.finish()
     if not accelerator.is_main_process:

@@ -45,7 +45,7 @@ class Recipe:
 
     learning_rate: float
     batch_size: int  # rows per process and micro-batch
-    num_epochs: int
+    num_epochs: float  # passes over the training rows; the last need not be whole
     seed: int
     max_steps: int | None = None  # optimizer steps; None = num_epochs decides
     weight_decay: float = 0.0
@@ -221,7 +221,7 @@ def train(
     )
     loader = accelerator.prepare_data_loader(loader)
     steps_per_epoch = math.ceil(len(loader) / recipe.accumulation_steps)
-    num_steps = recipe.max_steps or recipe.num_epochs * steps_per_epoch
+    num_steps = recipe.max_steps or math.ceil(recipe.num_epochs * steps_per_epoch)
     if num_steps == 0:
         return {"train_loss": None, "num_steps": 0, "num_epochs": 0.0}
     warmup = recipe.warmup_steps if recipe.warmup_steps is not None else int(WARMUP_FRACTION * num_steps)

@@ -12,12 +12,18 @@ from collections.abc import Sequence
 
 PUNCTUATION = string.punctuation + "\u2018\u2019\u00b4"  # as the official script: no dashes, no double curly quotes
 BLANKS = str.maketrans(dict.fromkeys(PUNCTUATION, " "))
+LEAD = string.whitespace + ":"  # "The answer is" is often gone on with by a colon and a new line
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def first_line(text: str) -> str:
-    """What is judged of a generated continuation: its first line that is not blank, without blanks around it."""
-    return text.strip().split("\n", 1)[0].rstrip()
+    """What is judged of a generated continuation: its first line, without LEAD before it and blanks after it."""
+    return text.lstrip(LEAD).split("\n", 1)[0].rstrip()
+
+
+def has_first_line(text: str) -> bool:
+    """Whether nothing that follows can change the first line."""
+    return "\n" in text.lstrip(LEAD)
 
 
 def normalize_answer(text: str) -> str:

@@ -11,20 +11,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import monotonicity, results
 from analysis.cells import Cell
-from analysis.options import positive
+from analysis.options import number, positive
 from llm_tasks import answers, arguments
 from llm_tasks.arguments import DENSE
 from llm_tasks.encoding import OVERFLOWS, EncodedLevel, TextEncoder, encode_levels
 from llm_tasks.experiment import Evaluation, Setting
 from llm_tasks.processes import ALONE, Processes
 from llm_tasks.prompts import LETTERS, Level
-from llm_tasks.scoring import Work, greedy_answers, log_likelihoods
+from llm_tasks.scoring import AnswerEnd, Work, greedy_answers, log_likelihoods
 
 logger = logging.getLogger(__name__)
 
 ANSWER_METRICS = ("exact_match", "contains", "f1", "em_original")
 CHOICE_OPTIONS = ("answer_mode", "length_normalized")  # that settings with options to choose from obey
-ANSWER_OPTIONS = ("answer_metric", "max_new_tokens")  # that settings with generated answers obey
+ANSWER_OPTIONS = ("answer_metric", "max_new_tokens", "min_new_tokens")  # that settings with generated answers obey
 SHARED_OPTIONS = ("max_items", "overflow")
 
 
@@ -71,6 +71,9 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         help="score of generated answers, all in the same normalisation: equal to an accepted answer (default), "
         "containing one as whole words, overlap of words, or the original's two-way substring match")  # fmt: skip
     add("--max_new_tokens", type=positive, default=32, help="longest generated answer in tokens (default 32)")
+    add("--min_new_tokens", type=number(int, 0, 10**6), default=0,
+        help="a generated answer may not end before so many tokens (default 0, as the paper); 4 for a model that often "
+        "gives no answer, where a figure would show little else")  # fmt: skip
     add("--max_items", type=positive, metavar="N",
         help="a fixed sample of N items of each data set, the same for every seed and model (default all)")  # fmt: skip
     add("--overflow", choices=OVERFLOWS, default="drop_shots",
@@ -88,6 +91,10 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
     def prepare(
         args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> dict[int, list[EncodedLevel]]:
+        if args.min_new_tokens > args.max_new_tokens:
+            raise ValueError(
+                f"--min_new_tokens {args.min_new_tokens}: allowed up to --max_new_tokens {args.max_new_tokens}"
+            )
         items = own.load(args)
         seeds = dict.fromkeys(args.seed if own.seeded else args.seed[:1])
         encoder = TextEncoder(tokenizer)
@@ -107,8 +114,8 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         levels = data[cell["seed"] if own.seeded else args.seed[0]]
         found = measure(
             model, tokenizer, levels, answer_metric=args.answer_metric, length_normalized=args.length_normalized,
-            max_new_tokens=args.max_new_tokens, tokens_per_batch=args.tokens_per_batch,
-            precision=arguments.precision_of(args), processes=processes,
+            max_new_tokens=args.max_new_tokens, min_new_tokens=args.min_new_tokens,
+            tokens_per_batch=args.tokens_per_batch, precision=arguments.precision_of(args), processes=processes,
         )  # fmt: skip
         if cell["compression"] == DENSE and processes.is_main:
             warn_of_chance(own, found.levels)
@@ -143,7 +150,8 @@ def warn_of_chance(own: LevelSetting, levels: Sequence[dict[str, Any]]) -> None:
 def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, levels: Sequence[EncodedLevel], *,
     answer_metric: str = "exact_match", length_normalized: bool = False, max_new_tokens: int = 32,
-    tokens_per_batch: int = 4096, precision: str = "no", share: bool = True, processes: Processes = ALONE,
+    min_new_tokens: int = 0, tokens_per_batch: int = 4096, precision: str = "no", share: bool = True,
+    processes: Processes = ALONE,
 ) -> Evaluation:  # fmt: skip
     """Score the model on all levels in one go, so that what levels have in common is computed once.
 
@@ -158,7 +166,9 @@ def measure(
     flat = [option for encoded in levels for options in encoded.continuations for option in options]
     scores = log_likelihoods(model, flat, tokens_per_batch, precision, share, processes)
     prompts = [context for encoded in levels for context in encoded.contexts]
-    texts, work = generate(model, tokenizer, prompts, max_new_tokens, tokens_per_batch, precision, processes)
+    texts, work = generate(
+        model, tokenizer, prompts, max_new_tokens, min_new_tokens, tokens_per_batch, precision, processes
+    )
     described, outcomes = [], []
     at = text_at = 0
     for encoded in levels:
@@ -180,7 +190,7 @@ def measure(
 
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[tuple[int, ...]], max_new_tokens: int,
-    tokens_per_batch: int, precision: str, processes: Processes = ALONE,
+    min_new_tokens: int, tokens_per_batch: int, precision: str, processes: Processes = ALONE,
 ) -> tuple[list[str], Work]:  # fmt: skip
     """The first line of each greedy answer; an answer ends with it."""
     ends = model.generation_config.eos_token_id
@@ -190,9 +200,10 @@ def generate(
         return tokenizer.decode([token for token in tokens if token not in ends], skip_special_tokens=True)
 
     def is_finished(tokens: list[int]) -> bool:
-        return tokens[-1] in ends or "\n" in text_of(tokens).lstrip()
+        return tokens[-1] in ends or answers.has_first_line(text_of(tokens))
 
-    found, work = greedy_answers(model, prompts, max_new_tokens, is_finished, tokens_per_batch, precision, processes)
+    end = AnswerEnd(max_new_tokens, is_finished, min_new_tokens, tuple(ends))
+    found, work = greedy_answers(model, prompts, end, tokens_per_batch, precision, processes)
     return [answers.first_line(text_of(tokens)) for tokens in found], work
 
 

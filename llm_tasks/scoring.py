@@ -577,9 +577,25 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+class AnswerEnd(NamedTuple):
+    """Where a generated answer ends.
+
+    Fields:
+        max_new_tokens: longest answer, at least 1.
+        is_finished: of the tokens chosen so far; asked after each.
+        min_new_tokens: none of `ends` is chosen before an answer has so many.
+        ends: the tokens that end a text.
+    """
+
+    max_new_tokens: int
+    is_finished: Callable[[list[int]], bool]
+    min_new_tokens: int = 0
+    ends: tuple[int, ...] = ()
+
+
 def greedy_answers(
-    model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int, is_finished: Callable[[list[int]], bool],
-    tokens_per_batch: int, precision: str = "no", processes: Processes = ALONE,
+    model: PreTrainedModel, prompts: Sequence[Tokens], end: AnswerEnd, tokens_per_batch: int, precision: str = "no",
+    processes: Processes = ALONE,
 ) -> tuple[list[list[int]], Work]:  # fmt: skip
     """The most likely token after each prompt, again and again until an answer is finished.
 
@@ -587,8 +603,6 @@ def greedy_answers(
     is fed one, its own as long as it has any, then the one the model chose: rows are always of one length.
 
     Args:
-        max_new_tokens: longest answer, at least 1.
-        is_finished: of the tokens chosen so far; asked after each.
         tokens_per_batch, precision, processes: as for log_likelihoods.
     Returns:
         Tokens of each answer with the one that finished it, and the tokens that were computed; every fed one is counted
@@ -596,11 +610,11 @@ def greedy_answers(
     """
     distinct = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
     budget = ANSWERS_AT_ONCE * tokens_per_batch
-    own = distinct if processes.count == 1 else _own_prompts(distinct, max_new_tokens, budget, processes)
+    own = distinct if processes.count == 1 else _own_prompts(distinct, end.max_new_tokens, budget, processes)
     with processes.together():
-        answers, computed = _answer_all(model, own, max_new_tokens, is_finished, budget, precision)
+        answers, computed = _answer_all(model, own, end, budget, precision)
     if processes.count > 1:
-        answers = _merge_answers(distinct, answers, max_new_tokens, processes)
+        answers = _merge_answers(distinct, answers, end.max_new_tokens, processes)
         computed = int(processes.merge(np.array([computed]))[0])
     fed = sum(len(prompt) + len(answer) - 1 for prompt, answer in answers.items())
     return [answers[prompt] for prompt in prompts], Work(computed, fed)
@@ -637,18 +651,17 @@ def _merge_answers(
 
 
 def _answer_all(
-    model: PreTrainedModel, distinct: list[Tokens], max_new_tokens: int, is_finished: Callable[[list[int]], bool],
-    budget: int, precision: str,
-) -> tuple[dict[Tokens, list[int]], int]:  # fmt: skip
+    model: PreTrainedModel, distinct: list[Tokens], end: AnswerEnd, budget: int, precision: str
+) -> tuple[dict[Tokens, list[int]], int]:
     """Answers to prompts sorted by length, and how many tokens were computed."""
     answers: dict[Tokens, list[int]] = {}
     computed = 0
     progress = tqdm(total=len(distinct), desc="answers", disable=None)
     while distinct:
-        first = _batch_start(distinct, max_new_tokens, budget)
+        first = _batch_start(distinct, end.max_new_tokens, budget)
         some, distinct = distinct[first:], distinct[:first]
         try:
-            found, cost = _answer_batch(model, some, max_new_tokens, is_finished, precision)
+            found, cost = _answer_batch(model, some, end, precision)
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(some) == 1:
                 raise
@@ -663,11 +676,10 @@ def _answer_all(
 
 
 def _answer_batch(
-    model: PreTrainedModel, prompts: Sequence[Tokens], max_new_tokens: int, is_finished: Callable[[list[int]], bool],
-    precision: str,
-) -> tuple[list[list[int]], int]:  # fmt: skip
+    model: PreTrainedModel, prompts: Sequence[Tokens], end: AnswerEnd, precision: str
+) -> tuple[list[list[int]], int]:
     shortest = min(map(len, prompts))
-    capacity = max(map(len, prompts)) + max_new_tokens
+    capacity = max(map(len, prompts)) + end.max_new_tokens
     layers = [_GrowingLayer(capacity) for _ in range(model.config.get_text_config().num_hidden_layers)]
     cache = Cache(layers=layers) if shares_prefixes(model) else None  # without it every step feeds all tokens again
     reads_only = projects_on_demand(model)
@@ -687,6 +699,9 @@ def _answer_batch(
         computed += ids.numel()
         if logits.isnan().any():
             raise FloatingPointError("the model's logits are NaN")
+        early = [row for row, index in enumerate(active) if len(answers[index]) < end.min_new_tokens]
+        if early and end.ends:
+            logits[torch.tensor(early)[:, None], list(end.ends)] = -torch.inf
         chosen = logits.argmax(dim=-1).tolist()
         following = []
         for index, token in zip(active, chosen, strict=True):
@@ -695,7 +710,7 @@ def _answer_batch(
                 following.append(prompt[fed])
             else:
                 answers[index].append(token)
-                done = len(answers[index]) == max_new_tokens or is_finished(answers[index])
+                done = len(answers[index]) == end.max_new_tokens or end.is_finished(answers[index])
                 following.append(None if done else token)
         fed += 1
         kept = [row for row, token in enumerate(following) if token is not None]

@@ -74,7 +74,16 @@ def test_the_original_freebase_match_is_blind_to_words():
 
 @pytest.mark.parametrize(
     ("generated", "line"),
-    [(" Paris\nQ: next", "Paris"), ("\n\n Paris \nRome", "Paris"), ("Paris\r\nRome", "Paris"), ("  \n ", ""), ("", "")],
+    [
+        (" Paris\nQ: next", "Paris"),
+        ("\n\n Paris \nRome", "Paris"),
+        ("Paris\r\nRome", "Paris"),
+        ("  \n ", ""),
+        ("", ""),
+        (":\n\nParis\nRome", "Paris"),
+        (": Mission: Impossible\n", "Mission: Impossible"),
+        (": \n", ""),
+    ],
 )
 def test_first_line(generated: str, line: str):
     assert first_line(generated) == line

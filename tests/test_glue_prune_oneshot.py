@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -163,6 +164,18 @@ def test_same_seed_twice_is_bit_equal_and_another_seed_is_not(options: list[str]
     one, two, other = (weights(tmp_path / name) for name in ("one", "two", "other"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+
+def test_part_of_an_epoch_is_its_share_of_the_steps(swept: Path, options: list[str], tmp_path: Path):
+    base = [*options, "--sparse_method", "dense_transfer", "--save_model", "--output_dir"]
+    of_one = result(swept / "sparse_transfer" / "6of8")["num_steps"]
+    steps = math.ceil(1.3 * of_one)
+    assert of_one < steps < 1.5 * of_one
+    run(*base, tmp_path / "part", "--num_train_epochs", 1.3)
+    run(*base, tmp_path / "steps", "--max_train_steps", steps)
+    part, whole = weights(tmp_path / "part"), weights(tmp_path / "steps")
+    assert result(tmp_path / "part")["num_steps"] == steps
+    assert all(torch.equal(part[name], whole[name]) for name in part)
 
 
 def test_evaluating_after_each_epoch_does_not_change_the_training(options: list[str], tmp_path: Path):

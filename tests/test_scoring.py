@@ -2,7 +2,6 @@ import functools
 import itertools
 import math
 import random
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
 from llm_tasks import scoring
 from llm_tasks.processes import Processes
-from llm_tasks.scoring import Continuation, greedy_answers, log_likelihoods
+from llm_tasks.scoring import AnswerEnd, Continuation, greedy_answers, log_likelihoods
 
 VOCABULARY = 40
 ARCHITECTURES = decoder_configs()
@@ -188,7 +187,7 @@ def test_nan_is_an_error():
     with pytest.raises(FloatingPointError, match="NaN"):
         log_likelihoods(model, continuations(), tokens_per_batch=64)
     with pytest.raises(FloatingPointError, match="NaN"):
-        greedy_answers(model, [(1, 2)], 3, lambda tokens: False, tokens_per_batch=64)
+        greedy_answers(model, [(1, 2)], AnswerEnd(3, lambda tokens: False), tokens_per_batch=64)
 
 
 @pytest.mark.parametrize(("tokens", "start"), [((1, 2), 0), ((1, 2), 2), ((1,), 1)])
@@ -200,15 +199,17 @@ def test_a_continuation_needs_a_token_before_it_and_one_of_its_own(tokens: tuple
 def test_nothing_asked_is_nothing_computed():
     model = make_model("llama")
     assert log_likelihoods(model, [], tokens_per_batch=8).work == (0, 0)
-    assert greedy_answers(model, [], 3, lambda tokens: False, tokens_per_batch=8) == ([], (0, 0))
+    assert greedy_answers(model, [], AnswerEnd(3, lambda tokens: False), tokens_per_batch=8) == ([], (0, 0))
 
 
-def greedy_twin(model: PreTrainedModel, prompt: tuple[int, ...], limit: int, ends: Callable) -> list[int]:
+def greedy_twin(model: PreTrainedModel, prompt: tuple[int, ...], end: AnswerEnd) -> list[int]:
     answer: list[int] = []
-    while len(answer) < limit and not (answer and ends(answer)):
+    while len(answer) < end.max_new_tokens and not (answer and end.is_finished(answer)):
         with torch.no_grad():
-            logits = model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits
-        answer.append(logits[0, -1].argmax().item())
+            logits = model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0, -1]
+        if len(answer) < end.min_new_tokens:
+            logits[list(end.ends)] = -torch.inf
+        answer.append(logits.argmax().item())
     return answer
 
 
@@ -227,10 +228,15 @@ def test_greedy_answers_are_those_of_one_prompt_at_a_time(name: str):
     def ends(answer: list[int]) -> bool:
         return answer[-1] < 8
 
-    found, work = greedy_answers(model, prompts, 5, ends, tokens_per_batch=60)
-    assert found == [greedy_twin(model, prompt, 5, ends) for prompt in prompts]
+    end = AnswerEnd(5, ends)
+    found, work = greedy_answers(model, prompts, end, tokens_per_batch=60)
+    assert found == [greedy_twin(model, prompt, end) for prompt in prompts]
     assert {len(answer) for answer in found} != {5}  # some ended by themselves
     assert work.computed >= work.distinct
+    longer = AnswerEnd(5, ends, min_new_tokens=3, ends=tuple(range(8)))
+    later, _ = greedy_answers(model, prompts, longer, tokens_per_batch=60)
+    assert later == [greedy_twin(model, prompt, longer) for prompt in prompts]
+    assert later != found and min(map(len, later)) > 3  # three tokens, then one that ends
 
 
 def test_the_output_layer_reads_no_strided_rows():
@@ -241,7 +247,7 @@ def test_the_output_layer_reads_no_strided_rows():
         layouts.append((inputs[0].dim(), inputs[0].is_contiguous()))
 
     model.lm_head.register_forward_pre_hook(record)
-    greedy_answers(model, [(1, 2, 3), (4, 5, 6)], 3, lambda tokens: False, tokens_per_batch=64)
+    greedy_answers(model, [(1, 2, 3), (4, 5, 6)], AnswerEnd(3, lambda tokens: False), tokens_per_batch=64)
     log_likelihoods(model, continuations(1, 3), tokens_per_batch=64)
     assert set(layouts) == {(2, True)}
 
@@ -257,7 +263,7 @@ def test_prompts_of_very_different_length_are_not_fed_one_by_one():
 
     model.forward = counted
     prompts = [(1, 2, 3), tuple(range(3, 35)), tuple(range(2, 37))]
-    found, _ = greedy_answers(model, prompts, 1, lambda tokens: True, tokens_per_batch=10**6)
+    found, _ = greedy_answers(model, prompts, AnswerEnd(1, lambda tokens: True), tokens_per_batch=10**6)
     assert [len(answer) for answer in found] == [1, 1, 1]
     assert sorted(calls) == [(1, 1), (1, 1), (1, 1), (1, 3), (2, 32)]  # the longest by itself three times, 32 to 35
 
@@ -293,7 +299,7 @@ def test_processes_divide_the_answers_of_one_among_them(count: int, monkeypatch:
     monkeypatch.setattr(Processes, "merge", lambda self, values: tables.append(values) or values)
     model, draw = make_model("llama"), random.Random(3)
     prompts = [tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, 20))) for _ in range(11)]
-    options = {"max_new_tokens": 3, "is_finished": lambda tokens: tokens[-1] < 9, "tokens_per_batch": 10}
+    options = {"end": AnswerEnd(3, lambda tokens: tokens[-1] < 9), "tokens_per_batch": 10}
     tables: list[np.ndarray] = []
     alone, _ = greedy_answers(model, prompts, **options)
     tables.clear()

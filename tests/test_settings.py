@@ -529,6 +529,7 @@ BAD = [
     (3, ["--context_shares", "0"], "0 is outside [1, 100]"),
     (3, ["--context_shares", "20", "20"], "--context_shares 20 20: a number stands there twice"),
     (3, ["--max_new_tokens", "400"], "the 320 tokens that the model takes, 400 of them for the answer"),
+    (3, ["--min_new_tokens", "4"], "--min_new_tokens 4: allowed up to --max_new_tokens 3"),
     (3, ["--answer_metric", "rouge"], "argument --answer_metric: invalid choice: 'rouge'"),
     (4, ["--shots", "0", "6"], "--shots 6: the dev split has 5 example(s) of the subject"),
     (4, ["--shots", "1", "1"], "--shots 1 1: a number stands there twice"),
