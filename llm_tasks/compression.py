@@ -17,7 +17,7 @@ from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of
 from llm_tasks.methods import METHODS, Options
 from llm_tasks.processes import ALONE, Processes
-from pruning.checkpoints import save_model
+from pruning.checkpoints import converted_tensor_by_tensor, save_model
 from pruning.layers import decoder_weights
 from pruning.low_rank import factors, parameter_ratio
 from pruning.magnitude import magnitude_masks
@@ -38,10 +38,11 @@ def load_model(args: argparse.Namespace) -> PreTrainedModel:
         ValueError: --device_map left weights for the processor or the disk, from where they cannot be compressed.
     """
     dtype = "auto" if args.dtype == "auto" else getattr(torch, args.dtype)
-    model = AutoModelForCausalLM.from_pretrained(
-        args.model_name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=args.trust_remote_code,
-        device_map=args.device_map,
-    )  # fmt: skip
+    with converted_tensor_by_tensor(dtype):
+        model = AutoModelForCausalLM.from_pretrained(
+            args.model_name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=args.trust_remote_code,
+            device_map=args.device_map,
+        )  # fmt: skip
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
             f"--device_map {args.device_map}: the GPUs together do not hold {args.model_name_or_path}; "

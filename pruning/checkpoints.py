@@ -1,13 +1,15 @@
 """The folder that a pretrained model comes from: what is refused before loading, structure without weights, tensors."""
 
+import contextlib
 import json
+import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import datasets
 import torch
 import transformers
 from safetensors import safe_open
@@ -15,6 +17,8 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 INDEX_FILE = "model.safetensors.index.json"
+# What safetensors calls them.
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
 
 def quiet_libraries() -> None:
@@ -22,7 +26,9 @@ def quiet_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-        datasets.disable_progress_bars()
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # which datasets reads where it is imported later
+        if library := sys.modules.get("datasets"):
+            library.disable_progress_bars()
 
 
 def check_checkpoint_files(name: str) -> None:
@@ -102,6 +108,35 @@ def save_model(
         (partial / name).write_text(text)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+@contextlib.contextmanager
+def converted_tensor_by_tensor(dtype: torch.dtype | str) -> Iterator[None]:
+    """Within, from_pretrained reads files of another dtype without mapping them.
+
+    What is converted is copied; a mapped file would stay in memory beside the copies until all of them are made: three
+    times the model where float32 becomes bfloat16. Files of the same dtype are mapped, which copies nothing.
+
+    Args:
+        dtype: what the model is loaded in; "auto" converts nothing.
+    """
+    library = transformers.modeling_utils
+
+    def opened(path: str, *args: Any, **options: Any) -> Any:
+        stored = safe_open(path, *args, **options)
+        keys = stored.keys()
+        if not any(_differs(stored.get_slice(key).get_dtype(), dtype) for key in keys):
+            return stored
+        with stored:
+            return safe_open(path, *args, **{**options, "backend": "pread"})
+
+    with mock.patch.object(library, "safe_open", opened) if dtype != "auto" else contextlib.nullcontext():
+        yield
+
+
+def _differs(stored: str, dtype: torch.dtype) -> bool:
+    """Whether floating-point numbers of this name in a safetensors file are not of this dtype."""
+    return stored in FLOATS and FLOATS[stored] != dtype
 
 
 class Checkpoint:

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SUB_BLOCK = 32  # columns within which errors spread one by one; beyond them by matrix products
-STRIP = 128  # rows of W at a time: 32 columns of a strip fill 16 kB of a 32 kB or 48 kB cache
+STRIP = 128  # rows of W at a time: a sub-block of 32 columns of a strip fills 16 kB of a 32 kB or 48 kB cache
 ROUNDING = np.float32(1.5 * 2**23)  # adding and subtracting it rounds |x| < 2^22, halves to even, as rint does
 
 compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})

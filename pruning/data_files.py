@@ -10,14 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-from pyarrow import parquet
-
 SUFFIXES = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".parquet", ".parquet.gz")
 TABLE_SUFFIXES = (*SUFFIXES, ".csv.gz", ".csv")
 TEXT_SUFFIXES = (".txt.gz", ".txt")
 # What readers raise where the bytes are not what the suffix says, or end too early.
-DAMAGE = (EOFError, OSError, zlib.error, csv.Error, UnicodeDecodeError, pa.ArrowException)
+DAMAGE = (EOFError, OSError, zlib.error, csv.Error, UnicodeDecodeError)
 
 
 def read_rows(
@@ -151,12 +148,18 @@ def _csv_rows(file: BinaryIO, path: Path, _: Sequence[str] | None) -> Iterator[t
 
 
 def _parquet_rows(file: BinaryIO, path: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    # The end of a parquet file is read first: an unpacking stream would start over for every part.
-    table = parquet.ParquetFile(io.BytesIO(file.read()) if path.suffix == ".gz" else file)
-    names = set(table.schema_arrow.names)
-    wanted = list(columns) if columns is not None and names.issuperset(columns) else None
+    import pyarrow  # takes 25 MB, and other files do without it
+    from pyarrow import parquet
+
     number = 0
-    for batch in table.iter_batches(columns=wanted):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}, row {number}", row
+    try:
+        # The end of a parquet file is read first: an unpacking stream would start over for every part.
+        table = parquet.ParquetFile(io.BytesIO(file.read()) if path.suffix == ".gz" else file)
+        names = set(table.schema_arrow.names)
+        wanted = list(columns) if columns is not None and names.issuperset(columns) else None
+        for batch in table.iter_batches(columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+    except pyarrow.ArrowException as error:
+        raise OSError(str(error)) from error

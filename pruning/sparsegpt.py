@@ -7,11 +7,12 @@ gives up error * U_j, where U^T U is the inverse Hessian. Rows never meet, excep
 import torch
 from torch import Tensor
 
-from pruning.column_kernels import SUB_BLOCK, prune_columns
 from pruning.hessian import InverseFactor, resolve_factor
 from pruning.masks import lowest_k_mask
 from pruning.nm import nm_mask
 from pruning.validation import check_strength, check_weight
+
+SUB_BLOCK = 32  # columns within which errors spread one by one; beyond them by matrix products
 
 
 def sparsegpt_prune(
@@ -85,7 +86,9 @@ def _prune_block(columns: Tensor, upper: Tensor, keep: Tensor, nm: tuple[int, in
     n_kept, m_group = nm or (0, 0)
     step = SUB_BLOCK if nm is None else m_group * max(1, SUB_BLOCK // m_group)
     errors = torch.empty_like(columns)
-    prune = prune_columns if columns.device.type == "cpu" else _prune_columns_torch
+    prune = _prune_columns_torch
+    if columns.device.type == "cpu":
+        from pruning.column_kernels import prune_columns as prune  # its compiler takes a second and 55 MB
     for start in range(0, len(columns), step):
         part = slice(start, start + step)
         prune(columns[part], upper[part, part], keep[part], errors[part], n_kept, m_group)

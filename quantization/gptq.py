@@ -5,9 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pruning.column_kernels import SUB_BLOCK, round_columns
 from pruning.hessian import InverseFactor, resolve_factor
-from pruning.sparsegpt import check_block_size
+from pruning.sparsegpt import SUB_BLOCK, check_block_size
 from pruning.validation import check_weight
 
 
@@ -196,7 +195,9 @@ def _round_block(
         group_index: (width,) the group of each column.
     """
     errors = torch.empty_like(columns)
-    quantize = round_columns if columns.device.type == "cpu" else _round_columns_torch
+    quantize = _round_columns_torch
+    if columns.device.type == "cpu":
+        from pruning.column_kernels import round_columns as quantize  # its compiler takes a second and 55 MB
     for start in range(0, len(columns), SUB_BLOCK):
         part, rest = slice(start, start + SUB_BLOCK), slice(start + SUB_BLOCK, None)
         quantize(columns[part], upper[part, part], scales, zeros, group_index[part], errors[part], 2**bits - 1)

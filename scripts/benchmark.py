@@ -31,6 +31,7 @@ the same run.
 import argparse
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -41,6 +42,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +61,6 @@ from transformers import (
     get_scheduler,
 )
 
-from GLUE_tasks import finetune, glue_data
 from llm_tasks import commonsense, mmlu, setting4_k_shot, setting5_human_gap
 from llm_tasks.arguments import max_length
 from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
@@ -67,6 +68,7 @@ from llm_tasks.experiment import Evaluation
 from llm_tasks.levels import measure
 from llm_tasks.prompts import Level
 from pruning.calibration import calibration_tokens
+from pruning.checkpoints import converted_tensor_by_tensor
 from pruning.device import best_precision
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
@@ -75,6 +77,20 @@ from pruning.sparsegpt import sparsegpt_prune
 from pruning.walk import CompressLinear, InputStatistics, compress_blocks, walk_cost
 from pruning.wanda import wanda_mask
 from quantization.gptq import gptq_quantize
+
+
+def imported_when_used(name: str) -> ModuleType:
+    """A module that costs nothing before its first attribute is asked for."""
+    spec = importlib.util.find_spec(name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# Their libraries take 80 MB, which would count as memory of compression and evaluation.
+finetune, glue_data = map(imported_when_used, ("GLUE_tasks.finetune", "GLUE_tasks.glue_data"))
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY_TITLES = ["peak MB", "peer", "ours", "ours / peer", "beside the loaded: peer", "ours", "ours / peer"]
@@ -607,7 +623,8 @@ def own_side(args: argparse.Namespace) -> None:
     dtype = getattr(torch, args.dtype)
     compress = method_of_the_peer(args.method, args.sparsity, args.bits, args.group_size)
     warm_up_seconds = seconds(lambda: warm_up(compress))
-    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=dtype, use_safetensors=True)
+    with converted_tensor_by_tensor(dtype):
+        model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=dtype, use_safetensors=True)
     model.eval().requires_grad_(False)
     tokens = load_file(args.windows)["tokens"]
     cost = walk_cost(model, tuple(tokens.shape), STATISTICS[args.method], dtype)
@@ -1106,9 +1123,9 @@ def evaluation_side(args: argparse.Namespace) -> None:
     """Score a task's rows by our engine; write the figures that peer_lm_eval.py writes, and the tokens."""
     times: dict[str, dict[str, float]] = {clock: {} for clock in CLOCKS}
     with stage("load", times):
-        model = AutoModelForCausalLM.from_pretrained(
-            args.model, dtype=getattr(torch, args.dtype), use_safetensors=True
-        ).eval()
+        dtype = getattr(torch, args.dtype)
+        with converted_tensor_by_tensor(dtype):
+            model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, use_safetensors=True).eval()
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         for parameter in model.parameters():
             parameter.sum()  # weights of the file's own dtype are mapped, and count from when they are first read

@@ -220,7 +220,7 @@ def test_compiled_kernel_equals_the_torch_loop(bits: int, rows: int, threads: in
 
 @pytest.mark.parametrize("spread", [0.01, 0.1])
 def test_torch_loop_equals_the_brute_force_quantizer(monkeypatch: pytest.MonkeyPatch, spread: float):
-    monkeypatch.setattr(gptq, "round_columns", gptq._round_columns_torch)
+    monkeypatch.setattr(column_kernels, "round_columns", gptq._round_columns_torch)
     W, X = layer(7, 24)
     W = W * spread
     expected = optimal_brain_quantizer(W, X.T @ X, 4, 8)

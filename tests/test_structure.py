@@ -1,6 +1,7 @@
 """The house stays as CONTRIBUTING.md draws it: who imports whom, no shadowed names, one clone per environment."""
 
 import ast
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -54,6 +55,14 @@ def test_plot_results_and_analysis_run_without_torch():
     for path in plotting:
         third_party = imported(path) - set(sys.stdlib_module_names) - {"analysis"}
         assert third_party <= ANALYSIS_NEEDS, f"{path.name} imports {third_party - ANALYSIS_NEEDS}"
+
+
+def test_settings_load_no_library_before_they_need_it():
+    """Together they take a third of the memory that remains: 130 MB."""
+    heavy = {"datasets", "pandas", "pyarrow", "numba"}
+    code = f"import sys, llm_tasks.settings, llm_tasks.compression; print(*sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
 
 
 def test_no_file_shadows_a_package_or_a_standard_module():
