@@ -39,12 +39,13 @@ def summary_text(tree: Tree, formats: list[str]) -> str:
 
 def overall_tables(tree: Tree) -> dict[str, str]:
     """The CSV files that summary_text names besides those of the figures."""
-    found = {}
+    found, names = {}, _names(tree.rows)
     if tree.lacking:
-        found[MISSING_FILE] = tables.csv_text(tree.lacking, missing.COLUMNS)
+        found[MISSING_FILE] = tables.csv_text(tables.by_model_name(tree.lacking, names), missing.COLUMNS)
     if tree.found.orders:
-        found[VERDICTS_FILE] = tables.csv_text(tree.found.orders, trends.ORDER_COLUMNS)
-        found[SLOPES_FILE] = tables.csv_text(tree.found.levels, trends.LEVEL_COLUMNS)
+        orders, levels = (tables.by_model_name(rows, names) for rows in (tree.found.orders, tree.found.levels))
+        found[VERDICTS_FILE] = tables.csv_text(orders, trends.ORDER_COLUMNS)
+        found[SLOPES_FILE] = tables.csv_text(levels, trends.LEVEL_COLUMNS)
     if tree.compared:
         found[COMPARISON_FILE] = tables.csv_text(tree.compared, paper.COMPARISON_COLUMNS)
     return found

@@ -13,7 +13,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,11 @@ def _fit_for_files(name: str) -> str:
 def model_names(models: Iterable[str]) -> dict[str, str]:
     """The model_name of each, with a hash where several models would have the same."""
     return _distinct(models, model_name)
+
+
+def by_model_name(rows: list[Row], names: Mapping[str, str]) -> list[Row]:
+    """The rows, each with the name of its model in the place of a hub id or path; `names` as of model_names."""
+    return [{**row, "model": names[row["model"]]} for row in rows]
 
 
 def text_names(texts: Iterable[str]) -> dict[str, str]:

@@ -82,7 +82,9 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"max_strength.py: {error}")
     if not strengths:
         sys.exit("max_strength.py: only dense runs were found: there is no compression to judge")
-    scores = tolerance.junk_dna_scores(orders)
+    names = tables.model_names({row["model"] for row in rows})
+    strengths = tables.by_model_name(strengths, names)
+    scores = tables.by_model_name(tolerance.junk_dna_scores(orders), names)
     text = "\n".join([*strength_lines(strengths, args), "", *score_lines(scores, args.confidence), ""])
     print(text)
     for file in write(args.output, text, strengths, scores):

@@ -41,7 +41,7 @@ def printed(tmp_path, capsys, max_strength):
 def test_it_prints_the_strongest_compression_and_the_junk_dna_score(printed):
     lines = printed("--tolerance", "0.06")
     assert lines[0] == "# Strongest compression that loses at most 6 % of the dense score"
-    assert "## Setting 2: option_count, lab/model-a" in lines
+    assert "## Setting 2: option_count, model-a" in lines
     easy, hard = (next(line for line in lines if line.startswith(f"| Magnitude (threshold: layer) | {name} |"))
                   for name in ("easy", "hard"))  # fmt: skip
     # The drops are 1 and 5 %, 4 and 20 %; the bytes of 80 % of the values and a bitmap.
@@ -86,7 +86,7 @@ def test_fine_tuned_tasks_are_judged_too(printed):
         )
     ]  # fmt: skip
     lines = printed(runs=runs)
-    assert "## Setting 1: qnli, lab/model-a" in lines
+    assert "## Setting 1: qnli, model-a" in lines
     row = next(line for line in lines if line.startswith("| Magnitude (threshold: global) | 100 % | 20 % | +0.0 % ("))
     assert "| 86 % | 50 %: -50.0 % (-" in row
     assert sum(line.startswith("| Magnitude") and "| 86 % |" in line for line in lines) == 1

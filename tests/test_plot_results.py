@@ -156,6 +156,7 @@ def test_what_is_missing_is_listed_and_written(tmp_path, plot):
     with (images / "missing.csv").open() as stream:
         (row,) = csv.DictReader(stream)
     assert (row["transfer"], row["strength"], row["seed"], row["pair"]) == ("sparse_to_dense", "0.5", "41", "")
+    assert row["model"] == "model-a"  # as in the other tables; the hub's "lab/model-a" is in the runs
 
 
 def test_cautions_are_logged(tmp_path, plot, caplog):
