@@ -252,6 +252,13 @@ def test_the_output_layer_reads_no_strided_rows():
     assert set(layouts) == {(2, True)}
 
 
+@pytest.mark.parametrize(
+    ("tokens", "width"), [(253, 256), (240, 240), (241, 256), (225, 225), (100, 100), (109, 112), (15, 15), (16, 16)]
+)
+def test_rows_become_a_sixteenth_longer_at_most(tokens: int, width: int):
+    assert scoring._fast_width(tokens) == width
+
+
 def test_prompts_of_very_different_length_are_not_fed_one_by_one():
     model = make_model("llama")
     calls, forward = [], model.forward
