@@ -12,18 +12,23 @@ from collections.abc import Sequence
 
 PUNCTUATION = string.punctuation + "\u2018\u2019\u00b4"  # as the official script: no dashes, no double curly quotes
 BLANKS = str.maketrans(dict.fromkeys(PUNCTUATION, " "))
-LEAD = string.whitespace + ":"  # "The answer is" is often gone on with by a colon and a new line
+# Small models go on after "The answer is" with a colon and a new line, and say "A:" once more after it.
+LEAD = re.compile(r"(?:[\s:]|(?:A|Answer):)*")
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def first_line(text: str) -> str:
     """What is judged of a generated continuation: its first line, without LEAD before it and blanks after it."""
-    return text.lstrip(LEAD).split("\n", 1)[0].rstrip()
+    return _without_lead(text).split("\n", 1)[0].rstrip()
 
 
 def has_first_line(text: str) -> bool:
     """Whether nothing that follows can change the first line."""
-    return "\n" in text.lstrip(LEAD)
+    return "\n" in _without_lead(text)
+
+
+def _without_lead(text: str) -> str:
+    return text[LEAD.match(text).end() :]
 
 
 def normalize_answer(text: str) -> str:
