@@ -41,9 +41,9 @@ def overall_tables(tree: Tree) -> dict[str, str]:
     """The CSV files that summary_text names besides those of the figures."""
     found, names = {}, _names(tree.rows)
     if tree.lacking:
-        found[MISSING_FILE] = tables.csv_text(tables.by_model_name(tree.lacking, names), missing.COLUMNS)
+        found[MISSING_FILE] = tables.csv_text(tables.with_short_names(tree.lacking, names), missing.COLUMNS)
     if tree.found.orders:
-        orders, levels = (tables.by_model_name(rows, names) for rows in (tree.found.orders, tree.found.levels))
+        orders, levels = (tables.with_short_names(rows, names) for rows in (tree.found.orders, tree.found.levels))
         found[VERDICTS_FILE] = tables.csv_text(orders, trends.ORDER_COLUMNS)
         found[SLOPES_FILE] = tables.csv_text(levels, trends.LEVEL_COLUMNS)
     if tree.compared:

@@ -110,9 +110,9 @@ def model_names(models: Iterable[str]) -> dict[str, str]:
     return _distinct(models, model_name)
 
 
-def by_model_name(rows: list[Row], names: Mapping[str, str]) -> list[Row]:
-    """The rows, each with the name of its model in the place of a hub id or path; `names` as of model_names."""
-    return [{**row, "model": names[row["model"]]} for row in rows]
+def with_short_names(rows: list[Row], names: Mapping[str, str]) -> list[Row]:
+    """The rows, with short names in the place of hub ids and paths; `names` as of model_names and text_names."""
+    return [{**row, "model": names[row["model"]], "task": names.get(row["task"], row["task"])} for row in rows]
 
 
 def text_names(texts: Iterable[str]) -> dict[str, str]:

@@ -72,7 +72,7 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         "containing one as whole words, overlap of words, or the original's two-way substring match")  # fmt: skip
     add("--max_new_tokens", type=positive, default=32, help="longest generated answer in tokens (default 32)")
     add("--min_new_tokens", type=number(int, 0, 10**6), default=0,
-        help="a generated answer may not end before so many tokens (default 0, as the paper); 4 for a model that often "
+        help="a generated answer may not end before so many tokens (default 0, as the paper); 8 for a model that often "
         "gives no answer, where a figure would show little else")  # fmt: skip
     add("--max_items", type=positive, metavar="N",
         help="a fixed sample of N items of each data set, the same for every seed and model (default all)")  # fmt: skip

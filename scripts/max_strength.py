@@ -83,8 +83,8 @@ def main(argv: list[str] | None = None) -> None:
     if not strengths:
         sys.exit("max_strength.py: only dense runs were found: there is no compression to judge")
     names = tables.model_names({row["model"] for row in rows})
-    strengths = tables.by_model_name(strengths, names)
-    scores = tables.by_model_name(tolerance.junk_dna_scores(orders), names)
+    strengths = tables.with_short_names(strengths, names)
+    scores = tables.with_short_names(tolerance.junk_dna_scores(orders), names)
     text = "\n".join([*strength_lines(strengths, args), "", *score_lines(scores, args.confidence), ""])
     print(text)
     for file in write(args.output, text, strengths, scores):
