@@ -45,8 +45,8 @@ EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarte
 FAMILY_TOKENS = 64  # of sequences that share little and are still packed next to each other
 SHARED_AGAIN = 8  # tokens; sequences that share more are never packed apart
 READS_PER_TOKEN = 0.25  # positions projected to the vocabulary, per token of the budget: their logits fill the memory
-LOGITS_AT_ONCE = {"cpu": 2**19}  # as float32, to be normalised: 2 MB stay in a cache; a GPU takes MANY_LOGITS
-MANY_LOGITS = 2**23
+LOGITS_AT_ONCE = 2**23  # turned to float32 at once, to be normalised: 34 MB
+CACHED_LOGITS = 2**19  # the same on a processor, in whose cache 2 MB stay
 WIDTH = 16  # rows of a multiple of so many tokens are attended to two to three times faster on a processor
 SHARING_LAYERS = {"full_attention", "sliding_attention", "attention"}
 
@@ -461,7 +461,9 @@ class _Engine:
             self._read(part, before, held)
 
     def _read_at_once(self, rows: list[_Row], before: int, held: KeysValues | None) -> None:
-        shape = len(rows), _fast_width(max(len(row.tokens) for row in rows))
+        longest = max(len(row.tokens) for row in rows)
+        # A packed row's padding has a position of its own; elsewhere it could go beyond those that the model has.
+        shape = len(rows), _fast_width(longest) if self._packs else longest
         ids, depths = np.zeros(shape, dtype=np.int64), np.full(shape, before)
         ends, wanted = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
         for index, row in enumerate(rows):
@@ -516,7 +518,8 @@ class _Engine:
             for place, token, owner, is_first in row.reads
         ]
         at, tokens, owners, is_first = map(np.array, zip(*asked, strict=True))
-        at_once = max(1, LOGITS_AT_ONCE.get(logits.device.type, MANY_LOGITS) // logits.shape[1])
+        most = CACHED_LOGITS if logits.device.type == "cpu" else LOGITS_AT_ONCE
+        at_once = max(1, most // logits.shape[1])
         normalizers = torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(at_once)])
         places = torch.from_numpy(at).to(logits.device)
         found = logits[places, torch.from_numpy(tokens).to(logits.device)].float() - normalizers[places]

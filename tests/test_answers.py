@@ -1,6 +1,15 @@
 import pytest
 
-from llm_tasks.answers import contains, em_original, exact_match, f1, first_line, freebaseqa_original, normalize_answer
+from llm_tasks.answers import (
+    contains,
+    em_original,
+    exact_match,
+    f1,
+    first_line,
+    freebaseqa_original,
+    has_first_line,
+    normalize_answer,
+)
 
 SUNSET = ["Sunset Boulevard", "Sunset Blvd."]
 
@@ -83,7 +92,19 @@ def test_the_original_freebase_match_is_blind_to_words():
         (":\n\nParis\nRome", "Paris"),
         (": Mission: Impossible\n", "Mission: Impossible"),
         (": \n", ""),
+        ("\nA:\nA: Paris\nB: Rome", "Paris"),
+        (" Answer: A: an arm", "an arm"),
+        (" A) hair", "A) hair"),
+        ("\nA:\n", ""),
     ],
 )
 def test_first_line(generated: str, line: str):
     assert first_line(generated) == line
+
+
+@pytest.mark.parametrize(
+    ("so_far", "known"), [("Paris", False), ("Paris\n", True), ("\n\n", False), (":\n", False), ("\nA:\n", False),
+                          (" A: Paris\n", True), (" A\n", True)]
+)  # fmt: skip
+def test_a_first_line_is_known_once_what_it_says_has_ended(so_far: str, known: bool):
+    assert has_first_line(so_far) == known

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import decoder_configs
-from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, PreTrainedModel
 
 from llm_tasks import scoring
 from llm_tasks.processes import Processes
@@ -257,6 +257,19 @@ def test_the_output_layer_reads_no_strided_rows():
 )
 def test_rows_become_a_sixteenth_longer_at_most(tokens: int, width: int):
     assert scoring._fast_width(tokens) == width
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_rows_as_long_as_the_model_takes_grow_past_no_learned_position(share: bool):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=47, n_embd=16, n_layer=1, n_head=2)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    tokens = [place % VOCABULARY for place in range(47)]  # of which 46 are read: WIDTH would make 48 of them
+    found = log_likelihoods(model, [Continuation(tuple(tokens), 1)], tokens_per_batch=64, share=share)
+    with torch.no_grad():
+        scores = model(torch.tensor([tokens])).logits[0, :-1].log_softmax(dim=-1)
+    expected = scores[range(46), tokens[1:]].sum().item()
+    assert found.log_likelihood[0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_prompts_of_very_different_length_are_not_fed_one_by_one():
