@@ -23,8 +23,8 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from analysis.cells import Cell
-from analysis.options import checked
+from analysis.sweeps.cells import Cell
+from analysis.sweeps.options import checked
 from GLUE_tasks import classification, domain_data, experiment, glue_data
 from GLUE_tasks.domain_data import DOMAIN, NATURAL, Shares
 from GLUE_tasks.glue_data import Task

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from analysis import results
-from analysis.cells import Cell, check_folders, output_folders, run_cells, start_logging
-from analysis.commands import command_line, folder_template, print_lines
+from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from analysis.sweeps.commands import command_line, folder_template, print_lines
 from GLUE_tasks import (
     classification,
     experiment,

@@ -32,8 +32,8 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForMultipleChoice, PreTrainedTokenizerBase
 
-from analysis.cells import Cell
-from analysis.options import number
+from analysis.sweeps.cells import Cell
+from analysis.sweeps.options import number
 from GLUE_tasks import arguments, experiment, glue_data, mcq_data, multiple_choice
 from GLUE_tasks.mcq_data import Task
 from GLUE_tasks.problem import Inputs, Outcome, Problem, data_share_level

@@ -23,8 +23,8 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from analysis.cells import Cell
-from analysis.options import checked, number, positive
+from analysis.sweeps.cells import Cell
+from analysis.sweeps.options import checked, number, positive
 from GLUE_tasks import arguments, domain_data, experiment, translation, translation_data
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from GLUE_tasks.translation import Search, TranslationTask

@@ -9,9 +9,9 @@ from typing import Any
 
 from accelerate.tracking import get_available_trackers
 
-from analysis.cells import Cell
-from analysis.commands import group_names, values
-from analysis.options import checked, number, positive
+from analysis.sweeps.cells import Cell
+from analysis.sweeps.commands import group_names, values
+from analysis.sweeps.options import checked, number, positive
 from GLUE_tasks.finetune import SCHEDULERS, TRANSFERS, Recipe
 from GLUE_tasks.problem import Problem
 from pruning import magnitude

@@ -22,9 +22,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from analysis import results
-from analysis.cells import Cell, check_folders, output_folders, run_cells, start_logging
-from analysis.commands import print_commands
 from analysis.monotonicity import above_chance
+from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from analysis.sweeps.commands import print_commands
 from GLUE_tasks import arguments, finetune, interruption
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from pruning.checkpoints import check_checkpoint_files, meta_model, quiet_libraries, save_model, weight_files

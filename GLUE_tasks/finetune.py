@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, get_scheduler
 
-from analysis import locks
+from analysis.sweeps import locks
 from GLUE_tasks import interruption
 from pruning.masks import apply_masks, hold_masks
 

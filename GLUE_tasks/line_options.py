@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from analysis.options import checked, number, positive
+from analysis.sweeps.options import checked, number, positive
 from GLUE_tasks import arguments, glue_data, model_pairs
 
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis import barriers, bootstrap, prediction_scores
-from analysis.prediction_scores import Answers
+from analysis.fine_tuning import prediction_scores
+from analysis.fine_tuning.prediction_scores import Answers
+from analysis.lines import barriers
+from analysis.uncertainty import bootstrap
 from GLUE_tasks import glue_data
 
 RESAMPLES = 1000  # behind the intervals of barriers

@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from analysis.cells import Cell
+from analysis.sweeps.cells import Cell
 from GLUE_tasks import finetune, glue_data
 
 

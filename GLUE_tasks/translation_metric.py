@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sacrebleu.metrics import BLEU
 
-from analysis.bleu import COUNT_NAMES
+from analysis.domains.bleu import COUNT_NAMES
 
 # Languages that 13a's splitting at spaces and punctuation does not cut into words, by the first letters of their code.
 # Characters are what needs no other package; sacrebleu has its own way for Chinese.
@@ -20,7 +20,7 @@ class Bleu(NamedTuple):
     Fields:
         score: corpus BLEU as a fraction.
         signature: sacrebleu's, which says how it was computed.
-        counts: per sentence, (sentences, COUNT_NAMES); corpus BLEU of any of them is analysis.bleu's of their sum.
+        counts: per sentence, (sentences, COUNT_NAMES); BLEU of any of them is analysis.domains.bleu's of their sum.
     """
 
     score: float

@@ -11,33 +11,15 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from analysis import (
-    domain_figures,
-    domain_summary,
-    domain_tables,
-    figures,
-    human_gap,
-    interpolation_figures,
-    interpolation_summary,
-    interpolation_tables,
-    level_figures,
-    level_summary,
-    level_tables,
-    minority_tables,
-    missing,
-    paper,
-    perplexity_summary,
-    resampling,
-    results,
-    size_figures,
-    tables,
-    transfers,
-    trends,
-    tuning_summary,
-    tuning_trends,
-)
+from analysis import figures, paper, perplexity_summary, results, tables
+from analysis.domains import domain_figures, domain_summary, domain_tables, minority_tables
+from analysis.fine_tuning import human_gap, transfers, tuning_summary, tuning_trends
+from analysis.levels import level_figures, level_summary, level_tables, size_figures
+from analysis.lines import interpolation_figures, interpolation_summary, interpolation_tables
+from analysis.sweeps import missing
 from analysis.tables import Row
-from analysis.trends import Trends
+from analysis.uncertainty import resampling, trends
+from analysis.uncertainty.trends import Trends
 
 RESAMPLES = 2000
 

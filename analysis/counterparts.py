@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable
 
-from analysis import human_gap, interpolation_tables, level_tables, tables, transfers, trends, tuning_trends
-from analysis.barriers import STRAIGHT_LINE
+from analysis import tables
+from analysis.fine_tuning import human_gap, transfers, tuning_trends
+from analysis.levels import level_tables
+from analysis.lines import interpolation_tables
+from analysis.lines.barriers import STRAIGHT_LINE
 from analysis.paper_numbers import TUNED, What, printed
 from analysis.tables import Row, task_name
-from analysis.trends import CANNOT_TELL, Trends
+from analysis.uncertainty import trends
+from analysis.uncertainty.trends import CANNOT_TELL, Trends
 from analysis.wording import compression_name, strength_text
 
 TUNED_SETTING = 1
@@ -51,7 +55,7 @@ def _row(what: str, setting: int | str, task: str, item: str, **others: object) 
 
 
 def _method(row: Row) -> Row:
-    """Who was compressed by what, for a row of analysis.trends."""
+    """Who was compressed by what, for a row of analysis.uncertainty.trends."""
     kind = "" if row["strength_kind"] == KIND.get(row["compression"], "sparsity") else f", {row['strength_kind']}"
     return {
         "model": tables.model_name(row["model"]),

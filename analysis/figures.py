@@ -2,7 +2,7 @@
 
 Nothing here needs a display or touches matplotlib's global state. Scores of fine-tuning are drawn in percent of the
 dense transfer's mean at the same task and data fraction; the numbers behind a figure are those of its table in
-analysis.tables. The settings without training have theirs in analysis.level_figures.
+analysis.tables. The settings without training have theirs in analysis.levels.level_figures.
 """
 
 import itertools
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from analysis import drawing, human_gap, tables
+from analysis import drawing, tables
+from analysis.fine_tuning import human_gap
 from analysis.tables import Row, task_name
 
 # Okabe and Ito's palette, told apart by colour-blind readers; the markers tell the curves apart in print.

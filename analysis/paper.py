@@ -9,7 +9,7 @@ import itertools
 from analysis import counterparts
 from analysis.paper_numbers import What, printed
 from analysis.tables import Row, task_name
-from analysis.trends import CANNOT_TELL, Trends
+from analysis.uncertainty.trends import CANNOT_TELL, Trends
 from analysis.wording import markdown
 
 TITLE = {

@@ -18,7 +18,7 @@ PAPER_COLUMNS = ("place", "what", "setting", "task", "item", "model", "compressi
 
 
 class What(StrEnum):
-    """What a number or claim is about; the human scores that the paper prints too are in analysis.human_gap."""
+    """What a number or claim is about; the human scores that it prints too are in analysis.fine_tuning.human_gap."""
 
     SPEARMAN = "spearman"
     DIFFICULTY = "difficulty"

@@ -2,7 +2,7 @@
 
 A run owns one folder. Its files appear in this order:
 
-    .owner              while a process works on the run: which one (analysis/locks.py)
+    .owner              while a process works on the run: which one (analysis/sweeps/locks.py)
     args.json           at the start: every argument, and where and with what the run was made
     failure.json        the last attempt failed, and why; gone when the next one starts
     items.npz           at the end: outcome per evaluated item
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import locks
+from analysis.sweeps import locks
 
 ARGUMENTS_FILE = "args.json"
 RESULT_FILE = "all_results.json"

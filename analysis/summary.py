@@ -3,10 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
-from analysis import missing, paper, results, tables, trends
+from analysis import paper, results, tables
 from analysis.contents import Part, Tree, is_known
+from analysis.sweeps import missing
 from analysis.tables import Row
-from analysis.trends import Trends
+from analysis.uncertainty import trends
+from analysis.uncertainty.trends import Trends
 from analysis.wording import markdown
 
 LISTED_FOLDERS = 10

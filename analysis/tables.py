@@ -3,7 +3,7 @@
 Rows of runs are what results.read_runs returns. In fine-tuning a point is one task, data fraction, transfer and
 strength: the mean over its seeds; a curve is the points of one task, data fraction, transfer and kind of strength. In
 perplexity a point is one text, compression and strength, and higher is worse. The settings without training have
-theirs in analysis.level_tables.
+theirs in analysis.levels.level_tables.
 """
 
 import csv

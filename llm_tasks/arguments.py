@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from analysis import results
-from analysis.cells import Cell
-from analysis.commands import group_names, values
-from analysis.options import checked, number, positive
+from analysis.sweeps.cells import Cell
+from analysis.sweeps.commands import group_names, values
+from analysis.sweeps.options import checked, number, positive
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
 from llm_tasks.processes import job_size
 from pruning import calibration, magnitude

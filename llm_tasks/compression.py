@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis.cells import Cell
+from analysis.sweeps.cells import Cell
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of
 from llm_tasks.methods import METHODS, Options

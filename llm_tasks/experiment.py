@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import results
-from analysis.cells import Cell, check_folders, output_folders, run_cells, start_logging
-from analysis.commands import print_commands, values
+from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from analysis.sweeps.commands import print_commands, values
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, TEXT_HASH, device_of, is_calibrated
 from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream

@@ -10,8 +10,8 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import monotonicity, results
-from analysis.cells import Cell
-from analysis.options import number, positive
+from analysis.sweeps.cells import Cell
+from analysis.sweeps.options import number, positive
 from llm_tasks import answers, arguments
 from llm_tasks.arguments import DENSE
 from llm_tasks.encoding import OVERFLOWS, EncodedLevel, TextEncoder, encode_levels

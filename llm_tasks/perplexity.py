@@ -25,8 +25,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import results
-from analysis.cells import Cell
-from analysis.options import positive
+from analysis.sweeps.cells import Cell
+from analysis.sweeps.options import positive
 from llm_tasks import arguments, experiment
 from llm_tasks.experiment import Evaluation, Setting
 from llm_tasks.processes import Processes

@@ -17,7 +17,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from analysis.cells import CELL_ERRORS
+from analysis.sweeps.cells import CELL_ERRORS
 
 LONGEST_WAIT = datetime.timedelta(days=7)  # for each other; a process that dies ends the job at once by its launcher
 

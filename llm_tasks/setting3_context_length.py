@@ -29,7 +29,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from analysis.options import number, positive
+from analysis.sweeps.options import number, positive
 from llm_tasks import triviaqa
 from llm_tasks.levels import ANSWER_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level, Prompt

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from analysis.options import number
+from analysis.sweeps.options import number
 from llm_tasks import mmlu
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.mmlu import Question

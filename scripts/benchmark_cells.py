@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis import results
-from analysis.cells import Cell, check_folders, output_folders, run_cells
-from analysis.commands import command_lines
-from analysis.options import positive
+from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells
+from analysis.sweeps.commands import command_lines
+from analysis.sweeps.options import positive
 
 STRENGTHS = 10
 OPTIONS = {f"option_{number}": f"value {number}" for number in range(45)}  # as many as a script has

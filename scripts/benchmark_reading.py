@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis import results
-from analysis.options import positive
+from analysis.sweeps.options import positive
 from analysis.wording import markdown
 
 STEPS = ("read", "described", "drawn")

@@ -14,21 +14,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from analysis import (
-    human_gap,
-    level_summary,
-    level_tables,
-    options,
-    resampling,
-    results,
-    tables,
-    tolerance,
-    trends,
-    tuning_trends,
-)
-from analysis.level_tables import LevelSet
-from analysis.resampling import CurveKey, LevelCurve
+from analysis import results, tables
+from analysis.fine_tuning import human_gap, tuning_trends
+from analysis.levels import level_summary, level_tables
+from analysis.levels.level_tables import LevelSet
+from analysis.sweeps import options
 from analysis.tables import Row
+from analysis.uncertainty import resampling, tolerance, trends
+from analysis.uncertainty.resampling import CurveKey, LevelCurve
 from analysis.wording import compression_name, markdown, strength_text
 
 SCORES_ENDING = "_junk_dna.csv"

@@ -17,8 +17,9 @@ import logging
 import sys
 from pathlib import Path
 
-from analysis import drawing, level_tables, report, results, summary, tables
+from analysis import drawing, report, results, summary, tables
 from analysis.contents import RESAMPLES, Plot, describe
+from analysis.levels import level_tables
 
 logger = logging.getLogger("plot_results")
 SUMMARY, REPORT = "summary.md", "report.html"

@@ -18,9 +18,9 @@ import contextlib
 import sys
 from pathlib import Path
 
-from analysis import locks, status
-from analysis.commands import print_lines
-from analysis.options import number
+from analysis.sweeps import locks, status
+from analysis.sweeps.commands import print_lines
+from analysis.sweeps.options import number
 
 
 def make_parser() -> argparse.ArgumentParser:

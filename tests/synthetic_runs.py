@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis import barriers, results
+from analysis import results
+from analysis.lines import barriers
 
 LEVEL_DEFAULTS = {"dataset": "mmlu", "reader": "letter", "human": None, "metrics": {}, "facts": {}}
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from analysis import barriers, bootstrap
-from analysis.barriers import MEAN_OF_ENDS, STRAIGHT_LINE
+from analysis.lines import barriers
+from analysis.lines.barriers import MEAN_OF_ENDS, STRAIGHT_LINE
+from analysis.uncertainty import bootstrap
 
 ALPHAS = np.array([0, 0.25, 0.5, 0.75, 1])
 

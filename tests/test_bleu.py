@@ -1,4 +1,4 @@
-"""analysis/bleu.py: the formula by hand and against sacrebleu, and its bootstrap."""
+"""analysis/domains/bleu.py: the formula by hand and against sacrebleu, and its bootstrap."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 
-from analysis import bleu
+from analysis.domains import bleu
 
 # "the cat sat on the mat" against "the cat sat on a mat": 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 fours
 CAT = [6, 6, 5, 3, 2, 1, 6, 5, 4, 3]

@@ -3,7 +3,8 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
-from analysis import bootstrap, monotonicity
+from analysis import monotonicity
+from analysis.uncertainty import bootstrap
 
 
 def generator(seed=0):

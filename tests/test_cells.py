@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import locks, results
-from analysis.cells import check_folders, output_folders, run_cells
+from analysis import results
+from analysis.sweeps import locks
+from analysis.sweeps.cells import check_folders, output_folders, run_cells
 
 CELLS = [{"task": "rte", "seed": 1}, {"task": "rte", "seed": 2}, {"task": "cola", "seed": 1}]
 
@@ -190,7 +191,7 @@ def test_a_run_that_another_took_over_is_left_to_it_and_looked_at_again(tmp_path
     """While "a" is computed for the first time, another host comes to hold it, and then stays quiet."""
     monkeypatch.setattr(locks, "LEASE_SECONDS", 0.3)
     monkeypatch.setattr(locks, "HEARTBEAT", 0.1)
-    monkeypatch.setattr("analysis.cells.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("analysis.sweeps.cells.POLL_SECONDS", 0.05)
     order = []
 
     def compute(folder: Path) -> None:

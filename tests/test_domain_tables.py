@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from synthetic_runs import run, write_tree
 
-from analysis import domain_figures, domain_summary, domain_tables, minority_tables, results
+from analysis import results
+from analysis.domains import domain_figures, domain_summary, domain_tables, minority_tables
 
 LABELS = np.tile([0, 1], 10)  # 20 items a domain, chance 1/2
 

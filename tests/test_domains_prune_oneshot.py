@@ -10,7 +10,8 @@ import pytest
 from accelerate.state import AcceleratorState
 from conftest import WORDS
 
-from analysis import domain_tables, results
+from analysis import results
+from analysis.domains import domain_tables
 from GLUE_tasks import Domains_prune_oneshot, finetune
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -86,7 +87,7 @@ def test_scores_are_those_of_the_stored_items_on_balanced_rows(swept: Path):
 
 
 def test_the_sweep_gives_figures_and_the_cost_of_being_the_minority(swept: Path):
-    from analysis.minority_tables import minority_table
+    from analysis.domains.minority_tables import minority_table
 
     rows = results.read_runs(swept)
     assert len(domain_tables.domain_table(rows)) == 12

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSequenceClassification
 
-from analysis import locks
+from analysis.sweeps import locks
 from GLUE_tasks import finetune
 from GLUE_tasks.finetune import LengthGroupedBatches
 from pruning.checkpoints import meta_model

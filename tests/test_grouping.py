@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import WORDS
 
-from analysis import commands, results
+from analysis import results
+from analysis.sweeps import commands
 from GLUE_tasks import Glue_prune_oneshot
 from llm_tasks import perplexity, setting5_human_gap
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from synthetic_runs import dense, run, write_tree
 
-from analysis import figures, human_gap, paper_numbers, results, tables
+from analysis import figures, paper_numbers, results, tables
+from analysis.fine_tuning import human_gap
 
 PEARSON = {"metric": "pearson", "chance": 0.0}
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from analysis import barriers, results
+from analysis import results
+from analysis.lines import barriers
 from GLUE_tasks import (
     Glue_interpolate,
     Glue_prune_oneshot,

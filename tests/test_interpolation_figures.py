@@ -5,7 +5,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from synthetic_runs import dense, line_run, run, write_tree
 
-from analysis import interpolation_figures, interpolation_summary, interpolation_tables, results, tables
+from analysis import results, tables
+from analysis.lines import interpolation_figures, interpolation_summary, interpolation_tables
 
 CONTROL = {"pair": "dense-dense", "strength": None}
 

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from analysis import locks, results
+from analysis import results
+from analysis.sweeps import locks
 from GLUE_tasks import Glue_prune_oneshot, finetune, interruption
 
 ROOT = Path(__file__).parents[1]

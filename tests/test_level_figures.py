@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, run, write_tree
 
-from analysis import level_figures, results
+from analysis import results
+from analysis.levels import level_figures
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 import pytest
 from synthetic_runs import dense, level_run, run, write_tree
 
-from analysis import level_summary, level_tables, results, summary, trends
+from analysis import results, summary
 from analysis.contents import describe
+from analysis.levels import level_summary, level_tables
+from analysis.uncertainty import trends
 
 
 @pytest.fixture

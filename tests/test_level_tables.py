@@ -7,7 +7,8 @@ import pytest
 import scipy.stats
 from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
-from analysis import level_tables, results, tables
+from analysis import results, tables
+from analysis.levels import level_tables
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis import locks
-from analysis.locks import LostRunError, RunLock
+from analysis.sweeps import locks
+from analysis.sweeps.locks import LostRunError, RunLock
 
 LEASE = 0.5
 
@@ -33,7 +33,7 @@ def other_process(folder: Path) -> subprocess.Popen:
     code = f"""
 import time
 from pathlib import Path
-from analysis import locks
+from analysis.sweeps import locks
 locks.LEASE_SECONDS, locks.HEARTBEAT = {locks.LEASE_SECONDS}, {locks.HEARTBEAT}
 lock = locks.RunLock(Path({str(folder)!r}))
 assert lock.acquire()

@@ -1,6 +1,6 @@
 from synthetic_runs import dense, level_run, run
 
-from analysis import missing
+from analysis.sweeps import missing
 
 
 def row(result, folder="a"):

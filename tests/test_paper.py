@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 from synthetic_runs import dense, level_run, line_run, run, write_tree
 
-from analysis import counterparts, human_gap, monotonicity, paper, paper_numbers, results, trends
-from analysis.trends import Trends
+from analysis import counterparts, monotonicity, paper, paper_numbers, results
+from analysis.fine_tuning import human_gap
+from analysis.uncertainty import trends
+from analysis.uncertainty.trends import Trends
 
 ROOT = Path(__file__).parents[1]
 NOTHING = Trends([], [], [])

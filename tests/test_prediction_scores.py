@@ -4,8 +4,10 @@ import scipy.stats
 import sklearn.metrics
 from synthetic_runs import run, write_tree
 
-from analysis import bootstrap, prediction_scores, results
-from analysis.prediction_scores import Answers
+from analysis import results
+from analysis.fine_tuning import prediction_scores
+from analysis.fine_tuning.prediction_scores import Answers
+from analysis.uncertainty import bootstrap
 
 TWINS = {
     "accuracy": lambda guess, label: np.mean(guess == label),

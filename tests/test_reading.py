@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, run, write_tree
 
-from analysis import level_tables, results
+from analysis import results
 from analysis.contents import describe
+from analysis.levels import level_tables
 
 CELL = ("seed", "sparsity")
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, write_tree
 
-from analysis import bootstrap, level_tables, resampling, results
-from analysis.resampling import CurveKey
+from analysis import results
+from analysis.levels import level_tables
+from analysis.uncertainty import bootstrap, resampling
+from analysis.uncertainty.resampling import CurveKey
 
 WANDA = CurveKey("sparsity", "wanda", None)
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from synthetic_runs import dense, run, write_tree
 
-from analysis import locks, results
+from analysis import results
+from analysis.sweeps import locks
 
 
 def test_a_run_is_read_back_as_it_was_written(tmp_path):

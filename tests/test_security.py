@@ -12,7 +12,7 @@ from pruning.checkpoints import meta_model
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for room in ("GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis", "scripts")
-           for path in sorted((ROOT / room).glob("*.py"))]  # fmt: skip
+           for path in sorted((ROOT / room).rglob("*.py"))]  # fmt: skip
 ROOMS = [path for path in SOURCES if path.parent.name != "scripts"]
 
 

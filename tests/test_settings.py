@@ -24,7 +24,8 @@ from conftest import WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from analysis import level_tables, results
+from analysis import results
+from analysis.levels import level_tables
 from llm_tasks import (
     experiment,
     levels,

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, run, write_tree
 
-from analysis import level_tables, results, size_figures
+from analysis import results
+from analysis.levels import level_tables, size_figures
 
 EASY, HARD = "2 options", "4 options"
 GROUPS = {"group_size": 128, "symmetric": False}

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from conftest import WORDS
 
-from analysis import locks, results, status
+from analysis import results
+from analysis.sweeps import locks, status
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE = ROOT / "tests/slurm/one_node.sh"

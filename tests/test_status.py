@@ -10,12 +10,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from analysis import commands, locks, results, status
+from analysis import results
+from analysis.sweeps import commands, locks, status
 
 STATES = {"a": "done", "b": "done", "c": "failed", "d": "running", "e": "stopped", "f": "stopped", "g": "missing"}
 DIE_HOLDING = """
 import os, pathlib, sys
-from analysis import locks
+from analysis.sweeps import locks
 lock = locks.RunLock(pathlib.Path(sys.argv[1]))
 os._exit(0 if lock.acquire() else 1)
 """

@@ -1,7 +1,8 @@
 import pytest
 from synthetic_runs import level_run, write_tree
 
-from analysis import level_tables, results, storage
+from analysis import results, storage
+from analysis.levels import level_tables
 
 
 def row(kind, strength, **known):

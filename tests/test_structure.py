@@ -50,7 +50,7 @@ def test_imports_are_absolute_and_stay_in_the_rooms_they_may_enter(path: Path):
 
 
 def test_plot_results_and_analysis_run_without_torch():
-    plotting = [path for path in SOURCES if path.parent.name == "analysis"]
+    plotting = [path for path in SOURCES if path.relative_to(ROOT).parts[0] == "analysis"]
     plotting += [ROOT / "scripts" / name for name in ("plot_results.py", "max_strength.py")]
     for path in plotting:
         third_party = imported(path) - set(sys.stdlib_module_names) - {"analysis"}

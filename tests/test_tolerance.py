@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, write_tree
 
-from analysis import level_tables, resampling, results, tolerance, trends
+from analysis import results
+from analysis.levels import level_tables
+from analysis.uncertainty import resampling, tolerance, trends
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from synthetic_runs import run, write_tree
 
-from analysis import bootstrap, results, tables, transfers
+from analysis import results, tables
+from analysis.fine_tuning import transfers
+from analysis.uncertainty import bootstrap
 
 LABELS = np.arange(200) % 2
 

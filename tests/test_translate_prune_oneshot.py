@@ -12,8 +12,9 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from sacrebleu.metrics import BLEU
 
-from analysis import domain_tables, results
-from analysis.bleu import corpus_bleu
+from analysis import results
+from analysis.domains import domain_tables
+from analysis.domains.bleu import corpus_bleu
 from GLUE_tasks import Translate_prune_oneshot, finetune, translation_data, translation_metric
 from GLUE_tasks.translation_data import Pair
 
@@ -184,7 +185,7 @@ def test_translations_are_those_of_generate_alone(swept: Path, parallel_files, t
 
 
 def test_runs_make_one_figure_with_a_condition_for_each_number_of_shots(swept: Path):
-    from analysis import domain_figures
+    from analysis.domains import domain_figures
 
     rows = results.read_runs(swept)
     table = domain_tables.domain_table(rows)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, write_tree
 
-from analysis import level_tables, results, trends
+from analysis import results
+from analysis.levels import level_tables
+from analysis.uncertainty import trends
 
 LEVELS = ("easy", "middle", "hard")
 STRENGTHS = (0.2, 0.4, 0.6)

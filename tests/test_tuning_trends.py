@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from synthetic_runs import run, write_tree
 
-from analysis import monotonicity, results, trends, tuning_trends
+from analysis import monotonicity, results
+from analysis.fine_tuning import tuning_trends
+from analysis.uncertainty import trends
 
 ITEMS = 400
 STRENGTHS = (0.2, 0.4, 0.6)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis import results
-from analysis.cells import CELL_ERRORS, check_folders, output_folders, run_cells, start_logging
+from analysis.sweeps.cells import CELL_ERRORS, check_folders, output_folders, run_cells, start_logging
 
 
 def main(output_dir: str, num_cells: str, seconds: str, journal: str = os.devnull) -> int:

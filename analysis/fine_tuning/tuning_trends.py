@@ -1,4 +1,4 @@
-"""Whether harder levels fall faster in fine-tuning, and how sure that is: analysis.trends on fine-tuned models.
+"""Whether harder levels fall faster in fine-tuning, and how sure that is: uncertainty.trends on fine-tuned models.
 
 Two axes of difficulty: less training data (figure 1), where all levels answer the same items, and the gap to people
 (figure 9), where an easy and a hard task of a category are independent of each other. Sparse transfer alone.
@@ -10,13 +10,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from analysis import bootstrap, human_gap, prediction_scores, tables, trends
+from analysis import tables
 from analysis.drawing import percent
-from analysis.level_tables import LevelSet
-from analysis.prediction_scores import RESAMPLES, Replicates
-from analysis.resampling import CurveKey, LevelCurve, LevelReplicates
+from analysis.fine_tuning import human_gap, prediction_scores
+from analysis.fine_tuning.prediction_scores import RESAMPLES, Replicates
+from analysis.levels.level_tables import LevelSet
 from analysis.tables import Row, task_name
-from analysis.trends import Trends
+from analysis.uncertainty import bootstrap, trends
+from analysis.uncertainty.resampling import CurveKey, LevelCurve, LevelReplicates
+from analysis.uncertainty.trends import Trends
 from analysis.wording import markdown, number
 
 DATA_SETTING, GAP_SETTING = 1, 5

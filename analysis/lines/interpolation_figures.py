@@ -7,9 +7,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import drawing, interpolation_tables, tables
-from analysis.barriers import CONNECTED_ERROR, MEAN_OF_ENDS, STRAIGHT_LINE
-from analysis.interpolation_tables import LINE_KEY
+from analysis import drawing, tables
+from analysis.lines import interpolation_tables
+from analysis.lines.barriers import CONNECTED_ERROR, MEAN_OF_ENDS, STRAIGHT_LINE
+from analysis.lines.interpolation_tables import LINE_KEY
 from analysis.tables import Row
 from analysis.wording import strength_text
 

@@ -3,10 +3,11 @@
 import math
 from collections import Counter
 
-from analysis import human_gap, tables, transfers, tuning_trends
+from analysis import tables
 from analysis.drawing import percent
+from analysis.fine_tuning import human_gap, transfers, tuning_trends
 from analysis.tables import Row, task_name
-from analysis.trends import Trends
+from analysis.uncertainty.trends import Trends
 from analysis.wording import against_chance, markdown, misses_sparsity, number, spearman_text, uneven_seeds
 
 

@@ -7,7 +7,7 @@ what results.read_runs returns; those of other settings are passed over.
 from typing import Any
 
 from analysis import monotonicity, results, tables
-from analysis.barriers import CONNECTED_ERROR
+from analysis.lines.barriers import CONNECTED_ERROR
 from analysis.tables import Row
 
 SETTING = "interpolation"

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import bootstrap, results
+from analysis import results
 from analysis.tables import Row
+from analysis.uncertainty import bootstrap
 
 RESAMPLES = 2000
 RUNS_AT_A_TIME = 256

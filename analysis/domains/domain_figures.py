@@ -7,10 +7,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import domain_tables, drawing, level_figures, tables
-from analysis.domain_tables import MULTI_DOMAIN, domain_table
+from analysis import drawing, tables
+from analysis.domains import domain_tables
+from analysis.domains.domain_tables import MULTI_DOMAIN, domain_table
+from analysis.domains.minority_tables import MEAN, minority_table
 from analysis.figures import TRANSFER_STYLE
-from analysis.minority_tables import MEAN, minority_table
+from analysis.levels import level_figures
 from analysis.tables import Row
 
 TITLE = {

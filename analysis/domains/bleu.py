@@ -7,7 +7,7 @@ that both share, then those of the translation.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.bootstrap import resampled_sums
+from analysis.uncertainty.bootstrap import resampled_sums
 
 ORDERS = 4
 COUNT_NAMES = (

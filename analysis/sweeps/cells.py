@@ -13,7 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis import locks, results
+from analysis import results
+from analysis.sweeps import locks
 
 logger = logging.getLogger(__name__)
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from analysis import domain_tables, drawing, tables
-from analysis.domain_tables import MULTI_DOMAIN
-from analysis.minority_tables import minority_table
+from analysis import drawing, tables
+from analysis.domains import domain_tables
+from analysis.domains.domain_tables import MULTI_DOMAIN
+from analysis.domains.minority_tables import minority_table
 from analysis.tables import Row
 from analysis.wording import markdown, number, strength_text
 

@@ -1,7 +1,7 @@
 """Whether harder levels fall faster, and how sure that is: intervals, tests and a verdict in words for every curve.
 
 The paper's measures come first (Spearman's correlation, Theil-Sen slopes and their order by difficulty); around them
-stand the intervals over items and seeds (analysis.resampling) and what the same data say of the order.
+stand the intervals over items and seeds (analysis.uncertainty.resampling) and what the same data say of the order.
 """
 
 import itertools
@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import bootstrap, level_tables, monotonicity, tables
-from analysis.bootstrap import Interval
-from analysis.level_tables import LevelSet
-from analysis.resampling import CurveKey, LevelCurve, LevelReplicates, resampled_curves
+from analysis import monotonicity, tables
+from analysis.levels import level_tables
+from analysis.levels.level_tables import LevelSet
 from analysis.tables import Row
+from analysis.uncertainty import bootstrap
+from analysis.uncertainty.bootstrap import Interval
+from analysis.uncertainty.resampling import CurveKey, LevelCurve, LevelReplicates, resampled_curves
 from analysis.wording import compression_name
 
 RESAMPLES = 10_000

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import bootstrap, level_tables
-from analysis.level_tables import DENSE_POINT, POINT_KEY, Outcomes
+from analysis.levels import level_tables
+from analysis.levels.level_tables import DENSE_POINT, POINT_KEY, Outcomes
 from analysis.tables import Row
+from analysis.uncertainty import bootstrap
 
 Reader = Callable[[Row], Outcomes | None]
 

@@ -4,9 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from analysis import level_tables, tables, trends
+from analysis import tables
+from analysis.levels import level_tables
 from analysis.tables import Row
-from analysis.trends import Trends
+from analysis.uncertainty import trends
+from analysis.uncertainty.trends import Trends
 from analysis.wording import (
     against_chance,
     compression_name,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.cells import Cell
+from analysis.sweeps.cells import Cell
 
 MODEL = "model"  # one command has one; a group may be named by it
 # A piece of a word: $'…', '…', "…", characters that mean themselves, an escaped one.

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from analysis import commands, locks, results
+from analysis import results
+from analysis.sweeps import commands, locks
 
 DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 STATES = (DONE, RUNNING, FAILED, STOPPED, MISSING)

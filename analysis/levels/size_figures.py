@@ -1,7 +1,7 @@
 """The paper's figure 7 and appendix E: pruning, quantization and low rank on one axis, the bytes that are left.
 
 Works on the runs of any setting without training. A curve is one compression, kind of strength and magnitude scope at
-one level; where a point stands follows from storage.bytes_fraction, as analysis.level_tables gives it.
+one level; where a point stands follows from storage.bytes_fraction, as analysis.levels.level_tables gives it.
 """
 
 import math
@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis import drawing, level_figures, level_tables, monotonicity, tables
+from analysis import drawing, monotonicity, tables
+from analysis.levels import level_figures, level_tables
 from analysis.tables import Row
 from analysis.wording import markdown, spearman_text
 

@@ -1,10 +1,11 @@
 """Lines between models in Markdown: ends, barriers and what they say of the paper's pairs of tasks."""
 
-from analysis import interpolation_tables, tables
-from analysis.barriers import CONNECTED_ERROR, MEAN_OF_ENDS, STRAIGHT_LINE
+from analysis import tables
 from analysis.drawing import percent
-from analysis.interpolation_figures import line_looks
-from analysis.interpolation_tables import LINE_KEY
+from analysis.lines import interpolation_tables
+from analysis.lines.barriers import CONNECTED_ERROR, MEAN_OF_ENDS, STRAIGHT_LINE
+from analysis.lines.interpolation_figures import line_looks
+from analysis.lines.interpolation_tables import LINE_KEY
 from analysis.tables import Row
 from analysis.wording import markdown
 

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import bootstrap, monotonicity, results, tables
-from analysis.bleu import corpus_bleu
+from analysis import monotonicity, results, tables
+from analysis.domains.bleu import corpus_bleu
 from analysis.tables import Row, mean_of
+from analysis.uncertainty import bootstrap
 
 MULTI_DOMAIN, TRANSLATION = "multi_domain", "translation"
 SETTINGS = (MULTI_DOMAIN, TRANSLATION)
@@ -201,8 +202,8 @@ def read_sums(folder: Path, level: str, metric: str) -> np.ndarray | None:
     """What each item of a level adds to the sums that its score is made of, (items, columns).
 
     Returns:
-        For accuracy 1 where the prediction is right, and 1; for BLEU its counts (analysis.bleu). None without items,
-        and for metrics that are not made of such sums.
+        For accuracy 1 where the prediction is right, and 1; for BLEU its counts (analysis.domains.bleu). None without
+        items, and for metrics that are not made of such sums.
     """
     if metric not in ("accuracy", "bleu") or not (folder / results.ITEMS_FILE).is_file():
         return None

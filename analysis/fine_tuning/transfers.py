@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from analysis import bootstrap, prediction_scores, tables
+from analysis import tables
 from analysis.drawing import percent
-from analysis.prediction_scores import RESAMPLES, Replicates
+from analysis.fine_tuning import prediction_scores
+from analysis.fine_tuning.prediction_scores import RESAMPLES, Replicates
 from analysis.tables import Row, task_name
+from analysis.uncertainty import bootstrap
 from analysis.wording import markdown, strength_text
 
 # What the paper's section 5 asks: does freezing cost, does growing back repair, and does it repair as much as keeping.

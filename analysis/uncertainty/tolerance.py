@@ -5,11 +5,13 @@ And the other way round, what a method does to hard levels beyond what it does t
 
 from collections.abc import Iterable
 
-from analysis import bootstrap, level_tables, storage, trends
-from analysis.level_tables import LevelSet
-from analysis.resampling import CurveKey, LevelCurve
+from analysis import storage
+from analysis.levels import level_tables
+from analysis.levels.level_tables import LevelSet
 from analysis.tables import Row
-from analysis.trends import CORRECTED, CURVE_KEYS, RAW, Replicates
+from analysis.uncertainty import bootstrap, trends
+from analysis.uncertainty.resampling import CurveKey, LevelCurve
+from analysis.uncertainty.trends import CORRECTED, CURVE_KEYS, RAW, Replicates
 
 NONE_PASSES = "the weakest measured fails already"
 STRENGTH_COLUMNS = (

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import bootstrap, monotonicity, results, tables
-from analysis.domain_tables import (
+from analysis import monotonicity, results, tables
+from analysis.domains.domain_tables import (
     MULTI_DOMAIN,
     corrected_drop,
     dense_of,
@@ -15,6 +15,7 @@ from analysis.domain_tables import (
     mean_replicates,
 )
 from analysis.tables import Row, mean_of
+from analysis.uncertainty import bootstrap
 
 MEAN = "mean of the domains"
 COLUMNS = (

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import matplotlib
 from matplotlib.figure import Figure
 
-from analysis import drawing, level_tables, tables
+from analysis import drawing, tables
+from analysis.levels import level_tables
 from analysis.tables import Row
 
 TITLE = {

@@ -1,0 +1,1 @@
+"""Runs over several domains or pairs of languages: tables, figures, what being the minority costs."""

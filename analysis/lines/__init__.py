@@ -1,0 +1,1 @@
+"""Lines between two fine-tuned models (appendix C): barriers, tables, figures."""
