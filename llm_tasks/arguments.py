@@ -204,6 +204,8 @@ def identity(
         unused.add("magnitude_scope")
     if not args.export or not is_quantized(cell):
         unused.add("export")
+    if not getattr(args, "chat_template", False):  # so that runs from before it was an option stay complete
+        unused.add("chat_template")
     options = {**vars(args), **data}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     values = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}

@@ -129,15 +129,16 @@ class TextEncoder:
     def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """Each (context, option) as one tokenised text, scored from the token on at which it leaves the context's own.
 
-        Blanks at the end of a context count as the option's. A token that reaches over the boundary is scored whole. An
-        empty context becomes the tokenizer's first token, its begin or end of text.
+        Blanks at the end of a context count as the option's, line ends as the context's. A token that reaches over the
+        boundary is scored whole. An empty context becomes the tokenizer's first token, its begin or end of text.
 
         Raises:
             ValueError: an option without a token of its own, or with no token before it.
         Source: lm-evaluation-harness, api/model.py _encode_pair, which cuts by the number of the context's tokens and
             so scores too little where one reaches over the boundary.
         """
-        moved = [(context.rstrip(), context[len(context.rstrip()) :] + option) for context, option in pairs]
+        bare = [context.rstrip(" ") for context, _ in pairs]
+        moved = [(start, context[len(start) :] + option) for start, (context, option) in zip(bare, pairs, strict=True)]
         encoded = self.encode(text for context, option in moved for text in (context, context + option))
         found = []
         for context, option in moved:

@@ -14,6 +14,7 @@ from analysis.sweeps.cells import Cell
 from analysis.sweeps.options import number, positive
 from llm_tasks import answers, arguments
 from llm_tasks.arguments import DENSE
+from llm_tasks.chat import as_messages, user_turn
 from llm_tasks.encoding import OVERFLOWS, EncodedLevel, TextEncoder, encode_levels
 from llm_tasks.experiment import Evaluation, Setting
 from llm_tasks.processes import ALONE, Processes
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 ANSWER_METRICS = ("exact_match", "contains", "f1", "em_original")
 CHOICE_OPTIONS = ("answer_mode", "length_normalized")  # that settings with options to choose from obey
 ANSWER_OPTIONS = ("answer_metric", "max_new_tokens", "min_new_tokens")  # that settings with generated answers obey
-SHARED_OPTIONS = ("max_items", "overflow")
+SHARED_OPTIONS = ("max_items", "overflow", "chat_template")
 
 
 class LevelSetting(NamedTuple):
@@ -74,6 +75,9 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
     add("--min_new_tokens", type=number(int, 0, 10**6), default=0,
         help="a generated answer may not end before so many tokens (default 0, as the paper); 8 for a model that often "
         "gives no answer, where a figure would show little else")  # fmt: skip
+    add("--chat_template", action="store_true",
+        help="put every prompt as a user's message in the tokenizer's chat template; a model tuned on conversations "
+        "often leaves a bare question unanswered (default: bare, as the paper)")  # fmt: skip
     add("--max_items", type=positive, metavar="N",
         help="a fixed sample of N items of each data set, the same for every seed and model (default all)")  # fmt: skip
     add("--overflow", choices=OVERFLOWS, default="drop_shots",
@@ -95,15 +99,19 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
             raise ValueError(
                 f"--min_new_tokens {args.min_new_tokens}: allowed up to --max_new_tokens {args.max_new_tokens}"
             )
+        if args.chat_template and args.overflow == "truncate_left":
+            raise ValueError("--chat_template: --overflow truncate_left would cut the template; allowed: "
+                             "drop_shots, skip")  # fmt: skip
+        turn = user_turn(tokenizer) if args.chat_template else None
         items = own.load(args)
         seeds = dict.fromkeys(args.seed if own.seeded else args.seed[:1])
         encoder = TextEncoder(tokenizer)
-        found = {
-            seed: encode_levels(
-                own.build(items, args, seed, tokenizer), encoder, max_length, args.max_new_tokens, args.overflow
-            )
-            for seed in seeds
-        }
+        found = {}
+        for seed in seeds:
+            levels = own.build(items, args, seed, tokenizer)
+            if turn:
+                levels = [as_messages(level, turn) for level in levels]
+            found[seed] = encode_levels(levels, encoder, max_length, args.max_new_tokens, args.overflow)
         report_levels(own, next(iter(found.values())))
         return found
 

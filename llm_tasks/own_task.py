@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from llm_tasks import arguments, experiment, levels
 from llm_tasks.answers import contains
 from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level, Prompt, continued, distinct, item_id, lettered
@@ -213,9 +214,11 @@ SETTING = LevelSetting("own_task", "own_task", add_options, load, files, build, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    from llm_tasks.settings import run_own  # it imports this file
-
-    return run_own(argv, __doc__)
+    parser = arguments.make_parser(__doc__)
+    levels.add_shared_options(parser)
+    SETTING.add_options(parser)
+    args = parser.parse_args(argv)
+    return experiment.run(parser, args, [levels.as_setting(SETTING, ("task_file",))])  # its hash tells it
 
 
 if __name__ == "__main__":

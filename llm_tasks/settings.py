@@ -4,7 +4,6 @@ from llm_tasks import (
     arguments,
     experiment,
     levels,
-    own_task,
     setting2_option_count,
     setting3_context_length,
     setting4_k_shot,
@@ -41,12 +40,3 @@ def run(argv: list[str] | None, own: int, description: str) -> int:
     return experiment.run(
         parser, args, [levels.as_setting(setting, tuple(sorted(known - set(setting.options)))) for setting in chosen]
     )
-
-
-def run_own(argv: list[str] | None, description: str) -> int:
-    """Compute the runs on the user's own task."""
-    parser = arguments.make_parser(description)
-    levels.add_shared_options(parser)
-    own_task.SETTING.add_options(parser)
-    args = parser.parse_args(argv)
-    return experiment.run(parser, args, [levels.as_setting(own_task.SETTING, ("task_file",))])  # its hash tells it

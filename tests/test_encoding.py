@@ -65,7 +65,11 @@ def test_the_blank_before_an_option_is_scored_with_it():
 def test_blanks_at_the_end_of_a_context_are_the_options():
     assert split(byte_level(), "q: ", "A") == (["q", ":"], ["ĠA"])
     assert split(metaspace(), "q: ", "A") == (["<s>", "▁q", ":"], ["▁A"])
-    assert split(bpe([]), "q:\n", "A") == (["q", ":"], ["\n", "A"])
+
+
+def test_a_line_end_stays_with_the_context():
+    """As in "<|im_start|>assistant\n": the option's first token is what the model says first."""
+    assert split(bpe([]), "q:\n", "A") == (["q", ":", "\n"], ["A"])
 
 
 def test_a_token_over_the_boundary_is_scored_whole():

@@ -50,7 +50,8 @@ def test_many_empty_answers_are_said_of_every_model(read):
     )
     assert cautions(rows) == [
         "hard: MANY ANSWERS ARE EMPTY (dense: 40 %, Magnitude (threshold: layer) at 30 %: 98 %), so that its drops "
-        "say whether the model answers as much as what it knows; --min_new_tokens 8 asks for an answer."
+        "say whether the model answers as much as what it knows; --chat_template, where the model has one, or "
+        "--min_new_tokens 8 asks for an answer."
     ]
 
 

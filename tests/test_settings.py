@@ -345,6 +345,14 @@ def test_settings_obey_their_own_options_alone(sweep: Sweep, no_model: None, cap
         assert told in error_of(SCRIPTS[setting].main, words, capsys)
 
 
+def test_bare_prompts_are_no_part_of_what_a_run_is_called(sweep: Sweep, no_model: None, capsys: pytest.CaptureFixture):
+    """So runs from before there was --chat_template stay complete."""
+    recorded = json.loads((sweep.folder / "2/dense/dense/0" / results.ARGUMENTS_FILE).read_text())["arguments"]
+    assert "chat_template" not in recorded
+    message = error_of(setting2_option_count.main, [*sweep.words, "--chat_template"], capsys)
+    assert "holds a run with other arguments (chat_template: True here, None there)" in message
+
+
 def test_other_data_are_another_run(
     sweep: Sweep, data_dir: Path, tmp_path: Path, no_model: None, capsys: pytest.CaptureFixture
 ):
@@ -521,6 +529,8 @@ BAD = [
     (2, ["--overflow", "cut"], "argument --overflow: invalid choice: 'cut'"),
     (3, ["--overflow", "truncate_left"], "--overflow truncate_left could cut the answer's sentence"),
     (2, ["--max_items", "0"], "0 is outside [1,"),
+    (2, ["--chat_template"], "--chat_template: the tokenizer of "),
+    (2, ["--chat_template", "--overflow", "truncate_left"], "--overflow truncate_left would cut the template"),
     (2, ["--stream"], "--stream: this script does not evaluate block by block"),
     (2, ["--task_file", "mine.jsonl"], "unrecognized arguments: --task_file"),
     (2, ["--data_dir", "/nowhere"], "--data_dir /nowhere is no folder"),

@@ -295,7 +295,7 @@ def _empty_cautions(members: list[Row]) -> list[str]:
             told = ", ".join(f"{name}: {100 * share:.0f} %" for name, share in shares.items())
             found.append(
                 f"{level}: MANY ANSWERS ARE EMPTY ({told}), so that its drops say whether the model answers as much as "
-                "what it knows; --min_new_tokens 8 asks for an answer."
+                "what it knows; --chat_template, where the model has one, or --min_new_tokens 8 asks for an answer."
             )
     return found
 
