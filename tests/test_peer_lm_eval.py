@@ -1,4 +1,4 @@
-"""scripts/peer_lm_eval.py: what runs without lm-eval, which has an environment of its own."""
+"""scripts/benchmarks/peer_lm_eval.py: what runs without lm-eval, which has an environment of its own."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ MMLU = [
 
 @pytest.fixture(scope="module")
 def peer(load_script) -> ModuleType:
-    return load_script("peer_lm_eval")
+    return load_script("benchmarks/peer_lm_eval")
 
 
 @pytest.fixture

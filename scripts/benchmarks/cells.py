@@ -1,7 +1,7 @@
 """What the cells of a long list cost besides their work: seconds and memory over the number of cells.
 
-    python scripts/benchmark_cells.py
-    python scripts/benchmark_cells.py --counts 1000 10000 --dir /scratch
+    python scripts/benchmark.py cells
+    python scripts/benchmark.py cells --counts 1000 10000 --dir /scratch
 
 Folders: from the template and the cells. List: the printed commands. Check: before a start, of a tree in which nothing
 is. Skip: a start when every run is complete, with the check before it. Each number of cells in a process of its own;

@@ -4,7 +4,7 @@ import pytest
 
 
 def test_every_stage_is_timed_and_nothing_stays(load_script, tmp_path: Path, capsys: pytest.CaptureFixture):
-    script = load_script("benchmark_cells")
+    script = load_script("benchmarks/cells")
     found = script.measure(23, tmp_path / "tree")
     assert set(found) == {*script.STAGES, "memory"}
     assert all(clock > 0 for clock, _ in (found[stage] for stage in script.STAGES))
@@ -16,5 +16,5 @@ def test_every_stage_is_timed_and_nothing_stays(load_script, tmp_path: Path, cap
 
 def test_counts_are_positive(load_script, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
-        load_script("benchmark_cells").parse_args(["--counts", "0"])
+        load_script("benchmarks/cells").parse_args(["--counts", "0"])
     assert "0 is outside [1, 1e+09]" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """Seconds and memory of reading, describing and drawing trees of many runs.
 
-    python scripts/benchmark_reading.py
-    python scripts/benchmark_reading.py --runs 100000 --steps read
+    python scripts/benchmark.py reading
+    python scripts/benchmark.py reading --runs 100000 --steps read
 
 The runs are made up: of settings 2 to 6, three models, seven compressions at 87 strengths in all and as many seeds as
 it takes, each with its items. They are read; described (tables, intervals, verdicts); drawn by plot_results.py, which
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 def program(step: str) -> str:
     """What a process runs, with the tree and the folder of the figures as arguments."""
     if step == "drawn":
-        script = str(Path(__file__).with_name("plot_results.py"))
+        script = str(Path(__file__).resolve().parents[1] / "plot_results.py")
         return (
             "import runpy, sys; sys.argv[1:] = ['--results_dir', sys.argv[1], '--output_dir', sys.argv[2]]; "
             f"runpy.run_path({script!r}, run_name='__main__')"

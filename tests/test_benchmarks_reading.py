@@ -1,4 +1,4 @@
-"""scripts/benchmark_reading.py: its trees can be read and described; speed is not asserted."""
+"""scripts/benchmarks/reading.py: its trees can be read and described; speed is not asserted."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from analysis.contents import describe
 
 @pytest.fixture(scope="module")
 def benchmark(load_script):
-    return load_script("benchmark_reading")
+    return load_script("benchmarks/reading")
 
 
 def test_the_runs_that_it_makes_up_are_sound(benchmark, tmp_path):

@@ -2,8 +2,9 @@
 environment.
 
     python -m venv lm_eval_peer && lm_eval_peer/bin/pip install "torch==2.13.0" "lm-eval[hf]"
-    lm_eval_peer/bin/python scripts/peer_lm_eval.py --model DIR --task generic --requests FILE.jsonl --output FILE.json
-    lm_eval_peer/bin/python scripts/peer_lm_eval.py --model DIR --task mmlu --data_dir DIR --items FILE.json --output …
+    cd scripts/benchmarks
+    …/lm_eval_peer/bin/python peer_lm_eval.py --model DIR --task generic --requests FILE.jsonl --output FILE.json
+    …/lm_eval_peer/bin/python peer_lm_eval.py --model DIR --task mmlu --data_dir DIR --items FILE.json --output …
 
 `generic` scores prompts that someone else wrote, one JSON object a line:
 

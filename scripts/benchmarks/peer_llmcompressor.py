@@ -3,7 +3,7 @@
     python -m venv peers && peers/bin/pip install llmcompressor
     python scripts/benchmark.py compression --peer_python peers/bin/python …
 
-benchmark.py starts this file with that interpreter; nothing of this project is imported here.
+against_llmcompressor.py starts this file with that interpreter; nothing of this project is imported here.
 """
 
 import argparse

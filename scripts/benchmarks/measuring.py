@@ -1,0 +1,112 @@
+"""What the benchmarks share: clocks, runs in turn, memory of a process, tables."""
+
+import argparse
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ASSETS = Path("~/.cache/junk_dna").expanduser()
+DECODER = ASSETS / "models" / "SmolLM2-135M-Instruct"
+MEMORY_TITLES = ["peak MB", "peer", "ours", "ours / peer", "beside the loaded: peer", "ours", "ours / peer"]
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
+def seconds(work: Callable[[], object], device: torch.device | None = None) -> float:
+    started = time.perf_counter()
+    work()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def in_turn(works: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+    """Seconds of every work in every turn, A B C A B C …, after one uncounted turn."""
+    for work in works.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(turns):
+        for name, work in works.items():
+            times[name].append(seconds(work))
+    return times
+
+
+def ratio(slow: list[float], fast: list[float]) -> str:
+    pairs = sorted(a / b for a, b in zip(slow, fast, strict=True))
+    return f"{statistics.median(pairs):.2f} (from {pairs[0]:.2f} to {pairs[-1]:.2f})"
+
+
+def growth_exponent(sizes: list[int], times: list[float]) -> float:
+    """Slope of log seconds over log size: 1 where time is proportional, less where a part of it is constant."""
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+def side_environment(threads: int, model_is_local: bool) -> dict[str, str]:
+    """Of the process of either side."""
+    given = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    offline = {"HF_HUB_OFFLINE": "1"} if model_is_local else {}
+    return {**os.environ, **given, **offline, "TOKENIZERS_PARALLELISM": "false"}
+
+
+def run_quietly(command: list[str], environment: dict[str, str] | None, folder: Path) -> None:
+    """Run with all output in <folder>/log.txt, whose end is shown where the command fails.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    log = folder / "log.txt"
+    with log.open("w") as file:
+        done = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise SystemExit(f"{log.read_text()[-4000:]}\n{' '.join(command)}: exit code {done.returncode}")
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """The most that was resident since the last reset_peak; ru_maxrss may be that of the process that started this."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(runs: list[dict[str, Any]], beside_the_loaded: bool, work: str = "compressing") -> float:
+    """Median over runs of peak bytes: of the whole process, or of the work beyond what was there before."""
+    if beside_the_loaded:
+        return statistics.median(run[f"{work}_peak_bytes"] - run["loaded_bytes"] for run in runs)
+    return statistics.median(run["peak_bytes"] for run in runs)
+
+
+def memory_cells(sides: dict[str, list[dict[str, Any]]], work: str = "compressing") -> list[str]:
+    """Under MEMORY_TITLES; no ratio where the peer's work fitted into what loading had left."""
+    cells = []
+    for beside_the_loaded in (False, True):
+        peer, ours = (memory(sides[side], beside_the_loaded, work) for side in ("peer", "ours"))
+        cells += [f"{peer / 1e6:.0f}", f"{ours / 1e6:.0f}", f"{ours / peer:.0%}" if peer else "-"]
+    return cells
+
+
+def print_table(titles: list[str], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    print()
+    for row in (titles, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
