@@ -1,12 +1,16 @@
 """What the device at hand computes in, and how much memory it has and has used."""
 
 import contextlib
+import ctypes
 import platform
 import resource
 import sys
 
 import psutil
 import torch
+
+# Of glibc's mallopt: numbers of its options, and the largest piece that it takes from memory it keeps.
+TRIM_THRESHOLD, MMAP_THRESHOLD, LARGEST_KEPT = -1, -3, 2**25
 
 
 def best_precision(device_type: str) -> str:
@@ -29,6 +33,21 @@ def autocast(precision: str, device_type: str, dtype: torch.dtype) -> contextlib
     if precision == "bf16" and dtype == torch.float32:
         return torch.autocast(device_type, torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def keep_freed_memory() -> None:
+    """From now on the C library keeps what is freed, up to 1 GB, for what is asked for next.
+
+    By default it gives a large activation back, and the system zeroes fresh pages for the next one: a seventh of a
+    forward pass on two cores. Pieces above 32 MB, such as large weights, still come and go. Without glibc nothing
+    happens.
+
+    Source: mallopt(3).
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(library, "mallopt"):
+        library.mallopt(MMAP_THRESHOLD, LARGEST_KEPT)
+        library.mallopt(TRIM_THRESHOLD, 2**30)
 
 
 def reset_peak_memory(device_type: str) -> None:

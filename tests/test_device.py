@@ -1,3 +1,7 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -23,3 +27,25 @@ def test_only_float32_models_are_autocast(precision: str, dtype: torch.dtype, co
     matrix = torch.eye(2, dtype=dtype)
     with autocast(precision, "cpu", dtype):
         assert (matrix @ matrix).dtype == computed
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_freed_memory_is_used_again_without_asking_the_system():
+    """Four tensors of 12 MB, twenty times, are zeroed pages of the system's every time, or the same pages."""
+    program = """
+import resource, sys, torch
+from pruning.device import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [torch.empty(3_000_000).fill_(1.0) for _ in range(4)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+by_default = [faults(), faults()][1]
+keep_freed_memory()
+print(by_default, [faults(), faults()][1])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    by_default, kept = map(int, done.stdout.split())
+    assert kept < 100 < by_default

@@ -21,6 +21,7 @@ from llm_tasks.levels import measure
 from llm_tasks.prompts import Level
 from measuring import ASSETS, CLOCKS, DECODER, make_parser, peak_bytes, reset_peak, resident_bytes
 from pruning.checkpoints import converted_tensor_by_tensor
+from pruning.device import keep_freed_memory
 
 EVALUATED = ("piqa", "hellaswag", "openbookqa", "mmlu")
 WAYS = ("together", "apart", "unshared")  # all levels at once; level by level; level by level, every sequence whole
@@ -51,6 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Score a task's rows; write the figures that peer_lm_eval.py writes, and the tokens."""
     args = parse_args(argv)
+    keep_freed_memory()
     times: dict[str, dict[str, float]] = {clock: {} for clock in CLOCKS}
     with stage("load", times):
         dtype = getattr(torch, args.dtype)
