@@ -13,7 +13,6 @@ from pruning.checkpoints import meta_model
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for room in ("GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis", "scripts")
            for path in sorted((ROOT / room).rglob("*.py"))]  # fmt: skip
-ROOMS = [path for path in SOURCES if path.parent.name != "scripts"]
 
 
 def keywords(path: Path, name: str) -> Iterator[ast.expr]:
@@ -32,14 +31,15 @@ def test_code_and_pickles_of_others_are_trusted_nowhere_by_constant(path: Path):
     assert all(value is True for value in safetensors)
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_weights_are_read_from_safetensors(path: Path):
-    """Of what from_pretrained loads, configs and tokenizers are JSON; every model asks for safetensors."""
+    """Of what from_pretrained loads, configs and tokenizers are JSON; every model asks for safetensors, or one GGUF."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained":
             owner = ast.unparse(node.func.value)
             if owner not in ("AutoTokenizer", "AutoConfig", "GenerationConfig"):
-                assert "use_safetensors" in {keyword.arg for keyword in node.keywords}, f"{owner} in {path.name}"
+                named = {keyword.arg for keyword in node.keywords}
+                assert named & {"use_safetensors", "gguf_file"}, f"{owner} in {path.name}"
 
 
 @pytest.fixture
