@@ -160,15 +160,31 @@ def seed_means(rows: list[Row]) -> list[Row]:
     return sorted(table, key=_place)
 
 
+def against_dense(score: float, dense: float | None, chance: float | None, learned: bool | None) -> Row:
+    """The columns that compare a score with the dense model's, None where there is nothing to compare.
+
+    Args:
+        learned: whether the dense model is above chance, None where that is not known; above its chance a score is
+            compared unless it is known not to be.
+    """
+    drop = corrected = None
+    if dense is not None:
+        drop = monotonicity.normalized_drop(score, dense)
+        if chance is not None and learned is not False:
+            corrected = monotonicity.normalized_drop(score - chance, dense - chance)
+    return {
+        "dense_mean_score": dense,
+        "dense_above_chance": learned,
+        "relative_percent": None if drop is None else 100 * score / dense,
+        "normalized_drop": drop,
+        "corrected_drop": corrected,
+    }
+
+
 def _mean_over_seeds(point: list[Row], dense: list[Row]) -> Row:
     first, scores = point[0], [row["score"] for row in point]
     mean, low, high = monotonicity.mean_interval(scores)
     dense_mean, chance, learned = mean_of(dense, "score"), mean_of(point, "chance"), is_above_chance(dense)
-    drop = corrected = None
-    if dense_mean is not None:
-        drop = monotonicity.normalized_drop(mean, dense_mean)
-        if chance is not None and learned is not False:
-            corrected = monotonicity.normalized_drop(mean - chance, dense_mean - chance)
     return {
         **{name: first[name] for name in SHARED_BY_SEEDS},
         "measured_sparsity": mean_of(point, "measured_sparsity"),
@@ -178,13 +194,9 @@ def _mean_over_seeds(point: list[Row], dense: list[Row]) -> Row:
         "lowest_score": min(scores),
         "highest_score": max(scores),
         "seeds": tuple(sorted(row["seed"] for row in point)),
-        "dense_mean_score": dense_mean,
-        "relative_percent": None if drop is None else 100 * mean / dense_mean,
-        "normalized_drop": drop,
-        "corrected_drop": corrected,
+        **against_dense(mean, dense_mean, chance, learned),
         "chance": chance,
         "mean_stderr": mean_of(point, "stderr"),
-        "dense_above_chance": learned,
     }
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 from analysis.drawing import compression_style, percent
 from analysis.monotonicity import MIN_RANKED_POINTS
-from analysis.tables import Row
+from analysis.tables import Row, is_above_chance
 
 # A larger difference means that the horizontal axis is not what it says.
 SPARSITY_TOLERANCE = 0.01
@@ -55,6 +55,14 @@ def uneven_seeds(counts: Counter) -> str:
 def misses_sparsity(point: Row) -> bool:
     measured = point["measured_sparsity"]
     return measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
+
+
+def dense_caution(runs: list[Row]) -> str | None:
+    """What to beware of in drops from these dense runs; None where they are above chance."""
+    learned = is_above_chance(runs)
+    if learned is None:
+        return "dense not compared with chance; a run lacks chance level or standard error."
+    return None if learned else f"DENSE NOT ABOVE CHANCE ({against_chance(runs)}), so its drops mean nothing."
 
 
 def against_chance(runs: list[Row]) -> str:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from llm_tasks.prompts import Level, Prompt
+from llm_tasks.scoring import Tokens
 
 MESSAGE = "MESSAGE"
 
@@ -16,11 +17,11 @@ class Turn(NamedTuple):
     after: str
 
 
-def user_turn(tokenizer: PreTrainedTokenizerBase) -> Turn:
+def user_turn(tokenizer: PreTrainedTokenizerBase, leading: Tokens) -> Turn:
     """The turn of a conversation's first message, with the template's own system message if it has one.
 
-    Special tokens that the tokenizer puts before every text are left out: the encoder puts them there.
-
+    Args:
+        leading: tokens that stand before every text anyway (TextEncoder.leading); the turn does not begin with them.
     Raises:
         ValueError: the tokenizer has no chat template, or one that does not hold a message once and as it is.
     """
@@ -31,9 +32,8 @@ def user_turn(tokenizer: PreTrainedTokenizerBase) -> Turn:
     before, *after = text.split(MESSAGE)
     if len(after) != 1:
         raise ValueError(f"--chat_template: the template of {tokenizer.name_or_path} makes of a message {text!r}")
-    first = tokenizer.bos_token
-    if first and first in tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"]):
-        before = before.removeprefix(first)
+    if tokenizer.bos_token_id in leading:
+        before = before.removeprefix(tokenizer.bos_token)
     return Turn(before, after[0])
 
 

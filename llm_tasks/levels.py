@@ -102,10 +102,10 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         if args.chat_template and args.overflow == "truncate_left":
             raise ValueError("--chat_template: --overflow truncate_left would cut the template; allowed: "
                              "drop_shots, skip")  # fmt: skip
-        turn = user_turn(tokenizer) if args.chat_template else None
+        encoder = TextEncoder(tokenizer)
+        turn = user_turn(tokenizer, encoder.leading) if args.chat_template else None
         items = own.load(args)
         seeds = dict.fromkeys(args.seed if own.seeded else args.seed[:1])
-        encoder = TextEncoder(tokenizer)
         found = {}
         for seed in seeds:
             levels = own.build(items, args, seed, tokenizer)

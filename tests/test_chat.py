@@ -25,18 +25,22 @@ def with_template(template: str | None, before: str = NOTHING, **tokens: str) ->
     return tokenizer
 
 
+def turn_of(tokenizer: PreTrainedTokenizerFast) -> Turn:
+    return user_turn(tokenizer, TextEncoder(tokenizer).leading)
+
+
 def in_messages(prompt: Prompt, tokenizer: PreTrainedTokenizerFast) -> Prompt:
-    level = as_messages(Level("easy", 0.0, "mine", "cloze", [prompt]), user_turn(tokenizer))
+    level = as_messages(Level("easy", 0.0, "mine", "cloze", [prompt]), turn_of(tokenizer))
     return level.prompts[0]
 
 
 def test_a_turn_is_what_stands_around_the_message():
-    assert user_turn(with_template(CHATML)) == Turn("<user>\n", "<end>\n<assistant>\n")
+    assert turn_of(with_template(CHATML)) == Turn("<user>\n", "<end>\n<assistant>\n")
 
 
 def test_a_first_token_that_the_tokenizer_puts_itself_is_not_doubled():
-    assert user_turn(with_template(VICUNA, BEFORE, bos_token="<s>")) == Turn("Be kind. USER: ", " ASSISTANT:")
-    assert user_turn(with_template(VICUNA, bos_token="<s>")).before == "<s>Be kind. USER: "
+    assert turn_of(with_template(VICUNA, BEFORE, bos_token="<s>")) == Turn("Be kind. USER: ", " ASSISTANT:")
+    assert turn_of(with_template(VICUNA, bos_token="<s>")).before == "<s>Be kind. USER: "
 
 
 @pytest.mark.parametrize("template", [CHATML, VICUNA])
@@ -71,9 +75,9 @@ def test_the_line_end_of_a_template_is_given_and_the_letter_alone_is_scored():
 )
 def test_a_template_that_does_not_hold_the_message_once_and_as_it_is_is_refused(template: str):
     with pytest.raises(ValueError, match=r"--chat_template: the template of .* makes of a message"):
-        user_turn(with_template(template))
+        turn_of(with_template(template))
 
 
 def test_a_tokenizer_without_a_template_is_refused():
     with pytest.raises(ValueError, match=r"--chat_template: the tokenizer of .* has none"):
-        user_turn(with_template(None))
+        turn_of(with_template(None))

@@ -8,7 +8,15 @@ from analysis.drawing import percent
 from analysis.fine_tuning import human_gap, transfers, tuning_trends
 from analysis.tables import Row, task_name
 from analysis.uncertainty.trends import Trends
-from analysis.wording import against_chance, markdown, misses_sparsity, number, spearman_text, uneven_seeds
+from analysis.wording import (
+    against_chance,
+    dense_caution,
+    markdown,
+    misses_sparsity,
+    number,
+    spearman_text,
+    uneven_seeds,
+)
 
 
 def section(members: list[Row], table: list[Row], found: Trends) -> list[str]:
@@ -43,13 +51,9 @@ def _reference_cautions(members: list[Row], table: list[Row]) -> list[str]:
     for task, fraction in dict.fromkeys((point["task"], point["data_fraction"]) for point in table):
         where = f"{task_name(task)}, {percent(fraction)} data"
         runs = [row for row in dense_runs if (row["task"], row["data_fraction"]) == (task, fraction)]
-        learned = tables.is_above_chance(runs)
-        if not runs:
-            found.append(f"{where}: NO DENSE TRANSFER, so no drop is defined.")
-        elif learned is False:
-            found.append(f"{where}: DENSE NOT ABOVE CHANCE ({against_chance(runs)}), so its drops mean nothing.")
-        elif learned is None:
-            found.append(f"{where}: dense not compared with chance; a run lacks chance level or standard error.")
+        said = dense_caution(runs) if runs else "NO DENSE TRANSFER, so no drop is defined."
+        if said:
+            found.append(f"{where}: {said}")
         else:
             failed = [row for row in runs if not tables.is_above_chance([row])]
             found += [

@@ -10,8 +10,8 @@ from analysis.tables import Row
 from analysis.uncertainty import trends
 from analysis.uncertainty.trends import Trends
 from analysis.wording import (
-    against_chance,
     compression_name,
+    dense_caution,
     markdown,
     misses_sparsity,
     number,
@@ -270,13 +270,9 @@ def _reference_cautions(members: list[Row], table: list[Row]) -> list[str]:
     found = []
     for level in _by_level(table):
         runs = [row for row in dense if row["level"] == level]
-        learned = tables.is_above_chance(runs)
-        if not runs:
-            found.append(f"{level}: NOT IN THE DENSE RUN, so no drop is defined.")
-        elif learned is False:
-            found.append(f"{level}: DENSE NOT ABOVE CHANCE ({against_chance(runs)}), so its drops mean nothing.")
-        elif learned is None:
-            found.append(f"{level}: dense not compared with chance; a run lacks chance level or standard error.")
+        said = dense_caution(runs) if runs else "NOT IN THE DENSE RUN, so no drop is defined."
+        if said:
+            found.append(f"{level}: {said}")
     return found
 
 

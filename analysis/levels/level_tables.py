@@ -205,19 +205,9 @@ def _told(runs: list[Row]) -> tuple[str, ...]:
 
 def _drops(point: Row, dense: list[Row]) -> Row:
     """The dense model's score on the level, and the point's loss against it in three measures."""
-    score, reference, chance = point["mean_score"], mean_of(dense, "score"), point["chance"]
-    learned = tables.is_above_chance(dense)
-    drop = corrected = None
-    if reference is not None:
-        drop = monotonicity.normalized_drop(score, reference)
-        if learned is not False and chance is not None:
-            corrected = monotonicity.normalized_drop(score - chance, reference - chance)
+    score, reference = point["mean_score"], mean_of(dense, "score")
     return {
-        "dense_mean_score": reference,
-        "dense_above_chance": learned,
-        "relative_percent": None if drop is None else 100 * score / reference,
-        "normalized_drop": drop,
-        "corrected_drop": corrected,
+        **tables.against_dense(score, reference, point["chance"], tables.is_above_chance(dense)),
         "points_drop": None if reference is None else score - reference,
     }
 

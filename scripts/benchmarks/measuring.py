@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, runs in turn, memory of a process, tables."""
+"""What the benchmarks share: clocks, runs in turn, tables."""
 
 import argparse
 import os
@@ -73,20 +73,6 @@ def run_quietly(command: list[str], environment: dict[str, str] | None, folder: 
         done = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise SystemExit(f"{log.read_text()[-4000:]}\n{' '.join(command)}: exit code {done.returncode}")
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak_bytes() -> int:
-    """The most that was resident since the last reset_peak; ru_maxrss may be that of the process that started this."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory(runs: list[dict[str, Any]], beside_the_loaded: bool, work: str = "compressing") -> float:

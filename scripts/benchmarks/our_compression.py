@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from analysis.sweeps.options import positive
-from measuring import DECODER, make_parser, peak_bytes, reset_peak, resident_bytes, seconds
+from measuring import DECODER, make_parser, seconds
+from process_memory import peak_bytes, reset_peak, resident_bytes
 from pruning.checkpoints import converted_tensor_by_tensor
 from pruning.device import keep_freed_memory
 from pruning.sparsegpt import sparsegpt_prune

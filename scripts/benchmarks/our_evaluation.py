@@ -19,7 +19,8 @@ from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_
 from llm_tasks.experiment import Evaluation
 from llm_tasks.levels import measure
 from llm_tasks.prompts import Level
-from measuring import ASSETS, CLOCKS, DECODER, make_parser, peak_bytes, reset_peak, resident_bytes
+from measuring import ASSETS, CLOCKS, DECODER, make_parser
+from process_memory import peak_bytes, reset_peak, resident_bytes
 from pruning.checkpoints import converted_tensor_by_tensor
 from pruning.device import keep_freed_memory
 

@@ -3,12 +3,11 @@
     python -m venv peers && peers/bin/pip install llmcompressor
     python scripts/benchmark.py compression --peer_python peers/bin/python …
 
-against_llmcompressor.py starts this file with that interpreter; nothing of this project is imported here.
+against_llmcompressor.py starts this file with that interpreter; no package of this project is imported here.
 """
 
 import argparse
 import json
-import os
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,8 @@ from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from process_memory import peak_bytes, reset_peak, resident_bytes
 
 BLOCKS = [r"re:.*layers\.\d+$"]  # pruning treats the linear layers inside these modules
 
@@ -96,20 +97,6 @@ def save_dense(model: torch.nn.Module, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config.pop("quantization_config", None)
     (folder / "config.json").write_text(json.dumps(config))
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak_bytes() -> int:
-    """The most that was resident since the last reset_peak; ru_maxrss may be that of the process that started this."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":

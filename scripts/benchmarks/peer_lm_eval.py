@@ -15,8 +15,8 @@ endings of HellaSwag that the peer's cleaning leaves so (27 % of the validation 
 
 The other tasks are the peer's own: its installed task files, with nothing changed but where the rows come from and, for
 mmlu, --num_fewshot. Their rows are read from <data_dir>/<task>/<split>.jsonl or .jsonl.gz, with the hub's field names.
---items and --limit choose rows, so that another program can score the same ones. Nothing of this project is imported
-here.
+--items and --limit choose rows, so that another program can score the same ones. No package of this project is
+imported here.
 
 The result is JSON: `rows`, sorted by `row` (index in the file), each with `group` (MMLU subject), `gold`,
 `log_likelihoods` (a number per choice), `acc`, `acc_norm` (the peer's mmlu has none) and `requests_sha256`
@@ -37,6 +37,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from process_memory import peak_bytes, reset_peak, resident_bytes
 
 OWN_TASKS = {  # where the peer's package describes a task, and the split that it evaluates
     "piqa": ("piqa/piqa.yaml", "validation"),
@@ -454,20 +456,6 @@ def request_digest(requests: list[tuple[str, str]]) -> str:
 def means(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Mean over the rows of each metric that they have."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in METRICS if name in rows[0]}
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak_bytes() -> int:
-    """The most that was resident since the last reset_peak; ru_maxrss may be that of the process that started this."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":
