@@ -91,7 +91,8 @@ def test_a_recurrent_model_shares_nothing_and_is_still_right():
     assert work.computed > work.distinct
 
 
-def test_only_distinct_tokens_are_computed():
+def test_only_distinct_tokens_are_computed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring, "EVEN_KEYS", 1)  # in a model so narrow, keys alone count, and rows grow by a third
     asked = continuations(subjects=12, questions=12)
     seen = {tokens[: end + 1] for tokens, _ in asked for end in range(len(tokens) - 1)}
     work = log_likelihoods(make_model("llama"), asked, tokens_per_batch=10**6).work
@@ -253,10 +254,17 @@ def test_the_output_layer_reads_no_strided_rows():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "width"), [(253, 256), (240, 240), (241, 256), (225, 225), (100, 100), (109, 112), (15, 15), (16, 16)]
+    ("tokens", "before", "padded"),
+    [(253, 0, 256), (225, 0, 240), (100, 0, 100), (17, 0, 17), (224, 1, 239), (40, 600, 40), (20, 600, 24)],
 )
-def test_rows_become_a_sixteenth_longer_at_most(tokens: int, width: int):
-    assert scoring._fast_width(tokens) == width
+def test_rows_are_padded_to_an_even_number_of_keys_where_that_is_cheaper(tokens: int, before: int, padded: int):
+    assert scoring._fast_length(tokens, before, width=576) == padded
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_log_sums_in_parts_are_those_of_the_whole(rows: int):
+    logits = 30 * torch.randn(rows, 7)
+    torch.testing.assert_close(scoring._log_sums(logits, at_once=2), logits.logsumexp(dim=-1))
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -264,7 +272,7 @@ def test_rows_as_long_as_the_model_takes_grow_past_no_learned_position(share: bo
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=VOCABULARY, n_positions=47, n_embd=16, n_layer=1, n_head=2)
     model = AutoModelForCausalLM.from_config(config).eval()
-    tokens = [place % VOCABULARY for place in range(47)]  # of which 46 are read: WIDTH would make 48 of them
+    tokens = [place % VOCABULARY for place in range(47)]  # of which 46 are read: EVEN_KEYS would make 48 of them
     found = log_likelihoods(model, [Continuation(tuple(tokens), 1)], tokens_per_batch=64, share=share)
     with torch.no_grad():
         scores = model(torch.tensor([tokens])).logits[0, :-1].log_softmax(dim=-1)
