@@ -136,8 +136,9 @@ def test_the_section_holds_levels_slopes_and_scores(read):
     assert f"| Wanda | sparsity | chance-corrected | yes | {basis} |" in lines
     assert [line for line in lines if line.startswith("The raw order alone says little here: with fewer options")]
     assert "| Dense |  | 0 | 0.750 | 0.500 |" in lines
-    # One of 4 items differs, by -1: a standard error of .25 times Student's 3.1824, of a dense score of .5.
-    assert "| Wanda | 60 % | 0 | 0.675 (-10.0 ± 31.8 %) | 0.250 (-50.0 ± 159.1 %) |" in lines
+    # Scores less .9 of the dense ones: .1, .1, -.2, 0; less half of them: .5, -.5, 0, 0. Student's 3.1824 times the
+    # errors sqrt(.06 / 12) and sqrt(.5 / 12), of dense scores of .75 and .5.
+    assert "| Wanda | 60 % | 0 | 0.675 (-10.0 ± 30.0 %) | 0.250 (-50.0 ± 129.9 %) |" in lines
 
 
 def test_levels_at_chance_and_missing_references_show_scores_alone(read):
@@ -150,7 +151,7 @@ def test_levels_at_chance_and_missing_references_show_scores_alone(read):
     lines = lines_of(rows)
     assert "| compression | strength | seeds | easy | hard (**dense at chance**) | new |" in lines
     assert "| Dense |  | 0 | 0.500 | 0.250 |  |" in lines
-    assert "| Wanda | 50 % | 0 | 0.250 (-50.0 ± 159.1 %) | 0.000 | 1.000 |" in lines
+    assert "| Wanda | 50 % | 0 | 0.250 (-50.0 ± 129.9 %) | 0.000 | 1.000 |" in lines
     assert "| new | 2 | mmlu | accuracy | letter | 4 | 0.250 |  | **missing** |  |  |  |" in lines
     assert "| Wanda | sparsity | hard | 1 | 0.250 ± 0.010 | 0.250 | **no** | 1 |  |  |  |" in lines
     assert "| Round to nearest | bits | hard | 1 | 0.250 ± 0.010 | 0.250 | **no** | 2 |  |  |  |" in lines

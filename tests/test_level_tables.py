@@ -56,9 +56,15 @@ def test_the_uncertainty_of_a_drop_is_of_the_items_differences_to_dense(table):
     assert (point["points_drop"], point["paired_items"], point["unpaired_items"]) == (-0.25, 4, 0)
     assert point["points_stderr"] == pytest.approx(stderr, rel=1e-12)
     assert point["points_half"] == pytest.approx(half, rel=1e-9)
-    assert (point["drop_low"], point["drop_high"]) == pytest.approx(
-        ((-0.25 - half) / 0.75, (-0.25 + half) / 0.75), rel=1e-9
-    )
+    # The drop is -1/3; differences plus a third of the dense scores: -1/6, -2/3, 1/3, .5, of mean 0.
+    half = 3.182446305284263 * math.sqrt((1 / 36 + 4 / 9 + 1 / 9 + 1 / 4) / (4 * 3)) / 0.75
+    assert (point["drop_low"], point["drop_high"]) == pytest.approx((-1 / 3 - half, -1 / 3 + half), rel=1e-9)
+
+
+def test_a_drop_of_all_is_no_larger(table):
+    points = table(level_run(levels={"easy": (1, 1, 1, 0)}), level_run("wanda", 0.5, {"easy": (0, 0, 0, 0)}))
+    point = find(points, "easy")
+    assert (point["drop_low"], point["drop_high"]) == (-1, -1)
 
 
 def test_items_of_a_group_count_together(table):
@@ -97,9 +103,11 @@ def test_a_seed_without_a_dense_run_is_compared_with_the_mean_of_all():
         return level_tables.Outcomes(np.array(["a", "b"]), np.array(["a", "b"]), np.array(scores, dtype=float))
 
     dense_runs = {0: outcomes(1, 1), 1: outcomes(0, 1)}
-    differences, groups, unpaired = level_tables.paired_differences({0: outcomes(1, 0), 7: outcomes(0, 0)}, dense_runs)
+    found = level_tables.paired_differences({0: outcomes(1, 0), 7: outcomes(0, 0)}, dense_runs)
+    differences, references, groups, unpaired = found
     # Seed 0: 0 and -1; seed 7, against .5 and 1: -.5 and -1.
-    assert differences.tolist() == [-0.25, -1] and groups.tolist() == ["a", "b"] and unpaired == 0
+    assert differences.tolist() == [-0.25, -1] and references.tolist() == [0.75, 1]
+    assert groups.tolist() == ["a", "b"] and unpaired == 0
 
 
 def test_items_that_one_side_lacks_are_left_out_and_counted(table):

@@ -353,6 +353,26 @@ def test_bare_prompts_are_no_part_of_what_a_run_is_called(sweep: Sweep, no_model
     assert "holds a run with other arguments (chat_template: True here, None there)" in message
 
 
+def test_every_prompt_stands_in_the_chat_template(
+    options: list[str], reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = shutil.copytree(reader, tmp_path / "reader")
+    (model / "chat_template.jinja").write_text(
+        "{% for message in messages %}sky {{ message['content'] }} sea{% endfor %}"
+    )
+    measured, measure = [], levels.measure
+    monkeypatch.setattr(levels, "measure", lambda *args, **more: measured.extend(args[2]) or measure(*args, **more))
+    words = ["--model_name_or_path", str(model), "--settings", "3", "6", "--chat_template"]
+    setting6_factoid_vs_mcq.main([*options, *words, "--output_dir", str(tmp_path / "runs" / TEMPLATE)])
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    contexts = [context for encoded in measured for context in encoded.contexts]
+    assert all(tokenizer.decode(context).split()[0 :: len(context) - 1] == ["sky", "sea"] for context in contexts)
+    found = [
+        level["reader"] for setting in (3, 6) for level in read(tmp_path / f"runs/{setting}/dense/dense/0")["levels"]
+    ]
+    assert found == [*["answer in the chat template"] * 3, "letter in the chat template", "answer in the chat template"]
+
+
 def test_other_data_are_another_run(
     sweep: Sweep, data_dir: Path, tmp_path: Path, no_model: None, capsys: pytest.CaptureFixture
 ):

@@ -229,8 +229,7 @@ def _scores(table: list[Row]) -> list[str]:
         body.append([compression_name(point), strength_text(point), " ".join(map(str, point["seeds"])), *cells])
     return [
         "Mean over seeds; in brackets the normalized drop ± half of its 95 % interval over items, each compared with "
-        "the dense model's outcome on it and clustered by group (the dense score counts as known). No drop where the "
-        "dense score is not above chance.",
+        "the dense model's outcome on it and clustered by group. No drop where the dense score is not above chance.",
         "",
         *markdown(["compression", "strength", "seeds", *heads], body),
     ]

@@ -112,9 +112,9 @@ def level_table(rows: list[Row]) -> list[Row]:
         its score, corrected_drop to its score above chance (None where it is not above), points_drop is the bare
         difference. points_stderr is that difference's standard error over items, each compared with the dense model's
         outcome on it, clustered by the items' groups (monotonicity.clustered_interval), points_half half of its 95 %
-        interval, drop_low and drop_high the interval of the normalized drop, whose dense score counts as known. Items
-        that either side lacks are left out of these and counted as unpaired. In setting 5 a level without difficulty
-        has that of human_gap.
+        interval, drop_low and drop_high the interval of the normalized drop, a ratio of two scores over the same items,
+        to first order in their errors. Items that either side lacks are left out of these and counted as unpaired. In
+        setting 5 a level without difficulty has that of human_gap.
     Raises:
         ValueError: runs that must not be averaged or compared (results.check_runs).
     """
@@ -218,7 +218,7 @@ def _uncertainty(point: Row, compressed: dict[int, Outcomes], dense: dict[int, O
     found = dict.fromkeys(names)
     if not compressed or not dense:
         return found
-    differences, groups, unpaired = paired_differences(compressed, dense)
+    differences, references, groups, unpaired = paired_differences(compressed, dense)
     found |= {"paired_items": len(differences), "unpaired_items": unpaired}
     if len(differences) == 0:
         return found
@@ -226,6 +226,8 @@ def _uncertainty(point: Row, compressed: dict[int, Outcomes], dense: dict[int, O
     found |= {"points_stderr": stderr, "points_half": half}
     drop, reference = point["normalized_drop"], point["dense_mean_score"]
     if drop is not None and half is not None:
+        # What an item moves the ratio of the two means by, times the dense mean.
+        half = monotonicity.clustered_interval(differences - drop * references, groups)[2]
         found |= {"drop_low": drop - half / reference, "drop_high": drop + half / reference}
     return found
 
@@ -310,24 +312,26 @@ def _by_seed(runs: list[Row], read: Callable[[str, str | None], dict[int, Outcom
 
 def paired_differences(
     compressed: dict[int, Outcomes], dense: dict[int, Outcomes]
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Each item's compressed minus dense score, mean over the seeds.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Each item's compressed minus dense score, mean over the seeds, and that dense score.
 
     Args:
         compressed, dense: the items by seed, at least one seed each.
     Returns:
-        Differences and groups of the items that both sides have, and the number of items that one side lacks. A seed
-        is compared with the dense run of that seed, which was asked the same; one that has none (the seed draws the
-        calibration text alone), with the item's mean over the dense runs.
+        Differences, dense scores and groups of the items that both sides have, and the number of items that one side
+        lacks. A seed is compared with the dense run of that seed, which was asked the same; one that has none (the seed
+        draws the calibration text alone), with the item's mean over the dense runs.
     """
     scores, groups = aligned([*compressed.values(), *dense.values()])
     of_compressed, of_dense = scores[: len(compressed)], scores[len(compressed) :]
     own = dict(zip(dense, of_dense, strict=True))
     pooled = _mean_of_known(of_dense)
     references = np.array([own.get(seed, pooled) for seed in compressed])
-    differences = _mean_of_known(of_compressed - references)
+    differences = of_compressed - references
+    shared = np.where(np.isnan(differences), np.nan, references)
+    differences, shared = _mean_of_known(differences), _mean_of_known(shared)
     known = ~np.isnan(differences)
-    return differences[known], groups[known], int((~known).sum())
+    return differences[known], shared[known], groups[known], int((~known).sum())
 
 
 def aligned(runs: list[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
