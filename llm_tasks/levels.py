@@ -17,9 +17,10 @@ from llm_tasks.arguments import DENSE
 from llm_tasks.chat import as_messages, user_turn
 from llm_tasks.encoding import OVERFLOWS, EncodedLevel, TextEncoder, encode_levels
 from llm_tasks.experiment import Evaluation, Setting
+from llm_tasks.greedy import AnswerEnd, greedy_answers
 from llm_tasks.processes import ALONE, Processes
 from llm_tasks.prompts import LETTERS, Level
-from llm_tasks.scoring import AnswerEnd, Work, greedy_answers, log_likelihoods
+from llm_tasks.scoring import Work, log_likelihoods
 
 logger = logging.getLogger(__name__)
 

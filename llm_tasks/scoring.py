@@ -1,4 +1,4 @@
-"""The engine that reads language models: log-likelihoods of continuations and greedy answers, at the least cost.
+"""The engine that reads language models, and what it is for first: log-likelihoods of continuations, at the least cost.
 
 What sequences share is computed once. A *trunk* is a beginning that many have in common, such as the examples of an
 MMLU subject: its keys and values are computed by themselves and serve every sequence below, and longer trunks too. What
@@ -17,8 +17,8 @@ import contextlib
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +39,6 @@ TRUNK_TOKENS = 512  # distinct ones that must stand below it: fewer are packed w
 LONGEST_ROW = 1024  # where much is shared with what follows; attention grows with its square
 ROW_TOKENS = (96, 128, 192, 256)  # of a packed row; the longer, the evener rows are filled and the more is attended to
 COSTED_ROWS = 16  # of a batch, where lengths of rows are compared
-ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
-ONE_BY_ONE = 16  # tokens by which prompts of one batch may differ in length: these are fed one by one
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
 FAMILY_TOKENS = 64  # of sequences that share little and are still packed next to each other
 SHARED_AGAIN = 8  # tokens; sequences that share more are never packed apart
@@ -80,7 +78,7 @@ class Scores(NamedTuple):
     work: Work
 
 
-class _Read(NamedTuple):
+class Read(NamedTuple):
     """One sequence that is fed to the model, and the continuations that are read from it.
 
     A continuation's last token is never fed: what predicts it is the position before. Options of one token, such as
@@ -92,12 +90,12 @@ class _Read(NamedTuple):
     targets: list[tuple[int, Continuation]]  # index of the continuation
 
 
-class _Trunk(NamedTuple):
+class Trunk(NamedTuple):
     """A beginning of `length` tokens: what is read right after it, and the longer trunks that begin with it."""
 
     length: int
-    reads: list[_Read]
-    below: list["_Trunk"]
+    reads: list[Read]
+    below: list["Trunk"]
 
     @property
     def example(self) -> Tokens:
@@ -125,14 +123,14 @@ def log_likelihoods(
     for index, continuation in enumerate(continuations):
         if not 1 <= continuation.start < len(continuation.tokens):
             raise ValueError(f"continuation {index}: start {continuation.start} of {len(continuation.tokens)} tokens")
-    reads = _distinct_reads(continuations)
-    engine = _Engine(model, tokens_per_batch, precision, len(continuations), len(reads), share)
-    plan = _plan(reads) if share and shares_prefixes(model) else _Trunk(0, reads, [])
-    with processes.together():
-        engine.score_below(plan, None, engine.own_rows(plan, processes) if processes.count > 1 else None)
-    engine.progress.close()
-    log_likelihood, first_token = processes.merge(engine.log_likelihood), processes.merge(engine.first_token)
-    computed = int(processes.merge(np.array([engine.computed]))[0])
+    reads = distinct_reads(continuations)
+    with tqdm(total=len(reads), desc="scoring", disable=None) as progress:
+        scorer = _Scorer(len(continuations), model, tokens_per_batch, precision, share and packs_rows(model), progress)
+        trunks = plan(reads) if share and shares_prefixes(model) else Trunk(0, reads, [])
+        with processes.together():
+            scorer.feed_below(trunks, None, scorer.own_rows(trunks, processes) if processes.count > 1 else None)
+    log_likelihood, first_token = processes.merge(scorer.log_likelihood), processes.merge(scorer.first_token)
+    computed = int(processes.merge(np.array([scorer.computed]))[0])
     return Scores(log_likelihood, first_token, Work(computed, distinct_tokens(reads)))
 
 
@@ -165,15 +163,15 @@ def projects_on_demand(model: PreTrainedModel) -> bool:
     return not spread and "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
-def _distinct_reads(continuations: Sequence[Continuation]) -> list[_Read]:
+def distinct_reads(continuations: Sequence[Continuation]) -> list[Read]:
     """What has to be fed, sorted by tokens."""
     found: dict[Tokens, list[tuple[int, Continuation]]] = {}
     for index, continuation in enumerate(continuations):
         found.setdefault(continuation.tokens[:-1], []).append((index, continuation))
-    return [_Read(fed, min(own.start for _, own in found[fed]) - 1, found[fed]) for fed in sorted(found)]
+    return [Read(fed, min(own.start for _, own in found[fed]) - 1, found[fed]) for fed in sorted(found)]
 
 
-def distinct_tokens(reads: Sequence[_Read]) -> int:
+def distinct_tokens(reads: Sequence[Read]) -> int:
     """Tokens of the sorted sequences that differ in their place or in what stands before: the least to compute."""
     shared = (common_length(one.fed, other.fed) for one, other in itertools.pairwise(reads))
     return sum(len(read.fed) for read in reads) - sum(shared)
@@ -188,11 +186,11 @@ def common_length(one: Sequence, other: Sequence) -> int:
     return low
 
 
-def _plan(reads: list[_Read]) -> _Trunk:
+def plan(reads: list[Read]) -> Trunk:
     """The trunks of sorted sequences; the outermost is empty."""
     common = [common_length(one.fed, other.fed) for one, other in itertools.pairwise(reads)]
 
-    def divide(low: int, high: int, trunk: _Trunk) -> None:
+    def divide(low: int, high: int, trunk: Trunk) -> None:
         """Hang the sequences low … high - 1, which share the trunk, below it."""
         if high - low == 1:
             trunk.reads.append(reads[low])
@@ -201,25 +199,25 @@ def _plan(reads: list[_Read]) -> _Trunk:
         shared = min(depth, min(read.first for read in reads[low:high]))
         gain = (high - low - 1) * (shared - trunk.length)
         if gain >= TRUNK_GAIN and distinct_tokens(reads[low:high]) - shared >= TRUNK_TOKENS:
-            trunk.below.append(longer := _Trunk(shared, [], []))
+            trunk.below.append(longer := Trunk(shared, [], []))
             trunk = longer
         for part in parts:
             divide(*part, trunk)
 
-    root = _Trunk(0, [], [])
+    root = Trunk(0, [], [])
     if reads:
         divide(0, len(reads), root)
     return root
 
 
-def _node(reads: list[_Read], common: list[int], low: int, high: int) -> tuple[int, list[tuple[int, int]]]:
+def _node(reads: list[Read], common: list[int], low: int, high: int) -> tuple[int, list[tuple[int, int]]]:
     """Of the sorted sequences low … high - 1: how many tokens all share, and the ranges that go on alike."""
     depth = min(common[low : high - 1])
     cuts = [low, *(index + 1 for index in range(low, high - 1) if common[index] == depth), high]
     return depth, list(itertools.pairwise(cuts))
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """Sequences side by side in one row of a batch, what they have in common once: a tree, branch after branch.
 
     Fields, of each token:
@@ -236,7 +234,7 @@ class _Row(NamedTuple):
     reads: list[tuple[int, int, int, bool]]
 
 
-def _pack(reads: list[_Read], before: int, together: bool, width: int) -> list[_Row]:
+def _pack(reads: list[Read], before: int, together: bool, width: int) -> list[Row]:
     """Rows of the sorted sequences from token `before` on, of the length at which they cost least.
 
     Args:
@@ -282,7 +280,7 @@ def _row_cost(length: int, before: int, width: int, key_cost: int = KEY_COST) ->
     return length * (6 * width + key_cost * (before + length))
 
 
-def _families(reads: list[_Read], before: int) -> list[tuple[int, range]]:
+def _families(reads: list[Read], before: int) -> list[tuple[int, range]]:
     """Runs of the sorted sequences that stay next to each other, and how many tokens each run takes.
 
     Neighbours that share more than SHARED_AGAIN tokens stay together up to LONGEST_ROW, others up to FAMILY_TOKENS.
@@ -300,9 +298,9 @@ def _families(reads: list[_Read], before: int) -> list[tuple[int, range]]:
     return found
 
 
-def _row(reads: list[_Read], before: int) -> _Row:
+def _row(reads: list[Read], before: int) -> Row:
     """The sorted sequences from token `before` on, side by side."""
-    row = _Row([], [], [], [])
+    row = Row([], [], [], [])
     path: list[int] = []  # places in the row of the last sequence's tokens
     for index, read in enumerate(reads):
         shared = max(common_length(reads[index - 1].fed, read.fed) - before, 0) if index else 0
@@ -322,78 +320,67 @@ def _row(reads: list[_Read], before: int) -> _Row:
 class _PrefixLayer(DynamicLayer):
     """A layer's keys and values of earlier tokens: one row, read by every row of any batch, and never grown.
 
-    All that the batch attends to, with its own keys and values, stays in `seen` where it is to be kept.
+    Those of the batch itself stay in `own` where they are to be kept.
     """
 
     def __init__(self, held: tuple[Tensor, Tensor] | None, keep: bool) -> None:
         super().__init__()
         self.is_initialized = True
-        self._held, self._keep = held, keep
-        self.seen: tuple[Tensor, Tensor] | None = None
+        self.held, self._keep = held, keep
+        self.own: tuple[Tensor, Tensor] | None = None
 
     def get_seq_length(self) -> int:
-        return self._held[0].shape[-2] if self._held else 0
+        return self.held[0].shape[-2] if self.held else 0
 
     def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        if self._held:
-            before = (held.expand(len(keys), -1, -1, -1) for held in self._held)
-            keys, values = (torch.cat(pair, dim=-2) for pair in zip(before, (keys, values), strict=True))
         if self._keep:
-            self.seen = keys, values
-        return keys, values
+            self.own = keys, values
+        return _joined(self.held, (keys, values))
 
 
-class _GrowingLayer(DynamicLayer):
-    """A layer's keys and values in one buffer that is filled in place: nothing is copied from step to step."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self._capacity, self._length = capacity, 0
-
-    def lazy_initialization(self, keys: Tensor, values: Tensor) -> None:
-        rows, heads, _, width = keys.shape
-        self.keys = keys.new_empty(rows, heads, self._capacity, width)
-        self.values = values.new_empty(rows, heads, self._capacity, values.shape[-1])
-        self.is_initialized = True
-
-    def get_seq_length(self) -> int:
-        return self._length
-
-    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
-        end = self._length + keys.shape[-2]
-        self.keys[:, :, self._length : end] = keys
-        self.values[:, :, self._length : end] = values
-        self._length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def select(self, rows: Tensor) -> None:
-        rows = rows.to(self.keys.device)
-        self.keys, self.values = self.keys[rows], self.values[rows]
+def _joined(held: tuple[Tensor, Tensor] | None, own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Keys and values of every row, behind those that all rows share."""
+    if held is None:
+        return own
+    keys, values = (
+        torch.cat([some.expand(len(more), -1, -1, -1), more], dim=-2) for some, more in zip(held, own, strict=True)
+    )
+    return keys, values
 
 
-def _any_own(trunk: _Trunk, own: OwnRows) -> bool:
+def _any_own(trunk: Trunk, own: OwnRows) -> bool:
     """Whether any row below a trunk is to be computed here."""
     return id(trunk) in own or any(_any_own(longer, own) for longer in trunk.below)
 
 
-class _Engine:
-    """The model, the budget of a batch, and what has been read so far."""
+class Engine:
+    """Feeds sequences to a model in batches of a budget; what is done with the logits, a subclass says in `_collect`.
 
-    def __init__(
-        self, model: PreTrainedModel, budget: int, precision: str, continuations: int, reads: int, share: bool
-    ) -> None:
+    Args:
+        packs: whether sequences stand side by side in a row.
+        progress: told of the sequences that were fed.
+    """
+
+    _keeps_own = False  # keys and values of a batch, for _collect
+
+    def __init__(self, model: PreTrainedModel, budget: int, precision: str, packs: bool, progress: tqdm) -> None:
         self._model, self._budget, self._precision = model, budget, precision
         self._config = model.config.get_text_config()
         self._reads_only = projects_on_demand(model)
-        self._packs = share and packs_rows(model)
-        self.log_likelihood = np.zeros(continuations)
-        self.first_token = np.zeros(continuations, dtype=np.int64)
+        self._packs, self._progress = packs, progress
         self.computed = 0
-        self.progress = tqdm(total=reads, desc="scoring", disable=None)
 
-    def score_below(self, trunk: _Trunk, held: KeysValues | None, own: OwnRows | None) -> None:
+    def _collect(self, rows: list[Row], wanted: np.ndarray, logits: Tensor, cache: Cache | None) -> None:
+        """Take what is to be known of a batch.
+
+        Args:
+            wanted: the places that are read, (rows, tokens).
+            logits: at these, (positions read, vocabulary).
+            cache: of _PrefixLayers, where there is one.
+        """
+        raise NotImplementedError
+
+    def feed_below(self, trunk: Trunk, held: KeysValues | None, own: OwnRows | None) -> None:
         """Everything that begins with a trunk, whose keys and values are `held`; of `own` rows alone if given."""
         rows = self._rows(trunk)
         if own is not None:
@@ -403,16 +390,17 @@ class _Engine:
             # The longest first: if memory runs out, then at the beginning.
             some, rows = rows[-count:], rows[:-count]
             self._read(some, trunk.length, held)
-        self.progress.update(len(trunk.reads))
+        self._progress.update(len(trunk.reads))
         for longer in trunk.below:
             if own is not None and not _any_own(longer, own):
                 continue
             cache = self._cache(held, keep=True)
             ids = torch.tensor([longer.example[trunk.length : longer.length]])
             self._logits(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
-            self.score_below(longer, [layer.seen for layer in cache.layers], own)
+            joined = [_joined(layer.held, layer.own) for layer in cache.layers]
+            self.feed_below(longer, joined, own)
 
-    def own_rows(self, root: _Trunk, processes: Processes) -> OwnRows:
+    def own_rows(self, root: Trunk, processes: Processes) -> OwnRows:
         """Of every trunk, the rows that this process computes: whole batches, of neighbouring trunks.
 
         A trunk at a cut is computed twice; in return nothing else is.
@@ -420,7 +408,7 @@ class _Engine:
         batches: list[tuple[int, int, int]] = []  # trunk, first and last row, in the order of computing
         costs: list[int] = []
 
-        def visit(trunk: _Trunk, before: int) -> None:
+        def visit(trunk: Trunk, before: int) -> None:
             rows, cost = self._rows(trunk), trunk.length - before
             while rows:
                 count = self._fitting(rows)
@@ -437,12 +425,12 @@ class _Engine:
             own[trunk] = slice(start, own[trunk].stop if trunk in own else stop)
         return own
 
-    def _rows(self, trunk: _Trunk) -> list[_Row]:
+    def _rows(self, trunk: Trunk) -> list[Row]:
         """What is below a trunk and no longer one, from short to long."""
         rows = _pack(trunk.reads, trunk.length, self._packs, self._config.hidden_size)
         return sorted(rows, key=lambda row: len(row.tokens))
 
-    def _fitting(self, rows: list[_Row]) -> int:
+    def _fitting(self, rows: list[Row]) -> int:
         """How many of the longest rows, at the end, go into one batch."""
         width, read = len(rows[-1].tokens), 0
         for count, row in enumerate(reversed(rows), start=1):
@@ -452,7 +440,7 @@ class _Engine:
                 return count - 1
         return len(rows)
 
-    def _read(self, rows: list[_Row], before: int, held: KeysValues | None) -> None:
+    def _read(self, rows: list[Row], before: int, held: KeysValues | None) -> None:
         """Read the rows at once, or in halves where memory runs out; the budget shrinks with them, for good."""
         try:
             self._read_at_once(rows, before, held)
@@ -465,7 +453,7 @@ class _Engine:
         for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
             self._read(part, before, held)
 
-    def _read_at_once(self, rows: list[_Row], before: int, held: KeysValues | None) -> None:
+    def _read_at_once(self, rows: list[Row], before: int, held: KeysValues | None) -> None:
         longest = max(len(row.tokens) for row in rows)
         # A packed row's padding has a position of its own; elsewhere it could go beyond those that the model has.
         shape = len(rows), _fast_length(longest, before, self._config.hidden_size) if self._packs else longest
@@ -480,14 +468,15 @@ class _Engine:
             positions = torch.from_numpy(depths).to(self._model.device)
             masks = self._masks(torch.from_numpy(ends).to(self._model.device), positions, before)
             more = {"position_ids": positions, "attention_mask": masks}
-        cache = self._cache(held, keep=False) if held else None
-        self._collect(rows, wanted, self._logits(torch.from_numpy(ids), torch.from_numpy(wanted), cache, **more))
+        cache = self._cache(held, self._keeps_own) if held or self._keeps_own else None
+        logits = self._logits(torch.from_numpy(ids), torch.from_numpy(wanted), cache, **more)
+        self._collect(rows, wanted, logits, cache)
 
     def _masks(self, ends: Tensor, depths: Tensor, before: int) -> Tensor | dict[str, Tensor]:
         """Which tokens each token sees: those before the row, and those that its branch hangs from.
 
         Args:
-            ends, depths: as _Row has them, (rows, tokens).
+            ends, depths: as Row has them, (rows, tokens).
             before: tokens that stand before every row.
         Returns:
             (rows, 1, tokens, before + tokens); by kind of layer where a model's layers do not all see equally far.
@@ -497,16 +486,20 @@ class _Engine:
         # What pads a row sees itself too: attention to nothing is NaN.
         inside |= torch.eye(len(place), dtype=torch.bool, device=ends.device)
         sees = torch.nn.functional.pad(inside, (before, 0), value=True)
-        window = _window(self._config)
+        window = sliding_window(self._config)
         if window is None or int(depths.max()) < window:
             return self._as_attention(sees)
         earlier = torch.arange(before, device=ends.device).expand(len(ends), -1)
         distance = depths[:, :, None] - torch.cat([earlier, depths], dim=1)[:, None, :]
-        near = self._as_attention(sees & (distance < window))
+        return self._by_kind(sees, sees & (distance < window))
+
+    def _by_kind(self, sees: Tensor, near: Tensor) -> Tensor | dict[str, Tensor]:
+        """What layers that see all are given, and those that see what is `near`."""
         kinds = set(getattr(self._config, "layer_types", None) or ["sliding_attention"])
+        sliding = self._as_attention(near)
         if kinds == {"sliding_attention"}:
-            return near
-        return {"full_attention": self._as_attention(sees), "sliding_attention": near}
+            return sliding
+        return {"full_attention": self._as_attention(sees), "sliding_attention": sliding}
 
     def _as_attention(self, sees: Tensor) -> Tensor:
         """What is added to the products of queries and keys, (rows, 1, tokens, tokens seen or hidden)."""
@@ -514,7 +507,31 @@ class _Engine:
         hidden = torch.finfo(dtype).min
         return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, hidden)[:, None]
 
-    def _collect(self, rows: list[_Row], wanted: np.ndarray, logits: Tensor) -> None:
+    def _cache(self, held: KeysValues | None, keep: bool) -> Cache:
+        layers = range(self._config.num_hidden_layers)
+        return Cache(layers=[_PrefixLayer(held[index] if held else None, keep) for index in layers])
+
+    def _logits(self, ids: Tensor, wanted: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
+        """Logits at the wanted positions, (number of them, vocabulary)."""
+        device = self._model.device
+        self.computed += ids.numel()
+        ids, wanted = ids.to(device), wanted.to(device)
+        if self._reads_only:
+            more["logits_to_keep"] = wanted
+        with torch.no_grad(), autocast(self._precision, device.type, self._model.dtype), _grouped_heads(device):
+            logits = self._model(ids, past_key_values=cache, use_cache=cache is not None, **more).logits
+        return logits if self._reads_only else logits[wanted]
+
+
+class _Scorer(Engine):
+    """Adds up log-likelihoods, (continuations,), and notes what is most likely first."""
+
+    def __init__(self, continuations: int, *engine: Any) -> None:
+        super().__init__(*engine)
+        self.log_likelihood = np.zeros(continuations)
+        self.first_token = np.zeros(continuations, dtype=np.int64)
+
+    def _collect(self, rows: list[Row], wanted: np.ndarray, logits: Tensor, cache: Cache | None) -> None:
         """Add up what the continuations ask of the logits, (positions read, vocabulary)."""
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
         asked = [
@@ -536,21 +553,6 @@ class _Engine:
         top = torch.cat([logits[part].argmax(dim=-1) for part in parts])
         self.first_token[owners[is_first]] = top.cpu().numpy()[which]
 
-    def _cache(self, held: KeysValues | None, keep: bool) -> Cache:
-        layers = range(self._config.num_hidden_layers)
-        return Cache(layers=[_PrefixLayer(held[index] if held else None, keep) for index in layers])
-
-    def _logits(self, ids: Tensor, wanted: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
-        """Logits at the wanted positions, (number of them, vocabulary)."""
-        device = self._model.device
-        self.computed += ids.numel()
-        ids, wanted = ids.to(device), wanted.to(device)
-        if self._reads_only:
-            more["logits_to_keep"] = wanted
-        with torch.no_grad(), autocast(self._precision, device.type, self._model.dtype), _grouped_heads(device):
-            logits = self._model(ids, past_key_values=cache, use_cache=cache is not None, **more).logits
-        return logits if self._reads_only else logits[wanted]
-
 
 def _log_sums(logits: Tensor, at_once: int) -> Tensor:
     """Float32 logsumexp of every row, of `at_once` rows at a time in one place, which a processor's cache holds."""
@@ -569,7 +571,7 @@ def _fast_length(tokens: int, before: int, width: int) -> int:
     return even if _row_cost(even, before, width) < _row_cost(tokens, before, width, ODD_KEY_COST) else tokens
 
 
-def _window(config: PretrainedConfig) -> int | None:
+def sliding_window(config: PretrainedConfig) -> int | None:
     """How many tokens, its own included, a token of a sliding layer sees; None without such layers."""
     kinds = getattr(config, "layer_types", None)
     if getattr(config, "use_sliding_window", True) is False or (kinds and "sliding_attention" not in kinds):
@@ -603,151 +605,3 @@ def release_memory(device: torch.device) -> None:
     """Give back what the allocator of a GPU keeps."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-class AnswerEnd(NamedTuple):
-    """Where a generated answer ends.
-
-    Fields:
-        max_new_tokens: longest answer, at least 1.
-        is_finished: of the tokens chosen so far; asked after each.
-        min_new_tokens: none of `ends` is chosen before an answer has so many.
-        ends: the tokens that end a text.
-    """
-
-    max_new_tokens: int
-    is_finished: Callable[[list[int]], bool]
-    min_new_tokens: int = 0
-    ends: tuple[int, ...] = ()
-
-
-def greedy_answers(
-    model: PreTrainedModel, prompts: Sequence[Tokens], end: AnswerEnd, tokens_per_batch: int, precision: str = "no",
-    processes: Processes = ALONE,
-) -> tuple[list[list[int]], Work]:  # fmt: skip
-    """The most likely token after each prompt, again and again until an answer is finished.
-
-    Prompts of similar length go together. As many tokens as the shortest one has are fed at once; after that each row
-    is fed one, its own as long as it has any, then the one the model chose: rows are always of one length.
-
-    Args:
-        tokens_per_batch, precision, processes: as for log_likelihoods.
-    Returns:
-        Tokens of each answer with the one that finished it, and the tokens that were computed; every fed one is counted
-        as distinct.
-    """
-    distinct = sorted(set(prompts), key=lambda prompt: (len(prompt), prompt))
-    budget = ANSWERS_AT_ONCE * tokens_per_batch
-    own = distinct if processes.count == 1 else _own_prompts(distinct, end.max_new_tokens, budget, processes)
-    with processes.together():
-        answers, computed = _answer_all(model, own, end, budget, precision)
-    if processes.count > 1:
-        answers = _merge_answers(distinct, answers, end.max_new_tokens, processes)
-        computed = int(processes.merge(np.array([computed]))[0])
-    fed = sum(len(prompt) + len(answer) - 1 for prompt, answer in answers.items())
-    return [answers[prompt] for prompt in prompts], Work(computed, fed)
-
-
-def _batch_start(prompts: list[Tokens], max_new_tokens: int, budget: int) -> int:
-    """Where the batch of the longest prompts begins, of prompts sorted by length."""
-    longest = len(prompts[-1])
-    count = max(1, budget // (longest + max_new_tokens))
-    return max(len(prompts) - count, bisect.bisect_left(prompts, longest - ONE_BY_ONE, key=len))
-
-
-def _own_prompts(distinct: list[Tokens], max_new_tokens: int, budget: int, processes: Processes) -> list[Tokens]:
-    """The prompts that this process answers: whole batches, neighbours."""
-    batches: list[list[Tokens]] = []
-    while distinct:
-        first = _batch_start(distinct, max_new_tokens, budget)
-        batches.append(distinct[first:])
-        distinct = distinct[:first]
-    part = processes.own_part([sum(len(prompt) + max_new_tokens for prompt in batch) for batch in batches])
-    return [prompt for batch in reversed(batches[part.start : part.stop]) for prompt in batch]
-
-
-def _merge_answers(
-    distinct: list[Tokens], own: dict[Tokens, list[int]], max_new_tokens: int, processes: Processes
-) -> dict[Tokens, list[int]]:
-    """The answers of all processes; 0 stands for no token while they are exchanged."""
-    table = np.zeros((len(distinct), max_new_tokens), dtype=np.int64)
-    for row, prompt in zip(table, distinct, strict=True):
-        answer = own.get(prompt, [])
-        row[: len(answer)] = np.add(answer, 1)
-    merged = processes.merge(table)
-    return {prompt: (row[row > 0] - 1).tolist() for prompt, row in zip(distinct, merged, strict=True)}
-
-
-def _answer_all(
-    model: PreTrainedModel, distinct: list[Tokens], end: AnswerEnd, budget: int, precision: str
-) -> tuple[dict[Tokens, list[int]], int]:
-    """Answers to prompts sorted by length, and how many tokens were computed."""
-    answers: dict[Tokens, list[int]] = {}
-    computed = 0
-    progress = tqdm(total=len(distinct), desc="answers", disable=None)
-    while distinct:
-        first = _batch_start(distinct, end.max_new_tokens, budget)
-        some, distinct = distinct[first:], distinct[:first]
-        try:
-            found, cost = _answer_batch(model, some, end, precision)
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or len(some) == 1:
-                raise
-            distinct, budget = [*distinct, *some], budget // 2
-            release_memory(model.device)
-            continue
-        answers |= dict(zip(some, found, strict=True))
-        computed += cost
-        progress.update(len(some))
-    progress.close()
-    return answers, computed
-
-
-def _answer_batch(
-    model: PreTrainedModel, prompts: Sequence[Tokens], end: AnswerEnd, precision: str
-) -> tuple[list[list[int]], int]:
-    shortest = min(map(len, prompts))
-    capacity = max(map(len, prompts)) + end.max_new_tokens
-    layers = [_GrowingLayer(capacity) for _ in range(model.config.get_text_config().num_hidden_layers)]
-    cache = Cache(layers=layers) if shares_prefixes(model) else None  # without it every step feeds all tokens again
-    reads_only = projects_on_demand(model)
-    answers: list[list[int]] = [[] for _ in prompts]
-    active = list(range(len(prompts)))
-    ids = torch.tensor([prompt[:shortest] for prompt in prompts], device=model.device)
-    fed, computed = shortest, 0
-    while True:
-        last = torch.zeros_like(ids, dtype=torch.bool)
-        last[:, -1] = True
-        # A mask, not logits_to_keep=1: that keeps a strided slice, for which a processor copies the output layer's
-        # weights once per row.
-        keep = {"logits_to_keep": last} if reads_only else {}
-        with torch.no_grad(), autocast(precision, model.device.type, model.dtype):
-            logits = model(ids, past_key_values=cache, use_cache=cache is not None, **keep).logits
-        logits = logits if reads_only else logits[last]
-        computed += ids.numel()
-        if logits.isnan().any():
-            raise FloatingPointError("the model's logits are NaN")
-        early = [row for row, index in enumerate(active) if len(answers[index]) < end.min_new_tokens]
-        if early and end.ends:
-            logits[torch.tensor(early)[:, None], list(end.ends)] = -torch.inf
-        chosen = logits.argmax(dim=-1).tolist()
-        following = []
-        for index, token in zip(active, chosen, strict=True):
-            prompt = prompts[index]
-            if fed < len(prompt):
-                following.append(prompt[fed])
-            else:
-                answers[index].append(token)
-                done = len(answers[index]) == end.max_new_tokens or end.is_finished(answers[index])
-                following.append(None if done else token)
-        fed += 1
-        kept = [row for row, token in enumerate(following) if token is not None]
-        if not kept:
-            return answers, computed
-        rows = torch.tensor(kept, device=model.device)
-        if cache is not None and len(kept) < len(active):
-            for layer in layers:
-                layer.select(rows)
-        active = [active[row] for row in kept]
-        new = torch.tensor([[following[row]] for row in kept], device=model.device)
-        ids = new if cache is not None else torch.cat([ids[rows], new], dim=1)

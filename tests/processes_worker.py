@@ -7,10 +7,10 @@ import torch
 
 from llm_tasks import setting2_option_count
 from llm_tasks.processes import join
-from llm_tasks.scoring import _Engine
+from llm_tasks.scoring import Engine
 
 FAILING_CALL = 2  # of the evaluation: the second run
-own_rows, calls = _Engine.own_rows, []
+own_rows, calls = Engine.own_rows, []
 
 
 def failing(*arguments: object) -> object:
@@ -33,5 +33,5 @@ def check_exchange() -> None:
 
 if __name__ == "__main__":
     check_exchange()
-    _Engine.own_rows = failing
+    Engine.own_rows = failing
     sys.exit(setting2_option_count.main(sys.argv[1:]))

@@ -148,8 +148,8 @@ def test_generated_answers_by_hand(model: PreTrainedModel, tokenizer: PreTrained
     }  # fmt: skip
     assert (found.levels[0]["score"], found.levels[0]["chance"], found.levels[0]["metric"]) == (0.4, 0.0, "exact_match")
     assert found.items["score"].tolist() == found.items["level0_exact_match"].tolist() == [1, 1, 0, 0, 0]
-    # Of each, the prompt and all of the answer but its last token.
-    assert found.facts["tokens_distinct"] == (1 + 1) + (2 + 2) + (1 + 0) + (1 + 3) + (1 + 0)
+    # Of each, the prompt and all of the answer but its last token; "name" is fed once.
+    assert found.facts["tokens_distinct"] == (1 + 1) + (1 + 2) + (1 + 0) + (1 + 3) + (1 + 0)
 
 
 @pytest.mark.parametrize(

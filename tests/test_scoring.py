@@ -10,8 +10,9 @@ from conftest import decoder_configs
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, PreTrainedModel
 
 from llm_tasks import scoring
+from llm_tasks.greedy import AnswerEnd, greedy_answers
 from llm_tasks.processes import Processes
-from llm_tasks.scoring import AnswerEnd, Continuation, greedy_answers, log_likelihoods
+from llm_tasks.scoring import Continuation, log_likelihoods
 
 VOCABULARY = 40
 ARCHITECTURES = decoder_configs()
@@ -102,7 +103,7 @@ def test_only_distinct_tokens_are_computed(monkeypatch: pytest.MonkeyPatch):
 
 def test_rows_are_filled_and_hold_trees():
     asked = continuations(subjects=1, questions=40, prefix=4)
-    reads = scoring._distinct_reads(asked)
+    reads = scoring.distinct_reads(asked)
     rows = scoring._pack(reads, 4, together=True, width=16)
     assert sum(len(row.reads) for row in rows) == sum(len(tokens) - start for tokens, start in asked)
     full = max(len(row.tokens) for row in rows)
@@ -203,43 +204,6 @@ def test_nothing_asked_is_nothing_computed():
     assert greedy_answers(model, [], AnswerEnd(3, lambda tokens: False), tokens_per_batch=8) == ([], (0, 0))
 
 
-def greedy_twin(model: PreTrainedModel, prompt: tuple[int, ...], end: AnswerEnd) -> list[int]:
-    answer: list[int] = []
-    while len(answer) < end.max_new_tokens and not (answer and end.is_finished(answer)):
-        with torch.no_grad():
-            logits = model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0, -1]
-        if len(answer) < end.min_new_tokens:
-            logits[list(end.ends)] = -torch.inf
-        answer.append(logits.argmax().item())
-    return answer
-
-
-@pytest.mark.parametrize("name", [*ARCHITECTURES, "mamba"])
-def test_greedy_answers_are_those_of_one_prompt_at_a_time(name: str):
-    draw = random.Random(0)
-    if name == "mamba":
-        torch.manual_seed(0)
-        config = MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2)
-        model = AutoModelForCausalLM.from_config(config).eval()
-    else:
-        model = make_model(name)
-    prompts = [tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, 12))) for _ in range(9)]
-    prompts.append(prompts[0])
-
-    def ends(answer: list[int]) -> bool:
-        return answer[-1] < 8
-
-    end = AnswerEnd(5, ends)
-    found, work = greedy_answers(model, prompts, end, tokens_per_batch=60)
-    assert found == [greedy_twin(model, prompt, end) for prompt in prompts]
-    assert {len(answer) for answer in found} != {5}  # some ended by themselves
-    assert work.computed >= work.distinct
-    longer = AnswerEnd(5, ends, min_new_tokens=3, ends=tuple(range(8)))
-    later, _ = greedy_answers(model, prompts, longer, tokens_per_batch=60)
-    assert later == [greedy_twin(model, prompt, longer) for prompt in prompts]
-    assert later != found and min(map(len, later)) > 3  # three tokens, then one that ends
-
-
 def test_the_output_layer_reads_no_strided_rows():
     """On a processor it would copy its weights for every row: 71 s and 14 GB for 254 prompts of a 135M model."""
     model, layouts = make_model("llama"), []
@@ -280,22 +244,6 @@ def test_rows_as_long_as_the_model_takes_grow_past_no_learned_position(share: bo
     assert found.log_likelihood[0] == pytest.approx(expected, abs=1e-4)
 
 
-def test_prompts_of_very_different_length_are_not_fed_one_by_one():
-    model = make_model("llama")
-    calls, forward = [], model.forward
-
-    @functools.wraps(forward)
-    def counted(ids: torch.Tensor, **options: object) -> object:
-        calls.append(tuple(ids.shape))
-        return forward(ids, **options)
-
-    model.forward = counted
-    prompts = [(1, 2, 3), tuple(range(3, 35)), tuple(range(2, 37))]
-    found, _ = greedy_answers(model, prompts, AnswerEnd(1, lambda tokens: True), tokens_per_batch=10**6)
-    assert [len(answer) for answer in found] == [1, 1, 1]
-    assert sorted(calls) == [(1, 1), (1, 1), (1, 1), (1, 3), (2, 32)]  # the longest by itself three times, 32 to 35
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_a_gpu_scores_as_the_processor(name: str):
@@ -320,19 +268,3 @@ def test_processes_divide_the_batches_of_one_among_them(name: str, count: int, m
     assert np.array_equal(sum(part.first_token for part in parts), alone.first_token)
     assert sum(np.count_nonzero(part.log_likelihood) for part in parts) == len(asked)
     assert sum(part.work.computed for part in parts) <= alone.work.computed + (count - 1) * 12
-
-
-@pytest.mark.parametrize("count", [2, 3, 50])
-def test_processes_divide_the_answers_of_one_among_them(count: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Processes, "merge", lambda self, values: tables.append(values) or values)
-    model, draw = make_model("llama"), random.Random(3)
-    prompts = [tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, 20))) for _ in range(11)]
-    options = {"end": AnswerEnd(3, lambda tokens: tokens[-1] < 9), "tokens_per_batch": 10}
-    tables: list[np.ndarray] = []
-    alone, _ = greedy_answers(model, prompts, **options)
-    tables.clear()
-    for index in range(count):
-        greedy_answers(model, prompts, **options, processes=Processes(index, count))
-    table = sum(table for table in tables if table.ndim == 2)
-    rows = dict(zip(sorted(set(prompts), key=lambda prompt: (len(prompt), prompt)), table, strict=True))
-    assert [(rows[prompt][rows[prompt] > 0] - 1).tolist() for prompt in prompts] == alone

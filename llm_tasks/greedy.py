@@ -1,0 +1,327 @@
+"""Greedy answers of language models: prompts are fed as in scoring.py, what they have in common once, then written on.
+
+Prompts of any length are answered together. Their keys and values end at the same column of a buffer, so that all
+answers grow in step; what stands before the shorter ones is masked.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+from llm_tasks.processes import ALONE, Processes
+from llm_tasks.scoring import (
+    Continuation,
+    Engine,
+    Read,
+    Row,
+    Tokens,
+    Work,
+    common_length,
+    distinct_reads,
+    distinct_tokens,
+    is_out_of_memory,
+    packs_rows,
+    plan,
+    release_memory,
+    shares_prefixes,
+    sliding_window,
+)
+
+ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
+NO_TOKEN = 0  # stands behind a prompt, to be predicted
+
+
+class AnswerEnd(NamedTuple):
+    """Where a generated answer ends.
+
+    Fields:
+        max_new_tokens: longest answer, at least 1.
+        is_finished: of the tokens chosen so far; asked after each.
+        min_new_tokens: none of `ends` is chosen before an answer has so many.
+        ends: the tokens that end a text.
+    """
+
+    max_new_tokens: int
+    is_finished: Callable[[list[int]], bool]
+    min_new_tokens: int = 0
+    ends: tuple[int, ...] = ()
+
+
+def greedy_answers(
+    model: PreTrainedModel, prompts: Sequence[Tokens], end: AnswerEnd, tokens_per_batch: int, precision: str = "no",
+    processes: Processes = ALONE,
+) -> tuple[list[list[int]], Work]:  # fmt: skip
+    """The most likely token after each prompt, again and again until an answer is finished.
+
+    Args:
+        prompts: in any order, none empty; equal ones and equal beginnings are computed once.
+        tokens_per_batch, precision, processes: as for log_likelihoods; keys and values of ANSWERS_AT_ONCE times so many
+            tokens are held.
+    Returns:
+        Tokens of each answer with the one that finished it, and the tokens that were computed.
+    """
+    distinct = sorted(set(prompts))
+    together = packs_rows(model)
+    batches = list(_batches(distinct, end.max_new_tokens, ANSWERS_AT_ONCE * tokens_per_batch, together))
+    costs = [sum(len(prompt) + end.max_new_tokens for prompt in batch) for batch in batches]
+    own = batches if processes.count == 1 else [batches[index] for index in processes.own_part(costs)]
+    with processes.together():
+        answers, computed = _answer_all(model, own, end, tokens_per_batch, precision)
+    if processes.count > 1:
+        answers = _merge_answers(distinct, answers, end.max_new_tokens, processes)
+        computed = int(processes.merge(np.array([computed]))[0])
+    fed = distinct_tokens(_as_reads(distinct)) + sum(len(answer) - 1 for answer in answers.values())
+    return [answers[prompt] for prompt in prompts], Work(computed, fed)
+
+
+def _as_reads(prompts: Iterable[Tokens]) -> list[Read]:
+    return distinct_reads([Continuation((*prompt, NO_TOKEN), len(prompt)) for prompt in prompts])
+
+
+def _batches(distinct: list[Tokens], max_new_tokens: int, budget: int, together: bool) -> Iterator[list[Tokens]]:
+    """Sorted prompts in batches that are answered together, from short to long.
+
+    Prompts that share more than half of what they do not all share, such as questions about one text, stay next to each
+    other. Without `together`, all prompts of a batch have one length.
+    """
+    if together:
+        common = common_length(distinct[0], distinct[-1]) if distinct else 0
+        families: list[list[Tokens]] = []
+        for prompt in distinct:
+            shared = common_length(families[-1][-1], prompt) - common if families else 0
+            if families and 2 * shared > len(prompt) - common:
+                families[-1].append(prompt)
+            else:
+                families.append([prompt])
+        families.sort(key=lambda family: max(map(len, family)))
+        ordered = [list(itertools.chain.from_iterable(families))]
+    else:
+        ordered = [list(same) for _, same in itertools.groupby(sorted(distinct, key=len), key=len)]
+    for prompts in ordered:
+        batch: list[Tokens] = []
+        longest = 0
+        for prompt in prompts:
+            longest = max(longest, len(prompt))
+            if batch and (len(batch) + 1) * (longest + max_new_tokens) > budget:
+                yield batch
+                batch, longest = [], len(prompt)
+            batch.append(prompt)
+        if batch:
+            yield batch
+
+
+def _merge_answers(
+    distinct: list[Tokens], own: dict[Tokens, list[int]], max_new_tokens: int, processes: Processes
+) -> dict[Tokens, list[int]]:
+    """The answers of all processes; 0 stands for no token while they are exchanged."""
+    table = np.zeros((len(distinct), max_new_tokens), dtype=np.int64)
+    for row, prompt in zip(table, distinct, strict=True):
+        answer = own.get(prompt, [])
+        row[: len(answer)] = np.add(answer, 1)
+    merged = processes.merge(table)
+    return {prompt: (row[row > 0] - 1).tolist() for prompt, row in zip(distinct, merged, strict=True)}
+
+
+def _answer_all(
+    model: PreTrainedModel, batches: list[list[Tokens]], end: AnswerEnd, tokens_per_batch: int, precision: str
+) -> tuple[dict[Tokens, list[int]], int]:
+    """Answers to the prompts of all batches, and how many tokens were computed; the longest go first."""
+    answers: dict[Tokens, list[int]] = {}
+    computed = 0
+    writes = _Together if packs_rows(model) else _Apart
+    with tqdm(total=sum(map(len, batches)), desc="answers", disable=None) as progress:
+        while batches:
+            *batches, some = batches
+            writer = writes(some, end.max_new_tokens, model, tokens_per_batch, precision, progress)
+            try:
+                found = _write(writer, len(some), end)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or len(some) == 1:
+                    raise
+                found = None
+            if found is None:  # here, where nothing holds the writer any more
+                del writer
+                release_memory(model.device)
+                batches = [half for batch in (*batches, some) for half in _halves(batch)]
+                tokens_per_batch = max(1, tokens_per_batch // 2)
+                continue
+            answers |= dict(zip(some, found, strict=True))
+            computed += writer.computed
+    return answers, computed
+
+
+def _halves(batch: list[Tokens]) -> list[list[Tokens]]:
+    middle = (len(batch) + 1) // 2
+    return [half for half in (batch[:middle], batch[middle:]) if half]
+
+
+def _write(writer: "_Writer", count: int, end: AnswerEnd) -> list[list[int]]:
+    """The answers to a batch of prompts, those that are finished left out from step to step."""
+    answers: list[list[int]] = [[] for _ in range(count)]
+    active = list(range(count))
+    logits = writer.start()
+    while True:
+        if logits.isnan().any():
+            raise FloatingPointError("the model's logits are NaN")
+        early = [row for row, index in enumerate(active) if len(answers[index]) < end.min_new_tokens]
+        if early and end.ends:
+            logits[torch.tensor(early)[:, None], list(end.ends)] = -torch.inf
+        chosen = logits.argmax(dim=-1)
+        kept = []
+        for row, (index, token) in enumerate(zip(active, chosen.tolist(), strict=True)):
+            answers[index].append(token)
+            if len(answers[index]) < end.max_new_tokens and not end.is_finished(answers[index]):
+                kept.append(row)
+        if not kept:
+            return answers
+        active = [active[row] for row in kept]
+        logits = writer.go_on(chosen, torch.tensor(kept, device=chosen.device))
+
+
+class _GrowingLayer(DynamicLayer):
+    """A layer's keys and values in one buffer that is filled in place: nothing is copied from step to step."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self._capacity, self._length = capacity, 0
+
+    def lazy_initialization(self, keys: Tensor, values: Tensor) -> None:
+        self.open(len(keys), 0, keys, values)
+
+    def open(self, rows: int, length: int, keys: Tensor, values: Tensor) -> None:
+        """Make room for so many rows of such keys and values; `length` columns of zeros count as filled."""
+        self.keys = keys.new_zeros(rows, keys.shape[1], self._capacity, keys.shape[-1])
+        self.values = values.new_zeros(rows, values.shape[1], self._capacity, values.shape[-1])
+        self._length, self.is_initialized = length, True
+
+    def get_seq_length(self) -> int:
+        return self._length
+
+    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        end = self._length + keys.shape[-2]
+        self.keys[:, :, self._length : end] = keys
+        self.values[:, :, self._length : end] = values
+        self._length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        rows = rows.to(self.keys.device)
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+class _Writer(Engine):
+    """A batch of prompts, fed at the start, and the answers behind them, fed token by token."""
+
+    def __init__(
+        self, prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str,
+        progress: tqdm,
+    ) -> None:  # fmt: skip
+        super().__init__(model, budget, precision, packs_rows(model), progress)
+        self._prompts = prompts
+        self._longest = max(map(len, prompts))
+        capacity = self._longest + max_new_tokens
+        self._layers = [_GrowingLayer(capacity) for _ in range(self._config.num_hidden_layers)]
+
+    def start(self) -> Tensor:
+        """Logits after each prompt, (prompts, vocabulary)."""
+        raise NotImplementedError
+
+    def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """Logits after one more token.
+
+        Args:
+            tokens: what was chosen, (answers that were fed before,).
+            rows: those of them that go on, (answers,), in order.
+        Returns:
+            (answers, vocabulary).
+        """
+        raise NotImplementedError
+
+    def _after_last(self, ids: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
+        # A mask, not logits_to_keep=1: that keeps a strided slice, for which a processor copies the output layer's
+        # weights once per row.
+        last = torch.zeros_like(ids, dtype=torch.bool)
+        last[:, -1] = True
+        return self._logits(ids, last, cache, **more)
+
+
+class _Together(_Writer):
+    """Prompts of any length, fed side by side in packed rows."""
+
+    _keeps_own = True
+
+    def start(self) -> Tensor:
+        device = self._model.device
+        self._lengths = torch.tensor(list(map(len, self._prompts)), device=device)  # of prompts still to be answered
+        self._first: Tensor | None = None
+        self.feed_below(plan(_as_reads(self._prompts)), None, None)
+        return self._first
+
+    def _collect(self, rows: list[Row], wanted: np.ndarray, logits: Tensor, cache: Cache | None) -> None:
+        """Put keys and values of each prompt at the end of its row of the buffers, and keep the logits after it."""
+        found = [(index, place, owner) for index, row in enumerate(rows) for place, _, owner, _ in row.reads]
+        index, place, owner = map(np.array, zip(*found, strict=True))
+        # A prompt's tokens in its row: those that its last one hangs from.
+        branches = [np.flatnonzero(np.array(rows[row].ends[: last + 1]) > last) for row, last, _ in found]
+        counts = np.array(list(map(len, branches)))
+        before = cache.layers[0].get_seq_length()
+        own_columns = np.concatenate([np.arange(self._longest - count, self._longest) for count in counts])
+        shared_columns = (self._longest - before - counts)[:, None] + np.arange(before)
+        from_row, from_column = torch.from_numpy(index.repeat(counts)), torch.from_numpy(np.concatenate(branches))
+        to_row, to_column = torch.from_numpy(owner.repeat(counts)), torch.from_numpy(own_columns)
+        shared_row, shared_column = torch.from_numpy(owner[:, None]), torch.from_numpy(shared_columns)
+        for layer, fed in zip(self._layers, cache.layers, strict=True):
+            if not layer.is_initialized:
+                layer.open(len(self._prompts), self._longest, *fed.own)
+            for kept, own, held in zip((layer.keys, layer.values), fed.own, fed.held or (None, None), strict=True):
+                kept[to_row, :, to_column] = own[from_row, :, from_column]
+                if held is not None:
+                    kept[shared_row, :, shared_column] = held[0].transpose(0, 1)
+        if self._first is None:
+            self._first = logits.new_empty(len(self._prompts), logits.shape[1])
+        number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
+        self._first[torch.from_numpy(owner)] = logits[torch.from_numpy(number[index, place])]
+
+    def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        if len(rows) < len(tokens):
+            self._lengths = self._lengths[rows.to(self._lengths.device)]
+            for layer in self._layers:
+                layer.select(rows)
+        newest = self._layers[0].get_seq_length()
+        columns = torch.arange(newest + 1, device=self._lengths.device)
+        sees = (columns >= self._longest - self._lengths[:, None])[:, None]
+        window = sliding_window(self._config)
+        mask = self._as_attention(sees) if window is None else self._by_kind(sees, sees & (columns > newest - window))
+        positions = (self._lengths + newest - self._longest)[:, None]
+        cache = Cache(layers=self._layers)
+        return self._after_last(tokens[rows, None], cache, position_ids=positions, attention_mask=mask)
+
+
+class _Apart(_Writer):
+    """Prompts of one length, each in a row of its own."""
+
+    def start(self) -> Tensor:
+        self._fed = torch.tensor(self._prompts, device=self._model.device)
+        # Without a cache every step feeds all tokens again.
+        self._cache = Cache(layers=self._layers) if shares_prefixes(self._model) else None
+        self._progress.update(len(self._prompts))
+        return self._after_last(self._fed, self._cache)
+
+    def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        new = tokens[rows, None]
+        if self._cache is None:
+            self._fed = torch.cat([self._fed[rows], new], dim=1)
+            return self._after_last(self._fed, None)
+        if len(rows) < len(tokens):
+            for layer in self._layers:
+                layer.select(rows)
+        return self._after_last(new, self._cache)

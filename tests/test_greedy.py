@@ -1,0 +1,158 @@
+"""llm_tasks/greedy.py: answers of many prompts at once are those of one at a time, and what they share is fed once."""
+
+import functools
+import random
+
+import numpy as np
+import pytest
+import torch
+from test_scoring import ARCHITECTURES, VOCABULARY, make_model
+from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
+
+from llm_tasks import greedy, scoring
+from llm_tasks.greedy import AnswerEnd, greedy_answers
+from llm_tasks.processes import Processes
+
+
+def greedy_twin(model: PreTrainedModel, prompt: tuple[int, ...], end: AnswerEnd) -> list[int]:
+    answer: list[int] = []
+    while len(answer) < end.max_new_tokens and not (answer and end.is_finished(answer)):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0, -1]
+        if len(answer) < end.min_new_tokens:
+            logits[list(end.ends)] = -torch.inf
+        answer.append(logits.argmax().item())
+    return answer
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "mamba"])
+def test_answers_are_those_of_one_prompt_at_a_time(name: str):
+    draw = random.Random(0)
+    if name == "mamba":
+        torch.manual_seed(0)
+        config = MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    else:
+        model = make_model(name)
+    prompts = [tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, 12))) for _ in range(9)]
+    prompts.append(prompts[0])
+
+    def ends(answer: list[int]) -> bool:
+        return answer[-1] < 8
+
+    end = AnswerEnd(5, ends)
+    found, work = greedy_answers(model, prompts, end, tokens_per_batch=60)
+    assert found == [greedy_twin(model, prompt, end) for prompt in prompts]
+    assert {len(answer) for answer in found} != {5}  # some ended by themselves
+    assert work.computed >= work.distinct
+    longer = AnswerEnd(5, ends, min_new_tokens=3, ends=tuple(range(8)))
+    later, _ = greedy_answers(model, prompts, longer, tokens_per_batch=60)
+    assert later == [greedy_twin(model, prompt, longer) for prompt in prompts]
+    assert later != found and min(map(len, later)) > 3  # three tokens, then one that ends
+
+
+def prompts_about_texts(texts: int = 3, questions: int = 4) -> list[tuple[int, ...]]:
+    """Examples that all share, texts that some share, questions of different length."""
+    draw = random.Random(0)
+
+    def tokens(least: int, most: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(least, most)))
+
+    examples = tokens(9, 10)
+    about = [tokens(2, 14) for _ in range(texts)]
+    return [(*examples, *text, *tokens(1, 5)) for text in about for _ in range(questions)]
+
+
+@pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_sharing_changes_no_answer(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring, "TRUNK_GAIN", gain)
+    monkeypatch.setattr(scoring, "TRUNK_TOKENS", 4)
+    monkeypatch.setattr(scoring, "ROW_TOKENS", (24,))
+    model, prompts = make_model(name), prompts_about_texts()
+    end = AnswerEnd(4, lambda answer: answer[-1] < 8)
+    found, work = greedy_answers(model, prompts, end, tokens_per_batch=70)  # three batches
+    assert found == [greedy_twin(model, prompt, end) for prompt in prompts]
+    assert work.distinct <= work.computed
+
+
+def test_what_prompts_share_is_fed_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring, "EVEN_KEYS", 1)
+    prompts = prompts_about_texts()
+    seen = {prompt[:end] for prompt in prompts for end in range(1, len(prompt) + 1)}
+    _, work = greedy_answers(make_model("llama"), prompts, AnswerEnd(1, lambda answer: True), tokens_per_batch=10**6)
+    assert work == (len(seen), len(seen)) and len(seen) < sum(map(len, prompts)) / 2
+    _, work = greedy_answers(make_model("llama"), prompts, AnswerEnd(3, lambda answer: False), tokens_per_batch=10**6)
+    assert work == (len(seen) + 2 * len(prompts), len(seen) + 2 * len(prompts))
+
+
+def test_prompts_of_any_length_are_answered_together():
+    model, calls = make_model("llama"), []
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def counted(ids: torch.Tensor, **options: object) -> object:
+        calls.append(tuple(ids.shape))
+        return forward(ids, **options)
+
+    model.forward = counted
+    prompts = [(1, 2, 3), tuple(range(3, 35)), tuple(range(2, 37))]
+    greedy_answers(model, prompts, AnswerEnd(3, lambda answer: answer[-1] < 0), tokens_per_batch=10**6)
+    assert calls[1:] == [(3, 1), (3, 1)] and calls[0][0] == 1
+
+
+def test_batches_keep_questions_about_one_text_together_and_lengths_alike():
+    head = (0, 0)
+    about = {text: [(*head, *[text] * 4, *[9] * extra) for extra in range(3)] for text in (1, 2)}
+    short, long = (*head, 5), (*head, 7, *range(8, 30))
+    distinct = sorted([*about[1], *about[2], short, long])
+    found = list(greedy._batches(distinct, max_new_tokens=2, budget=44, together=True))
+    assert found == [[short, *about[1]], about[2], [long]]
+    apart = list(greedy._batches(distinct, max_new_tokens=2, budget=16, together=False))
+    one, other = about[1], about[2]
+    assert apart == [[short], [one[0], other[0]], [one[1]], [other[1]], [one[2]], [other[2]], [long]]
+    assert list(greedy._batches([], 2, 44, together=True)) == []
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(30, 10**6), (10**6, 5)], ids=["fed", "written"])
+def test_memory_that_runs_out_halves_the_batches(tokens: int, rows: int):
+    model, prompts = make_model("llama"), prompts_about_texts()
+    end = AnswerEnd(4, lambda answer: answer[-1] < 8)
+    expected, _ = greedy_answers(model, prompts, end, tokens_per_batch=10**6)
+    forward, largest = model.forward, []
+
+    @functools.wraps(forward)
+    def limited(ids: torch.Tensor, **options: object) -> object:
+        if ids.numel() > tokens or (ids.shape[1] == 1 and len(ids) > rows):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        largest.append(len(ids) if ids.shape[1] == 1 else 0)
+        return forward(ids, **options)
+
+    model.forward = limited
+    found, _ = greedy_answers(model, prompts, end, tokens_per_batch=10**6)
+    assert found == expected
+    assert 1 <= max(largest) <= rows
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_a_gpu_answers_as_the_processor(name: str):
+    model, prompts, end = make_model(name), prompts_about_texts(), AnswerEnd(4, lambda answer: False)
+    expected, _ = greedy_answers(model, prompts, end, tokens_per_batch=70)
+    assert greedy_answers(model.cuda(), prompts, end, tokens_per_batch=70)[0] == expected
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_processes_divide_the_answers_of_one_among_them(count: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Processes, "merge", lambda self, values: tables.append(values) or values)
+    model, draw = make_model("llama"), random.Random(3)
+    prompts = [tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, 20))) for _ in range(11)]
+    options = {"end": AnswerEnd(3, lambda tokens: tokens[-1] < 9), "tokens_per_batch": 10}
+    tables: list[np.ndarray] = []
+    alone, _ = greedy_answers(model, prompts, **options)
+    tables.clear()
+    for index in range(count):
+        greedy_answers(model, prompts, **options, processes=Processes(index, count))
+    table = sum(table for table in tables if table.ndim == 2)
+    rows = dict(zip(sorted(set(prompts)), table, strict=True))
+    assert [(rows[prompt][rows[prompt] > 0] - 1).tolist() for prompt in prompts] == alone
