@@ -77,6 +77,19 @@ def test_levels_that_fall_alike_cannot_be_told_and_many_items_would_be_needed(me
     assert row["items_needed"] > 60 and "items a level would tell" in row["text"]
 
 
+def test_more_items_are_needed_where_more_curves_are_judged_together(tmp_path):
+    def orders(name, *runs):
+        return trends.measure(results.read_runs(write_tree(tmp_path / name, *runs)), 500).orders
+
+    one, other = (sweep((-0.5, -0.5, -0.5), items=60, compression=name) for name in ("magnitude", "wanda"))
+    (alone,) = orders("one", *one)
+    together = only(orders("both", *one, *other[1:]), compression="magnitude")
+    # A level falls slower than the next easier one, which any of two pairs could: alpha is .05 / 2, with two curves
+    # .05 / 4, and (2.241 + .842)² / (1.960 + .842)² = 1.211.
+    assert together["p_value"] == pytest.approx(alone["p_value"])
+    assert together["items_needed"] / alone["items_needed"] == pytest.approx(1.211, rel=0.01)
+
+
 def test_intervals_hold_the_truth_and_agree_with_the_paired_error(measured, tmp_path):
     found = measured(*sweep((-0.2, -0.6, -1.0), items=600, clusters=600), resamples=2000)
     table = level_tables.level_table(results.read_runs(tmp_path))

@@ -117,7 +117,7 @@ class Pair(NamedTuple):
         difference: slope of the harder one minus that of the easier one, below 0 where the harder falls faster.
         p_value: one-sided, of a difference so far below 0; None where too few resamples have it.
         contrary_p: one-sided, of one so far above 0.
-        items_needed: to tell its sign; None where no number would.
+        replicates: of the difference.
     """
 
     easier: str
@@ -125,7 +125,11 @@ class Pair(NamedTuple):
     difference: float
     p_value: float | None
     contrary_p: float | None
-    items_needed: int | None
+    replicates: Replicates
+
+    def items_needed(self, alpha: float) -> int | None:
+        """To tell its sign by a p-value of at most alpha; None where no number would."""
+        return None if self.p_value is None else self.replicates.items_needed(self.difference, 1 - alpha)
 
 
 def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> Trends:
@@ -353,22 +357,22 @@ def _order(place: Row, measured: str, levels: list[LevelTrend], confidence: floa
     slopes = [level.slopes[measured] for level in kept]
     names = [level.row["level"] for level in kept]
     pairs = [
-        _pair(*own_names, *own_slopes, confidence)
+        _pair(*own_names, *own_slopes)
         for own_names, own_slopes in zip(itertools.pairwise(names), itertools.pairwise(slopes), strict=True)
     ]
     return row | _of_slopes(slopes, pairs, confidence), pairs
 
 
-def _pair(easier: str, harder: str, one: Replicates, other: Replicates, confidence: float) -> Pair:
+def _pair(easier: str, harder: str, one: Replicates, other: Replicates) -> Pair:
     difference = _combined([one, other], [-1.0, 1.0])
     estimate = float(difference.both[0])
     if bootstrap.spread(difference.both) is None:
-        return Pair(easier, harder, estimate, None, None, None)
+        return Pair(easier, harder, estimate, None, None, difference)
     return Pair(
         easier, harder, estimate,
         p_value=bootstrap.one_sided_p(difference.both, difference.degrees),
         contrary_p=bootstrap.one_sided_p(-difference.both, difference.degrees),
-        items_needed=difference.items_needed(estimate, confidence),
+        replicates=difference,
     )  # fmt: skip
 
 
@@ -400,21 +404,11 @@ def _of_slopes(slopes: list[Replicates], pairs: list[Pair], confidence: float) -
         "p_value": max(p_values) if known else None,
         "contrary_p": min(1.0, len(pairs) * min(contrary)) if known else None,
         "items": min(own.items for own in slopes),
-        "items_needed": _needed(pairs),
         "junk_dna_score": estimate,
         "junk_dna_low": low,
         "junk_dna_high": high,
         "text": "" if known else AT_CHANCE,
     }
-
-
-def _needed(pairs: list[Pair]) -> int | None:
-    """Items that would tell: that some harder level falls slower if any does in the sample, else that none does."""
-    contrary = [pair.items_needed for pair in pairs if pair.difference > 0]
-    if contrary:
-        return min((needed for needed in contrary if needed is not None), default=None)
-    needed = [pair.items_needed for pair in pairs]
-    return None if None in needed else max(needed)
 
 
 def _page(measured: str, levels: list[LevelTrend]) -> Row:
@@ -440,10 +434,32 @@ def _judged(family: list[tuple[Row, list[Pair]]], alpha: float) -> list[Row]:
     for name, corrected in (("p_value", "holm_p"), ("contrary_p", "holm_contrary_p"), ("page_p", "holm_page_p")):
         for row, p_value in zip(rows, monotonicity.holm([row[name] for row in rows]), strict=True):
             row[corrected] = p_value
+    tests = sum(row["p_value"] is not None for row in rows)
     for row, pairs in family:
         row["verdict"] = verdict(row["holm_p"], row["holm_contrary_p"], alpha)
-        row["text"] = _sentence(row, pairs, alpha)
+        outlook = ""
+        if row["p_value"] is not None:
+            row["items_needed"], outlook = _outlook(pairs, alpha / tests)
+        row["text"] = _sentence(row, pairs, alpha, outlook)
     return rows
+
+
+def _outlook(pairs: list[Pair], alpha: float) -> tuple[int | None, str]:
+    """Items that would tell that a harder level falls slower, if one does in the sample, or that none does; and words.
+
+    Args:
+        alpha: what the p-value of this one curve may be at most.
+    """
+    contrary = [pair for pair in pairs if pair.difference > 0]
+    found = [(pair.items_needed(alpha / len(pairs) if contrary else alpha), pair) for pair in contrary or pairs]
+    needed, pair = (min if contrary else max)(found, key=lambda own: np.inf if own[0] is None else own[0])
+    falls = (
+        f"slower than {pair.easier} here, against the hypothesis" if contrary else f"little faster than {pair.easier}"
+    )
+    if needed is None:
+        return None, f"{pair.harder} falls {falls}; more items alone would not tell"
+    told = f"about {rounded(needed)} items a level would tell, in as many more groups"
+    return needed, f"{pair.harder} falls {falls}; {told}"
 
 
 def verdict(p_value: float | None, contrary_p: float | None, alpha: float = 0.05) -> str:
@@ -459,7 +475,7 @@ def verdict(p_value: float | None, contrary_p: float | None, alpha: float = 0.05
     return NOT_MONOTONIC if contrary_p is not None and contrary_p <= alpha else CANNOT_TELL
 
 
-def _sentence(row: Row, pairs: list[Pair], alpha: float) -> str:
+def _sentence(row: Row, pairs: list[Pair], alpha: float, outlook: str) -> str:
     """The verdict, what it rests on, and how many items it would take where it cannot be told."""
     if row["p_value"] is None:
         told = f"{CANNOT_TELL}: {row['text']}"
@@ -470,7 +486,7 @@ def _sentence(row: Row, pairs: list[Pair], alpha: float) -> str:
         told = f"{NOT_MONOTONIC}: {pair.harder} falls slower than {pair.easier}, which is easier "
         told += f"({_p(row['holm_contrary_p'])})"
     else:
-        told = f"{CANNOT_TELL} at this sample size ({row['items']} items a level): {_outlook(row, pairs)}"
+        told = f"{CANNOT_TELL} at this sample size ({row['items']} items a level): {outlook}"
     if row["order_share"] is not None:
         told += f"; the slopes are in order in {_percent(row['order_share'])} of the resamples, "
         told += f"by luck alone in {_percent(row['luck'])}"
@@ -479,20 +495,6 @@ def _sentence(row: Row, pairs: list[Pair], alpha: float) -> str:
         told += f"; over {row['page_blocks']} groups of items the loss {found} with difficulty "
         told += f"(Page's L, {_p(row['holm_page_p'])})"
     return told + "."
-
-
-def _outlook(row: Row, pairs: list[Pair]) -> str:
-    contrary = [pair for pair in pairs if pair.difference > 0]
-    if contrary:
-        found = [pair for pair in contrary if pair.items_needed is not None]
-        pair = min(found or contrary, key=lambda pair: pair.items_needed or 0)
-        said = f"{pair.harder} falls slower than {pair.easier} here, against the hypothesis"
-    else:
-        pair = max(pairs, key=lambda pair: np.inf if pair.items_needed is None else pair.items_needed)
-        said = f"{pair.harder} falls little faster than {pair.easier}"
-    if row["items_needed"] is None:
-        return f"{said}; more items alone would not tell"
-    return f"{said}; about {rounded(row['items_needed'])} items a level would tell, in as many more groups"
 
 
 def rounded(count: int) -> str:
