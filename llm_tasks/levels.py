@@ -126,9 +126,6 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
             max_new_tokens=args.max_new_tokens, min_new_tokens=args.min_new_tokens,
             tokens_per_batch=args.tokens_per_batch, precision=arguments.precision_of(args), processes=processes,
         )  # fmt: skip
-        if args.chat_template:
-            read = [{**level, "reader": f"{level['reader']} in the chat template"} for level in found.levels]
-            found = found._replace(levels=read)
         if cell["compression"] == DENSE and processes.is_main:
             warn_of_chance(own, found.levels)
         # A user's task goes by its own name: that of its levels' data set.

@@ -367,9 +367,7 @@ def test_every_prompt_stands_in_the_chat_template(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
     contexts = [context for encoded in measured for context in encoded.contexts]
     assert all(tokenizer.decode(context).split()[0 :: len(context) - 1] == ["sky", "sea"] for context in contexts)
-    found = [
-        level["reader"] for setting in (3, 6) for level in read(tmp_path / f"runs/{setting}/dense/dense/0")["levels"]
-    ]
+    found = [point["reader"] for point in level_tables.level_table(results.read_runs(tmp_path / "runs"))]
     assert found == [*["answer in the chat template"] * 3, "letter in the chat template", "answer in the chat template"]
 
 

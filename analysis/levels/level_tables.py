@@ -127,11 +127,15 @@ def _table_of_set(members: list[Row]) -> list[Row]:
     read_dense = functools.cache(read_outcomes)
     dense_outcomes = {level: _by_seed(own, read_dense) for level, own in dense_runs.items()}
     difficulty = {row["level"]: _difficulty(row, dense_runs.get(row["level"], [])) for row in members}
+    # One recipe, so that what holds for one run holds for all.
+    arguments = results.recorded_arguments(Path(members[0]["folder"])) or {}
+    prompted = " in the chat template" if arguments.get("chat_template") else ""
     table = []
     for point, levels in runs.items():
         read = functools.cache(read_outcomes)  # a folder holds all levels, and is read once
         for level, own in levels.items():
             row = {**_scores(own), "difficulty": difficulty[level]}
+            row["reader"] = row["reader"] and row["reader"] + prompted
             row |= _drops(row, dense_runs.get(level, []))
             compressed = {} if point == DENSE_POINT else _by_seed(own, read)
             table.append({**row, **_uncertainty(row, compressed, dense_outcomes.get(level, {}))})
