@@ -164,9 +164,18 @@ def is_complete(folder: Path) -> bool:
 
 
 def recorded_arguments(folder: Path) -> dict[str, Any] | None:
-    """The arguments that the run in `folder` was started with, None if none was started there."""
+    """The arguments that the run in `folder` was started with, None if none was started there.
+
+    Raises:
+        ValueError: the file is cut off or is not what start_run writes (names it).
+    """
     path = folder / ARGUMENTS_FILE
-    return json.loads(path.read_text())["arguments"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())["arguments"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} was cut off, or not written by this project: {error}") from error
 
 
 def differences(arguments: dict[str, Any], others: dict[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ from llm_tasks.scoring import (
     common_length,
     distinct_reads,
     distinct_tokens,
+    families,
     is_out_of_memory,
     packs_rows,
     plan,
@@ -68,12 +69,12 @@ def greedy_answers(
         Tokens of each answer with the one that finished it, and the tokens that were computed.
     """
     distinct = sorted(set(prompts))
-    together = packs_rows(model)
-    batches = list(_batches(distinct, end.max_new_tokens, ANSWERS_AT_ONCE * tokens_per_batch, together))
+    writes = _Together if packs_rows(model) else _Apart
+    batches = list(_batches(distinct, end.max_new_tokens, ANSWERS_AT_ONCE * tokens_per_batch, writes is _Together))
     costs = [sum(len(prompt) + end.max_new_tokens for prompt in batch) for batch in batches]
     own = batches if processes.count == 1 else [batches[index] for index in processes.own_part(costs)]
     with processes.together():
-        answers, computed = _answer_all(model, own, end, tokens_per_batch, precision)
+        answers, computed = _answer_all(writes, model, own, end, tokens_per_batch, precision)
     if processes.count > 1:
         answers = _merge_answers(distinct, answers, end.max_new_tokens, processes)
         computed = int(processes.merge(np.array([computed]))[0])
@@ -88,20 +89,14 @@ def _as_reads(prompts: Iterable[Tokens]) -> list[Read]:
 def _batches(distinct: list[Tokens], max_new_tokens: int, budget: int, together: bool) -> Iterator[list[Tokens]]:
     """Sorted prompts in batches that are answered together, from short to long.
 
-    Prompts that share more than half of what they do not all share, such as questions about one text, stay next to each
-    other. Without `together`, all prompts of a batch have one length.
+    Prompts that share something beyond what all share, such as questions about one text, stay next to each other
+    (scoring.families). Without `together`, all prompts of a batch have one length.
     """
     if together:
         common = common_length(distinct[0], distinct[-1]) if distinct else 0
-        families: list[list[Tokens]] = []
-        for prompt in distinct:
-            shared = common_length(families[-1][-1], prompt) - common if families else 0
-            if families and 2 * shared > len(prompt) - common:
-                families[-1].append(prompt)
-            else:
-                families.append([prompt])
-        families.sort(key=lambda family: max(map(len, family)))
-        ordered = [list(itertools.chain.from_iterable(families))]
+        kin = [distinct[members.start : members.stop] for _, members in families(_as_reads(distinct), common)]
+        kin.sort(key=lambda prompts: max(map(len, prompts)))
+        ordered = [list(itertools.chain.from_iterable(kin))]
     else:
         ordered = [list(same) for _, same in itertools.groupby(sorted(distinct, key=len), key=len)]
     for prompts in ordered:
@@ -130,12 +125,12 @@ def _merge_answers(
 
 
 def _answer_all(
-    model: PreTrainedModel, batches: list[list[Tokens]], end: AnswerEnd, tokens_per_batch: int, precision: str
-) -> tuple[dict[Tokens, list[int]], int]:
+    writes: type["_Writer"], model: PreTrainedModel, batches: list[list[Tokens]], end: AnswerEnd, tokens_per_batch: int,
+    precision: str,
+) -> tuple[dict[Tokens, list[int]], int]:  # fmt: skip
     """Answers to the prompts of all batches, and how many tokens were computed; the longest go first."""
     answers: dict[Tokens, list[int]] = {}
     computed = 0
-    writes = _Together if packs_rows(model) else _Apart
     with tqdm(total=sum(map(len, batches)), desc="answers", disable=None) as progress:
         while batches:
             *batches, some = batches
@@ -225,7 +220,7 @@ class _Writer(Engine):
         self, prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str,
         progress: tqdm,
     ) -> None:  # fmt: skip
-        super().__init__(model, budget, precision, packs_rows(model), progress)
+        super().__init__(model, budget, precision, packs=True, progress=progress)
         self._prompts = prompts
         self._longest = max(map(len, prompts))
         capacity = self._longest + max_new_tokens

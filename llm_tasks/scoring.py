@@ -1,4 +1,4 @@
-"""The engine that reads language models, and what it is for first: log-likelihoods of continuations, at the least cost.
+"""The engine that feeds language models at the least cost, and log-likelihoods of continuations by it.
 
 What sequences share is computed once. A *trunk* is a beginning that many have in common, such as the examples of an
 MMLU subject: its keys and values are computed by themselves and serve every sequence below, and longer trunks too. What
@@ -18,7 +18,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ READS_PER_TOKEN = 0.25  # positions projected to the vocabulary, per token of th
 LOGITS_AT_ONCE = 2**23  # turned to float32 at once, to be normalised: 34 MB
 CACHED_LOGITS = 2**19  # the same on a processor, in whose cache 2 MB stay
 EVEN_KEYS = 16  # in bf16 a processor attends to a multiple of so many keys nearly twice as fast as to others
-KEY_COST, ODD_KEY_COST = 3, 5  # of a key that a token sees, over its products with six weights
+WEIGHT_COST, KEY_COST, ODD_KEY_COST = 6, 3, 5  # of a token: per unit of width, and per key that it sees
 SHARING_LAYERS = {"full_attention", "sliding_attention", "attention"}
 
 
@@ -125,7 +125,7 @@ def log_likelihoods(
             raise ValueError(f"continuation {index}: start {continuation.start} of {len(continuation.tokens)} tokens")
     reads = distinct_reads(continuations)
     with tqdm(total=len(reads), desc="scoring", disable=None) as progress:
-        scorer = _Scorer(len(continuations), model, tokens_per_batch, precision, share and packs_rows(model), progress)
+        scorer = _Scorer(model, tokens_per_batch, precision, share and packs_rows(model), progress, len(continuations))
         trunks = plan(reads) if share and shares_prefixes(model) else Trunk(0, reads, [])
         with processes.together():
             scorer.feed_below(trunks, None, scorer.own_rows(trunks, processes) if processes.count > 1 else None)
@@ -243,8 +243,8 @@ def _pack(reads: list[Read], before: int, together: bool, width: int) -> list[Ro
     """
     if not together:
         return [_row([read], before) for read in reads]
-    families = sorted(_families(reads, before), key=lambda family: -family[0])
-    filled = [_fill(families, length) for length in ROW_TOKENS]
+    longest_first = sorted(families(reads, before), key=lambda family: -family[0])
+    filled = [_fill(longest_first, length) for length in ROW_TOKENS]
     rows = min(filled, key=lambda rows: _cost([taken for taken, _ in rows], before, width))
     # In the sequences' order, so that neighbours share again what they have in common.
     orders = [sorted(itertools.chain(*members)) for _, members in rows]
@@ -275,12 +275,15 @@ def _cost(lengths: list[int], before: int, width: int) -> int:
 
 
 def _row_cost(length: int, before: int, width: int, key_cost: int = KEY_COST) -> int:
-    # 12 width² weights a layer, 2 operations each; 4 operations a key and unit of width, in small products and with an
-    # exponential: measured, they take three times as long, or five.
-    return length * (6 * width + key_cost * (before + length))
+    """What one row costs, in 4 operations per unit of the model's width.
+
+    A layer has 12 width² weights, 2 operations each; a key takes 4 operations per unit of width, in small products and
+    with an exponential: measured, they take three times as long, or five.
+    """
+    return length * (WEIGHT_COST * width + key_cost * (before + length))
 
 
-def _families(reads: list[Read], before: int) -> list[tuple[int, range]]:
+def families(reads: list[Read], before: int) -> list[tuple[int, range]]:
     """Runs of the sorted sequences that stay next to each other, and how many tokens each run takes.
 
     Neighbours that share more than SHARED_AGAIN tokens stay together up to LONGEST_ROW, others up to FAMILY_TOKENS.
@@ -526,8 +529,10 @@ class Engine:
 class _Scorer(Engine):
     """Adds up log-likelihoods, (continuations,), and notes what is most likely first."""
 
-    def __init__(self, continuations: int, *engine: Any) -> None:
-        super().__init__(*engine)
+    def __init__(
+        self, model: PreTrainedModel, budget: int, precision: str, packs: bool, progress: tqdm, continuations: int
+    ) -> None:
+        super().__init__(model, budget, precision, packs, progress)
         self.log_likelihood = np.zeros(continuations)
         self.first_token = np.zeros(continuations, dtype=np.int64)
 

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from test_scoring import ARCHITECTURES, VOCABULARY, make_model
+from test_scoring import ARCHITECTURES, VOCABULARY, make_model, share_little
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
 from llm_tasks import greedy, scoring
@@ -66,9 +66,7 @@ def prompts_about_texts(texts: int = 3, questions: int = 4) -> list[tuple[int, .
 @pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_sharing_changes_no_answer(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scoring, "TRUNK_GAIN", gain)
-    monkeypatch.setattr(scoring, "TRUNK_TOKENS", 4)
-    monkeypatch.setattr(scoring, "ROW_TOKENS", (24,))
+    share_little(monkeypatch, gain)
     model, prompts = make_model(name), prompts_about_texts()
     end = AnswerEnd(4, lambda answer: answer[-1] < 8)
     found, work = greedy_answers(model, prompts, end, tokens_per_batch=70)  # three batches

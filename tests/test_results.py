@@ -25,6 +25,13 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path):
     assert results.recorded_arguments(tmp_path / "000")["learning_rate"] == 2e-5
 
 
+@pytest.mark.parametrize("content", ['{"arguments": {"see', "[]", "{}"])
+def test_arguments_that_are_cut_off_are_named(tmp_path, content):
+    (tmp_path / results.ARGUMENTS_FILE).write_text(content)
+    with pytest.raises(ValueError, match=r"args\.json was cut off, or not written by this project"):
+        results.recorded_arguments(tmp_path)
+
+
 def test_one_row_per_run_and_level_sorted_by_folder(tmp_path):
     two_levels = run()
     two_levels["levels"] = [{**two_levels["levels"][0], "level": level} for level in (2, 4)]

@@ -66,12 +66,17 @@ def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **option
     return found.work
 
 
-@pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_sharing_and_batching_change_nothing(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
+def share_little(monkeypatch: pytest.MonkeyPatch, gain: int = 1) -> None:
+    """Make trunks and rows of so few tokens that tiny models get several of them."""
     monkeypatch.setattr(scoring, "TRUNK_GAIN", gain)
     monkeypatch.setattr(scoring, "TRUNK_TOKENS", 8)
     monkeypatch.setattr(scoring, "ROW_TOKENS", (24,))
+
+
+@pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_sharing_and_batching_change_nothing(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
+    share_little(monkeypatch, gain)
     assert_like_twin(make_model(name), continuations(), tokens_per_batch=64)
 
 
@@ -257,9 +262,7 @@ def test_a_gpu_scores_as_the_processor(name: str):
 @pytest.mark.parametrize("name", ["llama", "bloom"])
 def test_processes_divide_the_batches_of_one_among_them(name: str, count: int, monkeypatch: pytest.MonkeyPatch):
     """Every process has its own part and 0 elsewhere; the sum is that of one process, to the last bit."""
-    monkeypatch.setattr(scoring, "TRUNK_GAIN", 1)
-    monkeypatch.setattr(scoring, "TRUNK_TOKENS", 8)
-    monkeypatch.setattr(scoring, "ROW_TOKENS", (24,))
+    share_little(monkeypatch)
     monkeypatch.setattr(Processes, "merge", lambda self, values: values)
     model, asked = make_model(name), continuations(3, 5)
     alone = log_likelihoods(model, asked, tokens_per_batch=64)

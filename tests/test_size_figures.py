@@ -50,6 +50,17 @@ def test_all_compressions_stand_on_one_axis(read):
     assert curve(easy, "Dense").get_ydata() == [100, 100]
 
 
+def test_bands_of_one_seed_are_not_said_to_be_of_several(read):
+    note = size_figures.by_size(read(*compared())).get_supxlabel().replace("\n", " ")
+    assert "compared with the dense model's outcome on it. Dotted grey" in note
+
+
+def test_bands_of_several_seeds_hold_their_range(read):
+    second = level_run("magnitude", 0.3, levels(8, 6), seed=1)
+    note = size_figures.by_size(read(*compared(), second)).get_supxlabel().replace("\n", " ")
+    assert "outcome on it, widened to the range of the seeds. Dotted grey" in note
+
+
 def test_the_legend_has_spearman_of_strength_and_loss(read):
     easy, hard = size_figures.by_size(read(*compared())).axes
     assert curve(easy, "Magnitude").get_label() == "Magnitude: +1.00"

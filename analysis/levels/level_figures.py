@@ -145,20 +145,28 @@ def _note(table: list[Row]) -> str:
     """What a figure needs where it stands alone."""
     shown = [point for point in table if not point["reference_only"]]
     readers = ", ".join(dict.fromkeys(point["reader"] for point in shown if point["reader"]))
-    seeds = _span(len(point["seeds"]) for point in shown if point["strength_kind"] is not None)
-    has_seeds = seeds != "1"
-    bands = "95 % interval over items, each compared with the dense model's outcome on it"
-    if all(point["drop_low"] is None for point in shown):
-        bands = "lowest to highest seed" if has_seeds else "none, no item is paired with the dense run"
-    elif has_seeds:
-        bands += ", widened to the range of the seeds"
+    seeds = _seeds(shown)
     has_bits = any(point["strength_kind"] == "bits" for point in shown)
     return (
         f"{table[0]['model']}. {_span(point['num_examples'] for point in shown)} items per level"
-        f"{f', read by {readers}' if readers else ''}. {seeds} seed{'' if seeds == '1' else 's'}. Band: {bands}. "
-        "Dotted: chance level. Slope: normalized drop per unit of weights removed"
+        f"{f', read by {readers}' if readers else ''}. {seeds} seed{'' if seeds == '1' else 's'}. "
+        f"Band: {band_note(shown)}. Dotted: chance level. Slope: normalized drop per unit of weights removed"
         f"{f' (bits: 1 - bits/{level_tables.FULL_BITS})' if has_bits else ''}."
     )
+
+
+def band_note(points: list[Row]) -> str:
+    """What the bands of some points of a level_table are."""
+    has_seeds = _seeds(points) != "1"
+    if all(point["drop_low"] is None for point in points):
+        return "lowest to highest seed" if has_seeds else "none, no item is paired with the dense run"
+    widened = ", widened to the range of the seeds" if has_seeds else ""
+    return f"95 % interval over items, each compared with the dense model's outcome on it{widened}"
+
+
+def _seeds(points: list[Row]) -> str:
+    """How many seeds compressed points have: "1", "2 to 3"."""
+    return _span(len(point["seeds"]) for point in points if point["strength_kind"] is not None)
 
 
 def _span(counts: Iterable[int]) -> str:

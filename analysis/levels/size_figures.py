@@ -143,9 +143,8 @@ def _size_axis(axes: Axes, points: list[Row]) -> None:
 def _note(points: list[Row]) -> str:
     return (
         f"{points[0]['model']}. Size of the compressed weights: with a bit per weight that says which are kept, with "
-        "the scales and zero points of groups, of both factors of a low rank. Band: 95 % interval over items, each "
-        "compared with the dense model's outcome on it, widened to the range of the seeds. Dotted grey: chance. "
-        "Spearman: 1 where every stronger compression loses more."
+        f"the scales and zero points of groups, of both factors of a low rank. Band: {level_figures.band_note(points)}"
+        ". Dotted grey: chance. Spearman: 1 where every stronger compression loses more."
     )
 
 
