@@ -4,15 +4,11 @@ A column of W is a contiguous row of `columns`, (width, out_features). Rows of W
 out, each works on a strip that stays in its cache, and every loop along a strip is vectorised.
 """
 
-import functools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
 import numba
 import numpy as np
-import torch
 from torch import Tensor
+
+from pruning.row_threads import share_rows
 
 STRIP = 128  # rows of W at a time: a sub-block of 32 columns of a strip fills 16 kB of a 32 kB or 48 kB cache
 ROUNDING = np.float32(1.5 * 2**23)  # adding and subtracting it rounds |x| < 2^22, halves to even, as rint does
@@ -31,7 +27,7 @@ def prune_columns(columns: Tensor, upper: Tensor, keep: Tensor, errors: Tensor, 
         errors: shaped like columns; becomes w / U_jj of dropped weights, 0 of kept ones.
     """
     arrays = columns.numpy(), np.ascontiguousarray(upper.numpy()), keep.numpy(), errors.numpy()
-    _share_rows(_prune_strips, columns.shape[1], *arrays, n_kept, m_group)
+    share_rows(_prune_strips, columns.shape[1], STRIP, *arrays, n_kept, m_group)
 
 
 def round_columns(
@@ -46,30 +42,7 @@ def round_columns(
         max_code: the largest code.
     """
     arrays = columns.numpy(), np.ascontiguousarray(upper.numpy()), scales.numpy(), zeros.numpy(), group_index.numpy()
-    _share_rows(_round_strips, columns.shape[1], *arrays, errors.numpy(), np.float32(max_code))
-
-
-def _share_rows(kernel: Callable[..., None], rows: int, *arguments: object) -> None:
-    """Run kernel(first, last, *arguments) over all rows, on as many threads as torch uses.
-
-    Waiting threads sleep: those of numba's own pool spin, which on busy cores costs a time slice per call.
-    """
-    threads = min(torch.get_num_threads(), rows // STRIP)
-    if threads < 2:
-        kernel(0, rows, *arguments)
-        return
-    bounds = [rows * part // threads for part in range(threads + 1)]
-    pool = _thread_pool(os.getpid(), threads - 1)
-    others = [pool.submit(kernel, *bounds[part : part + 2], *arguments) for part in range(1, threads)]
-    kernel(*bounds[:2], *arguments)
-    for other in others:
-        other.result()
-
-
-@functools.cache
-def _thread_pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """One pool per process, since a forked one has none of its parent's threads."""
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"columns-{process}")
+    share_rows(_round_strips, columns.shape[1], STRIP, *arrays, errors.numpy(), np.float32(max_code))
 
 
 @compiled

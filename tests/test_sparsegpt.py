@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning import column_kernels, sparsegpt
+from pruning import column_kernels, row_threads, sparsegpt
 from pruning.hessian import factor_inverse
 from pruning.masks import lowest_k_mask
 from pruning.nm import nm_mask
@@ -183,7 +183,7 @@ def test_compiled_kernel_equals_the_torch_loop(nm: tuple[int, int], rows: int, t
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_threads_survive_a_fork():
-    assert column_kernels._thread_pool(os.getpid(), 1) is not column_kernels._thread_pool(os.getpid() + 1, 1)
+    assert row_threads._thread_pool(os.getpid(), 1) is not row_threads._thread_pool(os.getpid() + 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+"""Compiled loops over the rows of a matrix, shared out among threads."""
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+
+def share_rows(kernel: Callable[..., None], rows: int, least: int, *arguments: object) -> None:
+    """Run kernel(first, last, *arguments) over all rows, on as many threads as torch uses.
+
+    Waiting threads sleep: those of numba's own pool spin, which on busy cores costs a time slice per call.
+
+    Args:
+        kernel: releases the interpreter's lock, and treats every row by itself.
+        least: rows that are worth a thread, at least 1.
+    """
+    threads = min(torch.get_num_threads(), rows // least)
+    if threads < 2:
+        kernel(0, rows, *arguments)
+        return
+    bounds = [rows * part // threads for part in range(threads + 1)]
+    pool = _thread_pool(os.getpid(), threads - 1)
+    others = [pool.submit(kernel, *bounds[part : part + 2], *arguments) for part in range(1, threads)]
+    kernel(*bounds[:2], *arguments)
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _thread_pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """One pool per process, since a forked one has none of its parent's threads."""
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"rows-{process}")
