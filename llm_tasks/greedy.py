@@ -246,7 +246,7 @@ class _Writer(Engine):
         # weights once per row.
         last = torch.zeros_like(ids, dtype=torch.bool)
         last[:, -1] = True
-        return self._logits(ids, last, cache, **more)
+        return self._outputs(ids, last, cache, **more)
 
 
 class _Together(_Writer):
@@ -261,7 +261,7 @@ class _Together(_Writer):
         self.feed_below(plan(_as_reads(self._prompts)), None, None)
         return self._first
 
-    def _collect(self, rows: list[Row], wanted: np.ndarray, logits: Tensor, cache: Cache | None) -> None:
+    def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         """Put keys and values of each prompt at the end of its row of the buffers, and keep the logits after it."""
         found = [(index, place, owner) for index, row in enumerate(rows) for place, _, owner, _ in row.reads]
         index, place, owner = map(np.array, zip(*found, strict=True))
@@ -282,9 +282,9 @@ class _Together(_Writer):
                 if held is not None:
                     kept[shared_row, :, shared_column] = held[0].transpose(0, 1)
         if self._first is None:
-            self._first = logits.new_empty(len(self._prompts), logits.shape[1])
+            self._first = outputs.new_empty(len(self._prompts), outputs.shape[1])
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
-        self._first[torch.from_numpy(owner)] = logits[torch.from_numpy(number[index, place])]
+        self._first[torch.from_numpy(owner)] = outputs[torch.from_numpy(number[index, place])]
 
     def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
         if len(rows) < len(tokens):

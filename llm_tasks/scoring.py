@@ -14,20 +14,23 @@ nothing.
 
 import bisect
 import contextlib
+import functools
 import inspect
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from llm_tasks.processes import ALONE, Processes
+from llm_tasks.same_code import same_code
 from pruning.device import autocast
 
 Tokens = tuple[int, ...]
@@ -42,8 +45,9 @@ COSTED_ROWS = 16  # of a batch, where lengths of rows are compared
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
 FAMILY_TOKENS = 64  # of sequences that share little and are still packed next to each other
 SHARED_AGAIN = 8  # tokens; sequences that share more are never packed apart
-READS_PER_TOKEN = 0.25  # positions projected to the vocabulary, per token of the budget: their logits fill the memory
-LOGITS_AT_ONCE = 2**23  # turned to float32 at once, to be normalised: 34 MB
+READS_PER_TOKEN = 0.25  # positions with logits of the whole vocabulary, per token of the budget: they fill the memory
+LOGITS_AT_ONCE = 2**22  # computed at once where they can be, and turned to float32, to be normalised: 17 MB
+FEWEST_COLUMNS = 1024  # of the output layer, computed at once: fewer are no fast product
 CACHED_LOGITS = 2**19  # the same on a processor, in whose cache 2 MB stay
 EVEN_KEYS = 16  # in bf16 a processor attends to a multiple of so many keys nearly twice as fast as to others
 WEIGHT_COST, KEY_COST, ODD_KEY_COST = 6, 3, 5  # of a token: per unit of width, and per key that it sees
@@ -159,8 +163,20 @@ def projects_on_demand(model: PreTrainedModel) -> bool:
 
     There the wanted positions would be told on the first device and looked up on the last.
     """
-    spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
-    return not spread and "logits_to_keep" in inspect.signature(model.forward).parameters
+    return not _is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def projects_plainly(model: PreTrainedModel) -> bool:
+    """Whether logits are the last hidden states times the output layer's weights, as in Llama, and nothing else."""
+    output = model.get_output_embeddings()
+    if type(output) is not nn.Linear or output.bias is not None or _is_spread(model):
+        return False
+    hooked = "forward" in vars(model)
+    return not hooked and same_code(type(model).forward, LlamaForCausalLM.forward)
+
+
+def _is_spread(model: PreTrainedModel) -> bool:
+    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
 def distinct_reads(continuations: Sequence[Continuation]) -> list[Read]:
@@ -365,20 +381,23 @@ class Engine:
     """
 
     _keeps_own = False  # keys and values of a batch, for _collect
+    _projects = False  # whether _collect multiplies hidden states by the output layer's weights, where that is all
 
     def __init__(self, model: PreTrainedModel, budget: int, precision: str, packs: bool, progress: tqdm) -> None:
         self._model, self._budget, self._precision = model, budget, precision
         self._config = model.config.get_text_config()
         self._reads_only = projects_on_demand(model)
         self._packs, self._progress = packs, progress
+        self._output_weights = model.lm_head.weight if self._projects and projects_plainly(model) else None
+        self._in_one_pass = _in_one_pass(model)
         self.computed = 0
 
-    def _collect(self, rows: list[Row], wanted: np.ndarray, logits: Tensor, cache: Cache | None) -> None:
+    def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         """Take what is to be known of a batch.
 
         Args:
             wanted: the places that are read, (rows, tokens).
-            logits: at these, (positions read, vocabulary).
+            outputs: logits at these, (positions read, vocabulary); hidden states where there are _output_weights.
             cache: of _PrefixLayers, where there is one.
         """
         raise NotImplementedError
@@ -399,7 +418,7 @@ class Engine:
                 continue
             cache = self._cache(held, keep=True)
             ids = torch.tensor([longer.example[trunk.length : longer.length]])
-            self._logits(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
+            self._outputs(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
             joined = [_joined(layer.held, layer.own) for layer in cache.layers]
             self.feed_below(longer, joined, own)
 
@@ -436,10 +455,11 @@ class Engine:
     def _fitting(self, rows: list[Row]) -> int:
         """How many of the longest rows, at the end, go into one batch."""
         width, read = len(rows[-1].tokens), 0
+        most_read = self._budget * (READS_PER_TOKEN if self._output_weights is None else 1)
         for count, row in enumerate(reversed(rows), start=1):
             read += len({place for place, *_ in row.reads})
             uneven = 4 * len(row.tokens) < 3 * width and (count - 1) * width >= EVEN_TOKENS
-            if count > 1 and (uneven or count * width > self._budget or read > READS_PER_TOKEN * self._budget):
+            if count > 1 and (uneven or count * width > self._budget or read > most_read):
                 return count - 1
         return len(rows)
 
@@ -472,8 +492,8 @@ class Engine:
             masks = self._masks(torch.from_numpy(ends).to(self._model.device), positions, before)
             more = {"position_ids": positions, "attention_mask": masks}
         cache = self._cache(held, self._keeps_own) if held or self._keeps_own else None
-        logits = self._logits(torch.from_numpy(ids), torch.from_numpy(wanted), cache, **more)
-        self._collect(rows, wanted, logits, cache)
+        outputs = self._outputs(torch.from_numpy(ids), torch.from_numpy(wanted), cache, **more)
+        self._collect(rows, wanted, outputs, cache)
 
     def _masks(self, ends: Tensor, depths: Tensor, before: int) -> Tensor | dict[str, Tensor]:
         """Which tokens each token sees: those before the row, and those that its branch hangs from.
@@ -514,20 +534,27 @@ class Engine:
         layers = range(self._config.num_hidden_layers)
         return Cache(layers=[_PrefixLayer(held[index] if held else None, keep) for index in layers])
 
-    def _logits(self, ids: Tensor, wanted: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
-        """Logits at the wanted positions, (number of them, vocabulary)."""
+    def _outputs(self, ids: Tensor, wanted: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
+        """Logits at the wanted positions, (number of them, vocabulary), or hidden states, as _collect takes them."""
         device = self._model.device
         self.computed += ids.numel()
         ids, wanted = ids.to(device), wanted.to(device)
-        if self._reads_only:
-            more["logits_to_keep"] = wanted
-        with torch.no_grad(), autocast(self._precision, device.type, self._model.dtype), _grouped_heads(device):
-            logits = self._model(ids, past_key_values=cache, use_cache=cache is not None, **more).logits
-        return logits if self._reads_only else logits[wanted]
+        more |= {"past_key_values": cache, "use_cache": cache is not None}
+        with torch.no_grad(), self._precisely(), _grouped_heads(device), self._in_one_pass():
+            if self._output_weights is not None:
+                return self._model.model(ids, **more).last_hidden_state[wanted]
+            if self._reads_only:
+                return self._model(ids, logits_to_keep=wanted, **more).logits
+            return self._model(ids, **more).logits[wanted]
+
+    def _precisely(self) -> contextlib.AbstractContextManager:
+        return autocast(self._precision, self._model.device.type, self._model.dtype)
 
 
 class _Scorer(Engine):
     """Adds up log-likelihoods, (continuations,), and notes what is most likely first."""
+
+    _projects = True
 
     def __init__(
         self, model: PreTrainedModel, budget: int, precision: str, packs: bool, progress: tqdm, continuations: int
@@ -536,8 +563,8 @@ class _Scorer(Engine):
         self.log_likelihood = np.zeros(continuations)
         self.first_token = np.zeros(continuations, dtype=np.int64)
 
-    def _collect(self, rows: list[Row], wanted: np.ndarray, logits: Tensor, cache: Cache | None) -> None:
-        """Add up what the continuations ask of the logits, (positions read, vocabulary)."""
+    def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
+        """Add up what the continuations ask of the positions read."""
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
         asked = [
             (number[index, place], token, owner, is_first)
@@ -545,22 +572,58 @@ class _Scorer(Engine):
             for place, token, owner, is_first in row.reads
         ]
         at, tokens, owners, is_first = map(np.array, zip(*asked, strict=True))
-        most = CACHED_LOGITS if logits.device.type == "cpu" else LOGITS_AT_ONCE
-        at_once = max(1, most // logits.shape[1])
-        normalizers = _log_sums(logits, at_once)
-        places = torch.from_numpy(at).to(logits.device)
-        found = logits[places, torch.from_numpy(tokens).to(logits.device)].float() - normalizers[places]
+        firsts, which = np.unique(at[is_first], return_inverse=True)
+        found, top = self._read_logits(outputs, *map(torch.from_numpy, (at, tokens, firsts)))
         if found.isnan().any():
             raise FloatingPointError("the model's logits are NaN")
         np.add.at(self.log_likelihood, owners, found.double().cpu().numpy())
-        firsts, which = np.unique(at[is_first], return_inverse=True)
-        parts = torch.from_numpy(firsts).to(logits.device).split(at_once)
-        top = torch.cat([logits[part].argmax(dim=-1) for part in parts])
         self.first_token[owners[is_first]] = top.cpu().numpy()[which]
 
+    def _read_logits(self, outputs: Tensor, at: Tensor, tokens: Tensor, firsts: Tensor) -> tuple[Tensor, Tensor]:
+        """What continuations ask of the logits, a part of the vocabulary at a time.
 
-def _log_sums(logits: Tensor, at_once: int) -> Tensor:
-    """Float32 logsumexp of every row, of `at_once` rows at a time in one place, which a processor's cache holds."""
+        Args:
+            at, tokens: the positions that are asked, and the tokens they are asked for.
+            firsts: the positions of which the most likely token is asked.
+        Returns:
+            Log-likelihoods of the tokens, float32, and the most likely tokens.
+        """
+        at, tokens, firsts = (places.to(outputs.device) for places in (at, tokens, firsts))
+        found = torch.empty(len(at), device=outputs.device)
+        largest, top = torch.full((len(firsts),), -torch.inf, device=outputs.device), torch.zeros_like(firsts)
+        sums = []
+        for start, logits in self._vocabulary_parts(outputs):
+            sums.append(_log_sums(logits))
+            own = (tokens >= start) & (tokens < start + logits.shape[1])
+            found[own] = logits[at[own], tokens[own] - start].float()
+            value, token = logits[firsts].max(dim=-1)
+            top = torch.where(value > largest, token + start, top)
+            largest = largest.maximum(value)
+            del logits  # before the next are made
+        return found - torch.stack(sums).logsumexp(dim=0)[at], top
+
+    def _vocabulary_parts(self, outputs: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Logits of neighbouring tokens, (positions, tokens), and the first of these tokens."""
+        if self._output_weights is None:
+            yield 0, outputs
+            return
+        columns = max(FEWEST_COLUMNS, LOGITS_AT_ONCE // len(outputs))
+        for start in range(0, len(self._output_weights), columns):
+            yield start, self._projected(outputs, self._output_weights[start : start + columns])
+
+    def _projected(self, hidden: Tensor, weights: Tensor) -> Tensor:
+        with torch.no_grad(), self._precisely():
+            return nn.functional.linear(hidden, weights)
+
+
+def _log_sums(logits: Tensor) -> Tensor:
+    """Float32 logsumexp of every row; some rows at a time, in one place, which a processor's cache holds."""
+    if _in_bf16_on_cpu(logits):
+        from llm_tasks import bf16_kernels  # see _in_one_pass
+
+        return bf16_kernels.log_sums(logits)
+    most = CACHED_LOGITS if logits.device.type == "cpu" else LOGITS_AT_ONCE
+    at_once = max(1, most // logits.shape[1])
     space = torch.empty(min(at_once, len(logits)), logits.shape[1], device=logits.device)
     sums = []
     for part in logits.split(at_once):
@@ -574,6 +637,19 @@ def _fast_length(tokens: int, before: int, width: int) -> int:
     """What a packed row is padded to: with the tokens before it a multiple of EVEN_KEYS, where that costs less."""
     even = tokens + -(before + tokens) % EVEN_KEYS
     return even if _row_cost(even, before, width) < _row_cost(tokens, before, width, ODD_KEY_COST) else tokens
+
+
+def _in_one_pass(model: PreTrainedModel) -> Callable[[], contextlib.AbstractContextManager]:
+    """What holds while the model computes: faster layers where there are some, the model's own otherwise."""
+    if not _in_bf16_on_cpu(model):
+        return contextlib.nullcontext
+    from llm_tasks import fused_layers  # its compiler takes a second and 55 MB
+
+    return functools.partial(fused_layers.replaced, fused_layers.replacements(model))
+
+
+def _in_bf16_on_cpu(computed: PreTrainedModel | Tensor) -> bool:
+    return computed.device.type == "cpu" and computed.dtype == torch.bfloat16
 
 
 def sliding_window(config: PretrainedConfig) -> int | None:

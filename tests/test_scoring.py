@@ -158,10 +158,12 @@ def test_bf16_chooses_what_float32_chooses():
     assert (exact.argmax(axis=1) == rounded.argmax(axis=1))[clear].all()
 
 
-def test_memory_that_runs_out_halves_the_batch():
+@pytest.mark.parametrize("inner", [False, True], ids=["model", "decoder"])
+def test_memory_that_runs_out_halves_the_batch(inner: bool):
     model, asked = make_model("llama"), continuations()
     expected = log_likelihoods(model, asked, tokens_per_batch=10**6).log_likelihood
-    largest, forward = [], model.forward
+    limits = model.model if inner else model
+    largest, forward = [], limits.forward
 
     @functools.wraps(forward)
     def limited(ids: torch.Tensor, **options: object) -> object:
@@ -170,7 +172,7 @@ def test_memory_that_runs_out_halves_the_batch():
         largest.append(ids.numel())
         return forward(ids, **options)
 
-    model.forward = limited
+    limits.forward = limited
     found = log_likelihoods(model, asked, tokens_per_batch=10**6).log_likelihood
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert max(largest) <= 300
@@ -231,9 +233,38 @@ def test_rows_are_padded_to_an_even_number_of_keys_where_that_is_cheaper(tokens:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_log_sums_in_parts_are_those_of_the_whole(rows: int):
+def test_log_sums_in_parts_are_those_of_the_whole(rows: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring, "CACHED_LOGITS", 2 * 7)
     logits = 30 * torch.randn(rows, 7)
-    torch.testing.assert_close(scoring._log_sums(logits, at_once=2), logits.logsumexp(dim=-1))
+    torch.testing.assert_close(scoring._log_sums(logits), logits.logsumexp(dim=-1))
+
+
+@pytest.mark.parametrize("columns", [1, 7, VOCABULARY - 1, VOCABULARY])
+def test_a_vocabulary_in_parts_is_that_of_the_whole(columns: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(scoring, "FEWEST_COLUMNS", columns)
+    widths = []
+    whole = scoring._log_sums
+    monkeypatch.setattr(scoring, "_log_sums", lambda logits: widths.append(logits.shape[1]) or whole(logits))
+    assert_like_twin(make_model("llama"), continuations(), tokens_per_batch=64)
+    assert max(widths) == columns
+
+
+def test_of_equally_likely_tokens_the_first_is_taken_in_whatever_part(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr(scoring, "FEWEST_COLUMNS", 8)
+    model = make_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    found = log_likelihoods(model, [Continuation((1, 2, 30), 2)], tokens_per_batch=8)
+    assert found.first_token.tolist() == [0]
+    assert found.log_likelihood[0] == pytest.approx(-math.log(VOCABULARY))
+
+
+@pytest.mark.parametrize(("name", "plain"), [("llama", True), ("qwen2", True), ("gemma3", False), ("gpt2", False)])
+def test_logits_are_taken_in_parts_only_of_models_known_to_do_nothing_to_them(name: str, plain: bool):
+    """Gemma 3 may cap its logits; GPT-2's code is its own."""
+    assert scoring.projects_plainly(make_model(name)) is plain
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -1,0 +1,176 @@
+"""Compiled loops for a processor over tensors in bf16, each in one pass, rounded where torch's own steps round.
+
+torch computes these formulas step by step and writes every step to memory; on a processor with bf16 matrix units that
+takes longer than the products between them.
+"""
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from pruning.row_threads import share_rows
+
+NUMBERS_PER_THREAD = 2**17  # fewer are done before another thread wakes up
+LOG2_E = np.float32(1.4426950408889634)
+# Of (2^f - 1) / f for |f| <= 1/2, interpolated at Chebyshev's nodes: 2^f within 2e-7, and 1 where f is 0.
+POWERS_OF_TWO = tuple(map(np.float32, (0.0013381303, 0.0096663685, 0.05550381, 0.24022349, 0.69314718)))
+LOWEST_POWER, HIGHEST_POWER = np.float32(-126), np.float32(126)  # that float32 holds in full precision
+
+# Sums may be taken in any order, so that they are vectorised; nothing is assumed about NaN and infinity.
+compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+inlined = numba.njit(inline="always")
+
+
+def rms_norm(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Every last dimension over its root mean square, times the weight; both factors rounded to bf16.
+
+    Args:
+        hidden: (..., width), bf16.
+        weight: (width,), bf16.
+        epsilon: added to the mean square.
+    """
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    normed = torch.empty_like(rows)
+    _share(_rms_norm_rows, len(rows), rows.shape[1], rows, weight, np.float32(epsilon), normed)
+    return normed.view(hidden.shape)
+
+
+def silu_times_(gate: Tensor, factor: Tensor) -> Tensor:
+    """gate becomes silu(gate), rounded to bf16, times the factor, and is returned; both (..., width), contiguous."""
+    width = gate.shape[-1]
+    _share(_silu_times_rows, gate.numel() // width, width, gate.view(-1, width), factor.view(-1, width))
+    return gate
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding, every product rounded to bf16.
+
+    Args:
+        states: (rows, tokens, heads, width), bf16; the first half of a head's width is rotated with the second.
+        cos, sin: (rows or 1, tokens, width), bf16.
+    Returns:
+        (rows, heads, tokens, width).
+    """
+    rows, tokens, heads, width = states.shape
+    rotated = states.new_empty(rows, heads, tokens, width)
+    _share(_rotate_tokens, rows * tokens, heads * width, states.contiguous(), cos, sin, rotated)
+    return rotated
+
+
+def log_sums(logits: Tensor) -> Tensor:
+    """Logarithm of the sum of exponentials of every row, float32; NaN where a row has NaN.
+
+    Args:
+        logits: (rows, vocabulary), bf16.
+    """
+    sums = torch.empty(len(logits))
+    _share(_log_sum_rows, *logits.shape, logits, sums)
+    return sums
+
+
+def _share(kernel: numba.core.dispatcher.Dispatcher, rows: int, width: int, *arguments: Tensor | np.float32) -> None:
+    """Run a kernel over all rows of tensors; those in bf16 it sees as their bits."""
+    arrays = [_array(argument) if isinstance(argument, Tensor) else argument for argument in arguments]
+    share_rows(kernel, rows, max(1, NUMBERS_PER_THREAD // width), *arrays)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+@inlined
+def _widened(bits: np.uint16) -> np.float32:
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@inlined
+def _rounded(value: np.float32) -> np.uint16:
+    """The bits of the nearest number in bf16, of two equally near ones the even one."""
+    bits = np.float32(value).view(np.uint32)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@inlined
+def _power_of_two(exponent: np.float32) -> np.float32:
+    """Exponents outside LOWEST_POWER … HIGHEST_POWER are taken as these; NaN stays."""
+    exponent = LOWEST_POWER if exponent < LOWEST_POWER else exponent
+    exponent = HIGHEST_POWER if exponent > HIGHEST_POWER else exponent
+    whole = np.floor(exponent + np.float32(0.5))
+    part = exponent - whole
+    power = POWERS_OF_TWO[0]
+    power = power * part + POWERS_OF_TWO[1]
+    power = power * part + POWERS_OF_TWO[2]
+    power = power * part + POWERS_OF_TWO[3]
+    power = power * part + POWERS_OF_TWO[4]
+    power = power * part + np.float32(1)
+    return power * np.uint32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@compiled
+def _rms_norm_rows(
+    first: int, last: int, hidden: np.ndarray, weight: np.ndarray, epsilon: np.float32, normed: np.ndarray
+) -> None:
+    for row in range(first, last):
+        own, result = hidden[row], normed[row]
+        squares = np.float32(0)
+        for place in range(len(own)):
+            squares += _widened(own[place]) * _widened(own[place])
+        scale = np.float32(1) / np.sqrt(squares / np.float32(len(own)) + epsilon)
+        for place in range(len(own)):
+            scaled = _widened(_rounded(_widened(own[place]) * scale))
+            result[place] = _rounded(scaled * _widened(weight[place]))
+
+
+@compiled
+def _silu_times_rows(first: int, last: int, gate: np.ndarray, factor: np.ndarray) -> None:
+    for row in range(first, last):
+        own, other = gate[row], factor[row]
+        for place in range(len(own)):
+            value = _widened(own[place])
+            silu = value / (np.float32(1) + _power_of_two(-LOG2_E * value))
+            own[place] = _rounded(_widened(_rounded(silu)) * _widened(other[place]))
+
+
+@compiled
+def _rotate_tokens(
+    first: int, last: int, states: np.ndarray, cos: np.ndarray, sin: np.ndarray, rotated: np.ndarray
+) -> None:
+    _, tokens, heads, width = states.shape
+    half = width // 2
+    for index in range(first, last):
+        row, token = index // tokens, index % tokens
+        angle = row if len(cos) > 1 else 0
+        own_cos, own_sin = cos[angle, token], sin[angle, token]
+        for head in range(heads):
+            own, result = states[row, token, head], rotated[row, head, token]
+            for place in range(half):
+                one, other = _widened(own[place]), _widened(own[half + place])
+                straight = _widened(_rounded(one * _widened(own_cos[place])))
+                across = _widened(_rounded(other * _widened(own_sin[place])))
+                result[place] = _rounded(straight - across)
+                straight = _widened(_rounded(other * _widened(own_cos[half + place])))
+                across = _widened(_rounded(one * _widened(own_sin[half + place])))
+                result[half + place] = _rounded(straight + across)
+
+
+@compiled
+def _log_sum_rows(first: int, last: int, logits: np.ndarray, sums: np.ndarray) -> None:
+    for row in range(first, last):
+        own = logits[row]
+        # As whole numbers, whose maximum is vectorised: their order is that of the floats. NaN comes out NaN below.
+        largest = np.int16(-(2**15))
+        for place in range(len(own)):
+            largest = max(largest, _in_order(np.int16(own[place])))
+        top = _widened(np.uint16(_in_order(largest)))
+        total = np.float32(0)
+        for place in range(len(own)):
+            total += _power_of_two((_widened(own[place]) - top) * LOG2_E)
+        sums[row] = top + np.log(total)
+
+
+@inlined
+def _in_order(bits: np.int16) -> np.int16:
+    """Bits of a float as a number that grows with it, and back: those below the sign are turned where it is set."""
+    return np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF)))
