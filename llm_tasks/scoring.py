@@ -4,7 +4,8 @@ What sequences share is computed once. A *trunk* is a beginning that many have i
 MMLU subject: its keys and values are computed by themselves and serve every sequence below, and longer trunks too. What
 is left of the sequences, such as questions with their options, is *packed*: a row of a batch holds a tree of tokens,
 branch after branch, in which each token has the position of its own sequence and sees only what its branch hangs from.
-Rows are filled to one length, so little is padded, and only positions that are read are projected to the vocabulary.
+Rows are filled to one length, so little is padded. Only positions that are read are projected to the vocabulary, a part
+of it at a time, and on a processor with bf16 units layers of Llama's kind are computed by fused_layers.
 
 The result is that of one sequence at a time, to the rounding of the products; several processes compute the batches
 that one would, each a part of them, so that theirs is the same to the bit. Models that cannot be packed (packs_rows)
@@ -23,14 +24,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
-from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
+from llm_tasks import logits
+from llm_tasks.logits import is_spread
 from llm_tasks.processes import ALONE, Processes
-from llm_tasks.same_code import same_code
 from pruning.device import autocast
 
 Tokens = tuple[int, ...]
@@ -46,9 +47,6 @@ EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarte
 FAMILY_TOKENS = 64  # of sequences that share little and are still packed next to each other
 SHARED_AGAIN = 8  # tokens; sequences that share more are never packed apart
 READS_PER_TOKEN = 0.25  # positions with logits of the whole vocabulary, per token of the budget: they fill the memory
-LOGITS_AT_ONCE = 2**22  # computed at once where they can be, and turned to float32, to be normalised: 17 MB
-FEWEST_COLUMNS = 1024  # of the output layer, computed at once: fewer are no fast product
-CACHED_LOGITS = 2**19  # the same on a processor, in whose cache 2 MB stay
 EVEN_KEYS = 16  # in bf16 a processor attends to a multiple of so many keys nearly twice as fast as to others
 WEIGHT_COST, KEY_COST, ODD_KEY_COST = 6, 3, 5  # of a token: per unit of width, and per key that it sees
 SHARING_LAYERS = {"full_attention", "sliding_attention", "attention"}
@@ -163,20 +161,7 @@ def projects_on_demand(model: PreTrainedModel) -> bool:
 
     There the wanted positions would be told on the first device and looked up on the last.
     """
-    return not _is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
-
-
-def projects_plainly(model: PreTrainedModel) -> bool:
-    """Whether logits are the last hidden states times the output layer's weights, as in Llama, and nothing else."""
-    output = model.get_output_embeddings()
-    if type(output) is not nn.Linear or output.bias is not None or _is_spread(model):
-        return False
-    hooked = "forward" in vars(model)
-    return not hooked and same_code(type(model).forward, LlamaForCausalLM.forward)
-
-
-def _is_spread(model: PreTrainedModel) -> bool:
-    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
+    return not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def distinct_reads(continuations: Sequence[Continuation]) -> list[Read]:
@@ -388,7 +373,7 @@ class Engine:
         self._config = model.config.get_text_config()
         self._reads_only = projects_on_demand(model)
         self._packs, self._progress = packs, progress
-        self._output_weights = model.lm_head.weight if self._projects and projects_plainly(model) else None
+        self._output_weights = model.lm_head.weight if self._projects and logits.projects_plainly(model) else None
         self._in_one_pass = _in_one_pass(model)
         self.computed = 0
 
@@ -540,14 +525,14 @@ class Engine:
         self.computed += ids.numel()
         ids, wanted = ids.to(device), wanted.to(device)
         more |= {"past_key_values": cache, "use_cache": cache is not None}
-        with torch.no_grad(), self._precisely(), _grouped_heads(device), self._in_one_pass():
+        with torch.no_grad(), self._autocast(), _grouped_heads(device), self._in_one_pass():
             if self._output_weights is not None:
                 return self._model.model(ids, **more).last_hidden_state[wanted]
             if self._reads_only:
                 return self._model(ids, logits_to_keep=wanted, **more).logits
             return self._model(ids, **more).logits[wanted]
 
-    def _precisely(self) -> contextlib.AbstractContextManager:
+    def _autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self._precision, self._model.device.type, self._model.dtype)
 
 
@@ -573,64 +558,13 @@ class _Scorer(Engine):
         ]
         at, tokens, owners, is_first = map(np.array, zip(*asked, strict=True))
         firsts, which = np.unique(at[is_first], return_inverse=True)
-        found, top = self._read_logits(outputs, *map(torch.from_numpy, (at, tokens, firsts)))
+        asked = logits.Asked(*(torch.from_numpy(numbers).to(outputs.device) for numbers in (at, tokens, firsts)))
+        with self._autocast():
+            found, top = logits.read(outputs, self._output_weights, asked)
         if found.isnan().any():
             raise FloatingPointError("the model's logits are NaN")
         np.add.at(self.log_likelihood, owners, found.double().cpu().numpy())
         self.first_token[owners[is_first]] = top.cpu().numpy()[which]
-
-    def _read_logits(self, outputs: Tensor, at: Tensor, tokens: Tensor, firsts: Tensor) -> tuple[Tensor, Tensor]:
-        """What continuations ask of the logits, a part of the vocabulary at a time.
-
-        Args:
-            at, tokens: the positions that are asked, and the tokens they are asked for.
-            firsts: the positions of which the most likely token is asked.
-        Returns:
-            Log-likelihoods of the tokens, float32, and the most likely tokens.
-        """
-        at, tokens, firsts = (places.to(outputs.device) for places in (at, tokens, firsts))
-        found = torch.empty(len(at), device=outputs.device)
-        largest, top = torch.full((len(firsts),), -torch.inf, device=outputs.device), torch.zeros_like(firsts)
-        sums = []
-        for start, logits in self._vocabulary_parts(outputs):
-            sums.append(_log_sums(logits))
-            own = (tokens >= start) & (tokens < start + logits.shape[1])
-            found[own] = logits[at[own], tokens[own] - start].float()
-            value, token = logits[firsts].max(dim=-1)
-            top = torch.where(value > largest, token + start, top)
-            largest = largest.maximum(value)
-            del logits  # before the next are made
-        return found - torch.stack(sums).logsumexp(dim=0)[at], top
-
-    def _vocabulary_parts(self, outputs: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Logits of neighbouring tokens, (positions, tokens), and the first of these tokens."""
-        if self._output_weights is None:
-            yield 0, outputs
-            return
-        columns = max(FEWEST_COLUMNS, LOGITS_AT_ONCE // len(outputs))
-        for start in range(0, len(self._output_weights), columns):
-            yield start, self._projected(outputs, self._output_weights[start : start + columns])
-
-    def _projected(self, hidden: Tensor, weights: Tensor) -> Tensor:
-        with torch.no_grad(), self._precisely():
-            return nn.functional.linear(hidden, weights)
-
-
-def _log_sums(logits: Tensor) -> Tensor:
-    """Float32 logsumexp of every row; some rows at a time, in one place, which a processor's cache holds."""
-    if _in_bf16_on_cpu(logits):
-        from llm_tasks import bf16_kernels  # see _in_one_pass
-
-        return bf16_kernels.log_sums(logits)
-    most = CACHED_LOGITS if logits.device.type == "cpu" else LOGITS_AT_ONCE
-    at_once = max(1, most // logits.shape[1])
-    space = torch.empty(min(at_once, len(logits)), logits.shape[1], device=logits.device)
-    sums = []
-    for part in logits.split(at_once):
-        values = space[: len(part)].copy_(part)
-        largest = values.amax(dim=-1, keepdim=True)
-        sums.append(values.sub_(largest).exp_().sum(dim=-1).log_().add_(largest[:, 0]))
-    return torch.cat(sums)
 
 
 def _fast_length(tokens: int, before: int, width: int) -> int:
@@ -641,15 +575,11 @@ def _fast_length(tokens: int, before: int, width: int) -> int:
 
 def _in_one_pass(model: PreTrainedModel) -> Callable[[], contextlib.AbstractContextManager]:
     """What holds while the model computes: faster layers where there are some, the model's own otherwise."""
-    if not _in_bf16_on_cpu(model):
+    if not logits.in_bf16_on_cpu(model):
         return contextlib.nullcontext
     from llm_tasks import fused_layers  # its compiler takes a second and 55 MB
 
     return functools.partial(fused_layers.replaced, fused_layers.replacements(model))
-
-
-def _in_bf16_on_cpu(computed: PreTrainedModel | Tensor) -> bool:
-    return computed.device.type == "cpu" and computed.dtype == torch.bfloat16
 
 
 def sliding_window(config: PretrainedConfig) -> int | None:

@@ -9,7 +9,7 @@ import torch
 from conftest import decoder_configs
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, PreTrainedModel
 
-from llm_tasks import scoring
+from llm_tasks import logits, scoring
 from llm_tasks.greedy import AnswerEnd, greedy_answers
 from llm_tasks.processes import Processes
 from llm_tasks.scoring import Continuation, log_likelihoods
@@ -232,27 +232,20 @@ def test_rows_are_padded_to_an_even_number_of_keys_where_that_is_cheaper(tokens:
     assert scoring._fast_length(tokens, before, width=576) == padded
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5])
-def test_log_sums_in_parts_are_those_of_the_whole(rows: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scoring, "CACHED_LOGITS", 2 * 7)
-    logits = 30 * torch.randn(rows, 7)
-    torch.testing.assert_close(scoring._log_sums(logits), logits.logsumexp(dim=-1))
-
-
 @pytest.mark.parametrize("columns", [1, 7, VOCABULARY - 1, VOCABULARY])
 def test_a_vocabulary_in_parts_is_that_of_the_whole(columns: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 1)
-    monkeypatch.setattr(scoring, "FEWEST_COLUMNS", columns)
+    monkeypatch.setattr(logits, "AT_ONCE_CPU", 1)
+    monkeypatch.setattr(logits, "FEWEST_COLUMNS", columns)
     widths = []
-    whole = scoring._log_sums
-    monkeypatch.setattr(scoring, "_log_sums", lambda logits: widths.append(logits.shape[1]) or whole(logits))
+    whole = logits.log_sums
+    monkeypatch.setattr(logits, "log_sums", lambda part: widths.append(part.shape[1]) or whole(part))
     assert_like_twin(make_model("llama"), continuations(), tokens_per_batch=64)
     assert max(widths) == columns
 
 
 def test_of_equally_likely_tokens_the_first_is_taken_in_whatever_part(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scoring, "LOGITS_AT_ONCE", 1)
-    monkeypatch.setattr(scoring, "FEWEST_COLUMNS", 8)
+    monkeypatch.setattr(logits, "AT_ONCE_CPU", 1)
+    monkeypatch.setattr(logits, "FEWEST_COLUMNS", 8)
     model = make_model("llama")
     with torch.no_grad():
         model.lm_head.weight.zero_()
@@ -264,7 +257,7 @@ def test_of_equally_likely_tokens_the_first_is_taken_in_whatever_part(monkeypatc
 @pytest.mark.parametrize(("name", "plain"), [("llama", True), ("qwen2", True), ("gemma3", False), ("gpt2", False)])
 def test_logits_are_taken_in_parts_only_of_models_known_to_do_nothing_to_them(name: str, plain: bool):
     """Gemma 3 may cap its logits; GPT-2's code is its own."""
-    assert scoring.projects_plainly(make_model(name)) is plain
+    assert logits.projects_plainly(make_model(name)) is plain
 
 
 @pytest.mark.parametrize("share", [True, False])
