@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.row_threads import share_rows
+from pruning.row_threads import compiled, share_rows
 
 NUMBERS_PER_THREAD = 2**17  # fewer are done before another thread wakes up
 LOG2_E = np.float32(1.4426950408889634)
@@ -18,8 +18,8 @@ POWERS_OF_TWO = tuple(map(np.float32, (0.0013381303, 0.0096663685, 0.05550381, 0
 LOWEST_POWER, HIGHEST_POWER = np.float32(-126), np.float32(126)  # that float32 holds in full precision
 
 # Sums may be taken in any order, so that they are vectorised; nothing is assumed about NaN and infinity.
-compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-inlined = numba.njit(inline="always")
+_compiled = compiled(fastmath={"contract", "reassoc", "nsz"})
+_inlined = numba.njit(inline="always")
 
 
 def rms_norm(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -80,19 +80,19 @@ def _array(tensor: Tensor) -> np.ndarray:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-@inlined
+@_inlined
 def _widened(bits: np.uint16) -> np.float32:
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
-@inlined
+@_inlined
 def _rounded(value: np.float32) -> np.uint16:
     """The bits of the nearest number in bf16, of two equally near ones the even one."""
     bits = np.float32(value).view(np.uint32)
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@inlined
+@_inlined
 def _power_of_two(exponent: np.float32) -> np.float32:
     """Exponents outside LOWEST_POWER … HIGHEST_POWER are taken as these; NaN stays."""
     exponent = LOWEST_POWER if exponent < LOWEST_POWER else exponent
@@ -108,7 +108,7 @@ def _power_of_two(exponent: np.float32) -> np.float32:
     return power * np.uint32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@compiled
+@_compiled
 def _rms_norm_rows(
     first: int, last: int, hidden: np.ndarray, weight: np.ndarray, epsilon: np.float32, normed: np.ndarray
 ) -> None:
@@ -123,7 +123,7 @@ def _rms_norm_rows(
             result[place] = _rounded(scaled * _widened(weight[place]))
 
 
-@compiled
+@_compiled
 def _silu_times_rows(first: int, last: int, gate: np.ndarray, factor: np.ndarray) -> None:
     for row in range(first, last):
         own, other = gate[row], factor[row]
@@ -133,7 +133,7 @@ def _silu_times_rows(first: int, last: int, gate: np.ndarray, factor: np.ndarray
             own[place] = _rounded(_widened(_rounded(silu)) * _widened(other[place]))
 
 
-@compiled
+@_compiled
 def _rotate_tokens(
     first: int, last: int, states: np.ndarray, cos: np.ndarray, sin: np.ndarray, rotated: np.ndarray
 ) -> None:
@@ -155,7 +155,7 @@ def _rotate_tokens(
                 result[half + place] = _rounded(straight + across)
 
 
-@compiled
+@_compiled
 def _log_sum_rows(first: int, last: int, logits: np.ndarray, sums: np.ndarray) -> None:
     for row in range(first, last):
         own = logits[row]
@@ -170,7 +170,7 @@ def _log_sum_rows(first: int, last: int, logits: np.ndarray, sums: np.ndarray) -
         sums[row] = top + np.log(total)
 
 
-@inlined
+@_inlined
 def _in_order(bits: np.int16) -> np.int16:
     """Bits of a float as a number that grows with it, and back: those below the sign are turned where it is set."""
     return np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF)))

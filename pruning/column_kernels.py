@@ -4,16 +4,15 @@ A column of W is a contiguous row of `columns`, (width, out_features). Rows of W
 out, each works on a strip that stays in its cache, and every loop along a strip is vectorised.
 """
 
-import numba
 import numpy as np
 from torch import Tensor
 
-from pruning.row_threads import share_rows
+from pruning.row_threads import compiled, share_rows
 
 STRIP = 128  # rows of W at a time: a sub-block of 32 columns of a strip fills 16 kB of a 32 kB or 48 kB cache
 ROUNDING = np.float32(1.5 * 2**23)  # adding and subtracting it rounds |x| < 2^22, halves to even, as rint does
 
-compiled = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+_compiled = compiled(fastmath={"contract"})
 
 
 def prune_columns(columns: Tensor, upper: Tensor, keep: Tensor, errors: Tensor, n_kept: int, m_group: int) -> None:
@@ -45,7 +44,7 @@ def round_columns(
     share_rows(_round_strips, columns.shape[1], STRIP, *arrays, errors.numpy(), np.float32(max_code))
 
 
-@compiled
+@_compiled
 def _prune_strips(
     first_row: int, last_row: int, columns: np.ndarray, upper: np.ndarray, keep: np.ndarray, errors: np.ndarray,
     n_kept: int, m_group: int,
@@ -63,7 +62,7 @@ def _prune_strips(
             _spread(columns[:, first:last], upper, error, place)
 
 
-@compiled
+@_compiled
 def _round_strips(
     first_row: int, last_row: int, columns: np.ndarray, upper: np.ndarray, scales: np.ndarray, zeros: np.ndarray,
     group_index: np.ndarray, errors: np.ndarray, max_code: np.float32,
@@ -81,7 +80,7 @@ def _round_strips(
             _spread(columns[:, first:last], upper, error, place)
 
 
-@compiled
+@_compiled
 def _spread(columns: np.ndarray, upper: np.ndarray, error: np.ndarray, place: int) -> None:
     """Take a column's error out of the columns after it."""
     for later in range(place + 1, len(columns)):
@@ -90,7 +89,7 @@ def _spread(columns: np.ndarray, upper: np.ndarray, error: np.ndarray, place: in
             column[row] -= share * error[row]
 
 
-@compiled
+@_compiled
 def _choose_group(
     columns: np.ndarray, upper: np.ndarray, keep: np.ndarray, n_kept: int, m_group: int, start: int
 ) -> None:

@@ -1,11 +1,29 @@
-"""Compiled loops over the rows of a matrix, shared out among threads."""
+"""Loops over the rows of a matrix: how they are compiled, and shared out among threads."""
 
 import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import torch
+
+
+def compiled(fastmath: set[str]) -> Callable[[Callable[..., None]], numba.core.dispatcher.Dispatcher]:
+    """Decorates a kernel of share_rows; what is compiled is kept beside the source or in the user's cache, if possible.
+
+    Args:
+        fastmath: what may be done to sums and products; LLVM's names.
+    """
+
+    def decorate(function: Callable[..., None]) -> numba.core.dispatcher.Dispatcher:
+        options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # neither folder can be written
+            return numba.njit(**options)(function)
+
+    return decorate
 
 
 def share_rows(kernel: Callable[..., None], rows: int, least: int, *arguments: object) -> None:

@@ -1,11 +1,10 @@
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pruning import column_kernels, row_threads, sparsegpt
+from pruning import column_kernels, sparsegpt
 from pruning.hessian import factor_inverse
 from pruning.masks import lowest_k_mask
 from pruning.nm import nm_mask
@@ -179,11 +178,6 @@ def test_compiled_kernel_equals_the_torch_loop(nm: tuple[int, int], rows: int, t
     assert torch.equal(ours[1], twin[1])
     torch.testing.assert_close(ours[0], twin[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours[2], twin[2], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_threads_survive_a_fork():
-    assert row_threads._thread_pool(os.getpid(), 1) is not row_threads._thread_pool(os.getpid() + 1, 1)
 
 
 @pytest.mark.parametrize(
