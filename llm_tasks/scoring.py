@@ -551,12 +551,12 @@ class _Scorer(Engine):
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         """Add up what the continuations ask of the positions read."""
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
-        asked = [
+        scored = [
             (number[index, place], token, owner, is_first)
             for index, row in enumerate(rows)
             for place, token, owner, is_first in row.reads
         ]
-        at, tokens, owners, is_first = map(np.array, zip(*asked, strict=True))
+        at, tokens, owners, is_first = map(np.array, zip(*scored, strict=True))
         firsts, which = np.unique(at[is_first], return_inverse=True)
         asked = logits.Asked(*(torch.from_numpy(numbers).to(outputs.device) for numbers in (at, tokens, firsts)))
         with self._autocast():
