@@ -204,8 +204,8 @@ def identity(
         unused.add("magnitude_scope")
     if not args.export or not is_quantized(cell):
         unused.add("export")
-    if not getattr(args, "chat_template", False):  # so that runs from before it was an option stay complete
-        unused.add("chat_template")
+    # so that runs from before these were options stay complete
+    unused |= {name for name in ("chat_template", "eval_split") if not getattr(args, name, None)}
     options = {**vars(args), **data}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     values = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}

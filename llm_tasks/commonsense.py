@@ -8,7 +8,7 @@ CommonsenseQA.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,19 +58,26 @@ class Task(NamedTuple):
     human: float
 
 
-def load_task(task: str, data_dir: Path | None) -> list[Question]:
-    """All items of one of TASKS.
+def sources(task: str, splits: Sequence[str] = ()) -> list[Source]:
+    """Where the items of one of TASKS are; in its own split unless others are named."""
+    source = TASKS[task].source
+    return [source._replace(split=split, hub_split=split) for split in splits] or [source]
+
+
+def load_task(task: str, data_dir: Path | None, splits: Sequence[str] = ()) -> list[Question]:
+    """All items of one of TASKS, of its own split or of those named, one after the other.
 
     Raises:
         ValueError: see read_source; or a row has no label or a damaged field (names where it stands, and the field).
     """
-    _, source, read, _ = TASKS[task]
-    label = source.fields[-1]
+    read = TASKS[task].read
     questions = []
-    for where, row in read_source(source, data_dir):
-        if str(row[label]).strip() in UNLABELLED:
-            raise ValueError(f"{where}: {label!r} is {row[label]!r}: the split {source.split!r} must have labels")
-        questions.append(read(row, where))
+    for source in sources(task, splits):
+        label = source.fields[-1]
+        for where, row in read_source(source, data_dir):
+            if str(row[label]).strip() in UNLABELLED:
+                raise ValueError(f"{where}: {label!r} is {row[label]!r}: the split {source.split!r} must have labels")
+            questions.append(read(row, where))
     items = distinct(item_id(task, found.passage, found.question, *found.choices) for found in questions)
     return [found._replace(item=item) for found, item in zip(questions, items, strict=True)]
 

@@ -22,33 +22,73 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from llm_tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task
+from analysis.sweeps.options import checked
+from llm_tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task, sources
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level
 from llm_tasks.task_files import sample
 from pruning.data_sources import local_file
 
 PAPER_TASKS = ["piqa", "hellaswag", "openbookqa"]
-OPTIONS = ("tasks", "max_items", *CHOICE_OPTIONS)
+OPTIONS = ("tasks", "eval_split", "max_items", *CHOICE_OPTIONS)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("setting 5: human gap").add_argument
     add("--tasks", nargs="+", choices=tuple(TASKS), default=PAPER_TASKS, metavar="NAME",
         help=f"of {', '.join(TASKS)} (default {' '.join(PAPER_TASKS)})")  # fmt: skip
+    add("--eval_split", nargs="+", type=checked(task_splits), default=[], metavar="TASK=SPLIT[+SPLIT]",
+        help="take a task's items from other splits than the one that lm-evaluation-harness scores; openbookqa=test+"
+        "validation doubles OpenBookQA's 500 items")  # fmt: skip
+
+
+def task_splits(text: str) -> str:
+    """The value of --eval_split, if it names a task and splits.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    task, _, named = text.partition("=")
+    splits = named.split("+")
+    if task not in TASKS or not all(splits):
+        raise ValueError(f"{text!r} is not TASK=SPLIT or TASK=SPLIT+SPLIT with a task of {', '.join(TASKS)}")
+    if len(set(splits)) < len(splits):
+        raise ValueError(f"{text!r} names a split twice")
+    return text
+
+
+def chosen_splits(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The splits of each task asked for, none where it is the task's own.
+
+    Raises:
+        ValueError: --eval_split names a task that is not asked for, or one twice.
+    """
+    named = [text.partition("=")[::2] for text in args.eval_split]
+    tasks = [task for task, _ in named]
+    if wrong := [task for task in tasks if task not in args.tasks]:
+        raise ValueError(f"--eval_split: {wrong[0]} is not in --tasks {' '.join(args.tasks)}")
+    if len(set(tasks)) < len(tasks):
+        raise ValueError(f"--eval_split {' '.join(args.eval_split)}: a task stands there twice; join its splits with +")
+    splits = {task: found.split("+") for task, found in named}
+    return {task: splits.get(task, []) for task in dict.fromkeys(args.tasks)}
 
 
 def load(args: argparse.Namespace) -> dict[str, list[Question]]:
     """The chosen items of each task."""
     return {
-        task: sample(load_task(task, args.data_dir), args.max_items, key=lambda question: question.item)
-        for task in dict.fromkeys(args.tasks)
+        task: sample(load_task(task, args.data_dir, splits), args.max_items, key=lambda question: question.item)
+        for task, splits in chosen_splits(args).items()
     }
 
 
 def files(args: argparse.Namespace) -> list[Path]:
-    tasks = dict.fromkeys(args.tasks) if args.data_dir else ()
-    return [local_file(TASKS[task].source, args.data_dir) for task in tasks]
+    if not args.data_dir:
+        return []
+    return [
+        local_file(source, args.data_dir)
+        for task, splits in chosen_splits(args).items()
+        for source in sources(task, splits)
+    ]
 
 
 def build(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_tasks import setting5_human_gap
-from llm_tasks.commonsense import TASKS, cloze_prompt, letter_prompt, load_task, without_markup
+from llm_tasks.commonsense import TASKS, cloze_prompt, letter_prompt, load_task, sources, without_markup
 from llm_tasks.prompts import Prompt, continued
 
 ROWS = {
@@ -61,8 +61,8 @@ Write = Callable[..., Path]
 def write(tmp_path: Path) -> Write:
     """Write rows where load_task looks for a task's; returns the --data_dir."""
 
-    def write_rows(task: str, *rows: dict[str, Any]) -> Path:
-        source = TASKS[task].source
+    def write_rows(task: str, *rows: dict[str, Any], split: str | None = None) -> Path:
+        (source,) = sources(task, [split] if split else [])
         path = tmp_path / "data" / source.folder / f"{source.split}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -211,6 +211,26 @@ def test_levels_of_setting_5(write: Write):
 
 
 FIRST_FIELD = {"piqa": "goal", "openbookqa": "question_stem"}
+
+
+def test_items_of_several_splits(write: Write):
+    stems = {"test": ["Ice is", "Rain is"], "validation": ["Snow is", "Ice is"]}
+    for split, texts in stems.items():
+        rows = ({**ROWS["openbookqa"], "question_stem": text} for text in texts)
+        data_dir = write("openbookqa", *rows, split=split)
+    write("piqa", ROWS["piqa"])
+    args = options_of(data_dir, "--tasks", "openbookqa", "piqa", "--eval_split", "openbookqa=validation+test")
+    items = setting5_human_gap.load(args)
+    assert [question.question for question in items["openbookqa"]] == ["Snow is", "Ice is", "Ice is", "Rain is"]
+    assert len({question.item for question in items["openbookqa"]}) == 4
+    assert items["piqa"] == load_task("piqa", data_dir)
+    files = [str(path.relative_to(data_dir)) for path in setting5_human_gap.files(args)]
+    assert files == ["openbookqa/validation.jsonl", "openbookqa/test.jsonl", "piqa/validation.jsonl"]
+    assert [source.hub_split for source in sources("openbookqa", ["validation", "test"])] == ["validation", "test"]
+
+    write("openbookqa", {**ROWS["openbookqa"], "answerKey": ""}, split="validation")
+    with pytest.raises(ValueError, match=r"validation.jsonl, line 1: 'answerKey' is '': the split 'validation' must"):
+        setting5_human_gap.load(args)
 
 
 def test_duplicate_options_are_counted(write: Write):

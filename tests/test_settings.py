@@ -337,6 +337,7 @@ def test_settings_obey_their_own_options_alone(sweep: Sweep, no_model: None, cap
         (3, "--max_new_tokens", "9", "max_new_tokens: 9 here, 3 there"),
         (4, "--shots", "5", "shots: [5] here, [0, 1, 3, 5] there"),
         (5, "--tasks", "piqa", "tasks: ['piqa'] here, ['piqa', 'hellaswag', 'openbookqa'] there"),
+        (5, "--eval_split", "piqa=validation", "eval_split: ['piqa=validation'] here, None there"),
         (6, "--num_shots", "2", "num_shots: 2 here, 5 there"),
         (6, "--max_items", "2", "max_items: 2 here, None there"),
         (2, "--overflow", "skip", "overflow: 'skip' here, 'drop_shots' there"),
@@ -345,10 +346,13 @@ def test_settings_obey_their_own_options_alone(sweep: Sweep, no_model: None, cap
         assert told in error_of(SCRIPTS[setting].main, words, capsys)
 
 
-def test_bare_prompts_are_no_part_of_what_a_run_is_called(sweep: Sweep, no_model: None, capsys: pytest.CaptureFixture):
-    """So runs from before there was --chat_template stay complete."""
-    recorded = json.loads((sweep.folder / "2/dense/dense/0" / results.ARGUMENTS_FILE).read_text())["arguments"]
-    assert "chat_template" not in recorded
+def test_newer_options_are_no_part_of_what_a_run_is_called_without_them(
+    sweep: Sweep, no_model: None, capsys: pytest.CaptureFixture
+):
+    """So runs from before there was --chat_template or --eval_split stay complete."""
+    for run in ("2/dense/dense/0", "5/dense/dense/0"):
+        recorded = json.loads((sweep.folder / run / results.ARGUMENTS_FILE).read_text())["arguments"]
+        assert not {"chat_template", "eval_split"} & set(recorded)
     message = error_of(setting2_option_count.main, [*sweep.words, "--chat_template"], capsys)
     assert "holds a run with other arguments (chat_template: True here, None there)" in message
 
@@ -565,6 +569,13 @@ BAD = [
     (4, ["--shot", "1"], "unrecognized arguments"),
     (5, ["--tasks", "piqa", "siqa"], "argument --tasks: invalid choice: 'siqa'"),
     (5, ["--tasks", "boolq"], "has no boolq/validation.jsonl"),
+    (5, ["--eval_split", "test"], "'test' is not TASK=SPLIT or TASK=SPLIT+SPLIT with a task of piqa, hellaswag"),
+    (5, ["--eval_split", "siqa=test"], "'siqa=test' is not TASK=SPLIT"),
+    (5, ["--eval_split", "piqa=test+"], "'piqa=test+' is not TASK=SPLIT"),
+    (5, ["--eval_split", "piqa=test+test"], "'piqa=test+test' names a split twice"),
+    (5, ["--eval_split", "boolq=train"], "--eval_split: boolq is not in --tasks piqa hellaswag openbookqa"),
+    (5, ["--eval_split", "piqa=validation", "piqa=test"], "a task stands there twice; join its splits with +"),
+    (5, ["--eval_split", "piqa=validation+train"], "has no piqa/train.jsonl"),
     (6, ["--factoid_dataset", "trivia"], "argument --factoid_dataset: invalid choice: 'trivia'"),
     (6, ["--factoid_dataset", "nq_open"], "has no nq_open/validation.jsonl"),
     (6, ["--factoid_file", "/nowhere.json"], "--factoid_file: there is no file /nowhere.json"),
