@@ -28,6 +28,7 @@ from pruning.nm import parse_nm
 from quantization.gptqmodel_export import check_exportable
 
 DENSE = "dense"
+TOKENS_PER_BATCH, TOKENS_PER_BATCH_CPU = 4096, 2048  # more are no faster on a processor, and take memory
 CALIBRATION_OPTIONS = (
     "calibration", "calibration_field", "calibration_windows", "calibration_length", "nsamples", "true_sequential",
 )  # fmt: skip
@@ -125,7 +126,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--save_model", action="store_true", help="write the compressed model to <output_dir>/model")
     add("--export", choices=("gptqmodel",),
         help="rtn, gptq: write a packed checkpoint that serves to <output_dir>/gptqmodel")  # fmt: skip
-    add("--tokens_per_batch", type=positive, default=4096, help="tokens computed at once (default 4096)")
+    add("--tokens_per_batch", type=positive,
+        help="tokens computed at once "
+        f"(default {TOKENS_PER_BATCH}, {TOKENS_PER_BATCH_CPU} on a processor)")  # fmt: skip
     add("--stream", action="store_true",
         help="for a model larger than memory: block by block from its files to <output_dir>/model")  # fmt: skip
     return parser
@@ -350,6 +353,11 @@ def _device(name: str) -> torch.device:
 def device_of(args: argparse.Namespace) -> torch.device:
     """Raises ValueError where the machine has no such device."""
     return _device("cpu" if args.stream and args.device == "auto" else args.device)
+
+
+def tokens_per_batch_of(args: argparse.Namespace) -> int:
+    on_processor = device_of(args).type == "cpu"
+    return args.tokens_per_batch or (TOKENS_PER_BATCH_CPU if on_processor else TOKENS_PER_BATCH)
 
 
 def precision_of(args: argparse.Namespace) -> str:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from analysis.sweeps.cells import Cell
 from llm_tasks import arguments
-from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of
+from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of, tokens_per_batch_of
 from llm_tasks.methods import METHODS, Options
 from llm_tasks.processes import ALONE, Processes
 from pruning.checkpoints import converted_tensor_by_tensor, save_model
@@ -138,7 +138,7 @@ def walk(
         compress_linear,
         method.statistic,
         true_sequential=args.true_sequential,
-        tokens_per_batch=args.tokens_per_batch,
+        tokens_per_batch=tokens_per_batch_of(args),
         precision=precision_of(args),
         storage=storage,
     )

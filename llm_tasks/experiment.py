@@ -210,7 +210,8 @@ def costs(args: argparse.Namespace, model: PreTrainedModel) -> dict[str, WalkCos
     """What a walk takes, by what it reads of the inputs; `model` may be without weights."""
     statistics = {METHODS[name].statistic for name in args.compression if name != DENSE} - {None}
     shape, dtype = calibration_shape(args, model), arguments.dtype_of(args, model)
-    return {name: walk_cost(model, shape, name, dtype, args.tokens_per_batch) for name in sorted(statistics)}
+    tokens = arguments.tokens_per_batch_of(args)
+    return {name: walk_cost(model, shape, name, dtype, tokens) for name in sorted(statistics)}
 
 
 def check_memory(args: argparse.Namespace, model: PreTrainedModel, several: bool) -> None:

@@ -124,7 +124,8 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         found = measure(
             model, tokenizer, levels, answer_metric=args.answer_metric, length_normalized=args.length_normalized,
             max_new_tokens=args.max_new_tokens, min_new_tokens=args.min_new_tokens,
-            tokens_per_batch=args.tokens_per_batch, precision=arguments.precision_of(args), processes=processes,
+            tokens_per_batch=arguments.tokens_per_batch_of(args), precision=arguments.precision_of(args),
+            processes=processes,
         )  # fmt: skip
         if cell["compression"] == DENSE and processes.is_main:
             warn_of_chance(own, found.levels)

@@ -96,7 +96,7 @@ def evaluate(
 ) -> Evaluation:  # fmt: skip
     precision = arguments.precision_of(args)
     losses = np.zeros(len(windows))
-    starts = range(0, len(windows), max(1, args.tokens_per_batch // windows.shape[1]))
+    starts = range(0, len(windows), max(1, arguments.tokens_per_batch_of(args) // windows.shape[1]))
     part = processes.own_part([1] * len(starts))
     with processes.together():
         for start in tqdm(starts[part.start : part.stop], "perplexity", disable=None):
@@ -110,7 +110,7 @@ def evaluate(
 @torch.no_grad()
 def evaluate_streamed(stream: StreamedBlocks, windows: Tensor, cell: Cell, args: argparse.Namespace) -> Evaluation:
     """The same with one block in memory at a time: all windows go through it before the next is read."""
-    replay = Replay(stream.model, stream, windows, args.tokens_per_batch, arguments.precision_of(args))
+    replay = Replay(stream.model, stream, windows, arguments.tokens_per_batch_of(args), arguments.precision_of(args))
     for index in tqdm(range(len(stream.blocks)), "perplexity", disable=None):
         with stream.hold(index) as block:
             replay.advance(index, block)

@@ -27,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from analysis import results
 from analysis.levels import level_tables
 from llm_tasks import (
+    arguments,
     experiment,
     levels,
     own_task,
@@ -325,6 +326,13 @@ def test_complete_runs_are_skipped(sweep: Sweep, no_model: None, monkeypatch: py
     monkeypatch.setattr(levels, "encode_levels", None)  # their data are not prepared either
     assert setting2_option_count.main(sweep.words) == 0
     assert setting5_human_gap.main([*sweep.words, "--tokens_per_batch", "64"]) == 0
+
+
+def test_tokens_computed_at_once_follow_the_device(monkeypatch: pytest.MonkeyPatch):
+    for device, default in [("cpu", 2048), ("cuda", 4096)]:
+        monkeypatch.setattr(arguments, "device_of", lambda args, device=device: torch.device(device))
+        for asked, expected in [(None, default), (3000, 3000)]:
+            assert arguments.tokens_per_batch_of(argparse.Namespace(tokens_per_batch=asked)) == expected
 
 
 def test_settings_obey_their_own_options_alone(sweep: Sweep, no_model: None, capsys: pytest.CaptureFixture):

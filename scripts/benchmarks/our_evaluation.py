@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from analysis.sweeps.options import positive
 from llm_tasks import commonsense, mmlu, setting4_k_shot, setting5_human_gap
-from llm_tasks.arguments import max_length
+from llm_tasks.arguments import TOKENS_PER_BATCH_CPU, max_length
 from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
 from llm_tasks.experiment import Evaluation
 from llm_tasks.levels import measure
@@ -34,7 +34,8 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
     add("--data_dir", type=Path, default=ASSETS / "data",
         help="folder of <task>/<split>.jsonl or .jsonl.gz (default assets)")  # fmt: skip
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights (default float32)")
-    add("--tokens_per_batch", type=positive, default=4096, help="ours: tokens computed at once (default 4096)")
+    add("--tokens_per_batch", type=positive, default=TOKENS_PER_BATCH_CPU,
+        help=f"ours: tokens computed at once (default {TOKENS_PER_BATCH_CPU})")  # fmt: skip
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,9 +66,11 @@ def main(argv: list[str] | None = None) -> None:
     loading_peak, loaded_bytes = peak_bytes(), resident_bytes()
     reset_peak()
     with stage("build", times):
+        rows = json.loads(args.items.read_text())
         questions = load_questions(args.task, args.data_dir)
-        chosen = {questions[row].item: row for row in json.loads(args.items.read_text())}
-        levels = make_levels(args.task, args.data_dir, [questions[row] for row in chosen.values()], args.shots)
+        questions = [questions[row] for row in rows]  # the scripts keep no more than their sample, too
+        chosen = {question.item: row for question, row in zip(questions, rows, strict=True)}
+        levels = make_levels(args.task, args.data_dir, questions, args.shots)
     with stage("tokenize", times):
         encoded = encode_levels(levels, TextEncoder(tokenizer), max_length(model), 1, "drop_shots")
     with stage("forward", times):
