@@ -12,6 +12,7 @@ from torch import Tensor
 from pruning.row_threads import compiled, share_rows
 
 NUMBERS_PER_THREAD = 2**17  # fewer are done before another thread wakes up
+HIDDEN = np.uint16(0xFF7F)  # bits of the lowest number, which masks hold where nothing is seen
 LOG2_E = np.float32(1.4426950408889634)
 # Of (2^f - 1) / f for |f| <= 1/2, interpolated at Chebyshev's nodes: 2^f within 2e-7, and 1 where f is 0.
 POWERS_OF_TWO = tuple(map(np.float32, (0.0013381303, 0.0096663685, 0.05550381, 0.24022349, 0.69314718)))
@@ -67,6 +68,18 @@ def log_sums(logits: Tensor) -> Tensor:
     sums = torch.empty(len(logits))
     _share(_log_sum_rows, *logits.shape, logits, sums)
     return sums
+
+
+def softmax_(scores: Tensor, scale: float, mask: Tensor) -> Tensor:
+    """Scores of attention become its weights, softmax(scale * scores + mask), rounded once, and are returned.
+
+    Args:
+        scores: (heads, queries, keys), bf16, contiguous.
+        mask: (queries, keys), bf16, contiguous; the lowest number hides a key, which then weighs 0.
+    """
+    heads, queries, keys = scores.shape
+    _share(_softmax_rows, heads * queries, keys, scores.view(-1, keys), np.float32(scale), mask)
+    return scores
 
 
 def _share(kernel: numba.core.dispatcher.Dispatcher, rows: int, width: int, *arguments: Tensor | np.float32) -> None:
@@ -168,6 +181,32 @@ def _log_sum_rows(first: int, last: int, logits: np.ndarray, sums: np.ndarray) -
         for place in range(len(own)):
             total += _power_of_two((_widened(own[place]) - top) * LOG2_E)
         sums[row] = top + np.log(total)
+
+
+@_compiled
+def _softmax_rows(first: int, last: int, scores: np.ndarray, scale: np.float32, mask: np.ndarray) -> None:
+    powers = np.empty(scores.shape[1], np.float32)
+    bits = powers.view(np.int32)
+    for row in range(first, last):
+        own, hidden = scores[row], mask[row % len(mask)]
+        seen = len(own)
+        while seen > 1 and hidden[seen - 1] == HIDDEN:
+            seen -= 1
+        # As whole numbers, whose maximum is vectorised: their order is that of the floats. NaN comes out NaN below.
+        largest = np.int32(-(2**31))
+        for place in range(seen):
+            powers[place] = _widened(own[place]) * scale + _widened(hidden[place])
+        for place in range(seen):
+            largest = max(largest, np.int32(bits[place] ^ ((bits[place] >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+        top = np.int32(largest ^ ((largest >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
+        total = np.float32(0)
+        for place in range(seen):
+            powers[place] = _power_of_two((powers[place] - top) * LOG2_E)
+            total += powers[place]
+        share = np.float32(1) / total
+        for place in range(seen):
+            own[place] = _rounded(powers[place] * share)
+        own[seen:] = 0
 
 
 @_inlined

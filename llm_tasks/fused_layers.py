@@ -1,6 +1,7 @@
 """Layers of Llama's kind in bf16 on a processor, computed by bf16_kernels instead of step by step.
 
-Normalisation, gated MLP and rotary embedding with Llama's code (same_code); all others stay as they are.
+Normalisation, gated MLP and rotary embedding with Llama's code (same_code), and attention where the processor
+multiplies bf16 in vectors and not in matrices, for which torch's is made; all others stay as they are.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ from llm_tasks import bf16_kernels
 from llm_tasks.same_code import same_code
 
 _norm_forward, _mlp_forward = LlamaRMSNorm.forward, LlamaMLP.forward
+_own_attention = nn.functional.scaled_dot_product_attention
+MOST_SCORES = 2**25  # of one sequence at once: 67 MB
 
 
 class Replacement(NamedTuple):
@@ -31,7 +34,8 @@ class Replacement(NamedTuple):
 def replacements(model: PreTrainedModel) -> list[Replacement]:
     """What can be computed faster in a model in bf16 on a processor, with the result that it has otherwise.
 
-    The same but for the order in which a norm's squares are summed, in float32.
+    The same but for the order in which a norm's squares are summed, in float32, and for scores of attention, which are
+    rounded to bf16 as in transformers' eager attention.
     """
     kinds = {type(module) for module in model.modules()}
     norms = [Replacement(kind, "forward", _norm) for kind in kinds if same_code(kind.forward, _norm_forward)]
@@ -42,7 +46,8 @@ def replacements(model: PreTrainedModel) -> list[Replacement]:
         for home in homes
         if same_code(getattr(home, "apply_rotary_pos_emb", None), apply_rotary_pos_emb)
     ]
-    return norms + mlps + rotary
+    attention = Replacement(nn.functional, "scaled_dot_product_attention", _attention)
+    return norms + mlps + rotary + ([attention] if _multiplies_in_vectors() else [])
 
 
 @contextlib.contextmanager
@@ -59,6 +64,12 @@ def replaced(some: list[Replacement]) -> Iterator[None]:
                 delattr(owner, name)
             else:
                 setattr(owner, name, own)
+
+
+def _multiplies_in_vectors() -> bool:
+    """Whether the processor has bf16 products of vectors alone, which torch's attention makes no use of."""
+    units = torch.cpu.get_capabilities()
+    return units.get("avx512_bf16", False) and not units.get("amx_bf16", False)
 
 
 def _in_bf16(*tensors: Tensor) -> bool:
@@ -78,6 +89,29 @@ def _mlp(self: nn.Module, x: Tensor) -> Tensor:
     if not (_in_bf16(gate, up) and gate.is_contiguous() and up.is_contiguous()):
         return self.down_proj(self.act_fn(gate) * up)
     return self.down_proj(bf16_kernels.silu_times_(gate, up))
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """torch's own, with its arguments; with a mask of all heads it is two products, one sequence after the other.
+
+    So the scores between them stay in the processor's cache.
+    """
+    *rows, heads, queries, width = query.shape
+    groups, keys = key.shape[-3:-1]
+    plain = dropout_p == 0 and not is_causal and (enable_gqa or groups == heads) and value.shape == key.shape
+    plain = plain and attn_mask is not None and len(rows) == 1 and attn_mask.shape == (*rows, 1, queries, keys)
+    if not (plain and _in_bf16(query, key, value, attn_mask) and heads * queries * keys <= MOST_SCORES):
+        return _own_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    scale = width**-0.5 if scale is None else scale
+    attended = query.new_empty(*rows, heads, queries, width)
+    for q, k, v, mask, found in zip(query, key, value, attn_mask[:, 0].contiguous(), attended, strict=True):
+        scores = q.reshape(groups, -1, width) @ k.transpose(-1, -2)
+        weights = bf16_kernels.softmax_(scores.view(heads, queries, keys), scale, mask)
+        torch.matmul(weights.view(groups, -1, keys), v, out=found.view(groups, -1, width))
+    return attended
 
 
 def _rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:

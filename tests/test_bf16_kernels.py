@@ -92,3 +92,28 @@ def test_the_sign_of_nan_does_not_hide_it():
     bits(logits)[0, 1] = -64  # 0xFFC0
     assert logits[0, 1].isnan()
     assert bf16_kernels.log_sums(logits).isnan().all()
+    assert bf16_kernels.softmax_(logits[None], 1.0, torch.zeros_like(logits)).isnan().all()
+
+
+@pytest.mark.parametrize("scale", [0.125, 8.0])
+def test_weights_of_attention_are_those_of_float64(scale: float):
+    scores, mask = draw(3, 5, 67, scale=4), draw(5, 67, seed=1)
+    hidden = torch.rand(5, 67, generator=torch.Generator().manual_seed(2)) < 0.4
+    hidden[:, 0] = False
+    hidden[2, 1:] = True  # sees one key
+    mask[hidden] = torch.finfo(torch.bfloat16).min
+    expected = (scale * scores.double() + mask.double()).softmax(dim=-1)
+    found = bf16_kernels.softmax_(scores, scale, mask)
+    assert found is scores
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8 + 1e-5, atol=1e-30)
+    assert (found[:, 2, 0] == 1).all() and (found[:, 2, 1:] == 0).all()
+
+
+def test_weights_of_attention_by_hand_and_of_extremes():
+    lowest = torch.finfo(torch.bfloat16).min
+    scores = torch.tensor([[[math.log(2) * 64, 0, 5], [1e38, -1e38, 3e38], [-9, -9, -9]]]).to(torch.bfloat16)
+    mask = torch.tensor([[0, 0, lowest], [0, 0, 0], [lowest, lowest, lowest]]).to(torch.bfloat16)
+    found = bf16_kernels.softmax_(scores, 1 / 64, mask)[0].float()
+    torch.testing.assert_close(found[0], torch.tensor([2 / 3, 1 / 3, 0]), rtol=2**-7, atol=0)
+    torch.testing.assert_close(found[1], torch.tensor([0.0, 0.0, 1.0]), rtol=0, atol=1e-30)
+    assert found[2].sum() == 1  # what pads a row and sees nothing must not become NaN

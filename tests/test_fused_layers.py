@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from test_scoring import VOCABULARY, continuations, make_model
+from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
@@ -20,6 +21,13 @@ def wide_model(**changes: object) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config).to(torch.bfloat16).eval()
 
 
+@pytest.fixture(params=["matrices", "vectors"], autouse=True)
+def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the processor multiplies bf16 in, whatever this one does."""
+    monkeypatch.setattr(fused_layers, "_multiplies_in_vectors", lambda: request.param == "vectors")
+    return request.param
+
+
 def names(model: PreTrainedModel) -> set[str]:
     return {getattr(owner, "__name__", "") for owner, _, _ in fused_layers.replacements(model)}
 
@@ -34,8 +42,21 @@ def names(model: PreTrainedModel) -> set[str]:
         ("gpt2", set()),
     ],
 )
-def test_layers_with_llamas_code_are_found(name: str, expected: set[str]):
-    assert names(make_model(name)) == expected
+def test_layers_with_llamas_code_are_found(name: str, expected: set[str], units: str):
+    attention = {"torch.nn.functional"} if units == "vectors" else set()
+    assert names(make_model(name)) == expected | attention
+
+
+def test_units_are_read_from_what_torch_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    for found, expected in [
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": True, "amx_bf16": True}, False),
+        ({"avx512_bf16": False, "amx_bf16": False}, False),
+        ({}, False),  # of another architecture
+    ]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert fused_layers._multiplies_in_vectors() is expected
 
 
 @pytest.mark.parametrize("changes", [{}, {"hidden_act": "gelu"}, {"attention_bias": True, "mlp_bias": True}])
@@ -78,6 +99,66 @@ def test_scores_in_bf16_are_those_of_the_models_own_layers(name: str, monkeypatc
     # Roundings as above; logits that a formula of another kind had made would differ by whole nats.
     np.testing.assert_allclose(found.log_likelihood, own.log_likelihood, rtol=0.02, atol=0.02)
     assert (found.first_token == own.first_token).mean() > 0.9
+
+
+@pytest.fixture
+def own_attention(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A word for every time that torch's own attention is called."""
+    called = []
+    own = fused_layers._own_attention
+    monkeypatch.setattr(
+        fused_layers, "_own_attention", lambda *given, **more: called.append("own") or own(*given, **more)
+    )
+    return called
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def seen(rows: int, queries: int, keys: int) -> torch.Tensor:
+    """A mask with other keys hidden in every row; all queries see the first."""
+    hidden = torch.rand(rows, 1, queries, keys, generator=torch.Generator().manual_seed(0)) < 0.5
+    hidden[..., 0] = False
+    return torch.zeros(rows, 1, queries, keys).masked_fill_(hidden, torch.finfo(torch.bfloat16).min).bfloat16()
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("keys", [9, 21])
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_attention_is_torchs_to_rounding(groups: int, keys: int, scale: float | None, own_attention: list[str]):
+    # As layers have them: tokens before heads.
+    query = drawn(3, 9, 6, 16).transpose(1, 2)
+    key, value = (drawn(3, keys, groups, 16, seed=seed).transpose(1, 2) for seed in (1, 2))
+    given = query, key, value, seen(3, 9, keys)
+    found = fused_layers._attention(*given, scale=scale, enable_gqa=True)
+    exact = nn.functional.scaled_dot_product_attention(*(some.double() for some in given), scale=scale, enable_gqa=True)
+    assert not own_attention
+    # Scores up to about 10 are rounded by 2^-9 of them, which moves a weight by 2 %; weights sum to 1.
+    torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=0.05)
+    assert (found.double() - exact).abs().mean() < 0.01
+
+
+def test_other_attention_is_left_to_torch(own_attention: list[str], monkeypatch: pytest.MonkeyPatch):
+    query, key = drawn(2, 4, 5, 8), drawn(2, 2, 5, 8)
+    mask = seen(2, 5, 5)
+    for given, more in [
+        ((query, query, query), {"is_causal": True}),
+        ((query, query, query), {}),
+        ((query, query, query, mask.expand(2, 4, 5, 5)), {}),
+        ((query, query, query, mask == 0), {}),
+        ((query.float(), query.float(), query.float(), mask.float()), {}),
+        ((query, key, drawn(2, 2, 5, 6), mask), {"enable_gqa": True}),
+        ((query[0], query[0], query[0], mask[0]), {}),
+    ]:
+        own_attention.clear()
+        found = fused_layers._attention(*given, **more)
+        assert own_attention
+        assert torch.equal(found, nn.functional.scaled_dot_product_attention(*given, **more))
+    own_attention.clear()
+    monkeypatch.setattr(fused_layers, "MOST_SCORES", 4 * 5 * 5 - 1)
+    fused_layers._attention(query, key, key, mask, enable_gqa=True)
+    assert own_attention
 
 
 def test_scoring_in_bf16_replaces_layers_while_it_computes_and_only_then(monkeypatch: pytest.MonkeyPatch):
