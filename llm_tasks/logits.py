@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from llm_tasks.same_code import same_code
 
-AT_ONCE, AT_ONCE_CPU = 2**25, 2**22  # logits computed at once, where they need not be stored: 67 and 8 MB in bf16
+AT_ONCE, AT_ONCE_CPU = 2**25, 2**21  # logits computed at once, where they need not be stored: 67 and 4 MB in bf16
 FEWEST_COLUMNS = 1024  # of the output layer at once: fewer are no fast product
 NORMALIZED_AT_ONCE, NORMALIZED_AT_ONCE_CPU = 2**23, 2**19  # turned to float32 at once; a processor's cache holds 2 MB
 
