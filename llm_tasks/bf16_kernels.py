@@ -197,8 +197,8 @@ def _softmax_rows(first: int, last: int, scores: np.ndarray, scale: np.float32, 
         for place in range(seen):
             powers[place] = _widened(own[place]) * scale + _widened(hidden[place])
         for place in range(seen):
-            largest = max(largest, np.int32(bits[place] ^ ((bits[place] >> np.int32(31)) & np.int32(0x7FFFFFFF))))
-        top = np.int32(largest ^ ((largest >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
+            largest = max(largest, _wide_in_order(bits[place]))
+        top = np.int32(_wide_in_order(largest)).view(np.float32)
         total = np.float32(0)
         for place in range(seen):
             powers[place] = _power_of_two((powers[place] - top) * LOG2_E)
@@ -213,3 +213,9 @@ def _softmax_rows(first: int, last: int, scores: np.ndarray, scale: np.float32, 
 def _in_order(bits: np.int16) -> np.int16:
     """Bits of a float as a number that grows with it, and back: those below the sign are turned where it is set."""
     return np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF)))
+
+
+@_inlined
+def _wide_in_order(bits: np.int32) -> np.int32:
+    """_in_order of a float32."""
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
