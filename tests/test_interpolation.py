@@ -227,8 +227,8 @@ def test_the_tree_gives_every_pair(lines: Path):
 def test_the_ends_reproduce_the_two_models_own_scores(lines: Path, models: Path, task: str):
     """Of the runs that fine-tuned them: same rows, float32, the same items one by one.
 
-    Classes are the same. A predicted number may be its neighbour: the products of some processors round by where arrays
-    lie in memory. All of them lie within 2e-5 here, so that the correlation of this regression sees the seventh digit.
+    Classes are the same. A predicted number may be its neighbour in float32, as on one AMD processor, we do not know
+    why. All of them lie within 2e-5 here, so that the correlation of this regression sees the seventh digit.
     """
     pairs = [
         ("dense-sparse", "0.37", "41", "sparse_transfer/0.37/41"),
