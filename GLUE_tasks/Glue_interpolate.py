@@ -20,6 +20,7 @@ in all_results.json, loss and answer of every item at every point in items.npz. 
 """
 
 import argparse
+import copy
 import functools
 import logging
 import sys
@@ -299,7 +300,9 @@ def load_ends(
             raise ValueError(f"{folder} lacks {', '.join(sorted(found.new_parameters))}")
         return found.model.to(accelerator.device)
 
-    start = loaded(pair.start.files)
+    # Memory of its own, as in training. What is mapped from a file begins at any multiple of 4 bytes, and by that MKL
+    # orders sums on some processors, where a head has one output or a batch one row.
+    start = copy.deepcopy(loaded(pair.start.files))
     if pair.end is not None:
         other = loaded(pair.end.files)
         interpolation.check_buffers(start, other)
