@@ -16,7 +16,8 @@ HIDDEN = np.uint16(0xFF7F)  # bits of the lowest number, which masks hold where 
 LOG2_E = np.float32(1.4426950408889634)
 # Of (2^f - 1) / f for |f| <= 1/2, interpolated at Chebyshev's nodes: 2^f within 2e-7, and 1 where f is 0.
 POWERS_OF_TWO = tuple(map(np.float32, (0.0013381303, 0.0096663685, 0.05550381, 0.24022349, 0.69314718)))
-LOWEST_POWER, HIGHEST_POWER = np.float32(-126), np.float32(126)  # that float32 holds in full precision
+LOWEST_POWER, HIGHEST_POWER = np.float32(-126), np.float32(126)  # that float32 holds in full precision: less is slow
+LANES = 16  # numbers in a vector: the rest of a loop is computed one by one
 
 # Sums may be taken in any order, so that they are vectorised; nothing is assumed about NaN and infinity.
 _compiled = compiled(fastmath={"contract", "reassoc", "nsz"})
@@ -78,7 +79,7 @@ def softmax_(scores: Tensor, scale: float, mask: Tensor) -> Tensor:
         mask: (queries, keys), bf16, contiguous; the lowest number hides a key, which then weighs 0.
     """
     heads, queries, keys = scores.shape
-    _share(_softmax_rows, heads * queries, keys, scores.view(-1, keys), np.float32(scale), mask)
+    _share(_softmax_queries, queries, heads * keys, scores, np.float32(scale), mask)
     return scores
 
 
@@ -107,8 +108,9 @@ def _rounded(value: np.float32) -> np.uint16:
 
 @_inlined
 def _power_of_two(exponent: np.float32) -> np.float32:
-    """Exponents outside LOWEST_POWER … HIGHEST_POWER are taken as these; NaN stays."""
-    exponent = LOWEST_POWER if exponent < LOWEST_POWER else exponent
+    """0 for exponents below LOWEST_POWER, HIGHEST_POWER for those above; NaN stays."""
+    too_low = exponent < LOWEST_POWER
+    exponent = LOWEST_POWER if too_low else exponent
     exponent = HIGHEST_POWER if exponent > HIGHEST_POWER else exponent
     whole = np.floor(exponent + np.float32(0.5))
     part = exponent - whole
@@ -118,7 +120,8 @@ def _power_of_two(exponent: np.float32) -> np.float32:
     power = power * part + POWERS_OF_TWO[3]
     power = power * part + POWERS_OF_TWO[4]
     power = power * part + np.float32(1)
-    return power * np.uint32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+    power *= np.uint32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return np.float32(0) if too_low else power
 
 
 @_compiled
@@ -184,29 +187,32 @@ def _log_sum_rows(first: int, last: int, logits: np.ndarray, sums: np.ndarray) -
 
 
 @_compiled
-def _softmax_rows(first: int, last: int, scores: np.ndarray, scale: np.float32, mask: np.ndarray) -> None:
-    powers = np.empty(scores.shape[1], np.float32)
+def _softmax_queries(first: int, last: int, scores: np.ndarray, scale: np.float32, mask: np.ndarray) -> None:
+    powers = np.empty(scores.shape[2], np.float32)
     bits = powers.view(np.int32)
-    for row in range(first, last):
-        own, hidden = scores[row], mask[row % len(mask)]
-        seen = len(own)
+    for query in range(first, last):
+        hidden = mask[query]
+        seen = len(hidden)
         while seen > 1 and hidden[seen - 1] == HIDDEN:
             seen -= 1
-        # As whole numbers, whose maximum is vectorised: their order is that of the floats. NaN comes out NaN below.
-        largest = np.int32(-(2**31))
-        for place in range(seen):
-            powers[place] = _widened(own[place]) * scale + _widened(hidden[place])
-        for place in range(seen):
-            largest = max(largest, _wide_in_order(bits[place]))
-        top = np.int32(_wide_in_order(largest)).view(np.float32)
-        total = np.float32(0)
-        for place in range(seen):
-            powers[place] = _power_of_two((powers[place] - top) * LOG2_E)
-            total += powers[place]
-        share = np.float32(1) / total
-        for place in range(seen):
-            own[place] = _rounded(powers[place] * share)
-        own[seen:] = 0
+        seen = min(len(hidden), (seen + LANES - 1) // LANES * LANES)
+        for head in range(len(scores)):
+            own = scores[head, query]
+            # As whole numbers, whose maximum is vectorised: their order is that of the floats. NaN comes out NaN below.
+            largest = np.int32(-(2**31))
+            for place in range(seen):
+                powers[place] = _widened(own[place]) * scale + _widened(hidden[place])
+            for place in range(seen):
+                largest = max(largest, _wide_in_order(bits[place]))
+            top = np.int32(_wide_in_order(largest)).view(np.float32)
+            total = np.float32(0)
+            for place in range(seen):
+                powers[place] = _power_of_two((powers[place] - top) * LOG2_E)
+                total += powers[place]
+            share = np.float32(1) / total
+            for place in range(seen):
+                own[place] = _rounded(powers[place] * share)
+            own[seen:] = 0
 
 
 @_inlined
