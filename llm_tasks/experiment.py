@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -71,6 +72,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
     start_logging()
     quiet_libraries()
     keep_freed_memory()
+    gc.freeze()  # what is imported stays: looking through it again takes longer than all garbage is worth
     named = {setting.name: setting for setting in settings}
     try:
         arguments.check_strengths(args)

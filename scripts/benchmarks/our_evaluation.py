@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     """Score a task's rows; write the figures that peer_lm_eval.py writes, and the tokens."""
     args = parse_args(argv)
     keep_freed_memory()
+    gc.freeze()  # both as experiment.run does
     times: dict[str, dict[str, float]] = {clock: {} for clock in CLOCKS}
     with stage("load", times):
         dtype = getattr(torch, args.dtype)
