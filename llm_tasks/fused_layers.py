@@ -5,6 +5,7 @@ multiplies bf16 in vectors and not in matrices, for which torch's is made; all o
 """
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -20,7 +21,9 @@ from llm_tasks.same_code import same_code
 
 _norm_forward, _mlp_forward = LlamaRMSNorm.forward, LlamaMLP.forward
 _own_attention = nn.functional.scaled_dot_product_attention
-MOST_SCORES = 2**25  # of one sequence at once: 67 MB
+MOST_SCORES = 2**25  # at once: 67 MB
+
+Block = tuple[int, slice]  # a row of a batch, and neighbouring places in it
 
 
 class Replacement(NamedTuple):
@@ -50,9 +53,23 @@ def replacements(model: PreTrainedModel) -> list[Replacement]:
     return norms + mlps + rotary + ([attention] if _multiplies_in_vectors() else [])
 
 
+def attends_in_blocks(model: PreTrainedModel) -> bool:
+    """Whether attention of a model in bf16 costs what the blocks of its rows cost, however long the rows."""
+    return _multiplies_in_vectors() and model.config.get_text_config()._attn_implementation == "sdpa"
+
+
 @contextlib.contextmanager
-def replaced(some: list[Replacement]) -> Iterator[None]:
-    """Inside, the functions stand where they belong."""
+def replaced(some: list[Replacement], blocks: list[Block] | None = None) -> Iterator[None]:
+    """Inside, the functions stand where they belong.
+
+    Args:
+        blocks: outside of which a batch's mask lets no place see another, where no tokens stand before the rows. Where
+            two overlap, the later one holds; a place in none attends to nothing.
+    """
+    if blocks is not None:
+        in_blocks = functools.partial(_attention, blocks=blocks)
+        some = [replacement._replace(function=in_blocks) if replacement.function is _attention else replacement
+                for replacement in some]  # fmt: skip
     before = [vars(owner).get(name) for owner, name, _ in some]
     try:
         for owner, name, function in some:
@@ -94,24 +111,32 @@ def _mlp(self: nn.Module, x: Tensor) -> Tensor:
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    *, blocks: list[Block] | None = None,
 ) -> Tensor:  # fmt: skip
-    """torch's own, with its arguments; with a mask of all heads it is two products, one sequence after the other.
+    """torch's own, with its arguments; with a mask of all heads it is two products, one block after the other.
 
     So the scores between them stay in the processor's cache.
     """
-    *rows, heads, queries, width = query.shape
+    heads, queries, width = query.shape[-3:]
     groups, keys = key.shape[-3:-1]
     plain = dropout_p == 0 and not is_causal and (enable_gqa or groups == heads) and value.shape == key.shape
-    plain = plain and attn_mask is not None and len(rows) == 1 and attn_mask.shape == (*rows, 1, queries, keys)
-    if not (plain and _in_bf16(query, key, value, attn_mask) and heads * queries * keys <= MOST_SCORES):
+    plain = plain and attn_mask is not None and attn_mask.shape == (*query.shape[:-3], 1, queries, keys)
+    parts: list[tuple[int, slice, slice]] = []
+    if plain and query.ndim == 4 and _in_bf16(query, key, value, attn_mask):
+        whole = [(row, slice(0, queries), slice(0, keys)) for row in range(len(query))]
+        parts = whole if blocks is None else [(row, places, places) for row, places in blocks]
+    scores = [heads * (places.stop - places.start) * (seen.stop - seen.start) for _, places, seen in parts]
+    if not 0 < max(scores, default=0) <= MOST_SCORES:
         return _own_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     scale = width**-0.5 if scale is None else scale
-    attended = query.new_empty(*rows, heads, queries, width)
-    for q, k, v, mask, found in zip(query, key, value, attn_mask[:, 0].contiguous(), attended, strict=True):
-        scores = q.reshape(groups, -1, width) @ k.transpose(-1, -2)
-        weights = bf16_kernels.softmax_(scores.view(heads, queries, keys), scale, mask)
-        torch.matmul(weights.view(groups, -1, keys), v, out=found.view(groups, -1, width))
-    return attended
+    attended = query.new_zeros(len(query), queries, heads, width)
+    for row, places, seen in parts:
+        q, k, v = query[row, :, places], key[row, :, seen], value[row, :, seen]
+        mask = attn_mask[row, 0, places, seen].contiguous()
+        weights = q.reshape(groups, -1, width).bmm(k.transpose(1, 2))
+        bf16_kernels.softmax_(weights.view(heads, *mask.shape), scale, mask)
+        attended[row, places] = weights.bmm(v).view(q.shape).transpose(0, 1)
+    return attended.transpose(1, 2)
 
 
 def _rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from llm_tasks.same_code import same_code
 
 AT_ONCE, AT_ONCE_CPU = 2**25, 2**21  # logits computed at once, where they need not be stored: 67 and 4 MB in bf16
+EVEN_ROWS = 16  # of a matrix: of some other numbers of them, a processor's product takes up to a fifth longer
 FEWEST_COLUMNS = 1024  # of the output layer at once: fewer are no fast product
 NORMALIZED_AT_ONCE, NORMALIZED_AT_ONCE_CPU = 2**23, 2**19  # turned to float32 at once; a processor's cache holds 2 MB
 
@@ -80,7 +81,9 @@ def _vocabulary_parts(outputs: Tensor, weights: Tensor | None) -> Iterator[tuple
     if weights is None:
         yield 0, outputs
         return
-    most = AT_ONCE_CPU if outputs.device.type == "cpu" else AT_ONCE
+    most = AT_ONCE
+    if outputs.device.type == "cpu":
+        most, outputs = AT_ONCE_CPU, nn.functional.pad(outputs, (0, 0, 0, -len(outputs) % EVEN_ROWS))
     columns = max(FEWEST_COLUMNS, most // len(outputs))
     for start in range(0, len(weights), columns):
         yield start, nn.functional.linear(outputs, weights[start : start + columns])

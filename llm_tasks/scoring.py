@@ -47,8 +47,9 @@ EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarte
 FAMILY_TOKENS = 64  # of sequences that share little and are still packed next to each other
 SHARED_AGAIN = 8  # tokens; sequences that share more are never packed apart
 READS_PER_TOKEN = 0.25  # positions with logits of the whole vocabulary, per token of the budget: they fill the memory
-EVEN_KEYS = 16  # in bf16 a processor attends to a multiple of so many keys nearly twice as fast as to others
+EVEN_KEYS = 16  # in bf16 a processor attends to a multiple of so many keys up to twice as fast as to others
 WEIGHT_COST, KEY_COST, ODD_KEY_COST = 6, 3, 5  # of a token: per unit of width, and per key that it sees
+BLOCK_COST = 2**22  # of one more block, as so many pairs of tokens per unit of width
 SHARING_LAYERS = {"full_attention", "sliding_attention", "attention"}
 
 
@@ -243,13 +244,26 @@ def _pack(reads: list[Read], before: int, together: bool, width: int) -> list[Ro
         width: of the model's hidden states; the wider, the less attention counts.
     """
     if not together:
-        return [_row([read], before) for read in reads]
-    longest_first = sorted(families(reads, before), key=lambda family: -family[0])
+        return [_row([[read]], before) for read in reads]
+    longest_first = _longest_first(reads, before)
     filled = [_fill(longest_first, length) for length in ROW_TOKENS]
     rows = min(filled, key=lambda rows: _cost([taken for taken, _ in rows], before, width))
     # In the sequences' order, so that neighbours share again what they have in common.
     orders = [sorted(itertools.chain(*members)) for _, members in rows]
-    return [_row([reads[index] for index in order], before) for order in orders]
+    return [_row([[reads[index] for index in order]], before) for order in orders]
+
+
+def _pack_in_blocks(reads: list[Read], length: int) -> list[Row]:
+    """Rows of the sorted sequences for attention that costs what the blocks of a row cost, so that all may be long.
+
+    A family is a block: it shares nothing with the others of its row.
+    """
+    filled = _fill(_longest_first(reads, 0), length)
+    return [_row([reads[family.start : family.stop] for family in members], 0) for _, members in filled]
+
+
+def _longest_first(reads: list[Read], before: int) -> list[tuple[int, range]]:
+    return sorted(families(reads, before), key=lambda family: -family[0])
 
 
 def _fill(families: list[tuple[int, range]], length: int) -> list[tuple[int, list[range]]]:
@@ -302,23 +316,46 @@ def families(reads: list[Read], before: int) -> list[tuple[int, range]]:
     return found
 
 
-def _row(reads: list[Read], before: int) -> Row:
-    """The sorted sequences from token `before` on, side by side."""
+def _row(parts: list[list[Read]], before: int) -> Row:
+    """Sorted sequences from token `before` on, side by side; those of different parts share nothing."""
     row = Row([], [], [], [])
-    path: list[int] = []  # places in the row of the last sequence's tokens
-    for index, read in enumerate(reads):
-        shared = max(common_length(reads[index - 1].fed, read.fed) - before, 0) if index else 0
-        added = len(read.fed) - before - shared
-        path = [*path[:shared], *range(len(row.tokens), len(row.tokens) + added)]
-        row.tokens.extend(read.fed[before + shared :])
-        row.depths.extend(range(before + shared, len(read.fed)))
-        row.ends.extend([0] * added)
-        for place in path:
-            row.ends[place] = len(row.tokens)
-        for owner, continuation in read.targets:
-            for at in range(continuation.start, len(continuation.tokens)):
-                row.reads.append((path[at - 1 - before], continuation.tokens[at], owner, at == continuation.start))
+    for reads in parts:
+        path: list[int] = []  # places in the row of the last sequence's tokens
+        for index, read in enumerate(reads):
+            shared = max(common_length(reads[index - 1].fed, read.fed) - before, 0) if index else 0
+            added = len(read.fed) - before - shared
+            path = [*path[:shared], *range(len(row.tokens), len(row.tokens) + added)]
+            row.tokens.extend(read.fed[before + shared :])
+            row.depths.extend(range(before + shared, len(read.fed)))
+            row.ends.extend([0] * added)
+            for place in path:
+                row.ends[place] = len(row.tokens)
+            for owner, continuation in read.targets:
+                for at in range(continuation.start, len(continuation.tokens)):
+                    row.reads.append((path[at - 1 - before], continuation.tokens[at], owner, at == continuation.start))
     return row
+
+
+def _blocks(ends: np.ndarray, width: int) -> list[tuple[int, slice]]:
+    """What is attended to at once: of each row, neighbouring places whose tokens see none but one another.
+
+    A block takes some of the next one's tokens, too, so that its size is a multiple of EVEN_KEYS: for a product of
+    another size a kernel would be made and kept. What the next one finds for them counts.
+
+    Args:
+        ends: as Row has them, (rows, tokens); 0 where a row is padded.
+        width: of the model's hidden states.
+    """
+    blocks = []
+    for row, reached in enumerate(np.maximum.accumulate(ends, axis=1)):
+        stops = (np.flatnonzero(reached == np.arange(1, len(reached) + 1)) + 1).tolist()
+        bounds = [0, stops[0]]
+        for stop in stops[1:]:
+            if 2 * (bounds[-1] - bounds[-2]) * (stop - bounds[-1]) > BLOCK_COST // width:
+                bounds.append(stop)
+            bounds[-1] = stop
+        blocks += [(row, slice(first, last + (first - last) % EVEN_KEYS)) for first, last in itertools.pairwise(bounds)]
+    return blocks
 
 
 class _PrefixLayer(DynamicLayer):
@@ -374,7 +411,8 @@ class Engine:
         self._reads_only = projects_on_demand(model)
         self._packs, self._progress = packs, progress
         self._output_weights = model.lm_head.weight if self._projects and logits.projects_plainly(model) else None
-        self._in_one_pass = _in_one_pass(model)
+        self._in_one_pass, in_blocks = _in_one_pass(model)
+        self._in_blocks = packs and in_blocks  # where nothing stands before a row
         self.computed = 0
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
@@ -434,17 +472,24 @@ class Engine:
 
     def _rows(self, trunk: Trunk) -> list[Row]:
         """What is below a trunk and no longer one, from short to long."""
-        rows = _pack(trunk.reads, trunk.length, self._packs, self._config.hidden_size)
+        if self._in_blocks and not trunk.length:
+            rows = _pack_in_blocks(trunk.reads, min(LONGEST_ROW, int(self._most_read)))
+        else:
+            rows = _pack(trunk.reads, trunk.length, self._packs, self._config.hidden_size)
         return sorted(rows, key=lambda row: len(row.tokens))
+
+    @property
+    def _most_read(self) -> float:
+        """Positions that a batch may read."""
+        return self._budget * (READS_PER_TOKEN if self._output_weights is None else 1)
 
     def _fitting(self, rows: list[Row]) -> int:
         """How many of the longest rows, at the end, go into one batch."""
         width, read = len(rows[-1].tokens), 0
-        most_read = self._budget * (READS_PER_TOKEN if self._output_weights is None else 1)
         for count, row in enumerate(reversed(rows), start=1):
             read += len({place for place, *_ in row.reads})
             uneven = 4 * len(row.tokens) < 3 * width and (count - 1) * width >= EVEN_TOKENS
-            if count > 1 and (uneven or count * width > self._budget or read > most_read):
+            if count > 1 and (uneven or count * width > self._budget or read > self._most_read):
                 return count - 1
         return len(rows)
 
@@ -463,8 +508,13 @@ class Engine:
 
     def _read_at_once(self, rows: list[Row], before: int, held: KeysValues | None) -> None:
         longest = max(len(row.tokens) for row in rows)
+        in_blocks = self._in_blocks and not before
         # A packed row's padding has a position of its own; elsewhere it could go beyond those that the model has.
-        shape = len(rows), _fast_length(longest, before, self._config.hidden_size) if self._packs else longest
+        if in_blocks:
+            longest += -longest % EVEN_KEYS
+        elif self._packs:
+            longest = _fast_length(longest, before, self._config.hidden_size)
+        shape = len(rows), longest
         ids, depths = np.zeros(shape, dtype=np.int64), np.full(shape, before)
         ends, wanted = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
         for index, row in enumerate(rows):
@@ -477,7 +527,8 @@ class Engine:
             masks = self._masks(torch.from_numpy(ends).to(self._model.device), positions, before)
             more = {"position_ids": positions, "attention_mask": masks}
         cache = self._cache(held, self._keeps_own) if held or self._keeps_own else None
-        outputs = self._outputs(torch.from_numpy(ids), torch.from_numpy(wanted), cache, **more)
+        blocks = _blocks(ends, self._config.hidden_size) if in_blocks else None
+        outputs = self._outputs(torch.from_numpy(ids), torch.from_numpy(wanted), cache, blocks, **more)
         self._collect(rows, wanted, outputs, cache)
 
     def _masks(self, ends: Tensor, depths: Tensor, before: int) -> Tensor | dict[str, Tensor]:
@@ -519,13 +570,16 @@ class Engine:
         layers = range(self._config.num_hidden_layers)
         return Cache(layers=[_PrefixLayer(held[index] if held else None, keep) for index in layers])
 
-    def _outputs(self, ids: Tensor, wanted: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
+    def _outputs(
+        self, ids: Tensor, wanted: Tensor, cache: Cache | None, blocks: list[tuple[int, slice]] | None = None,
+        **more: Tensor | dict[str, Tensor],
+    ) -> Tensor:  # fmt: skip
         """Logits at the wanted positions, (number of them, vocabulary), or hidden states, as _collect takes them."""
         device = self._model.device
         self.computed += ids.numel()
         ids, wanted = ids.to(device), wanted.to(device)
         more |= {"past_key_values": cache, "use_cache": cache is not None}
-        with torch.no_grad(), self._autocast(), _grouped_heads(device), self._in_one_pass():
+        with torch.no_grad(), self._autocast(), _grouped_heads(device), self._in_one_pass(blocks):
             if self._output_weights is not None:
                 return self._model.model(ids, **more).last_hidden_state[wanted]
             if self._reads_only:
@@ -573,13 +627,14 @@ def _fast_length(tokens: int, before: int, width: int) -> int:
     return even if _row_cost(even, before, width) < _row_cost(tokens, before, width, ODD_KEY_COST) else tokens
 
 
-def _in_one_pass(model: PreTrainedModel) -> Callable[[], contextlib.AbstractContextManager]:
-    """What holds while the model computes: faster layers where there are some, the model's own otherwise."""
+def _in_one_pass(model: PreTrainedModel) -> tuple[Callable[..., contextlib.AbstractContextManager], bool]:
+    """What holds while the model computes, faster layers where there are some; whether these attend in _blocks."""
     if not logits.in_bf16_on_cpu(model):
-        return contextlib.nullcontext
+        return contextlib.nullcontext, False
     from llm_tasks import fused_layers  # its compiler takes half a second and 90 MB
 
-    return functools.partial(fused_layers.replaced, fused_layers.replacements(model))
+    replacements = fused_layers.replacements(model)
+    return functools.partial(fused_layers.replaced, replacements), fused_layers.attends_in_blocks(model)
 
 
 def sliding_window(config: PretrainedConfig) -> int | None:

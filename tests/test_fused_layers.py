@@ -94,11 +94,31 @@ def test_another_model_of_the_kind_in_float32_is_left_as_it_was():
 def test_scores_in_bf16_are_those_of_the_models_own_layers(name: str, monkeypatch: pytest.MonkeyPatch):
     model, asked = make_model(name).to(torch.bfloat16), continuations()
     found = log_likelihoods(model, asked, tokens_per_batch=64)
-    monkeypatch.setattr(scoring, "_in_one_pass", lambda model: contextlib.nullcontext)
+    monkeypatch.setattr(scoring, "_in_one_pass", lambda model: (contextlib.nullcontext, False))
     own = log_likelihoods(model, asked, tokens_per_batch=64)
     # Roundings as above; logits that a formula of another kind had made would differ by whole nats.
     np.testing.assert_allclose(found.log_likelihood, own.log_likelihood, rtol=0.02, atol=0.02)
     assert (found.first_token == own.first_token).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_rows_of_many_blocks_change_no_score(name: str, monkeypatch: pytest.MonkeyPatch):
+    model, asked = make_model(name).to(torch.bfloat16), continuations(subjects=4, questions=12, prefix=9)
+    monkeypatch.setattr(scoring, "BLOCK_COST", 0)
+    found = log_likelihoods(model, asked, tokens_per_batch=10**6)
+    apart = log_likelihoods(model, asked, tokens_per_batch=1, share=False)
+    np.testing.assert_allclose(found.log_likelihood, apart.log_likelihood, rtol=0.02, atol=0.02)
+    assert (found.first_token == apart.first_token).mean() > 0.9
+
+
+def test_many_logits_that_are_stored_keep_rows_short(monkeypatch: pytest.MonkeyPatch, units: str):
+    model, lengths = make_model("llama").to(torch.bfloat16), []
+    pack = scoring._pack_in_blocks
+    monkeypatch.setattr(scoring, "_pack_in_blocks", lambda reads, length: lengths.append(length) or pack(reads, length))
+    log_likelihoods(model, continuations(1, 2), tokens_per_batch=2048)
+    monkeypatch.setattr(scoring.logits, "projects_plainly", lambda model: False)
+    log_likelihoods(model, continuations(1, 2), tokens_per_batch=2048)
+    assert lengths == ([1024, 512] if units == "vectors" else [])
 
 
 @pytest.fixture
@@ -137,6 +157,25 @@ def test_attention_is_torchs_to_rounding(groups: int, keys: int, scale: float | 
     # Scores up to about 10 are rounded by 2^-9 of them, which moves a weight by 2 %; weights sum to 1.
     torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=0.05)
     assert (found.double() - exact).abs().mean() < 0.01
+
+
+def test_attention_in_blocks_is_that_of_whole_rows(own_attention: list[str]):
+    query, key, value = drawn(2, 6, 24, 16), drawn(2, 2, 24, 16, seed=1), drawn(2, 2, 24, 16, seed=2)
+    bounds = [[(0, 9), (9, 20)], [(0, 24)]]  # the first row has four places of padding
+    mask = torch.full((2, 1, 24, 24), torch.finfo(torch.bfloat16).min).bfloat16()
+    for row, own in enumerate(bounds):
+        for first, last in own:
+            mask[row, 0, first:last, first:last] = seen(1, last - first, last - first)[0, 0]
+            mask[row, 0, range(first, last), range(first, last)] = 0
+    # The first block goes on into the second, and the last one beyond the row.
+    blocks = [(0, slice(0, 16)), (0, slice(9, 20)), (1, slice(0, 32))]
+    found = fused_layers._attention(query, key, value, mask, enable_gqa=True, blocks=blocks)
+    whole = fused_layers._attention(query, key, value, mask, enable_gqa=True)
+    assert not own_attention
+    # The same weights, summed in another order: one rounding of what they sum to.
+    torch.testing.assert_close(found[0, :, :20], whole[0, :, :20], rtol=2**-7, atol=2**-8)
+    torch.testing.assert_close(found[1], whole[1], rtol=2**-7, atol=2**-8)
+    assert (found[0, :, 20:] == 0).all()
 
 
 def test_other_attention_is_left_to_torch(own_attention: list[str], monkeypatch: pytest.MonkeyPatch):

@@ -122,6 +122,42 @@ def test_rows_are_filled_and_hold_trees():
         assert len(seen) == len(row.tokens)  # no two tokens of a row with the same tokens before them
 
 
+def seen_in(row: scoring.Row) -> set[tuple[int, int]]:
+    """Places and the places that they see, themselves included."""
+    return {(place, at) for place in range(len(row.tokens)) for at in range(place + 1) if row.ends[at] > place}
+
+
+def test_rows_for_blocks_keep_families_apart():
+    reads = scoring.distinct_reads(continuations(subjects=3, questions=30, prefix=9))
+    rows = scoring._pack_in_blocks(reads, 300)
+    found = [(row.tokens[place], owner) for row in rows for place, _, owner, _ in row.reads]
+    assert len(found) == sum(len(continuation.tokens) - continuation.start for continuation in continuations(3, 30, 9))
+    families = scoring.families(reads, 0)
+    assert sum(len(row.tokens) for row in rows) == sum(tokens for tokens, _ in families)
+    assert all(len(row.tokens) <= max(300, *(tokens for tokens, _ in families)) for row in rows)
+    for row in rows:
+        blocks = [places for _, places in scoring._blocks(np.array([row.ends]), width=10**9)]
+        assert len(blocks) > 1
+        assert all(any(own.start <= at and place < own.stop for own in blocks) for place, at in seen_in(row))
+
+
+def test_blocks_by_hand(monkeypatch: pytest.MonkeyPatch):
+    # Two trees, 0-2 and 3-6, of which the first has two branches; a single token; the second row is padded by two.
+    ends = np.array([[3, 2, 3, 7, 7, 7, 7, 8], [2, 2, 6, 6, 6, 6, 0, 0]])
+    monkeypatch.setattr(scoring, "EVEN_KEYS", 1)
+
+    def places(cost: int) -> list[tuple[int, int, int]]:
+        monkeypatch.setattr(scoring, "BLOCK_COST", cost)
+        return [(row, some.start, some.stop) for row, some in scoring._blocks(ends, width=2)]
+
+    assert places(0) == [(0, 0, 3), (0, 3, 7), (0, 7, 8), (1, 0, 2), (1, 2, 6)]
+    # Trees of 3 and 4 tokens have 24 more pairs together than apart, of 4 and 1 have 8, of 2 and 4 have 16.
+    assert places(2 * 8) == [(0, 0, 3), (0, 3, 8), (1, 0, 2), (1, 2, 6)]
+    assert places(2 * 24) == [(0, 0, 8), (1, 0, 6)]
+    monkeypatch.setattr(scoring, "EVEN_KEYS", 4)
+    assert places(0) == [(0, 0, 4), (0, 3, 7), (0, 7, 11), (1, 0, 4), (1, 2, 6)]
+
+
 def test_the_examples_of_a_subject_are_computed_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(scoring, "TRUNK_GAIN", 50)
     monkeypatch.setattr(scoring, "TRUNK_TOKENS", 8)
