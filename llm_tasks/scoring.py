@@ -541,10 +541,10 @@ class Engine:
             (rows, 1, tokens, before + tokens); by kind of layer where a model's layers do not all see equally far.
         """
         place = torch.arange(ends.shape[1], device=ends.device)
-        inside = (place[:, None] < ends[:, None, :]) & (place[None, :] <= place[:, None])
+        inside = (place[:, None] < ends[:, None, :]).tril_()
         # What pads a row sees itself too: attention to nothing is NaN.
-        inside |= torch.eye(len(place), dtype=torch.bool, device=ends.device)
-        sees = torch.nn.functional.pad(inside, (before, 0), value=True)
+        inside.diagonal(dim1=-2, dim2=-1).fill_(True)
+        sees = torch.nn.functional.pad(inside, (before, 0), value=True) if before else inside
         window = sliding_window(self._config)
         if window is None or int(depths.max()) < window:
             return self._as_attention(sees)
@@ -563,8 +563,8 @@ class Engine:
     def _as_attention(self, sees: Tensor) -> Tensor:
         """What is added to the products of queries and keys, (rows, 1, tokens, tokens seen or hidden)."""
         dtype = self._model.dtype
-        hidden = torch.finfo(dtype).min
-        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, hidden)[:, None]
+        hidden = torch.full(sees.shape, torch.finfo(dtype).min, dtype=dtype, device=sees.device)
+        return hidden.masked_fill_(sees, 0)[:, None]
 
     def _cache(self, held: KeysValues | None, keep: bool) -> Cache:
         layers = range(self._config.num_hidden_layers)
