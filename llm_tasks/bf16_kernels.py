@@ -1,5 +1,7 @@
 """Compiled loops for a processor over tensors in bf16, each in one pass, rounded where torch's own steps round.
 
+The softmax of attention rounds once, at its end, where torch's would round the scaled and the masked scores as well.
+
 torch computes these formulas step by step and writes every step to memory; on a processor with bf16 matrix units that
 takes longer than the products between them.
 """

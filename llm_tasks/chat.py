@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from llm_tasks.packing import Tokens
 from llm_tasks.prompts import Level, Prompt
-from llm_tasks.scoring import Tokens
 
 MESSAGE = "MESSAGE"
 

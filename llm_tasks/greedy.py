@@ -15,21 +15,23 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from llm_tasks.processes import ALONE, Processes
-from llm_tasks.scoring import (
+from llm_tasks.packing import (
     Continuation,
-    Engine,
     Read,
     Row,
     Tokens,
-    Work,
     common_length,
     distinct_reads,
     distinct_tokens,
     families,
+    plan,
+)
+from llm_tasks.processes import ALONE, Processes
+from llm_tasks.scoring import (
+    Engine,
+    Work,
     is_out_of_memory,
     packs_rows,
-    plan,
     release_memory,
     shares_prefixes,
     sliding_window,
@@ -90,7 +92,7 @@ def _batches(distinct: list[Tokens], max_new_tokens: int, budget: int, together:
     """Sorted prompts in batches that are answered together, from short to long.
 
     Prompts that share something beyond what all share, such as questions about one text, stay next to each other
-    (scoring.families). Without `together`, all prompts of a batch have one length.
+    (packing.families). Without `together`, all prompts of a batch have one length.
     """
     if together:
         common = common_length(distinct[0], distinct[-1]) if distinct else 0

@@ -1,11 +1,8 @@
 """The engine that feeds language models at the least cost, and log-likelihoods of continuations by it.
 
-What sequences share is computed once. A *trunk* is a beginning that many have in common, such as the examples of an
-MMLU subject: its keys and values are computed by themselves and serve every sequence below, and longer trunks too. What
-is left of the sequences, such as questions with their options, is *packed*: a row of a batch holds a tree of tokens,
-branch after branch, in which each token has the position of its own sequence and sees only what its branch hangs from.
-Rows are filled to one length, so little is padded. Only positions that are read are projected to the vocabulary, a part
-of it at a time, and on a processor with bf16 units layers of Llama's kind are computed by fused_layers.
+What is fed is planned by packing: what sequences share is computed once, and little is padded. Only positions that are
+read are projected to the vocabulary, a part of it at a time, and on a processor with bf16 units layers of Llama's kind,
+and attention where it pays, are computed by fused_layers.
 
 The result is that of one sequence at a time, to the rounding of the products; several processes compute the batches
 that one would, each a part of them, so that theirs is the same to the bit. Models that cannot be packed (packs_rows)
@@ -13,11 +10,9 @@ get one sequence a row, padded at the end where nothing is read; those that reme
 nothing.
 """
 
-import bisect
 import contextlib
 import functools
 import inspect
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -31,33 +26,29 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from llm_tasks import logits
 from llm_tasks.logits import is_spread
+from llm_tasks.packing import (
+    EVEN_KEYS,
+    LONGEST_ROW,
+    Continuation,
+    Row,
+    Trunk,
+    cut_into_blocks,
+    distinct_reads,
+    distinct_tokens,
+    fast_length,
+    pack,
+    pack_in_blocks,
+    plan,
+)
 from llm_tasks.processes import ALONE, Processes
 from pruning.device import autocast
 
-Tokens = tuple[int, ...]
 KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each (rows, heads, tokens, width)
 OwnRows = dict[int, slice]  # by id of a trunk, of its rows from short to long
 
-TRUNK_GAIN = 1024  # tokens that a trunk must save: what a small batch costs beside its tokens
-TRUNK_TOKENS = 512  # distinct ones that must stand below it: fewer are packed with it
-LONGEST_ROW = 1024  # where much is shared with what follows; attention grows with its square
-ROW_TOKENS = (96, 128, 192, 256)  # of a packed row; the longer, the evener rows are filled and the more is attended to
-COSTED_ROWS = 16  # of a batch, where lengths of rows are compared
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
-FAMILY_TOKENS = 64  # of sequences that share little and are still packed next to each other
-SHARED_AGAIN = 8  # tokens; sequences that share more are never packed apart
 READS_PER_TOKEN = 0.25  # positions with logits of the whole vocabulary, per token of the budget: they fill the memory
-EVEN_KEYS = 16  # in bf16 a processor attends to a multiple of so many keys up to twice as fast as to others
-WEIGHT_COST, KEY_COST, ODD_KEY_COST = 6, 3, 5  # of a token: per unit of width, and per key that it sees
-BLOCK_COST = 2**22  # of one more block, as so many pairs of tokens per unit of width
 SHARING_LAYERS = {"full_attention", "sliding_attention", "attention"}
-
-
-class Continuation(NamedTuple):
-    """A tokenised text, and from where on its tokens are scored given those before: 1 <= start < len(tokens)."""
-
-    tokens: Tokens
-    start: int
 
 
 class Work(NamedTuple):
@@ -79,31 +70,6 @@ class Scores(NamedTuple):
     log_likelihood: np.ndarray
     first_token: np.ndarray
     work: Work
-
-
-class Read(NamedTuple):
-    """One sequence that is fed to the model, and the continuations that are read from it.
-
-    A continuation's last token is never fed: what predicts it is the position before. Options of one token, such as
-    letters, are all read from one sequence.
-    """
-
-    fed: Tokens
-    first: int  # the first position whose logits are read
-    targets: list[tuple[int, Continuation]]  # index of the continuation
-
-
-class Trunk(NamedTuple):
-    """A beginning of `length` tokens: what is read right after it, and the longer trunks that begin with it."""
-
-    length: int
-    reads: list[Read]
-    below: list["Trunk"]
-
-    @property
-    def example(self) -> Tokens:
-        """Any sequence that begins with this trunk."""
-        return self.reads[0].fed if self.reads else self.below[0].example
 
 
 def log_likelihoods(
@@ -163,199 +129,6 @@ def projects_on_demand(model: PreTrainedModel) -> bool:
     There the wanted positions would be told on the first device and looked up on the last.
     """
     return not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
-
-
-def distinct_reads(continuations: Sequence[Continuation]) -> list[Read]:
-    """What has to be fed, sorted by tokens."""
-    found: dict[Tokens, list[tuple[int, Continuation]]] = {}
-    for index, continuation in enumerate(continuations):
-        found.setdefault(continuation.tokens[:-1], []).append((index, continuation))
-    return [Read(fed, min(own.start for _, own in found[fed]) - 1, found[fed]) for fed in sorted(found)]
-
-
-def distinct_tokens(reads: Sequence[Read]) -> int:
-    """Tokens of the sorted sequences that differ in their place or in what stands before: the least to compute."""
-    shared = (common_length(one.fed, other.fed) for one, other in itertools.pairwise(reads))
-    return sum(len(read.fed) for read in reads) - sum(shared)
-
-
-def common_length(one: Sequence, other: Sequence) -> int:
-    """How much both begin with, found by halving: slices compare fast."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
-    return low
-
-
-def plan(reads: list[Read]) -> Trunk:
-    """The trunks of sorted sequences; the outermost is empty."""
-    common = [common_length(one.fed, other.fed) for one, other in itertools.pairwise(reads)]
-
-    def divide(low: int, high: int, trunk: Trunk) -> None:
-        """Hang the sequences low … high - 1, which share the trunk, below it."""
-        if high - low == 1:
-            trunk.reads.append(reads[low])
-            return
-        depth, parts = _node(reads, common, low, high)
-        shared = min(depth, min(read.first for read in reads[low:high]))
-        gain = (high - low - 1) * (shared - trunk.length)
-        if gain >= TRUNK_GAIN and distinct_tokens(reads[low:high]) - shared >= TRUNK_TOKENS:
-            trunk.below.append(longer := Trunk(shared, [], []))
-            trunk = longer
-        for part in parts:
-            divide(*part, trunk)
-
-    root = Trunk(0, [], [])
-    if reads:
-        divide(0, len(reads), root)
-    return root
-
-
-def _node(reads: list[Read], common: list[int], low: int, high: int) -> tuple[int, list[tuple[int, int]]]:
-    """Of the sorted sequences low … high - 1: how many tokens all share, and the ranges that go on alike."""
-    depth = min(common[low : high - 1])
-    cuts = [low, *(index + 1 for index in range(low, high - 1) if common[index] == depth), high]
-    return depth, list(itertools.pairwise(cuts))
-
-
-class Row(NamedTuple):
-    """Sequences side by side in one row of a batch, what they have in common once: a tree, branch after branch.
-
-    Fields, of each token:
-        tokens: its id.
-        depths: its place in its own sequence, counted from the sequence's start.
-        ends: the place in the row at which what hangs from the token ends.
-    And of each scored token:
-        reads: the place in the row from which it is predicted, the token, its continuation, whether it is the first.
-    """
-
-    tokens: list[int]
-    depths: list[int]
-    ends: list[int]
-    reads: list[tuple[int, int, int, bool]]
-
-
-def _pack(reads: list[Read], before: int, together: bool, width: int) -> list[Row]:
-    """Rows of the sorted sequences from token `before` on, of the length at which they cost least.
-
-    Args:
-        together: False puts each sequence into a row by itself.
-        width: of the model's hidden states; the wider, the less attention counts.
-    """
-    if not together:
-        return [_row([[read]], before) for read in reads]
-    longest_first = _longest_first(reads, before)
-    filled = [_fill(longest_first, length) for length in ROW_TOKENS]
-    rows = min(filled, key=lambda rows: _cost([taken for taken, _ in rows], before, width))
-    # In the sequences' order, so that neighbours share again what they have in common.
-    orders = [sorted(itertools.chain(*members)) for _, members in rows]
-    return [_row([[reads[index] for index in order]], before) for order in orders]
-
-
-def _pack_in_blocks(reads: list[Read], length: int) -> list[Row]:
-    """Rows of the sorted sequences for attention that costs what the blocks of a row cost, so that all may be long.
-
-    A family is a block: it shares nothing with the others of its row.
-    """
-    filled = _fill(_longest_first(reads, 0), length)
-    return [_row([reads[family.start : family.stop] for family in members], 0) for _, members in filled]
-
-
-def _longest_first(reads: list[Read], before: int) -> list[tuple[int, range]]:
-    return sorted(families(reads, before), key=lambda family: -family[0])
-
-
-def _fill(families: list[tuple[int, range]], length: int) -> list[tuple[int, list[range]]]:
-    """Each family, the longest first, in the fullest row that has room for it: tokens and families of every row."""
-    rows: list[tuple[int, list[range]]] = []
-    room: list[tuple[int, int]] = []  # tokens left in a row, and which row; sorted
-    for taken, members in families:
-        at = bisect.bisect_left(room, (taken, 0))
-        if at < len(room):
-            left, row = room.pop(at)
-            rows[row] = rows[row][0] + taken, [*rows[row][1], members]
-        else:
-            left, row = length, len(rows)
-            rows.append((taken, [members]))
-        bisect.insort(room, (left - taken, row))
-    return rows
-
-
-def _cost(lengths: list[int], before: int, width: int) -> int:
-    """What rows cost in batches of COSTED_ROWS: a token's products with the weights, and with the keys that it sees."""
-    lengths = sorted(lengths, reverse=True)
-    batches = [lengths[start : start + COSTED_ROWS] for start in range(0, len(lengths), COSTED_ROWS)]
-    return sum(len(batch) * _row_cost(batch[0], before, width) for batch in batches)
-
-
-def _row_cost(length: int, before: int, width: int, key_cost: int = KEY_COST) -> int:
-    """What one row costs, in 4 operations per unit of the model's width.
-
-    A layer has 12 width² weights, 2 operations each; a key takes 4 operations per unit of width, in small products and
-    with an exponential: measured, they take three times as long, or five.
-    """
-    return length * (WEIGHT_COST * width + key_cost * (before + length))
-
-
-def families(reads: list[Read], before: int) -> list[tuple[int, range]]:
-    """Runs of the sorted sequences that stay next to each other, and how many tokens each run takes.
-
-    Neighbours that share more than SHARED_AGAIN tokens stay together up to LONGEST_ROW, others up to FAMILY_TOKENS.
-    """
-    found: list[tuple[int, range]] = []
-    for index, read in enumerate(reads):
-        shared = max(common_length(reads[index - 1].fed, read.fed) - before, 0) if index else 0
-        added = len(read.fed) - before
-        longest = LONGEST_ROW if shared > SHARED_AGAIN else FAMILY_TOKENS if shared else 0
-        if found and found[-1][0] + added - shared <= longest:
-            length, members = found[-1]
-            found[-1] = length + added - shared, range(members.start, index + 1)
-        else:
-            found.append((added, range(index, index + 1)))
-    return found
-
-
-def _row(parts: list[list[Read]], before: int) -> Row:
-    """Sorted sequences from token `before` on, side by side; those of different parts share nothing."""
-    row = Row([], [], [], [])
-    for reads in parts:
-        path: list[int] = []  # places in the row of the last sequence's tokens
-        for index, read in enumerate(reads):
-            shared = max(common_length(reads[index - 1].fed, read.fed) - before, 0) if index else 0
-            added = len(read.fed) - before - shared
-            path = [*path[:shared], *range(len(row.tokens), len(row.tokens) + added)]
-            row.tokens.extend(read.fed[before + shared :])
-            row.depths.extend(range(before + shared, len(read.fed)))
-            row.ends.extend([0] * added)
-            for place in path:
-                row.ends[place] = len(row.tokens)
-            for owner, continuation in read.targets:
-                for at in range(continuation.start, len(continuation.tokens)):
-                    row.reads.append((path[at - 1 - before], continuation.tokens[at], owner, at == continuation.start))
-    return row
-
-
-def _blocks(ends: np.ndarray, width: int) -> list[tuple[int, slice]]:
-    """What is attended to at once: of each row, neighbouring places whose tokens see none but one another.
-
-    A block takes some of the next one's tokens, too, so that its size is a multiple of EVEN_KEYS: for a product of
-    another size a kernel would be made and kept. What the next one finds for them counts.
-
-    Args:
-        ends: as Row has them, (rows, tokens); 0 where a row is padded.
-        width: of the model's hidden states.
-    """
-    blocks = []
-    for row, reached in enumerate(np.maximum.accumulate(ends, axis=1)):
-        stops = (np.flatnonzero(reached == np.arange(1, len(reached) + 1)) + 1).tolist()
-        bounds = [0, stops[0]]
-        for stop in stops[1:]:
-            if 2 * (bounds[-1] - bounds[-2]) * (stop - bounds[-1]) > BLOCK_COST // width:
-                bounds.append(stop)
-            bounds[-1] = stop
-        blocks += [(row, slice(first, last + (first - last) % EVEN_KEYS)) for first, last in itertools.pairwise(bounds)]
-    return blocks
 
 
 class _PrefixLayer(DynamicLayer):
@@ -473,9 +246,9 @@ class Engine:
     def _rows(self, trunk: Trunk) -> list[Row]:
         """What is below a trunk and no longer one, from short to long."""
         if self._in_blocks and not trunk.length:
-            rows = _pack_in_blocks(trunk.reads, min(LONGEST_ROW, int(self._most_read)))
+            rows = pack_in_blocks(trunk.reads, min(LONGEST_ROW, int(self._most_read)))
         else:
-            rows = _pack(trunk.reads, trunk.length, self._packs, self._config.hidden_size)
+            rows = pack(trunk.reads, trunk.length, self._packs, self._config.hidden_size)
         return sorted(rows, key=lambda row: len(row.tokens))
 
     @property
@@ -513,7 +286,7 @@ class Engine:
         if in_blocks:
             longest += -longest % EVEN_KEYS
         elif self._packs:
-            longest = _fast_length(longest, before, self._config.hidden_size)
+            longest = fast_length(longest, before, self._config.hidden_size)
         shape = len(rows), longest
         ids, depths = np.zeros(shape, dtype=np.int64), np.full(shape, before)
         ends, wanted = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
@@ -527,7 +300,7 @@ class Engine:
             masks = self._masks(torch.from_numpy(ends).to(self._model.device), positions, before)
             more = {"position_ids": positions, "attention_mask": masks}
         cache = self._cache(held, self._keeps_own) if held or self._keeps_own else None
-        blocks = _blocks(ends, self._config.hidden_size) if in_blocks else None
+        blocks = cut_into_blocks(ends, self._config.hidden_size) if in_blocks else None
         outputs = self._outputs(torch.from_numpy(ids), torch.from_numpy(wanted), cache, blocks, **more)
         self._collect(rows, wanted, outputs, cache)
 
@@ -621,14 +394,8 @@ class _Scorer(Engine):
         self.first_token[owners[is_first]] = top.cpu().numpy()[which]
 
 
-def _fast_length(tokens: int, before: int, width: int) -> int:
-    """What a packed row is padded to: with the tokens before it a multiple of EVEN_KEYS, where that costs less."""
-    even = tokens + -(before + tokens) % EVEN_KEYS
-    return even if _row_cost(even, before, width) < _row_cost(tokens, before, width, ODD_KEY_COST) else tokens
-
-
 def _in_one_pass(model: PreTrainedModel) -> tuple[Callable[..., contextlib.AbstractContextManager], bool]:
-    """What holds while the model computes, faster layers where there are some; whether these attend in _blocks."""
+    """What holds while the model computes, faster layers where there are some; whether these attend in blocks."""
     if not logits.in_bf16_on_cpu(model):
         return contextlib.nullcontext, False
     from llm_tasks import fused_layers  # its compiler takes half a second and 90 MB

@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from llm_tasks import encoding
 from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
+from llm_tasks.packing import Continuation
 from llm_tasks.prompts import Level, Prompt
-from llm_tasks.scoring import Continuation
 
 SPECIAL = ["<unk>", "<s>", "</s>"]
 LETTERS = "ABCDabcdqrst:.\n"

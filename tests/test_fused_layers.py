@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
-from llm_tasks import fused_layers, scoring
+from llm_tasks import fused_layers, packing, scoring
 from llm_tasks.scoring import log_likelihoods
 
 
@@ -104,7 +104,7 @@ def test_scores_in_bf16_are_those_of_the_models_own_layers(name: str, monkeypatc
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_rows_of_many_blocks_change_no_score(name: str, monkeypatch: pytest.MonkeyPatch):
     model, asked = make_model(name).to(torch.bfloat16), continuations(subjects=4, questions=12, prefix=9)
-    monkeypatch.setattr(scoring, "BLOCK_COST", 0)
+    monkeypatch.setattr(packing, "BLOCK_COST", 0)
     found = log_likelihoods(model, asked, tokens_per_batch=10**6)
     apart = log_likelihoods(model, asked, tokens_per_batch=1, share=False)
     np.testing.assert_allclose(found.log_likelihood, apart.log_likelihood, rtol=0.02, atol=0.02)
@@ -113,8 +113,8 @@ def test_rows_of_many_blocks_change_no_score(name: str, monkeypatch: pytest.Monk
 
 def test_many_logits_that_are_stored_keep_rows_short(monkeypatch: pytest.MonkeyPatch, units: str):
     model, lengths = make_model("llama").to(torch.bfloat16), []
-    pack = scoring._pack_in_blocks
-    monkeypatch.setattr(scoring, "_pack_in_blocks", lambda reads, length: lengths.append(length) or pack(reads, length))
+    pack = scoring.pack_in_blocks
+    monkeypatch.setattr(scoring, "pack_in_blocks", lambda reads, length: lengths.append(length) or pack(reads, length))
     log_likelihoods(model, continuations(1, 2), tokens_per_batch=2048)
     monkeypatch.setattr(scoring.logits, "projects_plainly", lambda model: False)
     log_likelihoods(model, continuations(1, 2), tokens_per_batch=2048)
@@ -156,6 +156,7 @@ def test_attention_is_torchs_to_rounding(groups: int, keys: int, scale: float | 
     assert not own_attention
     # Scores up to about 10 are rounded by 2^-9 of them, which moves a weight by 2 %; weights sum to 1.
     torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=0.05)
+    # What is attended to has a spread of 1; so many such roundings of both signs cancel to a hundredth of it.
     assert (found.double() - exact).abs().mean() < 0.01
 
 

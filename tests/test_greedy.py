@@ -9,7 +9,7 @@ import torch
 from test_scoring import ARCHITECTURES, VOCABULARY, make_model, share_little
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
-from llm_tasks import greedy, scoring
+from llm_tasks import greedy, packing
 from llm_tasks.greedy import AnswerEnd, greedy_answers
 from llm_tasks.processes import Processes
 
@@ -75,7 +75,7 @@ def test_sharing_changes_no_answer(name: str, gain: int, monkeypatch: pytest.Mon
 
 
 def test_what_prompts_share_is_fed_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scoring, "EVEN_KEYS", 1)
+    monkeypatch.setattr(packing, "EVEN_KEYS", 1)
     prompts = prompts_about_texts()
     seen = {prompt[:end] for prompt in prompts for end in range(1, len(prompt) + 1)}
     _, work = greedy_answers(make_model("llama"), prompts, AnswerEnd(1, lambda answer: True), tokens_per_batch=10**6)

@@ -9,10 +9,11 @@ import torch
 from conftest import decoder_configs
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, PreTrainedModel
 
-from llm_tasks import logits, scoring
+from llm_tasks import logits, packing, scoring
 from llm_tasks.greedy import AnswerEnd, greedy_answers
+from llm_tasks.packing import Continuation
 from llm_tasks.processes import Processes
-from llm_tasks.scoring import Continuation, log_likelihoods
+from llm_tasks.scoring import log_likelihoods
 
 VOCABULARY = 40
 ARCHITECTURES = decoder_configs()
@@ -68,9 +69,9 @@ def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **option
 
 def share_little(monkeypatch: pytest.MonkeyPatch, gain: int = 1) -> None:
     """Make trunks and rows of so few tokens that tiny models get several of them."""
-    monkeypatch.setattr(scoring, "TRUNK_GAIN", gain)
-    monkeypatch.setattr(scoring, "TRUNK_TOKENS", 8)
-    monkeypatch.setattr(scoring, "ROW_TOKENS", (24,))
+    monkeypatch.setattr(packing, "TRUNK_GAIN", gain)
+    monkeypatch.setattr(packing, "TRUNK_TOKENS", 8)
+    monkeypatch.setattr(packing, "ROW_TOKENS", (24,))
 
 
 @pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
@@ -98,7 +99,7 @@ def test_a_recurrent_model_shares_nothing_and_is_still_right():
 
 
 def test_only_distinct_tokens_are_computed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scoring, "EVEN_KEYS", 1)  # in a model so narrow, keys alone count, and rows grow by a third
+    monkeypatch.setattr(packing, "EVEN_KEYS", 1)  # in a model so narrow, keys alone count, and rows grow by a third
     asked = continuations(subjects=12, questions=12)
     seen = {tokens[: end + 1] for tokens, _ in asked for end in range(len(tokens) - 1)}
     work = log_likelihoods(make_model("llama"), asked, tokens_per_batch=10**6).work
@@ -106,61 +107,9 @@ def test_only_distinct_tokens_are_computed(monkeypatch: pytest.MonkeyPatch):
     assert work.distinct <= work.computed <= 1.25 * work.distinct  # a row that ends repeats its beginning
 
 
-def test_rows_are_filled_and_hold_trees():
-    asked = continuations(subjects=1, questions=40, prefix=4)
-    reads = scoring.distinct_reads(asked)
-    rows = scoring._pack(reads, 4, together=True, width=16)
-    assert sum(len(row.reads) for row in rows) == sum(len(tokens) - start for tokens, start in asked)
-    full = max(len(row.tokens) for row in rows)
-    assert sum(len(row.tokens) < 0.75 * full for row in rows) <= 1  # what is left over at the end
-    for row in rows:
-        assert all(place < end <= len(row.tokens) for place, end in enumerate(row.ends))
-        seen = {
-            tuple(row.tokens[at] for at in range(place + 1) if row.ends[at] > place): place
-            for place in range(len(row.tokens))
-        }
-        assert len(seen) == len(row.tokens)  # no two tokens of a row with the same tokens before them
-
-
-def seen_in(row: scoring.Row) -> set[tuple[int, int]]:
-    """Places and the places that they see, themselves included."""
-    return {(place, at) for place in range(len(row.tokens)) for at in range(place + 1) if row.ends[at] > place}
-
-
-def test_rows_for_blocks_keep_families_apart():
-    reads = scoring.distinct_reads(continuations(subjects=3, questions=30, prefix=9))
-    rows = scoring._pack_in_blocks(reads, 300)
-    found = [(row.tokens[place], owner) for row in rows for place, _, owner, _ in row.reads]
-    assert len(found) == sum(len(continuation.tokens) - continuation.start for continuation in continuations(3, 30, 9))
-    families = scoring.families(reads, 0)
-    assert sum(len(row.tokens) for row in rows) == sum(tokens for tokens, _ in families)
-    assert all(len(row.tokens) <= max(300, *(tokens for tokens, _ in families)) for row in rows)
-    for row in rows:
-        blocks = [places for _, places in scoring._blocks(np.array([row.ends]), width=10**9)]
-        assert len(blocks) > 1
-        assert all(any(own.start <= at and place < own.stop for own in blocks) for place, at in seen_in(row))
-
-
-def test_blocks_by_hand(monkeypatch: pytest.MonkeyPatch):
-    # Two trees, 0-2 and 3-6, of which the first has two branches; a single token; the second row is padded by two.
-    ends = np.array([[3, 2, 3, 7, 7, 7, 7, 8], [2, 2, 6, 6, 6, 6, 0, 0]])
-    monkeypatch.setattr(scoring, "EVEN_KEYS", 1)
-
-    def places(cost: int) -> list[tuple[int, int, int]]:
-        monkeypatch.setattr(scoring, "BLOCK_COST", cost)
-        return [(row, some.start, some.stop) for row, some in scoring._blocks(ends, width=2)]
-
-    assert places(0) == [(0, 0, 3), (0, 3, 7), (0, 7, 8), (1, 0, 2), (1, 2, 6)]
-    # Trees of 3 and 4 tokens have 24 more pairs together than apart, of 4 and 1 have 8, of 2 and 4 have 16.
-    assert places(2 * 8) == [(0, 0, 3), (0, 3, 8), (1, 0, 2), (1, 2, 6)]
-    assert places(2 * 24) == [(0, 0, 8), (1, 0, 6)]
-    monkeypatch.setattr(scoring, "EVEN_KEYS", 4)
-    assert places(0) == [(0, 0, 4), (0, 3, 7), (0, 7, 11), (1, 0, 4), (1, 2, 6)]
-
-
 def test_the_examples_of_a_subject_are_computed_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scoring, "TRUNK_GAIN", 50)
-    monkeypatch.setattr(scoring, "TRUNK_TOKENS", 8)
+    monkeypatch.setattr(packing, "TRUNK_GAIN", 50)
+    monkeypatch.setattr(packing, "TRUNK_TOKENS", 8)
     draw = random.Random(1)
     examples = tuple(draw.randrange(VOCABULARY) for _ in range(40))
     # Of 0, 1 and 2 examples, 20 tokens each: the shorter prompts are read below the beginning of the longest.
@@ -258,14 +207,6 @@ def test_the_output_layer_reads_no_strided_rows():
     greedy_answers(model, [(1, 2, 3), (4, 5, 6)], AnswerEnd(3, lambda tokens: False), tokens_per_batch=64)
     log_likelihoods(model, continuations(1, 3), tokens_per_batch=64)
     assert set(layouts) == {(2, True)}
-
-
-@pytest.mark.parametrize(
-    ("tokens", "before", "padded"),
-    [(253, 0, 256), (225, 0, 240), (100, 0, 100), (17, 0, 17), (224, 1, 239), (40, 600, 40), (20, 600, 24)],
-)
-def test_rows_are_padded_to_an_even_number_of_keys_where_that_is_cheaper(tokens: int, before: int, padded: int):
-    assert scoring._fast_length(tokens, before, width=576) == padded
 
 
 @pytest.mark.parametrize("columns", [1, 7, VOCABULARY - 1, VOCABULARY])

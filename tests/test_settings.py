@@ -38,9 +38,10 @@ from llm_tasks import (
     setting6_factoid_vs_mcq,
 )
 from llm_tasks.compression import CompressibleModel
+from llm_tasks.packing import Continuation
 from llm_tasks.processes import Processes
 from llm_tasks.prompts import LETTERS
-from llm_tasks.scoring import Continuation, Scores, Work
+from llm_tasks.scoring import Scores, Work
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["red", "blue", "green", "black", "white", "sky", "sea", "tree", "stone", "Answer", "Question", "Q", "is", ":"]
