@@ -1,9 +1,8 @@
 """Compiled loops for a processor over tensors in bf16, each in one pass, rounded where torch's own steps round.
 
-The softmax of attention rounds once, at its end, where torch's would round the scaled and the masked scores as well.
-
 torch computes these formulas step by step and writes every step to memory; on a processor with bf16 matrix units that
-takes longer than the products between them.
+takes longer than the products between them. The softmax of attention rounds once, where transformers' eager attention
+rounds scaled and masked scores, too.
 """
 
 import numba
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from pruning.row_threads import compiled, share_rows
 
-NUMBERS_PER_THREAD = 2**17  # fewer are done before another thread wakes up
+NUMBERS_PER_THREAD = 2**19  # fewer are done before another thread wakes up
 HIDDEN = np.uint16(0xFF7F)  # bits of the lowest number, which masks hold where nothing is seen
 LOG2_E = np.float32(1.4426950408889634)
 # Of (2^f - 1) / f for |f| <= 1/2, interpolated at Chebyshev's nodes: 2^f within 2e-7, and 1 where f is 0.
