@@ -314,7 +314,8 @@ class Engine:
             (rows, 1, tokens, before + tokens); by kind of layer where a model's layers do not all see equally far.
         """
         place = torch.arange(ends.shape[1], device=ends.device)
-        inside = (place[:, None] < ends[:, None, :]).tril_()
+        inside = place[:, None] < ends[:, None, :]
+        inside &= place[None, :] <= place[:, None]
         # What pads a row sees itself too: attention to nothing is NaN.
         inside.diagonal(dim1=-2, dim2=-1).fill_(True)
         sees = torch.nn.functional.pad(inside, (before, 0), value=True) if before else inside
