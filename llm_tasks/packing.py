@@ -118,6 +118,8 @@ def _node(reads: list[Read], common: list[int], low: int, high: int) -> tuple[in
 class Row(NamedTuple):
     """Sequences side by side in one row of a batch, what they have in common once: a tree, branch after branch.
 
+    Or several trees, one after the other, of which none sees another's tokens.
+
     Fields, of each token:
         tokens: its id.
         depths: its place in its own sequence, counted from the sequence's start.
@@ -152,7 +154,7 @@ def pack(reads: list[Read], before: int, together: bool, width: int) -> list[Row
 def pack_in_blocks(reads: list[Read], length: int) -> list[Row]:
     """Rows of the sorted sequences for attention that costs what the blocks of a row cost, so that all may be long.
 
-    A family is a block: it shares nothing with the others of its row.
+    A family is a tree by itself: what it shares with others of its row is computed again.
     """
     filled = _fill(_longest_first(reads, 0), length)
     return [_row([reads[family.start : family.stop] for family in members], 0) for _, members in filled]
