@@ -18,6 +18,7 @@ from analysis import results
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, number, positive
+from llm_tasks.lanes import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
 from llm_tasks.processes import job_size
 from pruning import calibration, magnitude
@@ -29,6 +30,7 @@ from quantization.gptqmodel_export import check_exportable
 
 DENSE = "dense"
 TOKENS_PER_BATCH, TOKENS_PER_BATCH_CPU = 4096, 2048  # more are no faster on a processor, and take memory
+MOST_LANES = 8  # by default: what many threads compute side by side would fill the memory
 CALIBRATION_OPTIONS = (
     "calibration", "calibration_field", "calibration_windows", "calibration_length", "nsamples", "true_sequential",
 )  # fmt: skip
@@ -127,8 +129,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--export", choices=("gptqmodel",),
         help="rtn, gptq: write a packed checkpoint that serves to <output_dir>/gptqmodel")  # fmt: skip
     add("--tokens_per_batch", type=positive,
-        help="tokens computed at once "
-        f"(default {TOKENS_PER_BATCH}, {TOKENS_PER_BATCH_CPU} on a processor)")  # fmt: skip
+        help=f"tokens computed at once (default {TOKENS_PER_BATCH}; on a processor {TOKENS_PER_BATCH_CPU}, or for "
+        f"scores and answers {LANE_TOKENS} for each of up to {MOST_LANES} threads)")  # fmt: skip
     add("--stream", action="store_true",
         help="for a model larger than memory: block by block from its files to <output_dir>/model")  # fmt: skip
     return parser
@@ -358,6 +360,16 @@ def device_of(args: argparse.Namespace) -> torch.device:
 def tokens_per_batch_of(args: argparse.Namespace) -> int:
     on_processor = device_of(args).type == "cpu"
     return args.tokens_per_batch or (TOKENS_PER_BATCH_CPU if on_processor else TOKENS_PER_BATCH)
+
+
+def tokens_scored_at_once(args: argparse.Namespace) -> int:
+    """tokens_per_batch_of, and by default as many as its threads compute side by side."""
+    default = device_of(args).type == "cpu" and not args.tokens_per_batch
+    return scored_on_processor() if default else tokens_per_batch_of(args)
+
+
+def scored_on_processor() -> int:
+    return max(TOKENS_PER_BATCH_CPU, LANE_TOKENS * min(torch.get_num_threads(), MOST_LANES))
 
 
 def precision_of(args: argparse.Namespace) -> str:

@@ -5,9 +5,9 @@ multiplies bf16 in vectors and not in matrices, for which torch's is made; all o
 """
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,8 @@ _own_attention = nn.functional.scaled_dot_product_attention
 MOST_SCORES = 2**25  # at once: 67 MB
 
 Block = tuple[int, slice]  # a row of a batch, and neighbouring places in it
+
+_blocks: ContextVar[list[Block] | None] = ContextVar("blocks", default=None)
 
 
 class Replacement(NamedTuple):
@@ -59,17 +61,23 @@ def attends_in_blocks(model: PreTrainedModel) -> bool:
 
 
 @contextlib.contextmanager
-def replaced(some: list[Replacement], blocks: list[Block] | None = None) -> Iterator[None]:
-    """Inside, the functions stand where they belong.
+def in_blocks(blocks: list[Block]) -> Iterator[None]:
+    """Inside, in this thread, replaced attention computes these blocks alone, where no tokens stand before the rows.
 
     Args:
-        blocks: outside of which a batch's mask lets no place see another, where no tokens stand before the rows. Where
-            two overlap, the later one holds; a place in none attends to nothing.
+        blocks: outside of which a batch's mask lets no place see another. Where two overlap, the later one holds; a
+            place in none attends to nothing.
     """
-    if blocks is not None:
-        in_blocks = functools.partial(_attention, blocks=blocks)
-        some = [replacement._replace(function=in_blocks) if replacement.function is _attention else replacement
-                for replacement in some]  # fmt: skip
+    token = _blocks.set(blocks)
+    try:
+        yield
+    finally:
+        _blocks.reset(token)
+
+
+@contextlib.contextmanager
+def replaced(some: list[Replacement]) -> Iterator[None]:
+    """Inside, in all threads, the functions stand where they belong."""
     before = [vars(owner).get(name) for owner, name, _ in some]
     try:
         for owner, name, function in some:
@@ -111,7 +119,6 @@ def _mlp(self: nn.Module, x: Tensor) -> Tensor:
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
-    *, blocks: list[Block] | None = None,
 ) -> Tensor:  # fmt: skip
     """torch's own, with its arguments; with a mask of all heads it is two products, one block after the other.
 
@@ -124,6 +131,7 @@ def _attention(
     parts: list[tuple[int, slice, slice]] = []
     if plain and query.ndim == 4 and _in_bf16(query, key, value, attn_mask):
         whole = [(row, slice(0, queries), slice(0, keys)) for row in range(len(query))]
+        blocks = _blocks.get()
         parts = whole if blocks is None else [(row, places, places) for row, places in blocks]
     scores = [heads * (places.stop - places.start) * (seen.stop - seen.start) for _, places, seen in parts]
     if not 0 < max(scores, default=0) <= MOST_SCORES:

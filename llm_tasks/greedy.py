@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from llm_tasks.lanes import lanes_of
 from llm_tasks.packing import (
     Continuation,
     Read,
@@ -24,7 +25,6 @@ from llm_tasks.packing import (
     distinct_reads,
     distinct_tokens,
     families,
-    plan,
 )
 from llm_tasks.processes import ALONE, Processes
 from llm_tasks.scoring import (
@@ -32,6 +32,7 @@ from llm_tasks.scoring import (
     Work,
     is_out_of_memory,
     packs_rows,
+    prepared,
     release_memory,
     shares_prefixes,
     sliding_window,
@@ -133,7 +134,7 @@ def _answer_all(
     """Answers to the prompts of all batches, and how many tokens were computed; the longest go first."""
     answers: dict[Tokens, list[int]] = {}
     computed = 0
-    with tqdm(total=sum(map(len, batches)), desc="answers", disable=None) as progress:
+    with tqdm(total=sum(map(len, batches)), desc="answers", disable=None) as progress, prepared(model):
         while batches:
             *batches, some = batches
             writer = writes(some, end.max_new_tokens, model, tokens_per_batch, precision, progress)
@@ -260,7 +261,8 @@ class _Together(_Writer):
         device = self._model.device
         self._lengths = torch.tensor(list(map(len, self._prompts)), device=device)  # of prompts still to be answered
         self._first: Tensor | None = None
-        self.feed_below(plan(_as_reads(self._prompts)), None, None)
+        reads = _as_reads(self._prompts)
+        self.feed(reads, share=True, lanes=lanes_of(self._model, self._budget, distinct_tokens(reads)))
         return self._first
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
@@ -276,17 +278,18 @@ class _Together(_Writer):
         from_row, from_column = torch.from_numpy(index.repeat(counts)), torch.from_numpy(np.concatenate(branches))
         to_row, to_column = torch.from_numpy(owner.repeat(counts)), torch.from_numpy(own_columns)
         shared_row, shared_column = torch.from_numpy(owner[:, None]), torch.from_numpy(shared_columns)
-        for layer, fed in zip(self._layers, cache.layers, strict=True):
-            if not layer.is_initialized:
-                layer.open(len(self._prompts), self._longest, *fed.own)
-            for kept, own, held in zip((layer.keys, layer.values), fed.own, fed.held or (None, None), strict=True):
-                kept[to_row, :, to_column] = own[from_row, :, from_column]
-                if held is not None:
-                    kept[shared_row, :, shared_column] = held[0].transpose(0, 1)
-        if self._first is None:
-            self._first = outputs.new_empty(len(self._prompts), outputs.shape[1])
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
-        self._first[torch.from_numpy(owner)] = outputs[torch.from_numpy(number[index, place])]
+        with self._lock:
+            for layer, fed in zip(self._layers, cache.layers, strict=True):
+                if not layer.is_initialized:
+                    layer.open(len(self._prompts), self._longest, *fed.own)
+                for kept, own, held in zip((layer.keys, layer.values), fed.own, fed.held or (None, None), strict=True):
+                    kept[to_row, :, to_column] = own[from_row, :, from_column]
+                    if held is not None:
+                        kept[shared_row, :, shared_column] = held[0].transpose(0, 1)
+            if self._first is None:
+                self._first = outputs.new_empty(len(self._prompts), outputs.shape[1])
+            self._first[torch.from_numpy(owner)] = outputs[torch.from_numpy(number[index, place])]
 
     def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
         if len(rows) < len(tokens):

@@ -124,7 +124,7 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         found = measure(
             model, tokenizer, levels, answer_metric=args.answer_metric, length_normalized=args.length_normalized,
             max_new_tokens=args.max_new_tokens, min_new_tokens=args.min_new_tokens,
-            tokens_per_batch=arguments.tokens_per_batch_of(args), precision=arguments.precision_of(args),
+            tokens_per_batch=arguments.tokens_scored_at_once(args), precision=arguments.precision_of(args),
             processes=processes,
         )  # fmt: skip
         if cell["compression"] == DENSE and processes.is_main:

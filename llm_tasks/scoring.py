@@ -14,7 +14,8 @@ import contextlib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,11 +26,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from llm_tasks import logits
+from llm_tasks.lanes import Tasks, budget_of_each, lanes_of, run
 from llm_tasks.logits import is_spread
 from llm_tasks.packing import (
     EVEN_KEYS,
     LONGEST_ROW,
     Continuation,
+    Read,
     Row,
     Trunk,
     cut_into_blocks,
@@ -80,27 +83,35 @@ def log_likelihoods(
 
     Args:
         continuations: in any order; equal ones and equal beginnings are computed once.
-        tokens_per_batch: tokens computed at once, at least 1; a longer sequence goes alone. Halved, for good, whenever
-            memory runs out.
+        tokens_per_batch: tokens computed at once, by all lanes, at least 1; a longer sequence goes alone. Halved, for
+            good, whenever memory runs out.
         precision: "bf16" multiplies a float32 model's matrices in bf16; logits are normalised in float32 always.
         share: False computes every sequence whole.
         processes: those that divide the work among them; all are given the same continuations, and return all scores.
     Raises:
         ValueError: a continuation without a token to score, or without one before it.
         FloatingPointError: the model's logits are NaN.
+        RuntimeError: several processes divided the work in different ways.
     """
     for index, continuation in enumerate(continuations):
         if not 1 <= continuation.start < len(continuation.tokens):
             raise ValueError(f"continuation {index}: start {continuation.start} of {len(continuation.tokens)} tokens")
     reads = distinct_reads(continuations)
-    with tqdm(total=len(reads), desc="scoring", disable=None) as progress:
+    with tqdm(total=len(reads), desc="scoring", disable=None) as progress, prepared(model):
         scorer = _Scorer(model, tokens_per_batch, precision, share and packs_rows(model), progress, len(continuations))
-        trunks = plan(reads) if share and shares_prefixes(model) else Trunk(0, reads, [])
+        lanes = processes.share(lanes_of(model, tokens_per_batch, distinct_tokens(reads)))
         with processes.together():
-            scorer.feed_below(trunks, None, scorer.own_rows(trunks, processes) if processes.count > 1 else None)
+            scorer.feed(reads, share and shares_prefixes(model), lanes, processes)
+    check_scored_once(processes.merge(scorer.times_scored))
     log_likelihood, first_token = processes.merge(scorer.log_likelihood), processes.merge(scorer.first_token)
     computed = int(processes.merge(np.array([scorer.computed]))[0])
     return Scores(log_likelihood, first_token, Work(computed, distinct_tokens(reads)))
+
+
+def check_scored_once(times: np.ndarray) -> None:
+    """Raises RuntimeError if some continuation was not, or was by several processes: they cut batches elsewhere."""
+    if not (times == 1).all():
+        raise RuntimeError("the processes of a job can divide scoring only on processors, or on GPUs, of one kind")
 
 
 def shares_prefixes(model: PreTrainedModel) -> bool:
@@ -184,8 +195,8 @@ class Engine:
         self._reads_only = projects_on_demand(model)
         self._packs, self._progress = packs, progress
         self._output_weights = model.lm_head.weight if self._projects and logits.projects_plainly(model) else None
-        self._in_one_pass, in_blocks = _in_one_pass(model)
-        self._in_blocks = packs and in_blocks  # where nothing stands before a row
+        self._in_blocks = packs and _attends_in_blocks(model)  # where nothing stands before a row
+        self._lock = threading.Lock()  # of what lanes count, and of what _collect may not do in two of them
         self.computed = 0
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
@@ -198,25 +209,48 @@ class Engine:
         """
         raise NotImplementedError
 
-    def feed_below(self, trunk: Trunk, held: KeysValues | None, own: OwnRows | None) -> None:
+    def feed(self, reads: list[Read], share: bool, lanes: int, processes: Processes = ALONE) -> None:
+        """Compute the sorted sequences, once; of several processes each its part.
+
+        Args:
+            share: whether beginnings in common are computed once.
+            lanes: which share the budget; the same in all processes.
+        """
+        trunks = plan(reads) if share else Trunk(0, reads, [])
+        if lanes > 1:
+            self._budget = budget_of_each(lanes, self._budget, distinct_tokens(reads))
+        own = self.own_rows(trunks, processes) if processes.count > 1 else None
+        run(functools.partial(self._feed_below, trunks, None, own), lanes)
+
+    def _feed_below(self, trunk: Trunk, held: KeysValues | None, own: OwnRows | None, tasks: Tasks) -> None:
         """Everything that begins with a trunk, whose keys and values are `held`; of `own` rows alone if given."""
         rows = self._rows(trunk)
         if own is not None:
             rows = rows[own.get(id(trunk), slice(0))]
-        while rows:
-            count = self._fitting(rows)
-            # The longest first: if memory runs out, then at the beginning.
-            some, rows = rows[-count:], rows[:-count]
-            self._read(some, trunk.length, held)
-        self._progress.update(len(trunk.reads))
-        for longer in trunk.below:
-            if own is not None and not _any_own(longer, own):
-                continue
-            cache = self._cache(held, keep=True)
-            ids = torch.tensor([longer.example[trunk.length : longer.length]])
-            self._outputs(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
-            joined = [_joined(layer.held, layer.own) for layer in cache.layers]
-            self.feed_below(longer, joined, own)
+        for longer in reversed(trunk.below):
+            if own is None or _any_own(longer, own):
+                tasks.put(functools.partial(self._feed_trunk, longer, trunk.length, held, own))
+        if rows:
+            tasks.put(functools.partial(self._feed_rows, rows, trunk.length, held))
+        with self._lock:
+            self._progress.update(len(trunk.reads))
+
+    def _feed_rows(self, rows: list[Row], before: int, held: KeysValues | None, tasks: Tasks) -> None:
+        """A batch of them, of the longest first: if memory runs out, then at the beginning."""
+        count = self._fitting(rows)
+        if count < len(rows):
+            tasks.put(functools.partial(self._feed_rows, rows[:-count], before, held))
+        self._read(rows[-count:], before, held)
+
+    def _feed_trunk(
+        self, trunk: Trunk, before: int, held: KeysValues | None, own: OwnRows | None, tasks: Tasks
+    ) -> None:
+        """The trunk itself, from token `before` on, and everything below it."""
+        cache = self._cache(held, keep=True)
+        ids = torch.tensor([trunk.example[before : trunk.length]])
+        self._outputs(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
+        joined = [_joined(layer.held, layer.own) for layer in cache.layers]
+        self._feed_below(trunk, joined, own, tasks)
 
     def own_rows(self, root: Trunk, processes: Processes) -> OwnRows:
         """Of every trunk, the rows that this process computes: whole batches, of neighbouring trunks.
@@ -246,7 +280,7 @@ class Engine:
     def _rows(self, trunk: Trunk) -> list[Row]:
         """What is below a trunk and no longer one, from short to long."""
         if self._in_blocks and not trunk.length:
-            rows = pack_in_blocks(trunk.reads, min(LONGEST_ROW, int(self._most_read)))
+            rows = pack_in_blocks(trunk.reads, min(LONGEST_ROW, self._budget, int(self._most_read)))
         else:
             rows = pack(trunk.reads, trunk.length, self._packs, self._config.hidden_size)
         return sorted(rows, key=lambda row: len(row.tokens))
@@ -350,10 +384,11 @@ class Engine:
     ) -> Tensor:  # fmt: skip
         """Logits at the wanted positions, (number of them, vocabulary), or hidden states, as _collect takes them."""
         device = self._model.device
-        self.computed += ids.numel()
+        with self._lock:
+            self.computed += ids.numel()
         ids, wanted = ids.to(device), wanted.to(device)
         more |= {"past_key_values": cache, "use_cache": cache is not None}
-        with torch.no_grad(), self._autocast(), _grouped_heads(device), self._in_one_pass(blocks):
+        with torch.no_grad(), self._autocast(), _in_blocks(blocks):
             if self._output_weights is not None:
                 return self._model.model(ids, **more).last_hidden_state[wanted]
             if self._reads_only:
@@ -375,6 +410,7 @@ class _Scorer(Engine):
         super().__init__(model, budget, precision, packs, progress)
         self.log_likelihood = np.zeros(continuations)
         self.first_token = np.zeros(continuations, dtype=np.int64)
+        self.times_scored = np.zeros(continuations, dtype=np.int64)
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         """Add up what the continuations ask of the positions read."""
@@ -392,17 +428,37 @@ class _Scorer(Engine):
         if found.isnan().any():
             raise FloatingPointError("the model's logits are NaN")
         np.add.at(self.log_likelihood, owners, found.double().cpu().numpy())
+        self.times_scored[owners[is_first]] += 1
         self.first_token[owners[is_first]] = top.cpu().numpy()[which]
 
 
-def _in_one_pass(model: PreTrainedModel) -> tuple[Callable[..., contextlib.AbstractContextManager], bool]:
-    """What holds while the model computes, faster layers where there are some; whether these attend in blocks."""
-    if not logits.in_bf16_on_cpu(model):
-        return contextlib.nullcontext, False
-    from llm_tasks import fused_layers  # its compiler takes half a second and 90 MB
+@contextlib.contextmanager
+def prepared(model: PreTrainedModel) -> Iterator[None]:
+    """Holds while an Engine computes, in all of its lanes: faster layers, where there are some."""
+    faster: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if logits.in_bf16_on_cpu(model):
+        from llm_tasks import fused_layers  # its compiler takes half a second and 90 MB
 
-    replacements = fused_layers.replacements(model)
-    return functools.partial(fused_layers.replaced, replacements), fused_layers.attends_in_blocks(model)
+        faster = fused_layers.replaced(fused_layers.replacements(model))
+    with _grouped_heads(model.device), faster:
+        yield
+
+
+def _attends_in_blocks(model: PreTrainedModel) -> bool:
+    """Whether attention costs what the blocks of its rows cost, however long the rows."""
+    if not logits.in_bf16_on_cpu(model):
+        return False
+    from llm_tasks import fused_layers
+
+    return fused_layers.attends_in_blocks(model)
+
+
+def _in_blocks(blocks: list[tuple[int, slice]] | None) -> contextlib.AbstractContextManager:
+    if blocks is None:
+        return contextlib.nullcontext()
+    from llm_tasks import fused_layers
+
+    return fused_layers.in_blocks(blocks)
 
 
 def sliding_window(config: PretrainedConfig) -> int | None:

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 # Of glibc's mallopt: numbers of its options, and the largest piece that it takes from memory it keeps.
-TRIM_THRESHOLD, MMAP_THRESHOLD, LARGEST_KEPT = -1, -3, 2**25
+TRIM_THRESHOLD, MMAP_THRESHOLD, MOST_ARENAS, LARGEST_KEPT = -1, -3, -8, 2**25
 
 
 def best_precision(device_type: str) -> str:
@@ -39,8 +39,8 @@ def keep_freed_memory() -> None:
     """From now on the C library keeps what is freed, up to 1 GB, for what is asked for next.
 
     By default it gives a large activation back, and the system zeroes fresh pages for the next one: a seventh of a
-    forward pass on two cores. Pieces above 32 MB, such as large weights, still come and go. Without glibc nothing
-    happens.
+    forward pass on two cores. Pieces above 32 MB, such as large weights, still come and go. All threads share what is
+    kept; others than the first would keep less. Without glibc nothing happens.
 
     Source: mallopt(3).
     """
@@ -48,6 +48,7 @@ def keep_freed_memory() -> None:
     if hasattr(library, "mallopt"):
         library.mallopt(MMAP_THRESHOLD, LARGEST_KEPT)
         library.mallopt(TRIM_THRESHOLD, 2**30)
+        library.mallopt(MOST_ARENAS, 1)
 
 
 def reset_peak_memory(device_type: str) -> None:

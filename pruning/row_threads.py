@@ -40,7 +40,7 @@ def share_rows(kernel: Callable[..., None], rows: int, least: int, *arguments: o
         kernel(0, rows, *arguments)
         return
     bounds = [rows * part // threads for part in range(threads + 1)]
-    pool = _thread_pool(os.getpid(), threads - 1)
+    pool = _thread_pool(os.getpid())
     others = [pool.submit(kernel, *bounds[part : part + 2], *arguments) for part in range(1, threads)]
     kernel(*bounds[:2], *arguments)
     for other in others:
@@ -48,6 +48,6 @@ def share_rows(kernel: Callable[..., None], rows: int, least: int, *arguments: o
 
 
 @functools.cache
-def _thread_pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """One pool per process, since a forked one has none of its parent's threads."""
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"rows-{process}")
+def _thread_pool(process: int) -> ThreadPoolExecutor:
+    """One pool per process, since a forked one has none of its parent's threads; they begin as they are needed."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"rows-{process}")

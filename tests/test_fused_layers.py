@@ -94,7 +94,8 @@ def test_another_model_of_the_kind_in_float32_is_left_as_it_was():
 def test_scores_in_bf16_are_those_of_the_models_own_layers(name: str, monkeypatch: pytest.MonkeyPatch):
     model, asked = make_model(name).to(torch.bfloat16), continuations()
     found = log_likelihoods(model, asked, tokens_per_batch=64)
-    monkeypatch.setattr(scoring, "_in_one_pass", lambda model: (contextlib.nullcontext, False))
+    monkeypatch.setattr(scoring, "prepared", lambda model: contextlib.nullcontext())
+    monkeypatch.setattr(scoring, "_attends_in_blocks", lambda model: False)
     own = log_likelihoods(model, asked, tokens_per_batch=64)
     # Roundings as above; logits that a formula of another kind had made would differ by whole nats.
     np.testing.assert_allclose(found.log_likelihood, own.log_likelihood, rtol=0.02, atol=0.02)
@@ -170,7 +171,8 @@ def test_attention_in_blocks_is_that_of_whole_rows(own_attention: list[str]):
             mask[row, 0, range(first, last), range(first, last)] = 0
     # The first block goes on into the second, and the last one beyond the row.
     blocks = [(0, slice(0, 16)), (0, slice(9, 20)), (1, slice(0, 32))]
-    found = fused_layers._attention(query, key, value, mask, enable_gqa=True, blocks=blocks)
+    with fused_layers.in_blocks(blocks):
+        found = fused_layers._attention(query, key, value, mask, enable_gqa=True)
     whole = fused_layers._attention(query, key, value, mask, enable_gqa=True)
     assert not own_attention
     # The same weights, summed in another order: one rounding of what they sum to.

@@ -49,4 +49,4 @@ def test_loops_are_compiled_even_where_nothing_can_be_kept(monkeypatch: pytest.M
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_threads_survive_a_fork():
-    assert row_threads._thread_pool(os.getpid(), 1) is not row_threads._thread_pool(os.getpid() + 1, 1)
+    assert row_threads._thread_pool(os.getpid()) is not row_threads._thread_pool(os.getpid() + 1)

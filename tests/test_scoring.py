@@ -2,6 +2,8 @@ import functools
 import itertools
 import math
 import random
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from conftest import decoder_configs
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, PreTrainedModel
 
-from llm_tasks import logits, packing, scoring
+from llm_tasks import greedy, lanes, logits, packing, scoring
 from llm_tasks.greedy import AnswerEnd, greedy_answers
 from llm_tasks.packing import Continuation
 from llm_tasks.processes import Processes
@@ -265,10 +267,64 @@ def test_processes_divide_the_batches_of_one_among_them(name: str, count: int, m
     """Every process has its own part and 0 elsewhere; the sum is that of one process, to the last bit."""
     share_little(monkeypatch)
     monkeypatch.setattr(Processes, "merge", lambda self, values: values)
+    monkeypatch.setattr(Processes, "share", lambda self, value: value)
     model, asked = make_model(name), continuations(3, 5)
     alone = log_likelihoods(model, asked, tokens_per_batch=64)
+    times = []
+    monkeypatch.setattr(scoring, "check_scored_once", times.append)
     parts = [log_likelihoods(model, asked, 64, processes=Processes(index, count)) for index in range(count)]
+    assert sum(times).tolist() == [1] * len(asked)
     assert np.array_equal(sum(part.log_likelihood for part in parts), alone.log_likelihood)
     assert np.array_equal(sum(part.first_token for part in parts), alone.first_token)
     assert sum(np.count_nonzero(part.log_likelihood) for part in parts) == len(asked)
     assert sum(part.work.computed for part in parts) <= alone.work.computed + (count - 1) * 12
+
+
+def test_processes_that_divide_the_work_in_different_ways_stop(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Processes, "share", lambda self, value, source=0: value)
+    for answers in (lambda values: values, lambda values: 2 * values):  # what the other left out; what both computed
+        monkeypatch.setattr(Processes, "merge", lambda self, values, answers=answers: answers(values))
+        with pytest.raises(RuntimeError, match="of one kind"):
+            log_likelihoods(make_model("llama"), continuations(), 64, processes=Processes(1, 2))
+
+
+@pytest.fixture
+def lane_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
+    """Small batches in three lanes; the threads that computed some."""
+    before, found, outputs = torch.get_num_threads(), set(), scoring.Engine._outputs
+    monkeypatch.setattr(lanes, "LANE_TOKENS", 16)
+    monkeypatch.setattr(
+        scoring.Engine, "_outputs", lambda *given, **more: found.add(threading.get_ident()) or outputs(*given, **more)
+    )
+    torch.set_num_threads(3)
+    yield found
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_lanes_change_nothing(
+    name: str, dtype: torch.dtype, lane_threads: set[int], monkeypatch: pytest.MonkeyPatch
+):  # fmt: skip
+    share_little(monkeypatch)
+    model, asked = make_model(name).to(dtype), continuations(4, 8)
+    found = log_likelihoods(model, asked, tokens_per_batch=48)
+    used = len(lane_threads)
+    monkeypatch.setattr(scoring, "lanes_of", lambda model, budget, tokens: 1)
+    expected = log_likelihoods(model, asked, tokens_per_batch=48)
+    close = {"atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, **close)
+    assert found.work.distinct == expected.work.distinct
+    assert used in (2, 3)
+
+
+def test_lanes_answer_the_same(lane_threads: set[int], monkeypatch: pytest.MonkeyPatch):
+    share_little(monkeypatch)
+    model = make_model("llama")
+    prompts = [asked.tokens[: asked.start] for asked in continuations(4, 8)]
+    end = AnswerEnd(4, lambda tokens: False)
+    found, _ = greedy_answers(model, prompts, end, tokens_per_batch=48)
+    used = len(lane_threads)
+    monkeypatch.setattr(greedy, "lanes_of", lambda model, budget, tokens: 1)
+    assert found == greedy_answers(model, prompts, end, tokens_per_batch=48)[0]
+    assert used > 1

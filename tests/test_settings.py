@@ -336,6 +336,24 @@ def test_tokens_computed_at_once_follow_the_device(monkeypatch: pytest.MonkeyPat
             assert arguments.tokens_per_batch_of(argparse.Namespace(tokens_per_batch=asked)) == expected
 
 
+@pytest.mark.parametrize(
+    ("device", "threads", "asked", "expected"),
+    [
+        ("cpu", 1, None, 2048),
+        ("cpu", 3, None, 3072),
+        ("cpu", 64, None, 8192),
+        ("cpu", 64, 3000, 3000),
+        ("cuda", 64, None, 4096),
+    ],
+)
+def test_tokens_scored_at_once_follow_the_threads(
+    device: str, threads: int, asked: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(arguments, "device_of", lambda args: torch.device(device))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert arguments.tokens_scored_at_once(argparse.Namespace(tokens_per_batch=asked)) == expected
+
+
 def test_settings_obey_their_own_options_alone(sweep: Sweep, no_model: None, capsys: pytest.CaptureFixture):
     assert setting4_k_shot.main([*sweep.words, "--option_counts", "2", "3", "--settings", "3", "4", "5", "6"]) == 0
     more = ["--shots", "0", "2", "--max_new_tokens", "9", "--context_tokens", "9", "--tasks", "piqa"]

@@ -158,7 +158,8 @@ def against_the_peer(
 
 
 def our_command(args: argparse.Namespace, task: str, shots: Sequence[int], way: str = "together") -> list[str]:
-    own = ["--tokens_per_batch", str(args.tokens_per_batch), "--shots", *map(str, shots), "--way", way]
+    own = ["--shots", *map(str, shots), "--way", way]
+    own += ["--tokens_per_batch", str(args.tokens_per_batch)] if args.tokens_per_batch else []
     return [sys.executable, str(HERE / "our_evaluation.py"), *both_sides(args, task), *own]
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from analysis.sweeps.options import positive
 from llm_tasks import commonsense, mmlu, setting4_k_shot, setting5_human_gap
-from llm_tasks.arguments import TOKENS_PER_BATCH_CPU, max_length
+from llm_tasks.arguments import max_length, scored_on_processor
 from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
 from llm_tasks.experiment import Evaluation
 from llm_tasks.levels import measure
@@ -35,8 +35,7 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
     add("--data_dir", type=Path, default=ASSETS / "data",
         help="folder of <task>/<split>.jsonl or .jsonl.gz (default assets)")  # fmt: skip
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights (default float32)")
-    add("--tokens_per_batch", type=positive, default=TOKENS_PER_BATCH_CPU,
-        help=f"ours: tokens computed at once (default {TOKENS_PER_BATCH_CPU})")  # fmt: skip
+    add("--tokens_per_batch", type=positive, help="ours: tokens computed at once (default: the scripts')")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -76,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     with stage("tokenize", times):
         encoded = encode_levels(levels, TextEncoder(tokenizer), max_length(model), 1, "drop_shots")
     with stage("forward", times):
-        found = measure_by(args.way, model, tokenizer, encoded, args.tokens_per_batch)
+        at_once = args.tokens_per_batch or scored_on_processor()
+        found = measure_by(args.way, model, tokenizer, encoded, at_once)
     scoring_peak = peak_bytes()
     for stages in times.values():
         stages["score"] = stages["tokenize"] + stages["forward"]
