@@ -1,9 +1,9 @@
 """The processes of one job (accelerate launch, torchrun): what each of them does, and what they tell each other.
 
 Each has the whole model, on a GPU of its own or on the processor, and evaluates a part of the items; what is computed
-at once is cut as a single process cuts it, so that on processors or GPUs of one kind the numbers are the same to the
-bit. The main process compresses and gives the weights to the others. That costs one broadcast of them for each
-compression; in return the copies cannot differ, and calibration takes its memory once.
+at once is cut as a single process cuts it, so that on GPUs of one kind, or processors with as many threads, the numbers
+are the same to the bit. The main process compresses and gives the weights to the others. That costs one broadcast of
+them for each compression; in return the copies cannot differ, and calibration takes its memory once.
 """
 
 import datetime
