@@ -129,8 +129,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--export", choices=("gptqmodel",),
         help="rtn, gptq: write a packed checkpoint that serves to <output_dir>/gptqmodel")  # fmt: skip
     add("--tokens_per_batch", type=positive,
-        help=f"tokens computed at once (default {TOKENS_PER_BATCH}; on a processor {TOKENS_PER_BATCH_CPU}, or for "
-        f"scores and answers {LANE_TOKENS} for each of up to {MOST_LANES} threads)")  # fmt: skip
+        help=f"tokens computed at once (default {TOKENS_PER_BATCH}; on a processor {TOKENS_PER_BATCH_CPU}, and for "
+        f"scores and answers {LANE_TOKENS} for each of up to {MOST_LANES} threads if that is more)")  # fmt: skip
     add("--stream", action="store_true",
         help="for a model larger than memory: block by block from its files to <output_dir>/model")  # fmt: skip
     return parser
@@ -363,12 +363,13 @@ def tokens_per_batch_of(args: argparse.Namespace) -> int:
 
 
 def tokens_scored_at_once(args: argparse.Namespace) -> int:
-    """tokens_per_batch_of, and by default as many as its threads compute side by side."""
+    """tokens_per_batch_of, and by default, on a processor, as many as its threads compute side by side."""
     default = device_of(args).type == "cpu" and not args.tokens_per_batch
     return scored_on_processor() if default else tokens_per_batch_of(args)
 
 
 def scored_on_processor() -> int:
+    """Tokens whose batches fill the lanes of as many threads as there are."""
     return max(TOKENS_PER_BATCH_CPU, LANE_TOKENS * min(torch.get_num_threads(), MOST_LANES))
 
 

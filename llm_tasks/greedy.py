@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from llm_tasks.lanes import lanes_of
+from llm_tasks.lanes import divide
 from llm_tasks.packing import (
     Continuation,
     Read,
@@ -30,6 +30,7 @@ from llm_tasks.processes import ALONE, Processes
 from llm_tasks.scoring import (
     Engine,
     Work,
+    check_done_once,
     is_out_of_memory,
     packs_rows,
     prepared,
@@ -72,6 +73,9 @@ def greedy_answers(
         Tokens of each answer with the one that finished it, and the tokens that were computed.
     """
     distinct = sorted(set(prompts))
+    tokens_per_batch = processes.share(
+        tokens_per_batch
+    )  # its default follows the threads, of which each may have other
     writes = _Together if packs_rows(model) else _Apart
     batches = list(_batches(distinct, end.max_new_tokens, ANSWERS_AT_ONCE * tokens_per_batch, writes is _Together))
     costs = [sum(len(prompt) + end.max_new_tokens for prompt in batch) for batch in batches]
@@ -118,7 +122,12 @@ def _batches(distinct: list[Tokens], max_new_tokens: int, budget: int, together:
 def _merge_answers(
     distinct: list[Tokens], own: dict[Tokens, list[int]], max_new_tokens: int, processes: Processes
 ) -> dict[Tokens, list[int]]:
-    """The answers of all processes; 0 stands for no token while they are exchanged."""
+    """The answers of all processes; 0 stands for no token while they are exchanged.
+
+    Raises:
+        RuntimeError: the processes divided the prompts in different ways.
+    """
+    check_done_once(processes.merge(np.array([prompt in own for prompt in distinct], dtype=np.int64)))
     table = np.zeros((len(distinct), max_new_tokens), dtype=np.int64)
     for row, prompt in zip(table, distinct, strict=True):
         answer = own.get(prompt, [])
@@ -262,7 +271,8 @@ class _Together(_Writer):
         self._lengths = torch.tensor(list(map(len, self._prompts)), device=device)  # of prompts still to be answered
         self._first: Tensor | None = None
         reads = _as_reads(self._prompts)
-        self.feed(reads, share=True, lanes=lanes_of(self._model, self._budget, distinct_tokens(reads)))
+        lanes, self._budget = divide(self._model, self._budget, distinct_tokens(reads))
+        self.feed(reads, share=True, lanes=lanes)
         return self._first
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:

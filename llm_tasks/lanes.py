@@ -19,26 +19,27 @@ Tasks = queue.LifoQueue
 Task = Callable[[Tasks], None]  # puts what has to be done after it into the queue
 
 
-def lanes_of(model: PreTrainedModel, budget: int, tokens: int) -> int:
-    """How many lanes to compute some tokens in, when `budget` of them are computed at once; at least 1.
+def divide(model: PreTrainedModel, budget: int, tokens: int) -> tuple[int, int]:
+    """How many lanes to compute some tokens in, at least 1, and how many tokens each of them computes at once.
 
-    More than one only on a processor, for a model of transformers whose modules hold nothing but weights: not where
-    they are moved in and out as they are needed, nor where frequencies of rotary embeddings follow the batch.
+    Several share the budget, so that all have about as many batches to compute. There is more than one only on a
+    processor, for a model of transformers whose modules hold nothing but weights: not where they are moved in and out
+    as they are needed, nor where frequencies of rotary embeddings follow the batch.
+
+    Args:
+        budget: tokens computed at once, by all lanes.
+        tokens: that have to be computed.
     """
     modules = list(model.modules())
     moved = any(hasattr(module, "_hf_hook") for module in modules)
     followed = any(kind in str(getattr(module, "rope_type", "")) for module in modules for kind in ("dynamic", "long"))
     own = type(model).__module__.startswith("transformers.")
-    if model.device.type != "cpu" or not own or moved or followed:
-        return 1
-    return max(1, min(torch.get_num_threads(), budget // LANE_TOKENS, math.ceil(tokens / LANE_TOKENS)))
-
-
-def budget_of_each(lanes: int, budget: int, tokens: int) -> int:
-    """What one of several lanes computes at once, so that all have about as many batches to compute."""
+    lanes = min(torch.get_num_threads(), budget // LANE_TOKENS, math.ceil(tokens / LANE_TOKENS))
+    if lanes < 2 or model.device.type != "cpu" or not own or moved or followed:
+        return 1, budget
     tokens = math.ceil(UNEVEN * tokens)
     turns = math.ceil(tokens / budget)
-    return min(math.ceil(tokens / (turns * lanes)), budget // lanes)
+    return lanes, min(math.ceil(tokens / (turns * lanes)), budget // lanes)
 
 
 def run(first: Task, lanes: int) -> None:

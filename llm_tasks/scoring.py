@@ -26,7 +26,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from llm_tasks import logits
-from llm_tasks.lanes import Tasks, budget_of_each, lanes_of, run
+from llm_tasks.lanes import Tasks, divide, run
 from llm_tasks.logits import is_spread
 from llm_tasks.packing import (
     EVEN_KEYS,
@@ -97,21 +97,23 @@ def log_likelihoods(
         if not 1 <= continuation.start < len(continuation.tokens):
             raise ValueError(f"continuation {index}: start {continuation.start} of {len(continuation.tokens)} tokens")
     reads = distinct_reads(continuations)
+    distinct = distinct_tokens(reads)
+    # Every process cuts the batches, of which it computes its own, as the main one does: it may have other threads.
+    lanes, budget = processes.share(divide(model, tokens_per_batch, distinct))
     with tqdm(total=len(reads), desc="scoring", disable=None) as progress, prepared(model):
-        scorer = _Scorer(model, tokens_per_batch, precision, share and packs_rows(model), progress, len(continuations))
-        lanes = processes.share(lanes_of(model, tokens_per_batch, distinct_tokens(reads)))
+        scorer = _Scorer(model, budget, precision, share and packs_rows(model), progress, len(continuations))
         with processes.together():
             scorer.feed(reads, share and shares_prefixes(model), lanes, processes)
-    check_scored_once(processes.merge(scorer.times_scored))
+    check_done_once(processes.merge(scorer.times_scored))
     log_likelihood, first_token = processes.merge(scorer.log_likelihood), processes.merge(scorer.first_token)
     computed = int(processes.merge(np.array([scorer.computed]))[0])
-    return Scores(log_likelihood, first_token, Work(computed, distinct_tokens(reads)))
+    return Scores(log_likelihood, first_token, Work(computed, distinct))
 
 
-def check_scored_once(times: np.ndarray) -> None:
-    """Raises RuntimeError if some continuation was not, or was by several processes: they cut batches elsewhere."""
+def check_done_once(times: np.ndarray) -> None:
+    """Raises RuntimeError if something was computed by none or by several processes: they cut other batches."""
     if not (times == 1).all():
-        raise RuntimeError("the processes of a job can divide scoring only on processors, or on GPUs, of one kind")
+        raise RuntimeError("the processes of a job can divide its items only on processors, or on GPUs, of one kind")
 
 
 def shares_prefixes(model: PreTrainedModel) -> bool:
@@ -214,11 +216,9 @@ class Engine:
 
         Args:
             share: whether beginnings in common are computed once.
-            lanes: which share the budget; the same in all processes.
+            lanes: each of which takes batches of the budget.
         """
         trunks = plan(reads) if share else Trunk(0, reads, [])
-        if lanes > 1:
-            self._budget = budget_of_each(lanes, self._budget, distinct_tokens(reads))
         own = self.own_rows(trunks, processes) if processes.count > 1 else None
         run(functools.partial(self._feed_below, trunks, None, own), lanes)
 

@@ -149,8 +149,12 @@ def test_processes_divide_the_answers_of_one_among_them(count: int, monkeypatch:
     tables: list[np.ndarray] = []
     alone, _ = greedy_answers(model, prompts, **options)
     tables.clear()
+    times: list[np.ndarray] = []
+    monkeypatch.setattr(Processes, "share", lambda self, value: value)
+    monkeypatch.setattr(greedy, "check_done_once", times.append)
     for index in range(count):
         greedy_answers(model, prompts, **options, processes=Processes(index, count))
+    assert sum(times).tolist() == [1] * len(prompts)
     table = sum(table for table in tables if table.ndim == 2)
     rows = dict(zip(sorted(set(prompts)), table, strict=True))
     assert [(rows[prompt][rows[prompt] > 0] - 1).tolist() for prompt in prompts] == alone

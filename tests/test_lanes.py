@@ -1,3 +1,4 @@
+import itertools
 import signal
 import threading
 import time
@@ -9,7 +10,7 @@ from test_scoring import make_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm_tasks import lanes
-from llm_tasks.lanes import Tasks, budget_of_each, lanes_of, run
+from llm_tasks.lanes import Tasks, divide, run
 
 LANES = [1, 2, 5]
 
@@ -83,12 +84,12 @@ def test_an_error_is_raised_and_nothing_is_begun_after_it(count: int, threads: i
 
 
 def test_an_interrupt_ends_the_lanes_after_what_they_are_doing(threads: int):
-    begun = []
+    begun, numbers = [], itertools.count()
 
     def endless(tasks: Tasks) -> None:
-        begun.append(1)
+        begun.append(number := next(numbers))
         tasks.put(endless)
-        if len(begun) == 5:
+        if number == 5:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         time.sleep(0.01)
 
@@ -113,7 +114,7 @@ def test_an_interrupt_ends_the_lanes_after_what_they_are_doing(threads: int):
     ],
 )
 def test_lanes_are_worth_their_tokens(budget: int, tokens: int, expected: int):
-    assert lanes_of(make_model("llama"), budget, tokens) == expected
+    assert divide(make_model("llama"), budget, tokens)[0] == expected
 
 
 def rotary_model(kind: str) -> LlamaForCausalLM:
@@ -129,32 +130,34 @@ def rotary_model(kind: str) -> LlamaForCausalLM:
 
 @pytest.mark.parametrize(("kind", "expected"), [("linear", 6), ("llama3", 6), ("dynamic", 1), ("longrope", 1)])
 def test_frequencies_that_follow_a_batch_allow_one_lane(kind: str, expected: int):
-    assert lanes_of(rotary_model(kind), 10**6, 10**6) == expected
+    assert divide(rotary_model(kind), 10**6, 10**6)[0] == expected
 
 
 def test_modules_that_are_moved_as_they_are_needed_allow_one_lane():
     model = make_model("llama")
     model.model.layers[0]._hf_hook = object()  # as accelerate leaves it
-    assert lanes_of(model, 10**6, 10**6) == 1
+    assert divide(model, 10**6, 10**6) == (1, 10**6)
 
 
 def test_a_model_elsewhere_has_one_lane():
-    assert lanes_of(make_model("llama").to("meta"), 10**6, 10**6) == 1
+    assert divide(make_model("llama").to("meta"), 10**6, 10**6) == (1, 10**6)
 
 
 @pytest.mark.parametrize(
-    ("count", "budget", "tokens", "expected"),
+    ("budget", "tokens", "expected"),
     [
-        (2, 2048, 16_000, 916),  # 16,480 with what is uneven: 9 turns of 2, not 8.05
-        (2, 2048, 1500, 773),
-        (4, 4096, 10**6, 1022),  # 252 turns of 4
+        (2048, 16_000, (2, 916)),  # 16,480 with what is uneven: 9 turns of 2, not 8.05
+        (2048, 1500, (2, 773)),
+        (4096, 10**6, (4, 1022)),  # 252 turns of 4
+        (5000, 4500, (4, 1159)),  # 4635 in one turn
+        (1500, 10**6, (1, 1500)),
     ],
 )
-def test_lanes_have_as_many_batches_each(count: int, budget: int, tokens: int, expected: int):
-    assert budget_of_each(count, budget, tokens) == expected
+def test_lanes_have_as_many_batches_each(budget: int, tokens: int, expected: tuple[int, int]):
+    assert divide(make_model("llama"), budget, tokens) == expected
 
 
 def test_code_of_others_has_one_lane(monkeypatch: pytest.MonkeyPatch):
     model = make_model("llama")
     monkeypatch.setattr(type(model), "__module__", "transformers_modules.some.model")
-    assert lanes_of(model, 10**6, 10**6) == 1
+    assert divide(model, 10**6, 10**6) == (1, 10**6)
