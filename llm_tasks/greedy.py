@@ -73,9 +73,8 @@ def greedy_answers(
         Tokens of each answer with the one that finished it, and the tokens that were computed.
     """
     distinct = sorted(set(prompts))
-    tokens_per_batch = processes.share(
-        tokens_per_batch
-    )  # its default follows the threads, of which each may have other
+    # Every process cuts the batches, of which it answers its own, as the main one does: it may have other threads.
+    tokens_per_batch = processes.share(tokens_per_batch)
     writes = _Together if packs_rows(model) else _Apart
     batches = list(_batches(distinct, end.max_new_tokens, ANSWERS_AT_ONCE * tokens_per_batch, writes is _Together))
     costs = [sum(len(prompt) + end.max_new_tokens for prompt in batch) for batch in batches]
