@@ -24,7 +24,14 @@ from llm_tasks.methods import METHODS
 from llm_tasks.processes import Processes, join, processes_here
 from pruning import calibration
 from pruning.checkpoints import quiet_libraries, weight_files
-from pruning.device import available_memory, device_name, keep_freed_memory, peak_memory, reset_peak_memory
+from pruning.device import (
+    available_memory,
+    device_name,
+    keep_few_shapes,
+    keep_freed_memory,
+    peak_memory,
+    reset_peak_memory,
+)
 from pruning.layers import decoder_weights
 from pruning.streaming import StreamedBlocks
 from pruning.walk import WalkCost, walk_cost
@@ -72,6 +79,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
     start_logging()
     quiet_libraries()
     keep_freed_memory()
+    keep_few_shapes()
     gc.freeze()  # what is imported stays: looking through it again takes longer than all garbage is worth
     named = {setting.name: setting for setting in settings}
     try:

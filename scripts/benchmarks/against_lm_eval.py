@@ -5,9 +5,10 @@
     python scripts/benchmark.py evaluation --k_shot --subjects astronomy --items 100
 
 On the same rows, model and dtype; each side in a process of its own, in turn. Linux only. Scoring is tokenising and
-computing log-likelihoods. Building, told with it too, is all that makes prompts: the peer's reads the chosen rows, ours
-reads and checks the whole file. With --growth our side alone, over the number of items; with --k_shot all of setting 4
-at once against each number of examples apart. Ratios are medians over turns.
+computing log-likelihoods, on both sides after libraries and weights are loaded. Building, told with it too, is all that
+makes prompts: the peer's reads the chosen rows, ours reads and checks the whole file. With --growth our side alone,
+over the number of items; with --k_shot all of setting 4 at once against each number of examples apart. Ratios are
+medians over turns.
 """
 
 import argparse

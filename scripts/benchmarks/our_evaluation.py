@@ -20,10 +20,11 @@ from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_
 from llm_tasks.experiment import Evaluation
 from llm_tasks.levels import measure
 from llm_tasks.prompts import Level
+from llm_tasks.scoring import prepared
 from measuring import ASSETS, CLOCKS, DECODER, make_parser
 from process_memory import peak_bytes, reset_peak, resident_bytes
 from pruning.checkpoints import converted_tensor_by_tensor
-from pruning.device import keep_freed_memory
+from pruning.device import keep_few_shapes, keep_freed_memory
 
 EVALUATED = ("piqa", "hellaswag", "openbookqa", "mmlu")
 WAYS = ("together", "apart", "unshared")  # all levels at once; level by level; level by level, every sequence whole
@@ -55,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     """Score a task's rows; write the figures that peer_lm_eval.py writes, and the tokens."""
     args = parse_args(argv)
     keep_freed_memory()
-    gc.freeze()  # both as experiment.run does
+    keep_few_shapes()
+    gc.freeze()  # all as experiment.run does
     times: dict[str, dict[str, float]] = {clock: {} for clock in CLOCKS}
     with stage("load", times):
         dtype = getattr(torch, args.dtype)
@@ -64,6 +66,8 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         for parameter in model.parameters():
             parameter.sum()  # weights of the file's own dtype are mapped, and count from when they are first read
+        with prepared(model):
+            pass  # imports the libraries that the engine computes it with: the peer's are imported by now, too
     loading_peak, loaded_bytes = peak_bytes(), resident_bytes()
     reset_peak()
     with stage("build", times):
