@@ -25,6 +25,11 @@ _compiled = compiled(fastmath={"contract", "reassoc", "nsz"})
 _inlined = numba.njit(inline="always")
 
 
+def load_compiler() -> None:
+    """Load what numba loads at a process's first kernel: a third of a second, for which all other lanes would wait."""
+    log_sums(torch.zeros(1, 1, dtype=torch.bfloat16))
+
+
 def rms_norm(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Every last dimension over its root mean square, times the weight; both factors rounded to bf16.
 

@@ -437,8 +437,9 @@ def prepared(model: PreTrainedModel) -> Iterator[None]:
     """Holds while an Engine computes, in all of its lanes: faster layers, where there are some."""
     faster: contextlib.AbstractContextManager = contextlib.nullcontext()
     if logits.in_bf16_on_cpu(model):
-        from llm_tasks import fused_layers  # its compiler takes half a second and 90 MB
+        from llm_tasks import bf16_kernels, fused_layers  # their compiler takes half a second and 90 MB
 
+        bf16_kernels.load_compiler()
         faster = fused_layers.replaced(fused_layers.replacements(model))
     with _grouped_heads(model.device), faster:
         yield

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         for parameter in model.parameters():
             parameter.sum()  # weights of the file's own dtype are mapped, and count from when they are first read
         with prepared(model):
-            pass  # imports the libraries that the engine computes it with: the peer's are imported by now, too
+            pass  # loads the libraries that the engine computes it with: the peer has loaded its own by then, too
     loading_peak, loaded_bytes = peak_bytes(), resident_bytes()
     reset_peak()
     with stage("build", times):
