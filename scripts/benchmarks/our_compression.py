@@ -17,7 +17,7 @@ from analysis.sweeps.options import positive
 from measuring import DECODER, make_parser, seconds
 from process_memory import peak_bytes, reset_peak, resident_bytes
 from pruning.checkpoints import converted_tensor_by_tensor
-from pruning.device import keep_freed_memory
+from pruning.device import keep_few_shapes, keep_freed_memory
 from pruning.sparsegpt import sparsegpt_prune
 from pruning.walk import CompressLinear, InputStatistics, compress_blocks, walk_cost
 from pruning.wanda import wanda_mask
@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write the figures that peer_llmcompressor.py writes, and where the time went."""
     args = parse_args(argv)
     keep_freed_memory()
+    keep_few_shapes()
     dtype = getattr(torch, args.dtype)
     compress = method_of_the_peer(args.method, args.sparsity, args.bits, args.group_size)
     warm_up_seconds = seconds(lambda: warm_up(compress))
