@@ -51,8 +51,8 @@ from GLUE_tasks.glue_data import Task
 from GLUE_tasks.Glue_prune_oneshot import load
 from GLUE_tasks.model_pairs import Pair, Strength
 from GLUE_tasks.problem import Inputs
-from pruning.checkpoints import quiet_libraries, weight_files
-from pruning.device import peak_memory, reset_peak_memory
+from harness.device import peak_memory, reset_peak_memory
+from harness.models import quiet_libraries, weight_files
 from pruning.masks import apply_masks, zero_fraction
 
 logger = logging.getLogger(__name__)

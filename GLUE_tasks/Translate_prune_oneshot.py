@@ -29,7 +29,7 @@ from GLUE_tasks import arguments, domain_data, experiment, translation, translat
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from GLUE_tasks.translation import Search, TranslationTask
 from GLUE_tasks.translation_data import Corpus, Pair
-from pruning.checkpoints import meta_model
+from harness.models import meta_model
 
 logger = logging.getLogger(__name__)
 

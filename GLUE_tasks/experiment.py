@@ -27,8 +27,8 @@ from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells
 from analysis.sweeps.commands import print_commands
 from GLUE_tasks import arguments, finetune, interruption
 from GLUE_tasks.problem import Inputs, Outcome, Problem
-from pruning.checkpoints import check_checkpoint_files, meta_model, quiet_libraries, save_model, weight_files
-from pruning.device import best_precision, device_name, peak_memory, reset_peak_memory
+from harness.device import best_precision, device_name, peak_memory, reset_peak_memory
+from harness.models import check_checkpoint_files, meta_model, quiet_libraries, save_model, weight_files
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
 from pruning.masks import zero_fraction

@@ -12,9 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from harness.data import (
+    TABLE_SUFFIXES,
+    Source,
+    check_fields,
+    checked_text,
+    local_file,
+    read_rows,
+    read_source,
+    valid_text,
+)
 from pruning.choices import LETTERS, gap_choices, gold_index, labelled_choices, read_choices
-from pruning.data_files import TABLE_SUFFIXES, check_fields, checked_text, read_rows, valid_text
-from pruning.data_sources import Source, local_file, read_source
 
 logger = logging.getLogger(__name__)
 

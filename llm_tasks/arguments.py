@@ -18,12 +18,12 @@ from analysis import results
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, number, positive
+from harness.device import best_precision
+from harness.models import check_checkpoint_files, meta_model
 from llm_tasks.lanes import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
 from llm_tasks.processes import job_size
 from pruning import calibration, magnitude
-from pruning.checkpoints import check_checkpoint_files, meta_model
-from pruning.device import best_precision
 from pruning.layers import decoder_weights
 from pruning.nm import parse_nm
 from quantization.gptqmodel_export import check_exportable

@@ -13,11 +13,11 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
+from harness.models import converted_tensor_by_tensor, save_model
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of, tokens_per_batch_of
 from llm_tasks.methods import METHODS, Options
 from llm_tasks.processes import ALONE, Processes
-from pruning.checkpoints import converted_tensor_by_tensor, save_model
 from pruning.layers import decoder_weights
 from pruning.low_rank import factors, parameter_ratio
 from pruning.magnitude import magnitude_masks

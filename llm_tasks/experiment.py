@@ -17,14 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from analysis import results
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from analysis.sweeps.commands import print_commands, values
-from llm_tasks import arguments
-from llm_tasks.arguments import DENSE, TEXT_HASH, device_of, is_calibrated
-from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
-from llm_tasks.methods import METHODS
-from llm_tasks.processes import Processes, join, processes_here
-from pruning import calibration
-from pruning.checkpoints import quiet_libraries, weight_files
-from pruning.device import (
+from harness.device import (
     available_memory,
     device_name,
     keep_few_shapes,
@@ -32,6 +25,13 @@ from pruning.device import (
     peak_memory,
     reset_peak_memory,
 )
+from harness.models import quiet_libraries, weight_files
+from llm_tasks import arguments
+from llm_tasks.arguments import DENSE, TEXT_HASH, device_of, is_calibrated
+from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
+from llm_tasks.methods import METHODS
+from llm_tasks.processes import Processes, join, processes_here
+from pruning import calibration
 from pruning.layers import decoder_weights
 from pruning.streaming import StreamedBlocks
 from pruning.walk import WalkCost, walk_cost

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.data import DAMAGE, Source, check_fields, checked_text, read_source
 from llm_tasks.prompts import Prompt, item_id
 from llm_tasks.triviaqa import alias_texts, answer_texts
-from pruning.data_files import DAMAGE, check_fields, checked_text
-from pruning.data_sources import Source, read_source
 
 JSON_SUFFIXES = (".json", ".json.gz")
 

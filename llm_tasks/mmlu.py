@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.data import Source, checked_text, read_source
 from llm_tasks.prompts import LETTERS, Prompt, item_id
 from llm_tasks.task_files import digest
-from pruning.data_files import checked_text
-from pruning.data_sources import Source, read_source
 
 FIELDS = ("question", "subject", "choices", "answer")
 HEADERS = {

@@ -37,13 +37,13 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from harness.data import SUFFIXES, check_fields, checked_text, read_rows, valid_text
 from llm_tasks import arguments, experiment, levels
 from llm_tasks.answers import contains
 from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level, Prompt, continued, distinct, item_id, lettered
 from llm_tasks.task_files import sample
 from pruning.choices import LETTERS, gold_index, read_choices, read_texts
-from pruning.data_files import SUFFIXES, check_fields, checked_text, read_rows, valid_text
 
 logger = logging.getLogger(__name__)
 

@@ -27,11 +27,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from analysis import results
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.options import positive
+from harness.device import autocast
 from llm_tasks import arguments, experiment
 from llm_tasks.experiment import Evaluation, Setting
 from llm_tasks.processes import Processes
 from pruning import calibration
-from pruning.device import autocast
 from pruning.streaming import StreamedBlocks
 from pruning.walk import Replay
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from harness.device import autocast
 from llm_tasks import logits
 from llm_tasks.lanes import Tasks, divide, run
 from llm_tasks.logits import is_spread
@@ -44,7 +45,6 @@ from llm_tasks.packing import (
     plan,
 )
 from llm_tasks.processes import ALONE, Processes
-from pruning.device import autocast
 
 KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each (rows, heads, tokens, width)
 OwnRows = dict[int, slice]  # by id of a trunk, of its rows from short to long

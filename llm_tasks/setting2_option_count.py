@@ -31,12 +31,12 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from analysis.sweeps.options import number
+from harness.data import local_file
 from llm_tasks import mmlu
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.mmlu import Question
 from llm_tasks.prompts import LETTERS, Level
 from llm_tasks.task_files import sample
-from pruning.data_sources import local_file
 
 OPTIONS = (
     "option_counts", "num_shots", "subjects", "keep_referring", "keep_option_order", "no_untouched", "max_items",

@@ -30,12 +30,12 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from analysis.sweeps.options import number, positive
+from harness.data import local_file
 from llm_tasks import triviaqa
 from llm_tasks.levels import ANSWER_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level, Prompt
 from llm_tasks.task_files import sample
 from llm_tasks.triviaqa import CONTEXT_SETS, ContextItems, Item, Window, windows
-from pruning.data_sources import local_file
 
 logger = logging.getLogger(__name__)
 

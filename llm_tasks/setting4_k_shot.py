@@ -25,12 +25,12 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from analysis.sweeps.options import number
+from harness.data import local_file
 from llm_tasks import mmlu
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.mmlu import Question
 from llm_tasks.prompts import Level
 from llm_tasks.task_files import digest, sample
-from pruning.data_sources import local_file
 
 SHOT_ORDERS = ("seeded", "file")
 OPTIONS = ("shots", "shot_order", "subjects", "max_items", *CHOICE_OPTIONS)

@@ -23,11 +23,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from analysis.sweeps.options import checked
+from harness.data import local_file
 from llm_tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task, sources
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level
 from llm_tasks.task_files import sample
-from pruning.data_sources import local_file
 
 PAPER_TASKS = ["piqa", "hellaswag", "openbookqa"]
 OPTIONS = ("tasks", "eval_split", "max_items", *CHOICE_OPTIONS)

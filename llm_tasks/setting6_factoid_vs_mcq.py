@@ -31,12 +31,12 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from harness.data import local_file
 from llm_tasks import factoid, mmlu
 from llm_tasks.factoid import FACTOID_SETS
 from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level
 from llm_tasks.task_files import sample
-from pruning.data_sources import local_file
 
 OPTIONS = (
     "factoid_dataset", "factoid_file", "num_shots", "subjects", "max_items", *CHOICE_OPTIONS, *ANSWER_OPTIONS,

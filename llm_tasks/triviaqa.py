@@ -12,10 +12,9 @@ from itertools import accumulate, chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.data import Source, checked_text, read_source, valid_text
 from llm_tasks.answers import PUNCTUATION, normalize_answer
 from llm_tasks.prompts import item_id
-from pruning.data_files import checked_text, valid_text
-from pruning.data_sources import Source, read_source
 
 # A sentence may end here: after . ! ? with what closes a quotation, or at a line's end.
 BREAK = re.compile(r"""[.!?]["'\u201d\u2019)\]]*\s+|\n\s*""")

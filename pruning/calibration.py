@@ -20,8 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from pruning import data_files
-from pruning.data_files import file_kind, read_rows, read_text, valid_text
+from harness import data as data_files
+from harness.data import file_kind, read_rows, read_text, valid_text
 
 logger = logging.getLogger(__name__)
 

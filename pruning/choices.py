@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pruning.data_files import checked_text
+from harness.data import checked_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_FIELDS = ("text", "label")

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from pruning.checkpoints import INDEX_FILE, Checkpoint
+from harness.models import INDEX_FILE, Checkpoint
 from pruning.layers import block_weights, decoder_blocks
 
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from pruning.device import autocast
+from harness.device import autocast
 from pruning.hessian import InverseFactor, add_gram, factor_inverse
 from pruning.layers import LinearWeight, block_weights, decoder_blocks
 from pruning.validation import all_finite

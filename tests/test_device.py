@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from pruning.device import KEPT_SHAPES, autocast, best_precision, keep_few_shapes
+from harness.device import KEPT_SHAPES, autocast, best_precision, keep_few_shapes
 
 
 def test_precision_is_bf16_only_where_there_are_units_for_it(monkeypatch: pytest.MonkeyPatch):
@@ -39,7 +39,7 @@ def test_freed_memory_is_used_again_without_asking_the_system():
     """
     program = """
 import resource, sys, torch
-from pruning.device import keep_freed_memory
+from harness.device import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

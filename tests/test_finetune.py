@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 from analysis.sweeps import locks
 from GLUE_tasks import finetune
 from GLUE_tasks.finetune import LengthGroupedBatches
-from pruning.checkpoints import meta_model
+from harness.models import meta_model
 
 
 def lengths(count: int) -> list[int]:

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from analysis import results
 from GLUE_tasks import Glue_prune_oneshot, experiment, finetune
-from pruning.checkpoints import meta_model
+from harness.models import meta_model
 from pruning.layers import prunable_weights
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.models import meta_model
 from llm_tasks import perplexity
-from pruning.checkpoints import meta_model
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for room in ("GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis", "scripts")

@@ -11,15 +11,16 @@ import pytest
 import pruning
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis", "scripts", "tests")
+ROOMS = ("GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis", "harness", "scripts", "tests")
 MAY_IMPORT = {
-    "GLUE_tasks": {"GLUE_tasks", "pruning", "analysis"},
-    "llm_tasks": {"llm_tasks", "pruning", "quantization", "analysis"},
-    "quantization": {"quantization", "pruning"},
-    "pruning": {"pruning"},
+    "harness": {"harness"},
+    "GLUE_tasks": {"GLUE_tasks", "pruning", "analysis", "harness"},
+    "llm_tasks": {"llm_tasks", "pruning", "quantization", "analysis", "harness"},
+    "quantization": {"quantization", "pruning", "harness"},
+    "pruning": {"pruning", "harness"},
     "analysis": {"analysis"},
-    "scripts": {"GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis"},
-    "tests": {"GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis"},
+    "scripts": {"GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis", "harness"},
+    "tests": {"GLUE_tasks", "llm_tasks", "pruning", "quantization", "analysis", "harness"},
 }
 ANALYSIS_NEEDS = {"numpy", "scipy", "matplotlib", "filelock"}
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))

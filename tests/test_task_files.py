@@ -8,9 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 
+from harness.data import Source, check_fields, checked_text, local_file, read_source
 from llm_tasks.task_files import sample
-from pruning.data_files import check_fields, checked_text
-from pruning.data_sources import Source, local_file, read_source
 
 SOURCE = Source("quiz/easy", "test", "somebody/quiz", "main", "validation", ("question", "answer"), "v1")
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "1 + 2?", "answer": "3"}]

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorWithPadding, get_scheduler
 
 from GLUE_tasks import finetune, glue_data
+from harness.device import best_precision
 from measuring import ASSETS, in_turn, make_parser, ratio, seconds
-from pruning.device import best_precision
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, hold_masks

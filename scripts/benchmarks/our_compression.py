@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from analysis.sweeps.options import positive
+from harness.device import keep_few_shapes, keep_freed_memory
+from harness.models import converted_tensor_by_tensor
 from measuring import DECODER, make_parser, seconds
 from process_memory import peak_bytes, reset_peak, resident_bytes
-from pruning.checkpoints import converted_tensor_by_tensor
-from pruning.device import keep_few_shapes, keep_freed_memory
 from pruning.sparsegpt import sparsegpt_prune
 from pruning.walk import CompressLinear, InputStatistics, compress_blocks, walk_cost
 from pruning.wanda import wanda_mask

@@ -14,6 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.sweeps.options import positive
+from harness.device import keep_few_shapes, keep_freed_memory
+from harness.models import converted_tensor_by_tensor
 from llm_tasks import commonsense, mmlu, setting4_k_shot, setting5_human_gap
 from llm_tasks.arguments import max_length, scored_on_processor
 from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
@@ -23,8 +25,6 @@ from llm_tasks.prompts import Level
 from llm_tasks.scoring import prepared
 from measuring import ASSETS, CLOCKS, DECODER, make_parser
 from process_memory import peak_bytes, reset_peak, resident_bytes
-from pruning.checkpoints import converted_tensor_by_tensor
-from pruning.device import keep_few_shapes, keep_freed_memory
 
 EVALUATED = ("piqa", "hellaswag", "openbookqa", "mmlu")
 WAYS = ("together", "apart", "unshared")  # all levels at once; level by level; level by level, every sequence whole

@@ -1,4 +1,4 @@
-"""pruning/checkpoints.py: how the files of a model are read."""
+"""harness/models.py: how the files of a model are read."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pruning import checkpoints
-from pruning.checkpoints import converted_tensor_by_tensor
+from harness import models
+from harness.models import converted_tensor_by_tensor
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,14 @@ def test_files_of_another_dtype_are_not_mapped(
     dtype: torch.dtype | str, backend: str | None, tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The tiny decoder is stored in float32. None: the library opens its files as it likes."""
-    opened, open_file = [], checkpoints.safe_open
+    opened, open_file = [], models.safe_open
 
     def recording(*args: Any, **options: Any) -> Any:
         opened.append(options["backend"])
         return open_file(*args, **options)
 
     plain = AutoModelForCausalLM.from_pretrained(tiny_decoder, dtype=dtype).state_dict()
-    monkeypatch.setattr(checkpoints, "safe_open", recording)
+    monkeypatch.setattr(models, "safe_open", recording)
     with converted_tensor_by_tensor(dtype):
         found = AutoModelForCausalLM.from_pretrained(tiny_decoder, dtype=dtype).state_dict()
     assert opened[-1:] == ([backend] if backend else [])

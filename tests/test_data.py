@@ -1,4 +1,4 @@
-"""pruning/data_files.py: rows with their places, whatever the file's kind; damage names the file and the line."""
+"""harness/data.py: rows with their places, whatever the file's kind; damage names the file and the line."""
 
 import gzip
 import io
@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pruning import data_files
-from pruning.data_files import file_kind, read_rows, read_text, valid_text
+from harness import data as data_files
+from harness.data import file_kind, read_rows, read_text, valid_text
 
 ROWS = [{"text": "Zoë\u2028said", "label": 1}, {"text": "more", "label": 0}]
 

@@ -1,0 +1,1 @@
+"""How any experiment of this project runs: what both task folders share. Imports nothing of ours."""

@@ -1,0 +1,5 @@
+"""Broken options, for test_broken_inputs.py."""
+
+from broken import Broken
+
+CASES: list[Broken] = []
