@@ -1,0 +1,449 @@
+"""Every causal architecture of transformers, tiny and random: what we compute equals plain forward passes, or is refused.
+
+    python -m pytest -m architectures -n 2 tests/test_architectures.py          # a quarter of an hour on two cores
+    ARCHITECTURES_TABLE=table.jsonl python -m pytest -m architectures …         # also writes a line per architecture
+    python tests/test_architectures.py table.jsonl                              # prints these lines as a table
+
+Plain means one forward pass per sequence, without a cache, a mask or positions, and logits normalised in float32.
+"""
+
+import contextlib
+import copy
+import inspect
+import json
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from architectures import ARCHITECTURES, BOUNDARY, REPRESENTATIVE, SIZE, WINDOW, tiny_model
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from llm_tasks.greedy import AnswerEnd, greedy_answers
+from llm_tasks.methods import METHODS, Options, Strength
+from llm_tasks.packing import Continuation, Tokens
+from llm_tasks.scoring import Scores, log_likelihoods
+from pruning.layers import decoder_weights
+from pruning.streaming import StreamedBlocks
+from pruning.walk import compress_blocks
+
+NATS = 1e-3  # by which float32 log-likelihoods may differ, and by which two logits count as equal
+RELATIVE = 1e-3  # of a calibration statistic
+BF16_TIMES, BF16_FLOOR = 2.0, 0.003  # of transformers' own mean distance from float32; nats
+NEW_TOKENS = 8
+SHIFT_FROM = 2  # tokens from this place on stand one place too far
+
+
+# ---- What is asked ----
+
+
+@cache
+def questions() -> tuple[Continuation, ...]:
+    """Continuations that a plan treats in every way: two nested trunks, trees of options, and single texts of any length.
+
+    Lengths lie on both sides of every window and boundary.
+    """
+    draw = random.Random(0)
+
+    def text(length: int) -> Tokens:
+        return tuple(draw.randrange(3, SIZE["vocab_size"]) for _ in range(length))
+
+    letters = text(4)
+    found = []
+
+    def ask(context: Tokens, *options: Tokens) -> None:
+        found.extend(Continuation(context + option, len(context)) for option in options)
+
+    instruction = text(60)
+    examples = instruction + text(100)
+    for number in range(24):
+        question = examples + text(14 + number)
+        ask(question, *((letter,) for letter in letters))
+        if number % 6 == 0:
+            ask(question, text(3), text(5))
+    for _ in range(6):
+        ask(instruction + text(30), *((letter,) for letter in letters))
+    around = [edge + step for edge in (WINDOW, BOUNDARY, 128, 256) for step in (-1, 0, 1, 2)]
+    for length in (2, 3, 4, 7, 12, *around, 200, 300):
+        context = text(length - 1)
+        ask(context, text(1), text(3))
+    for length in (40, 100):
+        found.append(Continuation(text(length), 1))
+    draw.shuffle(found)
+    return tuple(found)
+
+
+@cache
+def prompts() -> tuple[Tokens, ...]:
+    """Prompts whose answers end on both sides of the window and of the boundary; some begin alike."""
+    draw = random.Random(1)
+
+    def text(length: int) -> Tokens:
+        return tuple(draw.randrange(3, SIZE["vocab_size"]) for _ in range(length))
+
+    shared = text(90)
+    lengths = (3, WINDOW - 4, WINDOW + 2, BOUNDARY - 4, 256)
+    return (*map(text, lengths), shared + text(20), shared + text(40))
+
+
+# ---- The plain way ----
+
+
+class Plain:
+    """Logits of a model by one forward pass per sequence, in float32; each sequence once."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._logits: dict[Tokens, Tensor] = {}
+
+    @torch.no_grad()
+    def logits(self, tokens: Tokens) -> Tensor:
+        """(tokens, vocabulary)."""
+        if tokens not in self._logits:
+            self._logits[tokens] = self._model(torch.tensor([tokens]), use_cache=False).logits[0].float()
+        return self._logits[tokens]
+
+    def log_likelihood(self, continuation: Continuation) -> float:
+        """Summed over the scored tokens; the last one predicts nothing and is not fed."""
+        logits = self.logits(continuation.tokens[:-1])[continuation.start - 1 :]
+        asked = torch.tensor(continuation.tokens[continuation.start :])
+        return float(logits.log_softmax(dim=-1).gather(1, asked[:, None]).double().sum())
+
+
+def wrong_scores(scores: Scores, plain: Plain) -> list[str]:
+    """What is wrong with log-likelihoods and first tokens of questions(), a line each."""
+    found = []
+    for index, asked in enumerate(questions()):
+        expected = plain.log_likelihood(asked)
+        difference = abs(scores.log_likelihood[index] - expected)
+        if not difference <= NATS:
+            found.append(f"{len(asked.tokens)} tokens from {asked.start}: {difference:.4f} nats from {expected:.3f}")
+        logits = plain.logits(asked.tokens[:-1])[asked.start - 1]
+        if float(logits.max() - logits[scores.first_token[index]]) > NATS:
+            found.append(f"{len(asked.tokens)} tokens from {asked.start}: another first token")
+    return found
+
+
+def wrong_answers(answers: list[list[int]], plain: Plain) -> list[str]:
+    """Which greedy answers to prompts() are not the plain ones; where two tokens are as likely, either is right."""
+    found = []
+    for prompt, answer in zip(prompts(), answers, strict=True):
+        if len(answer) != NEW_TOKENS:
+            found.append(f"{len(prompt)} tokens: an answer of {len(answer)}")
+        for step, token in enumerate(answer):
+            logits = plain.logits((*prompt, *answer[:step]))[-1]
+            margin = float(logits.max() - logits[token])
+            if margin > 0:
+                if margin > NATS:
+                    found.append(f"{len(prompt)} tokens: step {step} is {margin:.4f} below the best")
+                break
+    return found
+
+
+class _MatrixInputs(TorchFunctionMode):
+    """Sums squares of what matrices that no module of their own multiplies are given."""
+
+    def __init__(self, names: dict[int, str], note: Callable[[str, Tensor], None]) -> None:
+        super().__init__()
+        self._names, self._note = names, note
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is nn.functional.linear and args[1].data_ptr() in self._names:
+            self._note(self._names[args[1].data_ptr()], args[0])
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def plain_input_sq_norms(model: PreTrainedModel, windows: Tensor) -> dict[str, Tensor]:
+    """Squared norms of every input feature of every compressed weight, over plain forward passes of single windows."""
+    sums: dict[str, Tensor] = {}
+
+    def note(name: str, inputs: Tensor) -> None:
+        squares = inputs.double().square().reshape(-1, inputs.shape[-1]).sum(dim=0)
+        sums[name] = sums.get(name, 0) + squares
+
+    weights = decoder_weights(model)
+    handles = [
+        weight.owner.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
+        for name, weight in weights.items()
+        if weight.expert is None
+    ]
+    experts = {weight.matrix.data_ptr(): name for name, weight in weights.items() if weight.expert is not None}
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")
+    try:
+        with _MatrixInputs(experts, note):
+            for window in windows:
+                model(window[None], use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sums
+
+
+def calibration_windows() -> Tensor:
+    return torch.randint(3, SIZE["vocab_size"], (3, 96), generator=torch.Generator().manual_seed(0))
+
+
+def walked_input_sq_norms(model: PreTrainedModel, windows: Tensor) -> dict[str, Tensor]:
+    """The same statistics as calibrated methods are given them; no weight changes."""
+    seen: dict[str, Tensor] = {}
+
+    def note(matrix: Tensor, inputs: Any, name: str) -> Tensor:
+        seen[name] = inputs.sq_norms.double().clone()
+        return matrix
+
+    compress_blocks(model, windows, note, "sq_norms", tokens_per_batch=2 * windows.shape[1])
+    return seen
+
+
+def wrong_statistics(walked: dict[str, Tensor], plain: dict[str, Tensor]) -> list[str]:
+    found = [f"{name}: only one way sees it" for name in walked.keys() ^ plain.keys()]
+    for name in walked.keys() & plain.keys():
+        error = float((walked[name] - plain[name]).abs().max() / plain[name].abs().max().clamp(min=1e-12))
+        if not error <= RELATIVE:
+            found.append(f"{name}: {error:.2e} off")
+    return found
+
+
+# ---- Shifted positions: a check that holds under them checks nothing ----
+
+
+@contextlib.contextmanager
+def tokens_shifted(model: PreTrainedModel, what: str) -> Iterator[None]:
+    """Inside, tokens from SHIFT_FROM on stand one place too far: by their positions, or by the ids themselves."""
+    base = model.base_model
+    parameters = list(inspect.signature(type(base).forward).parameters)[1:]
+
+    def shift(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        given = dict(zip(parameters, args, strict=False)) | kwargs
+        ids = given["input_ids"]
+        if what == "ids":
+            given["input_ids"] = ids.roll(1, dims=1)
+            return (), given
+        positions = given.get("position_ids")
+        if positions is None:
+            cached = given.get("past_key_values")
+            before = cached.get_seq_length() if cached is not None else 0
+            positions = torch.arange(before, before + ids.shape[1])[None].expand(len(ids), -1)
+        given["position_ids"] = positions + (positions >= SHIFT_FROM)
+        return (), given
+
+    handle = base.register_forward_pre_hook(shift, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def shift_that_counts(model: PreTrainedModel) -> str:
+    """Positions where the model obeys them, else ids."""
+    if "position_ids" in inspect.signature(type(model.base_model).forward).parameters:
+        ids = torch.arange(3, 33)[None]
+        with torch.no_grad():
+            own = model(ids, use_cache=False).logits
+            with tokens_shifted(model, "positions"):
+                shifted = model(ids, use_cache=False).logits
+        if float((own - shifted).abs().max()) > 100 * NATS:
+            return "positions"
+    return "ids"
+
+
+# ---- What the engine does ----
+
+
+class Ways:
+    """Counts, while it is open, the tokens that a model is fed in packed rows and behind a trunk's keys and values."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._base = model.base_model
+        self._parameters = list(inspect.signature(type(self._base).forward).parameters)[1:]
+        self.fed = self.packed = self.behind = self.rows = self.calls = 0
+
+    def __enter__(self) -> "Ways":
+        self._handle = self._base.register_forward_pre_hook(self._look, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._handle.remove()
+
+    def _look(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        given = dict(zip(self._parameters, args, strict=False)) | kwargs
+        ids, positions, cached = (given.get(name) for name in ("input_ids", "position_ids", "past_key_values"))
+        self.calls, self.rows, self.fed = self.calls + 1, self.rows + len(ids), self.fed + ids.numel()
+        if positions is not None and bool((positions.diff(dim=-1) != 1).any()):
+            self.packed += ids.numel()
+        if cached is not None and cached.get_seq_length():
+            self.behind += ids.numel()
+
+    @property
+    def way(self) -> str:
+        """Packed and shared, each where it holds for most of what could be; plain otherwise."""
+        found = ["packed"] * (self.packed > self.fed / 4) + ["shared"] * (self.behind > self.fed / 4)
+        return "+".join(found) or "plain"
+
+
+class Outcome(NamedTuple):
+    """What one check found: "ok", "refused" or "WRONG", a figure, and a few words."""
+
+    verdict: str
+    figure: float = 0.0
+    words: str = ""
+
+
+def check(compare: Callable[[], tuple[list[str], float]]) -> Outcome:
+    """Run one comparison; a ValueError is a refusal, any other error is wrong."""
+    try:
+        wrong, figure = compare()
+    except (ValueError, NotImplementedError) as error:
+        return Outcome("refused" if isinstance(error, ValueError) else "WRONG", 0.0, str(error))
+    except Exception as error:
+        return Outcome("WRONG", float("nan"), f"{type(error).__name__}: {error}"[:300])
+    return Outcome("WRONG" if wrong else "ok", figure, "; ".join(wrong[:3]))
+
+
+def compare_scores(model: PreTrainedModel, plain: Plain, **options: Any) -> tuple[list[str], float]:
+    """Two lanes where the engine has lanes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        scores = log_likelihoods(model, questions(), tokens_per_batch=4096, **options)
+    finally:
+        torch.set_num_threads(threads)
+    expected = np.array([plain.log_likelihood(asked) for asked in questions()])
+    return wrong_scores(scores, plain), float(np.abs(scores.log_likelihood - expected).max())
+
+
+def compare_answers(model: PreTrainedModel, plain: Plain) -> tuple[list[str], float]:
+    end = AnswerEnd(NEW_TOKENS, lambda answer: False)
+    answers, _ = greedy_answers(model, prompts(), end, tokens_per_batch=512)
+    wrong = wrong_answers(answers, plain)
+    return wrong, float(len(wrong))
+
+
+def compare_statistics(model: PreTrainedModel) -> tuple[list[str], float]:
+    windows = calibration_windows()
+    walked = walked_input_sq_norms(copy.deepcopy(model), windows)
+    plain = plain_input_sq_norms(copy.deepcopy(model), windows)
+    wrong = wrong_statistics(walked, plain)
+    return wrong, float(len(wrong))
+
+
+def compare_bf16(folder: Path) -> tuple[list[str], float]:
+    """Mean distances from float32 with the same weights: ours over transformers' own."""
+    half = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    exact = Plain(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+    own = Plain(half)
+    expected, theirs = (np.array([way.log_likelihood(asked) for asked in questions()]) for way in (exact, own))
+    ours = log_likelihoods(half, questions(), tokens_per_batch=1024).log_likelihood
+    our_distance, their_distance = (float(np.abs(some - expected).mean()) for some in (ours, theirs))
+    wrong = our_distance > BF16_TIMES * their_distance + BF16_FLOOR
+    words = [f"{our_distance:.4f} nats from float32, transformers {their_distance:.4f}"] if wrong else []
+    return words, our_distance / max(their_distance, 1e-9)
+
+
+def streamed_equals_memory(folder: Path, out: Path) -> tuple[list[str], float]:
+    """A model that is compressed block by block from its files has the weights of one compressed in memory."""
+    method, strength = METHODS["wanda"], Strength("sparsity", 0.5)
+    compress = lambda W, inputs, _: method.compress(W, inputs, strength, Options())  # noqa: E731
+    windows = calibration_windows()
+    storage = StreamedBlocks(folder, out, job="one")
+    compress_blocks(storage.model, windows, compress, method.statistic, tokens_per_batch=192, storage=storage)
+    storage.complete()
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    compress_blocks(loaded, windows, compress, method.statistic, tokens_per_batch=192)
+    streamed = AutoModelForCausalLM.from_pretrained(out)
+    ids = windows[:1]
+    with torch.no_grad():
+        logits = [model.eval()(ids, use_cache=False).logits for model in (loaded, streamed)]
+    wrong = [
+        key for key, value in loaded.state_dict().items() if not torch.equal(streamed.state_dict()[key], value)
+    ]
+    return wrong + ["logits"] * (not torch.equal(*logits)), float(len(wrong))
+
+
+def spread(plain: Plain) -> float:
+    """Between the best and the worst of a question's letters, in nats: the median."""
+    letters: dict[Tokens, list[float]] = {}
+    for asked in questions():
+        log_likelihood = plain.log_likelihood(asked)
+        if asked.start == len(asked.tokens) - 1:
+            letters.setdefault(asked.tokens[:-1], []).append(log_likelihood)
+    return float(np.median([max(some) - min(some) for some in letters.values() if len(some) == 4]))
+
+
+def examine(name: str, folder: Path) -> dict[str, Any]:
+    """All checks of one architecture: their outcomes, the way the engine took, and whether shifts are noticed."""
+    model = tiny_model(name)
+    plain = Plain(model)
+    found_spread = spread(plain)  # all that is asked is computed plainly before the engine is watched
+    with Ways(model) as ways:
+        scores = check(lambda: compare_scores(model, plain))
+    found: dict[str, Any] = {"name": name, "way": ways.way, "fed": ways.fed, "spread": found_spread}
+    found["scores"] = scores
+    found["answers"] = check(lambda: compare_answers(model, plain))
+    found["statistics"] = check(lambda: compare_statistics(model))
+    found["shift"] = shift_that_counts(model)
+    with tokens_shifted(model, found["shift"]):
+        found["shifted_scores"] = check(lambda: compare_scores(model, plain))
+        found["shifted_answers"] = check(lambda: compare_answers(model, plain))
+    found["shifted_statistics"] = check(lambda: compare_shifted_statistics(model, found["shift"]))
+    model.save_pretrained(folder / "model")
+    found["bf16"] = check(lambda: compare_bf16(folder / "model"))
+    found["streamed"] = check(lambda: streamed_equals_memory(folder / "model", folder / "out"))
+    return found
+
+
+def compare_shifted_statistics(model: PreTrainedModel, what: str) -> tuple[list[str], float]:
+    windows = calibration_windows()
+    with tokens_shifted(model, what):
+        walked = walked_input_sq_norms(model, windows)
+    wrong = wrong_statistics(walked, plain_input_sq_norms(model, windows))
+    return wrong, float(len(wrong))
+
+
+CHECKS = ("scores", "answers", "statistics", "bf16", "streamed")
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """A line per architecture."""
+    lines = [f"{'architecture':34} {'way':14} {'spread':>6} " + " ".join(f"{name:>18}" for name in CHECKS)]
+    for one in found:
+        cells = [f"{one[name][0]} {one[name][1]:.2g}" if one[name][0] != "refused" else "refused" for name in CHECKS]
+        lines.append(f"{one['name']:34} {one['way']:14} {one['spread']:6.2f} " + " ".join(f"{cell:>18}" for cell in cells))
+    return "\n".join(lines)
+
+
+def assert_right(found: dict[str, Any]) -> None:
+    wrong = [f"{name}: {found[name].words}" for name in CHECKS if found[name].verdict == "WRONG"]
+    assert not wrong, "\n".join([found["name"], *wrong])
+    assert found["spread"] > 1
+    for name in ("scores", "answers", "statistics"):
+        assert found[f"shifted_{name}"].verdict != "ok", f"{name} hold although {found['shift']} are shifted"
+
+
+@pytest.mark.architectures
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_architecture_is_computed_as_plain_forward_passes_compute_it(name: str, tmp_path: Path):
+    found = examine(name, tmp_path)
+    if path := os.environ.get("ARCHITECTURES_TABLE"):
+        with Path(path).open("a") as file:
+            file.write(json.dumps(found) + "\n")
+    assert_right(found)
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVE)
+def test_a_representative_architecture_is_computed_as_plain_forward_passes_compute_it(name: str, tmp_path: Path):
+    assert_right(examine(name, tmp_path))
+
+
+if __name__ == "__main__":
+    print(table([json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]))
