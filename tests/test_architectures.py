@@ -235,6 +235,8 @@ def tokens_shifted(model: PreTrainedModel, what: str) -> Iterator[None]:
             before = cached.get_seq_length() if cached is not None else 0
             positions = torch.arange(before, before + ids.shape[1])[None].expand(len(ids), -1)
         given["position_ids"] = positions + (positions >= SHIFT_FROM)
+        if given.get("attention_mask") is None and "attention_mask" in parameters:  # else a gap begins another sequence
+            given["attention_mask"] = torch.ones(len(ids), int(positions.max()) + 1, dtype=torch.int64)
         return (), given
 
     handle = base.register_forward_pre_hook(shift, with_kwargs=True)
@@ -287,7 +289,7 @@ class Ways:
     @property
     def way(self) -> str:
         """Packed and shared, each where it holds for most of what could be; plain otherwise."""
-        found = ["packed"] * (self.packed > self.fed / 4) + ["shared"] * (self.behind > self.fed / 4)
+        found = ["packed"] * (self.packed > self.fed / 4) + ["shared"] * (self.behind > self.fed / 20)
         return "+".join(found) or "plain"
 
 
