@@ -45,7 +45,7 @@ def _variants(model_type: str, **variants: dict[str, Any]) -> dict[str, Architec
 LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
           "num_key_value_heads": 4}  # fmt: skip
 ROUTED = {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
-INDEXED = {"index_topk": 16, "index_head_dim": 16, "index_n_heads": 2}
+INDEXED = {"index_topk": 16, "index_head_dim": 16, "index_n_heads": 8}
 MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 16, "mamba_expand": 2,
           "mamba_chunk_size": 16}  # fmt: skip
 DELTA = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
@@ -124,7 +124,7 @@ DECODERS = {
     **_of("gemma4_text", global_head_dim=8, num_global_key_value_heads=2, hidden_size_per_layer_input=8,
           vocab_size_per_layer_input=96, **ALTERNATING),
     **_of("gemma4_unified_text", global_head_dim=8, num_global_key_value_heads=2, **ALTERNATING),
-    **_of("hrm_text"),
+    **_of("hrm_text", H_cycles=1, L_cycles=2, num_hidden_layers=2),
     **_of("cohere_compass_text", **ALTERNATING, rope_parameters={
         kind: {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
         for kind in ("sliding_attention", "full_attention")}),
@@ -296,14 +296,20 @@ def _let_all_count(model: PreTrainedModel) -> None:
             parameter.copy_(noise * 0.3)
         elif last == "bias" or last.endswith("_bias") and "dt" not in last:
             parameter.add_(noise * 0.2)
-        elif parameter.dim() in (2, 3) and "conv" not in name and last in _MATRICES:
+        elif parameter.dim() == 3 and parameter.shape[1] == 1 and last == "weight":  # of a convolution
+            parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
+        elif parameter.dim() in (2, 3) and last in _MATRICES:
             inputs = parameter.shape[-2] if _is_transposed(model, name) else parameter.shape[-1]
             parameter.copy_(noise * 2 / math.sqrt(inputs))
+        elif last in _HEADS:
+            parameter.copy_(noise * 2 / math.sqrt(len(parameter)))
         else:
             parameter.add_(noise * (parameter.abs().mean().clamp(max=1) * 0.2 + 0.02))
     for name, buffer in model.named_buffers():
-        if name.endswith(("layer_scalar", "e_score_correction_bias")):
+        if name.endswith(("layer_scalar", "e_score_correction_bias", "expert_bias", "balancing_biases")):
             buffer.add_(torch.randn_like(buffer) * 0.2)
+        elif name.endswith("tid2eid"):
+            buffer.random_(SIZE["num_experts"])
     ids = torch.randint(3, SIZE["vocab_size"], (2, 40))
     spread = float(model(ids, use_cache=False).logits.std(dim=-1).median())
     lowest = 1 if output is not None and id(output.weight) in embeddings else 1.5
@@ -311,7 +317,11 @@ def _let_all_count(model: PreTrainedModel) -> None:
         output.weight.mul_(2.5 / max(spread, 1e-3))
 
 
-_MATRICES = ("weight", "gate_up_proj", "down_proj", "gate_proj", "up_proj", "w1", "w2", "v1")
+_MATRICES = (
+    "weight", "gate_up_proj", "down_proj", "gate_proj", "up_proj", "w1", "w2", "v1", "proj", "fn", "hc_fn",
+    "input_gate_weight", "recurrent_gate_weight", "x_proj_weight", "dt_proj_weight",
+)  # fmt: skip
+_HEADS = ("q", "k", "v", "o", "r")  # XLNet's, (in, heads, width)
 
 
 def _is_transposed(model: PreTrainedModel, name: str) -> bool:

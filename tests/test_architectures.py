@@ -14,6 +14,8 @@ import json
 import os
 import random
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -35,6 +37,7 @@ from pruning.layers import decoder_weights
 from pruning.streaming import StreamedBlocks
 from pruning.walk import compress_blocks
 
+ROOT = Path(__file__).parents[1]
 NATS = 1e-3  # by which float32 log-likelihoods may differ, and by which two logits count as equal
 RELATIVE = 1e-3  # of a calibration statistic
 BF16_TIMES, BF16_FLOOR = 2.0, 0.003  # of transformers' own mean distance from float32; nats
@@ -98,16 +101,27 @@ def prompts() -> tuple[Tokens, ...]:
 
 
 class Plain:
-    """Logits of a model by one forward pass per sequence, in float32; each sequence once."""
+    """Logits of a model by one forward pass per sequence, in float32; each sequence once, as the first of a fresh model.
+
+    Dynamic rotary embeddings remember the longest sequence that came before; a short one lets them forget it.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._logits: dict[Tokens, Tensor] = {}
+        self._remembers = any("dynamic" in str(getattr(module, "rope_type", "")) for module in model.modules())
+
+    @property
+    def fed(self) -> int:
+        """Tokens of all sequences."""
+        return sum(map(len, self._logits))
 
     @torch.no_grad()
     def logits(self, tokens: Tokens) -> Tensor:
         """(tokens, vocabulary)."""
         if tokens not in self._logits:
+            if self._remembers:
+                self._model(torch.tensor([tokens[:1]]), use_cache=False)
             self._logits[tokens] = self._model(torch.tensor([tokens]), use_cache=False).logits[0].float()
         return self._logits[tokens]
 
@@ -217,38 +231,58 @@ def wrong_statistics(walked: dict[str, Tensor], plain: dict[str, Tensor]) -> lis
 # ---- Shifted positions: a check that holds under them checks nothing ----
 
 
+Given = dict[str, Any]  # arguments of a forward pass, by name
+
+
+@contextlib.contextmanager
+def calls_changed(model: PreTrainedModel, change: Callable[[Given], None]) -> Iterator[None]:
+    """Inside, `change` sees, and may alter, the arguments of every forward pass of the model or of its base alone."""
+    inside = threading.local()  # a base that the model calls is not seen again
+
+    def enter(module: nn.Module, args: tuple, kwargs: Given) -> tuple[tuple, Given]:
+        inside.depth = getattr(inside, "depth", 0) + 1
+        if inside.depth > 1:
+            return args, kwargs
+        given = dict(zip(list(inspect.signature(type(module).forward).parameters)[1:], args, strict=False)) | kwargs
+        change(given)
+        return (), given
+
+    def leave(*_: object) -> None:
+        inside.depth -= 1
+
+    with contextlib.ExitStack() as hooks:
+        for module in {model, model.base_model}:
+            hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+        yield
+
+
 @contextlib.contextmanager
 def tokens_shifted(model: PreTrainedModel, what: str) -> Iterator[None]:
     """Inside, tokens from SHIFT_FROM on stand one place too far: by their positions, or by the ids themselves."""
-    base = model.base_model
-    parameters = list(inspect.signature(type(base).forward).parameters)[1:]
+    takes_mask = "attention_mask" in inspect.signature(type(model).forward).parameters
 
-    def shift(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        given = dict(zip(parameters, args, strict=False)) | kwargs
+    def shift(given: Given) -> None:
         ids = given["input_ids"]
         if what == "ids":
             given["input_ids"] = ids.roll(1, dims=1)
-            return (), given
+            return
         positions = given.get("position_ids")
         if positions is None:
             cached = given.get("past_key_values")
             before = cached.get_seq_length() if cached is not None else 0
             positions = torch.arange(before, before + ids.shape[1])[None].expand(len(ids), -1)
-        given["position_ids"] = positions + (positions >= SHIFT_FROM)
-        if given.get("attention_mask") is None and "attention_mask" in parameters:  # else a gap begins another sequence
+        if given.get("attention_mask") is None and takes_mask:  # else a gap begins another sequence
             given["attention_mask"] = torch.ones(len(ids), int(positions.max()) + 1, dtype=torch.int64)
-        return (), given
+        given["position_ids"] = positions + (positions >= SHIFT_FROM)
 
-    handle = base.register_forward_pre_hook(shift, with_kwargs=True)
-    try:
+    with calls_changed(model, shift):
         yield
-    finally:
-        handle.remove()
 
 
 def shift_that_counts(model: PreTrainedModel) -> str:
     """Positions where the model obeys them, else ids."""
-    if "position_ids" in inspect.signature(type(model.base_model).forward).parameters:
+    if "position_ids" in inspect.signature(type(model).forward).parameters:
         ids = torch.arange(3, 33)[None]
         with torch.no_grad():
             own = model(ids, use_cache=False).logits
@@ -263,24 +297,22 @@ def shift_that_counts(model: PreTrainedModel) -> str:
 
 
 class Ways:
-    """Counts, while it is open, the tokens that a model is fed in packed rows and behind a trunk's keys and values."""
+    """Counts, in its context, the tokens that a model is fed, those in packed rows and those behind a trunk."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._base = model.base_model
-        self._parameters = list(inspect.signature(type(self._base).forward).parameters)[1:]
-        self.fed = self.packed = self.behind = self.rows = self.calls = 0
+        self.fed = self.packed = self.behind = 0
+        self._watched = calls_changed(model, self._look)
 
     def __enter__(self) -> "Ways":
-        self._handle = self._base.register_forward_pre_hook(self._look, with_kwargs=True)
+        self._watched.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._handle.remove()
+    def __exit__(self, *error: Any) -> None:
+        self._watched.__exit__(*error)
 
-    def _look(self, _: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        given = dict(zip(self._parameters, args, strict=False)) | kwargs
+    def _look(self, given: Given) -> None:
         ids, positions, cached = (given.get(name) for name in ("input_ids", "position_ids", "past_key_values"))
-        self.calls, self.rows, self.fed = self.calls + 1, self.rows + len(ids), self.fed + ids.numel()
+        self.fed += ids.numel()
         if positions is not None and bool((positions.diff(dim=-1) != 1).any()):
             self.packed += ids.numel()
         if cached is not None and cached.get_seq_length():
@@ -288,7 +320,7 @@ class Ways:
 
     @property
     def way(self) -> str:
-        """Packed and shared, each where it holds for most of what could be; plain otherwise."""
+        """Each way by which more was fed than a proof feeds."""
         found = ["packed"] * (self.packed > self.fed / 4) + ["shared"] * (self.behind > self.fed / 20)
         return "+".join(found) or "plain"
 
@@ -302,13 +334,14 @@ class Outcome(NamedTuple):
 
 
 def check(compare: Callable[[], tuple[list[str], float]]) -> Outcome:
-    """Run one comparison; a ValueError is a refusal, any other error is wrong."""
+    """Run one comparison; a ValueError that we raise is a refusal, any other error is wrong."""
     try:
         wrong, figure = compare()
-    except (ValueError, NotImplementedError) as error:
-        return Outcome("refused" if isinstance(error, ValueError) else "WRONG", 0.0, str(error))
     except Exception as error:
-        return Outcome("WRONG", float("nan"), f"{type(error).__name__}: {error}"[:300])
+        raised = traceback.extract_tb(error.__traceback__)[-1]
+        ours = Path(raised.filename).is_relative_to(ROOT) and ".venv" not in raised.filename
+        refused = ours and isinstance(error, ValueError) and raised.line.startswith("raise ")
+        return Outcome("refused" if refused else "WRONG", float("nan"), f"{type(error).__name__}: {error}"[:300])
     return Outcome("WRONG" if wrong else "ok", figure, "; ".join(wrong[:3]))
 
 
@@ -389,7 +422,8 @@ def examine(name: str, folder: Path) -> dict[str, Any]:
     found_spread = spread(plain)  # all that is asked is computed plainly before the engine is watched
     with Ways(model) as ways:
         scores = check(lambda: compare_scores(model, plain))
-    found: dict[str, Any] = {"name": name, "way": ways.way, "fed": ways.fed, "spread": found_spread}
+    found: dict[str, Any] = {"name": name, "way": ways.way, "spread": found_spread}
+    found["computed"] = ways.fed / plain.fed
     found["scores"] = scores
     found["answers"] = check(lambda: compare_answers(model, plain))
     found["statistics"] = check(lambda: compare_statistics(model))
