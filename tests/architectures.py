@@ -17,13 +17,13 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 WINDOW = 24  # tokens that a sliding layer sees
 BOUNDARY = 64  # tokens up to which a rotary embedding is that of pretraining
-LONGEST = 320  # tokens of a sequence
+TOKENS = 3, 90  # of texts: from, to; none of special meaning
 
 SIZE = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 0,
     "pad_token_id": 0, "moe_intermediate_size": 24, "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2,
-    "sliding_window": WINDOW, "is_decoder": True,
+    "sliding_window": WINDOW, "is_decoder": True, "tie_word_embeddings": False,
 }  # fmt: skip
 
 
@@ -31,7 +31,7 @@ class Architecture(NamedTuple):
     """A model type of transformers, and what its tiny config has besides SIZE."""
 
     model_type: str
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any]
 
 
 def _of(*model_types: str, **changes: Any) -> dict[str, Architecture]:
@@ -50,6 +50,7 @@ MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_
           "mamba_chunk_size": 16}  # fmt: skip
 DELTA = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
          "num_hidden_layers": 4}  # fmt: skip
+COMPRESSED = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}
 SHARED_EXPERT = {"shared_expert_intermediate_size": 24}
 SEQ2SEQ = {"d_model": 32, "decoder_layers": 3, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "encoder_layers": 1,
            "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "is_encoder_decoder": False}  # fmt: skip
@@ -92,8 +93,8 @@ DECODERS = {
         "olmoe", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen3", "qwen3_moe", "seed_oss", "smollm3",
         "solar_open", "stablelm", "starcoder2", "vaultgemma", "minimax_m3_vl_text", "iquestcoder",
     ),
-    **_of("afmoe", "exaone4", "exaone_moe", "flint", "gemma3_text", "kolibri1", "laguna", "mellum", "ministral", "olmo3",
-          **ALTERNATING),
+    **_of("afmoe", "exaone4", "exaone_moe", "flint", "gemma3_text", "kolibri1", "laguna", "mellum", "ministral",
+          "olmo3", **ALTERNATING),
     **_of("cohere", logit_scale=1.0),
     **_of("cohere2", "cohere2_moe", logit_scale=1.0, **ALTERNATING),
     **_of("qwen2_moe", **SHARED_EXPERT),
@@ -105,22 +106,24 @@ DECODERS = {
     **_of("gpt_neo", attention_types=[[["global", "local"], 2]], num_layers=4, window_size=WINDOW),
     **_of("xlnet", d_inner=48, d_head=8, attn_type="uni"),
     **_of("dots1", **ROUTED),
-    **_of("axk1", "axk2", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu", **LATENT, **ROUTED, topk_method="greedy"),
+    **_of("axk1", "axk2", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu", **LATENT, **ROUTED,
+          topk_method="greedy"),
     **_of("deepseek_v32", "glm_moe_dsa", "hy_v4", **LATENT, **ROUTED, **INDEXED),
     **_of("minicpm3", **LATENT, head_dim=16),
     **_of("dots3_note_text", **LATENT, **ROUTED, **INDEXED, shared_experts_intermediate_size=24, head_dim=16,
-          swa_num_attention_heads=4, swa_num_key_value_heads=4, swa_q_lora_rank=16, swa_kv_lora_rank=16, swa_head_dim=16,
-          swa_qk_nope_head_dim=8, swa_qk_rope_head_dim=8, swa_v_head_dim=8),
-    **_of("deepseek_v4", layer_types=["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
-          compress_rates={"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}, **INDEXED, n_routed_experts=4, q_lora_rank=16, o_lora_rank=16, o_groups=2),
+          swa_num_attention_heads=4, swa_num_key_value_heads=4, swa_q_lora_rank=16, swa_kv_lora_rank=16,
+          swa_head_dim=16, swa_qk_nope_head_dim=8, swa_qk_rope_head_dim=8, swa_v_head_dim=8),
+    **_of("deepseek_v4", **INDEXED, layer_types=["sliding_attention", *COMPRESSED], compress_rates=COMPRESSED,
+          n_routed_experts=4, q_lora_rank=16, o_lora_rank=16, o_groups=2),
     **_of("longcat_flash", **LATENT, n_routed_experts=4, zero_expert_num=2, expert_ffn_hidden_size=24,
           ffn_hidden_size=48, num_layers=2, moe_topk=2),
-    **_of("dbrx", d_model=32, n_heads=4, n_layers=3, max_seq_len=512, attn_config={"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+    **_of("dbrx", d_model=32, n_heads=4, n_layers=3, max_seq_len=512,
+          attn_config={"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
           ffn_config={"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2}),
     **_of("llama4_text", intermediate_size_mlp=48, attention_chunk_size=WINDOW, floor_scale=32, num_hidden_layers=4),
     **_of("gemma3n_text", num_hidden_layers=6, num_kv_shared_layers=2, vocab_size_per_layer_input=96,
-          hidden_size_per_layer_input=8, laurel_rank=8, activation_sparsity_pattern=[0.0] * 6, intermediate_size=[48] * 6,
-          layer_types=["sliding_attention", "full_attention"] * 3),
+          hidden_size_per_layer_input=8, laurel_rank=8, activation_sparsity_pattern=[0.0] * 6,
+          intermediate_size=[48] * 6, layer_types=["sliding_attention", "full_attention"] * 3),
     **_of("gemma4_text", global_head_dim=8, num_global_key_value_heads=2, hidden_size_per_layer_input=8,
           vocab_size_per_layer_input=96, **ALTERNATING),
     **_of("gemma4_unified_text", global_head_dim=8, num_global_key_value_heads=2, **ALTERNATING),
@@ -129,7 +132,8 @@ DECODERS = {
         kind: {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
         for kind in ("sliding_attention", "full_attention")}),
     **_of("inkling_text", "inkling2_text", n_routed_experts=4, n_shared_experts=1, swa_num_attention_heads=4,
-          swa_num_key_value_heads=2, swa_head_dim=8, sliding_window_size=WINDOW, d_rel=8, layer_types=["hybrid_sliding", "hybrid", "hybrid_sliding"], rel_extent=64,
+          swa_num_key_value_heads=2, swa_head_dim=8, sliding_window_size=WINDOW, d_rel=8,
+          layer_types=["hybrid_sliding", "hybrid", "hybrid_sliding"], rel_extent=64,
           unpadded_vocab_size=96, mlp_layer_types=["dense", "sparse", "sparse"]),
     **_of("zaya", num_experts_per_tok=1, router_hidden_size=16),
     # Recurrent and hybrid ones.
@@ -145,8 +149,8 @@ DECODERS = {
     **_of("nemotron_h", mamba_num_heads=8, mamba_head_dim=8, ssm_state_size=16, n_groups=2, chunk_size=16,
           layers_block_type=["mamba", "attention", "moe"], n_routed_experts=4, moe_shared_expert_intermediate_size=24,
           use_mamba_kernels=False),
-    **_of("zamba", layers_block_type=["linear_attention", "hybrid"] * 2, n_mamba_heads=2, mamba_d_state=8, mamba_dt_rank=4,
-          num_key_value_heads=4, num_hidden_layers=4, use_mamba_kernels=False),
+    **_of("zamba", layers_block_type=["linear_attention", "hybrid"] * 2, n_mamba_heads=2, mamba_d_state=8,
+          mamba_dt_rank=4, num_key_value_heads=4, num_hidden_layers=4, use_mamba_kernels=False),
     **_of("zamba2", layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], num_hidden_layers=4, mamba_d_state=16,
           mamba_headdim=8, n_mamba_heads=8, chunk_size=16, num_mem_blocks=1, use_mamba_kernels=False, adapter_rank=8),
     **_of("qwen3_next", **DELTA, **SHARED_EXPERT),
@@ -176,7 +180,8 @@ DECODERS = {
     **_of("moshi", ffn_dim=48, num_codebooks=2, audio_vocab_size=96),
     **_of("git", vision_config={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "image_size": 32,
                                 "num_attention_heads": 2, "patch_size": 16}),
-    **_of("cpmant", dim_head=8, dim_ff=48, prompt_length=4, position_bias_num_buckets=32, segment_types=4, prompt_types=4),
+    **_of("cpmant", dim_head=8, dim_ff=48, prompt_length=4, position_bias_num_buckets=32, segment_types=4,
+          prompt_types=4),
 }  # fmt: skip
 
 VARIANTS = {
@@ -220,7 +225,7 @@ VARIANTS = {
                 sequential={"parallel_attn": False, "multi_query": False}),
     **_variants("stablelm", parallel={"use_parallel_residual": True, "qk_layernorm": True}, linear=SCALED["linear"]),
     **_variants("opt", post_norm={"do_layer_norm_before": False, "word_embed_proj_dim": 16}),
-    **_variants("gpt2", inverse={"scale_attn_by_inverse_layer_idx": True}),
+    **_variants("gpt2", inverse={"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}),
     **_variants("gpt_bigcode", heads={"multi_query": False}),
     **_variants("mpt", no_alibi={"attn_config": {"alibi": False}}),
     **_variants("deepseek_v2", whole_query={**DECODERS["deepseek_v2"].changes, "q_lora_rank": None},
@@ -239,18 +244,63 @@ VARIANTS = {
     **_variants("mbart", scaled={**SEQ2SEQ, "scale_embedding": True}),
     **_variants("recurrent_gemma", attention={"block_types": ["attention"], "attention_window_size": WINDOW,
                                               "lru_width": 32}),
-    **_variants("doge", sliding={"sliding_window": WINDOW, "keep_window_size": 2048}),
+    **_variants("doge", full={"sliding_window": None}, keep={"keep_window_size": 16}),
+    **{f"{kind}-tied": Architecture(kind, DECODERS[kind].changes | {"tie_word_embeddings": True})
+       for kind in ("bloom", "cohere", "falcon", "gemma3_text", "gpt2", "gpt_neo", "lfm2", "opt", "qwen2", "starcoder2")},
+    **_variants("gemma", bidirectional={"use_bidirectional_attention": True}),
+    **_variants("gemma2", bidirectional={"use_bidirectional_attention": True}),
+    **_variants("gemma3_text", bidirectional={"use_bidirectional_attention": True, **ALTERNATING}),
+    **_variants("ministral3", scaled=rope("yarn", factor=4.0, original_max_position_embeddings=BOUNDARY,
+                                          llama_4_scaling_beta=0.5, mscale=1.0, mscale_all_dim=1.0)),
+    **_variants("inkling_text", scaled={**DECODERS["inkling_text"].changes, "log_scaling_n_floor": 32,
+                                        "log_scaling_alpha": 1.0}),
+    **_variants("big_bird", sparse={"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1}),
+    **_variants("xlnet", both={"d_inner": 48, "d_head": 8, "attn_type": "bi"}),
     **_variants("mimo_v2_flash", alternating=ALTERNATING),
     **_variants("modernbert-decoder", alternating=ALTERNATING),
 }  # fmt: skip
 
-ARCHITECTURES = {**DECODERS, **VARIANTS}
+TEXT = {
+    key: SIZE[key]
+    for key in (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "max_position_embeddings", "pad_token_id", "tie_word_embeddings",
+    )
+}  # fmt: skip
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+          "image_size": 32, "patch_size": 16}  # fmt: skip
 
-# Of these a few run with every test: one of each way to tell where a token stands, and of each kind of memory.
+# Language models beside a vision tower that has as many layers.
+MULTIMODAL = {
+    **_of("gemma3", text_config={**TEXT, "head_dim": 8, "sliding_window": WINDOW, "query_pre_attn_scalar": 8,
+          **ALTERNATING}, vision_config=VISION, mm_tokens_per_image=4, image_token_index=95),
+    **_of("gemma4", text_config={**TEXT, **DECODERS["gemma4_text"].changes, "head_dim": 8, "sliding_window": WINDOW},
+          vision_config={**VISION, "num_key_value_heads": 4, "head_dim": 8}, image_token_id=95),
+    **_of("fuyu", text_config={**TEXT, "model_type": "persimmon"}, image_size=30, patch_size=15, image_token_id=95),
+    **_of("emu3", text_config={**TEXT, "vocab_size": 96}, vq_config={"base_channels": 32, "channel_multiplier": [1],
+          "num_res_blocks": 1, "embed_dim": 4, "codebook_size": 16, "hidden_size": 32, "attn_resolutions": [3]},
+          vocabulary_map={"<image>": 95}),
+    **_of("mllama", text_config={**TEXT, "num_hidden_layers": 4, "cross_attention_layers": [1]},
+          vision_config={"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_global_layers": 1,
+                         "attention_heads": 4, "image_size": 32, "patch_size": 16, "vision_output_dim": 64,
+                         "intermediate_layers_indices": [1]}, image_token_index=95),
+    **_of("got_ocr2", text_config={**TEXT, "model_type": "qwen2"}, image_token_index=95, image_seq_length=4,
+          vision_config={"hidden_size": 32, "output_channels": 16, "num_hidden_layers": 3, "num_attention_heads": 4,
+                         "image_size": 64, "patch_size": 16, "mlp_dim": 48, "window_size": 2,
+                         "global_attn_indexes": [2]}),
+    **_of("qwen3_5", text_config={**TEXT, **DELTA, "head_dim": 8}, image_token_id=95, video_token_id=94,
+          vision_config={"hidden_size": 32, "intermediate_size": 48, "depth": 4, "num_heads": 4, "out_hidden_size": 32,
+                         "patch_size": 16, "num_position_embeddings": 16, "deepstack_visual_indexes": []}),
+}  # fmt: skip
+
+ARCHITECTURES = {**DECODERS, **VARIANTS, **MULTIMODAL}
+
+# These run with every test: one of each way to tell where a token stands, and of each kind of memory.
 REPRESENTATIVE = (
-    "llama", "llama-dynamic", "mistral", "phi3-longrope", "gemma3_text", "gpt_neo", "gpt2", "bloom", "nanochat",
-    "qwen3_moe", "deepseek_v3", "gpt_oss", "xglm", "mamba",
+    "llama", "llama-dynamic", "phi3-longrope", "mistral", "gemma3_text", "gpt_neo", "roberta", "bloom", "moshi", "opt",
+    "qwen3_moe", "deepseek_v3", "lfm2", "llama4_text-full",
 )  # fmt: skip
+REPRESENTATIVE_IN_BF16 = ("llama", "nanochat")
 
 
 def tiny_config(name: str) -> PretrainedConfig:
@@ -294,7 +344,7 @@ def _let_all_count(model: PreTrainedModel) -> None:
         last = name.rpartition(".")[2]
         if id(parameter) in embeddings:
             parameter.copy_(noise * 0.3)
-        elif last == "bias" or last.endswith("_bias") and "dt" not in last:
+        elif last == "bias" or (last.endswith("_bias") and "dt" not in last):
             parameter.add_(noise * 0.2)
         elif parameter.dim() == 3 and parameter.shape[1] == 1 and last == "weight":  # of a convolution
             parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
@@ -310,7 +360,7 @@ def _let_all_count(model: PreTrainedModel) -> None:
             buffer.add_(torch.randn_like(buffer) * 0.2)
         elif name.endswith("tid2eid"):
             buffer.random_(SIZE["num_experts"])
-    ids = torch.randint(3, SIZE["vocab_size"], (2, 40))
+    ids = torch.randint(*TOKENS, (2, 40))
     spread = float(model(ids, use_cache=False).logits.std(dim=-1).median())
     lowest = 1 if output is not None and id(output.weight) in embeddings else 1.5
     if output is not None and not lowest <= spread <= 4:
