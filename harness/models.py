@@ -1,7 +1,6 @@
 """The folder that a pretrained model comes from: what is refused before loading, structure without weights, tensors."""
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -13,7 +12,6 @@ from unittest import mock
 import torch
 import transformers
 from safetensors import safe_open
-from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -137,30 +135,3 @@ def converted_tensor_by_tensor(dtype: torch.dtype | str) -> Iterator[None]:
 def _differs(stored: str, dtype: torch.dtype) -> bool:
     """Whether floating-point numbers of this name in a safetensors file are not of this dtype."""
     return stored in FLOATS and FLOATS[stored] != dtype
-
-
-class Checkpoint:
-    """The safetensors files of a model folder, read tensor by tensor."""
-
-    def __init__(self, folder: Path) -> None:
-        index = folder / INDEX_FILE
-        if index.is_file():
-            files = json.loads(index.read_text())["weight_map"]
-            self._files = {key: folder / name for key, name in files.items()}
-        else:
-            path = folder / "model.safetensors"
-            if not path.is_file():
-                raise ValueError(f"{folder} has neither {INDEX_FILE} nor model.safetensors")
-            with safe_open(path, "pt") as stored:
-                self._files = dict.fromkeys(stored.keys(), path)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._files
-
-    def read(self, keys: list[str], backend: str = "pread") -> dict[str, Tensor]:
-        """The tensors of these keys; backend "mmap" maps them from the file instead of reading them."""
-        found = {}
-        for path in sorted({self._files[key] for key in keys}):
-            with safe_open(path, "pt", backend=backend) as stored:
-                found.update({key: stored.get_tensor(key) for key in keys if self._files[key] == path})
-        return found
