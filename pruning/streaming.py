@@ -240,10 +240,18 @@ def _open(
     name, blocks = decoder_blocks(structure)
     # accelerate warns of weights on the meta device, which is what is asked for here
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=trust_remote_code,
-        device_map=_device_map(structure, name, blocks), offload_folder=scratch, output_loading_info=True,
-    )  # fmt: skip
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=trust_remote_code,
+            device_map=_device_map(structure, name, blocks), offload_folder=scratch, output_loading_info=True,
+        )  # fmt: skip
+    except RuntimeError as error:
+        if "unable to mmap" not in str(error):
+            raise
+        raise ValueError(
+            f"{source}: {str(error).splitlines()[0]}; a file larger than memory must be cut into smaller ones "
+            "(save_pretrained with max_shard_size)"
+        ) from error
     _refuse_mismatches(source, report)
     stored = {}
     for path, module in model.named_modules():
