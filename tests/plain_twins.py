@@ -114,7 +114,7 @@ def streamed_equals_memory(folder: Path | str, tokens: Tensor, trust_remote_code
 
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
-        loaded = AutoModelForCausalLM.from_pretrained(folder, **options).eval().requires_grad_(False)  # as llm_tasks does
+        loaded = AutoModelForCausalLM.from_pretrained(folder, **options).eval().requires_grad_(False)
         try:
             storage = StreamedBlocks(Path(folder), trust_remote_code=trust_remote_code)
             prefix = f"{storage.name}."
