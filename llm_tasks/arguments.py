@@ -20,7 +20,7 @@ from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, number, positive
 from harness.device import best_precision
 from harness.models import check_checkpoint_files, meta_model
-from llm_tasks.lanes import LANE_TOKENS
+from llm_tasks.engine.lanes import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
 from llm_tasks.processes import job_size
 from pruning import calibration, magnitude
@@ -39,7 +39,7 @@ METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
 # How a run is carried out, not what is computed: none of these tells two runs apart.
 RUN_OPTIONS = (
     "output_dir", "overwrite", "list_cells", "group_by", "tokens_per_batch", "stream", "data_dir", "settings",
-    "device_map",
+    "device_map", "plain",
 )  # fmt: skip
 # The coordinates of a cell and what matters to some compressions alone; runs that differ in these stand in one figure.
 CELL_OPTIONS = (
@@ -131,6 +131,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--tokens_per_batch", type=positive,
         help=f"tokens computed at once (default {TOKENS_PER_BATCH}; on a processor {TOKENS_PER_BATCH_CPU}, and for "
         f"scores and answers {LANE_TOKENS} for each of up to {MOST_LANES} threads if that is more)")  # fmt: skip
+    add("--plain", action="store_true",
+        help="score and answer one sequence at a time, as transformers does: no sharing, packing, compiled layers or "
+        "batches side by side. Results are the same to rounding; this is how to check them")  # fmt: skip
     add("--stream", action="store_true",
         help="for a model larger than memory: block by block from its files to <output_dir>/model")  # fmt: skip
     return parser

@@ -58,6 +58,7 @@ class Setting(NamedTuple):
         evaluate: the measurement, from a model, its tokenizer, the data, the cell, the options, and the processes that
             share the work.
         evaluate_streamed: the same for a model of which one block is in memory; None if there is no such way.
+        prove: tries, on the dense model with the data, which of the engine's fast paths compute what the model does.
         seeded: whether the seed changes more than the calibration text.
         ignored: options that do not change what it computes.
     """
@@ -67,6 +68,7 @@ class Setting(NamedTuple):
     prepare: Callable[[argparse.Namespace, PreTrainedTokenizerBase, int], Any]
     evaluate: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Any, Cell, argparse.Namespace, Processes], Evaluation]
     evaluate_streamed: Callable[[StreamedBlocks, Any, Cell, argparse.Namespace], Evaluation] | None = None
+    prove: Callable[[PreTrainedModel, Any, argparse.Namespace], None] | None = None
     seeded: bool = False
     ignored: tuple[str, ...] = ()
 
@@ -130,7 +132,11 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
 
     @functools.cache
     def loaded() -> CompressibleModel:
-        return CompressibleModel(load_model(args), keep_dense=len(models) > 1 and processes.is_main)
+        model = load_model(args)
+        for name in dict.fromkeys(cell["setting"] for cell in pending):
+            if named[name].prove:  # before anything is compressed: a broken model may not tell positions apart
+                named[name].prove(model, data(name), args)
+        return CompressibleModel(model, keep_dense=len(models) > 1 and processes.is_main)
 
     def compute(folder: Path) -> None:
         cell, run_identity, device = folders[folder], identities[folder], device_of(args)

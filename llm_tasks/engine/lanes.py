@@ -1,4 +1,4 @@
-"""Batches computed side by side on a processor: each lane is a thread that computes batches of its own.
+"""Batches computed side by side on a CPU: each lane is a thread that computes batches of its own.
 
 torch divides one product among all threads, but most of what stands between products it leaves to one of them, and the
 others wait: two threads that work together are 1.4 times as fast as one, two lanes 1.8 times.
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from transformers import PreTrainedModel
 
 LANE_TOKENS = 1024  # of a lane's batch: smaller ones take longer in products than a lane gains
 UNEVEN = 1.03  # times the mean: what the fullest of some batches holds
@@ -19,23 +18,17 @@ Tasks = queue.LifoQueue
 Task = Callable[[Tasks], None]  # puts what has to be done after it into the queue
 
 
-def divide(model: PreTrainedModel, budget: int, tokens: int) -> tuple[int, int]:
+def divide(budget: int, tokens: int) -> tuple[int, int]:
     """How many lanes to compute some tokens in, at least 1, and how many tokens each of them computes at once.
 
-    Several share the budget, so that all have about as many batches to compute. There is more than one only on a
-    processor, for a model of transformers whose modules hold nothing but weights: not where they are moved in and out
-    as they are needed, nor where frequencies of rotary embeddings follow the batch.
+    Several share the budget, so that all have about as many batches to compute.
 
     Args:
         budget: tokens computed at once, by all lanes.
         tokens: that have to be computed.
     """
-    modules = list(model.modules())
-    moved = any(hasattr(module, "_hf_hook") for module in modules)
-    followed = any(kind in str(getattr(module, "rope_type", "")) for module in modules for kind in ("dynamic", "long"))
-    own = type(model).__module__.startswith("transformers.")
     lanes = min(torch.get_num_threads(), budget // LANE_TOKENS, math.ceil(tokens / LANE_TOKENS))
-    if lanes < 2 or model.device.type != "cpu" or not own or moved or followed:
+    if lanes < 2:
         return 1, budget
     tokens = math.ceil(UNEVEN * tokens)
     turns = math.ceil(tokens / budget)
