@@ -17,6 +17,11 @@ TRIM_THRESHOLD, MMAP_THRESHOLD, MOST_ARENAS, LARGEST_KEPT = -1, -3, -8, 2**25
 KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "16"}
 
 
+def default_device() -> torch.device:
+    """An accelerator that is there, else the CPU: a build of torch for CUDA runs on machines without a GPU too."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def best_precision(device_type: str) -> str:
     """Precision to compute in: "bf16" where the processor or the GPU has units for it, "no" (float32) elsewhere."""
     if device_type == "cpu":
