@@ -17,6 +17,8 @@ WRAPPERS = {
     "_orig_mod": "torch.compile", "module": "DataParallel or DeepSpeed", "_fsdp_wrapped_module": "FSDP",
     "_checkpoint_wrapped_module": "activation checkpointing",
 }  # fmt: skip
+# How quantized checkpoints name what they hold in the place of a weight.
+QUANTIZED = {"qweight", "qzeros", "scales", "weight_scale", "weight_scale_inv", "weight_packed", "absmax"}
 # Tables that follow from the config, and that older versions of transformers stored with the weights.
 TABLES = re.compile(r"(inv_freq|masked_bias|causal_mask|position_ids|(attn|attention)\.bias)$")
 
@@ -116,8 +118,8 @@ def _reason(model: PreTrainedModel, missing: Collection[str], unexpected: Collec
             return f"; it has names such as {found}, saved with the wrapper of {maker}: save the model inside it"
     if any(part.startswith("lora_") or part == "base_layer" for part in parts):
         return "; it holds an adapter's tensors beside the model's: merge them before saving"
-    if parts & {"qweight", "qzeros", "scales", "weight_scale", "weight_scale_inv", "weight_packed", "absmax"}:
-        return "; it holds quantized tensors: give the dense model that it was made from"
+    if quantized := [key for key in unexpected if key.rpartition(".")[2] in QUANTIZED]:
+        return f"; it holds quantized tensors ({quantized[0]}): give the dense model that it was made from"
     if counted := _other_number_of_layers(model, missing, unexpected):
         return f"; {counted}"
     for key in missing:
@@ -148,7 +150,7 @@ def _other_number_of_layers(model: PreTrainedModel, missing: Collection[str], un
             all(key in missing for key in keys)
         ]  # fmt: skip
         stored = len(module) - len(gone)
-        if stored and gone == list(range(stored, len(module))):
+        if gone and stored and gone == list(range(stored, len(module))):
             return f"config.json has {len(module)} layers ({name}), the checkpoint {stored}"
         inner = name.removeprefix(f"{model.base_model_prefix}.")
         layer = re.compile(rf"(?:^|\.){re.escape(inner)}\.(\d+)\.")

@@ -120,35 +120,28 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, revision: str | N
     Raises:
         ValueError: its files are lacking or damaged, so that it cannot be made or would know no word.
     """
-    with _one_line(name, "its tokenizer cannot be read: " + _tokenizer_files(name)):
+    lacking = _lacking_tokenizer_files(name)
+    with _one_line(name, f"its tokenizer cannot be read: {lacking}"):
         tokenizer = AutoTokenizer.from_pretrained(
             name, trust_remote_code=trust_remote_code, revision=revision or "main"
         )
         words = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys() - set(tokenizer.all_special_tokens)
-        empty = not words
+        empty = len(words) < 2  # where there is no file, transformers makes one of special tokens (and "▁") alone
     if empty:
-        # transformers makes one of special tokens alone where it finds no file
-        raise refusal(name, f"its tokenizer knows no word: {_tokenizer_files(name)}every text would be unknown tokens")
-    _check_merges(name, tokenizer)
+        raise refusal(name, f"its tokenizer knows no word: {lacking}every text would be unknown tokens")
     return tokenizer
 
 
-def _tokenizer_files(name: str) -> str:
-    """Which files a tokenizer can be in, where a folder has none of them."""
+def _lacking_tokenizer_files(name: str) -> str:
+    """Which files a folder's tokenizer can be in where it has none of them, or which it lacks; else nothing."""
     folder = Path(name)
-    files = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-    if not folder.is_dir() or any((folder / file).is_file() for file in files):
-        return ""
-    return "the folder has no tokenizer.json (nor tokenizer.model, vocab.json with merges.txt, vocab.txt …); "
-
-
-def _check_merges(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse byte-pair encoding without its merges: it would cut every word into letters."""
-    folder = Path(name)
-    needs = (folder / "vocab.json").is_file() and not (folder / "tokenizer.json").is_file()
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    if needs and type(model).__name__ == "BPE" and not (folder / "merges.txt").is_file():
-        raise refusal(name, "its tokenizer has vocab.json without merges.txt: words would be cut into letters")
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {"tokenizer.json"}
+    if not there & {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
+                    "vocab.json", "tekken.json"}:  # fmt: skip
+        return "the folder has no tokenizer.json (nor tokenizer.model, vocab.txt, vocab.json with merges.txt …); "
+    if "vocab.json" in there and not there & {"tokenizer.json", "merges.txt"}:
+        return "vocab.json without merges.txt; "
+    return ""
 
 
 def load_pretrained(
