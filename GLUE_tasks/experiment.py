@@ -83,6 +83,7 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
             folder: arguments.identity(args, cell, hashes[tasks.key(cell)]) for folder, cell in folders.items()
         }
         check_folders(identities, args.overwrite)
+        load_tokenizer(args)
     except ValueError as error:
         parser.error(str(error))
 

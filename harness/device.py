@@ -22,6 +22,24 @@ def default_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+def device_named(name: str) -> torch.device:
+    """The device of --device.
+
+    Args:
+        name: "auto", "cpu", or an accelerator's, such as "cuda" or "cuda:1".
+    Raises:
+        ValueError: it is not there (names those that are).
+    """
+    if name == "auto":
+        return default_device()
+    accelerator = default_device().type
+    count = torch.accelerator.device_count() if accelerator != "cpu" else 0
+    there = ["cpu", *([accelerator] if count else []), *(f"{accelerator}:{index}" for index in range(count))]
+    if name not in there:
+        raise ValueError(f"--device {name} is not there; there are {', '.join(there)}")
+    return torch.device(name)
+
+
 def best_precision(device_type: str) -> str:
     """Precision to compute in: "bf16" where the processor or the GPU has units for it, "no" (float32) elsewhere."""
     if device_type == "cpu":

@@ -44,13 +44,15 @@ def check_loading(
     head = {key for key in missing | mismatched.keys() if not _is_in_body(model, key)}
     pooler = {key for key in missing if "pooler" in key.split(".")}
     if lacking := sorted(missing - (head | pooler if new_head else set())):
-        total = sum(1 for _ in model.named_parameters())
+        total = sum(1 for _ in model.named_parameters(remove_duplicate=False))
         raise ValueError(f"{len(lacking)} of {total} weights are missing in the checkpoint: {some(lacking)}"
                          f"{_reason(model, set(lacking), unexpected)}")  # fmt: skip
     for key, (stored, wanted) in sorted(mismatched.items()):
         if key not in head or not new_head:
-            raise ValueError(f"{key} has the shape {list(stored)} in the checkpoint, {list(wanted)} by config.json "
-                             f"({len(mismatched)} such weights)")  # fmt: skip
+            others = f" (and so have {len(mismatched) - 1} others)" if len(mismatched) > 1 else ""
+            raise ValueError(
+                f"{key} has the shape {list(stored)} in the checkpoint, {list(wanted)} by config.json{others}"
+            )
         if not ignore_mismatched_sizes:
             raise ValueError(f"its head has another size ({key}: {list(stored)}, needed {list(wanted)}); "
                              "--ignore_mismatched_sizes puts a new one in its place")  # fmt: skip

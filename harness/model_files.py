@@ -13,8 +13,8 @@ from transformers import CONFIG_MAPPING
 WEIGHT_FILES = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}
 INDEX_FILE = "model.safetensors.index.json"
 JSON_FILES = (
-    "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    INDEX_FILE, "pytorch_model.bin.index.json",
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", INDEX_FILE, "pytorch_model.bin.index.json",
 )  # fmt: skip
 READ_SUFFIXES = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}
 OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf")

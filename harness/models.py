@@ -56,7 +56,7 @@ def _one_line(name: str, what: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
         raise refusal(name, what + said) from error
 
 
@@ -110,8 +110,13 @@ def meta_model(
         check_config(config)
     except ValueError as error:
         raise refusal(name, str(error)) from error
-    with torch.device("meta"), _one_line(name, "its config makes no model: "):
-        return auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"), _one_line(name, "its config makes no model: "):
+            return auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise refusal(name, f"transformers has no {auto_class.__name__} for a {config.model_type}") from error
 
 
 def load_tokenizer(name: str, trust_remote_code: bool = False, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -121,14 +126,19 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, revision: str | N
         ValueError: its files are lacking or damaged, so that it cannot be made or would know no word.
     """
     lacking = _lacking_tokenizer_files(name)
-    with _one_line(name, f"its tokenizer cannot be read: {lacking}"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=trust_remote_code, revision=revision or "main"
-        )
-        words = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys() - set(tokenizer.all_special_tokens)
-        empty = len(words) < 2  # where there is no file, transformers makes one of special tokens (and "▁") alone
-    if empty:
-        raise refusal(name, f"its tokenizer knows no word: {lacking}every text would be unknown tokens")
+    try:
+        with _one_line(name, "its tokenizer cannot be read: "):
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, trust_remote_code=trust_remote_code, revision=revision or "main"
+            )
+            words = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
+            words -= set(tokenizer.all_special_tokens)
+    except ValueError as error:
+        if lacking:
+            raise refusal(name, f"its tokenizer cannot be read: {lacking}") from error
+        raise
+    if len(words) < 2:  # where there is no file, transformers makes one of special tokens (and "▁") alone
+        raise refusal(name, f"its tokenizer knows no word: {lacking or 'every text would be unknown tokens'}")
     return tokenizer
 
 
@@ -138,9 +148,9 @@ def _lacking_tokenizer_files(name: str) -> str:
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else {"tokenizer.json"}
     if not there & {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
                     "vocab.json", "tekken.json"}:  # fmt: skip
-        return "the folder has no tokenizer.json (nor tokenizer.model, vocab.txt, vocab.json with merges.txt …); "
+        return "the folder has no tokenizer.json (nor tokenizer.model, vocab.txt, vocab.json with merges.txt …)"
     if "vocab.json" in there and not there & {"tokenizer.json", "merges.txt"}:
-        return "vocab.json without merges.txt; "
+        return "there is vocab.json without merges.txt"
     return ""
 
 

@@ -18,7 +18,7 @@ from analysis import results
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, number, positive
-from harness.device import best_precision, default_device
+from harness.device import best_precision, device_named
 from harness.model_files import check_checkpoint_files
 from harness.models import add_model_options, meta_model, stored_dtype
 from llm_tasks.lanes import LANE_TOKENS
@@ -352,20 +352,9 @@ def dtype_of(args: argparse.Namespace, model: PreTrainedModel) -> torch.dtype:
     return model.config.dtype or torch.float32
 
 
-@functools.cache
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return default_device()
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return torch.device(name)
-
-
 def device_of(args: argparse.Namespace) -> torch.device:
     """Raises ValueError where the machine has no such device."""
-    return _device("cpu" if args.stream and args.device == "auto" else args.device)
+    return device_named("cpu" if args.stream and args.device == "auto" else args.device)
 
 
 def tokens_per_batch_of(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ Break = Callable[[Path], None]
 
 def language_model(name: str, breaks: Break, *says: str, more: tuple[str, ...] = (), script: str = LLM) -> Broken:
     def make(folder: Path, assets: Assets) -> list[str]:
-        options = ["--model_name_or_path", broken(folder, assets.decoder, breaks), "--device", "cpu", *more]
+        options = ["--model_name_or_path", broken(folder, assets.decoder, breaks), *more]
         if script == LLM:
             return [*options, "--text", str(assets.text), "--seq_len", "8"]
         rows = [{"goal": "the film is", "sol1": "good", "sol2": "bad", "label": label} for label in (0, 1)]
@@ -160,7 +160,7 @@ DENSE = "encoder.layer.1.output.dense.weight"
 QUERY = "model.layers.0.self_attn.q_proj"
 
 MISSING = [
-    language_model("a tensor left out", lacks(DOWN), "1 of 29 weights are missing in the checkpoint", DOWN),
+    language_model("a tensor left out", lacks(DOWN), "1 of 30 weights are missing in the checkpoint", DOWN),
     language_model("a tensor left out, in a setting", lacks(DOWN), DOWN, script=SETTING),
     language_model("behind _orig_mod", renamed("_orig_mod.{}".format), "_orig_mod.", "torch.compile"),
     language_model("behind module", renamed("module.{}".format), "module.", "DataParallel"),
@@ -206,7 +206,7 @@ MISSING = [
 TOKENIZERS = [
     language_model("no tokenizer files", without(TOKENIZER, "tokenizer_config.json"), "no tokenizer.json"),
     language_model("a tokenizer's config alone", without(TOKENIZER), "no tokenizer.json"),
-    language_model("a damaged tokenizer", cut(TOKENIZER, 0.5), "its tokenizer cannot be read"),
+    language_model("a damaged tokenizer", cut(TOKENIZER, 0.5), "tokenizer.json is damaged"),
     language_model("a tokenizer that is a pointer", holds(TOKENIZER, POINTER), TOKENIZER, "git-lfs pointer"),
     language_model("a tokenizer larger than the embedding", more_tokens, "the texts hold token 1", "17 rows"),
     language_model("a vocabulary without merges",
@@ -216,7 +216,7 @@ TOKENIZERS = [
     language_model("a damaged tokenizer config", holds("tokenizer_config.json", "{"), "tokenizer_config.json",
                    "damaged"),
     encoder("no tokenizer files", without(TOKENIZER, "tokenizer_config.json"), "no tokenizer.json"),
-    encoder("an empty tokenizer", holds(TOKENIZER, ""), "its tokenizer cannot be read"),
+    encoder("an empty tokenizer", holds(TOKENIZER, ""), "tokenizer.json is damaged"),
     encoder("a tokenizer larger than the embedding", more_tokens, "the texts hold token 1", "18 rows"),
 ]  # fmt: skip
 
@@ -288,7 +288,12 @@ CONFIGS = [
                    "configuration_own.py", "--trust_remote_code"),
     language_model("a revision of a folder", lambda folder: None, "--revision v2", "a folder",
                    more=("--revision", "v2")),
-    language_model("a device that is not there", lambda folder: None, "--device nosuch", more=("--device", "nosuch")),
+    language_model("a device that is not there", lambda folder: None, "--device nosuch is not there", "cpu",
+                   more=("--device", "nosuch")),
+    language_model("a GPU that is not there", lambda folder: None, "--device cuda:99 is not there", "cpu",
+                   more=("--device", "cuda:99")),
+    language_model("a device without memory", lambda folder: None, "--device meta is not there",
+                   more=("--device", "meta")),
     Broken("language model, a file", LLM,
            lambda folder, assets: ["--model_name_or_path", str(assets.decoder / WEIGHTS), "--text", str(assets.text)],
            ("model.safetensors: this is a file", "folder")),
@@ -297,7 +302,8 @@ CONFIGS = [
            ("bert", "no decoder-only language model")),
     encoder("no model_type", config(model_type=None), "names no model_type"),
     encoder("a damaged config", cut(CONFIG, 0.5), "config.json is damaged"),
-    encoder("a kind without such a head", config(model_type="mamba"), "mamba"),
+    encoder("a kind without such a head", config(model_type="mamba"),
+            "no AutoModelForSequenceClassification for a mamba"),
     encoder("a revision of a folder", lambda folder: None, "--revision v2", more=("--revision", "v2")),
 ]  # fmt: skip
 
