@@ -209,7 +209,12 @@ def _check_pickle(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         if start[:1] != b"\x80":
             raise ValueError(f"{path} is cut short or no file of torch.save; download it again")
-        return  # of torch before 1.6; what reads it, weights alone, refuses the rest
+        try:  # as torch before 1.6 wrote it: nothing lists what it asks for, so that it is read
+            torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # of the unpickler, whose module no source of ours imports
+            raise ValueError(f"{path} is cut short or asks for code and is not read: --weights bin takes tensors alone"
+                             ) from error  # fmt: skip
+        return
     try:
         others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (RuntimeError, ValueError, KeyError, EOFError) as error:

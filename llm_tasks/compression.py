@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
 from harness.models import load_pretrained, save_model
@@ -43,6 +43,8 @@ def load_model(args: argparse.Namespace) -> PreTrainedModel:
         args.model_name_or_path, AutoModelForCausalLM, dtype, weights=args.weights, revision=args.revision,
         trust_remote_code=args.trust_remote_code, device_map=args.device_map,
     )  # fmt: skip
+    if not hasattr(model, "generation_config"):  # a model's own code that is no GenerationMixin
+        model.generation_config = GenerationConfig.from_model_config(model.config)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
             f"--device_map {args.device_map}: the GPUs together do not hold {args.model_name_or_path}; "

@@ -26,7 +26,7 @@ from harness.device import (
     reset_peak_memory,
 )
 from harness.model_files import weight_files
-from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
+from harness.models import load_tokenizer, model_commit, quiet_libraries, refuse_unknown_ids
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, TEXT_HASH, device_of, is_calibrated
 from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
@@ -191,7 +191,7 @@ def environment(args: argparse.Namespace, model: PreTrainedModel) -> dict[str, A
     return results.describe_environment(
         str(device), device_name=device_name(device.type), dtype=str(arguments.dtype_of(args, model)),
         precision=arguments.precision_of(args), threads=torch.get_num_threads(),
-        model_commit=getattr(model.config, "_commit_hash", None),
+        model_commit=model_commit(args.model_name_or_path, args.revision),
     )  # fmt: skip
 
 
