@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from analysis import results
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
@@ -52,7 +52,8 @@ from GLUE_tasks.Glue_prune_oneshot import load
 from GLUE_tasks.model_pairs import Pair, Strength
 from GLUE_tasks.problem import Inputs
 from harness.device import peak_memory, reset_peak_memory
-from harness.models import quiet_libraries, weight_files
+from harness.model_files import weight_files
+from harness.models import load_tokenizer, quiet_libraries
 from pruning.masks import apply_masks, zero_fraction
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,8 @@ def pruning_options(pair: Pair) -> argparse.Namespace:
     """The start's own options, as the fine-tuning frame takes them, with the strength of its pruned copy."""
     sparsity, ratio = pair.pruned
     strength = {"sparsity": [] if sparsity is None else [sparsity], "nm_ratio": [] if ratio is None else [ratio]}
-    return argparse.Namespace(**{**pair.start.arguments, "model_name_or_path": str(pair.start.files), **strength})
+    files = {"model_name_or_path": str(pair.start.files), "revision": None}  # a folder, whatever it was made from
+    return argparse.Namespace(**{**pair.start.arguments, **files, **strength})
 
 
 def cell_of(pair: Pair) -> Cell:
@@ -227,7 +229,7 @@ def shared_inputs(args: argparse.Namespace) -> Callable[[Pair], Inputs]:
         sizes = pair.start.arguments["max_length"], evaluated_rows(args, pair)
         key = (source(args, pair), pair.start.result["model"], *sizes)
         if key not in made:
-            tokenizer = AutoTokenizer.from_pretrained(pair.start.files, trust_remote_code=args.trust_remote_code)
+            tokenizer = load_tokenizer(str(pair.start.files), args.trust_remote_code)
             made[key] = classification.tokenize_task(load_task(key[0]), tokenizer, *sizes)
         return made[key]
 

@@ -14,6 +14,7 @@ from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, number, positive
 from GLUE_tasks.finetune import SCHEDULERS, TRANSFERS, Recipe
 from GLUE_tasks.problem import Problem
+from harness.models import add_model_options
 from pruning import magnitude
 from pruning.nm import parse_nm
 
@@ -21,7 +22,7 @@ SPARSE_INITS = ("dense", "sparse_unstructured", "sparse_unstuctured", "sparse_nm
 # How a run is carried out, not what is computed: none of these tells two runs apart.
 RUN_OPTIONS = (
     "output_dir", "overwrite", "list_cells", "group_by", "checkpointing_steps", "resume_from_checkpoint",
-    "with_tracking", "report_to", "eval_each_epoch",
+    "with_tracking", "report_to", "eval_each_epoch", "weights",
 )  # fmt: skip
 # The coordinates of a cell; runs that differ in these alone stand in one figure.
 CELL_OPTIONS = (
@@ -56,7 +57,7 @@ def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
     )
     add = parser.add_argument_group("model").add_argument
     add("--model_name_or_path", required=True, help="hub id or folder of a pretrained encoder (safetensors)")
-    add("--trust_remote_code", action="store_true", help="run code that the model's repository brings")
+    add_model_options(add)
     add("--ignore_mismatched_sizes", action="store_true", help="load a checkpoint whose head has another size")
 
     add = parser.add_argument_group("data").add_argument
@@ -249,6 +250,8 @@ def cells(args: argparse.Namespace, problem: Problem) -> list[Cell]:
 def identity(args: argparse.Namespace, cell: Cell, hashes: dict[str, str | None]) -> dict[str, Any]:
     """What tells a run from another: every option that changes what is computed, with the cell's values."""
     options = {name: value for name, value in vars(args).items() if name not in RUN_OPTIONS}
+    if options["revision"] is None:
+        del options["revision"]  # so that runs from before there was one stay complete
     for name in ("sparse_method", "sparse_init", "freeze_weights", "freeze_weights_frompretrain"):
         del options[name]  # the cell's transfer and strength say it
     options = {name: _plain(value) for name, value in options.items()}

@@ -22,6 +22,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import traceback
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -136,11 +137,12 @@ def write_failure(folder: Path, error: BaseException) -> None:
     """Leave in `folder` why the attempt to make its run failed."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     said = {"error": describe_error(error), "time": now, "host": platform.node(), "pid": os.getpid()}
+    said["traceback"] = "".join(traceback.format_exception(error))
     write_json(folder / FAILURE_FILE, said)
 
 
 def read_failure(folder: Path) -> dict[str, Any] | None:
-    """What the last attempt failed of: error, time, host, pid; None if it did not fail."""
+    """What the last attempt failed of: error, time, host, pid, traceback; None if it did not fail."""
     try:
         return json.loads((folder / FAILURE_FILE).read_text())
     except (FileNotFoundError, NotADirectoryError):

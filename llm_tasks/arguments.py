@@ -18,8 +18,9 @@ from analysis import results
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, number, positive
-from harness.device import best_precision
-from harness.models import check_checkpoint_files, meta_model
+from harness.device import best_precision, device_named
+from harness.model_files import check_checkpoint_files
+from harness.models import add_model_options, meta_model, stored_dtype
 from llm_tasks.engine.lanes import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
 from llm_tasks.processes import job_size
@@ -39,7 +40,7 @@ METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
 # How a run is carried out, not what is computed: none of these tells two runs apart.
 RUN_OPTIONS = (
     "output_dir", "overwrite", "list_cells", "group_by", "tokens_per_batch", "stream", "data_dir", "settings",
-    "device_map", "plain",
+    "device_map", "plain", "weights",
 )  # fmt: skip
 # The coordinates of a cell and what matters to some compressions alone; runs that differ in these stand in one figure.
 CELL_OPTIONS = (
@@ -72,12 +73,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument_group("model").add_argument
     add("--model_name_or_path", required=True, help="hub id or folder of a decoder language model (safetensors)")
-    add("--trust_remote_code", action="store_true", help="run code that the model's repository brings")
+    add_model_options(add)
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
         help="of the weights, computed with and saved; auto: the checkpoint's")  # fmt: skip
     add("--precision", choices=("auto", "no", "bf16"), default="auto",
         help="of a float32 model's matrix products; auto: bf16 where the processor or GPU computes in it")  # fmt: skip
-    add("--device", default="auto", help="cpu, cuda, cuda:1 …; auto: the first accelerator, else the processor")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 …; auto: the accelerator that is there, else the CPU")
     add("--device_map", choices=("auto",),
         help="auto: spread a model that one GPU does not hold over all GPUs of the machine")  # fmt: skip
 
@@ -213,7 +214,7 @@ def identity(
     if not args.export or not is_quantized(cell):
         unused.add("export")
     # so that runs from before these were options stay complete
-    unused |= {name for name in ("chat_template", "eval_split") if not getattr(args, name, None)}
+    unused |= {name for name in ("chat_template", "eval_split", "revision") if not getattr(args, name, None)}
     options = {**vars(args), **data}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     values = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
@@ -282,6 +283,8 @@ def check_options(args: argparse.Namespace, streamable: bool) -> None:
         raise ValueError("--device_map takes all GPUs for one process: no --stream, accelerate launch or torchrun")
     if job_size() > 1 and ":" in args.device:
         raise ValueError(f"--device {args.device}: a job gives each process a GPU of its own; allowed: auto, cuda, cpu")
+    if args.stream and args.weights != "safetensors":
+        raise ValueError("--stream reads safetensors tensor by tensor; --weights bin is read whole")
     if args.stream and not Path(args.model_name_or_path).is_dir():
         raise ValueError(f"--stream reads the files of a folder; {args.model_name_or_path} is none")
     if args.stream and args.magnitude_scope == "global" and "magnitude" in args.compression and args.sparsity:
@@ -301,8 +304,11 @@ def check_model(args: argparse.Namespace) -> PreTrainedModel:
         ValueError: no causal language model, blocks that cannot be walked, groups, ranks or lengths that do not fit.
     """
     name = args.model_name_or_path
-    check_checkpoint_files(name)
-    model = meta_model(name, AutoModelForCausalLM, args.trust_remote_code, refuse_encoders)
+    check_checkpoint_files(name, args.weights, args.trust_remote_code, args.revision)
+    check = functools.partial(refuse_encoders, trust_remote_code=args.trust_remote_code)
+    model = meta_model(name, AutoModelForCausalLM, args.trust_remote_code, check, args.revision)
+    if model.config.dtype is None:
+        model.config.dtype = stored_dtype(name, args.weights)
     shapes = {key: tuple(weight.matrix.shape) for key, weight in decoder_weights(model).items()}
     for ratio in args.nm_ratio:
         m_group = parse_nm(ratio)[1]
@@ -322,11 +328,16 @@ def check_model(args: argparse.Namespace) -> PreTrainedModel:
     return model
 
 
-def refuse_encoders(config: PretrainedConfig) -> None:
-    """Raises ValueError where a config is not that of a decoder-only language model."""
+def refuse_encoders(config: PretrainedConfig, trust_remote_code: bool = False) -> None:
+    """Raises ValueError where a config is not that of a decoder-only language model.
+
+    Args:
+        trust_remote_code: a causal language model that the model's own code defines is one.
+    """
     kind = type(config)
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    if masked or config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    brought = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if masked or config.is_encoder_decoder or not (brought or kind in MODEL_FOR_CAUSAL_LM_MAPPING):
         raise ValueError(
             f"a {config.model_type} is no decoder-only language model, which this script needs "
             "(encoders: GLUE_tasks/Glue_prune_oneshot.py)"
@@ -344,20 +355,9 @@ def dtype_of(args: argparse.Namespace, model: PreTrainedModel) -> torch.dtype:
     return model.config.dtype or torch.float32
 
 
-@functools.cache
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return torch.device(name)
-
-
 def device_of(args: argparse.Namespace) -> torch.device:
     """Raises ValueError where the machine has no such device."""
-    return _device("cpu" if args.stream and args.device == "auto" else args.device)
+    return device_named("cpu" if args.stream and args.device == "auto" else args.device)
 
 
 def tokens_per_batch_of(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import results
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
@@ -25,7 +25,8 @@ from harness.device import (
     peak_memory,
     reset_peak_memory,
 )
-from harness.models import quiet_libraries, weight_files
+from harness.model_files import weight_files
+from harness.models import load_tokenizer, model_commit, quiet_libraries, refuse_unknown_ids
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, TEXT_HASH, device_of, is_calibrated
 from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
@@ -108,7 +109,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
         }
         check_folders(identities, args.overwrite)
         processes = join(device_of(args))
-        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+        tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code, args.revision)
         max_length = arguments.max_length(skeleton)
         pending = [cell for folder, cell in folders.items() if args.overwrite or not results.is_complete(folder)]
 
@@ -133,6 +134,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
     @functools.cache
     def loaded() -> CompressibleModel:
         model = load_model(args)
+        refuse_unknown_ids(model, tokenizer)
         for name in dict.fromkeys(cell["setting"] for cell in pending):
             if named[name].prove:  # before anything is compressed: a broken model may not tell positions apart
                 named[name].prove(model, data(name), args)
@@ -150,6 +152,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
                 loaded()
         if args.stream:
             model = stream(folder, cell, args, run_identity, tokenizer, tokens)
+            refuse_unknown_ids(model.model, tokenizer)
             facts = measure(cell, model.weights())
         else:
             model = loaded().model
@@ -193,6 +196,7 @@ def environment(args: argparse.Namespace, model: PreTrainedModel) -> dict[str, A
     return results.describe_environment(
         str(device), device_name=device_name(device.type), dtype=str(arguments.dtype_of(args, model)),
         precision=arguments.precision_of(args), threads=torch.get_num_threads(),
+        model_commit=model_commit(args.model_name_or_path, args.revision),
     )  # fmt: skip
 
 
@@ -209,7 +213,7 @@ def combinations(args: argparse.Namespace, settings: Iterable[Setting], some: li
 
 def input_hashes(args: argparse.Namespace, cells: Iterable[Cell]) -> dict[str, str | None]:
     """Content of the model's and the calibration text's local files; None for what comes from the hub."""
-    files = weight_files(args.model_name_or_path)
+    files = weight_files(args.model_name_or_path, args.weights)
     text = calibration.source_file(args.calibration, data_dir=args.data_dir) if any(map(is_calibrated, cells)) else None
     return {
         "model_sha256": results.sha256(files) if files else None,

@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from analysis.sweeps.options import positive
 from harness.device import keep_few_shapes, keep_freed_memory
-from harness.models import converted_tensor_by_tensor
 from llm_tasks import commonsense, mmlu, setting4_k_shot, setting5_human_gap
 from llm_tasks.arguments import max_length, scored_on_processor
 from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
@@ -61,8 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     times: dict[str, dict[str, float]] = {clock: {} for clock in CLOCKS}
     with stage("load", times):
         dtype = getattr(torch, args.dtype)
-        with converted_tensor_by_tensor(dtype):
-            model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, use_safetensors=True).eval()
+        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, use_safetensors=True).eval()
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         for parameter in model.parameters():
             parameter.sum()  # weights of the file's own dtype are mapped, and count from when they are first read
