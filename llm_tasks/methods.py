@@ -136,8 +136,9 @@ def gptq(W: Tensor, inputs: InputStatistics | None, strength: Strength, options:
 
 
 def gptq_arithmetic(options: Options) -> int:
-    """2 where the grid of a group was once made from later weights: groups smaller than a block, not static."""
-    return 2 if 1 <= options.group_size < options.block_size and not options.static_groups else 1
+    """2 where groups begin inside a block: their grids were once made from weights later than the block's start."""
+    inside = options.group_size != -1 and options.group_size % options.block_size != 0
+    return 2 if inside and not options.static_groups else 1
 
 
 def low_rank(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
