@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.loading_report import check_finite, check_loading, some
-from harness.model_files import INDEX_FILE, WEIGHT_FILES, refusal, refuse_quantized, weight_files
+from harness.model_files import WEIGHT_FILES, refusal, refuse_quantized, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -291,27 +291,3 @@ def stored_dtype(name: str, weights: str = "safetensors") -> torch.dtype | None:
     with safe_open(files[0], "pt") as stored:
         names = (stored.get_slice(key).get_dtype() for key in stored.keys())  # noqa: SIM118 - no mapping
         return next((FLOATS[name] for name in names if name in FLOATS), None)
-
-
-class Checkpoint:
-    """The safetensors files of a model folder, read tensor by tensor."""
-
-    def __init__(self, folder: Path) -> None:
-        files = weight_files(str(folder))
-        if not files:
-            raise ValueError(f"{folder} has neither {INDEX_FILE} nor model.safetensors")
-        self._files = {}
-        for path in files:
-            with safe_open(path, "pt") as stored:
-                self._files |= dict.fromkeys(stored.keys(), path)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._files
-
-    def read(self, keys: list[str], backend: str = "pread") -> dict[str, Tensor]:
-        """The tensors of these keys; backend "mmap" maps them from the file instead of reading them."""
-        found = {}
-        for path in sorted({self._files[key] for key in keys}):
-            with safe_open(path, "pt", backend=backend) as stored:
-                found.update({key: stored.get_tensor(key) for key in keys if self._files[key] == path})
-        return found
