@@ -29,6 +29,7 @@ from GLUE_tasks import arguments, domain_data, experiment, translation, translat
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from GLUE_tasks.translation import Search, TranslationTask
 from GLUE_tasks.translation_data import Corpus, Pair
+from harness.data import Source
 from harness.models import meta_model
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,13 @@ def load(cell: Cell, args: argparse.Namespace) -> TranslationTask:
     return TranslationTask(corpus, cell["shots"], {pair: resources[pair] for pair in corpus.validation if resources})
 
 
+def hub_data(cell: Cell, args: argparse.Namespace) -> list[Source]:
+    configs = args.dataset_config or [None]
+    return [
+        Source(args.dataset_name, args.eval_split, args.dataset_name, config, args.eval_split, ()) for config in configs
+    ]
+
+
 def check_config(config: PretrainedConfig) -> None:
     """Refuse a model that does not turn one text into another.
 
@@ -182,6 +190,7 @@ PROBLEM = Problem(
     score=score,
     choose_rows=choose_rows,
     facts=lambda task: {"shots": task.shots},
+    hub_data=hub_data,
 )
 
 
