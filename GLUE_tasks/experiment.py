@@ -74,7 +74,7 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
         check_checkpoint_files(args.model_name_or_path)
         tasks = Tasks(problem, args)
         check_model(args, problem.auto_class, tasks.most_labels)
-        hashes = {key: input_hashes(args, task, tasks.hub_data[key]) for key, task in tasks.by_key.items()}
+        hashes = {key: input_hashes(args, data) for key, data in tasks.data.items()}
         precision, defaults = precision_of(args), {name: parser.get_default(name) for name in vars(args)}
         identities = {
             folder: arguments.identity(args, cell, hashes[tasks.key(cell)], precision, defaults)
@@ -115,7 +115,9 @@ class Tasks:
         coordinates = problem.tasks(args)
         self.names = list(coordinates[0])
         self.by_key = {self.key(task): problem.load(task, args) for task in coordinates}
-        self.hub_data = {self.key(task): problem.hub_data(task, args) for task in coordinates}
+        self.data = {
+            self.key(task): self.by_key[self.key(task)].files or problem.hub_data(task, args) for task in coordinates
+        }
         self.num_labels = {key: problem.num_labels(task) for key, task in self.by_key.items()}
 
     def key(self, cell: Cell) -> tuple:
@@ -178,11 +180,11 @@ def check_model(args: argparse.Namespace, auto_class: type, num_labels: int | No
                 raise ValueError(f"--nm_ratio {ratio}: {name} has {weight.shape[1]} inputs, no multiple of {m_group}")
 
 
-def input_hashes(args: argparse.Namespace, task: Any, hub_data: Sequence[Source]) -> dict[str, str]:
-    """What the model and the task's data are by their content: hashes of files, commits of the hub."""
+def input_hashes(args: argparse.Namespace, data: Sequence[Path | Source]) -> dict[str, str]:
+    """What the model and a task's data are by their content: hashes of files, commits of the hub."""
     revision, weights = getattr(args, "revision", None), getattr(args, "weights", None)
     model = model_content(args.model_name_or_path, revision, weights, args.trust_remote_code)
-    return model | files_content(task.files or hub_data)
+    return model | files_content(data)
 
 
 def start_accelerator(args: argparse.Namespace) -> Accelerator:

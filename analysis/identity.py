@@ -112,18 +112,22 @@ def normal(arguments: Record, environment: Record | None = None) -> dict[str, An
     Args:
         environment: where older records hold the precision that was really used.
     """
-    environment = environment or {}
     found = {name: value for name, value in arguments.items() if name not in RUN_OPTIONS and not is_absent(name, value)}
-    for used, option in (("precision_used", "precision"), ("dtype_used", "dtype")):
-        if environment.get(option) is not None:
-            found.setdefault(used, environment[option])
-    if found.get("dtype_used", "torch.float32") != "torch.float32":
-        found["precision_used"] = "no"  # such a model computes in its own precision, whatever is asked for
+    for used, value in zip(("precision_used", "dtype_used"), precision(environment or {}), strict=True):
+        if value is not None:
+            found.setdefault(used, value)
     if files := [found[name] for name in ("train_file", "validation_file") if name in found]:
         found.pop("task_name", None)  # it is that of the files' folder
         if "data_content_sha256" not in found:  # a hash of the files in the order of their paths
             found["file_order"] = _order(*files)
     return found
+
+
+def precision(environment: Record) -> tuple[str | None, str | None]:
+    """What a run's environment says it computed in: precision and dtype, None where it does not say."""
+    asked, dtype = environment.get("precision"), environment.get("dtype")
+    # a model of another dtype computes in it, whatever is asked for
+    return asked if dtype in (None, "torch.float32") else "no", dtype
 
 
 def _order(*files: str | list[str]) -> list[int]:

@@ -326,7 +326,7 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
             if row.get(key) is not None or key == "method_recipe":
                 method = (place["compression"],) if key == "method_recipe" else ()
                 group = (key, *(place[name] for name in ("setting", "model", "task")), *method)
-                spelled = (row[key], *(_precision(row) if key == "recipe" else ()))
+                spelled = (row.get(key), *(_precision(row) if key == "recipe" else ()))
                 recipes.setdefault(group, {}).setdefault(spelled, []).append(folder)
     for (key, *group), folders in recipes.items():
         for one, other in itertools.combinations(folders.values(), 2):
@@ -339,8 +339,7 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
 def _precision(row: dict[str, Any]) -> tuple[str | None, ...]:
     """What a run really computed in: precision and dtype; where its result does not tell, its args.json may."""
     if "precision" not in row:
-        record = recorded_identity(Path(row["folder"])) or {}
-        return record.get("precision_used"), record.get("dtype_used")
+        return identity.precision((_recorded(Path(row["folder"])) or ({}, {}))[1])
     return row["precision"], row.get("dtype")
 
 
