@@ -30,6 +30,7 @@ from GLUE_tasks.problem import Inputs, Outcome, Problem
 from GLUE_tasks.translation import Search, TranslationTask
 from GLUE_tasks.translation_data import Corpus, Pair
 from harness import models
+from harness.data import Source
 from harness.models import meta_model
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,13 @@ def load(cell: Cell, args: argparse.Namespace) -> TranslationTask:
     return TranslationTask(corpus, cell["shots"], {pair: resources[pair] for pair in corpus.validation if resources})
 
 
+def hub_data(cell: Cell, args: argparse.Namespace) -> list[Source]:
+    configs = args.dataset_config or [None]
+    return [
+        Source(args.dataset_name, args.eval_split, args.dataset_name, config, args.eval_split, ()) for config in configs
+    ]
+
+
 def check_config(config: PretrainedConfig) -> None:
     """Refuse a model that does not turn one text into another.
 
@@ -184,6 +192,7 @@ PROBLEM = Problem(
     score=score,
     choose_rows=choose_rows,
     facts=lambda task: {"shots": task.shots},
+    hub_data=hub_data,
 )
 
 

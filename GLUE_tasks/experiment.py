@@ -11,7 +11,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from analysis import identity as records
 from analysis import results
 from analysis.monotonicity import above_chance
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
@@ -33,8 +34,10 @@ from analysis.sweeps.commands import print_commands
 from GLUE_tasks import arguments, finetune, interruption
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from harness import models
+from harness.content import files_content, model_content
+from harness.data import Source
 from harness.device import best_precision, device_name, peak_memory, reset_peak_memory
-from harness.model_files import check_checkpoint_files, weight_files
+from harness.model_files import check_checkpoint_files
 from harness.models import meta_model, quiet_libraries, refuse_unknown_ids, save_model
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
@@ -78,9 +81,11 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
         check_checkpoint_files(args.model_name_or_path, args.weights, args.trust_remote_code, args.revision)
         tasks = Tasks(problem, args)
         check_model(args, problem.auto_class, tasks.most_labels)
-        hashes = {key: input_hashes(args.model_name_or_path, args.weights, task) for key, task in tasks.by_key.items()}
+        hashes = {key: input_hashes(args, data) for key, data in tasks.data.items()}
+        precision, defaults = precision_of(args), {name: parser.get_default(name) for name in vars(args)}
         identities = {
-            folder: arguments.identity(args, cell, hashes[tasks.key(cell)]) for folder, cell in folders.items()
+            folder: arguments.identity(args, cell, hashes[tasks.key(cell)], precision, defaults)
+            for folder, cell in folders.items()
         }
         check_folders(identities, args.overwrite)
         load_tokenizer(args)
@@ -118,6 +123,9 @@ class Tasks:
         coordinates = problem.tasks(args)
         self.names = list(coordinates[0])
         self.by_key = {self.key(task): problem.load(task, args) for task in coordinates}
+        self.data = {
+            self.key(task): self.by_key[self.key(task)].files or problem.hub_data(task, args) for task in coordinates
+        }
         self.num_labels = {key: problem.num_labels(task) for key, task in self.by_key.items()}
 
     def key(self, cell: Cell) -> tuple:
@@ -200,22 +208,30 @@ def check_model(args: argparse.Namespace, auto_class: type, num_labels: int | No
                 raise ValueError(f"--nm_ratio {ratio}: {name} has {weight.shape[1]} inputs, no multiple of {m_group}")
 
 
-def input_hashes(model_name: str, weights: str, task: Any) -> dict[str, str | None]:
-    """Content of the model's and the task's local files; None for what comes from the hub."""
-    return {"model_sha256": _hash(tuple(weight_files(model_name, weights))), "data_sha256": _hash(task.files)}
-
-
-@functools.cache
-def _hash(files: tuple[Path, ...]) -> str | None:
-    return results.sha256(files) if files else None
+def input_hashes(args: argparse.Namespace, data: Sequence[Path | Source]) -> dict[str, str]:
+    """What the model and a task's data are by their content: hashes of files, commits of the hub."""
+    revision, weights = args.revision, args.weights
+    model = model_content(args.model_name_or_path, revision, weights, args.trust_remote_code)
+    return model | files_content(data)
 
 
 def start_accelerator(args: argparse.Namespace) -> Accelerator:
     """accelerate's state for all cells, in the precision asked for."""
     # accelerate joins the processes of a CPU job only when it is told that there is no accelerator
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-    precision = args.mixed_precision if args.mixed_precision != "auto" else best_precision(state.device.type)
+    state = PartialState(cpu=computes_on_cpu())
+    precision = precision_of(args, state.device.type)
     return Accelerator(mixed_precision=precision, log_with=args.report_to if args.with_tracking else None)
+
+
+def computes_on_cpu() -> bool:
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def precision_of(args: argparse.Namespace, device_type: str | None = None) -> str:
+    """The precision that runs are trained in: "no" (float32), "bf16" or "fp16"."""
+    if args.mixed_precision != "auto":
+        return args.mixed_precision
+    return best_precision(device_type or ("cpu" if computes_on_cpu() else torch.accelerator.current_accelerator().type))
 
 
 def select_masks(
@@ -305,7 +321,8 @@ def run(
 def begin(folder: Path, identity: dict[str, Any], accelerator: Accelerator, resume_from: Path | None) -> Path | None:
     """Record the run's arguments; returns the checkpoint to go on from, one of the same run alone."""
     if accelerator.is_main_process:
-        if results.recorded_arguments(folder) != identity:
+        recorded = results.recorded_identity(folder)
+        if recorded is None or records.differences(identity, recorded):
             for checkpoint in finetune.checkpoints(folder):
                 shutil.rmtree(checkpoint)
         device = accelerator.device
@@ -341,10 +358,8 @@ def describe(cell: Cell, identity: dict[str, Any], args: argparse.Namespace) -> 
         "requested_sparsity": requested,
         "seed": cell["seed"],
         "method": args.method,
-        "recipe": results.recipe(identity, arguments.CELL_OPTIONS),
-        "compression_recipe": results.recipe({name: identity[name] for name in ("noembed", "prune_new_head")}, ())
-        if kind
-        else None,
+        "recipe": records.recipe(identity, records.COORDINATES["fine-tuning"]),
+        "compression_recipe": records.recipe(records.part_of(identity, "compression_recipe")) if kind else None,
     }
 
 

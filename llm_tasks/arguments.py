@@ -2,8 +2,10 @@
 
 import argparse
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from transformers import (
@@ -14,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from analysis import results
+from analysis import identity as records
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, number, positive
@@ -32,27 +34,7 @@ from quantization.gptqmodel_export import check_exportable
 DENSE = "dense"
 TOKENS_PER_BATCH, TOKENS_PER_BATCH_CPU = 4096, 2048  # more are no faster on a processor, and take memory
 MOST_LANES = 8  # by default: what many threads compute side by side would fill the memory
-CALIBRATION_OPTIONS = (
-    "calibration", "calibration_field", "calibration_windows", "calibration_length", "nsamples", "true_sequential",
-)  # fmt: skip
-TEXT_HASH = "calibration_sha256"  # of the calibration text, in a run's identity
 METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
-# How a run is carried out, not what is computed: none of these tells two runs apart.
-RUN_OPTIONS = (
-    "output_dir", "overwrite", "list_cells", "group_by", "tokens_per_batch", "stream", "data_dir", "settings",
-    "device_map", "plain", "weights",
-)  # fmt: skip
-# The coordinates of a cell and what matters to some compressions alone; runs that differ in these stand in one figure.
-CELL_OPTIONS = (
-    "compression",
-    *STRENGTHS,
-    "seed",
-    "magnitude_scope",
-    "save_model",
-    "export",
-    *CALIBRATION_OPTIONS,
-    *METHOD_OPTIONS,
-)
 
 
 def nm_ratio(text: str) -> str:
@@ -195,38 +177,85 @@ def varied(chosen: list[Cell]) -> dict[str, list]:
     return {name: values(chosen, name) for name in ("compression", *STRENGTHS, "seed")}
 
 
+class Computation(NamedTuple):
+    """What a run really computes in: its identity has this besides the options.
+
+    Fields:
+        dtype: of the weights.
+        precision: of a float32 model's matmuls, "no" or "bf16".
+        engine_arithmetic: raised when the engine gives other numbers.
+    """
+
+    dtype: str
+    precision: str
+    engine_arithmetic: int
+
+
+def computation(args: argparse.Namespace, model: PreTrainedModel, readers: Sequence[str]) -> Computation:
+    """What the options come to here; `model` may be without weights.
+
+    Args:
+        readers: how the run reads its answers off the model.
+    """
+    dtype = dtype_of(args, model)
+    precision = precision_of(args) if dtype == torch.float32 else "no"
+    return Computation(str(dtype), precision, engine_arithmetic(model.config, dtype, precision, readers))
+
+
+def engine_arithmetic(
+    config: PretrainedConfig, dtype: torch.dtype, precision: str, readers: Sequence[str]
+) -> int:
+    """Number of the arithmetic by which the engine scores; one more for each change that gives other numbers.
+
+    Args:
+        readers: "letter", "cloze", "generate", "answer" or "perplexity".
+    """
+    return 1
+
+
+def method_arithmetic(args: argparse.Namespace, cell: Cell) -> int:
+    """The same for the cell's compression; 1 where the method does not say."""
+    method = METHODS.get(cell["compression"])
+    number = getattr(method, "arithmetic", None)
+    return number(Options(**{name: getattr(args, name) for name in METHOD_OPTIONS})) if number else 1
+
+
 def identity(
-    args: argparse.Namespace, cell: Cell, data: dict[str, Any], ignored: tuple[str, ...] = ()
-) -> dict[str, Any]:
+    args: argparse.Namespace, cell: Cell, content: dict[str, str], computed: Computation,
+    ignored: tuple[str, ...] = (), defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
     """What tells a run from another: every option that changes what is computed here, with the cell's values.
 
     Args:
-        data: what tells the data of the run's setting from other data.
+        content: hashes and commits of the model and of all data.
         ignored: options that the setting does not obey.
+        defaults: of the options; one that came later is left out where it has its default.
     """
-    unused = {*RUN_OPTIONS, *ignored}
+    unused = {*records.RUN_OPTIONS, "data_dir", *ignored}
     method = METHODS.get(cell["compression"])
     unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
     if not is_calibrated(cell):
-        unused |= {*CALIBRATION_OPTIONS, TEXT_HASH}
+        unused |= {*records.CALIBRATION_OPTIONS, *records.CALIBRATION_CONTENT}
     if cell["compression"] != "magnitude" or cell["sparsity"] is None:
         unused.add("magnitude_scope")
     if not args.export or not is_quantized(cell):
         unused.add("export")
-    # so that runs from before these were options stay complete
-    unused |= {name for name in ("chat_template", "eval_split", "revision") if not getattr(args, name, None)}
-    options = {**vars(args), **data}
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    options = records.recorded_options(vars(args), defaults)
     values = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
-    return {**{name: value for name, value in options.items() if name not in unused}, **values}
+    numbers = {
+        "dtype_used": computed.dtype, "precision_used": computed.precision,
+        "engine_arithmetic": computed.engine_arithmetic, "method_arithmetic": method_arithmetic(args, cell),
+    }  # fmt: skip
+    kept = {name: value for name, value in {**options, **content}.items() if name not in unused}
+    return {**kept, **values, **numbers}
 
 
 def describe(cell: Cell, run_identity: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """The run's coordinates as results and figures name them."""
     strength = strength_of(cell)
     in_layer = cell["compression"] == "magnitude" and cell["sparsity"] is not None
-    calibrated = {name: run_identity[name] for name in (*CALIBRATION_OPTIONS, TEXT_HASH) if name in run_identity}
-    told = {name: run_identity[name] for name in METHOD_OPTIONS if name in run_identity}
+    shared = records.part_of(run_identity, "compression_recipe") if is_calibrated(cell) else None
+    told = records.normal(records.part_of(run_identity, "method_recipe"))
     return {
         "setting": cell["setting"],
         "model": args.model_name_or_path,
@@ -236,9 +265,11 @@ def describe(cell: Cell, run_identity: dict[str, Any], args: argparse.Namespace)
         "requested_sparsity": strength.requested_sparsity if strength else 0.0,
         "magnitude_scope": args.magnitude_scope if in_layer else None,
         "seed": cell["seed"],
-        "recipe": results.recipe(run_identity, (*CELL_OPTIONS, TEXT_HASH)),
-        "compression_recipe": results.recipe(calibrated, ()) if calibrated else None,
-        "method_recipe": results.recipe(told, ()) if told else None,
+        "recipe": records.recipe(run_identity, records.COORDINATES["compressed"]),
+        "compression_recipe": records.recipe(shared) if shared else None,
+        "method_recipe": records.recipe(told) if told else None,
+        "precision": run_identity["precision_used"],
+        "dtype": run_identity["dtype_used"],
     }
 
 

@@ -1,8 +1,6 @@
 """A language model, compressed as a cell says: in memory or block by block from its files, and written to a folder."""
 
 import argparse
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from analysis import identity
 from analysis.sweeps.cells import Cell
 from harness.models import load_pretrained, save_model
 from llm_tasks import arguments
@@ -176,7 +175,7 @@ def stream(
     dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
     if cell["compression"] == DENSE:
         return StreamedBlocks(source, None, dtype, trust_remote_code=args.trust_remote_code)
-    job = hashlib.sha256(json.dumps(run_identity, sort_keys=True).encode()).hexdigest()
+    job = identity.recipe(run_identity)
     if not StreamedBlocks.is_complete(out, job):
         storage = StreamedBlocks(source, out, dtype, job, args.trust_remote_code)
         walk(storage.model, cell, tokens, args, storage)

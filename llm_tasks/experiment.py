@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from analysis import results
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from analysis.sweeps.commands import print_commands, values
+from harness.content import model_content
 from harness.device import (
     available_memory,
     device_name,
@@ -25,10 +26,9 @@ from harness.device import (
     peak_memory,
     reset_peak_memory,
 )
-from harness.model_files import weight_files
 from harness.models import load_tokenizer, model_commit, quiet_libraries, refuse_unknown_ids
 from llm_tasks import arguments
-from llm_tasks.arguments import DENSE, TEXT_HASH, device_of, is_calibrated
+from llm_tasks.arguments import DENSE, device_of, is_calibrated
 from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
 from llm_tasks.methods import METHODS
 from llm_tasks.processes import Processes, join, processes_here
@@ -53,11 +53,12 @@ class Setting(NamedTuple):
 
     Fields:
         name: as results and folders call it.
-        identify: from the options, what tells its data from other data (hashes).
+        identify: from the options, what tells its data from other data (hashes, commits).
         prepare: its data, from the options, the tokenizer and the tokens that the model takes; ValueError where they
             are not usable.
         evaluate: the measurement, from a model, its tokenizer, the data, the cell, the options, and the processes that
             share the work.
+        readers: from the options, how it reads answers off the model (arguments.engine_arithmetic).
         evaluate_streamed: the same for a model of which one block is in memory; None if there is no such way.
         prove: tries, on the dense model with the data, which of the engine's fast paths compute what the model does.
         seeded: whether the seed changes more than the calibration text.
@@ -68,6 +69,7 @@ class Setting(NamedTuple):
     identify: Callable[[argparse.Namespace], dict[str, Any]]
     prepare: Callable[[argparse.Namespace, PreTrainedTokenizerBase, int], Any]
     evaluate: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Any, Cell, argparse.Namespace, Processes], Evaluation]
+    readers: Callable[[argparse.Namespace], tuple[str, ...]]
     evaluate_streamed: Callable[[StreamedBlocks, Any, Cell, argparse.Namespace], Evaluation] | None = None
     prove: Callable[[PreTrainedModel, Any, argparse.Namespace], None] | None = None
     seeded: bool = False
@@ -103,8 +105,12 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
         skeleton = arguments.check_model(args)
         hashes = input_hashes(args, folders.values())
         inputs = {setting.name: {**setting.identify(args), **hashes} for setting in settings}
+        computed = {setting.name: arguments.computation(args, skeleton, setting.readers(args)) for setting in settings}
+        defaults = {name: parser.get_default(name) for name in vars(args)}
         identities = {
-            folder: arguments.identity(args, cell, inputs[cell["setting"]], named[cell["setting"]].ignored)
+            folder: arguments.identity(
+                args, cell, inputs[cell["setting"]], computed[cell["setting"]], named[cell["setting"]].ignored, defaults
+            )
             for folder, cell in folders.items()
         }
         check_folders(identities, args.overwrite)
@@ -211,14 +217,13 @@ def combinations(args: argparse.Namespace, settings: Iterable[Setting], some: li
     return all_cells(options, [setting for setting in settings if setting.name in named])
 
 
-def input_hashes(args: argparse.Namespace, cells: Iterable[Cell]) -> dict[str, str | None]:
-    """Content of the model's and the calibration text's local files; None for what comes from the hub."""
-    files = weight_files(args.model_name_or_path, args.weights)
-    text = calibration.source_file(args.calibration, data_dir=args.data_dir) if any(map(is_calibrated, cells)) else None
-    return {
-        "model_sha256": results.sha256(files) if files else None,
-        TEXT_HASH: results.sha256([text]) if text else None,
-    }
+def input_hashes(args: argparse.Namespace, cells: Iterable[Cell]) -> dict[str, str]:
+    """What the model and the calibration text are by their content: hashes of files, commits of the hub."""
+    revision, weights = args.revision, args.weights
+    model = model_content(args.model_name_or_path, revision, weights, args.trust_remote_code)
+    if not any(map(is_calibrated, cells)):
+        return model
+    return model | calibration.source_content("calibration", args.calibration, data_dir=args.data_dir)
 
 
 def calibration_shape(args: argparse.Namespace, model: PreTrainedModel) -> tuple[int, int]:

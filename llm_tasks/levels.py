@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis import monotonicity, results
+from analysis import monotonicity
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.options import number, positive
+from harness.content import files_content
+from harness.data import Source
 from llm_tasks import answers, arguments
 from llm_tasks.arguments import DENSE
 from llm_tasks.chat import as_messages, user_turn
@@ -41,7 +43,8 @@ class LevelSetting(NamedTuple):
         task: its name in results.
         add_options: adds its own options to the parser that all settings share.
         load: its items, read and checked; ValueError where they are not usable.
-        files: the local files that load reads.
+        files: what load reads: the local files, or where on the hub they are.
+        readers: how its levels read answers off the model: "letter", "cloze", "generate" or "answer".
         build: its levels, easy to hard, from (items, args, seed, tokenizer).
         options: names of the options that change what it computes, besides SHARED_OPTIONS.
         seeded: whether the seed changes its levels.
@@ -51,7 +54,8 @@ class LevelSetting(NamedTuple):
     task: str
     add_options: Callable[[argparse.ArgumentParser], None]
     load: Callable[[argparse.Namespace], Any]
-    files: Callable[[argparse.Namespace], list[Path]]
+    files: Callable[[argparse.Namespace], list[Path | Source]]
+    readers: Callable[[argparse.Namespace], tuple[str, ...]]
     build: Callable[[Any, argparse.Namespace, int, PreTrainedTokenizerBase], list[Level]]
     options: tuple[str, ...]
     seeded: bool
@@ -93,8 +97,7 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
     """The setting as experiment.run takes it; `ignored` are options that belong to other settings."""
 
     def identify(args: argparse.Namespace) -> dict[str, Any]:
-        files = own.files(args)
-        return {"data_sha256": results.sha256(files) if files else None}
+        return files_content(own.files(args))
 
     def prepare(
         args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -140,7 +143,9 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         task = levels[0].level.dataset if own.name == "own_task" else own.task
         return found._replace(facts={"task": task, **found.facts})
 
-    return Setting(own.name, identify, prepare, evaluate, prove=prove, seeded=own.seeded, ignored=ignored)
+    return Setting(
+        own.name, identify, prepare, evaluate, own.readers, prove=prove, seeded=own.seeded, ignored=ignored
+    )
 
 
 def report_levels(own: LevelSetting, levels: Sequence[EncodedLevel]) -> None:
