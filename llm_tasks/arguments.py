@@ -23,6 +23,7 @@ from analysis.sweeps.options import checked, number, positive
 from harness.device import best_precision, device_named
 from harness.model_files import check_checkpoint_files
 from harness.models import add_model_options, meta_model, stored_dtype
+from llm_tasks.engine import ways as engine
 from llm_tasks.engine.lanes import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
 from llm_tasks.processes import job_size
@@ -199,18 +200,7 @@ def computation(args: argparse.Namespace, model: PreTrainedModel, readers: Seque
     """
     dtype = dtype_of(args, model)
     precision = precision_of(args) if dtype == torch.float32 else "no"
-    return Computation(str(dtype), precision, engine_arithmetic(model.config, dtype, precision, readers))
-
-
-def engine_arithmetic(
-    config: PretrainedConfig, dtype: torch.dtype, precision: str, readers: Sequence[str]
-) -> int:
-    """Number of the arithmetic by which the engine scores; one more for each change that gives other numbers.
-
-    Args:
-        readers: "letter", "cloze", "generate", "answer" or "perplexity".
-    """
-    return 1
+    return Computation(str(dtype), precision, engine.arithmetic(model.config, dtype, precision, readers))
 
 
 def method_arithmetic(args: argparse.Namespace, cell: Cell) -> int:

@@ -58,7 +58,7 @@ class Setting(NamedTuple):
             are not usable.
         evaluate: the measurement, from a model, its tokenizer, the data, the cell, the options, and the processes that
             share the work.
-        readers: from the options, how it reads answers off the model (arguments.engine_arithmetic).
+        readers: from the options, how it reads answers off the model (engine/ways.py, arithmetic).
         evaluate_streamed: the same for a model of which one block is in memory; None if there is no such way.
         prove: tries, on the dense model with the data, which of the engine's fast paths compute what the model does.
         seeded: whether the seed changes more than the calibration text.

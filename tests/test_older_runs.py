@@ -139,7 +139,7 @@ def test_older_and_newer_runs_of_one_sweep_stand_together(tree: Path, load_scrip
 def test_arithmetic_that_changed_is_never_mixed(tree: Path, load_script, monkeypatch, capsys: pytest.CaptureFixture):
     """The dense run of one with the compressed run of the other, by each command that could."""
     command = COMMANDS["perplexity"]
-    monkeypatch.setattr(arguments, "engine_arithmetic", lambda *_: 7)
+    monkeypatch.setattr(arguments.engine, "arithmetic", lambda *_: 7)
     assert start(command) == 2 and "engine_arithmetic: 7 here, 1 there" in capsys.readouterr().err
     assert start(command, "--compression", "magnitude", "--sparsity", "0.25") == 0
     message = r"runs of setting perplexity, .* different recipes: .*engine_arithmetic: (1 here, 7|7 here, 1) there"

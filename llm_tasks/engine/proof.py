@@ -302,7 +302,7 @@ class _InFloat32(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if func is torch.Tensor.dtype.__get__:
+        if func == torch.Tensor.dtype.__get__:  # a new object at every access
             own = func(*args)
             return torch.float32 if own in (torch.bfloat16, torch.float16) else own
         if name in _VIEWS:

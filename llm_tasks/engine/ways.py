@@ -1,9 +1,10 @@
 """Which fast paths an engine takes on a model, and the lengths at which a model changes its arithmetic."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 ANSWER_WAYS = ("together", "cached", "whole")
@@ -66,6 +67,32 @@ def is_of_transformers(model: PreTrainedModel) -> bool:
 def is_spread(model: PreTrainedModel) -> bool:
     """Whether a model's layers are on several devices."""
     return len(set(getattr(model, "hf_device_map", {}).values())) > 1
+
+
+# Decoders whose positions, windows or layers arithmetic 1 took for Llama's.
+WRONG_IN_1 = (
+    "gpt_neo", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert", "data2vec-text",
+    "moshi", "xlnet", "deepseek_v32", "nanochat",
+)  # fmt: skip
+
+
+def arithmetic(config: PretrainedConfig, dtype: torch.dtype, precision: str, readers: Sequence[str]) -> int:
+    """Number of the arithmetic by which the engine computes a model; raised where a change gives other numbers.
+
+    1: the first. 2: logits of single positions in float32 where layers are in another dtype, and fast paths only where
+    they are proven: that moves scores in bf16 and fp16, and all that is measured on models that 1 computed wrongly.
+
+    Args:
+        dtype: of the weights.
+        precision: of a float32 model's matmuls, "no" or "bf16".
+        readers: "letter", "cloze", "generate", "answer" or "perplexity", which the engine has no part in.
+    """
+    if set(readers) == {"perplexity"}:
+        return 1
+    config = config.get_text_config()
+    rounds = dtype != torch.float32 or precision != "no"
+    was_wrong = config.model_type in WRONG_IN_1 or lengths_of(config).boundary is not None
+    return 2 if was_wrong or (rounds and set(readers) != {"answer"}) else 1
 
 
 class Lengths(NamedTuple):
