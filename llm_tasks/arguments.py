@@ -24,7 +24,7 @@ from harness.device import best_precision, device_named
 from harness.model_files import check_checkpoint_files
 from harness.models import add_model_options, meta_model, stored_dtype
 from llm_tasks.engine import ways as engine
-from llm_tasks.engine.lanes import LANE_TOKENS
+from llm_tasks.engine.cpu import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
 from llm_tasks.processes import job_size
 from pruning import calibration, magnitude
