@@ -29,9 +29,10 @@ import torch
 from accelerate.hooks import remove_hook_from_submodules
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from harness.models import INDEX_FILE, meta_model
+from harness.model_files import INDEX_FILE, refusal
+from harness.models import load_pretrained, meta_model
 from pruning.layers import block_weights, decoder_blocks
 
 GENERATION_FILE = "generation_config.json"
@@ -222,42 +223,29 @@ class StreamedBlocks:
             )
 
 
-def refuse_quantized(config: PretrainedConfig, source: Path | str) -> None:
-    """Raises ValueError where a checkpoint says that its weights are quantized."""
-    quantization = getattr(config, "quantization_config", None)
-    if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
-        raise ValueError(
-            f"{source}: the weights are quantized ({getattr(method, 'value', method)}), and --stream reads dense ones; "
-            "dequantize the model first (model.dequantize(), save_pretrained)"
-        )
-
-
 def _open(
     source: Path, dtype: torch.dtype | None, trust_remote_code: bool, scratch: Path
 ) -> tuple[PreTrainedModel, dict[str, tuple[Mapping[str, Tensor], str]]]:
     """The model as from_pretrained loads it, its blocks on the meta device; by name, where their weights are read."""
-    structure = meta_model(
-        str(source), AutoModelForCausalLM, trust_remote_code, lambda config: refuse_quantized(config, source)
-    )
+    structure = meta_model(str(source), AutoModelForCausalLM, trust_remote_code)
     name, blocks = decoder_blocks(structure)
     # accelerate warns of weights on the meta device, which is what is asked for here
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():  # that single weights in the map are no modules
             warnings.filterwarnings("ignore", "The following device_map keys")
-            model, report = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=trust_remote_code,
-                device_map=_device_map(structure, name, blocks), offload_folder=scratch, output_loading_info=True,
+            model, _ = load_pretrained(
+                str(source), AutoModelForCausalLM, dtype or "auto", trust_remote_code=trust_remote_code,
+                device_map=_device_map(structure, name, blocks), offload_folder=scratch,
             )  # fmt: skip
     except RuntimeError as error:
         if "unable to mmap" not in str(error):
             raise
-        raise ValueError(
-            f"{source}: {str(error).splitlines()[0]}; a file larger than memory must be cut into smaller ones "
-            "(save_pretrained with max_shard_size)"
+        raise refusal(
+            str(source),
+            f"{str(error).splitlines()[0]}; a file larger than memory must be cut into smaller ones (save_pretrained "
+            "with max_shard_size)",
         ) from error
-    _refuse_mismatches(source, report)
     stored = {}
     for path, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
@@ -311,17 +299,6 @@ def _device_map(structure: PreTrainedModel, name: str, blocks: nn.ModuleList) ->
 def _own_tensors(module: nn.Module) -> list[str]:
     """Names of the parameters and buffers that a module holds itself."""
     return [key for key, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
-
-
-def _refuse_mismatches(source: Path, report: dict[str, Any]) -> None:
-    """Raises ValueError where from_pretrained did not fill every weight from the files, or left some of them over."""
-    kinds = {
-        "missing_keys": "lack", "mismatched_keys": "hold in another shape",
-        "unexpected_keys": "hold, and no layer takes,",
-    }  # fmt: skip
-    for kind, verb in kinds.items():
-        if keys := sorted(key if isinstance(key, str) else key[0] for key in report[kind]):
-            raise ValueError(f"{source} cannot be streamed: its files {verb} {keys[0]} ({len(keys)} such weights)")
 
 
 def _refuse_what_would_not_load(model: PreTrainedModel) -> None:
