@@ -32,12 +32,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
+from analysis import identity as records
 from analysis import results
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from analysis.sweeps.commands import command_line, folder_template, print_lines
 from GLUE_tasks import (
+    Glue_prune_oneshot,
+    arguments,
     classification,
     experiment,
     finetune,
@@ -48,20 +51,18 @@ from GLUE_tasks import (
     model_pairs,
 )
 from GLUE_tasks.glue_data import Task
-from GLUE_tasks.Glue_prune_oneshot import load
 from GLUE_tasks.model_pairs import Pair, Strength
 from GLUE_tasks.problem import Inputs
+from harness.content import files_content, sha256
 from harness.device import peak_memory, reset_peak_memory
-from harness.models import quiet_libraries, weight_files
+from harness.model_files import weight_files
+from harness.models import load_tokenizer, quiet_libraries
 from pruning.masks import apply_masks, zero_fraction
 
 logger = logging.getLogger(__name__)
 
 # What all lines of one figure share; everything else that a run records says which line it is.
 LINE_OPTIONS = ("num_points", "max_train_samples", "per_device_eval_batch_size", "seed")
-CELL_OPTIONS = (
-    "pair", "data_fraction", "strength", "magnitude_scope", "start_seed", "end_seed", "start_sha256", "end_sha256",
-)  # fmt: skip
 
 
 class Source(NamedTuple):
@@ -101,8 +102,12 @@ def find_pairs(args: argparse.Namespace) -> list[Pair]:
 def pruning_options(pair: Pair) -> argparse.Namespace:
     """The start's own options, as the fine-tuning frame takes them, with the strength of its pruned copy."""
     sparsity, ratio = pair.pruned
+    parser = arguments.make_parser("", Glue_prune_oneshot.PROBLEM)
+    defaults = {action.dest: action.default for action in parser._actions}  # of options that are newer than the run
     strength = {"sparsity": [] if sparsity is None else [sparsity], "nm_ratio": [] if ratio is None else [ratio]}
-    return argparse.Namespace(**{**pair.start.arguments, "model_name_or_path": str(pair.start.files), **strength})
+    recorded = {**pair.start.arguments, "model_name_or_path": str(pair.start.files)}
+    # a folder, whatever it was made from
+    return argparse.Namespace(**{**defaults, **recorded, "revision": None, **strength})
 
 
 def cell_of(pair: Pair) -> Cell:
@@ -140,15 +145,21 @@ def source(args: argparse.Namespace, pair: Pair) -> Source:
 
 @functools.cache
 def load_task(wanted: Source) -> Task:
-    return load({"task_name": wanted.task_name}, argparse.Namespace(**wanted._asdict()))
+    return Glue_prune_oneshot.load({"task_name": wanted.task_name}, argparse.Namespace(**wanted._asdict()))
 
 
 def check_data(pair: Pair, task: Task) -> None:
     """Refuse files other than those that the models were fine-tuned on."""
-    recorded = pair.start.arguments["data_sha256"]
-    if recorded and task.files and results.sha256(task.files) != recorded:
+    recorded = data_content(pair)
+    was_of_files = any(form.endswith("sha256") for form in recorded)
+    if was_of_files and task.files and records.differences(recorded, files_content(task.files)):
         names = ", ".join(map(str, task.files))
         raise ValueError(f"{pair.start.folder} was fine-tuned on other data than {names}; give its --data_dir")
+
+
+def data_content(pair: Pair) -> dict[str, str]:
+    """Hashes or the commit of the data that the start was fine-tuned on."""
+    return {name: value for name, value in pair.start.identity.items() if name in records.DATA_FORMS}
 
 
 def evaluated_rows(args: argparse.Namespace, pair: Pair) -> int | None:
@@ -157,7 +168,7 @@ def evaluated_rows(args: argparse.Namespace, pair: Pair) -> int | None:
 
 @functools.cache
 def weights_hash(folder: Path) -> str:
-    return results.sha256(weight_files(str(folder)))
+    return sha256(weight_files(str(folder)))
 
 
 def identity(args: argparse.Namespace, pair: Pair) -> dict[str, Any]:
@@ -167,13 +178,16 @@ def identity(args: argparse.Namespace, pair: Pair) -> dict[str, Any]:
         **{name: getattr(args, name) for name in LINE_OPTIONS},
         "max_eval_samples": evaluated_rows(args, pair),
         "task_name": place["task"],
-        "data_sha256": pair.start.arguments["data_sha256"],
+        **data_content(pair),
         **{name: place[name] for name in ("pair", "data_fraction", "strength", "magnitude_scope")},
         "start_seed": place["seed"],
         "end_seed": place["end_seed"],
         "start_sha256": weights_hash(pair.start.files),
         "end_sha256": pair.end and weights_hash(pair.end.files),
-        "training_recipes": sorted({end.result["recipe"] for end in (pair.start, pair.end) if end}),
+        "training": sorted({
+            records.recipe(end.identity, records.COORDINATES["fine-tuning"]) for end in (pair.start, pair.end) if end
+        }),
+        "precision_used": "no",
     }
 
 
@@ -227,7 +241,7 @@ def shared_inputs(args: argparse.Namespace) -> Callable[[Pair], Inputs]:
         sizes = pair.start.arguments["max_length"], evaluated_rows(args, pair)
         key = (source(args, pair), pair.start.result["model"], *sizes)
         if key not in made:
-            tokenizer = AutoTokenizer.from_pretrained(pair.start.files, trust_remote_code=args.trust_remote_code)
+            tokenizer = load_tokenizer(str(pair.start.files), args.trust_remote_code)
             made[key] = classification.tokenize_task(load_task(key[0]), tokenizer, *sizes)
         return made[key]
 
@@ -275,7 +289,8 @@ def run(
     result = {
         **model_pairs.describe(pair),
         "measured_sparsity": sparsity,
-        "recipe": results.recipe(identity, CELL_OPTIONS),
+        "recipe": records.recipe(identity, records.COORDINATES["line"]),
+        "precision": "no",
         "seconds": time.monotonic() - started,
         "peak_memory_bytes": peak_memory(accelerator.device.type),
         "num_train_examples": len(train_rows),

@@ -25,6 +25,7 @@ from analysis.sweeps.cells import Cell
 from GLUE_tasks import arguments, classification, experiment, glue_data
 from GLUE_tasks.glue_data import Task
 from GLUE_tasks.problem import Inputs, Outcome, Problem, data_share_level
+from harness.data import Source
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,11 @@ def load(task: Cell, args: argparse.Namespace) -> Task:
     if args.train_file:
         return glue_data.load_files(args.train_file, args.validation_file)
     return glue_data.load_glue(task["task_name"], args.data_dir)
+
+
+def hub_data(task: Cell, args: argparse.Namespace) -> list[Source]:
+    name = task["task_name"]
+    return [Source(f"glue/{name}", "train", glue_data.HUB_NAME, name, "train", ())]
 
 
 def tokenize(task: Task, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace) -> Inputs:
@@ -71,6 +77,7 @@ PROBLEM = Problem(
     num_labels=lambda task: len(task.label_names) or 1,
     tokenize=tokenize,
     score=score,
+    hub_data=hub_data,
 )
 
 

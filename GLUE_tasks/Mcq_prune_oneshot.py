@@ -37,6 +37,7 @@ from analysis.sweeps.options import number
 from GLUE_tasks import arguments, experiment, glue_data, mcq_data, multiple_choice
 from GLUE_tasks.mcq_data import Task
 from GLUE_tasks.problem import Inputs, Outcome, Problem, data_share_level
+from harness.data import Source
 
 # fairseq, examples/roberta/commonsense_qa/README.md: 3,000 updates of 16 are 4.9 epochs of 9,741 questions.
 RECIPE = {"learning_rate": 1e-5, "per_device_train_batch_size": 16, "weight_decay": 0.01, "num_train_epochs": 5,
@@ -105,9 +106,17 @@ def load(task: Cell, args: argparse.Namespace) -> Task:
         numeric = mcq_data.arithmetic_reader(args.num_options or 5, args.option_seed or 0)
         read = numeric if args.numeric_answers else mcq_data.read_question
         return mcq_data.load_files(args.train_file, args.validation_file, read)
-    name = task["task_name"]
-    config = (args.winogrande_config or "winogrande_xl") if name == "winogrande" else None
+    name, config = task["task_name"], hub_config(task, args)
     return mcq_data.load_benchmark(name, args.data_dir, task["train_split"].rpartition("=")[2], hub_config=config)
+
+
+def hub_config(task: Cell, args: argparse.Namespace) -> str | None:
+    return (args.winogrande_config or "winogrande_xl") if task["task_name"] == "winogrande" else None
+
+
+def hub_data(task: Cell, args: argparse.Namespace) -> list[Source]:
+    name = task["task_name"]
+    return [Source(name, "train", mcq_data.BENCHMARKS[name].hub_id, hub_config(task, args), "train", ())]
 
 
 def tokenize(task: Task, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace) -> Inputs:
@@ -137,6 +146,7 @@ PROBLEM = Problem(
     load=load,
     tokenize=tokenize,
     score=score,
+    hub_data=hub_data,
     loss=multiple_choice.option_loss,
     facts=lambda task: task.facts,
 )

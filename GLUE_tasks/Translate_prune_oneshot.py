@@ -21,7 +21,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.options import checked, number, positive
@@ -29,6 +29,8 @@ from GLUE_tasks import arguments, domain_data, experiment, translation, translat
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from GLUE_tasks.translation import Search, TranslationTask
 from GLUE_tasks.translation_data import Corpus, Pair
+from harness import models
+from harness.data import Source
 from harness.models import meta_model
 
 logger = logging.getLogger(__name__)
@@ -103,12 +105,13 @@ def tasks(args: argparse.Namespace) -> list[Cell]:
 
 
 def load(cell: Cell, args: argparse.Namespace) -> TranslationTask:
-    meta_model(args.model_name_or_path, AutoModelForSeq2SeqLM, args.trust_remote_code, check_config)
+    meta_model(args.model_name_or_path, AutoModelForSeq2SeqLM, args.trust_remote_code, check_config, args.revision)
     corpus = load_corpus(
         args.dataset_name, tuple(args.dataset_config), args.eval_split, tuple(args.train_file or ()),
         tuple(args.validation_file or ()), tuple(args.pairs), args.max_train_samples,
     )  # fmt: skip
-    translation_data.check_languages(load_tokenizer(args.model_name_or_path, args.trust_remote_code), corpus.validation)
+    tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code, args.revision)
+    translation_data.check_languages(tokenizer, corpus.validation)
     translation_data.check_shots(corpus, cell["shots"])
     resources = translation_data.parse_resources(args.resources)
     if resources and (lacking := [pair for pair in corpus.validation if pair not in resources]):
@@ -116,6 +119,13 @@ def load(cell: Cell, args: argparse.Namespace) -> TranslationTask:
     if len(corpus.validation) == 1:
         logger.warning("%s: one pair of languages, so that there is nothing to compare it with", corpus.name)
     return TranslationTask(corpus, cell["shots"], {pair: resources[pair] for pair in corpus.validation if resources})
+
+
+def hub_data(cell: Cell, args: argparse.Namespace) -> list[Source]:
+    configs = args.dataset_config or [None]
+    return [
+        Source(args.dataset_name, args.eval_split, args.dataset_name, config, args.eval_split, ()) for config in configs
+    ]
 
 
 def check_config(config: PretrainedConfig) -> None:
@@ -143,8 +153,8 @@ def load_corpus(
 
 
 @functools.cache
-def load_tokenizer(name: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+def load_tokenizer(name: str, trust_remote_code: bool, revision: str | None) -> PreTrainedTokenizerBase:
+    return models.load_tokenizer(name, trust_remote_code, revision)
 
 
 def tokenize(task: TranslationTask, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace) -> Inputs:
@@ -164,7 +174,7 @@ def score(
     cell: Cell,
     args: argparse.Namespace,
 ) -> Outcome:
-    tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code)
+    tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code, args.revision)
     search = Search(args.num_beams, args.max_new_tokens, args.per_device_eval_batch_size)
     cut = None if args.bleu_tokenize == "auto" else args.bleu_tokenize
     return translation.score_pairs(accelerator, model, tokenizer, task, inputs, search, cut)
@@ -182,6 +192,7 @@ PROBLEM = Problem(
     score=score,
     choose_rows=choose_rows,
     facts=lambda task: {"shots": task.shots},
+    hub_data=hub_data,
 )
 
 

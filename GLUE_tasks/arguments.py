@@ -3,31 +3,24 @@
 import argparse
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from accelerate.tracking import get_available_trackers
 
+from analysis import identity as records
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, number, positive
 from GLUE_tasks.finetune import SCHEDULERS, TRANSFERS, Recipe
 from GLUE_tasks.problem import Problem
+from harness.models import add_model_options
 from pruning import magnitude
 from pruning.nm import parse_nm
 
 SPARSE_INITS = ("dense", "sparse_unstructured", "sparse_unstuctured", "sparse_nm")
-# How a run is carried out, not what is computed: none of these tells two runs apart.
-RUN_OPTIONS = (
-    "output_dir", "overwrite", "list_cells", "group_by", "checkpointing_steps", "resume_from_checkpoint",
-    "with_tracking", "report_to", "eval_each_epoch",
-)  # fmt: skip
-# The coordinates of a cell; runs that differ in these alone stand in one figure.
-CELL_OPTIONS = (
-    "task_name", "mixture", "shots", "transfer", "compression", "strength", "sparsity", "nm_ratio",
-    "validation_split_percentage", "seed", "magnitude_scope", "noembed", "prune_new_head", "method", "save_model",
-)  # fmt: skip
 
 
 def nm_ratio(text: str) -> str:
@@ -56,7 +49,7 @@ def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
     )
     add = parser.add_argument_group("model").add_argument
     add("--model_name_or_path", required=True, help="hub id or folder of a pretrained encoder (safetensors)")
-    add("--trust_remote_code", action="store_true", help="run code that the model's repository brings")
+    add_model_options(add)
     add("--ignore_mismatched_sizes", action="store_true", help="load a checkpoint whose head has another size")
 
     add = parser.add_argument_group("data").add_argument
@@ -246,22 +239,27 @@ def cells(args: argparse.Namespace, problem: Problem) -> list[Cell]:
     ]  # fmt: skip
 
 
-def identity(args: argparse.Namespace, cell: Cell, hashes: dict[str, str | None]) -> dict[str, Any]:
-    """What tells a run from another: every option that changes what is computed, with the cell's values."""
-    options = {name: value for name, value in vars(args).items() if name not in RUN_OPTIONS}
+def identity(
+    args: argparse.Namespace, cell: Cell, content: dict[str, str], precision: str,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
+    """What tells a run from another: every option that changes what is computed, with the cell's values.
+
+    Args:
+        content: hashes and commits of the model and the task's data.
+        precision: that the run is really trained in: "no" (float32), "bf16" or "fp16".
+        defaults: of the options; one that came later is left out where it has its default.
+    """
+    options = records.recorded_options(vars(args), defaults)
     for name in ("sparse_method", "sparse_init", "freeze_weights", "freeze_weights_frompretrain"):
-        del options[name]  # the cell's transfer and strength say it
-    options = {name: _plain(value) for name, value in options.items()}
+        options.pop(name, None)  # the cell's transfer and strength say it
     values = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
     # every process takes a batch of its own, so their number is part of how a run is trained
-    return {**options, **values, **hashes, "num_processes": int(os.environ.get("WORLD_SIZE", "1"))}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON holds it."""
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return str(value) if isinstance(value, Path) else value
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return {
+        **options, **values, **content, "num_processes": processes, "precision_used": precision,
+        "dtype_used": "torch.float32",
+    }  # fmt: skip
 
 
 def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, chosen: list[Cell]) -> dict[str, Any]:

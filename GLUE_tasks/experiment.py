@@ -11,7 +11,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,16 +19,26 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from analysis import identity as records
 from analysis import results
 from analysis.monotonicity import above_chance
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from analysis.sweeps.commands import print_commands
 from GLUE_tasks import arguments, finetune, interruption
 from GLUE_tasks.problem import Inputs, Outcome, Problem
+from harness import models
+from harness.content import files_content, model_content
+from harness.data import Source
 from harness.device import best_precision, device_name, peak_memory, reset_peak_memory
-from harness.models import check_checkpoint_files, meta_model, quiet_libraries, save_model, weight_files
+from harness.model_files import check_checkpoint_files
+from harness.models import meta_model, quiet_libraries, refuse_unknown_ids, save_model
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
 from pruning.masks import zero_fraction
@@ -68,14 +78,17 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
                 args.group_by, functools.partial(arguments.combinations, args, problem),
             )  # fmt: skip
             return 0
-        check_checkpoint_files(args.model_name_or_path)
+        check_checkpoint_files(args.model_name_or_path, args.weights, args.trust_remote_code, args.revision)
         tasks = Tasks(problem, args)
         check_model(args, problem.auto_class, tasks.most_labels)
-        hashes = {key: input_hashes(args.model_name_or_path, task) for key, task in tasks.by_key.items()}
+        hashes = {key: input_hashes(args, data) for key, data in tasks.data.items()}
+        precision, defaults = precision_of(args), {name: parser.get_default(name) for name in vars(args)}
         identities = {
-            folder: arguments.identity(args, cell, hashes[tasks.key(cell)]) for folder, cell in folders.items()
+            folder: arguments.identity(args, cell, hashes[tasks.key(cell)], precision, defaults)
+            for folder, cell in folders.items()
         }
         check_folders(identities, args.overwrite)
+        load_tokenizer(args)
     except ValueError as error:
         parser.error(str(error))
 
@@ -110,6 +123,9 @@ class Tasks:
         coordinates = problem.tasks(args)
         self.names = list(coordinates[0])
         self.by_key = {self.key(task): problem.load(task, args) for task in coordinates}
+        self.data = {
+            self.key(task): self.by_key[self.key(task)].files or problem.hub_data(task, args) for task in coordinates
+        }
         self.num_labels = {key: problem.num_labels(task) for key, task in self.by_key.items()}
 
     def key(self, cell: Cell) -> tuple:
@@ -133,8 +149,11 @@ def shared_material(problem: Problem, args: argparse.Namespace, tasks: Tasks) ->
 
     @functools.cache
     def pretrained(num_labels: int | None) -> finetune.Pretrained:
-        options = args.trust_remote_code, args.ignore_mismatched_sizes, problem.auto_class
-        return finetune.load_pretrained(args.model_name_or_path, num_labels, *options)
+        options = args.trust_remote_code, args.ignore_mismatched_sizes, problem.auto_class, args.weights, args.revision
+        found = finetune.load_pretrained(args.model_name_or_path, num_labels, *options)
+        refuse_unknown_ids(found.model, load_tokenizer(args))
+        pad_as_tokenizer(found.model, load_tokenizer(args))
+        return found
 
     @functools.cache
     def masks(num_labels: int | None, seed: int | None) -> dict[str, dict[str, Tensor]]:
@@ -154,13 +173,30 @@ def shared_material(problem: Problem, args: argparse.Namespace, tasks: Tasks) ->
 
 
 def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+    """The model's tokenizer, which pads: by its end-of-text token where it has none for that, as most decoders'."""
+    tokenizer = models.load_tokenizer(args.model_name_or_path, args.trust_remote_code, args.revision)
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            name = args.model_name_or_path
+            raise ValueError(f"--model_name_or_path {name}: its tokenizer has neither a pad_token nor an eos_token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def pad_as_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a decoder know what rows are padded with: its head for classification reads the last token before that."""
+    config, kind = model.config.get_text_config(), type(model.config)
+    decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    if config.pad_token_id is None or (decoder and not model.config.is_encoder_decoder):
+        if config.pad_token_id != tokenizer.pad_token_id:
+            logger.info("rows are padded with %r, for the model too", tokenizer.pad_token)
+        config.pad_token_id = tokenizer.pad_token_id
 
 
 def check_model(args: argparse.Namespace, auto_class: type, num_labels: int | None) -> None:
     """Refuse, from the config alone, a length the model cannot take and groups that do not divide a layer's inputs."""
     sizes = {} if num_labels is None else {"num_labels": num_labels}
-    model = meta_model(args.model_name_or_path, auto_class, args.trust_remote_code, **sizes)
+    model = meta_model(args.model_name_or_path, auto_class, args.trust_remote_code, revision=args.revision, **sizes)
     longest = getattr(model.config, "max_position_embeddings", args.max_length)
     if args.max_length > longest:
         raise ValueError(f"--max_length {args.max_length}: {args.model_name_or_path} takes at most {longest} tokens")
@@ -172,22 +208,30 @@ def check_model(args: argparse.Namespace, auto_class: type, num_labels: int | No
                 raise ValueError(f"--nm_ratio {ratio}: {name} has {weight.shape[1]} inputs, no multiple of {m_group}")
 
 
-def input_hashes(model_name: str, task: Any) -> dict[str, str | None]:
-    """Content of the model's and the task's local files; None for what comes from the hub."""
-    return {"model_sha256": _hash(tuple(weight_files(model_name))), "data_sha256": _hash(task.files)}
-
-
-@functools.cache
-def _hash(files: tuple[Path, ...]) -> str | None:
-    return results.sha256(files) if files else None
+def input_hashes(args: argparse.Namespace, data: Sequence[Path | Source]) -> dict[str, str]:
+    """What the model and a task's data are by their content: hashes of files, commits of the hub."""
+    revision, weights = args.revision, args.weights
+    model = model_content(args.model_name_or_path, revision, weights, args.trust_remote_code)
+    return model | files_content(data)
 
 
 def start_accelerator(args: argparse.Namespace) -> Accelerator:
     """accelerate's state for all cells, in the precision asked for."""
     # accelerate joins the processes of a CPU job only when it is told that there is no accelerator
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-    precision = args.mixed_precision if args.mixed_precision != "auto" else best_precision(state.device.type)
+    state = PartialState(cpu=computes_on_cpu())
+    precision = precision_of(args, state.device.type)
     return Accelerator(mixed_precision=precision, log_with=args.report_to if args.with_tracking else None)
+
+
+def computes_on_cpu() -> bool:
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def precision_of(args: argparse.Namespace, device_type: str | None = None) -> str:
+    """The precision that runs are trained in: "no" (float32), "bf16" or "fp16"."""
+    if args.mixed_precision != "auto":
+        return args.mixed_precision
+    return best_precision(device_type or ("cpu" if computes_on_cpu() else torch.accelerator.current_accelerator().type))
 
 
 def select_masks(
@@ -277,13 +321,15 @@ def run(
 def begin(folder: Path, identity: dict[str, Any], accelerator: Accelerator, resume_from: Path | None) -> Path | None:
     """Record the run's arguments; returns the checkpoint to go on from, one of the same run alone."""
     if accelerator.is_main_process:
-        if results.recorded_arguments(folder) != identity:
+        recorded = results.recorded_identity(folder)
+        if recorded is None or records.differences(identity, recorded):
             for checkpoint in finetune.checkpoints(folder):
                 shutil.rmtree(checkpoint)
         device = accelerator.device
         environment = results.describe_environment(
             str(device), device_name=device_name(device.type), dtype="torch.float32",
             precision=accelerator.mixed_precision,
+            model_commit=models.model_commit(identity["model_name_or_path"], identity.get("revision")),
         )  # fmt: skip
         results.start_run(folder, identity, environment)
     accelerator.wait_for_everyone()
@@ -312,10 +358,8 @@ def describe(cell: Cell, identity: dict[str, Any], args: argparse.Namespace) -> 
         "requested_sparsity": requested,
         "seed": cell["seed"],
         "method": args.method,
-        "recipe": results.recipe(identity, arguments.CELL_OPTIONS),
-        "compression_recipe": results.recipe({name: identity[name] for name in ("noembed", "prune_new_head")}, ())
-        if kind
-        else None,
+        "recipe": records.recipe(identity, records.COORDINATES["fine-tuning"]),
+        "compression_recipe": records.recipe(records.part_of(identity, "compression_recipe")) if kind else None,
     }
 
 

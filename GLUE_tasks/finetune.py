@@ -20,10 +20,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, get_scheduler
+from transformers import (
+    AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    get_scheduler,
+)
 
 from analysis.sweeps import locks
 from GLUE_tasks import interruption
+from harness import models
 from pruning.masks import apply_masks, hold_masks
 
 logger = logging.getLogger(__name__)
@@ -35,6 +41,8 @@ SCHEDULERS = (
 # Paper, section 5, under the names of its figure 8.
 TRANSFERS = ("dense_transfer", "dense_transfer_freezing", "sparse_transfer", "sparse_to_dense")
 WARMUP_FRACTION = 0.06  # of all steps, unless --num_warmup_steps is given; the original always takes it
+# Heads that fine-tuning may begin without; one that generates text is the language model's own.
+NEW_HEADS = (AutoModelForSequenceClassification, AutoModelForMultipleChoice)
 BATCHES_PER_GROUP = 50  # batches are cut from this many batches' worth of rows sorted by length
 FINITE_CHECK_STEPS = 50
 
@@ -75,26 +83,25 @@ def load_pretrained(
     trust_remote_code: bool = False,
     ignore_mismatched_sizes: bool = False,
     auto_class: type = AutoModelForSequenceClassification,
+    weights: str = "safetensors",
+    revision: str | None = None,
 ) -> Pretrained:
     """A pretrained model in float32, with a head for classification unless `auto_class` is another kind of model.
 
     Args:
         num_labels: size of the head, 1 makes it a regression; None leaves it to the checkpoint's config.
+        weights, revision: see harness.models.load_pretrained.
+    Raises:
+        ValueError: the checkpoint lacks more than a head for a task, which is new here.
     """
     sizes = {} if num_labels is None else {"num_labels": num_labels}
-    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **sizes)
-    model, loading = auto_class.from_pretrained(
-        name,
-        config=config,
-        dtype=torch.float32,
-        use_safetensors=True,
-        trust_remote_code=trust_remote_code,
+    config = models.load_config(name, trust_remote_code, revision, **sizes)
+    model, new = models.load_pretrained(
+        name, auto_class, torch.float32, config, weights, revision, trust_remote_code, new_head=auto_class in NEW_HEADS,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
-        output_loading_info=True,
-    )
-    new = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    )  # fmt: skip
     logger.info("%s: %d weights; new: %s", name, model.num_parameters(), ", ".join(sorted(new)) or "none")
-    return Pretrained(model, frozenset(new))
+    return Pretrained(model, new)
 
 
 def draw_new_parameters(model: PreTrainedModel, names: Collection[str], seed: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from analysis import identity as records
 from analysis import results
 from GLUE_tasks import interpolation
 from pruning.nm import parse_nm
@@ -26,11 +27,13 @@ class SavedModel(NamedTuple):
     Fields:
         folder: the run's.
         arguments: what its args.json records.
+        identity: what of it tells the run from others (results.recorded_identity).
         result: its row of results.read_runs.
     """
 
     folder: Path
     arguments: dict[str, Any]
+    identity: dict[str, Any]
     result: dict[str, Any]
 
     @property
@@ -118,7 +121,7 @@ def saved_models(results_dir: Path, tasks: Sequence[str] = ()) -> list[SavedMode
 
 
 def _read(run: Path, row: dict[str, Any]) -> SavedModel:
-    return SavedModel(run, results.recorded_arguments(run), row)
+    return SavedModel(run, results.recorded_arguments(run), results.recorded_identity(run), row)
 
 
 def _is_fine_tuned(row: dict[str, Any]) -> bool:
@@ -215,17 +218,17 @@ def check_pair(pair: Pair) -> None:
         return
     here, there = pair.start.arguments, pair.end.arguments
     both = f"{pair.start.folder} and {pair.end.folder}"
-    for name, reason in (("task_name", "on different tasks"), ("data_sha256", "on different data")):
-        if here[name] != there[name]:
-            raise ValueError(f"{both} were fine-tuned {reason}: {here[name]} and {there[name]}")
+    if here["task_name"] != there["task_name"]:
+        raise ValueError(f"{both} were fine-tuned on different tasks: {here['task_name']} and {there['task_name']}")
+    if changed := records.content_differences("data", pair.start.identity, pair.end.identity):
+        raise ValueError(f"{both} were fine-tuned on different data: {'; '.join(changed)}")
     try:
         interpolation.check_same_tensors(*(interpolation.stored_shapes(end.files) for end in (pair.start, pair.end)))
     except ValueError as error:
         raise ValueError(f"{both}: {error}") from error
-    origins = [ends["model_sha256"] or ends["model_name_or_path"] for ends in (here, there)]
-    if origins[0] != origins[1]:
+    if changed := records.content_differences("model", pair.start.identity, pair.end.identity):
         names = f"{here['model_name_or_path']} and {there['model_name_or_path']}"
-        raise ValueError(f"{both} were fine-tuned from different pretrained models: {names}")
+        raise ValueError(f"{both} were fine-tuned from different pretrained models: {names} ({'; '.join(changed)})")
     if here["max_length"] != there["max_length"]:
         raise ValueError(f"{both} differ in --max_length: {here['max_length']} and {there['max_length']}")
 
@@ -245,7 +248,7 @@ def describe(pair: Pair) -> dict[str, Any]:
             "strength_kind": "nm" if ratio else "sparsity",
             "strength": ratio or sparsity,
             "requested_sparsity": 1 - kept / group if ratio else sparsity,
-            "compression_recipe": results.recipe(options, ()),
+            "compression_recipe": records.recipe(options),
         }
     return {
         "setting": SETTING,

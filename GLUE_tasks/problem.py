@@ -1,7 +1,7 @@
 """What a fine-tuning script gives the frame in experiment.py: its data, its head, its loss and its scores."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
 from GLUE_tasks import finetune, glue_data
+from harness.data import Source
 
 
 class Inputs(NamedTuple):
@@ -56,6 +57,10 @@ def no_facts(task: Any) -> dict[str, Any]:
     return {}
 
 
+def no_hub(task: Cell, args: argparse.Namespace) -> Sequence[Source]:
+    return ()
+
+
 class Problem(NamedTuple):
     """One kind of fine-tuning problem, as free functions. `args` are the script's options, its own and the frame's.
 
@@ -73,6 +78,7 @@ class Problem(NamedTuple):
         loss: of a batch, a mean over its rows.
         choose_rows: indices of the rows of inputs.train that a cell trains on.
         facts: what all_results.json says of the task besides; may replace what the frame says.
+        hub_data: where on the hub the task of such a dict is, if it is not read from files.
     """
 
     setting: int | str
@@ -87,6 +93,7 @@ class Problem(NamedTuple):
     loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = finetune.own_loss
     choose_rows: Callable[[Inputs, Any, Cell, argparse.Namespace], list[int]] = random_share
     facts: Callable[[Any], dict[str, Any]] = no_facts
+    hub_data: Callable[[Cell, argparse.Namespace], Sequence[Source]] = no_hub
 
 
 def data_share_level(

@@ -12,9 +12,9 @@ A run owns one folder. Its files appear in this order:
 import datetime
 import errno
 import functools
-import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
@@ -22,6 +22,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import traceback
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis import identity
 from analysis.sweeps import locks
 
 ARGUMENTS_FILE = "args.json"
@@ -136,11 +138,12 @@ def write_failure(folder: Path, error: BaseException) -> None:
     """Leave in `folder` why the attempt to make its run failed."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     said = {"error": describe_error(error), "time": now, "host": platform.node(), "pid": os.getpid()}
+    said["traceback"] = "".join(traceback.format_exception(error))
     write_json(folder / FAILURE_FILE, said)
 
 
 def read_failure(folder: Path) -> dict[str, Any] | None:
-    """What the last attempt failed of: error, time, host, pid; None if it did not fail."""
+    """What the last attempt failed of: error, time, host, pid, traceback; None if it did not fail."""
     try:
         return json.loads((folder / FAILURE_FILE).read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -169,46 +172,45 @@ def recorded_arguments(folder: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: the file is cut off or is not what start_run writes (names it).
     """
+    found = _recorded(folder)
+    return found and found[0]
+
+
+def recorded_identity(folder: Path) -> dict[str, Any] | None:
+    """What tells the run in `folder` from others, in today's form (identity.normal); None if none was started there.
+
+    Raises:
+        ValueError: as recorded_arguments.
+    """
+    found = _recorded(folder)
+    return found and identity.normal(*found)
+
+
+def _recorded(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     path = folder / ARGUMENTS_FILE
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())["arguments"]
-    except (ValueError, KeyError, TypeError) as error:
+        found = json.loads(path.read_bytes())
+        return found["arguments"], found.get("environment") or {}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} was cut off, or not written by this project: {error}") from error
 
 
-def differences(arguments: dict[str, Any], others: dict[str, Any]) -> list[str]:
-    """One text per argument whose value differs: "name: value here, other value there"."""
-    names = sorted(arguments.keys() | others.keys())
-    return [
-        f"{name}: {arguments.get(name)!r} here, {others.get(name)!r} there"
-        for name in names
-        if arguments.get(name) != others.get(name)
-    ]
-
-
 def check_same_run(folder: Path, arguments: dict[str, Any]) -> None:
-    """Refuse a folder whose complete run was made with other arguments.
+    """Refuse a folder whose complete run is another (identity.differences).
 
     Raises:
         DifferentRunError: names every argument that differs.
     """
     if not is_complete(folder):
         return
-    recorded = recorded_arguments(folder) or {}
-    changed = [] if recorded == arguments else differences(arguments, recorded)
+    changed = identity.differences(arguments, recorded_identity(folder) or {})
     if changed:
         raise DifferentRunError(
             f"--output_dir {folder} holds a run with other arguments ({'; '.join(changed)}); "
             "choose another folder, or replace it with --overwrite"
         )
-
-
-def recipe(arguments: dict[str, Any], cell_keys: Iterable[str]) -> str:
-    """Short hash of all arguments but a run's coordinates: runs with one recipe may stand in one figure."""
-    kept = {name: value for name, value in arguments.items() if name not in set(cell_keys)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_runs(*results_dirs: Path) -> list[dict[str, Any]]:
@@ -301,16 +303,17 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
 
     A run may hold further recipes, each compared among the runs that have one: `compression_recipe`, of what matters to
     all compressed runs (the calibration text, whether the embedding is pruned), and `method_recipe`, of what matters to
-    one compression (its group size).
+    one compression (its group size, its arithmetic). Recipes that are spelled differently, by an older version or with
+    another path, are compared by what the runs record.
 
     Args:
         rows: what read_runs returned.
     Raises:
         ValueError: two folders hold the same run, or runs of one setting, model and task were made with different
-            recipes; names two folders and the arguments in which they differ.
+            recipes or in different precision; names two folders and the arguments in which they differ.
     """
     holders: dict[tuple, str] = {}
-    recipes: dict[tuple, dict[str, list[str]]] = {}
+    recipes: dict[tuple, dict[tuple, list[str]]] = {}
     checked = set()
     for row in rows:
         folder = row["folder"]
@@ -321,16 +324,33 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
         holder = holders.setdefault(tuple(place.values()), folder)
         if holder != folder:
             raise ValueError(f"the same run ({_named(place)}) is there twice, keep one: {_compared(holder, [folder])}")
-        for key in ("recipe", "compression_recipe", "method_recipe"):
-            if row.get(key) is not None:
+        for key in ("recipe", *identity.PARTS):
+            if row.get(key) is not None or key == "method_recipe":
                 method = (place["compression"],) if key == "method_recipe" else ()
                 group = (key, *(place[name] for name in ("setting", "model", "task")), *method)
-                recipes.setdefault(group, {}).setdefault(row[key], []).append(folder)
-    for (_, *group), folders in recipes.items():
-        if len(folders) > 1:
-            some, others, *_ = folders.values()
+                spelled = (row.get(key), *(_precision(row) if key == "recipe" else ()))
+                recipes.setdefault(group, {}).setdefault(spelled, []).append(folder)
+    for (key, *group), folders in recipes.items():
+        for one, other in itertools.combinations(folders.values(), 2):
+            if _same_recipe(key, one[0], other[0]):
+                continue
             name = _named(dict(zip(("setting", "model", "task", "compression"), group, strict=False)))
-            raise ValueError(f"runs of {name} were made with different recipes: {_compared(some[0], others)}")
+            raise ValueError(f"runs of {name} were made with different recipes: {_compared(one[0], other)}")
+
+
+def _precision(row: dict[str, Any]) -> tuple[str | None, ...]:
+    """What a run really computed in: precision and dtype; where its result does not tell, its args.json may."""
+    if "precision" not in row:
+        return identity.precision((_recorded(Path(row["folder"])) or ({}, {}))[1])
+    return row["precision"], row.get("dtype")
+
+
+def _same_recipe(key: str, *folders: str) -> bool:
+    """Whether what two runs record is one recipe; not where one of them records nothing."""
+    one, other = (recorded_identity(Path(folder)) for folder in folders)
+    if one is None or other is None:
+        return False
+    return not identity.differences(identity.part_of(one, key), identity.part_of(other, key))
 
 
 def _named(place: dict[str, Any]) -> str:
@@ -339,8 +359,8 @@ def _named(place: dict[str, Any]) -> str:
 
 def _compared(folder: str, others: list[str]) -> str:
     """How a run differs from that of the others which is most like it: coordinates that differ too would hide why."""
-    here = recorded_arguments(Path(folder)) or {}
-    changes = {other: differences(here, recorded_arguments(Path(other)) or {}) for other in others}
+    here = recorded_identity(Path(folder)) or {}
+    changes = {other: identity.differences(here, recorded_identity(Path(other)) or {}) for other in others}
     other = min(changes, key=lambda name: len(changes[name]))
     changed = "; ".join(changes[other]) or "nothing that args.json records"
     return f"{folder} (here) and {other} (there) differ in {changed}"
@@ -430,13 +450,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def sha256(paths: Iterable[Path]) -> str:
-    """Hash of the names and contents of files, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(map(Path, paths)):
-        digest.update(path.name.encode())
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()

@@ -211,6 +211,11 @@ def local_file(source: Source, data_dir: Path) -> Path:
     return path
 
 
+def placed(source: Source, data_dir: Path | None) -> Path | Source:
+    """Where read_source reads from: the split's file (see local_file), or the hub."""
+    return source if data_dir is None else local_file(source, data_dir)
+
+
 def read_source(
     source: Source, data_dir: Path | None, first: int | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -17,6 +17,29 @@ TRIM_THRESHOLD, MMAP_THRESHOLD, MOST_ARENAS, LARGEST_KEPT = -1, -3, -8, 2**25
 KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "16"}
 
 
+def default_device() -> torch.device:
+    """An accelerator that is there, else the CPU: a build of torch for CUDA runs on machines without a GPU too."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def device_named(name: str) -> torch.device:
+    """The device of --device.
+
+    Args:
+        name: "auto", "cpu", or an accelerator's, such as "cuda" or "cuda:1".
+    Raises:
+        ValueError: it is not there (names those that are).
+    """
+    if name == "auto":
+        return default_device()
+    accelerator = default_device().type
+    count = torch.accelerator.device_count() if accelerator != "cpu" else 0
+    there = ["cpu", *([accelerator] if count else []), *(f"{accelerator}:{index}" for index in range(count))]
+    if name not in there:
+        raise ValueError(f"--device {name} is not there; there are {', '.join(there)}")
+    return torch.device(name)
+
+
 def best_precision(device_type: str) -> str:
     """Precision to compute in: "bf16" where the processor or the GPU has units for it, "no" (float32) elsewhere."""
     if device_type == "cpu":

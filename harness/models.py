@@ -1,29 +1,37 @@
-"""The folder that a pretrained model comes from: what is refused before loading, structure without weights, tensors."""
+"""A pretrained model, its config and its tokenizer: loaded as they were meant, or refused in one line."""
 
+import argparse
 import contextlib
-import json
+import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import transformers
+from huggingface_hub import hf_hub_download
 from safetensors import safe_open
-from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-INDEX_FILE = "model.safetensors.index.json"
+from harness.loading_report import check_finite, check_loading, some
+from harness.model_files import WEIGHT_FILES, refusal, refuse_quantized, weight_files
+
+logger = logging.getLogger(__name__)
+
 # What safetensors calls them.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
 
 def quiet_libraries() -> None:
-    """The libraries' progress bars and notices only where somebody watches."""
+    """The libraries' progress bars and notices only where somebody watches; what a loading lacks is said by ours."""
     transformers.utils.logging.set_verbosity_error()
+    # else transformers loads what a service made of a repository without safetensors, and asks that service for more
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
         os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # which datasets reads where it is imported later
@@ -31,65 +39,231 @@ def quiet_libraries() -> None:
             library.disable_progress_bars()
 
 
-def check_checkpoint_files(name: str) -> None:
-    """Refuse a model folder that cannot be loaded, before anything is; hub ids pass.
+def add_model_options(add: Callable[..., argparse.Action]) -> None:
+    """The options that say how every script loads its model, besides its name."""
+    add("--weights", choices=tuple(WEIGHT_FILES), default="safetensors",
+        help="files that hold the weights; bin: pytorch_model.bin, read as tensors alone, so that no code in it runs "
+        "(default safetensors)")  # fmt: skip
+    add("--revision", help="branch, tag or commit of a hub model (default main)")
+    add("--trust_remote_code", action="store_true", help="run code that the model's repository brings")
 
-    Raises:
-        ValueError: no such folder, no config, no weights, or weights as a pickle only.
+
+@contextlib.contextmanager
+def _one_line(name: str, what: str = "") -> Iterator[None]:
+    """Within, an error of a library that reads a model's files becomes a ValueError of one line that names the model.
+
+    tokenizers raises bare Exception, so that every kind is caught; there is no code of ours within.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.exists() or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-            raise ValueError(f"--model_name_or_path {name}: no such folder")
-        return
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"--model_name_or_path {name}: the folder has no config.json")
-    if any(folder.glob("*.safetensors")):
-        return
-    if pickles := [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]:
+    try:
+        yield
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+        raise refusal(name, what + said) from error
+
+
+def model_commit(name: str, revision: str | None = None) -> str | None:
+    """The commit that a hub model, of which the config was read, is loaded from; None for a folder."""
+    if Path(name).is_dir():
+        return None
+    return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name  # …/snapshots/<commit>/config.json
+
+
+def load_config(
+    name: str, trust_remote_code: bool = False, revision: str | None = None, **entries: Any
+) -> PretrainedConfig:
+    """The config of a model.
+
+    Args:
+        name: hub id or folder.
+        revision: branch, tag or commit of a hub model.
+        entries: replace the config's own, such as num_labels.
+    Raises:
+        ValueError: the hub has no such model or cannot be reached (names what to do without a hub), the config is
+            damaged or of no known kind, or the weights are quantized.
+    """
+    try:
+        with _one_line(name):
+            config = AutoConfig.from_pretrained(
+                name, trust_remote_code=trust_remote_code, revision=revision or "main", **entries
+            )
+    except ValueError as error:
+        if Path(name).is_dir() or not isinstance(error.__cause__, OSError):
+            raise
         raise ValueError(
-            f"--model_name_or_path {name}: the weights are a pickle ({pickles[0].name}), which can run any code when "
-            "read; save them as safetensors (model.save_pretrained) from a source you trust"
-        )
-    raise ValueError(f"--model_name_or_path {name}: the folder has no weights (model.safetensors)")
-
-
-def weight_files(name: str) -> list[Path]:
-    """The files that a local model's weights are read from; none for a hub id."""
-    return sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
+            f"{error}; without a hub, give a folder: python scripts/fetch_default_assets.py makes some"
+        ) from error
+    refuse_quantized(name, config.to_dict())
+    return config
 
 
 def meta_model(
     name: str,
     auto_class: type,
-    trust_remote_code: bool,
+    trust_remote_code: bool = False,
     check_config: Callable[[PretrainedConfig], None] = lambda config: None,
-    **config_options: Any,
+    revision: str | None = None,
+    **entries: Any,
 ) -> PreTrainedModel:
     """The model's structure without weights, made from its config alone: shapes can be checked before loading.
 
     Args:
-        name: hub id or folder.
         auto_class: what kind of model, such as AutoModelForCausalLM.
         check_config: raises ValueError where the config is not that of a model that the caller can use.
-        config_options: entries that replace the config's own, such as num_labels.
+        name, revision, entries: see load_config.
     Raises:
-        ValueError: the hub has no such model or cannot be reached (names what to do without a hub), or
-            `check_config` refuses.
+        ValueError: see load_config; `check_config` refuses; or the config makes no model of this kind.
     """
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **config_options)
-    except OSError as error:
-        raise ValueError(
-            f"--model_name_or_path {name}: {str(error).splitlines()[0].rstrip('.')}; without a hub, give a folder: "
-            "python scripts/fetch_default_assets.py makes some"
-        ) from error
+    config = load_config(name, trust_remote_code, revision, **entries)
     try:
         check_config(config)
     except ValueError as error:
-        raise ValueError(f"--model_name_or_path {name}: {error}") from error
-    with torch.device("meta"):
-        return auto_class.from_config(config, trust_remote_code=trust_remote_code)
+        raise refusal(name, str(error)) from error
+    try:
+        with torch.device("meta"), _one_line(name, "its config makes no model: "):
+            return auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise refusal(name, f"transformers has no {auto_class.__name__} for a {config.model_type}") from error
+
+
+def load_tokenizer(name: str, trust_remote_code: bool = False, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model.
+
+    Raises:
+        ValueError: its files are lacking or damaged, so that it cannot be made or would know no word.
+    """
+    lacking = _lacking_tokenizer_files(name)
+    try:
+        with _one_line(name, "its tokenizer cannot be read: "):
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, trust_remote_code=trust_remote_code, revision=revision or "main"
+            )
+            words = tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys()
+            words -= set(tokenizer.all_special_tokens)
+    except ValueError as error:
+        if lacking:
+            raise refusal(name, f"its tokenizer cannot be read: {lacking}") from error
+        raise
+    if len(words) < 2:  # where there is no file, transformers makes one of special tokens (and "▁") alone
+        raise refusal(name, f"its tokenizer knows no word: {lacking or 'every text would be unknown tokens'}")
+    return tokenizer
+
+
+def _lacking_tokenizer_files(name: str) -> str:
+    """Which files a folder's tokenizer can be in where it has none of them, or which it lacks; else nothing."""
+    folder = Path(name)
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {"tokenizer.json"}
+    if not there & {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
+                    "vocab.json", "tekken.json"}:  # fmt: skip
+        return "the folder has no tokenizer.json (nor tokenizer.model, vocab.txt, vocab.json with merges.txt …)"
+    if "vocab.json" in there and not there & {"tokenizer.json", "merges.txt"}:
+        return "there is vocab.json without merges.txt"
+    return ""
+
+
+def load_pretrained(
+    name: str,
+    auto_class: type,
+    dtype: torch.dtype | str,
+    config: PretrainedConfig | None = None,
+    weights: str = "safetensors",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device_map: str | Mapping[str, str] | None = None,
+    new_head: bool = False,
+    ignore_mismatched_sizes: bool = False,
+    offload_folder: Path | None = None,
+) -> tuple[PreTrainedModel, frozenset[str]]:
+    """A model of which every weight is the checkpoint's, and the names of those that are not: a new head's.
+
+    Args:
+        auto_class: what kind of model, such as AutoModelForCausalLM.
+        dtype: of the weights; "auto" takes the checkpoint's.
+        config: takes the place of the checkpoint's own.
+        weights: "safetensors", or "bin": pytorch_model.bin, by torch.load(weights_only=True), which runs no code.
+        revision: branch, tag or commit of a hub model.
+        device_map: "auto", or where each part of the model goes.
+        new_head: a head that the checkpoint lacks (and the pooler before it) may be new, for training.
+        ignore_mismatched_sizes: a head of another size is replaced by a new one.
+        offload_folder: for weights that are to stay on disk, but in another form than the files'.
+    Raises:
+        ValueError: weights are missing, of other shapes, not finite, or have no place in the model (names them).
+    """
+    options = {} if config is None else {"config": config}
+    with _report() as report:
+        try:
+            # mismatched sizes are judged below: transformers' own error points to a report that is silenced
+            model, loading = auto_class.from_pretrained(
+                name, **options, dtype=dtype, use_safetensors=weights == "safetensors", revision=revision or "main",
+                trust_remote_code=trust_remote_code, device_map=device_map, ignore_mismatched_sizes=True,
+                output_loading_info=True, offload_folder=offload_folder,
+            )  # fmt: skip
+        except OSError as error:
+            raise refusal(name, _unreadable(error, weights)) from error
+        except RuntimeError as error:
+            if not (failed := re.findall(r"^(\S+)\s*\|\s*CONVERSION", "\n".join(report), re.MULTILINE)):
+                raise
+            raise refusal(name, f"the file's tensors do not make up {some(failed)}: some are missing, or their shapes "
+                          "differ") from error  # fmt: skip
+    try:
+        new = check_loading(model, loading, new_head, ignore_mismatched_sizes)
+        check_finite(model)
+    except ValueError as error:
+        raise refusal(name, str(error)) from error
+    return model, new
+
+
+def _unreadable(error: OSError, weights: str) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if weights == "safetensors" and "does not appear to have a file named" in said:
+        return "the hub has no safetensors of it; --weights bin reads pytorch_model.bin, without running code"
+    return said.rstrip(".")
+
+
+@contextlib.contextmanager
+def _report() -> Iterator[list[str]]:
+    """What transformers reports of a loading, kept from the screen; its errors say no name but point to it."""
+    library, said = logging.getLogger("transformers.modeling_utils"), []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()))
+    before = library.level, library.propagate
+    library.addHandler(handler)
+    library.setLevel(logging.WARNING)
+    library.propagate = False
+    try:
+        yield said
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(before[0])
+        library.propagate = before[1]
+
+
+def refuse_unknown_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """From now on, tokens that the model has no embedding for end in a ValueError that names one.
+
+    A tokenizer with more tokens than the model is common and harmless as long as no text needs them; so nothing is
+    looked at where it is not larger.
+    """
+    table = model.get_input_embeddings()
+    rows = table.weight.shape[0]
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest < rows:
+        return
+    logger.warning(
+        "%s: the tokenizer's ids go up to %d, the embedding has %d rows; a text that needs those beyond is refused",
+        tokenizer.name_or_path, largest, rows,
+    )  # fmt: skip
+
+    def check(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs and inputs[0].numel() and (highest := int(inputs[0].max())) >= rows:
+            word = tokenizer.convert_ids_to_tokens(highest)
+            raise ValueError(
+                f"the texts hold token {highest} ({word!r}), for which the model's embedding of {rows} rows has none: "
+                f"the tokenizer of {tokenizer.name_or_path} is not the model's"
+            )
+
+    table.register_forward_pre_hook(check)
 
 
 def save_model(
@@ -110,57 +284,13 @@ def save_model(
     partial.rename(folder)
 
 
-@contextlib.contextmanager
-def converted_tensor_by_tensor(dtype: torch.dtype | str) -> Iterator[None]:
-    """Within, from_pretrained reads files of another dtype without mapping them.
-
-    What is converted is copied; a mapped file would stay in memory beside the copies until all of them are made: three
-    times the model where float32 becomes bfloat16. Files of the same dtype are mapped, which copies nothing.
-
-    Args:
-        dtype: what the model is loaded in; "auto" converts nothing.
-    """
-    library = transformers.modeling_utils
-
-    def opened(path: str, *args: Any, **options: Any) -> Any:
-        stored = safe_open(path, *args, **options)
-        keys = stored.keys()
-        if not any(_differs(stored.get_slice(key).get_dtype(), dtype) for key in keys):
-            return stored
-        with stored:
-            return safe_open(path, *args, **{**options, "backend": "pread"})
-
-    with mock.patch.object(library, "safe_open", opened) if dtype != "auto" else contextlib.nullcontext():
-        yield
-
-
-def _differs(stored: str, dtype: torch.dtype) -> bool:
-    """Whether floating-point numbers of this name in a safetensors file are not of this dtype."""
-    return stored in FLOATS and FLOATS[stored] != dtype
-
-
-class Checkpoint:
-    """The safetensors files of a model folder, read tensor by tensor."""
-
-    def __init__(self, folder: Path) -> None:
-        index = folder / INDEX_FILE
-        if index.is_file():
-            files = json.loads(index.read_text())["weight_map"]
-            self._files = {key: folder / name for key, name in files.items()}
-        else:
-            path = folder / "model.safetensors"
-            if not path.is_file():
-                raise ValueError(f"{folder} has neither {INDEX_FILE} nor model.safetensors")
-            with safe_open(path, "pt") as stored:
-                self._files = dict.fromkeys(stored.keys(), path)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._files
-
-    def read(self, keys: list[str], backend: str = "pread") -> dict[str, Tensor]:
-        """The tensors of these keys; backend "mmap" maps them from the file instead of reading them."""
-        found = {}
-        for path in sorted({self._files[key] for key in keys}):
-            with safe_open(path, "pt", backend=backend) as stored:
-                found.update({key: stored.get_tensor(key) for key in keys if self._files[key] == path})
-        return found
+def stored_dtype(name: str, weights: str = "safetensors") -> torch.dtype | None:
+    """What from_pretrained takes as a local checkpoint's dtype where its config says none; None for a hub id."""
+    files = weight_files(name, weights)
+    if not files or weights == "bin":
+        tensors = torch.load(files[0], map_location="meta", weights_only=True) if files else {}
+        dtypes = [tensor.dtype for tensor in tensors.values() if isinstance(tensor, Tensor)]
+        return next((dtype for dtype in dtypes if dtype.is_floating_point), None)
+    with safe_open(files[0], "pt") as stored:
+        names = (stored.get_slice(key).get_dtype() for key in stored.keys())  # noqa: SIM118 - no mapping
+        return next((FLOATS[name] for name in names if name in FLOATS), None)

@@ -2,8 +2,10 @@
 
 import argparse
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from transformers import (
@@ -14,13 +16,15 @@ from transformers import (
     PreTrainedModel,
 )
 
-from analysis import results
+from analysis import identity as records
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, number, positive
-from harness.device import best_precision
-from harness.models import check_checkpoint_files, meta_model
-from llm_tasks.lanes import LANE_TOKENS
+from harness.device import best_precision, device_named
+from harness.model_files import check_checkpoint_files
+from harness.models import add_model_options, meta_model, stored_dtype
+from llm_tasks.engine import ways as engine
+from llm_tasks.engine.cpu import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
 from llm_tasks.processes import job_size
 from pruning import calibration, magnitude
@@ -31,27 +35,7 @@ from quantization.gptqmodel_export import check_exportable
 DENSE = "dense"
 TOKENS_PER_BATCH, TOKENS_PER_BATCH_CPU = 4096, 2048  # more are no faster on a processor, and take memory
 MOST_LANES = 8  # by default: what many threads compute side by side would fill the memory
-CALIBRATION_OPTIONS = (
-    "calibration", "calibration_field", "calibration_windows", "calibration_length", "nsamples", "true_sequential",
-)  # fmt: skip
-TEXT_HASH = "calibration_sha256"  # of the calibration text, in a run's identity
 METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
-# How a run is carried out, not what is computed: none of these tells two runs apart.
-RUN_OPTIONS = (
-    "output_dir", "overwrite", "list_cells", "group_by", "tokens_per_batch", "stream", "data_dir", "settings",
-    "device_map",
-)  # fmt: skip
-# The coordinates of a cell and what matters to some compressions alone; runs that differ in these stand in one figure.
-CELL_OPTIONS = (
-    "compression",
-    *STRENGTHS,
-    "seed",
-    "magnitude_scope",
-    "save_model",
-    "export",
-    *CALIBRATION_OPTIONS,
-    *METHOD_OPTIONS,
-)
 
 
 def nm_ratio(text: str) -> str:
@@ -72,12 +56,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument_group("model").add_argument
     add("--model_name_or_path", required=True, help="hub id or folder of a decoder language model (safetensors)")
-    add("--trust_remote_code", action="store_true", help="run code that the model's repository brings")
+    add_model_options(add)
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
         help="of the weights, computed with and saved; auto: the checkpoint's")  # fmt: skip
     add("--precision", choices=("auto", "no", "bf16"), default="auto",
         help="of a float32 model's matrix products; auto: bf16 where the processor or GPU computes in it")  # fmt: skip
-    add("--device", default="auto", help="cpu, cuda, cuda:1 …; auto: the first accelerator, else the processor")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 …; auto: the accelerator that is there, else the CPU")
     add("--device_map", choices=("auto",),
         help="auto: spread a model that one GPU does not hold over all GPUs of the machine")  # fmt: skip
 
@@ -131,6 +115,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--tokens_per_batch", type=positive,
         help=f"tokens computed at once (default {TOKENS_PER_BATCH}; on a processor {TOKENS_PER_BATCH_CPU}, and for "
         f"scores and answers {LANE_TOKENS} for each of up to {MOST_LANES} threads if that is more)")  # fmt: skip
+    add("--plain", action="store_true",
+        help="score and answer one sequence at a time, as transformers does: no sharing, packing, compiled layers or "
+        "batches side by side. Results are the same to rounding; this is how to check them")  # fmt: skip
     add("--stream", action="store_true",
         help="for a model larger than memory: block by block from its files to <output_dir>/model")  # fmt: skip
     return parser
@@ -191,38 +178,74 @@ def varied(chosen: list[Cell]) -> dict[str, list]:
     return {name: values(chosen, name) for name in ("compression", *STRENGTHS, "seed")}
 
 
+class Computation(NamedTuple):
+    """What a run really computes in: its identity has this besides the options.
+
+    Fields:
+        dtype: of the weights.
+        precision: of a float32 model's matmuls, "no" or "bf16".
+        engine_arithmetic: raised when the engine gives other numbers.
+    """
+
+    dtype: str
+    precision: str
+    engine_arithmetic: int
+
+
+def computation(args: argparse.Namespace, model: PreTrainedModel, readers: Sequence[str]) -> Computation:
+    """What the options come to here; `model` may be without weights.
+
+    Args:
+        readers: how the run reads its answers off the model.
+    """
+    dtype = dtype_of(args, model)
+    precision = precision_of(args) if dtype == torch.float32 else "no"
+    return Computation(str(dtype), precision, engine.arithmetic(model.config, dtype, precision, readers))
+
+
+def method_arithmetic(args: argparse.Namespace, cell: Cell) -> int:
+    """The same for the cell's compression; 1 where the method does not say."""
+    method = METHODS.get(cell["compression"])
+    number = getattr(method, "arithmetic", None)
+    return number(Options(**{name: getattr(args, name) for name in METHOD_OPTIONS})) if number else 1
+
+
 def identity(
-    args: argparse.Namespace, cell: Cell, data: dict[str, Any], ignored: tuple[str, ...] = ()
-) -> dict[str, Any]:
+    args: argparse.Namespace, cell: Cell, content: dict[str, str], computed: Computation,
+    ignored: tuple[str, ...] = (), defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
     """What tells a run from another: every option that changes what is computed here, with the cell's values.
 
     Args:
-        data: what tells the data of the run's setting from other data.
+        content: hashes and commits of the model and of all data.
         ignored: options that the setting does not obey.
+        defaults: of the options; one that came later is left out where it has its default.
     """
-    unused = {*RUN_OPTIONS, *ignored}
+    unused = {*records.RUN_OPTIONS, "data_dir", *ignored}
     method = METHODS.get(cell["compression"])
     unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
     if not is_calibrated(cell):
-        unused |= {*CALIBRATION_OPTIONS, TEXT_HASH}
+        unused |= {*records.CALIBRATION_OPTIONS, *records.CALIBRATION_CONTENT}
     if cell["compression"] != "magnitude" or cell["sparsity"] is None:
         unused.add("magnitude_scope")
     if not args.export or not is_quantized(cell):
         unused.add("export")
-    # so that runs from before these were options stay complete
-    unused |= {name for name in ("chat_template", "eval_split") if not getattr(args, name, None)}
-    options = {**vars(args), **data}
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    options = records.recorded_options(vars(args), defaults)
     values = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
-    return {**{name: value for name, value in options.items() if name not in unused}, **values}
+    numbers = {
+        "dtype_used": computed.dtype, "precision_used": computed.precision,
+        "engine_arithmetic": computed.engine_arithmetic, "method_arithmetic": method_arithmetic(args, cell),
+    }  # fmt: skip
+    kept = {name: value for name, value in {**options, **content}.items() if name not in unused}
+    return {**kept, **values, **numbers}
 
 
 def describe(cell: Cell, run_identity: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """The run's coordinates as results and figures name them."""
     strength = strength_of(cell)
     in_layer = cell["compression"] == "magnitude" and cell["sparsity"] is not None
-    calibrated = {name: run_identity[name] for name in (*CALIBRATION_OPTIONS, TEXT_HASH) if name in run_identity}
-    told = {name: run_identity[name] for name in METHOD_OPTIONS if name in run_identity}
+    shared = records.part_of(run_identity, "compression_recipe") if is_calibrated(cell) else None
+    told = records.normal(records.part_of(run_identity, "method_recipe"))
     return {
         "setting": cell["setting"],
         "model": args.model_name_or_path,
@@ -232,9 +255,11 @@ def describe(cell: Cell, run_identity: dict[str, Any], args: argparse.Namespace)
         "requested_sparsity": strength.requested_sparsity if strength else 0.0,
         "magnitude_scope": args.magnitude_scope if in_layer else None,
         "seed": cell["seed"],
-        "recipe": results.recipe(run_identity, (*CELL_OPTIONS, TEXT_HASH)),
-        "compression_recipe": results.recipe(calibrated, ()) if calibrated else None,
-        "method_recipe": results.recipe(told, ()) if told else None,
+        "recipe": records.recipe(run_identity, records.COORDINATES["compressed"]),
+        "compression_recipe": records.recipe(shared) if shared else None,
+        "method_recipe": records.recipe(told) if told else None,
+        "precision": run_identity["precision_used"],
+        "dtype": run_identity["dtype_used"],
     }
 
 
@@ -279,6 +304,8 @@ def check_options(args: argparse.Namespace, streamable: bool) -> None:
         raise ValueError("--device_map takes all GPUs for one process: no --stream, accelerate launch or torchrun")
     if job_size() > 1 and ":" in args.device:
         raise ValueError(f"--device {args.device}: a job gives each process a GPU of its own; allowed: auto, cuda, cpu")
+    if args.stream and args.weights != "safetensors":
+        raise ValueError("--stream reads safetensors tensor by tensor; --weights bin is read whole")
     if args.stream and not Path(args.model_name_or_path).is_dir():
         raise ValueError(f"--stream reads the files of a folder; {args.model_name_or_path} is none")
     if args.stream and args.magnitude_scope == "global" and "magnitude" in args.compression and args.sparsity:
@@ -298,8 +325,11 @@ def check_model(args: argparse.Namespace) -> PreTrainedModel:
         ValueError: no causal language model, blocks that cannot be walked, groups, ranks or lengths that do not fit.
     """
     name = args.model_name_or_path
-    check_checkpoint_files(name)
-    model = meta_model(name, AutoModelForCausalLM, args.trust_remote_code, refuse_encoders)
+    check_checkpoint_files(name, args.weights, args.trust_remote_code, args.revision)
+    check = functools.partial(refuse_encoders, trust_remote_code=args.trust_remote_code)
+    model = meta_model(name, AutoModelForCausalLM, args.trust_remote_code, check, args.revision)
+    if model.config.dtype is None:
+        model.config.dtype = stored_dtype(name, args.weights)
     shapes = {key: tuple(weight.matrix.shape) for key, weight in decoder_weights(model).items()}
     for ratio in args.nm_ratio:
         m_group = parse_nm(ratio)[1]
@@ -319,11 +349,16 @@ def check_model(args: argparse.Namespace) -> PreTrainedModel:
     return model
 
 
-def refuse_encoders(config: PretrainedConfig) -> None:
-    """Raises ValueError where a config is not that of a decoder-only language model."""
+def refuse_encoders(config: PretrainedConfig, trust_remote_code: bool = False) -> None:
+    """Raises ValueError where a config is not that of a decoder-only language model.
+
+    Args:
+        trust_remote_code: a causal language model that the model's own code defines is one.
+    """
     kind = type(config)
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    if masked or config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    brought = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if masked or config.is_encoder_decoder or not (brought or kind in MODEL_FOR_CAUSAL_LM_MAPPING):
         raise ValueError(
             f"a {config.model_type} is no decoder-only language model, which this script needs "
             "(encoders: GLUE_tasks/Glue_prune_oneshot.py)"
@@ -341,20 +376,9 @@ def dtype_of(args: argparse.Namespace, model: PreTrainedModel) -> torch.dtype:
     return model.config.dtype or torch.float32
 
 
-@functools.cache
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return torch.device(name)
-
-
 def device_of(args: argparse.Namespace) -> torch.device:
     """Raises ValueError where the machine has no such device."""
-    return _device("cpu" if args.stream and args.device == "auto" else args.device)
+    return device_named("cpu" if args.stream and args.device == "auto" else args.device)
 
 
 def tokens_per_batch_of(args: argparse.Namespace) -> int:

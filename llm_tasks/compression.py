@@ -1,8 +1,6 @@
 """A language model, compressed as a cell says: in memory or block by block from its files, and written to a folder."""
 
 import argparse
-import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from analysis import identity
 from analysis.sweeps.cells import Cell
-from harness.models import converted_tensor_by_tensor, save_model
+from harness.models import load_pretrained, save_model
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of, tokens_per_batch_of
 from llm_tasks.methods import METHODS, Options
@@ -22,8 +21,8 @@ from pruning.layers import decoder_weights
 from pruning.low_rank import factors, parameter_ratio
 from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, zero_fraction
-from pruning.streaming import StreamedBlocks
-from pruning.walk import InputStatistics, compress_blocks
+from pruning.streaming import StreamedBlocks, remove_converted
+from pruning.walk import InputStatistics, check_replayed, compress_blocks
 from quantization.gptq import Quantized
 from quantization.gptqmodel_export import save_packed
 
@@ -35,14 +34,16 @@ def load_model(args: argparse.Namespace) -> PreTrainedModel:
     """The model on its device, or with --device_map on several.
 
     Raises:
-        ValueError: --device_map left weights for the processor or the disk, from where they cannot be compressed.
+        ValueError: the checkpoint is not whole, or --device_map left weights for the processor or the disk, from where
+            they cannot be compressed.
     """
     dtype = "auto" if args.dtype == "auto" else getattr(torch, args.dtype)
-    with converted_tensor_by_tensor(dtype):
-        model = AutoModelForCausalLM.from_pretrained(
-            args.model_name_or_path, dtype=dtype, use_safetensors=True, trust_remote_code=args.trust_remote_code,
-            device_map=args.device_map,
-        )  # fmt: skip
+    model, _ = load_pretrained(
+        args.model_name_or_path, AutoModelForCausalLM, dtype, weights=args.weights, revision=args.revision,
+        trust_remote_code=args.trust_remote_code, device_map=args.device_map,
+    )  # fmt: skip
+    if not hasattr(model, "generation_config"):  # a model's own code that is no GenerationMixin
+        model.generation_config = GenerationConfig.from_model_config(model.config)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
             f"--device_map {args.device_map}: the GPUs together do not hold {args.model_name_or_path}; "
@@ -172,16 +173,20 @@ def stream(
     """Write <folder>/model block by block, going on where a killed job stopped; returns it opened for reading."""
     source, out = Path(args.model_name_or_path), folder / "model"
     dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
+    trust = args.trust_remote_code
+    remove_converted(folder)
     if cell["compression"] == DENSE:
-        return StreamedBlocks(source, None, dtype, trust_remote_code=args.trust_remote_code)
-    job = hashlib.sha256(json.dumps(run_identity, sort_keys=True).encode()).hexdigest()
-    if not StreamedBlocks.is_complete(out, job):
-        storage = StreamedBlocks(source, out, dtype, job, args.trust_remote_code)
-        walk(storage.model, cell, tokens, args, storage)
-        tokenizer.save_pretrained(out)
-        (out / "README.md").write_text(model_card(cell, run_identity))
-        storage.complete()
-    return StreamedBlocks(out, trust_remote_code=args.trust_remote_code)
+        return StreamedBlocks(source, None, dtype, trust_remote_code=trust, scratch=folder)
+    job = identity.recipe(run_identity)
+    if StreamedBlocks.is_complete(out, job):
+        return StreamedBlocks(out, trust_remote_code=trust, scratch=folder)
+    storage = StreamedBlocks(source, out, dtype, job, trust)
+    if tokens is None:  # else the walk looks itself
+        check_replayed(storage.model, storage, precision_of(args))
+    walk(storage.model, cell, tokens, args, storage)
+    tokenizer.save_pretrained(out)
+    (out / "README.md").write_text(model_card(cell, run_identity))
+    return storage.complete()
 
 
 def measure(cell: Cell, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import results
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from analysis.sweeps.commands import print_commands, values
+from harness.content import model_content
 from harness.device import (
     available_memory,
     device_name,
@@ -25,9 +26,9 @@ from harness.device import (
     peak_memory,
     reset_peak_memory,
 )
-from harness.models import quiet_libraries, weight_files
+from harness.models import load_tokenizer, model_commit, quiet_libraries, refuse_unknown_ids
 from llm_tasks import arguments
-from llm_tasks.arguments import DENSE, TEXT_HASH, device_of, is_calibrated
+from llm_tasks.arguments import DENSE, device_of, is_calibrated
 from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
 from llm_tasks.methods import METHODS
 from llm_tasks.processes import Processes, join, processes_here
@@ -52,12 +53,14 @@ class Setting(NamedTuple):
 
     Fields:
         name: as results and folders call it.
-        identify: from the options, what tells its data from other data (hashes).
+        identify: from the options, what tells its data from other data (hashes, commits).
         prepare: its data, from the options, the tokenizer and the tokens that the model takes; ValueError where they
             are not usable.
         evaluate: the measurement, from a model, its tokenizer, the data, the cell, the options, and the processes that
             share the work.
+        readers: from the options, how it reads answers off the model (engine/ways.py, arithmetic).
         evaluate_streamed: the same for a model of which one block is in memory; None if there is no such way.
+        prove: tries, on the dense model with the data, which of the engine's fast paths compute what the model does.
         seeded: whether the seed changes more than the calibration text.
         ignored: options that do not change what it computes.
     """
@@ -66,7 +69,9 @@ class Setting(NamedTuple):
     identify: Callable[[argparse.Namespace], dict[str, Any]]
     prepare: Callable[[argparse.Namespace, PreTrainedTokenizerBase, int], Any]
     evaluate: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Any, Cell, argparse.Namespace, Processes], Evaluation]
+    readers: Callable[[argparse.Namespace], tuple[str, ...]]
     evaluate_streamed: Callable[[StreamedBlocks, Any, Cell, argparse.Namespace], Evaluation] | None = None
+    prove: Callable[[PreTrainedModel, Any, argparse.Namespace], None] | None = None
     seeded: bool = False
     ignored: tuple[str, ...] = ()
 
@@ -100,13 +105,17 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
         skeleton = arguments.check_model(args)
         hashes = input_hashes(args, folders.values())
         inputs = {setting.name: {**setting.identify(args), **hashes} for setting in settings}
+        computed = {setting.name: arguments.computation(args, skeleton, setting.readers(args)) for setting in settings}
+        defaults = {name: parser.get_default(name) for name in vars(args)}
         identities = {
-            folder: arguments.identity(args, cell, inputs[cell["setting"]], named[cell["setting"]].ignored)
+            folder: arguments.identity(
+                args, cell, inputs[cell["setting"]], computed[cell["setting"]], named[cell["setting"]].ignored, defaults
+            )
             for folder, cell in folders.items()
         }
         check_folders(identities, args.overwrite)
         processes = join(device_of(args))
-        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+        tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code, args.revision)
         max_length = arguments.max_length(skeleton)
         pending = [cell for folder, cell in folders.items() if args.overwrite or not results.is_complete(folder)]
 
@@ -130,7 +139,12 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
 
     @functools.cache
     def loaded() -> CompressibleModel:
-        return CompressibleModel(load_model(args), keep_dense=len(models) > 1 and processes.is_main)
+        model = load_model(args)
+        refuse_unknown_ids(model, tokenizer)
+        for name in dict.fromkeys(cell["setting"] for cell in pending):
+            if named[name].prove:  # before anything is compressed: a broken model may not tell positions apart
+                named[name].prove(model, data(name), args)
+        return CompressibleModel(model, keep_dense=len(models) > 1 and processes.is_main)
 
     def compute(folder: Path) -> None:
         cell, run_identity, device = folders[folder], identities[folder], device_of(args)
@@ -144,6 +158,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
                 loaded()
         if args.stream:
             model = stream(folder, cell, args, run_identity, tokenizer, tokens)
+            refuse_unknown_ids(model.model, tokenizer)
             facts = measure(cell, model.weights())
         else:
             model = loaded().model
@@ -187,6 +202,7 @@ def environment(args: argparse.Namespace, model: PreTrainedModel) -> dict[str, A
     return results.describe_environment(
         str(device), device_name=device_name(device.type), dtype=str(arguments.dtype_of(args, model)),
         precision=arguments.precision_of(args), threads=torch.get_num_threads(),
+        model_commit=model_commit(args.model_name_or_path, args.revision),
     )  # fmt: skip
 
 
@@ -201,14 +217,13 @@ def combinations(args: argparse.Namespace, settings: Iterable[Setting], some: li
     return all_cells(options, [setting for setting in settings if setting.name in named])
 
 
-def input_hashes(args: argparse.Namespace, cells: Iterable[Cell]) -> dict[str, str | None]:
-    """Content of the model's and the calibration text's local files; None for what comes from the hub."""
-    files = weight_files(args.model_name_or_path)
-    text = calibration.source_file(args.calibration, data_dir=args.data_dir) if any(map(is_calibrated, cells)) else None
-    return {
-        "model_sha256": results.sha256(files) if files else None,
-        TEXT_HASH: results.sha256([text]) if text else None,
-    }
+def input_hashes(args: argparse.Namespace, cells: Iterable[Cell]) -> dict[str, str]:
+    """What the model and the calibration text are by their content: hashes of files, commits of the hub."""
+    revision, weights = args.revision, args.weights
+    model = model_content(args.model_name_or_path, revision, weights, args.trust_remote_code)
+    if not any(map(is_calibrated, cells)):
+        return model
+    return model | calibration.source_content("calibration", args.calibration, data_dir=args.data_dir)
 
 
 def calibration_shape(args: argparse.Namespace, model: PreTrainedModel) -> tuple[int, int]:

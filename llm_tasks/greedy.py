@@ -15,7 +15,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from llm_tasks.lanes import divide
+from llm_tasks.engine import cpu, proof
+from llm_tasks.engine.feed import Engine, is_out_of_memory, release_memory, sliding_window
+from llm_tasks.engine.proof import scoring_ways
+from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways, lengths_of
 from llm_tasks.packing import (
     Continuation,
     Read,
@@ -27,19 +30,10 @@ from llm_tasks.packing import (
     families,
 )
 from llm_tasks.processes import ALONE, Processes
-from llm_tasks.scoring import (
-    Engine,
-    Work,
-    check_done_once,
-    is_out_of_memory,
-    packs_rows,
-    prepared,
-    release_memory,
-    shares_prefixes,
-    sliding_window,
-)
+from llm_tasks.scoring import Work, check_done_once
 
 ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
+TRIED_TOKENS = 2  # written behind each prompt that ways of answering are tried with
 NO_TOKEN = 0  # stands behind a prompt, to be predicted
 
 
@@ -61,26 +55,26 @@ class AnswerEnd(NamedTuple):
 
 def greedy_answers(
     model: PreTrainedModel, prompts: Sequence[Tokens], end: AnswerEnd, tokens_per_batch: int, precision: str = "no",
-    processes: Processes = ALONE,
+    ways: Ways | None = None, processes: Processes = ALONE,
 ) -> tuple[list[list[int]], Work]:  # fmt: skip
     """The most likely token after each prompt, again and again until an answer is finished.
 
     Args:
         prompts: in any order, none empty; equal ones and equal beginnings are computed once.
-        tokens_per_batch, precision, processes: as for log_likelihoods; keys and values of ANSWERS_AT_ONCE times so many
-            tokens are held.
+        tokens_per_batch, precision, ways, processes: as for log_likelihoods; keys and values of ANSWERS_AT_ONCE times
+            so many tokens are held.
     Returns:
         Tokens of each answer with the one that finished it, and the tokens that were computed.
     """
     distinct = sorted(set(prompts))
+    ways = answering_ways(model, distinct) if ways is None else ways
     # Every process cuts the batches, of which it answers its own, as the main one does: it may have other threads.
-    tokens_per_batch = processes.share(tokens_per_batch)
-    writes = _Together if packs_rows(model) else _Apart
-    batches = list(_batches(distinct, end.max_new_tokens, ANSWERS_AT_ONCE * tokens_per_batch, writes is _Together))
-    costs = [sum(len(prompt) + end.max_new_tokens for prompt in batch) for batch in batches]
+    ways, tokens_per_batch = processes.share((ways, tokens_per_batch))
+    batches = list(_batches(model, distinct, ways, end.max_new_tokens, ANSWERS_AT_ONCE * tokens_per_batch))
+    costs = [sum(len(prompt) + end.max_new_tokens for prompt in batch) for batch, _ in batches]
     own = batches if processes.count == 1 else [batches[index] for index in processes.own_part(costs)]
     with processes.together():
-        answers, computed = _answer_all(writes, model, own, end, tokens_per_batch, precision)
+        answers, computed = _answer_all(model, own, end, tokens_per_batch, precision)
     if processes.count > 1:
         answers = _merge_answers(distinct, answers, end.max_new_tokens, processes)
         computed = int(processes.merge(np.array([computed]))[0])
@@ -92,8 +86,28 @@ def _as_reads(prompts: Iterable[Tokens]) -> list[Read]:
     return distinct_reads([Continuation((*prompt, NO_TOKEN), len(prompt)) for prompt in prompts])
 
 
-def _batches(distinct: list[Tokens], max_new_tokens: int, budget: int, together: bool) -> Iterator[list[Tokens]]:
-    """Sorted prompts in batches that are answered together, from short to long.
+def _batches(
+    model: PreTrainedModel, distinct: list[Tokens], ways: Ways, max_new_tokens: int, budget: int
+) -> Iterator[tuple[list[Tokens], Ways]]:
+    """Sorted prompts in batches that are answered together, from short to long, and how.
+
+    Prompts whose answer grows beyond a length at which the model changes its arithmetic are fed whole for every token.
+    """
+    lengths = lengths_of(model.config.get_text_config())
+
+    def changes(prompt: Tokens) -> bool:
+        kinds = {lengths.kind(len(prompt)), lengths.kind(len(prompt) + max_new_tokens - 1)}
+        return len(kinds) > 1 or (lengths.each and kinds != {0})
+
+    for alike in lengths.grouped([prompt for prompt in distinct if not changes(prompt)], len).values():
+        for batch in _cut(alike, max_new_tokens, budget, ways.answers == "together"):
+            yield batch, ways
+    for batch in _cut([prompt for prompt in distinct if changes(prompt)], max_new_tokens, budget, together=False):
+        yield batch, ways._replace(answers="whole")
+
+
+def _cut(distinct: list[Tokens], max_new_tokens: int, budget: int, together: bool) -> Iterator[list[Tokens]]:
+    """Sorted prompts in batches, from short to long.
 
     Prompts that share something beyond what all share, such as questions about one text, stay next to each other
     (packing.families). Without `together`, all prompts of a batch have one length.
@@ -136,16 +150,18 @@ def _merge_answers(
 
 
 def _answer_all(
-    writes: type["_Writer"], model: PreTrainedModel, batches: list[list[Tokens]], end: AnswerEnd, tokens_per_batch: int,
+    model: PreTrainedModel, batches: list[tuple[list[Tokens], Ways]], end: AnswerEnd, tokens_per_batch: int,
     precision: str,
 ) -> tuple[dict[Tokens, list[int]], int]:  # fmt: skip
     """Answers to the prompts of all batches, and how many tokens were computed; the longest go first."""
     answers: dict[Tokens, list[int]] = {}
     computed = 0
-    with tqdm(total=sum(map(len, batches)), desc="answers", disable=None) as progress, prepared(model):
+    faster = batches[0][1] if batches else PLAIN  # the same for all but `answers`
+    total = sum(len(batch) for batch, _ in batches)
+    with tqdm(total=total, desc="answers", disable=None) as progress, cpu.prepared(model, faster):
         while batches:
-            *batches, some = batches
-            writer = writes(some, end.max_new_tokens, model, tokens_per_batch, precision, progress)
+            *batches, (some, ways) = batches
+            writer = _writer(some, end.max_new_tokens, model, tokens_per_batch, precision, ways, progress)
             try:
                 found = _write(writer, len(some), end)
             except RuntimeError as error:
@@ -155,7 +171,7 @@ def _answer_all(
             if found is None:  # here, where nothing holds the writer any more
                 del writer
                 release_memory(model.device)
-                batches = [half for batch in (*batches, some) for half in _halves(batch)]
+                batches = [(half, way) for batch, way in (*batches, (some, ways)) for half in _halves(batch)]
                 tokens_per_batch = max(1, tokens_per_batch // 2)
                 continue
             answers |= dict(zip(some, found, strict=True))
@@ -220,6 +236,8 @@ class _GrowingLayer(DynamicLayer):
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def select(self, rows: Tensor) -> None:
+        if not self.is_initialized:  # of a block that keeps nothing
+            return
         rows = rows.to(self.keys.device)
         self.keys, self.values = self.keys[rows], self.values[rows]
 
@@ -229,9 +247,9 @@ class _Writer(Engine):
 
     def __init__(
         self, prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str,
-        progress: tqdm,
+        ways: Ways, progress: tqdm,
     ) -> None:  # fmt: skip
-        super().__init__(model, budget, precision, packs=True, progress=progress)
+        super().__init__(model, budget, precision, ways, progress)
         self._prompts = prompts
         self._longest = max(map(len, prompts))
         capacity = self._longest + max_new_tokens
@@ -267,11 +285,12 @@ class _Together(_Writer):
 
     def start(self) -> Tensor:
         device = self._model.device
-        self._lengths = torch.tensor(list(map(len, self._prompts)), device=device)  # of prompts still to be answered
+        # Of prompts that are still to be answered.
+        self._prompt_lengths = torch.tensor(list(map(len, self._prompts)), device=device)
         self._first: Tensor | None = None
         reads = _as_reads(self._prompts)
-        lanes, self._budget = divide(self._model, self._budget, distinct_tokens(reads))
-        self.feed(reads, share=True, lanes=lanes)
+        lanes, self._budget = cpu.divide(self._ways, self._budget, distinct_tokens(reads))
+        self.feed(reads, lanes)
         return self._first
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
@@ -290,6 +309,8 @@ class _Together(_Writer):
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
         with self._lock:
             for layer, fed in zip(self._layers, cache.layers, strict=True):
+                if fed.own is None:  # of a block that keeps nothing
+                    continue
                 if not layer.is_initialized:
                     layer.open(len(self._prompts), self._longest, *fed.own)
                 for kept, own, held in zip((layer.keys, layer.values), fed.own, fed.held or (None, None), strict=True):
@@ -302,15 +323,15 @@ class _Together(_Writer):
 
     def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
         if len(rows) < len(tokens):
-            self._lengths = self._lengths[rows.to(self._lengths.device)]
+            self._prompt_lengths = self._prompt_lengths[rows.to(self._prompt_lengths.device)]
             for layer in self._layers:
                 layer.select(rows)
         newest = self._layers[0].get_seq_length()
-        columns = torch.arange(newest + 1, device=self._lengths.device)
-        sees = (columns >= self._longest - self._lengths[:, None])[:, None]
+        columns = torch.arange(newest + 1, device=self._prompt_lengths.device)
+        sees = (columns >= self._longest - self._prompt_lengths[:, None])[:, None]
         window = sliding_window(self._config)
         mask = self._as_attention(sees) if window is None else self._by_kind(sees, sees & (columns > newest - window))
-        positions = (self._lengths + newest - self._longest)[:, None]
+        positions = (self._prompt_lengths + newest - self._longest)[:, None]
         cache = Cache(layers=self._layers)
         return self._after_last(tokens[rows, None], cache, position_ids=positions, attention_mask=mask)
 
@@ -321,7 +342,9 @@ class _Apart(_Writer):
     def start(self) -> Tensor:
         self._fed = torch.tensor(self._prompts, device=self._model.device)
         # Without a cache every step feeds all tokens again.
-        self._cache = Cache(layers=self._layers) if shares_prefixes(self._model) else None
+        self._cache = Cache(layers=self._layers) if self._ways.answers == "cached" else None
+        if self._lengths.each:
+            self._forget_length()
         self._progress.update(len(self._prompts))
         return self._after_last(self._fed, self._cache)
 
@@ -334,3 +357,66 @@ class _Apart(_Writer):
             for layer in self._layers:
                 layer.select(rows)
         return self._after_last(new, self._cache)
+
+
+def _writer(
+    prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str, ways: Ways,
+    progress: tqdm,
+) -> _Writer:  # fmt: skip
+    kind = _Together if ways.answers == "together" else _Apart
+    return kind(prompts, max_new_tokens, model, budget, precision, ways, progress)
+
+
+def answering_ways(model: PreTrainedModel, prompts: Sequence[Tokens], plain: bool = False) -> Ways:
+    """The fast paths that answer these prompts as the model does when it is fed everything for every token.
+
+    Args:
+        prompts: sorted.
+        plain: take none.
+    """
+    reads = _as_reads(prompts)
+    ways = scoring_ways(model, reads, plain)
+    if ways == PLAIN:
+        return ways
+    return proof.once(model, "answers", reads, lambda: ways._replace(answers=_proven_answers(model, ways, prompts)))
+
+
+def _proven_answers(model: PreTrainedModel, ways: Ways, prompts: Sequence[Tokens]) -> str:
+    """How answers may be written: the first of ANSWER_WAYS whose logits are those of whole passes."""
+    lengths = lengths_of(model.config.get_text_config())
+    sample = proof.sample(prompts, lengths)
+    fixed = [prompt for prompt in sample if lengths.kind(len(prompt)) == lengths.kind(len(prompt) + TRIED_TOKENS)]
+    alike = [some for kind, some in lengths.grouped(fixed, len).items() if not (kind and lengths.each)]
+
+    def prove() -> str:
+        expected = [_tried_logits(model, [prompt], PLAIN) for some in alike for prompt in some]
+        for answers in ANSWER_WAYS[:-1]:
+            if answers == "together" and not ways.packs:
+                continue
+            trials = alike if answers == "together" else [[prompt] for some in alike for prompt in some]
+            way = ways._replace(answers=answers, compiles=())
+
+            def found(trials: list[list[Tokens]] = trials, way: Ways = way) -> list[np.ndarray]:
+                return [row for some in trials for row in _by_prompt(_tried_logits(model, some, way))]
+
+            if proof.is_right(model, f"answers {answers}", found, [row for own in expected for row in _by_prompt(own)]):
+                return answers
+        return ANSWER_WAYS[-1]
+
+    return proof.tried(model, prove) if alike else ANSWER_WAYS[-1]
+
+
+def _tried_logits(model: PreTrainedModel, prompts: list[Tokens], ways: Ways) -> np.ndarray:
+    """Log-probabilities after each prompt and each of TRIED_TOKENS more tokens, (tokens + 1, prompts, vocabulary)."""
+    with tqdm(disable=True) as progress, cpu.prepared(model, ways):
+        writer = _writer(prompts, TRIED_TOKENS + 1, model, 1, "no", ways, progress)
+        rows = torch.arange(len(prompts), device=model.device)
+        logits = [writer.start()]
+        for place in range(TRIED_TOKENS):
+            following = torch.tensor([prompt[place % len(prompt)] for prompt in prompts], device=model.device)
+            logits.append(writer.go_on(following, rows))
+        return torch.stack([step.float().log_softmax(dim=-1).cpu() for step in logits]).numpy()
+
+
+def _by_prompt(found: np.ndarray) -> list[np.ndarray]:
+    return list(found.swapaxes(0, 1))

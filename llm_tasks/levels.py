@@ -9,15 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis import monotonicity, results
+from analysis import monotonicity
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.options import number, positive
+from harness.content import files_content
+from harness.data import Source
 from llm_tasks import answers, arguments
 from llm_tasks.arguments import DENSE
 from llm_tasks.chat import as_messages, user_turn
 from llm_tasks.encoding import OVERFLOWS, EncodedLevel, TextEncoder, encode_levels
+from llm_tasks.engine.proof import scoring_ways
+from llm_tasks.engine.ways import PLAIN, Ways
 from llm_tasks.experiment import Evaluation, Setting
-from llm_tasks.greedy import AnswerEnd, greedy_answers
+from llm_tasks.greedy import AnswerEnd, answering_ways, greedy_answers
+from llm_tasks.packing import Continuation, Tokens, distinct_reads
 from llm_tasks.processes import ALONE, Processes
 from llm_tasks.prompts import LETTERS, Level
 from llm_tasks.scoring import Work, log_likelihoods
@@ -38,7 +43,8 @@ class LevelSetting(NamedTuple):
         task: its name in results.
         add_options: adds its own options to the parser that all settings share.
         load: its items, read and checked; ValueError where they are not usable.
-        files: the local files that load reads.
+        files: what load reads: the local files, or where on the hub they are.
+        readers: how its levels read answers off the model: "letter", "cloze", "generate" or "answer".
         build: its levels, easy to hard, from (items, args, seed, tokenizer).
         options: names of the options that change what it computes, besides SHARED_OPTIONS.
         seeded: whether the seed changes its levels.
@@ -48,7 +54,8 @@ class LevelSetting(NamedTuple):
     task: str
     add_options: Callable[[argparse.ArgumentParser], None]
     load: Callable[[argparse.Namespace], Any]
-    files: Callable[[argparse.Namespace], list[Path]]
+    files: Callable[[argparse.Namespace], list[Path | Source]]
+    readers: Callable[[argparse.Namespace], tuple[str, ...]]
     build: Callable[[Any, argparse.Namespace, int, PreTrainedTokenizerBase], list[Level]]
     options: tuple[str, ...]
     seeded: bool
@@ -90,8 +97,7 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
     """The setting as experiment.run takes it; `ignored` are options that belong to other settings."""
 
     def identify(args: argparse.Namespace) -> dict[str, Any]:
-        files = own.files(args)
-        return {"data_sha256": results.sha256(files) if files else None}
+        return files_content(own.files(args))
 
     def prepare(
         args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -116,6 +122,10 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         report_levels(own, next(iter(found.values())))
         return found
 
+    def prove(model: PreTrainedModel, data: dict[int, list[EncodedLevel]], args: argparse.Namespace) -> None:
+        for levels in data.values():
+            engine_ways(model, levels, args.plain)
+
     def evaluate(
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: dict[int, list[EncodedLevel]], cell: Cell,
         args: argparse.Namespace, processes: Processes,
@@ -125,7 +135,7 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
             model, tokenizer, levels, answer_metric=args.answer_metric, length_normalized=args.length_normalized,
             max_new_tokens=args.max_new_tokens, min_new_tokens=args.min_new_tokens,
             tokens_per_batch=arguments.tokens_scored_at_once(args), precision=arguments.precision_of(args),
-            processes=processes,
+            ways=engine_ways(model, levels, args.plain), processes=processes,
         )  # fmt: skip
         if cell["compression"] == DENSE and processes.is_main:
             warn_of_chance(own, found.levels)
@@ -133,7 +143,7 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         task = levels[0].level.dataset if own.name == "own_task" else own.task
         return found._replace(facts={"task": task, **found.facts})
 
-    return Setting(own.name, identify, prepare, evaluate, seeded=own.seeded, ignored=ignored)
+    return Setting(own.name, identify, prepare, evaluate, own.readers, prove=prove, seeded=own.seeded, ignored=ignored)
 
 
 def report_levels(own: LevelSetting, levels: Sequence[EncodedLevel]) -> None:
@@ -160,24 +170,26 @@ def warn_of_chance(own: LevelSetting, levels: Sequence[dict[str, Any]]) -> None:
 def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, levels: Sequence[EncodedLevel], *,
     answer_metric: str = "exact_match", length_normalized: bool = False, max_new_tokens: int = 32,
-    min_new_tokens: int = 0, tokens_per_batch: int = 4096, precision: str = "no", share: bool = True,
-    processes: Processes = ALONE,
+    min_new_tokens: int = 0, tokens_per_batch: int = 4096, precision: str = "no",
+    ways: tuple[Ways, Ways] | None = None, processes: Processes = ALONE,
 ) -> Evaluation:  # fmt: skip
     """Score the model on all levels in one go, so that what levels have in common is computed once.
 
     Several processes divide the items among them, and each returns what all have found.
 
+    Args:
+        ways: the engine's for scores and for answers; None takes what engine_ways finds.
     Returns:
         levels: results.LEVEL_KEYS of each, its data set, reader, human score, all `metrics`, and `facts`.
         items: one row per item and level in the flat columns level (index), item, group and score; further columns of
             level 0 begin with "level0_".
-        facts: tokens_computed and tokens_distinct.
+        facts: tokens_computed and tokens_distinct, and the ways that the engine took.
     """
-    flat = [option for encoded in levels for options in encoded.continuations for option in options]
-    scores = log_likelihoods(model, flat, tokens_per_batch, precision, share, processes)
-    prompts = [context for encoded in levels for context in encoded.contexts]
+    flat, prompts = asked_of_model(levels)
+    for_scores, for_answers = ways or engine_ways(model, levels)
+    scores = log_likelihoods(model, flat, tokens_per_batch, precision, for_scores, processes)
     texts, work = generate(
-        model, tokenizer, prompts, max_new_tokens, min_new_tokens, tokens_per_batch, precision, processes
+        model, tokenizer, prompts, max_new_tokens, min_new_tokens, tokens_per_batch, precision, for_answers, processes
     )
     described, outcomes = [], []
     at = text_at = 0
@@ -195,12 +207,27 @@ def measure(
         outcomes.append(outcome)
     items = item_table(levels, outcomes, [level["metric"] for level in described])
     total = Work(scores.work.computed + work.computed, scores.work.distinct + work.distinct)
-    return Evaluation(described, items, {"tokens_computed": total.computed, "tokens_distinct": total.distinct})
+    taken = {**(for_scores if flat else for_answers).described(), "answers": for_answers.answers if prompts else None}
+    facts = {"tokens_computed": total.computed, "tokens_distinct": total.distinct, "engine": taken}
+    return Evaluation(described, items, facts)
+
+
+def asked_of_model(levels: Sequence[EncodedLevel]) -> tuple[list[Continuation], list[Tokens]]:
+    """The continuations to score and the prompts to answer, of all levels in order."""
+    flat = [option for encoded in levels for options in encoded.continuations for option in options]
+    return flat, [context for encoded in levels for context in encoded.contexts]
+
+
+def engine_ways(model: PreTrainedModel, levels: Sequence[EncodedLevel], plain: bool = False) -> tuple[Ways, Ways]:
+    """The fast paths for scores and for answers that are proven on the model with these levels; none if plain."""
+    flat, prompts = asked_of_model(levels)
+    for_scores = scoring_ways(model, distinct_reads(flat), plain)
+    return for_scores, answering_ways(model, sorted(set(prompts)), plain) if prompts else PLAIN
 
 
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[tuple[int, ...]], max_new_tokens: int,
-    min_new_tokens: int, tokens_per_batch: int, precision: str, processes: Processes = ALONE,
+    min_new_tokens: int, tokens_per_batch: int, precision: str, ways: Ways | None = None, processes: Processes = ALONE,
 ) -> tuple[list[str], Work]:  # fmt: skip
     """The first line of each greedy answer; an answer ends with it."""
     ends = model.generation_config.eos_token_id
@@ -213,7 +240,7 @@ def generate(
         return tokens[-1] in ends or answers.has_first_line(text_of(tokens))
 
     end = AnswerEnd(max_new_tokens, is_finished, min_new_tokens, tuple(ends))
-    found, work = greedy_answers(model, prompts, end, tokens_per_batch, precision, processes)
+    found, work = greedy_answers(model, prompts, end, tokens_per_batch, precision, ways, processes)
     return [answers.first_line(text_of(tokens)) for tokens in found], work
 
 

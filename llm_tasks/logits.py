@@ -3,15 +3,15 @@
 Then logits of the whole vocabulary are never stored: fresh memory for them takes as long as the product.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from llm_tasks.same_code import same_code
+from llm_tasks.engine import cpu
 
 AT_ONCE, AT_ONCE_CPU = 2**25, 2**21  # logits computed at once, where they need not be stored: 67 and 4 MB in bf16
 EVEN_ROWS = 16  # of a matrix: of some other numbers of them, a processor's product takes up to a fifth longer
@@ -32,23 +32,29 @@ class Asked(NamedTuple):
     firsts: Tensor
 
 
-def projects_plainly(model: PreTrainedModel) -> bool:
-    """Whether logits are the last hidden states times the output layer's weights, as in Llama, and nothing else."""
-    output = model.get_output_embeddings()
-    if type(output) is not nn.Linear or output.bias is not None or is_spread(model):
-        return False
-    hooked = "forward" in vars(model)
-    return not hooked and same_code(type(model).forward, LlamaForCausalLM.forward)
+@contextlib.contextmanager
+def output_in_float32(model: PreTrainedModel, holds: bool) -> Iterator[None]:
+    """Inside, the model's output layer computes logits in float32, whatever its weights are in, if it holds.
 
+    For models that do more to their logits than to multiply, such as to cap them.
+    """
+    layer = model.get_output_embeddings()
+    if not holds or type(layer) is not nn.Linear or "forward" in vars(layer):
+        yield
+        return
 
-def is_spread(model: PreTrainedModel) -> bool:
-    """Whether a model's layers are on several devices."""
-    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
+    def forward(hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            rows = hidden.float().reshape(-1, hidden.shape[-1])
+            parts = [logits for _, logits in _vocabulary_parts(rows, layer.weight)]
+            found = torch.cat(parts, dim=-1)[: len(rows)].view(*hidden.shape[:-1], -1)
+            return found if layer.bias is None else found + layer.bias
 
-
-def in_bf16_on_cpu(computed: PreTrainedModel | Tensor) -> bool:
-    """Whether bf16_kernels are for it."""
-    return computed.device.type == "cpu" and computed.dtype == torch.bfloat16
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward
 
 
 @torch.no_grad()
@@ -56,7 +62,8 @@ def read(outputs: Tensor, weights: Tensor | None, asked: Asked) -> tuple[Tensor,
     """Log-likelihoods of the tokens asked for, float32, and the most likely tokens; NaN where a row has NaN.
 
     Args:
-        outputs: logits, (rows, vocabulary), or with weights hidden states, (rows, width).
+        outputs: logits, (rows, vocabulary), or with weights hidden states, (rows, width), in whose dtype logits are
+            computed.
         weights: of the output layer, (vocabulary, width).
         asked: on the outputs' device.
     """
@@ -86,15 +93,15 @@ def _vocabulary_parts(outputs: Tensor, weights: Tensor | None) -> Iterator[tuple
         most, outputs = AT_ONCE_CPU, nn.functional.pad(outputs, (0, 0, 0, -len(outputs) % EVEN_ROWS))
     columns = max(FEWEST_COLUMNS, most // len(outputs))
     for start in range(0, len(weights), columns):
-        yield start, nn.functional.linear(outputs, weights[start : start + columns])
+        part = weights[start : start + columns]
+        # autocast multiplies float32 states by float32 weights in its own dtype: it is off where float32 is wanted
+        yield start, nn.functional.linear(outputs, part.to(outputs.dtype) if outputs.dtype == torch.float32 else part)
 
 
 def log_sums(logits: Tensor) -> Tensor:
     """Float32 logsumexp of every row; some rows at a time, in one place, which a processor's cache holds."""
-    if in_bf16_on_cpu(logits):
-        from llm_tasks import bf16_kernels  # its compiler takes half a second and 90 MB
-
-        return bf16_kernels.log_sums(logits)
+    if cpu.in_bf16_on_cpu(logits):
+        return cpu.compiled_log_sums(logits)
     at_once = _rows_at_once(logits)
     space = torch.empty(min(at_once, len(logits)), logits.shape[1], device=logits.device)
     sums = []

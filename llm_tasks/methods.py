@@ -69,10 +69,17 @@ Compress = Callable[[Tensor, InputStatistics | None, Strength, Options], Tensor]
 Quantize = Callable[[Tensor, InputStatistics | None, Strength, Options], Quantized]
 
 
+def always_first(options: Options) -> int:
+    """The arithmetic of a method whose results never changed."""
+    return 1
+
+
 class Method(NamedTuple):
     """A compression: its function, the strengths it takes, what it reads of the inputs, and which Options it obeys.
 
     One that quantizes has `quantize` too: the integers that `compress` turns into a weight, for exports.
+    `arithmetic` is a number that is raised where a change alters what the method computes with these options. Runs made
+    before numbers were written count as 1.
     """
 
     compress: Compress
@@ -80,6 +87,7 @@ class Method(NamedTuple):
     statistic: str | None = None
     options: tuple[str, ...] = ()
     quantize: Quantize | None = None
+    arithmetic: Callable[[Options], int] = always_first
 
 
 def magnitude(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
@@ -127,6 +135,12 @@ def gptq(W: Tensor, inputs: InputStatistics | None, strength: Strength, options:
     )  # fmt: skip
 
 
+def gptq_arithmetic(options: Options) -> int:
+    """2 where groups begin inside a block: their grids were once made from weights later than the block's start."""
+    inside = options.group_size != -1 and options.group_size % options.block_size != 0
+    return 2 if inside and not options.static_groups else 1
+
+
 def low_rank(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
     """The best matrix of this rank; a matrix that is smaller than the rank stays as it is."""
     return W if strength.value >= min(W.shape) else low_rank_approximation(W, [strength.value])[0]
@@ -141,6 +155,6 @@ METHODS: dict[str, Method] = {
     "ria": Method(by_input_norms(ria_mask), SPARSITIES, "sq_norms"),
     "sparsegpt": Method(sparsegpt, SPARSITIES, "hessian", HESSIAN_OPTIONS),
     "rtn": Method(dequantized(rtn), ("bits",), None, GRID_OPTIONS, rtn),
-    "gptq": Method(dequantized(gptq), ("bits",), "hessian", GPTQ_OPTIONS, gptq),
+    "gptq": Method(dequantized(gptq), ("bits",), "hessian", GPTQ_OPTIONS, gptq, gptq_arithmetic),
     "low_rank": Method(low_rank, ("rank",)),
 }

@@ -97,9 +97,17 @@ def files(args: argparse.Namespace) -> list[Path]:
     return [args.task_file]
 
 
+def readers(args: argparse.Namespace) -> tuple[str, ...]:
+    return (reader_of(load(args), args),)
+
+
+def reader_of(items: list[Row], args: argparse.Namespace) -> str:
+    return "answer" if items[0].kind == "answers" else args.answer_mode or "letter"
+
+
 def build(items: list[Row], args: argparse.Namespace, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Level]:
     """The file's levels, easy to hard."""
-    reader = "answer" if items[0].kind == "answers" else args.answer_mode or "letter"
+    reader = reader_of(items, args)
     dataset = args.task_name or file_stem(args.task_file)
     return [
         make_level(name, difficulty, dataset, reader, sample_level(rows, args.max_items))
@@ -210,7 +218,7 @@ def make_prompt(row: Row, reader: str) -> Prompt:
     return Prompt(row.item, group, question, header, options=options, gold=row.gold, answers=row.answers)
 
 
-SETTING = LevelSetting("own_task", "own_task", add_options, load, files, build, OPTIONS, seeded=False)
+SETTING = LevelSetting("own_task", "own_task", add_options, load, files, readers, build, OPTIONS, seeded=False)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -142,13 +142,13 @@ def pack(reads: list[Read], before: int, together: bool, width: int) -> list[Row
         width: of the model's hidden states; the wider, the less attention counts.
     """
     if not together:
-        return [_row([[read]], before) for read in reads]
+        return [row_of([[read]], before) for read in reads]
     longest_first = _longest_first(reads, before)
     filled = [_fill(longest_first, length) for length in ROW_TOKENS]
     rows = min(filled, key=lambda rows: _cost([taken for taken, _ in rows], before, width))
     # In the sequences' order, so that neighbours share again what they have in common.
     orders = [sorted(itertools.chain(*members)) for _, members in rows]
-    return [_row([[reads[index] for index in order]], before) for order in orders]
+    return [row_of([[reads[index] for index in order]], before) for order in orders]
 
 
 def pack_in_blocks(reads: list[Read], length: int) -> list[Row]:
@@ -157,7 +157,7 @@ def pack_in_blocks(reads: list[Read], length: int) -> list[Row]:
     A family is a tree by itself: what it shares with others of its row is computed again.
     """
     filled = _fill(_longest_first(reads, 0), length)
-    return [_row([reads[family.start : family.stop] for family in members], 0) for _, members in filled]
+    return [row_of([reads[family.start : family.stop] for family in members], 0) for _, members in filled]
 
 
 def _longest_first(reads: list[Read], before: int) -> list[tuple[int, range]]:
@@ -214,7 +214,7 @@ def families(reads: list[Read], before: int) -> list[tuple[int, range]]:
     return found
 
 
-def _row(parts: list[list[Read]], before: int) -> Row:
+def row_of(parts: list[list[Read]], before: int) -> Row:
     """Sorted sequences from token `before` on, side by side; those of different parts share nothing."""
     row = Row([], [], [], [])
     for reads in parts:

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis import results
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.options import positive
 from harness.device import autocast
@@ -53,8 +52,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def identify(args: argparse.Namespace) -> dict[str, Any]:
-    file = calibration.source_file(args.text, split=evaluation_split(args), data_dir=args.data_dir)
-    return {"text_sha256": results.sha256([file]) if file else None}
+    return calibration.source_content("text", args.text, evaluation_split(args), args.data_dir)
+
+
+def readers(args: argparse.Namespace) -> tuple[str, ...]:
+    return ("perplexity",)
 
 
 def evaluation_split(args: argparse.Namespace) -> str:
@@ -131,7 +133,7 @@ def perplexity(losses: np.ndarray, vocabulary: int, args: argparse.Namespace) ->
     return Evaluation([level], {"window_loss": losses}, {"task": args.text})
 
 
-SETTING = Setting("perplexity", identify, prepare, evaluate, evaluate_streamed)
+SETTING = Setting("perplexity", identify, prepare, evaluate, readers, evaluate_streamed)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,8 +17,6 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from analysis.sweeps.cells import CELL_ERRORS
-
 LONGEST_WAIT = datetime.timedelta(days=7)  # for each other; a process that dies ends the job at once by its launcher
 
 
@@ -74,7 +72,7 @@ class Processes(NamedTuple):
         error: Exception | None = None
         try:
             yield
-        except CELL_ERRORS as caught:
+        except Exception as caught:  # any: while one process ends its cell, none may go on and wait for it
             error = caught
         failed = np.zeros(self.count, dtype=np.int64)
         failed[self.index] = error is not None

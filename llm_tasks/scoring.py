@@ -1,57 +1,26 @@
-"""The engine that feeds language models at the least cost, and log-likelihoods of continuations by it.
+"""Log-likelihoods of continuations by the engine, which feeds what they share once."""
 
-What is fed is planned by packing: what sequences share is computed once, and little is padded. Only positions that are
-read are projected to the vocabulary, a part of it at a time, and on a processor with bf16 units layers of Llama's kind,
-and attention where it pays, are computed by fused_layers.
-
-The result is that of one sequence at a time, to the rounding of the products; several processes compute the batches
-that one would, each a part of them, so that theirs is the same to the bit. Models that cannot be packed (packs_rows)
-get one sequence a row, padded at the end where nothing is read; those that remember more than keys and values share
-nothing.
-"""
-
-import contextlib
-import functools
-import inspect
-import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
-from harness.device import autocast
 from llm_tasks import logits
-from llm_tasks.lanes import Tasks, divide, run
-from llm_tasks.logits import is_spread
-from llm_tasks.packing import (
-    EVEN_KEYS,
-    LONGEST_ROW,
-    Continuation,
-    Read,
-    Row,
-    Trunk,
-    cut_into_blocks,
-    distinct_reads,
-    distinct_tokens,
-    fast_length,
-    pack,
-    pack_in_blocks,
-    plan,
-)
+from llm_tasks.engine import cpu
+from llm_tasks.engine.feed import Engine
+from llm_tasks.engine.proof import scoring_ways
+from llm_tasks.engine.ways import Ways
+from llm_tasks.packing import Continuation, Read, Row, distinct_reads, distinct_tokens
 from llm_tasks.processes import ALONE, Processes
 
-KeysValues = list[tuple[Tensor, Tensor]]  # per layer, each (rows, heads, tokens, width)
-OwnRows = dict[int, slice]  # by id of a trunk, of its rows from short to long
-
-EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
-READS_PER_TOKEN = 0.25  # positions with logits of the whole vocabulary, per token of the budget: they fill the memory
-SHARING_LAYERS = {"full_attention", "sliding_attention", "attention"}
+FLOAT32_COST = 4  # times that of bf16 or fp16: what a matmul in float32 takes
+FLOAT32_ROWS = 2048  # positions read in float32 at once: the output layer's weights are widened for each time
+FLOAT32_SHARE = 0.05  # of the work of the layers: what logits in float32 may take, where more than one token is scored
 
 
 class Work(NamedTuple):
@@ -77,16 +46,20 @@ class Scores(NamedTuple):
 
 def log_likelihoods(
     model: PreTrainedModel, continuations: Sequence[Continuation], tokens_per_batch: int, precision: str = "no",
-    share: bool = True, processes: Processes = ALONE,
+    ways: Ways | None = None, processes: Processes = ALONE,
 ) -> Scores:  # fmt: skip
     """Log-likelihood of every continuation given the tokens before it.
+
+    Where layers compute in bf16 or fp16, positions from which a single token is scored, such as letters, are projected
+    to the vocabulary in float32 all the same, and all others where that costs next to nothing: in bf16 logits differ by
+    steps of 1/16, and letters would tie.
 
     Args:
         continuations: in any order; equal ones and equal beginnings are computed once.
         tokens_per_batch: tokens computed at once, by all lanes, at least 1; a longer sequence goes alone. Halved, for
             good, whenever memory runs out.
         precision: "bf16" multiplies a float32 model's matrices in bf16; logits are normalised in float32 always.
-        share: False computes every sequence whole.
+        ways: the fast paths to take; None takes those that are proven on these continuations.
         processes: those that divide the work among them; all are given the same continuations, and return all scores.
     Raises:
         ValueError: a continuation without a token to score, or without one before it.
@@ -98,12 +71,15 @@ def log_likelihoods(
             raise ValueError(f"continuation {index}: start {continuation.start} of {len(continuation.tokens)} tokens")
     reads = distinct_reads(continuations)
     distinct = distinct_tokens(reads)
+    ways = scoring_ways(model, reads) if ways is None else ways
     # Every process cuts the batches, of which it computes its own, as the main one does: it may have other threads.
-    lanes, budget = processes.share(divide(model, tokens_per_batch, distinct))
-    with tqdm(total=len(reads), desc="scoring", disable=None) as progress, prepared(model):
-        scorer = _Scorer(model, budget, precision, share and packs_rows(model), progress, len(continuations))
-        with processes.together():
-            scorer.feed(reads, share and shares_prefixes(model), lanes, processes)
+    ways, (lanes, budget) = processes.share((ways, cpu.divide(ways, tokens_per_batch, distinct)))
+    in_float32 = _in_float32(model, reads, distinct, precision)
+    with tqdm(total=len(reads), desc="scoring", disable=None) as progress, cpu.prepared(model, ways):
+        scorer = _Scorer(model, budget, precision, ways, progress, in_float32, len(continuations))
+        with processes.together(), logits.output_in_float32(model, not ways.projects and all(in_float32)):
+            scorer.feed(reads, lanes, processes)
+            scorer.read_deferred()
     check_done_once(processes.merge(scorer.times_scored))
     log_likelihood, first_token = processes.merge(scorer.log_likelihood), processes.merge(scorer.first_token)
     computed = int(processes.merge(np.array([scorer.computed]))[0])
@@ -116,298 +92,46 @@ def check_done_once(times: np.ndarray) -> None:
         raise RuntimeError("the processes of a job can divide its items only on processors, or on GPUs, of one kind")
 
 
-def shares_prefixes(model: PreTrainedModel) -> bool:
-    """Whether keys and values of earlier tokens are all that a model remembers: no recurrent state or shared layers."""
-    config = model.config.get_text_config()
-    layers = set(getattr(config, "layer_types", None) or SHARING_LAYERS)
-    shared = getattr(config, "num_kv_shared_layers", 0)
-    return layers <= SHARING_LAYERS and not shared and not getattr(model, "_is_stateful", False)
-
-
-def packs_rows(model: PreTrainedModel) -> bool:
-    """Whether the model obeys the position and mask of single tokens, as transformers' own attention layers do.
-
-    Left out are biases that are made from the number of tokens (ALiBi), and attention kernels that take no mask.
-    """
-    config = model.config.get_text_config()
-    own = type(model).__module__.startswith("transformers.")
-    obeys = "position_ids" in inspect.signature(model.forward).parameters
-    biased = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
-    return own and obeys and not biased and shares_prefixes(model) and config._attn_implementation in ("sdpa", "eager")
-
-
-def projects_on_demand(model: PreTrainedModel) -> bool:
-    """Whether the model computes logits of the wanted positions alone; not where it is spread over devices.
-
-    There the wanted positions would be told on the first device and looked up on the last.
-    """
-    return not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
-
-
-class _PrefixLayer(DynamicLayer):
-    """A layer's keys and values of earlier tokens: one row, read by every row of any batch, and never grown.
-
-    Those of the batch itself stay in `own` where they are to be kept.
-    """
-
-    def __init__(self, held: tuple[Tensor, Tensor] | None, keep: bool) -> None:
-        super().__init__()
-        self.is_initialized = True
-        self.held, self._keep = held, keep
-        self.own: tuple[Tensor, Tensor] | None = None
-
-    def get_seq_length(self) -> int:
-        return self.held[0].shape[-2] if self.held else 0
-
-    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        if self._keep:
-            self.own = keys, values
-        return _joined(self.held, (keys, values))
-
-
-def _joined(held: tuple[Tensor, Tensor] | None, own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Keys and values of every row, behind those that all rows share."""
-    if held is None:
-        return own
-    keys, values = (
-        torch.cat([some.expand(len(more), -1, -1, -1), more], dim=-2) for some, more in zip(held, own, strict=True)
-    )
-    return keys, values
-
-
-def _any_own(trunk: Trunk, own: OwnRows) -> bool:
-    """Whether any row below a trunk is to be computed here."""
-    return id(trunk) in own or any(_any_own(longer, own) for longer in trunk.below)
-
-
-class Engine:
-    """Feeds sequences to a model in batches of a budget; what is done with the logits, a subclass says in `_collect`.
+def _in_float32(model: PreTrainedModel, reads: Sequence[Read], tokens: int, precision: str) -> list[bool]:
+    """Of each continuation, whether the logits that it is read from are computed in float32, in another dtype else.
 
     Args:
-        packs: whether sequences stand side by side in a row.
-        progress: told of the sequences that were fed.
+        tokens: distinct ones, which the layers compute.
     """
+    targets = {owner: continuation for read in reads for owner, continuation in read.targets}
+    scored = [len(targets[owner].tokens) - targets[owner].start for owner in range(len(targets))]
+    if model.dtype == torch.float32 and precision == "no":
+        return [False] * len(scored)
+    embeddings = {id(layer.weight): layer.weight for layer in _embeddings(model)}
+    layers = model.num_parameters() - sum(weight.numel() for weight in embeddings.values())
+    positions = sum(max(len(own.tokens) - own.start for _, own in read.targets) for read in reads)
+    cost = FLOAT32_COST * positions * max((weight.numel() for weight in embeddings.values()), default=0)
+    if cost <= FLOAT32_SHARE * tokens * layers:
+        return [True] * len(scored)
+    return [count == 1 for count in scored]
 
-    _keeps_own = False  # keys and values of a batch, for _collect
-    _projects = False  # whether _collect multiplies hidden states by the output layer's weights, where that is all
 
-    def __init__(self, model: PreTrainedModel, budget: int, precision: str, packs: bool, progress: tqdm) -> None:
-        self._model, self._budget, self._precision = model, budget, precision
-        self._config = model.config.get_text_config()
-        self._reads_only = projects_on_demand(model)
-        self._packs, self._progress = packs, progress
-        self._output_weights = model.lm_head.weight if self._projects and logits.projects_plainly(model) else None
-        self._in_blocks = packs and _attends_in_blocks(model)  # where nothing stands before a row
-        self._lock = threading.Lock()  # of what lanes count, and of what _collect may not do in two of them
-        self.computed = 0
-
-    def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
-        """Take what is to be known of a batch.
-
-        Args:
-            wanted: the places that are read, (rows, tokens).
-            outputs: logits at these, (positions read, vocabulary); hidden states where there are _output_weights.
-            cache: of _PrefixLayers, where there is one.
-        """
-        raise NotImplementedError
-
-    def feed(self, reads: list[Read], share: bool, lanes: int, processes: Processes = ALONE) -> None:
-        """Compute the sorted sequences, once; of several processes each its part.
-
-        Args:
-            share: whether beginnings in common are computed once.
-            lanes: each of which takes batches of the budget.
-        """
-        trunks = plan(reads) if share else Trunk(0, reads, [])
-        own = self.own_rows(trunks, processes) if processes.count > 1 else None
-        run(functools.partial(self._feed_below, trunks, None, own), lanes)
-
-    def _feed_below(self, trunk: Trunk, held: KeysValues | None, own: OwnRows | None, tasks: Tasks) -> None:
-        """Everything that begins with a trunk, whose keys and values are `held`; of `own` rows alone if given."""
-        rows = self._rows(trunk)
-        if own is not None:
-            rows = rows[own.get(id(trunk), slice(0))]
-        for longer in reversed(trunk.below):
-            if own is None or _any_own(longer, own):
-                tasks.put(functools.partial(self._feed_trunk, longer, trunk.length, held, own))
-        if rows:
-            tasks.put(functools.partial(self._feed_rows, rows, trunk.length, held))
-        with self._lock:
-            self._progress.update(len(trunk.reads))
-
-    def _feed_rows(self, rows: list[Row], before: int, held: KeysValues | None, tasks: Tasks) -> None:
-        """A batch of them, of the longest first: if memory runs out, then at the beginning."""
-        count = self._fitting(rows)
-        if count < len(rows):
-            tasks.put(functools.partial(self._feed_rows, rows[:-count], before, held))
-        self._read(rows[-count:], before, held)
-
-    def _feed_trunk(
-        self, trunk: Trunk, before: int, held: KeysValues | None, own: OwnRows | None, tasks: Tasks
-    ) -> None:
-        """The trunk itself, from token `before` on, and everything below it."""
-        cache = self._cache(held, keep=True)
-        ids = torch.tensor([trunk.example[before : trunk.length]])
-        self._outputs(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
-        joined = [_joined(layer.held, layer.own) for layer in cache.layers]
-        self._feed_below(trunk, joined, own, tasks)
-
-    def own_rows(self, root: Trunk, processes: Processes) -> OwnRows:
-        """Of every trunk, the rows that this process computes: whole batches, of neighbouring trunks.
-
-        A trunk at a cut is computed twice; in return nothing else is.
-        """
-        batches: list[tuple[int, int, int]] = []  # trunk, first and last row, in the order of computing
-        costs: list[int] = []
-
-        def visit(trunk: Trunk, before: int) -> None:
-            rows, cost = self._rows(trunk), trunk.length - before
-            while rows:
-                count = self._fitting(rows)
-                batches.append((id(trunk), len(rows) - count, len(rows)))
-                costs.append(cost + count * len(rows[-1].tokens))
-                rows, cost = rows[:-count], 0
-            for longer in trunk.below:
-                visit(longer, trunk.length)
-
-        visit(root, 0)
-        own: OwnRows = {}
-        for index in processes.own_part(costs):
-            trunk, start, stop = batches[index]
-            own[trunk] = slice(start, own[trunk].stop if trunk in own else stop)
-        return own
-
-    def _rows(self, trunk: Trunk) -> list[Row]:
-        """What is below a trunk and no longer one, from short to long."""
-        if self._in_blocks and not trunk.length:
-            rows = pack_in_blocks(trunk.reads, min(LONGEST_ROW, self._budget, int(self._most_read)))
-        else:
-            rows = pack(trunk.reads, trunk.length, self._packs, self._config.hidden_size)
-        return sorted(rows, key=lambda row: len(row.tokens))
-
-    @property
-    def _most_read(self) -> float:
-        """Positions that a batch may read."""
-        return self._budget * (READS_PER_TOKEN if self._output_weights is None else 1)
-
-    def _fitting(self, rows: list[Row]) -> int:
-        """How many of the longest rows, at the end, go into one batch."""
-        width, read = len(rows[-1].tokens), 0
-        for count, row in enumerate(reversed(rows), start=1):
-            read += len({place for place, *_ in row.reads})
-            uneven = 4 * len(row.tokens) < 3 * width and (count - 1) * width >= EVEN_TOKENS
-            if count > 1 and (uneven or count * width > self._budget or read > self._most_read):
-                return count - 1
-        return len(rows)
-
-    def _read(self, rows: list[Row], before: int, held: KeysValues | None) -> None:
-        """Read the rows at once, or in halves where memory runs out; the budget shrinks with them, for good."""
-        try:
-            self._read_at_once(rows, before, held)
-            return
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or len(rows) == 1:
-                raise
-        release_memory(self._model.device)
-        self._budget = max(1, self._budget // 2)
-        for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-            self._read(part, before, held)
-
-    def _read_at_once(self, rows: list[Row], before: int, held: KeysValues | None) -> None:
-        longest = max(len(row.tokens) for row in rows)
-        in_blocks = self._in_blocks and not before
-        # A packed row's padding has a position of its own; elsewhere it could go beyond those that the model has.
-        if in_blocks:
-            longest += -longest % EVEN_KEYS
-        elif self._packs:
-            longest = fast_length(longest, before, self._config.hidden_size)
-        shape = len(rows), longest
-        ids, depths = np.zeros(shape, dtype=np.int64), np.full(shape, before)
-        ends, wanted = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
-        for index, row in enumerate(rows):
-            own = slice(len(row.tokens))
-            ids[index, own], depths[index, own], ends[index, own] = row.tokens, row.depths, row.ends
-            wanted[index, [place for place, *_ in row.reads]] = True
-        more = {}
-        if self._packs:
-            positions = torch.from_numpy(depths).to(self._model.device)
-            masks = self._masks(torch.from_numpy(ends).to(self._model.device), positions, before)
-            more = {"position_ids": positions, "attention_mask": masks}
-        cache = self._cache(held, self._keeps_own) if held or self._keeps_own else None
-        blocks = cut_into_blocks(ends, self._config.hidden_size) if in_blocks else None
-        outputs = self._outputs(torch.from_numpy(ids), torch.from_numpy(wanted), cache, blocks, **more)
-        self._collect(rows, wanted, outputs, cache)
-
-    def _masks(self, ends: Tensor, depths: Tensor, before: int) -> Tensor | dict[str, Tensor]:
-        """Which tokens each token sees: those before the row, and those that its branch hangs from.
-
-        Args:
-            ends, depths: as Row has them, (rows, tokens).
-            before: tokens that stand before every row.
-        Returns:
-            (rows, 1, tokens, before + tokens); by kind of layer where a model's layers do not all see equally far.
-        """
-        place = torch.arange(ends.shape[1], device=ends.device)
-        inside = place[:, None] < ends[:, None, :]
-        inside &= place[None, :] <= place[:, None]
-        # What pads a row sees itself too: attention to nothing is NaN.
-        inside.diagonal(dim1=-2, dim2=-1).fill_(True)
-        sees = torch.nn.functional.pad(inside, (before, 0), value=True) if before else inside
-        window = sliding_window(self._config)
-        if window is None or int(depths.max()) < window:
-            return self._as_attention(sees)
-        earlier = torch.arange(before, device=ends.device).expand(len(ends), -1)
-        distance = depths[:, :, None] - torch.cat([earlier, depths], dim=1)[:, None, :]
-        return self._by_kind(sees, sees & (distance < window))
-
-    def _by_kind(self, sees: Tensor, near: Tensor) -> Tensor | dict[str, Tensor]:
-        """What layers that see all are given, and those that see what is `near`."""
-        kinds = set(getattr(self._config, "layer_types", None) or ["sliding_attention"])
-        sliding = self._as_attention(near)
-        if kinds == {"sliding_attention"}:
-            return sliding
-        return {"full_attention": self._as_attention(sees), "sliding_attention": sliding}
-
-    def _as_attention(self, sees: Tensor) -> Tensor:
-        """What is added to the products of queries and keys, (rows, 1, tokens, tokens seen or hidden)."""
-        dtype = self._model.dtype
-        hidden = torch.full(sees.shape, torch.finfo(dtype).min, dtype=dtype, device=sees.device)
-        return hidden.masked_fill_(sees, 0)[:, None]
-
-    def _cache(self, held: KeysValues | None, keep: bool) -> Cache:
-        layers = range(self._config.num_hidden_layers)
-        return Cache(layers=[_PrefixLayer(held[index] if held else None, keep) for index in layers])
-
-    def _outputs(
-        self, ids: Tensor, wanted: Tensor, cache: Cache | None, blocks: list[tuple[int, slice]] | None = None,
-        **more: Tensor | dict[str, Tensor],
-    ) -> Tensor:  # fmt: skip
-        """Logits at the wanted positions, (number of them, vocabulary), or hidden states, as _collect takes them."""
-        device = self._model.device
-        with self._lock:
-            self.computed += ids.numel()
-        ids, wanted = ids.to(device), wanted.to(device)
-        more |= {"past_key_values": cache, "use_cache": cache is not None}
-        with torch.no_grad(), self._autocast(), _in_blocks(blocks):
-            if self._output_weights is not None:
-                return self._model.model(ids, **more).last_hidden_state[wanted]
-            if self._reads_only:
-                return self._model(ids, logits_to_keep=wanted, **more).logits
-            return self._model(ids, **more).logits[wanted]
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        return autocast(self._precision, self._model.device.type, self._model.dtype)
+def _embeddings(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The layers from tokens and to logits."""
+    return [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
 
 
 class _Scorer(Engine):
-    """Adds up log-likelihoods, (continuations,), and notes what is most likely first."""
+    """Adds up log-likelihoods, (continuations,), and notes what is most likely first.
+
+    Args:
+        in_float32: of each continuation, whether its logits are computed in float32.
+    """
 
     _projects = True
 
     def __init__(
-        self, model: PreTrainedModel, budget: int, precision: str, packs: bool, progress: tqdm, continuations: int
-    ) -> None:
-        super().__init__(model, budget, precision, packs, progress)
+        self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: tqdm, in_float32: list[bool],
+        continuations: int,
+    ) -> None:  # fmt: skip
+        super().__init__(model, budget, precision, ways, progress)
+        self._in_float32 = in_float32
+        self._deferred: list[tuple] = []
         self.log_likelihood = np.zeros(continuations)
         self.first_token = np.zeros(continuations, dtype=np.int64)
         self.times_scored = np.zeros(continuations, dtype=np.int64)
@@ -416,83 +140,51 @@ class _Scorer(Engine):
         """Add up what the continuations ask of the positions read."""
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
         scored = [
-            (number[index, place], token, owner, is_first)
+            (number[index, place], token, owner, is_first, self._in_float32[owner])
             for index, row in enumerate(rows)
             for place, token, owner, is_first in row.reads
         ]
-        at, tokens, owners, is_first = map(np.array, zip(*scored, strict=True))
+        columns = list(map(np.array, zip(*scored, strict=True)))
+        for in_float32 in np.unique(columns[-1]):
+            at, tokens, owners, is_first = (column[columns[-1] == in_float32] for column in columns[:-1])
+            places, at = np.unique(at, return_inverse=True)
+            some = outputs if len(places) == len(outputs) else outputs[torch.from_numpy(places).to(outputs.device)]
+            if not in_float32:
+                with self._autocast():
+                    self._add(some, at, tokens, owners, is_first)
+            elif self._output_weights is None:  # logits.output_in_float32 made them
+                self._add(some, at, tokens, owners, is_first)
+            else:
+                self._defer(some.float(), at, tokens, owners, is_first)
+
+    def _defer(self, hidden: Tensor, *asked: np.ndarray) -> None:
+        """Keep hidden states until FLOAT32_ROWS have come together."""
+        with self._lock:
+            self._deferred.append((hidden, *asked))
+            enough = sum(len(hidden) for hidden, *_ in self._deferred) >= FLOAT32_ROWS
+        if enough:
+            self.read_deferred()
+
+    def read_deferred(self) -> None:
+        """Add up what is asked of the positions that were kept."""
+        with self._lock:
+            deferred, self._deferred = self._deferred, []
+        if not deferred:
+            return
+        hidden, at, tokens, owners, is_first = zip(*deferred, strict=True)
+        first = np.cumsum([0, *map(len, hidden[:-1])])
+        places = np.concatenate([own + start for own, start in zip(at, first, strict=True)])
+        self._add(torch.cat(hidden), places, *map(np.concatenate, (tokens, owners, is_first)))
+
+    def _add(
+        self, outputs: Tensor, at: np.ndarray, tokens: np.ndarray, owners: np.ndarray, is_first: np.ndarray
+    ) -> None:  # fmt: skip
+        """Add up what is asked of outputs: the row, token and continuation of each, and whether it is the first."""
         firsts, which = np.unique(at[is_first], return_inverse=True)
         asked = logits.Asked(*(torch.from_numpy(numbers).to(outputs.device) for numbers in (at, tokens, firsts)))
-        with self._autocast():
-            found, top = logits.read(outputs, self._output_weights, asked)
+        found, top = logits.read(outputs, self._output_weights, asked)
         if found.isnan().any():
             raise FloatingPointError("the model's logits are NaN")
         np.add.at(self.log_likelihood, owners, found.double().cpu().numpy())
         self.times_scored[owners[is_first]] += 1
         self.first_token[owners[is_first]] = top.cpu().numpy()[which]
-
-
-@contextlib.contextmanager
-def prepared(model: PreTrainedModel) -> Iterator[None]:
-    """Holds while an Engine computes, in all of its lanes: faster layers, where there are some."""
-    faster: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if logits.in_bf16_on_cpu(model):
-        from llm_tasks import bf16_kernels, fused_layers  # their compiler takes half a second and 90 MB
-
-        bf16_kernels.load_compiler()
-        faster = fused_layers.replaced(fused_layers.replacements(model))
-    with _grouped_heads(model.device), faster:
-        yield
-
-
-def _attends_in_blocks(model: PreTrainedModel) -> bool:
-    """Whether attention costs what the blocks of its rows cost, however long the rows."""
-    if not logits.in_bf16_on_cpu(model):
-        return False
-    from llm_tasks import fused_layers
-
-    return fused_layers.attends_in_blocks(model)
-
-
-def _in_blocks(blocks: list[tuple[int, slice]] | None) -> contextlib.AbstractContextManager:
-    if blocks is None:
-        return contextlib.nullcontext()
-    from llm_tasks import fused_layers
-
-    return fused_layers.in_blocks(blocks)
-
-
-def sliding_window(config: PretrainedConfig) -> int | None:
-    """How many tokens, its own included, a token of a sliding layer sees; None without such layers."""
-    kinds = getattr(config, "layer_types", None)
-    if getattr(config, "use_sliding_window", True) is False or (kinds and "sliding_attention" not in kinds):
-        return None
-    return getattr(config, "sliding_window", None)
-
-
-@contextlib.contextmanager
-def _grouped_heads(device: torch.device) -> Iterator[None]:
-    """On a processor, let the heads of a group read the same keys and values: transformers would copy them per head.
-
-    On a GPU there is no fast kernel for that together with a mask.
-    """
-    switch = "TRANSFORMERS_SDPA_FORCE_GQA"
-    if device.type != "cpu" or switch in os.environ:
-        yield
-        return
-    os.environ[switch] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[switch]
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a batch was too large: the error of a GPU, or of the processor's allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def release_memory(device: torch.device) -> None:
-    """Give back what the allocator of a GPU keeps."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -31,7 +31,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from analysis.sweeps.options import number
-from harness.data import local_file
+from harness.data import Source, placed
 from llm_tasks import mmlu
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.mmlu import Question
@@ -85,9 +85,13 @@ def check_counts(questions: Sequence[Question], most: int, keep_referring: bool)
         raise ValueError(f"--option_counts {most}: of {len(questions)} question(s) none is left: {reasons}")
 
 
-def files(args: argparse.Namespace) -> list[Path]:
+def files(args: argparse.Namespace) -> list[Path | Source]:
     splits = ("test", "dev") if args.num_shots else ("test",)
-    return [local_file(mmlu.source(split), args.data_dir) for split in splits] if args.data_dir else []
+    return [placed(mmlu.source(split), args.data_dir) for split in splits]
+
+
+def readers(args: argparse.Namespace) -> tuple[str, ...]:
+    return (args.answer_mode or "letter",)
 
 
 def build(
@@ -143,7 +147,7 @@ def untouched_level(questions: Sequence[Question], examples: Sequence[Question],
     return Level(name, float(largest), "mmlu", reader, prompts, facts={"reference_only": 1})
 
 
-SETTING = LevelSetting(2, "option_count", add_options, load, files, build, OPTIONS, seeded=True)
+SETTING = LevelSetting(2, "option_count", add_options, load, files, readers, build, OPTIONS, seeded=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

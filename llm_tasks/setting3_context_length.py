@@ -30,7 +30,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from analysis.sweeps.options import number, positive
-from harness.data import local_file
+from harness.data import Source, placed
 from llm_tasks import triviaqa
 from llm_tasks.levels import ANSWER_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level, Prompt
@@ -70,8 +70,12 @@ def load(args: argparse.Namespace) -> ContextItems:
     return found._replace(items=sample(found.items, args.max_items, key=lambda item: item.item))
 
 
-def files(args: argparse.Namespace) -> list[Path]:
-    return [local_file(CONTEXT_SETS[args.context_dataset].source, args.data_dir)] if args.data_dir else []
+def files(args: argparse.Namespace) -> list[Path | Source]:
+    return [placed(CONTEXT_SETS[args.context_dataset].source, args.data_dir)]
+
+
+def readers(args: argparse.Namespace) -> tuple[str, ...]:
+    return ("answer",)
 
 
 def build(items: ContextItems, args: argparse.Namespace, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Level]:
@@ -139,7 +143,7 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-SETTING = LevelSetting(3, "context_length", add_options, load, files, build, OPTIONS, seeded=True)
+SETTING = LevelSetting(3, "context_length", add_options, load, files, readers, build, OPTIONS, seeded=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

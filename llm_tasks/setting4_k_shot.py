@@ -25,7 +25,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from analysis.sweeps.options import number
-from harness.data import local_file
+from harness.data import Source, placed
 from llm_tasks import mmlu
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.mmlu import Question
@@ -55,8 +55,12 @@ def load(args: argparse.Namespace) -> tuple[list[Question], list[Question]]:
     return questions, examples
 
 
-def files(args: argparse.Namespace) -> list[Path]:
-    return [local_file(mmlu.source(split), args.data_dir) for split in ("test", "dev")] if args.data_dir else []
+def files(args: argparse.Namespace) -> list[Path | Source]:
+    return [placed(mmlu.source(split), args.data_dir) for split in ("test", "dev")]
+
+
+def readers(args: argparse.Namespace) -> tuple[str, ...]:
+    return (args.answer_mode or "letter",)
 
 
 def build(
@@ -88,7 +92,7 @@ def levels(
     return made
 
 
-SETTING = LevelSetting(4, "k_shot", add_options, load, files, build, OPTIONS, seeded=True)
+SETTING = LevelSetting(4, "k_shot", add_options, load, files, readers, build, OPTIONS, seeded=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from analysis.sweeps.options import checked
-from harness.data import local_file
+from harness.data import Source, placed
 from llm_tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task, sources
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level
@@ -81,14 +81,16 @@ def load(args: argparse.Namespace) -> dict[str, list[Question]]:
     }
 
 
-def files(args: argparse.Namespace) -> list[Path]:
-    if not args.data_dir:
-        return []
+def files(args: argparse.Namespace) -> list[Path | Source]:
     return [
-        local_file(source, args.data_dir)
+        placed(source, args.data_dir)
         for task, splits in chosen_splits(args).items()
         for source in sources(task, splits)
     ]
+
+
+def readers(args: argparse.Namespace) -> tuple[str, ...]:
+    return (args.answer_mode or "cloze",)
 
 
 def build(
@@ -112,7 +114,7 @@ def task_level(task: str, questions: list[Question], reader: str) -> Level:
     )
 
 
-SETTING = LevelSetting(5, "human_gap", add_options, load, files, build, OPTIONS, seeded=False)
+SETTING = LevelSetting(5, "human_gap", add_options, load, files, readers, build, OPTIONS, seeded=False)
 
 
 def main(argv: list[str] | None = None) -> int:

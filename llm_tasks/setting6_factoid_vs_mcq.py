@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from harness.data import local_file
+from harness.data import Source, placed
 from llm_tasks import factoid, mmlu
 from llm_tasks.factoid import FACTOID_SETS
 from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
@@ -70,17 +70,19 @@ def load(args: argparse.Namespace) -> Questions:
     return Questions(choice, examples, sample(facts, args.max_items, key=lambda question: question.item))
 
 
-def files(args: argparse.Namespace) -> list[Path]:
+def files(args: argparse.Namespace) -> list[Path | Source]:
     found = [args.factoid_file.expanduser()] if args.factoid_file else []
     if found and not found[0].is_file():
         raise ValueError(f"--factoid_file: there is no file {found[0]}")
-    if args.data_dir:
-        splits = ("test", "dev") if args.num_shots else ("test",)
-        sources = [mmlu.source(split) for split in splits]
-        if not args.factoid_file:
-            sources.append(FACTOID_SETS[args.factoid_dataset].source)
-        found += [local_file(source, args.data_dir) for source in sources]
-    return found
+    splits = ("test", "dev") if args.num_shots else ("test",)
+    sources = [mmlu.source(split) for split in splits]
+    if not args.factoid_file:
+        sources.append(FACTOID_SETS[args.factoid_dataset].source)
+    return found + [placed(source, args.data_dir) for source in sources]
+
+
+def readers(args: argparse.Namespace) -> tuple[str, ...]:
+    return (args.answer_mode or "letter", "answer")
 
 
 def build(items: Questions, args: argparse.Namespace, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Level]:
@@ -101,7 +103,7 @@ def factoid_level(name: str, questions: Sequence[factoid.Question]) -> Level:
     return Level(f"{FACTOID_SETS[name].title} (factoid)", 2.0, name, "answer", prompts)
 
 
-SETTING = LevelSetting(6, "factoid_vs_mcq", add_options, load, files, build, OPTIONS, seeded=False)
+SETTING = LevelSetting(6, "factoid_vs_mcq", add_options, load, files, readers, build, OPTIONS, seeded=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from harness import data as data_files
+from harness.content import content_sha256, sha256
 from harness.data import file_kind, read_rows, read_text, valid_text
 
 logger = logging.getLogger(__name__)
@@ -252,6 +253,20 @@ def source_file(source: str | Path, split: str = "train", data_dir: str | Path |
     if path is None:
         raise ValueError(f"{data_dir} has no {source}/{split}.jsonl (or {', '.join(SUFFIXES)})")
     return path
+
+
+def source_content(
+    name: str, source: str | Path, split: str = "train", data_dir: str | Path | None = None
+) -> dict[str, str]:
+    """What a source (see read_texts) is by its content: <name>_commit of the hub, else hashes of its file.
+
+    Returns:
+        <name>_sha256 counts the file's name, <name>_content_sha256 does not.
+    """
+    path = source_file(source, split, data_dir)
+    if path is None:
+        return {f"{name}_commit": {"c4": C4_REVISION, "wikitext2": WIKITEXT_REVISION}[str(source)]}
+    return {f"{name}_sha256": sha256([path]), f"{name}_content_sha256": content_sha256([path])}
 
 
 def _read_file(path: Path, text_field: str, limit: int | None = None) -> list[str]:

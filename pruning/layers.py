@@ -1,6 +1,6 @@
 """Which weights of a model are compressed."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -61,27 +61,59 @@ class LinearWeight:
 
 
 def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """Name and list of the model's decoder blocks.
+    """Name and list of the blocks of a language model, also of the one inside a multimodal model.
+
+    A tower of another modality is a model with a config of its own and is passed over, however many blocks it has. Of
+    what is left, the blocks are the list that is as long as the text config says, or else the one with most weights.
 
     Raises:
-        ValueError: an encoder or encoder-decoder, or no list as long as the config says.
+        ValueError: an encoder or encoder-decoder, no list of blocks, or blocks that share a weight.
     """
-    config = model.config.get_text_config()
+    text = model.config.get_text_config()
+    kind = type(model).__name__
     if model.config.is_encoder_decoder:
-        raise ValueError(f"{type(model).__name__} is an encoder-decoder; a decoder-only language model is needed")
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
-            return name, module
-    raise ValueError(f"{type(model).__name__} has no list of {config.num_hidden_layers} decoder blocks to walk over")
+        raise ValueError(f"{kind} is an encoder-decoder; a decoder-only language model is needed")
+    lists = dict(_lists_of_blocks(model, (type(model.config), type(text))))
+    if not lists:
+        raise ValueError(f"{kind} has no list of decoder blocks to walk over")
+    depth = getattr(text, "num_hidden_layers", None)
+    sizes = {name: sum(weight.numel() for weight in blocks.parameters()) for name, blocks in lists.items()}
+    name = max(lists, key=lambda name: (len(lists[name]) == depth, sizes[name]))
+    for other, blocks in lists.items():
+        if other != name and len(blocks) == len(lists[name]) and sizes[other] > sizes[name] / 4:
+            raise ValueError(f"{kind} cannot be compressed: its blocks are taken apart, into {other} and {name}")
+    _check_none_is_shared(name, lists[name], kind)
+    return name, lists[name]
+
+
+def _lists_of_blocks(
+    module: nn.Module, configs: tuple[type, ...], path: str = ""
+) -> Iterator[tuple[str, nn.ModuleList]]:
+    """Lists with weights, but for those inside other lists and those inside a model whose config is none of these."""
+    for key, child in module.named_children():
+        name = f"{path}.{key}" if path else key
+        if isinstance(child, nn.ModuleList):
+            if any(True for _ in child.parameters()):
+                yield name, child
+        elif not isinstance(child, PreTrainedModel) or isinstance(child.config, configs):
+            yield from _lists_of_blocks(child, configs, name)
+
+
+def _check_none_is_shared(name: str, blocks: nn.ModuleList, kind: str) -> None:
+    owners: dict[int, int] = {}
+    for index, block in enumerate(blocks):
+        for key, weight in block.named_parameters():
+            if (first := owners.setdefault(id(weight), index)) != index:
+                raise ValueError(f"{kind} cannot be compressed: {name}.{first} and {name}.{index} share {key}")
 
 
 def block_weights(block: nn.Module, prefix: str) -> list[LinearWeight]:
     """The weights of one decoder block that are compressed: its Linear, Conv1D and expert matrices.
 
-    Embeddings, norms, biases, routers and lm_head are not among them.
+    Embeddings, norms, biases, routers, convolutions of single channels and lm_head are not among them.
 
     Raises:
-        ValueError: the block has none, or keeps expert weights in a layout that is not known (names it).
+        ValueError: the block has none, or keeps weights in a layout that is not known (names them).
     """
     found = []
     for name, module in block.named_modules():
@@ -89,22 +121,20 @@ def block_weights(block: nn.Module, prefix: str) -> list[LinearWeight]:
         if isinstance(module, (nn.Linear, Conv1D)):
             found.append(LinearWeight(f"{path}.weight", module))
             continue
+        if isinstance(module, nn.Conv1d) and module.groups == module.in_channels == module.out_channels:
+            continue  # a few weights for each channel by itself, of the size of a norm
         for attribute, parameter in module.named_parameters(recurse=False):
-            if parameter.dim() == 3:
-                _check_experts(module, path)
-                found += [LinearWeight(f"{path}.{attribute}[{i}]", module, attribute, i) for i in range(len(parameter))]
-            elif parameter.dim() > 3 or isinstance(module, nn.modules.conv._ConvNd):
-                raise ValueError(f"{path} ({type(module).__name__}) is no linear layer; this block cannot be walked")
+            if parameter.dim() < 3 or parameter.numel() == max(parameter.shape):
+                continue  # a vector, whatever its axes
+            if parameter.dim() > 3 or getattr(module, "is_transposed", None) is not False:
+                raise ValueError(
+                    f"{path}.{attribute} ({type(module).__name__}) has the shape {list(parameter.shape)}: neither a "
+                    "linear layer nor experts (number, out, in), so that this block cannot be compressed"
+                )
+            found += [LinearWeight(f"{path}.{attribute}[{i}]", module, attribute, i) for i in range(len(parameter))]
     if not found:
         raise ValueError(f"{prefix} ({type(block).__name__}) has no linear layer to compress")
     return found
-
-
-def _check_experts(module: nn.Module, path: str) -> None:
-    if getattr(module, "is_transposed", None) is not False:
-        raise ValueError(
-            f"{path} ({type(module).__name__}) keeps its expert weights in a layout that this walk does not know"
-        )
 
 
 def decoder_weights(model: PreTrainedModel) -> dict[str, LinearWeight]:

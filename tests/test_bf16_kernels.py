@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from llm_tasks import bf16_kernels
+from llm_tasks.engine import bf16_kernels
 
 NAN, INFINITY = math.nan, math.inf
 

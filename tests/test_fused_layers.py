@@ -8,7 +8,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
-from llm_tasks import fused_layers, packing, scoring
+from llm_tasks import packing
+from llm_tasks.engine import feed, fused_layers
+from llm_tasks.engine.proof import scoring_ways
+from llm_tasks.engine.ways import PLAIN
 from llm_tasks.scoring import log_likelihoods
 
 
@@ -28,23 +31,47 @@ def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return request.param
 
 
-def names(model: PreTrainedModel) -> set[str]:
-    return {getattr(owner, "__name__", "") for owner, _, _ in fused_layers.replacements(model)}
+TOKENS = range(1, 30)
+
+
+def all_replacements(model: PreTrainedModel) -> list[fused_layers.Replacement]:
+    return fused_layers.replacements(model, fused_layers.proven(model, TOKENS))
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("llama", {"LlamaRMSNorm", "LlamaMLP", "transformers.models.llama.modeling_llama"}),
-        ("qwen2", {"Qwen2RMSNorm", "Qwen2MLP", "transformers.models.qwen2.modeling_qwen2"}),
-        # Its norm is another formula, (1 + weight); its MLP has this code and another activation.
-        ("gemma3", {"Gemma3MLP", "transformers.models.gemma3.modeling_gemma3"}),
+        ("llama", {"LlamaRMSNorm", "LlamaMLP", "apply_rotary_pos_emb"}),
+        ("qwen2", {"Qwen2RMSNorm", "Qwen2MLP", "apply_rotary_pos_emb"}),
+        # Its norm is another formula, (1 + weight); its MLP has another activation.
+        ("gemma3", {"apply_rotary_pos_emb"}),
         ("gpt2", set()),
     ],
 )
-def test_layers_with_llamas_code_are_found(name: str, expected: set[str], units: str):
-    attention = {"torch.nn.functional"} if units == "vectors" else set()
-    assert names(make_model(name)) == expected | attention
+def test_layers_that_compute_the_same_are_proven(name: str, expected: set[str], units: str):
+    attention = {"attention"} if units == "vectors" else set()
+    assert set(fused_layers.proven(make_model(name).to(torch.bfloat16), TOKENS)) == expected | attention
+
+
+@pytest.mark.parametrize("kind", ["norm", "gate", "sign"])
+def test_layers_that_look_the_same_and_compute_something_else_are_not(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """As NanoChat's, whose rotary embedding has Llama's form and turns the other way."""
+    model, own = wide_model(), modeling_llama.apply_rotary_pos_emb
+    if kind == "norm":
+        norm = modeling_llama.LlamaRMSNorm.forward
+        monkeypatch.setattr(modeling_llama.LlamaRMSNorm, "forward", lambda self, hidden: norm(self, hidden) * 1.02)
+    elif kind == "gate":
+        def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+            return self.down_proj(self.act_fn(self.gate_proj(x)) * (self.up_proj(x) + 0.1))
+
+        monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", forward)
+    else:
+        monkeypatch.setattr(
+            modeling_llama, "apply_rotary_pos_emb", lambda q, k, cos, sin, unsqueeze_dim=1: own(q, k, cos, -sin)
+        )
+    left_out = {"norm": "LlamaRMSNorm", "gate": "LlamaMLP", "sign": "apply_rotary_pos_emb"}[kind]
+    everything = {"LlamaRMSNorm", "LlamaMLP", "apply_rotary_pos_emb"}
+    assert set(fused_layers.proven(model, TOKENS)) - {"attention"} == everything - {left_out}
 
 
 def test_units_are_read_from_what_torch_says(monkeypatch: pytest.MonkeyPatch):
@@ -62,9 +89,10 @@ def test_units_are_read_from_what_torch_says(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("changes", [{}, {"hidden_act": "gelu"}, {"attention_bias": True, "mlp_bias": True}])
 def test_a_model_computes_the_same(changes: dict[str, object]):
     model, ids = wide_model(**changes), torch.arange(24).view(2, 12)
+    faster = all_replacements(model)
     with torch.no_grad():
         expected = model(ids).logits
-        with fused_layers.replaced(fused_layers.replacements(model)):
+        with fused_layers.replaced(faster):
             found = model(ids).logits
     # Nearly all sums of squares are the same in any order; where one is not, a number moves by a rounding, 2^-8 of it,
     # which the layers behind it pass on: a dozen roundings for the few.
@@ -74,29 +102,28 @@ def test_a_model_computes_the_same(changes: dict[str, object]):
 
 def test_every_function_is_put_back_even_after_an_error():
     model = wide_model()
-    kept = modeling_llama.LlamaRMSNorm.forward, modeling_llama.LlamaMLP.forward, modeling_llama.apply_rotary_pos_emb
-    with contextlib.suppress(KeyError), fused_layers.replaced(fused_layers.replacements(model)):
-        assert modeling_llama.LlamaMLP.forward is not kept[1]
+    kept, mlp = modeling_llama.apply_rotary_pos_emb, model.model.layers[0].mlp
+    with contextlib.suppress(KeyError), fused_layers.replaced(all_replacements(model)):
+        assert "forward" in vars(mlp) and modeling_llama.apply_rotary_pos_emb is not kept
         raise KeyError
-    now = modeling_llama.LlamaRMSNorm.forward, modeling_llama.LlamaMLP.forward, modeling_llama.apply_rotary_pos_emb
-    assert now == kept
+    assert "forward" not in vars(mlp) and modeling_llama.apply_rotary_pos_emb is kept
 
 
 def test_another_model_of_the_kind_in_float32_is_left_as_it_was():
     model, other, ids = wide_model(), wide_model().float(), torch.arange(12)[None]
+    faster = all_replacements(model)
     with torch.no_grad():
         expected = other(ids).logits
-        with fused_layers.replaced(fused_layers.replacements(model)):
+        with fused_layers.replaced(faster):
             assert torch.equal(other(ids).logits, expected)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "gpt2"])
-def test_scores_in_bf16_are_those_of_the_models_own_layers(name: str, monkeypatch: pytest.MonkeyPatch):
+def test_scores_in_bf16_are_those_of_the_models_own_layers(name: str):
     model, asked = make_model(name).to(torch.bfloat16), continuations()
     found = log_likelihoods(model, asked, tokens_per_batch=64)
-    monkeypatch.setattr(scoring, "prepared", lambda model: contextlib.nullcontext())
-    monkeypatch.setattr(scoring, "_attends_in_blocks", lambda model: False)
-    own = log_likelihoods(model, asked, tokens_per_batch=64)
+    ways = scoring_ways(model, packing.distinct_reads(asked))._replace(compiles=())
+    own = log_likelihoods(model, asked, tokens_per_batch=64, ways=ways)
     # Roundings as above; logits that a formula of another kind had made would differ by whole nats.
     np.testing.assert_allclose(found.log_likelihood, own.log_likelihood, rtol=0.02, atol=0.02)
     assert (found.first_token == own.first_token).mean() > 0.9
@@ -107,18 +134,18 @@ def test_rows_of_many_blocks_change_no_score(name: str, monkeypatch: pytest.Monk
     model, asked = make_model(name).to(torch.bfloat16), continuations(subjects=4, questions=12, prefix=9)
     monkeypatch.setattr(packing, "BLOCK_COST", 0)
     found = log_likelihoods(model, asked, tokens_per_batch=10**6)
-    apart = log_likelihoods(model, asked, tokens_per_batch=1, share=False)
+    apart = log_likelihoods(model, asked, tokens_per_batch=1, ways=PLAIN)
     np.testing.assert_allclose(found.log_likelihood, apart.log_likelihood, rtol=0.02, atol=0.02)
     assert (found.first_token == apart.first_token).mean() > 0.9
 
 
 def test_many_logits_that_are_stored_keep_rows_short(monkeypatch: pytest.MonkeyPatch, units: str):
     model, lengths = make_model("llama").to(torch.bfloat16), []
-    pack = scoring.pack_in_blocks
-    monkeypatch.setattr(scoring, "pack_in_blocks", lambda reads, length: lengths.append(length) or pack(reads, length))
-    log_likelihoods(model, continuations(1, 2), tokens_per_batch=2048)
-    monkeypatch.setattr(scoring.logits, "projects_plainly", lambda model: False)
-    log_likelihoods(model, continuations(1, 2), tokens_per_batch=2048)
+    pack, asked = feed.pack_in_blocks, continuations(1, 2)
+    ways = scoring_ways(model, packing.distinct_reads(asked))
+    monkeypatch.setattr(feed, "pack_in_blocks", lambda reads, length: lengths.append(length) or pack(reads, length))
+    log_likelihoods(model, asked, tokens_per_batch=2048, ways=ways)
+    log_likelihoods(model, asked, tokens_per_batch=2048, ways=ways._replace(projects=False))
     assert lengths == ([1024, 512] if units == "vectors" else [])
 
 

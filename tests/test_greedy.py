@@ -10,7 +10,7 @@ from test_scoring import ARCHITECTURES, VOCABULARY, make_model, share_little
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
 from llm_tasks import greedy, packing
-from llm_tasks.greedy import AnswerEnd, greedy_answers
+from llm_tasks.greedy import AnswerEnd, answering_ways, greedy_answers
 from llm_tasks.processes import Processes
 
 
@@ -93,8 +93,9 @@ def test_prompts_of_any_length_are_answered_together():
         calls.append(tuple(ids.shape))
         return forward(ids, **options)
 
-    model.forward = counted
     prompts = [(1, 2, 3), tuple(range(3, 35)), tuple(range(2, 37))]
+    answering_ways(model, sorted(prompts))
+    model.forward = counted
     greedy_answers(model, prompts, AnswerEnd(3, lambda answer: answer[-1] < 0), tokens_per_batch=10**6)
     assert calls[1:] == [(3, 1), (3, 1)] and calls[0][0] == 1
 
@@ -104,12 +105,12 @@ def test_batches_keep_questions_about_one_text_together_and_lengths_alike():
     about = {text: [(*head, *[text] * 4, *[9] * extra) for extra in range(3)] for text in (1, 2)}
     short, long = (*head, 5), (*head, 7, *range(8, 30))
     distinct = sorted([*about[1], *about[2], short, long])
-    found = list(greedy._batches(distinct, max_new_tokens=2, budget=44, together=True))
+    found = list(greedy._cut(distinct, max_new_tokens=2, budget=44, together=True))
     assert found == [[short, *about[1]], about[2], [long]]
-    apart = list(greedy._batches(distinct, max_new_tokens=2, budget=16, together=False))
+    apart = list(greedy._cut(distinct, max_new_tokens=2, budget=16, together=False))
     one, other = about[1], about[2]
     assert apart == [[short], [one[0], other[0]], [one[1]], [other[1]], [one[2]], [other[2]], [long]]
-    assert list(greedy._batches([], 2, 44, together=True)) == []
+    assert list(greedy._cut([], 2, 44, together=True)) == []
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(30, 10**6), (10**6, 5)], ids=["fed", "written"])

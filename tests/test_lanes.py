@@ -9,8 +9,9 @@ import torch
 from test_scoring import make_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llm_tasks import lanes
-from llm_tasks.lanes import Tasks, divide, run
+from llm_tasks.engine import lanes
+from llm_tasks.engine.cpu import takes_lanes
+from llm_tasks.engine.lanes import Tasks, divide, run
 
 LANES = [1, 2, 5]
 
@@ -114,7 +115,7 @@ def test_an_interrupt_ends_the_lanes_after_what_they_are_doing(threads: int):
     ],
 )
 def test_lanes_are_worth_their_tokens(budget: int, tokens: int, expected: int):
-    assert divide(make_model("llama"), budget, tokens)[0] == expected
+    assert divide(budget, tokens)[0] == expected
 
 
 def rotary_model(kind: str) -> LlamaForCausalLM:
@@ -128,19 +129,21 @@ def rotary_model(kind: str) -> LlamaForCausalLM:
     ))  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("linear", 6), ("llama3", 6), ("dynamic", 1), ("longrope", 1)])
-def test_frequencies_that_follow_a_batch_allow_one_lane(kind: str, expected: int):
-    assert divide(rotary_model(kind), 10**6, 10**6)[0] == expected
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("linear", True), ("llama3", True), ("dynamic", False), ("longrope", False)]
+)
+def test_frequencies_that_follow_a_batch_allow_one_lane(kind: str, expected: bool):
+    assert takes_lanes(rotary_model(kind)) is expected
 
 
 def test_modules_that_are_moved_as_they_are_needed_allow_one_lane():
     model = make_model("llama")
     model.model.layers[0]._hf_hook = object()  # as accelerate leaves it
-    assert divide(model, 10**6, 10**6) == (1, 10**6)
+    assert not takes_lanes(model)
 
 
 def test_a_model_elsewhere_has_one_lane():
-    assert divide(make_model("llama").to("meta"), 10**6, 10**6) == (1, 10**6)
+    assert not takes_lanes(make_model("llama").to("meta"))
 
 
 @pytest.mark.parametrize(
@@ -154,10 +157,10 @@ def test_a_model_elsewhere_has_one_lane():
     ],
 )
 def test_lanes_have_as_many_batches_each(budget: int, tokens: int, expected: tuple[int, int]):
-    assert divide(make_model("llama"), budget, tokens) == expected
+    assert divide(budget, tokens) == expected
 
 
 def test_code_of_others_has_one_lane(monkeypatch: pytest.MonkeyPatch):
     model = make_model("llama")
     monkeypatch.setattr(type(model), "__module__", "transformers_modules.some.model")
-    assert divide(model, 10**6, 10**6) == (1, 10**6)
+    assert not takes_lanes(model)

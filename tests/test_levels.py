@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from llm_tasks import levels, setting5_human_gap
 from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels
+from llm_tasks.engine.ways import PLAIN
 from llm_tasks.experiment import Evaluation
 from llm_tasks.prompts import Level, Prompt
 
@@ -183,7 +184,7 @@ def test_levels_are_measured_together_as_alone(model: PreTrainedModel, tokenizer
             assert together.items[name][together.items["level"] == index].tolist() == found.items[name].tolist()
         predicted = f"level{index}_predicted"
         assert together.items[predicted].tolist() == found.items["level0_predicted"].tolist()
-    unshared = measure(model, tokenizer, *asked, share=False)
+    unshared = measure(model, tokenizer, *asked, ways=(PLAIN, PLAIN))
     assert unshared.levels == together.levels
     assert unshared.facts["tokens_distinct"] == together.facts["tokens_distinct"]
 

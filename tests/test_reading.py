@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, run, write_tree
 
+from analysis import identity as identity_of
 from analysis import results
 from analysis.contents import describe
 from analysis.levels import level_tables
@@ -76,7 +77,7 @@ def made_with(seed, **arguments):
     """A run and the arguments that it was made with, its recipe worked out of them."""
     identity = {"seed": seed, "sparsity": 0.5, "data_sha256": "abc", "model_sha256": "def", "max_items": 500}
     identity |= arguments
-    return run(seed=seed, recipe=results.recipe(identity, CELL)), identity
+    return run(seed=seed, recipe=identity_of.recipe(identity, CELL)), identity
 
 
 @pytest.mark.parametrize("name, value", [("data_sha256", "xyz"), ("model_sha256", "xyz"), ("max_items", 100)])

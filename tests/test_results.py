@@ -206,16 +206,6 @@ def test_a_run_with_other_arguments_is_refused_and_the_difference_named(tmp_path
     results.check_same_run(tmp_path / "empty", {"seed": 1})
 
 
-def test_differences_tell_absent_from_present():
-    assert results.differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == ["b: 2 here, None there", "c: None here, 3 there"]
-
-
-def test_recipe_ignores_coordinates_and_order_alone():
-    recipe = results.recipe({"lr": 1e-5, "seed": 1}, ["seed"])
-    assert recipe == results.recipe({"seed": 2, "lr": 1e-5}, ["seed"])
-    assert recipe != results.recipe({"lr": 2e-5, "seed": 1}, ["seed"])
-
-
 def test_the_same_run_twice_is_refused(tmp_path):
     write_tree(tmp_path, run(seed=41), run(seed=42), run(strength=0.6), run("sparse_to_dense"), run(fraction=0.5))
     results.check_runs(results.read_runs(tmp_path))
@@ -263,16 +253,6 @@ def test_the_recipe_of_compression_does_not_concern_dense_runs(tmp_path):
 def test_json_is_readable_by_any_parser(tmp_path):
     write_tree(tmp_path, dense())
     assert json.loads((tmp_path / "000" / "all_results.json").read_text())["seed"] == 41
-
-
-def test_sha256_depends_on_names_and_contents(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.write_bytes(b"1")
-    two.write_bytes(b"2")
-    before = results.sha256([one, two])
-    assert before == results.sha256([two, one])
-    two.write_bytes(b"3")
-    assert before != results.sha256([one, two])
 
 
 def test_environment_says_where_a_run_was_made(monkeypatch):

@@ -12,8 +12,11 @@ import torch
 from conftest import decoder_configs
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, PreTrainedModel
 
-from llm_tasks import greedy, lanes, logits, packing, scoring
-from llm_tasks.greedy import AnswerEnd, greedy_answers
+from llm_tasks import logits, packing, scoring
+from llm_tasks.engine import cpu, feed, lanes
+from llm_tasks.engine.proof import scoring_ways
+from llm_tasks.engine.ways import PLAIN, Ways
+from llm_tasks.greedy import AnswerEnd, answering_ways, greedy_answers
 from llm_tasks.packing import Continuation
 from llm_tasks.processes import Processes
 from llm_tasks.scoring import log_likelihoods
@@ -149,16 +152,16 @@ def test_bf16_chooses_what_float32_chooses():
 @pytest.mark.parametrize("inner", [False, True], ids=["model", "decoder"])
 def test_memory_that_runs_out_halves_the_batch(inner: bool):
     model, asked = make_model("llama"), continuations()
-    expected = log_likelihoods(model, asked, tokens_per_batch=10**6).log_likelihood
+    expected = log_likelihoods(make_model("llama"), asked, tokens_per_batch=10**6).log_likelihood
     limits = model.model if inner else model
     largest, forward = [], limits.forward
 
     @functools.wraps(forward)
-    def limited(ids: torch.Tensor, **options: object) -> object:
-        if ids.numel() > 300:
+    def limited(input_ids: torch.Tensor, **options: object) -> object:
+        if input_ids.numel() > 300:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        largest.append(ids.numel())
-        return forward(ids, **options)
+        largest.append(input_ids.numel())
+        return forward(input_ids, **options)
 
     limits.forward = limited
     found = log_likelihoods(model, asked, tokens_per_batch=10**6).log_likelihood
@@ -206,9 +209,11 @@ def test_the_output_layer_reads_no_strided_rows():
     def record(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         layouts.append((inputs[0].dim(), inputs[0].is_contiguous()))
 
+    prompts, asked, end = [(1, 2, 3), (4, 5, 6)], continuations(1, 3), AnswerEnd(3, lambda tokens: False)
+    ways = answering_ways(model, prompts), scoring_ways(model, packing.distinct_reads(asked))
     model.lm_head.register_forward_pre_hook(record)
-    greedy_answers(model, [(1, 2, 3), (4, 5, 6)], AnswerEnd(3, lambda tokens: False), tokens_per_batch=64)
-    log_likelihoods(model, continuations(1, 3), tokens_per_batch=64)
+    greedy_answers(model, prompts, end, tokens_per_batch=64, ways=ways[0])
+    log_likelihoods(model, asked, tokens_per_batch=64, ways=ways[1])
     assert set(layouts) == {(2, True)}
 
 
@@ -234,19 +239,19 @@ def test_of_equally_likely_tokens_the_first_is_taken_in_whatever_part(monkeypatc
     assert found.log_likelihood[0] == pytest.approx(-math.log(VOCABULARY))
 
 
-@pytest.mark.parametrize(("name", "plain"), [("llama", True), ("qwen2", True), ("gemma3", False), ("gpt2", False)])
-def test_logits_are_taken_in_parts_only_of_models_known_to_do_nothing_to_them(name: str, plain: bool):
-    """Gemma 3 may cap its logits; GPT-2's code is its own."""
-    assert logits.projects_plainly(make_model(name)) is plain
+@pytest.mark.parametrize(("name", "projects"), [("llama", True), ("gpt2", True), ("gemma2", False)])
+def test_logits_are_taken_in_parts_only_of_models_that_do_nothing_to_them(name: str, projects: bool):
+    """Gemma 2 caps its logits."""
+    assert scoring_ways(make_model(name), packing.distinct_reads(continuations())).projects is projects
 
 
-@pytest.mark.parametrize("share", [True, False])
-def test_rows_as_long_as_the_model_takes_grow_past_no_learned_position(share: bool):
+@pytest.mark.parametrize("ways", [None, PLAIN])
+def test_rows_as_long_as_the_model_takes_grow_past_no_learned_position(ways: Ways | None):
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=VOCABULARY, n_positions=47, n_embd=16, n_layer=1, n_head=2)
     model = AutoModelForCausalLM.from_config(config).eval()
     tokens = [place % VOCABULARY for place in range(47)]  # of which 46 are read: EVEN_KEYS would make 48 of them
-    found = log_likelihoods(model, [Continuation(tuple(tokens), 1)], tokens_per_batch=64, share=share)
+    found = log_likelihoods(model, [Continuation(tuple(tokens), 1)], tokens_per_batch=64, ways=ways)
     with torch.no_grad():
         scores = model(torch.tensor([tokens])).logits[0, :-1].log_softmax(dim=-1)
     expected = scores[range(46), tokens[1:]].sum().item()
@@ -297,7 +302,7 @@ def test_processes_that_divide_the_work_in_different_ways_stop(monkeypatch: pyte
 @pytest.fixture
 def lane_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
     """Small batches in three lanes; the threads that computed some."""
-    before, found, outputs = torch.get_num_threads(), set(), scoring.Engine._outputs
+    before, found, outputs = torch.get_num_threads(), set(), feed.Engine._outputs
 
     def noted(*given: object, **more: object) -> torch.Tensor:
         found.add(threading.get_ident())
@@ -305,7 +310,7 @@ def lane_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
         return outputs(*given, **more)
 
     monkeypatch.setattr(lanes, "LANE_TOKENS", 16)
-    monkeypatch.setattr(scoring.Engine, "_outputs", noted)
+    monkeypatch.setattr(feed.Engine, "_outputs", noted)
     torch.set_num_threads(3)
     yield found
     torch.set_num_threads(before)
@@ -318,9 +323,11 @@ def test_lanes_change_nothing(
 ):  # fmt: skip
     share_little(monkeypatch)
     model, asked = make_model(name).to(dtype), continuations(4, 8)
+    scoring_ways(model, packing.distinct_reads(asked))
+    lane_threads.clear()
     found = log_likelihoods(model, asked, tokens_per_batch=48)
     used = len(lane_threads)
-    monkeypatch.setattr(scoring, "divide", lambda model, budget, tokens: (1, budget))
+    monkeypatch.setattr(cpu, "divide", lambda ways, budget, tokens: (1, budget))
     expected = log_likelihoods(model, asked, tokens_per_batch=48)
     # Other batches, other roundings of products: in bf16 by 2^-8, as in test_fused_layers; logits here are large.
     close = {"atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
@@ -334,8 +341,10 @@ def test_lanes_answer_the_same(lane_threads: set[int], monkeypatch: pytest.Monke
     model = make_model("llama")
     prompts = [asked.tokens[: asked.start] for asked in continuations(4, 8)]
     end = AnswerEnd(4, lambda tokens: False)
+    answering_ways(model, sorted(prompts))
+    lane_threads.clear()
     found, _ = greedy_answers(model, prompts, end, tokens_per_batch=48)
     used = len(lane_threads)
-    monkeypatch.setattr(greedy, "divide", lambda model, budget, tokens: (1, budget))
+    monkeypatch.setattr(cpu, "divide", lambda ways, budget, tokens: (1, budget))
     assert found == greedy_answers(model, prompts, end, tokens_per_batch=48)[0]
     assert used > 1

@@ -130,20 +130,21 @@ def test_weights_of_a_folder_are_those_of_the_loaded_model(tiny_decoder: Path):
     assert all(torch.equal(streamed[name], weight.matrix) for name, weight in loaded.items())
 
 
-def test_a_checkpoint_whose_names_are_converted_on_loading_is_refused(tiny_decoder: Path, tmp_path: Path):
+def test_a_checkpoint_that_does_not_fill_the_model_is_refused_by_name(tiny_decoder: Path, tmp_path: Path):
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((tiny_decoder / name).read_bytes())
     stored = load_file(tiny_decoder / "model.safetensors")
     renamed = {key.replace("mlp.up_proj", "mlp.w3"): value for key, value in stored.items()}
     save_file(renamed, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"cannot be streamed.*layers\.0\.mlp\.up_proj.*without --stream"):
+    with pytest.raises(ValueError, match=r"3 of .* weights are missing in the checkpoint: model\.layers\.0\.mlp\.up_proj\.weight"):
         StreamedBlocks(tmp_path)
-    with pytest.raises(ValueError, match="has neither"):
-        StreamedBlocks(tmp_path / "nothing") if (tmp_path / "nothing").mkdir() is None else None
 
 
 def test_a_model_larger_than_the_memory_it_may_use(tmp_path: Path):
-    """A 126 MB model is compressed by a process that may allocate 85 MB beyond what it has after its imports."""
+    """A 126 MB model is compressed by a process that takes at most 85 MB beyond what it has after its imports.
+
+    Pages of the model's files that are mapped and not written to are no memory that is taken: they can go at any time.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -152,7 +153,7 @@ def test_a_model_larger_than_the_memory_it_may_use(tmp_path: Path):
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "model", max_shard_size="15MB")
     program = textwrap.dedent("""
-        import json, resource, sys
+        import sys, threading, time
         from pathlib import Path
         import torch
         torch.set_num_threads(1)
@@ -160,18 +161,27 @@ def test_a_model_larger_than_the_memory_it_may_use(tmp_path: Path):
         from pruning.streaming import StreamedBlocks
         from pruning.walk import compress_blocks
         from transformers.models.llama import modeling_llama
-        used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (used + 85_000_000, used + 85_000_000))
+        def taken():
+            return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1e3
+        peak = before = taken()
+        def watch():
+            global peak
+            while True:
+                peak = max(peak, taken())
+                time.sleep(0.001)
+        threading.Thread(target=watch, daemon=True).start()
         storage = StreamedBlocks(Path(sys.argv[1]), Path(sys.argv[2]), job="one")
         method, strength = METHODS["wanda"], Strength("sparsity", 0.5)
         compress_blocks(storage.model, torch.ones(2, 16, dtype=torch.int64),
                         lambda W, X, _: method.compress(W, X, strength, Options()), method.statistic, storage=storage)
         storage.complete()
+        print(peak - before)
     """)
     done = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "model", tmp_path / "out"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert 5 < float(done.stdout) < 85  # one block takes 10.5 MB
     index = json.loads((tmp_path / "out" / INDEX_FILE).read_text())
     assert len(set(index["weight_map"].values())) == 13
     weights = list(StreamedBlocks(tmp_path / "out").weights())

@@ -50,6 +50,14 @@ def test_imports_are_absolute_and_stay_in_the_rooms_they_may_enter(path: Path):
     assert ours <= MAY_IMPORT[room], f"{room} may not import {ours - MAY_IMPORT[room]}"
 
 
+def test_what_is_special_to_cpus_stands_behind_one_door():
+    behind = ("lanes", "fused_layers", "bf16_kernels")
+    for path in (ROOT / "llm_tasks").rglob("*.py"):
+        if path.stem not in ("cpu", *behind):
+            text = path.read_text()
+            assert not [name for name in behind if f"engine import {name}" in text or f"engine.{name}" in text], path
+
+
 def test_plot_results_and_analysis_run_without_torch():
     plotting = [path for path in SOURCES if path.relative_to(ROOT).parts[0] == "analysis"]
     plotting += [ROOT / "scripts" / name for name in ("plot_results.py", "max_strength.py")]
@@ -77,9 +85,11 @@ def test_installed_packages_are_this_clone():
 
 
 def test_no_source_loads_a_pickle():
-    """torch.load and pickle run what a file says; weights are safetensors, checkpoints are read weights-only."""
+    """pickle, and torch.load by itself, run what a file says; weights alone are tensors and nothing else."""
     for path in SOURCES:
         if path.relative_to(ROOT).parts[0] == "tests":
             continue
         assert not imported(path) & {"pickle", "dill", "joblib"}
-        assert "torch.load(" not in path.read_text()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert "weights_only=True" in ast.unparse(node), path.name

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis import results
-from analysis.sweeps.cells import CELL_ERRORS, check_folders, output_folders, run_cells, start_logging
+from analysis.sweeps.cells import check_folders, output_folders, run_cells, start_logging
 
 
 def main(output_dir: str, num_cells: str, seconds: str, journal: str = os.devnull) -> int:
@@ -39,7 +39,7 @@ def main(output_dir: str, num_cells: str, seconds: str, journal: str = os.devnul
             results.start_run(folder, identities[folder], {})
             time.sleep(float(seconds))
             results.write_run(folder, *outcome(seed))
-        except CELL_ERRORS:
+        except Exception:
             note("fail", seed)
             raise
         note("done", seed)

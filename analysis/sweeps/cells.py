@@ -19,8 +19,6 @@ from analysis.sweeps import locks
 logger = logging.getLogger(__name__)
 
 Cell = dict[str, Any]
-# What a cell may die of without a mistake in the program: no memory, NaN, full disk, data that does not fit.
-CELL_ERRORS = (ArithmeticError, OSError, RuntimeError, ValueError)
 POLL_SECONDS = 0.5  # between looks at the runs that other processes hold
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that Linux takes
 
@@ -108,7 +106,7 @@ def run_cells(
     is_main: bool = True,
     fails_together: bool = False,
 ) -> int:
-    """Compute every run that is not complete yet; one that fails does not stop the others.
+    """Compute every run that is not complete yet; one that fails, of whatever, does not stop the others.
 
     A complete run with the same arguments is skipped. A run that another process holds is left to it until all others
     are done, then waited for: when this returns 0, every run is complete. A run that fails leaves failure.json.
@@ -144,7 +142,9 @@ def run_cells(
                 try:
                     compute(turn.folder)
                     logger.info("%s: done in %.0f s", turn.folder, time.monotonic() - started)
-                except CELL_ERRORS as error:
+                # The one place where any error is caught: a model's files, a library or a method of one's own may raise
+                # what nobody foresaw, and the next cell shall be computed all the same. failure.json has the traceback.
+                except Exception as error:
                     if share and not fails_together:
                         _record_failure(turn.folder, error)
                         raise
@@ -152,7 +152,7 @@ def run_cells(
                         logger.warning("%s; waited for after the others", error)
                         waiting[turn.folder] = locks.RunLock(turn.folder)
                         continue
-                    logger.exception("%s: failed", turn.folder)
+                    logger.error("%s: failed: %s", turn.folder, results.describe_error(error))
                     if is_main:
                         _record_failure(turn.folder, error)
                         failures[turn.folder] = results.describe_error(error)

@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from analysis.sweeps.options import positive
 from harness.device import keep_few_shapes, keep_freed_memory
-from harness.models import converted_tensor_by_tensor
 from measuring import DECODER, make_parser, seconds
 from process_memory import peak_bytes, reset_peak, resident_bytes
 from pruning.sparsegpt import sparsegpt_prune
@@ -58,8 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     dtype = getattr(torch, args.dtype)
     compress = method_of_the_peer(args.method, args.sparsity, args.bits, args.group_size)
     warm_up_seconds = seconds(lambda: warm_up(compress))
-    with converted_tensor_by_tensor(dtype):
-        model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=dtype, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=dtype, use_safetensors=True)
     model.eval().requires_grad_(False)
     tokens = load_file(args.windows)["tokens"]
     cost = walk_cost(model, tuple(tokens.shape), STATISTICS[args.method], dtype)

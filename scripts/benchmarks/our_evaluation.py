@@ -15,14 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from analysis.sweeps.options import positive
 from harness.device import keep_few_shapes, keep_freed_memory
-from harness.models import converted_tensor_by_tensor
 from llm_tasks import commonsense, mmlu, setting4_k_shot, setting5_human_gap
 from llm_tasks.arguments import max_length, scored_on_processor
 from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
+from llm_tasks.engine import cpu
 from llm_tasks.experiment import Evaluation
-from llm_tasks.levels import measure
+from llm_tasks.levels import engine_ways, measure
 from llm_tasks.prompts import Level
-from llm_tasks.scoring import prepared
 from measuring import ASSETS, CLOCKS, DECODER, make_parser
 from process_memory import peak_bytes, reset_peak, resident_bytes
 
@@ -61,13 +60,11 @@ def main(argv: list[str] | None = None) -> None:
     times: dict[str, dict[str, float]] = {clock: {} for clock in CLOCKS}
     with stage("load", times):
         dtype = getattr(torch, args.dtype)
-        with converted_tensor_by_tensor(dtype):
-            model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, use_safetensors=True).eval()
+        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, use_safetensors=True).eval()
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         for parameter in model.parameters():
             parameter.sum()  # weights of the file's own dtype are mapped, and count from when they are first read
-        with prepared(model):
-            pass  # loads the libraries that the engine computes it with: the peer has loaded its own by then, too
+        cpu.load_compiler(model)  # the libraries that the engine computes with: the peer has loaded its own by then
     loading_peak, loaded_bytes = peak_bytes(), resident_bytes()
     reset_peak()
     with stage("build", times):
@@ -130,9 +127,13 @@ def measure_by(
     tokens_per_batch: int,
 ) -> list[tuple[list[EncodedLevel], Evaluation]]:  # fmt: skip
     """The levels that were measured together, and what was found; `way` is one of WAYS."""
-    parts = [encoded] if way == "together" else [[level] for level in encoded]
-    share = way != "unshared"
-    return [(part, measure(model, tokenizer, part, tokens_per_batch=tokens_per_batch, share=share)) for part in parts]
+    found = []
+    for part in [encoded] if way == "together" else [[level] for level in encoded]:
+        ways = engine_ways(model, part)
+        if way == "unshared":
+            ways = tuple(own._replace(shares=False, packs=False, pads=True) for own in ways)
+        found.append((part, measure(model, tokenizer, part, tokens_per_batch=tokens_per_batch, ways=ways)))
+    return found
 
 
 def scored_rows(levels: list[EncodedLevel], outcome: Evaluation, chosen: dict[str, int]) -> list[dict[str, Any]]:

@@ -109,7 +109,8 @@ def write_made_up_runs(tree: Path, count: int, items: int) -> None:
             **dict.fromkeys(results.RUN_KEYS, 0), "setting": setting, "model": model, "task": f"task {setting}",
             "compression": compression, "strength_kind": kind, "strength": strength, "seed": seed, "recipe": "one",
             "requested_sparsity": amount if kind in ("sparsity", "nm") else 0.0, "measured_sparsity": amount,
-            "compression_recipe": "two", "parameter_ratio": 1 - amount, "levels": levels,
+            "compression_recipe": "two", "parameter_ratio": 1 - amount, "precision": "no", "dtype": "torch.float32",
+            "levels": levels,
         }  # fmt: skip
         (folder / results.RESULT_FILE).write_text(json.dumps(run, indent=2))
 

@@ -1,0 +1,135 @@
+"""analysis/identity.py: what makes two runs the same, whatever version recorded them."""
+
+import pytest
+
+from analysis import identity
+from analysis.identity import differences, normal, recipe
+from llm_tasks import arguments
+
+LLM = {
+    "model_name_or_path": "models/m", "model_sha256": "m1", "compression": "gptq", "bits": 4, "sparsity": None,
+    "dtype": "auto", "precision": "auto", "group_size": 8, "calibration": "data/c.jsonl", "calibration_sha256": "c1",
+    "text": "data/t.txt", "text_sha256": "t1", "seed": 0, "trust_remote_code": False,
+}  # fmt: skip
+GLUE = {
+    "model_name_or_path": "m", "model_sha256": "m1", "transfer": "sparse_transfer", "task_name": "toy", "seed": 41,
+    "train_file": "toy/train.csv", "validation_file": "toy/validation.csv", "data_sha256": "d1",
+    "mixed_precision": "auto", "learning_rate": 2e-5,
+}  # fmt: skip
+
+
+def changed(record: dict, **values: object) -> list[str]:
+    """Names of the arguments by which a record differs from the same with other values."""
+    return [text.partition(":")[0] for text in differences(record, {**record, **values})]
+
+
+def test_differences_tell_absent_from_present():
+    assert differences({"a": 1, "b": 2}, {"a": 1, "c": 3}) == ["b: 2 here, None there", "c: None here, 3 there"]
+
+
+@pytest.mark.parametrize(
+    ("record", "values"),
+    [
+        (LLM, {"model_name_or_path": "/elsewhere/models/m"}),
+        (LLM, {"text": "/data/t.txt"}),
+        (LLM, {"calibration": "/data/c.jsonl"}),
+        (LLM, {"output_dir": "x", "device": "cuda", "tokens_per_batch": 7, "stream": True, "plain": True}),
+        (LLM, {"weights": "bin", "revision": "v2"}),  # the weights' hash is the same
+        (LLM, {"symmetric": False, "answer_mode": None, "tasks": []}),  # options that did not exist
+        (LLM, {"weights": "safetensors", "engine_arithmetic": 1, "method_arithmetic": 1}),
+        (GLUE, {"train_file": "/a/toy/train.csv", "validation_file": "/a/toy/validation.csv"}),
+        (GLUE, {"train_file": "copy/train.csv", "validation_file": "copy/validation.csv", "task_name": "copy"}),
+        (GLUE, {"checkpointing_steps": 5, "report_to": "none"}),
+    ],
+)
+def test_paths_and_ways_to_carry_a_run_out_are_no_identity(record, values):
+    assert changed(record, **values) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "name", "value"),
+    [
+        (LLM, "model_sha256", "m2"), (LLM, "text_sha256", "t2"), (LLM, "calibration_sha256", "c2"),
+        (LLM, "group_size", -1), (LLM, "symmetric", True), (LLM, "seed", 1), (LLM, "engine_arithmetic", 2),
+        (LLM, "method_arithmetic", 2), (LLM, "max_items", 0), (LLM, "trust_remote_code", True),
+        (GLUE, "data_sha256", "d2"), (GLUE, "learning_rate", 1e-5), (GLUE, "num_warmup_steps", 0),
+    ],
+)  # fmt: skip
+def test_what_changes_a_number_is_identity(record, name, value):
+    assert changed(record, **{name: value}) == [name]
+
+
+def test_arithmetic_that_a_record_does_not_tell_is_the_first():
+    assert differences(LLM, {**LLM, "engine_arithmetic": 2}) == ["engine_arithmetic: 1 here, 2 there"]
+
+
+@pytest.mark.parametrize("name", ["text", "calibration"])
+def test_the_name_of_a_text_says_how_it_is_read(name):
+    named = {**LLM, name: "wikitext2"}
+    assert differences(named, dict(named)) == []
+    assert changed(named, **{name: "data/wikitext2/train.txt"}) == [name]
+    assert recipe(named) != recipe(LLM)
+
+
+def test_the_precision_really_used_is_read_from_the_environment_of_older_records():
+    bf16 = normal(LLM, {"precision": "bf16", "dtype": "torch.float32"})
+    float32 = normal(LLM, {"precision": "no", "dtype": "torch.float32"})
+    assert differences(bf16, float32) == ["precision_used: 'bf16' here, 'no' there"]
+    assert differences(float32, {**LLM, "precision": "no", "precision_used": "no", "dtype_used": "torch.float32"}) == []
+    assert differences(LLM, bf16) == []  # where nothing tells
+
+
+def test_models_of_another_dtype_compute_in_it_whatever_is_asked_for():
+    """auto is bf16 on one machine and float32 on another, for float32 models alone."""
+    one, other = (normal(LLM, {"precision": name, "dtype": "torch.bfloat16"}) for name in ("no", "bf16"))
+    assert differences(one, other) == []
+    (changed,) = differences(one, normal(LLM, {"precision": "no", "dtype": "torch.float32"}))
+    assert changed.startswith("dtype_used: ")
+
+
+def test_content_decides_by_the_newest_form_that_both_know():
+    newer = {**LLM, "text_content_sha256": "x1", "config_sha256": "y1"}
+    assert differences(LLM, newer) == [] == differences(newer, LLM)
+    assert differences(newer, {**newer, "text": "other", "text_sha256": "name counts"}) == []
+    assert changed(newer, text_content_sha256="x2") == ["text_content_sha256"]
+    assert changed(newer, config_sha256="y2") == ["config_sha256"]
+
+
+def test_a_hub_model_is_its_commit_and_before_commits_were_recorded_its_name():
+    older = {**LLM, "model_name_or_path": "lab/m", "model_sha256": None}
+    newer = {**{name: value for name, value in older.items() if name != "model_sha256"}, "model_commit": "a" * 40}
+    assert differences(older, newer) == []
+    assert changed(newer, model_commit="b" * 40) == ["model_commit"]
+    assert changed(newer, revision="v2") == []
+    assert changed(older, model_name_or_path="lab/n") == ["model_name_or_path"]
+    assert changed(older, model_sha256="m1") == ["model_sha256"]  # a folder of the hub's name
+
+
+def test_data_of_the_hub_are_not_those_of_a_folder():
+    folder, hub = {"seed": 0, "data_sha256": "d1", "data_content_sha256": "e1"}, {"seed": 0, "data_commit": "x@1"}
+    assert differences(folder, hub)
+
+
+def test_older_hashes_follow_the_paths_order_so_that_swapped_files_are_told_apart():
+    one = {**GLUE, "train_file": "a/x.csv", "validation_file": "b/x.csv"}
+    swapped = {**GLUE, "train_file": "b/x.csv", "validation_file": "a/x.csv"}
+    assert [text.partition(":")[0] for text in differences(one, swapped)] == ["file_order"]
+    assert differences({**one, "data_content_sha256": "e"}, {**swapped, "data_content_sha256": "e"}) == []
+
+
+def test_recipe_ignores_what_is_left_out_order_and_paths_alone():
+    found = recipe({"lr": 1e-5, "seed": 1}, ["seed"])
+    assert found == recipe({"seed": 2, "lr": 1e-5}, ["seed"])
+    assert found != recipe({"lr": 2e-5, "seed": 1}, ["seed"])
+    assert recipe(LLM) == recipe({**LLM, "model_name_or_path": "/models/m", "text": "t.txt", "device": "cpu"})
+    assert recipe(LLM) != recipe({**LLM, "model_sha256": "m2"})
+
+
+def test_an_option_that_came_later_is_recorded_where_it_is_not_at_its_default():
+    defaults = {"grid": "published", "dtype": "auto", "count": 7, "flag": False}
+    kept = identity.recorded_options({"grid": "published", "dtype": "auto", "count": 8, "flag": False}, defaults)
+    assert kept == {"dtype": "auto", "count": 8, "flag": False}
+
+
+def test_every_option_of_a_method_is_a_part_of_its_recipe():
+    assert set(arguments.METHOD_OPTIONS) <= {*identity.METHOD_OPTIONS}, "name it in analysis/identity.py"
