@@ -25,17 +25,14 @@ import numpy as np
 import pytest
 import torch
 from architectures import ARCHITECTURES, BOUNDARY, REPRESENTATIVE, REPRESENTATIVE_IN_BF16, TOKENS, WINDOW, tiny_model
+from plain_twins import plain_input_sq_norms, streamed_equals_memory, walked_input_sq_norms
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llm_tasks.greedy import AnswerEnd, greedy_answers
-from llm_tasks.methods import METHODS, Options, Strength
 from llm_tasks.packing import Continuation, Tokens
 from llm_tasks.scoring import Scores, log_likelihoods
-from pruning.layers import decoder_blocks, decoder_weights
-from pruning.streaming import StreamedBlocks
-from pruning.walk import compress_blocks
+from pruning.layers import decoder_blocks
 
 ROOT = Path(__file__).parents[1]
 NATS = 1e-3  # by which float32 log-likelihoods may differ, and by which two logits count as equal
@@ -43,9 +40,6 @@ RELATIVE = 1e-3  # of a calibration statistic
 BF16_TIMES, BF16_FLOOR = 2.0, 0.003  # of transformers' own mean distance from float32; nats
 NEW_TOKENS = 8
 SHIFT_FROM = 2  # tokens from this place on stand one place too far
-
-
-# ---- What is asked ----
 
 
 @cache
@@ -95,9 +89,6 @@ def prompts() -> tuple[Tokens, ...]:
     shared = text(90)
     lengths = (3, WINDOW - 4, WINDOW + 2, BOUNDARY - 4, 256)
     return (*map(text, lengths), shared + text(20), shared + text(40))
-
-
-# ---- The plain way ----
 
 
 class Plain:
@@ -162,61 +153,8 @@ def wrong_answers(answers: list[list[int]], plain: Plain) -> list[str]:
     return found
 
 
-class _MatrixInputs(TorchFunctionMode):
-    """Sums squares of what matrices that no module of their own multiplies are given."""
-
-    def __init__(self, names: dict[int, str], note: Callable[[str, Tensor], None]) -> None:
-        super().__init__()
-        self._names, self._note = names, note
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is nn.functional.linear and args[1].data_ptr() in self._names:
-            self._note(self._names[args[1].data_ptr()], args[0])
-        return func(*args, **(kwargs or {}))
-
-
-@torch.no_grad()
-def plain_input_sq_norms(model: PreTrainedModel, windows: Tensor) -> dict[str, Tensor]:
-    """Squared norms of every input feature of every compressed weight, over plain forward passes of single windows."""
-    sums: dict[str, Tensor] = {}
-
-    def note(name: str, inputs: Tensor) -> None:
-        squares = inputs.double().square().reshape(-1, inputs.shape[-1]).sum(dim=0)
-        sums[name] = sums.get(name, 0) + squares
-
-    weights = decoder_weights(model)
-    handles = [
-        weight.owner.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
-        for name, weight in weights.items()
-        if weight.expert is None
-    ]
-    experts = {weight.matrix.data_ptr(): name for name, weight in weights.items() if weight.expert is not None}
-    if model._can_set_experts_implementation():
-        model.set_experts_implementation("eager")
-    try:
-        with _MatrixInputs(experts, note):
-            for window in windows:
-                model(window[None], use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sums
-
-
 def calibration_windows() -> Tensor:
     return torch.randint(*TOKENS, (3, 96), generator=torch.Generator().manual_seed(0))
-
-
-def walked_input_sq_norms(model: PreTrainedModel, windows: Tensor) -> dict[str, Tensor]:
-    """The same statistics as calibrated methods are given them; no weight changes."""
-    seen: dict[str, Tensor] = {}
-
-    def note(matrix: Tensor, inputs: Any, name: str) -> Tensor:
-        seen[name] = inputs.sq_norms.double().clone()
-        return matrix
-
-    compress_blocks(model, windows, note, "sq_norms", tokens_per_batch=2 * windows.shape[1])
-    return seen
 
 
 def wrong_statistics(walked: dict[str, Tensor], plain: dict[str, Tensor]) -> list[str]:
@@ -226,9 +164,6 @@ def wrong_statistics(walked: dict[str, Tensor], plain: dict[str, Tensor]) -> lis
         if not error <= RELATIVE:
             found.append(f"{name}: {error:.2e} off")
     return found
-
-
-# ---- Shifted positions: a check that holds under them checks nothing ----
 
 
 Given = dict[str, Any]  # arguments of a forward pass, by name
@@ -291,9 +226,6 @@ def shift_that_counts(model: PreTrainedModel) -> str:
         if float((own - shifted).abs().max()) > 100 * NATS:
             return "positions"
     return "ids"
-
-
-# ---- What the engine does ----
 
 
 class Ways:
@@ -372,7 +304,7 @@ def compare_answers(model: PreTrainedModel, plain: Plain) -> tuple[list[str], fl
 
 def compare_statistics(model: PreTrainedModel) -> tuple[list[str], float]:
     windows = calibration_windows()
-    walked = walked_input_sq_norms(copy.deepcopy(model), windows)
+    walked = walked_input_sq_norms(copy.deepcopy(model), windows, 2 * windows.shape[1])
     plain = plain_input_sq_norms(copy.deepcopy(model), windows)
     wrong = wrong_statistics(walked, plain)
     if (walked_list := decoder_blocks(model)[0]) != (used := most_used_list(model, windows)):
@@ -416,22 +348,13 @@ def compare_bf16(folder: Path) -> tuple[list[str], float]:
     return words, our_distance / max(their_distance, 1e-9)
 
 
-def streamed_equals_memory(folder: Path, out: Path) -> tuple[list[str], float]:
-    """A model that is compressed block by block from its files has the weights of one compressed in memory."""
-    method, strength = METHODS["wanda"], Strength("sparsity", 0.5)
-    compress = lambda W, inputs, _: method.compress(W, inputs, strength, Options())  # noqa: E731
-    windows = calibration_windows()
-    storage = StreamedBlocks(folder, out, job="one")
-    compress_blocks(storage.model, windows, compress, method.statistic, tokens_per_batch=192, storage=storage)
-    storage.complete()
-    loaded = AutoModelForCausalLM.from_pretrained(folder)
-    compress_blocks(loaded, windows, compress, method.statistic, tokens_per_batch=192)
-    streamed = AutoModelForCausalLM.from_pretrained(out)
-    ids = windows[:1]
-    with torch.no_grad():
-        logits = [model.eval()(ids, use_cache=False).logits for model in (loaded, streamed)]
-    wrong = [key for key, value in loaded.state_dict().items() if not torch.equal(streamed.state_dict()[key], value)]
-    return wrong + ["logits"] * (not torch.equal(*logits)), float(len(wrong))
+def streamed(folder: Path) -> Outcome:
+    """Whether a model compressed block by block from its files has the bits of one compressed in memory."""
+    try:
+        said = streamed_equals_memory(folder, calibration_windows())
+    except Exception as error:
+        return Outcome("WRONG", float("nan"), f"{type(error).__name__}: {error}"[:300])
+    return Outcome("ok" if said == "equal" else "refused", 0.0, said)
 
 
 def spread(plain: Plain) -> float:
@@ -449,7 +372,7 @@ def examine(name: str, folder: Path) -> dict[str, Any]:
     found, model = examine_float32(name)
     model.save_pretrained(folder / "model")
     found["bf16"] = check(lambda: compare_bf16(folder / "model"))
-    found["streamed"] = check(lambda: streamed_equals_memory(folder / "model", folder / "out"))
+    found["streamed"] = streamed(folder / "model")
     return found
 
 
@@ -476,7 +399,7 @@ def examine_float32(name: str) -> tuple[dict[str, Any], PreTrainedModel]:
 def compare_shifted_statistics(model: PreTrainedModel, what: str) -> tuple[list[str], float]:
     windows = calibration_windows()
     with tokens_shifted(model, what):
-        walked = walked_input_sq_norms(model, windows)
+        walked = walked_input_sq_norms(model, windows, 2 * windows.shape[1])
     wrong = wrong_statistics(walked, plain_input_sq_norms(model, windows))
     return wrong, float(len(wrong))
 
