@@ -295,6 +295,9 @@ REPRESENTATIVE = (
 REPRESENTATIVE_IN_BF16 = ("llama", "nanochat")
 
 
+NOT_PACKED = ()
+
+
 def tiny_config(name: str) -> PretrainedConfig:
     """The config of ARCHITECTURES[name]."""
     model_type, changes = ARCHITECTURES[name]
