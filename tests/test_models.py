@@ -205,12 +205,14 @@ def test_an_expert_that_is_missing_is_named(changed, tmp_path: Path, expert: lis
     assert "\n" not in str(refused.value) and "report" not in str(refused.value)
 
 
-def test_finite_weights_whose_sum_is_not_are_finite():
-    layer = torch.nn.Linear(2, 2, bias=False)
-    torch.nn.init.constant_(layer.weight, 3e38)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_found(dtype: torch.dtype, value: float):
+    layer = torch.nn.Linear(9, 7, bias=False, dtype=dtype)
+    torch.nn.init.constant_(layer.weight, torch.finfo(dtype).max)
     check_finite(layer)
-    layer.weight.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="weight holds 1 NaN or infinite weights"):
+    layer.weight.data[5, 3] = value
+    with pytest.raises(ValueError, match=f"weight holds 1 NaN or infinite weights as {dtype}"):
         check_finite(layer)
 
 
