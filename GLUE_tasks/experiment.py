@@ -179,7 +179,7 @@ def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token is None:
             name = args.model_name_or_path
             raise ValueError(f"--model_name_or_path {name}: its tokenizer has neither a pad_token nor an eos_token")
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
     return tokenizer
 
 
@@ -263,7 +263,7 @@ def run(
     problem, args, accelerator = frame
     task, inputs, pretrained, keep_masks = material
     accelerator.free_memory()
-    reset_peak_memory(accelerator.device.type)
+    reset_peak_memory(accelerator.device)
     model = pretrained.copy(cell["seed"]).to(accelerator.device)
     parameters = dict(model.named_parameters())
     optimizer = finetune.make_optimizer(model, args.learning_rate, args.weight_decay)
@@ -303,7 +303,7 @@ def run(
         "measured_sparsity": zero_fraction(weights.values()),
         "masked_fraction": zero_fraction(keep_masks.values()) if keep_masks else 0.0,
         "seconds": time.monotonic() - started,
-        "peak_memory_bytes": peak_memory(accelerator.device.type),
+        "peak_memory_bytes": peak_memory(accelerator.device),
         "precision": accelerator.mixed_precision,
         "num_train_examples": len(rows),
         **problem.facts(task),
@@ -327,7 +327,7 @@ def begin(folder: Path, identity: dict[str, Any], accelerator: Accelerator, resu
                 shutil.rmtree(checkpoint)
         device = accelerator.device
         environment = results.describe_environment(
-            str(device), device_name=device_name(device.type), dtype="torch.float32",
+            str(device), device_name=device_name(device), dtype="torch.float32",
             precision=accelerator.mixed_precision,
             model_commit=models.model_commit(identity["model_name_or_path"], identity.get("revision")),
         )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -134,6 +135,8 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
             check_memory(args, skeleton, several=len(models) > 1)
     except ValueError as error:
         parser.error(str(error))
+    except TemplateError as error:  # jinja2's, of the tokenizer's own file
+        parser.error(f"--chat_template: the template of {args.model_name_or_path} is damaged: {error}")
     if processes.is_main:
         report_plan(args, skeleton)
 
@@ -149,7 +152,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
     def compute(folder: Path) -> None:
         cell, run_identity, device = folders[folder], identities[folder], device_of(args)
         setting, started = named[cell["setting"]], time.monotonic()
-        reset_peak_memory(device.type)
+        reset_peak_memory(device)
         with processes.together():
             if processes.is_main:
                 results.start_run(folder, run_identity, environment(args, skeleton))
@@ -183,7 +186,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
             "compress_seconds": compressed - started,
             "evaluate_seconds": time.monotonic() - compressed,
             "seconds": time.monotonic() - started,
-            "peak_memory_bytes": peak_memory(device.type),
+            "peak_memory_bytes": peak_memory(device),
             "levels": found.levels,
         }
         results.write_run(folder, result, found.items)
@@ -200,7 +203,7 @@ def environment(args: argparse.Namespace, model: PreTrainedModel) -> dict[str, A
     """What a run records of where it is made; `model` may be without weights."""
     device = device_of(args)
     return results.describe_environment(
-        str(device), device_name=device_name(device.type), dtype=str(arguments.dtype_of(args, model)),
+        str(device), device_name=device_name(device), dtype=str(arguments.dtype_of(args, model)),
         precision=arguments.precision_of(args), threads=torch.get_num_threads(),
         model_commit=model_commit(args.model_name_or_path, args.revision),
     )  # fmt: skip
@@ -258,7 +261,7 @@ def check_memory(args: argparse.Namespace, model: PreTrainedModel, several: bool
         needed += compressible * 2
     if device_of(args).type == "cpu":  # the processes of a job share it; each has a GPU of its own
         needed *= processes_here()
-    free = available_memory(device_of(args).type, all_devices=bool(args.device_map))
+    free = available_memory(device_of(args), all_devices=bool(args.device_map))
     if needed > free:
         raise ValueError(
             f"--model_name_or_path {args.model_name_or_path}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB "
