@@ -170,9 +170,10 @@ def load_pretrained(
     weights: str = "safetensors",
     revision: str | None = None,
     trust_remote_code: bool = False,
-    device_map: str | None = None,
+    device_map: str | Mapping[str, str] | None = None,
     new_head: bool = False,
     ignore_mismatched_sizes: bool = False,
+    offload_folder: Path | None = None,
 ) -> tuple[PreTrainedModel, frozenset[str]]:
     """A model of which every weight is the checkpoint's, and the names of those that are not: a new head's.
 
@@ -182,8 +183,10 @@ def load_pretrained(
         config: takes the place of the checkpoint's own.
         weights: "safetensors", or "bin": pytorch_model.bin, by torch.load(weights_only=True), which runs no code.
         revision: branch, tag or commit of a hub model.
+        device_map: "auto", or where each part of the model goes.
         new_head: a head that the checkpoint lacks (and the pooler before it) may be new, for training.
         ignore_mismatched_sizes: a head of another size is replaced by a new one.
+        offload_folder: for weights that are to stay on disk, but in another form than the files'.
     Raises:
         ValueError: weights are missing, of other shapes, not finite, or have no place in the model (names them).
     """
@@ -194,7 +197,7 @@ def load_pretrained(
             model, loading = auto_class.from_pretrained(
                 name, **options, dtype=dtype, use_safetensors=weights == "safetensors", revision=revision or "main",
                 trust_remote_code=trust_remote_code, device_map=device_map, ignore_mismatched_sizes=True,
-                output_loading_info=True,
+                output_loading_info=True, offload_folder=offload_folder,
             )  # fmt: skip
         except OSError as error:
             raise refusal(name, _unreadable(error, weights)) from error

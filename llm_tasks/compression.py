@@ -21,8 +21,8 @@ from pruning.layers import decoder_weights
 from pruning.low_rank import factors, parameter_ratio
 from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, zero_fraction
-from pruning.streaming import StreamedBlocks
-from pruning.walk import InputStatistics, compress_blocks
+from pruning.streaming import StreamedBlocks, remove_converted
+from pruning.walk import InputStatistics, check_replayed, compress_blocks
 from quantization.gptq import Quantized
 from quantization.gptqmodel_export import save_packed
 
@@ -173,16 +173,20 @@ def stream(
     """Write <folder>/model block by block, going on where a killed job stopped; returns it opened for reading."""
     source, out = Path(args.model_name_or_path), folder / "model"
     dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
+    trust = args.trust_remote_code
+    remove_converted(folder)
     if cell["compression"] == DENSE:
-        return StreamedBlocks(source, None, dtype, trust_remote_code=args.trust_remote_code)
+        return StreamedBlocks(source, None, dtype, trust_remote_code=trust, scratch=folder)
     job = identity.recipe(run_identity)
-    if not StreamedBlocks.is_complete(out, job):
-        storage = StreamedBlocks(source, out, dtype, job, args.trust_remote_code)
-        walk(storage.model, cell, tokens, args, storage)
-        tokenizer.save_pretrained(out)
-        (out / "README.md").write_text(model_card(cell, run_identity))
-        storage.complete()
-    return StreamedBlocks(out, trust_remote_code=args.trust_remote_code)
+    if StreamedBlocks.is_complete(out, job):
+        return StreamedBlocks(out, trust_remote_code=trust, scratch=folder)
+    storage = StreamedBlocks(source, out, dtype, job, trust)
+    if tokens is None:  # else the walk looks itself
+        check_replayed(storage.model, storage, precision_of(args))
+    walk(storage.model, cell, tokens, args, storage)
+    tokenizer.save_pretrained(out)
+    (out / "README.md").write_text(model_card(cell, run_identity))
+    return storage.complete()
 
 
 def measure(cell: Cell, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:

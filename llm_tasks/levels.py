@@ -143,9 +143,7 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         task = levels[0].level.dataset if own.name == "own_task" else own.task
         return found._replace(facts={"task": task, **found.facts})
 
-    return Setting(
-        own.name, identify, prepare, evaluate, own.readers, prove=prove, seeded=own.seeded, ignored=ignored
-    )
+    return Setting(own.name, identify, prepare, evaluate, own.readers, prove=prove, seeded=own.seeded, ignored=ignored)
 
 
 def report_levels(own: LevelSetting, levels: Sequence[EncodedLevel]) -> None:

@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +29,10 @@ import torch
 from accelerate.hooks import remove_hook_from_submodules
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from harness.model_files import INDEX_FILE
-from harness.models import meta_model
+from harness.model_files import INDEX_FILE, refusal
+from harness.models import load_pretrained, meta_model
 from pruning.layers import block_weights, decoder_blocks
 
 GENERATION_FILE = "generation_config.json"
@@ -78,6 +79,8 @@ class StreamedBlocks:
             remove_converted(scratch)
         self._converted = tempfile.TemporaryDirectory(prefix=CONVERTED, dir=scratch)  # goes with this object
         self.model, self._stored = _open(source, dtype, trust_remote_code, Path(self._converted.name))
+        if out is not None:
+            _refuse_what_would_not_load(self.model)
         self.name, self.blocks = decoder_blocks(self.model)
         self._outside = _state(self.model, lambda name: not name.startswith(f"{self.name}."))
 
@@ -147,7 +150,7 @@ class StreamedBlocks:
     def activations(self, shape: torch.Size, dtype: torch.dtype, turn: int) -> Tensor:
         """Hidden states that enter block `turn`: a file mapped into memory, or memory when nothing is written."""
         if self._work is None:
-            if self._in_memory is None:
+            if self._in_memory is None or self._in_memory.dtype != dtype:
                 self._in_memory = torch.empty(shape, dtype=dtype)
             return self._in_memory
         self.progress |= {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
@@ -220,40 +223,29 @@ class StreamedBlocks:
             )
 
 
-def refuse_quantized(config: PretrainedConfig, source: Path | str) -> None:
-    """Raises ValueError where a checkpoint says that its weights are quantized."""
-    quantization = getattr(config, "quantization_config", None)
-    if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
-        raise ValueError(
-            f"{source}: the weights are quantized ({getattr(method, 'value', method)}), and --stream reads dense ones; "
-            "dequantize the model first (model.dequantize(), save_pretrained)"
-        )
-
-
 def _open(
     source: Path, dtype: torch.dtype | None, trust_remote_code: bool, scratch: Path
 ) -> tuple[PreTrainedModel, dict[str, tuple[Mapping[str, Tensor], str]]]:
     """The model as from_pretrained loads it, its blocks on the meta device; by name, where their weights are read."""
-    structure = meta_model(
-        str(source), AutoModelForCausalLM, trust_remote_code, lambda config: refuse_quantized(config, source)
-    )
+    structure = meta_model(str(source), AutoModelForCausalLM, trust_remote_code)
     name, blocks = decoder_blocks(structure)
     # accelerate warns of weights on the meta device, which is what is asked for here
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=trust_remote_code,
-            device_map=_device_map(structure, name, blocks), offload_folder=scratch, output_loading_info=True,
-        )  # fmt: skip
+        with warnings.catch_warnings():  # that single weights in the map are no modules
+            warnings.filterwarnings("ignore", "The following device_map keys")
+            model, _ = load_pretrained(
+                str(source), AutoModelForCausalLM, dtype or "auto", trust_remote_code=trust_remote_code,
+                device_map=_device_map(structure, name, blocks), offload_folder=scratch,
+            )  # fmt: skip
     except RuntimeError as error:
         if "unable to mmap" not in str(error):
             raise
-        raise ValueError(
-            f"{source}: {str(error).splitlines()[0]}; a file larger than memory must be cut into smaller ones "
-            "(save_pretrained with max_shard_size)"
+        raise refusal(
+            str(source),
+            f"{str(error).splitlines()[0]}; a file larger than memory must be cut into smaller ones (save_pretrained "
+            "with max_shard_size)",
         ) from error
-    _refuse_mismatches(source, report)
     stored = {}
     for path, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
@@ -285,14 +277,13 @@ def _device_map(structure: PreTrainedModel, name: str, blocks: nn.ModuleList) ->
     places: dict[str, str] = {}
 
     def place(path: str, module: nn.Module) -> None:
-        tensors = {f"{path}.{key}": tensor for key, tensor in module.state_dict().items()}
-        if not any(map(in_float32.search, tensors)):
+        if not any(in_float32.search(f"{path}.{key}") for key in module.state_dict()):
             places[path] = "disk"
-        elif any(module.parameters(recurse=False)):
-            places[path] = "cpu"
-        else:
-            for key, child in module.named_children():
-                place(f"{path}.{key}", child)
+            return
+        children = dict(module.named_children())
+        places.update(dict.fromkeys((f"{path}.{key}" for key in _own_tensors(module)) if children else [path], "cpu"))
+        for key, child in children.items():
+            place(f"{path}.{key}", child)
 
     for index, block in enumerate(blocks):
         place(f"{name}.{index}", block)
@@ -300,21 +291,23 @@ def _device_map(structure: PreTrainedModel, name: str, blocks: nn.ModuleList) ->
     for depth, part in enumerate(parts):
         owner = structure.get_submodule(".".join(parts[:depth]))
         prefix = "".join(f"{part}." for part in parts[:depth])
-        own = [key for key, _ in (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False))]
         children = [key for key, _ in owner.named_children() if key != part]
-        places |= dict.fromkeys((f"{prefix}{key}" for key in (*own, *children)), "cpu")
+        places |= dict.fromkeys((f"{prefix}{key}" for key in (*_own_tensors(owner), *children)), "cpu")
     return places
 
 
-def _refuse_mismatches(source: Path, report: dict[str, Any]) -> None:
-    """Raises ValueError where from_pretrained did not fill every weight from the files, or left some of them over."""
-    kinds = {
-        "missing_keys": "lack", "mismatched_keys": "hold in another shape",
-        "unexpected_keys": "hold, and no layer takes,",
-    }  # fmt: skip
-    for kind, verb in kinds.items():
-        if keys := sorted(key if isinstance(key, str) else key[0] for key in report[kind]):
-            raise ValueError(f"{source} cannot be streamed: its files {verb} {keys[0]} ({len(keys)} such weights)")
+def _own_tensors(module: nn.Module) -> list[str]:
+    """Names of the parameters and buffers that a module holds itself."""
+    return [key for key, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
+
+
+def _refuse_what_would_not_load(model: PreTrainedModel) -> None:
+    """Raises ValueError where AutoModelForCausalLM takes a model out of a larger one's folder, but not from its own."""
+    if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not model.is_remote_code():
+        raise ValueError(
+            f"a {model.config.model_type} saved by itself has no class that loads it as a causal language model, so "
+            "that --stream cannot write it"
+        )
 
 
 def _say_what_is_tied(model: PreTrainedModel) -> None:

@@ -105,7 +105,7 @@ class LoadedBlocks:
         return 0, None
 
     def activations(self, shape: torch.Size, dtype: torch.dtype, turn: int) -> Tensor:
-        if self._activations is None:
+        if self._activations is None or self._activations.dtype != dtype:
             device = next(self._blocks.parameters()).device
             self._activations = torch.empty(shape, dtype=dtype, device=device)
         return self._activations
@@ -160,7 +160,8 @@ class _Passes:
 
     def _forward(self, batch: Tensor) -> None:
         device = self._model.get_input_embeddings().weight.device
-        self._model.base_model(batch.to(device), use_cache=False)
+        with self._autocast(device):
+            self._model.base_model(batch.to(device), use_cache=False)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager:
         return autocast(self._precision, device.type, self._model.dtype)
@@ -187,10 +188,10 @@ class _Passes:
                 run()
         for weight in weights:
             if weight.name not in recorder.statistics:
-                more = (
-                    "calibrate on more samples" if weight.expert is not None else "text alone does not use this layer"
-                )
-                raise ValueError(f"{weight.name}: no calibration token reached it; {more}")
+                more = "; calibrate on more samples"
+                if weight.expert is None:
+                    more = ": text alone does not use it, or its block does not call it as a layer"
+                raise ValueError(f"{weight.name}: no calibration token reached it{more}")
             if not recorder.statistics[weight.name].sq_norms.isfinite().all():
                 raise ValueError(f"{weight.name}: its inputs are NaN or infinite on the calibration text")
         return recorder.statistics
@@ -309,11 +310,13 @@ class Replay(_Passes):
 
     def advance(self, index: int, block: nn.Module) -> None:
         """Run all windows through block `index`; its outputs take the place of its inputs."""
-        device = next(block.parameters()).device
-        target = self._storage.activations(self._hidden.shape, self._hidden.dtype, index + 1)
+        device, target = next(block.parameters()).device, None
         for place, hidden, call in self._runs(index):
             with self._autocast(device):
-                target[place] = run_block(block, hidden.to(device), call)
+                output = run_block(block, hidden.to(device), call)
+            if target is None:  # some blocks return float32 where they are given less
+                target = self._storage.activations(self._hidden.shape, output.dtype, index + 1)
+            target[place] = output
         self._hidden = target
 
     def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -339,6 +342,12 @@ class _InMemory:
 
     def finished(self, index: int, block: nn.Module) -> None:
         pass
+
+
+def check_replayed(model: PreTrainedModel, storage: BlockStorage, precision: str) -> None:
+    """Raises NotReplayedError where a model's blocks, run one by one, do not give what the model gives."""
+    tokens = torch.arange(2 * 2 * PROOF_TOKENS).view(2, -1) % model.config.get_text_config().vocab_size
+    _prove(model, storage, tokens, precision)
 
 
 @torch.no_grad()
@@ -367,7 +376,8 @@ def _prove(
             return calls, whole.most_uses == 1
         except Exception as error:  # whatever a block says that is called in a way it is not made for
             reason = reason or str(error).partition("\n")[0]
-    raise NotReplayedError(f"{type(model).__name__} cannot be run block by block: {reason}")
+    kind = type(model).__name__
+    raise NotReplayedError(f"{kind} cannot be run block by block, only as a whole and in memory: {reason}")
 
 
 class _WholePass:
@@ -412,15 +422,18 @@ class _WholePass:
         self.most_uses = max(self.most_uses, *uses.values(), 1)
         if len(seen) != len(self.blocks):
             kind = type(self._model).__name__
-            raise NotReplayedError(f"{kind} runs {len(seen)} blocks one after the other and has {len(self.blocks)}")
+            raise NotReplayedError(
+                f"{kind} cannot be run block by block, only as a whole and in memory: it runs its {len(self.blocks)} "
+                f"blocks {len(seen)} times"
+            )
         return seen, logits
 
 
 def _compare(what: str, given: Tensor, wanted: list[Tensor]) -> None:
     """Raises NotReplayedError where two ways to the same numbers differ by more than rounding."""
     wanted = torch.cat([part.to(given.device) for part in wanted])
-    if given.shape != wanted.shape:
-        raise NotReplayedError(f"{what} has another shape")
+    if (given.shape, given.dtype) != (wanted.shape, wanted.dtype):
+        raise NotReplayedError(f"{what} has another shape or precision")
     tolerance = 1e-5 if given.dtype == torch.float32 else 0.02
     scale = float(wanted.float().abs().nan_to_num().max())
     if not torch.allclose(given.float(), wanted.float(), rtol=0, atol=tolerance * scale, equal_nan=True):

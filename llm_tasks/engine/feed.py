@@ -324,8 +324,6 @@ def sliding_window(config: PretrainedConfig) -> int | None:
     return getattr(config, "sliding_window", None)
 
 
-
-
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a batch was too large: the error of a GPU, or of the processor's allocator."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
