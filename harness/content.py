@@ -14,7 +14,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from harness.data import Source
 
-WEIGHTS = {"safetensors": "*.safetensors", "bin": "*.bin"}
+WEIGHTS = {"safetensors": "*.safetensors", "bin": "pytorch_model*.bin"}
 TOKENIZER = (
     "tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm", "*.tiktoken",
     "*.bpe", "*.codes", "tekken.json", "normalizer.json", "dict.txt",
