@@ -173,7 +173,7 @@ def dataset_commit(name: str, config: str | None = None, revision: str | None = 
         copies = [folder for folder in _dataset_copies(name, config) if COMMIT.fullmatch(folder.name)]
         if not copies:
             reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ValueError(f"{name}: {reason}, and no copy of it in the cache") from error
+            raise ValueError(f"{name}: {reason}") from error
         return max(copies, key=lambda folder: folder.stat().st_mtime).name
 
 

@@ -184,7 +184,7 @@ def test_hub_data_are_their_commit(hub_data: Path):
 
 def test_hub_data_that_are_not_there_are_refused_with_the_way_out(hub_data: Path):
     source = Source("two", "test", "lab/TwoWords", "other", "test", ())
-    message = r"lab/TwoWords: offline mode, and no copy of it .*give --data_dir DIR with two/test\.jsonl"
+    message = r"lab/TwoWords: offline mode; without a hub, give --data_dir DIR with two/test\.jsonl"
     with pytest.raises(ValueError, match=message):
         files_content([source])
 
