@@ -14,7 +14,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from harness.data import Source
 
-WEIGHTS = {"safetensors": "*.safetensors", "bin": "*.bin"}
+WEIGHTS = {"safetensors": "*.safetensors", "bin": "pytorch_model*.bin"}
 TOKENIZER = (
     "tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm", "*.tiktoken",
     "*.bpe", "*.codes", "tekken.json", "normalizer.json", "dict.txt",
@@ -173,7 +173,7 @@ def dataset_commit(name: str, config: str | None = None, revision: str | None = 
         copies = [folder for folder in _dataset_copies(name, config) if COMMIT.fullmatch(folder.name)]
         if not copies:
             reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ValueError(f"{name}: {reason}, and no copy of it in the cache") from error
+            raise ValueError(f"{name}: {reason}") from error
         return max(copies, key=lambda folder: folder.stat().st_mtime).name
 
 

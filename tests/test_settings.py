@@ -21,10 +21,11 @@ import pytest
 import torch
 from accelerate import dispatch_model
 from conftest import WORDS
+from huggingface_hub import HfApi, constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from analysis import results
+from analysis import identity, results
 from analysis.levels import level_tables
 from llm_tasks import (
     arguments,
@@ -379,7 +380,9 @@ def test_newer_options_are_no_part_of_what_a_run_is_called_without_them(
     """So runs from before there was --chat_template or --eval_split stay complete."""
     for run in ("2/dense/dense/0", "5/dense/dense/0"):
         recorded = json.loads((sweep.folder / run / results.ARGUMENTS_FILE).read_text())["arguments"]
-        assert not {"chat_template", "eval_split"} & set(recorded)
+        older = {name: value for name, value in recorded.items() if name not in ("chat_template", "eval_split")}
+        assert identity.differences(recorded, older) == []
+        assert identity.recipe(recorded) == identity.recipe(older)
     message = error_of(setting2_option_count.main, [*sweep.words, "--chat_template"], capsys)
     assert "holds a run with other arguments (chat_template: True here, None there)" in message
 
@@ -412,7 +415,7 @@ def test_other_data_are_another_run(
     message = error_of(
         setting5_human_gap.main, [*sweep.words, "--settings", "5", "--data_dir", str(tmp_path / "same")], capsys
     )
-    assert "(data_sha256: " in message
+    assert "(data_content_sha256: " in message and message.count(" here, ") == 1
 
 
 def test_listed_cells_are_the_sweeps_own(
@@ -665,6 +668,8 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(
         raise ConnectionError("no route")
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "dataset_info", load_dataset)
     at = options.index("--data_dir")
     words = [*options[:at], *options[at + 2 :], "--output_dir", str(tmp_path / "run")]
     for setting, name in [(2, "mmlu/test"), (3, "squad/validation"), (5, "piqa/validation")]:
