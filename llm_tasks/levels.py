@@ -42,6 +42,7 @@ class LevelSetting(NamedTuple):
         build: its levels, easy to hard, from (items, args, seed, tokenizer).
         options: names of the options that change what it computes, besides SHARED_OPTIONS.
         seeded: whether the seed changes its levels.
+        choice_reader: how its options are read unless --answer_mode says.
     """
 
     name: int | str
@@ -52,6 +53,7 @@ class LevelSetting(NamedTuple):
     build: Callable[[Any, argparse.Namespace, int, PreTrainedTokenizerBase], list[Level]]
     options: tuple[str, ...]
     seeded: bool
+    choice_reader: str = "letter"
 
 
 class _Outcome(NamedTuple):
@@ -86,12 +88,23 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         "never the question. Counted and logged.")  # fmt: skip
 
 
-def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
-    """The setting as experiment.run takes it; `ignored` are options that belong to other settings."""
+def reads_cloze(own: LevelSetting, args: argparse.Namespace) -> bool:
+    """Whether options' texts are compared, which --length_normalized is about."""
+    return "answer_mode" in own.options and (args.answer_mode or own.choice_reader) == "cloze"
+
+
+def as_setting(own: LevelSetting, ignored: tuple[str, ...] = (), unobeyed: tuple[str, ...] = ()) -> Setting:
+    """The setting as experiment.run takes it.
+
+    Args:
+        ignored: options that tell no two of its runs apart.
+        unobeyed: options that it does not obey.
+    """
 
     def identify(args: argparse.Namespace) -> dict[str, Any]:
         files = own.files(args)
-        return {"data_sha256": results.sha256(files) if files else None}
+        normalized = args.length_normalized and reads_cloze(own, args)
+        return {"data_sha256": results.sha256(files) if files else None, "length_normalized": normalized}
 
     def prepare(
         args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -133,7 +146,7 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         task = levels[0].level.dataset if own.name == "own_task" else own.task
         return found._replace(facts={"task": task, **found.facts})
 
-    return Setting(own.name, identify, prepare, evaluate, seeded=own.seeded, ignored=ignored)
+    return Setting(own.name, identify, prepare, evaluate, seeded=own.seeded, ignored=ignored, unobeyed=unobeyed)
 
 
 def report_levels(own: LevelSetting, levels: Sequence[EncodedLevel]) -> None:

@@ -112,7 +112,7 @@ def task_level(task: str, questions: list[Question], reader: str) -> Level:
     )
 
 
-SETTING = LevelSetting(5, "human_gap", add_options, load, files, build, OPTIONS, seeded=False)
+SETTING = LevelSetting(5, "human_gap", add_options, load, files, build, OPTIONS, seeded=False, choice_reader="cloze")
 
 
 def main(argv: list[str] | None = None) -> int:
