@@ -81,6 +81,7 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
         check_checkpoint_files(args.model_name_or_path, args.weights, args.trust_remote_code, args.revision)
         tasks = Tasks(problem, args)
         check_model(args, problem.auto_class, tasks.most_labels)
+        check_room_for_text(args)
         hashes = {key: input_hashes(args, data) for key, data in tasks.data.items()}
         precision, defaults = precision_of(args), {name: parser.get_default(name) for name in vars(args)}
         identities = {
@@ -170,6 +171,16 @@ def shared_material(problem: Problem, args: argparse.Namespace, tasks: Tasks) ->
         return Material(tasks.by_key[key], inputs(key), pretrained(num_labels), keep_masks)
 
     return material
+
+
+def check_room_for_text(args: argparse.Namespace) -> None:
+    """Raises ValueError where --max_length holds nothing but the tokens that the tokenizer puts around texts."""
+    special = load_tokenizer(args).num_special_tokens_to_add(pair=True)
+    if args.max_length < special + 2:
+        raise ValueError(
+            f"--max_length {args.max_length}: {args.model_name_or_path} puts {special} tokens around a pair of texts; "
+            f"allowed: {special + 2} or more"
+        )
 
 
 def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:

@@ -64,6 +64,7 @@ class Setting(NamedTuple):
         prove: tries, on the dense model with the data, which of the engine's fast paths compute what the model does.
         seeded: whether the seed changes more than the calibration text.
         ignored: options that do not change what it computes.
+        unobeyed: options that are other settings' alone.
     """
 
     name: str | int
@@ -75,6 +76,7 @@ class Setting(NamedTuple):
     prove: Callable[[PreTrainedModel, Any, argparse.Namespace], None] | None = None
     seeded: bool = False
     ignored: tuple[str, ...] = ()
+    unobeyed: tuple[str, ...] = ()
 
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Sequence[Setting]) -> int:
@@ -97,8 +99,10 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
         cells.sort(key=lambda cell: models[arguments.compression_of(cell)])
         folders = output_folders(args.output_dir, cells)
         if args.list_cells or args.group_by:
+            unobeyed = {setting.name: setting.unobeyed for setting in settings}
+            options = functools.partial(arguments.cell_options, args, parser, unobeyed)
             print_commands(
-                args.list_cells, folders, args.output_dir, functools.partial(arguments.cell_options, args, parser),
+                args.list_cells, folders, args.output_dir, options,
                 args.group_by, functools.partial(combinations, args, settings),
             )  # fmt: skip
             return 0
@@ -252,7 +256,8 @@ def check_memory(args: argparse.Namespace, model: PreTrainedModel, several: bool
     needed = sum(parameter.numel() for parameter in model.parameters()) * width
     needed += max((cost.bytes for cost in costs(args, model).values()), default=0)
     compressible = sum(weight.matrix.numel() for weight in decoder_weights(model).values())
-    if len(args.rank) > 1:  # the factors of the largest rank are kept, in float32
+    if args.rank and any(arguments.shared_strengths(args, name) for name in args.compression):
+        # the factors of the largest rank are kept, in float32
         shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
         needed += sum(min(max(args.rank), *shape) * sum(shape) * 4 for shape in shapes)
     if several:  # the dense weights are kept

@@ -93,11 +93,17 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         "never the question. Counted and logged.")  # fmt: skip
 
 
-def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
-    """The setting as experiment.run takes it; `ignored` are options that belong to other settings."""
+def as_setting(own: LevelSetting, ignored: tuple[str, ...] = (), unobeyed: tuple[str, ...] = ()) -> Setting:
+    """The setting as experiment.run takes it.
+
+    Args:
+        ignored: options that tell no two of its runs apart.
+        unobeyed: options that it does not obey.
+    """
 
     def identify(args: argparse.Namespace) -> dict[str, Any]:
-        return files_content(own.files(args))
+        normalized = args.length_normalized and "cloze" in own.readers(args)
+        return {**files_content(own.files(args)), "length_normalized": normalized}
 
     def prepare(
         args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -143,7 +149,10 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         task = levels[0].level.dataset if own.name == "own_task" else own.task
         return found._replace(facts={"task": task, **found.facts})
 
-    return Setting(own.name, identify, prepare, evaluate, own.readers, prove=prove, seeded=own.seeded, ignored=ignored)
+    return Setting(
+        own.name, identify, prepare, evaluate, own.readers, prove=prove, seeded=own.seeded, ignored=ignored,
+        unobeyed=unobeyed,
+    )  # fmt: skip
 
 
 def report_levels(own: LevelSetting, levels: Sequence[EncodedLevel]) -> None:
