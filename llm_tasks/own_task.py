@@ -101,7 +101,7 @@ def load(args: argparse.Namespace, given: Collection[str] = ()) -> list[Row]:
             value = getattr(args, option)
             asked = f"--{option}" if value is True else f"--{option} {value}"
             raise ValueError(f"{asked} is for items with {other!r}; those of {args.task_file} have {kind!r}")
-    if "length_normalized" in given and "cloze" not in SETTING.readers(args):
+    if "length_normalized" in given and reader_of(rows, args) != "cloze":
         raise ValueError("--length_normalized is obeyed by --answer_mode cloze; the default is letter")
     return rows
 
