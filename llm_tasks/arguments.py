@@ -303,7 +303,8 @@ def identity(
     if not args.export or not is_quantized(cell):
         unused.add("export")
     # so that runs from before these were options stay complete
-    unused |= {name for name in ("chat_template", "eval_split") if not getattr(args, name, None)}
+    newer = ("chat_template", "chat_template_kwargs", "eval_split")
+    unused |= {name for name in newer if not getattr(args, name, None)}
     options = {**vars(args), **data}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     values = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
