@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertForMaskedLM,
+    Gemma4TextConfig,
     GPT2Config,
     GPT2Model,
     MixtralConfig,
@@ -166,14 +167,25 @@ def test_a_value_head_is_passed_over(changed, tiny_decoder: Path, caplog):
     assert "v_head.summary.weight" in caplog.text
 
 
-def test_buffers_that_count_are_missing_where_others_are_there():
-    """BatchNorm's statistics of one layer; where a version stored none at all, they are the config's."""
-    from harness.loading_report import _tables_not_stored
+def test_buffers_that_count_are_as_needed_as_weights(changed, tmp_path: Path):
+    """Gemma 4 scales every layer by a buffer."""
+    config = Gemma4TextConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, global_head_dim=8, num_global_key_value_heads=1, max_position_embeddings=64,
+        sliding_window=8, hidden_size_per_layer_input=0, num_kv_shared_layers=0, pad_token_id=0,
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "whole")
+    load_decoder(tmp_path / "whole")
+    without = changed(tmp_path / "whole", lambda found: {key: found[key] for key in found if "scalar" not in key})
+    with pytest.raises(ValueError, match=r"missing in the checkpoint: model\.layers\.0\.layer_scalar"):
+        load_decoder(without)
 
-    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2))
-    model.named_non_persistent_buffers = lambda: iter(())
-    assert _tables_not_stored(model, {"1.running_mean"}) == set()
-    assert _tables_not_stored(model, {"0.running_mean", "1.running_mean"}) == {"0.running_mean", "1.running_mean"}
+
+def test_a_pooler_is_new_as_a_whole(changed, tiny_encoder: Path):
+    half = changed(tiny_encoder, lambda found: {key: found[key] for key in found if key != "pooler.dense.bias"})
+    with pytest.raises(ValueError, match=r"missing in the checkpoint: bert\.pooler\.dense\.bias"):
+        load_encoder(half)
 
 
 def test_mismatched_sizes_are_ignored_in_the_head_alone(changed, tiny_encoder: Path):
