@@ -340,7 +340,6 @@ def begin(folder: Path, identity: dict[str, Any], accelerator: Accelerator, resu
         environment = results.describe_environment(
             str(device), device_name=device_name(device), dtype="torch.float32",
             precision=accelerator.mixed_precision,
-            model_commit=models.model_commit(identity["model_name_or_path"], identity.get("revision")),
         )  # fmt: skip
         results.start_run(folder, identity, environment)
     accelerator.wait_for_everyone()

@@ -27,7 +27,7 @@ from harness.device import (
     peak_memory,
     reset_peak_memory,
 )
-from harness.models import load_tokenizer, model_commit, quiet_libraries, refuse_unknown_ids
+from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_calibrated
 from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
@@ -209,7 +209,6 @@ def environment(args: argparse.Namespace, model: PreTrainedModel) -> dict[str, A
     return results.describe_environment(
         str(device), device_name=device_name(device), dtype=str(arguments.dtype_of(args, model)),
         precision=arguments.precision_of(args), threads=torch.get_num_threads(),
-        model_commit=model_commit(args.model_name_or_path, args.revision),
     )  # fmt: skip
 
 

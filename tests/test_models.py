@@ -27,6 +27,7 @@ from transformers import (
 from analysis import results
 from GLUE_tasks import Glue_prune_oneshot, finetune
 from harness import models
+from harness.content import sha256
 from harness.device import default_device, device_named
 from harness.loading_report import check_finite
 from harness.model_files import check_checkpoint_files, weight_files
@@ -251,7 +252,7 @@ def test_bin_gives_what_safetensors_give(tiny_decoder: Path, text_file: Path, tm
     found = measure(folder, text_file, tmp_path / "run", "--weights", "bin")
     assert found == measure(tiny_decoder, text_file, tmp_path / "dense")
     recorded = json.loads((tmp_path / "run" / results.ARGUMENTS_FILE).read_text())["arguments"]
-    assert recorded["model_sha256"] == results.sha256(weight_files(str(folder), "bin"))
+    assert recorded["model_sha256"] == sha256(weight_files(str(folder), "bin"))
 
 
 def test_an_encoder_is_fine_tuned_from_bin(
@@ -340,7 +341,7 @@ def test_a_revision_of_a_hub_model(hub: Path, text_file: Path, tmp_path: Path, c
         more = [] if name == "main" else ["--revision", name]
         score = measure(Path("org/tiny"), text_file, tmp_path / name, *more)
         recorded = json.loads((tmp_path / name / results.ARGUMENTS_FILE).read_text())
-        assert recorded["environment"]["model_commit"] == commit
+        assert recorded["arguments"]["model_commit"] == commit
         assert recorded["arguments"].get("revision") == (None if name == "main" else name)
         assert score == measure(hub / "snapshots" / commit, text_file, tmp_path / f"plain {name}")
     with pytest.raises(SystemExit):
