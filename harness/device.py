@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import os
 import platform
 import resource
 import sys
@@ -12,9 +11,6 @@ import torch
 
 # Of glibc's mallopt: numbers of its options, and the largest piece that it takes from memory it keeps.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MOST_ARENAS, LARGEST_KEPT = -1, -3, -8, 2**25
-
-# For how many shapes of products kernels are kept: by oneDNN, and by ideep, between it and torch, in each thread.
-KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "16"}
 
 
 def default_device() -> torch.device:
@@ -76,18 +72,6 @@ def keep_freed_memory() -> None:
         library.mallopt(MMAP_THRESHOLD, LARGEST_KEPT)
         library.mallopt(TRIM_THRESHOLD, 2**30)
         library.mallopt(MOST_ARENAS, 1)
-
-
-def keep_few_shapes() -> None:
-    """Before the first product: let kernels of a processor's products in bf16 be kept for few shapes at a time.
-
-    By default both keep 1,024, of 0.3 MB each, so that batches of ever other lengths fill hundreds of MB. What oneDNN
-    has lost is made again in 0.4 ms, what only ideep has in 2 µs. What the user has set stays.
-
-    Source: oneDNN's documentation, Primitive Cache; ideep, lru_cache.hpp; pytorch/pytorch issue 27971.
-    """
-    for name, count in KEPT_SHAPES.items():
-        os.environ.setdefault(name, count)
 
 
 def reset_peak_memory(device: torch.device | str) -> None:

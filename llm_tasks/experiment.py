@@ -22,7 +22,6 @@ from harness.content import model_content
 from harness.device import (
     available_memory,
     device_name,
-    keep_few_shapes,
     keep_freed_memory,
     peak_memory,
     reset_peak_memory,
@@ -87,7 +86,6 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
     start_logging()
     quiet_libraries()
     keep_freed_memory()
-    keep_few_shapes()
     gc.freeze()  # what is imported stays: looking through it again takes longer than all garbage is worth
     named = {setting.name: setting for setting in settings}
     try:
