@@ -19,16 +19,16 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from analysis import results
 from analysis.monotonicity import above_chance
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from analysis.sweeps.commands import print_commands
-from GLUE_tasks import arguments, finetune, interruption
+from GLUE_tasks import arguments, finetune, interruption, labels
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from harness.device import best_precision, device_name, peak_memory, reset_peak_memory
-from harness.models import check_checkpoint_files, meta_model, quiet_libraries, save_model, weight_files
+from harness.models import check_checkpoint_files, longest_input, meta_model, quiet_libraries, save_model, weight_files
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
 from pruning.masks import zero_fraction
@@ -46,12 +46,14 @@ class Frame(NamedTuple):
 
 
 class Material(NamedTuple):
-    """What one cell works with: its task, tokenised rows, the model as its checkpoint has it, and the masks."""
+    """What one cell works with: its task, tokenised rows, the model as its checkpoint has it, the masks, and which of
+    the model's outputs stands for each class (None for their own order)."""
 
     task: Any
     inputs: Inputs
     pretrained: finetune.Pretrained
     keep_masks: dict[str, Tensor]
+    order: list[int] | None
 
 
 def main(description: str, problem: Problem, argv: list[str] | None = None) -> int:
@@ -71,7 +73,10 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
         check_checkpoint_files(args.model_name_or_path)
         tasks = Tasks(problem, args)
         check_model(args, problem.auto_class, tasks.most_labels)
+        orders = label_orders(args, problem, tasks)
         hashes = {key: input_hashes(args.model_name_or_path, task) for key, task in tasks.by_key.items()}
+        for key, task in tasks.by_key.items():
+            hashes[key] |= decisions(task, orders[key])
         identities = {
             folder: arguments.identity(args, cell, hashes[tasks.key(cell)]) for folder, cell in folders.items()
         }
@@ -83,7 +88,7 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
     # accelerate collects garbage after every cell; what the imports made is none, and walking it takes half a second
     gc.freeze()
     frame = Frame(problem, args, accelerator)
-    material = shared_material(problem, args, tasks)
+    material = shared_material(problem, args, tasks, orders)
 
     def compute(folder: Path) -> None:
         cell = folders[folder]
@@ -124,7 +129,33 @@ class Tasks:
         return min(self.num_labels.values(), key=lambda count: count or 0)
 
 
-def shared_material(problem: Problem, args: argparse.Namespace, tasks: Tasks) -> Callable[[Cell], Material]:
+def label_orders(args: argparse.Namespace, problem: Problem, tasks: Tasks) -> dict[tuple, list[int] | None]:
+    """For each task, which of the model's outputs stands for each of its classes (labels.head_order)."""
+    config = AutoConfig.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+    orders = {}
+    for key, task in tasks.by_key.items():
+        names = problem.label_names(task)
+        orders[key] = labels.head_order(config, names) if names else None
+        own = labels.config_names(config) if names else None
+        if own and orders[key] is None:
+            logger.warning(
+                "%s: the model's config names its outputs %s, which are not the data's classes (%s): the data's order "
+                "counts", task.name, ", ".join(own), ", ".join(names),
+            )  # fmt: skip
+    return orders
+
+
+def decisions(task: Any, order: list[int] | None) -> dict[str, Any]:
+    """What a run's identity says of decisions that earlier versions of this project took otherwise."""
+    found = dict(getattr(task, "decisions", {}))
+    if order is not None and order != sorted(order):
+        found["label_order"] = order
+    return found
+
+
+def shared_material(
+    problem: Problem, args: argparse.Namespace, tasks: Tasks, orders: dict[tuple, list[int] | None]
+) -> Callable[[Cell], Material]:
     """A function that gives a cell its material; what cells share is made when the first one that needs it asks."""
 
     @functools.cache
@@ -148,7 +179,7 @@ def shared_material(problem: Problem, args: argparse.Namespace, tasks: Tasks) ->
             # without the untrained head the ranking is the same for all heads and seeds
             which = (num_labels, cell["seed"]) if args.prune_new_head else (tasks.fewest_labels, None)
             keep_masks = masks(*which)[cell["strength"]]
-        return Material(tasks.by_key[key], inputs(key), pretrained(num_labels), keep_masks)
+        return Material(tasks.by_key[key], inputs(key), pretrained(num_labels), keep_masks, orders[key])
 
     return material
 
@@ -159,10 +190,10 @@ def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
 
 def check_model(args: argparse.Namespace, auto_class: type, num_labels: int | None) -> None:
     """Refuse, from the config alone, a length the model cannot take and groups that do not divide a layer's inputs."""
-    sizes = {} if num_labels is None else {"num_labels": num_labels}
+    sizes = {} if num_labels is None else {"num_labels": num_labels, "problem_type": None}
     model = meta_model(args.model_name_or_path, auto_class, args.trust_remote_code, **sizes)
-    longest = getattr(model.config, "max_position_embeddings", args.max_length)
-    if args.max_length > longest:
+    longest = longest_input(model)
+    if longest is not None and args.max_length > longest:
         raise ValueError(f"--max_length {args.max_length}: {args.model_name_or_path} takes at most {longest} tokens")
     weights = prunable_weights(model.base_model, include_embeddings=not args.noembed)
     for ratio in args.nm_ratio:
@@ -217,10 +248,11 @@ def run(
     """One cell, from the pretrained model to all_results.json; `interrupted` is what finetune.train asks."""
     started = time.monotonic()
     problem, args, accelerator = frame
-    task, inputs, pretrained, keep_masks = material
+    task, inputs, pretrained, keep_masks, order = material
     accelerator.free_memory()
     reset_peak_memory(accelerator.device.type)
     model = pretrained.copy(cell["seed"]).to(accelerator.device)
+    inputs = problem.fit(task, inputs, model, order)
     parameters = dict(model.named_parameters())
     optimizer = finetune.make_optimizer(model, args.learning_rate, args.weight_decay)
     finetune.start_transfer(cell["transfer"], optimizer, parameters, keep_masks)

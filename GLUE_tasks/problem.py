@@ -1,17 +1,18 @@
 """What a fine-tuning script gives the frame in experiment.py: its data, its head, its loss and its scores."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
 from GLUE_tasks import finetune, glue_data
+from harness.models import SEGMENTS, has_segments
 
 
 class Inputs(NamedTuple):
@@ -21,11 +22,29 @@ class Inputs(NamedTuple):
         train: rows with `labels`, `length` (tokens) and the model's inputs, nothing else.
         validation: a data set per split that is scored, by a name of the script's own.
         collate: makes a padded batch of rows.
+        order: which of the model's outputs stands for each class; None for their own order.
     """
 
     train: Dataset
     validation: dict[str, Dataset]
     collate: Callable[[list[dict]], Mapping[str, Tensor]]
+    order: tuple[int, ...] | None = None
+
+    def in_order(self, outputs: np.ndarray) -> np.ndarray:
+        """A model's outputs, (rows, outputs), in the order of the task's classes."""
+        return outputs if self.order is None else outputs[:, self.order]
+
+
+def fit_inputs(inputs: Inputs, model: PreTrainedModel) -> Inputs:
+    """The inputs without segment ids, if the model has no embedding of them: others would look them up elsewhere."""
+    if has_segments(model):
+        return inputs
+    plain = inputs.collate
+
+    def collate(rows: list[dict[str, Any]]) -> Mapping[str, Tensor]:
+        return plain([{name: value for name, value in row.items() if name != SEGMENTS} for row in rows])
+
+    return inputs._replace(collate=collate)
 
 
 class Outcome(NamedTuple):
@@ -52,6 +71,14 @@ def no_labels(task: Any) -> None:
     return None
 
 
+def no_label_names(task: Any) -> tuple[str, ...]:
+    return ()
+
+
+def fit_segments(task: Any, inputs: Inputs, model: PreTrainedModel, order: Sequence[int] | None) -> Inputs:
+    return fit_inputs(inputs, model)
+
+
 def no_facts(task: Any) -> dict[str, Any]:
     return {}
 
@@ -73,6 +100,9 @@ class Problem(NamedTuple):
         loss: of a batch, a mean over its rows.
         choose_rows: indices of the rows of inputs.train that a cell trains on.
         facts: what all_results.json says of the task besides; may replace what the frame says.
+        label_names: of the classes that the head's outputs stand for; none where there are no classes.
+        fit: the Inputs as a loaded model takes them; may write into the model's config. It is given the order of the
+            model's outputs, None for the classes' own.
     """
 
     setting: int | str
@@ -87,6 +117,8 @@ class Problem(NamedTuple):
     loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = finetune.own_loss
     choose_rows: Callable[[Inputs, Any, Cell, argparse.Namespace], list[int]] = random_share
     facts: Callable[[Any], dict[str, Any]] = no_facts
+    label_names: Callable[[Any], tuple[str, ...]] = no_label_names
+    fit: Callable[[Any, Inputs, PreTrainedModel, Sequence[int] | None], Inputs] = fit_segments
 
 
 def data_share_level(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +14,13 @@ from unittest import mock
 import torch
 import transformers
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+# Names of the modules that embed positions, and of the parameters that embed segments.
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
+SEGMENT_TABLE = re.compile(r"token_type_embed|segment_embed|(^|\.)seg_embed")
+SEGMENTS = "token_type_ids"
 INDEX_FILE = "model.safetensors.index.json"
 # What safetensors calls them.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
@@ -90,6 +95,29 @@ def meta_model(
         raise ValueError(f"--model_name_or_path {name}: {error}") from error
     with torch.device("meta"):
         return auto_class.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def longest_input(model: nn.Module) -> int | None:
+    """The most tokens that the model's positions take; None where nothing limits them.
+
+    RoBERTa and its kin count positions from behind that of padding: a table of 514 takes 512 tokens.
+    """
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in POSITION_TABLES and getattr(module, "padding_idx", None) is not None:
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor):
+                return weight.shape[0] - module.padding_idx - 1
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None  # XLNet says -1: no limit
+
+
+def has_segments(model: nn.Module) -> bool:
+    """Whether a model has an embedding of at least two segments, as BERT has of the first and second text.
+
+    Others crash on segment ids, or look them up among their words (GPT-2).
+    """
+    sizes = [parameter.shape[0] for name, parameter in model.named_parameters() if SEGMENT_TABLE.search(name)]
+    return max(sizes, default=0) > 1
 
 
 def save_model(

@@ -42,10 +42,10 @@ def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path):
     assert list(read_rows(path)) == [(f"{path}, line 1", {"a": 1}), (f"{path}, line 4", {"a": 2})]
 
 
-def test_a_csv_file_is_read_where_it_is_allowed_and_its_empty_fields_are_none(tmp_path: Path):
+def test_a_csv_file_is_read_where_it_is_allowed_and_its_fields_are_texts(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'\xef\xbb\xbfa,b\r\n"x, y",1\r\nz,\r\n"two\nlines",3\n')
-    expected = [({"a": "x, y", "b": "1"}, 2), ({"a": "z"}, 3), ({"a": "two\nlines", "b": "3"}, 5)]
+    expected = [({"a": "x, y", "b": "1"}, 2), ({"a": "z", "b": ""}, 3), ({"a": "two\nlines", "b": "3"}, 5)]
     assert list(read_rows(path, suffixes=data_files.TABLE_SUFFIXES)) == [
         (f"{path}, line {number}", row) for row, number in expected
     ]
