@@ -191,6 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     start_logging()
     quiet_libraries()
     try:
+        experiment.check_environment()
         pairs = find_pairs(args)
         # in the order of the cells
         pair_of = dict(zip(output_folders(args.output_dir, map(cell_of, pairs)), pairs, strict=True))

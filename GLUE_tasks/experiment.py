@@ -8,6 +8,7 @@ import functools
 import gc
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin, parse_flag_from_env
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -25,7 +26,7 @@ from analysis import results
 from analysis.monotonicity import above_chance
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from analysis.sweeps.commands import print_commands
-from GLUE_tasks import arguments, finetune, interruption, labels
+from GLUE_tasks import arguments, finetune, interruption, labels, resuming
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from harness.device import best_precision, device_name, peak_memory, reset_peak_memory
 from harness.models import check_checkpoint_files, longest_input, meta_model, quiet_libraries, save_model, weight_files
@@ -35,6 +36,13 @@ from pruning.masks import zero_fraction
 from pruning.nm import nm_mask, parse_nm
 
 logger = logging.getLogger(__name__)
+
+# Variables that say how accelerate and torch compute, and those of accelerate's other ways to train.
+NUMBER_VARIABLES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "TORCH_ALLOW_TF32", "NVIDIA_TF32", "XLA_USE_BF16",
+                    "XLA_DOWNCAST_BF16")  # fmt: skip
+OTHER_TRAININGS = tuple(
+    f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAKER")
+)
 
 
 class Frame(NamedTuple):
@@ -70,6 +78,7 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
                 args.group_by, functools.partial(arguments.combinations, args, problem),
             )  # fmt: skip
             return 0
+        check_environment()
         check_checkpoint_files(args.model_name_or_path)
         tasks = Tasks(problem, args)
         check_model(args, problem.auto_class, tasks.most_labels)
@@ -85,6 +94,15 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
         parser.error(str(error))
 
     accelerator = start_accelerator(args)
+    if args.resume_from_checkpoint:
+        ((folder, identity),) = identities.items()
+        try:
+            if args.overwrite or not results.is_complete(folder):
+                resuming.check_named(
+                    args.resume_from_checkpoint, resuming.origin(identity, accelerator.mixed_precision)
+                )
+        except ValueError as error:
+            parser.error(str(error))
     # accelerate collects garbage after every cell; what the imports made is none, and walking it takes half a second
     gc.freeze()
     frame = Frame(problem, args, accelerator)
@@ -213,12 +231,40 @@ def _hash(files: tuple[Path, ...]) -> str | None:
     return results.sha256(files) if files else None
 
 
+def number_variables() -> dict[str, str]:
+    """The environment's variables that accelerate and torch read their arithmetic from, as the run found them."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(NUMBER_VARIABLES)}
+
+
+def check_environment() -> None:
+    """Refuse variables with which accelerate would train in another way than this project's loop.
+
+    Raises:
+        ValueError: names the variable and its value.
+    """
+    for name in OTHER_TRAININGS:
+        if os.environ.get(name, "").lower() in ("1", "true", "yes", "y", "on", "t"):
+            raise ValueError(
+                f"{name}={os.environ[name]} is set, as by accelerate launch or its config: models are trained whole, "
+                "by one process per device; unset it"
+            )
+
+
 def start_accelerator(args: argparse.Namespace) -> Accelerator:
-    """accelerate's state for all cells, in the precision asked for."""
+    """accelerate's state for all cells, in the precision asked for, whatever the environment's variables say."""
     # accelerate joins the processes of a CPU job only when it is told that there is no accelerator
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
     precision = args.mixed_precision if args.mixed_precision != "auto" else best_precision(state.device.type)
-    return Accelerator(mixed_precision=precision, log_with=args.report_to if args.with_tracking else None)
+    used = {"MIXED_PRECISION": precision, "GRADIENT_ACCUMULATION_STEPS": "1", "DYNAMO_BACKEND": "no"}
+    for name, value in used.items():
+        if (said := os.environ.get(f"ACCELERATE_{name}", value)).lower() != value:
+            logger.warning("ACCELERATE_%s=%s is passed over: %s counts", name, said, value)
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # ours are counted in finetune.train
+        dynamo_plugin=TorchDynamoPlugin(backend="NO"),
+        log_with=args.report_to if args.with_tracking else None,
+    )
 
 
 def select_masks(
@@ -259,7 +305,8 @@ def run(
     trained, optimizer = accelerator.prepare(model, optimizer)
     rows = inputs.train.select(problem.choose_rows(inputs, task, cell, args))
 
-    resume_from = begin(folder, identity, accelerator, args.resume_from_checkpoint)
+    origin = resuming.origin(identity, accelerator.mixed_precision)
+    resume_from = begin(folder, identity, accelerator, args.resume_from_checkpoint, origin)
     if args.with_tracking:
         accelerator.init_trackers(str(folder).replace("/", "_"), identity)
 
@@ -273,7 +320,7 @@ def run(
     trace = finetune.train(
         accelerator, trained, optimizer, rows, inputs.collate, arguments.recipe(args, cell["seed"]), folder,
         resume_from, after_epoch=evaluate if args.eval_each_epoch else None, loss=problem.loss,
-        interrupted=interrupted,
+        interrupted=interrupted, origin=origin, keep=args.resume_from_checkpoint,
     )  # fmt: skip
     if trace["num_steps"] == 0 and pretrained.new_parameters:
         raise ValueError(f"--num_train_epochs 0: {', '.join(sorted(pretrained.new_parameters))} must be trained first")
@@ -303,23 +350,29 @@ def run(
         warn_at_chance(folder, outcome.levels)
     results.write_run(folder, result, outcome.items)
     for checkpoint in finetune.checkpoints(folder):
-        shutil.rmtree(checkpoint)
+        if not resuming.is_same(checkpoint, args.resume_from_checkpoint):
+            shutil.rmtree(checkpoint)
 
 
-def begin(folder: Path, identity: dict[str, Any], accelerator: Accelerator, resume_from: Path | None) -> Path | None:
-    """Record the run's arguments; returns the checkpoint to go on from, one of the same run alone."""
+def begin(
+    folder: Path, identity: dict[str, Any], accelerator: Accelerator, named: Path | None, origin: dict[str, Any]
+) -> Path | None:
+    """Record the run's arguments; returns the checkpoint to go on from, one of the same run alone.
+
+    Args:
+        named: by --resume_from_checkpoint, and checked.
+        origin: what checkpoints of this run say of it.
+    """
     if accelerator.is_main_process:
-        if results.recorded_arguments(folder) != identity:
-            for checkpoint in finetune.checkpoints(folder):
-                shutil.rmtree(checkpoint)
+        resuming.drop_others(folder, origin, named)
         device = accelerator.device
         environment = results.describe_environment(
             str(device), device_name=device_name(device.type), dtype="torch.float32",
-            precision=accelerator.mixed_precision,
+            precision=accelerator.mixed_precision, variables=number_variables(),
         )  # fmt: skip
         results.start_run(folder, identity, environment)
     accelerator.wait_for_everyone()
-    return resume_from or next(reversed(finetune.checkpoints(folder)), None)
+    return named or resuming.newest(folder)
 
 
 def describe(cell: Cell, identity: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
