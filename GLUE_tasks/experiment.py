@@ -208,7 +208,7 @@ def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
 
 def check_model(args: argparse.Namespace, auto_class: type, num_labels: int | None) -> None:
     """Refuse, from the config alone, a length the model cannot take and groups that do not divide a layer's inputs."""
-    sizes = {} if num_labels is None else {"num_labels": num_labels, "problem_type": None}
+    sizes = {} if num_labels is None else {"problem_type": None, "num_labels": num_labels}
     model = meta_model(args.model_name_or_path, auto_class, args.trust_remote_code, **sizes)
     longest = longest_input(model)
     if longest is not None and args.max_length > longest:

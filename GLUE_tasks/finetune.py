@@ -82,8 +82,9 @@ def load_pretrained(
     Args:
         num_labels: size of the head, 1 makes it a regression; None leaves it to the checkpoint's config.
     """
-    sizes = {} if num_labels is None else {"num_labels": num_labels, "problem_type": None}
-    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **sizes)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    if num_labels is not None:
+        config.problem_type, config.num_labels = None, num_labels
     model, loading = auto_class.from_pretrained(
         name,
         config=config,

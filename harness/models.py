@@ -83,12 +83,14 @@ def meta_model(
             `check_config` refuses.
     """
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **config_options)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise ValueError(
             f"--model_name_or_path {name}: {str(error).splitlines()[0].rstrip('.')}; without a hub, give a folder: "
             "python scripts/fetch_default_assets.py makes some"
         ) from error
+    for option, value in config_options.items():  # not before: a problem_type of the file may refuse num_labels
+        setattr(config, option, value)
     try:
         check_config(config)
     except ValueError as error:

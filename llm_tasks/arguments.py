@@ -19,7 +19,7 @@ from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, number, positive
 from harness.device import best_precision
-from harness.models import check_checkpoint_files, meta_model
+from harness.models import check_checkpoint_files, longest_input, meta_model
 from llm_tasks.lanes import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
 from llm_tasks.processes import job_size
@@ -332,7 +332,7 @@ def refuse_encoders(config: PretrainedConfig) -> None:
 
 def max_length(model: PreTrainedModel) -> int:
     """Tokens that the model can take at once."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    return longest_input(model) or 2048
 
 
 def dtype_of(args: argparse.Namespace, model: PreTrainedModel) -> torch.dtype:
