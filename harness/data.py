@@ -251,7 +251,7 @@ def _parsed(content: bytes | str, what: str) -> Any:
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
-        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_object)
+        return DECODER.decode(text.removeprefix("\ufeff"))
     except RecursionError as error:
         raise ValueError(f"{what}: it is nested too deeply") from error
     except ValueError as error:
@@ -264,6 +264,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the field {twice!r} stands there twice")
     return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)  # json.loads would make one for every line
 
 
 def _json_lines(file: BinaryIO, path: Path) -> NumberedRows:

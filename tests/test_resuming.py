@@ -13,7 +13,8 @@ from GLUE_tasks import Glue_prune_oneshot, finetune, resuming
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 OPTIONS = {"--max_length": "16", "--per_device_train_batch_size": "8", "--learning_rate": "1e-3",
-           "--max_train_steps": "7", "--mixed_precision": "no", "--checkpointing_steps": "2", "--sparse_method": "sparse_transfer",
+           "--max_train_steps": "7",
+           "--mixed_precision": "no", "--checkpointing_steps": "2", "--sparse_method": "sparse_transfer",
            "--sparsity": "0.3", "--seed": "7"}  # fmt: skip
 
 
