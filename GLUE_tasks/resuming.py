@@ -77,6 +77,13 @@ def _progress(checkpoint: Path) -> dict[str, Any]:
     return found
 
 
+def _is_readable(checkpoint: Path) -> bool:
+    try:
+        return bool(_progress(checkpoint))
+    except ValueError:
+        return False
+
+
 def check_named(checkpoint: Path, wanted: Mapping[str, Any]) -> None:
     """Refuse a checkpoint given by --resume_from_checkpoint that is damaged, or of another run.
 
@@ -97,7 +104,7 @@ def check_named(checkpoint: Path, wanted: Mapping[str, Any]) -> None:
 def drop_others(folder: Path, wanted: Mapping[str, Any], named: Path | None) -> None:
     """Delete the checkpoints in a run's folder that are of another run; never the one that the user named."""
     for checkpoint in finetune.checkpoints(folder):
-        if damage(checkpoint) or is_same(checkpoint, named):
+        if is_same(checkpoint, named) or not _is_readable(checkpoint):
             continue
         try:
             changed = differences(checkpoint, wanted)

@@ -145,7 +145,8 @@ def read_json(path: Path) -> object:
     Raises:
         ValueError: no such file, another suffix, or damage (names the file).
     """
-    with _opened(path, file_kind(path, (".json.gz", ".json"))) as file:
+    file_kind(path, (".json", ".json.gz"))
+    with _opened(path, "JSON") as file:
         return _parsed(file.read(), f"{path} cannot be read as JSON")
 
 
