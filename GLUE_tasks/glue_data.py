@@ -376,8 +376,7 @@ def tokenize(split: Dataset, columns: tuple[str, str | None], tokenizer: Any, ma
 
     def encode(rows: dict[str, list]) -> dict[str, list]:
         texts = (rows[first],) if second is None else (rows[first], rows[second])
-        # models without segments get none (problem.fit_inputs); a tokenizer may not know that its model has them
-        encoded = tokenizer(*texts, max_length=max_length, truncation=True, return_token_type_ids=True)
+        encoded = tokenizer(*texts, max_length=max_length, truncation=True)
         return {**encoded, "labels": rows["label"], "length": [len(ids) for ids in encoded["input_ids"]]}
 
     return split.map(encode, batched=True, remove_columns=split.column_names, desc="tokenise")

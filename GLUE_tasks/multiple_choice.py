@@ -41,7 +41,7 @@ def tokenize(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, 
     """A list of model inputs per question, one of each option; `length` is that of the longest."""
     contexts = [question.context for question in questions for _ in question.options]
     options = [option for question in questions for option in question.options]
-    encoded = tokenizer(contexts, options, max_length=max_length, truncation=True, return_token_type_ids=True)
+    encoded = tokenizer(contexts, options, max_length=max_length, truncation=True)
     ends = np.cumsum([len(question.options) for question in questions]).tolist()
     spans = list(zip([0, *ends], ends, strict=False))
     rows = {name: [values[start:end] for start, end in spans] for name, values in encoded.items()}

@@ -149,8 +149,9 @@ def test_f1_is_of_glues_positive_class_whatever_the_order_of_names(tiny_encoder:
 
 
 def test_segment_ids_go_to_models_that_have_segments(tiny_encoder: Path, tmp_path: Path):
-    """With one tokenizer: BERT reads the second text as the second segment, RoBERTa and GPT-2 get no segments."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    """With BERT's tokenizer: BERT reads the second text as the second segment, RoBERTa and GPT-2 get no segments."""
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder, model_input_names=names)
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps({"sentence1": "good film", "sentence2": f"{word} plot", "label": n}) + "\n"
                             for n, word in enumerate(("bad", "great"))))  # fmt: skip
