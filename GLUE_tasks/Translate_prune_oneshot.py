@@ -25,7 +25,7 @@ from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedToke
 
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.options import checked, filled_path, number, positive
-from GLUE_tasks import arguments, domain_data, experiment, translation, translation_data
+from GLUE_tasks import arguments, domain_data, experiment, glue_data, translation, translation_data
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from GLUE_tasks.translation import Search, TranslationTask
 from GLUE_tasks.translation_data import Corpus, Pair
@@ -100,7 +100,9 @@ def _check_no_training(parser: argparse.ArgumentParser, args: argparse.Namespace
 
 
 def tasks(args: argparse.Namespace) -> list[Cell]:
-    name = args.dataset_name.rpartition("/")[2] if args.dataset_name else args.validation_file[0].parent.name
+    name = (
+        args.dataset_name.rpartition("/")[2] if args.dataset_name else glue_data.name_of_files(args.validation_file[0])
+    )
     return [{"task_name": name, "shots": shots} for shots in dict.fromkeys(args.shots)]
 
 

@@ -14,6 +14,7 @@ from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, filled, filled_path, folder_template, number, positive
 from GLUE_tasks.finetune import SCHEDULERS, TRANSFERS, Recipe
+from GLUE_tasks.glue_data import name_of_files
 from GLUE_tasks.problem import Problem
 from harness.models import add_model_options
 from pruning import magnitude
@@ -157,7 +158,22 @@ def check_data_options(parser: argparse.ArgumentParser, args: argparse.Namespace
 
 def named_tasks(args: argparse.Namespace) -> list[Cell]:
     """The tasks that add_data_options' options name; one in files is called as the folder that they are in."""
-    return [{"task_name": name} for name in dict.fromkeys(args.task_name or [args.train_file.parent.name])]
+    return [{"task_name": name} for name in dict.fromkeys(args.task_name or [name_of_files(args.train_file)])]
+
+
+def add_text_columns(add: Callable[..., argparse.Action]) -> None:
+    """The option that names the columns of a file's texts."""
+    add("--text_columns", nargs="+", metavar="NAME",
+        help="the one or two columns of --train_file and --validation_file to read (default: sentence1 and sentence2, "
+        "else the first one or two that hold texts, without those that determine the label, as label_text "
+        "does)")  # fmt: skip
+
+
+def check_text_columns(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """parser.error unless --text_columns names one column or two different ones."""
+    names = args.text_columns or []
+    if len(names) > 2 or len(set(names)) < len(names):
+        parser.error(f"--text_columns {' '.join(names)}: one column, or two different ones")
 
 
 def parse(parser: argparse.ArgumentParser, problem: Problem, argv: list[str]) -> argparse.Namespace:
@@ -257,6 +273,7 @@ def identity(
     options = records.recorded_options(vars(args), defaults)
     for name in ("sparse_method", "sparse_init", "freeze_weights", "freeze_weights_frompretrain"):
         options.pop(name, None)  # the cell's transfer and strength say it
+    options.pop("text_columns", None)  # a task's decisions say which were taken, where that is not by their order
     values = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
     # every process takes a batch of its own, so their number is part of how a run is trained
     processes = int(os.environ.get("WORLD_SIZE", "1"))

@@ -21,6 +21,10 @@ from harness.loading_report import check_finite, check_loading, some
 from harness.model_files import WEIGHT_FILES, refusal, refuse_quantized, weight_files
 
 logger = logging.getLogger(__name__)
+# Names of the modules that embed positions, and of the parameters that embed segments.
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
+SEGMENT_TABLE = re.compile(r"token_type_embed|segment_embed|(^|\.)seg_embed")
+SEGMENTS = "token_type_ids"
 
 # What safetensors calls them.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
@@ -76,8 +80,10 @@ def load_config(
     try:
         with _one_line(name):
             config = AutoConfig.from_pretrained(
-                name, trust_remote_code=trust_remote_code, revision=revision or "main", **entries
+                name, trust_remote_code=trust_remote_code, revision=revision or "main"
             )
+            for entry, value in entries.items():  # not before: a problem_type of the file may refuse num_labels
+                setattr(config, entry, value)
     except ValueError as error:
         if Path(name).is_dir() or not isinstance(error.__cause__, OSError):
             raise
@@ -256,6 +262,29 @@ def refuse_unknown_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
             )
 
     table.register_forward_pre_hook(check)
+
+
+def longest_input(model: nn.Module) -> int | None:
+    """The most tokens that the model's positions take; None where nothing limits them.
+
+    RoBERTa and its kin count positions from behind that of padding: a table of 514 takes 512 tokens.
+    """
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in POSITION_TABLES and getattr(module, "padding_idx", None) is not None:
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor):
+                return weight.shape[0] - module.padding_idx - 1
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None  # XLNet says -1: no limit
+
+
+def has_segments(model: nn.Module) -> bool:
+    """Whether a model has an embedding of at least two segments, as BERT has of the first and second text.
+
+    Others crash on segment ids, or look them up among their words (GPT-2).
+    """
+    sizes = [parameter.shape[0] for name, parameter in model.named_parameters() if SEGMENT_TABLE.search(name)]
+    return max(sizes, default=0) > 1
 
 
 def save_model(

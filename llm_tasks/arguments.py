@@ -23,7 +23,7 @@ from analysis.sweeps.commands import group_names, values
 from analysis.sweeps.options import checked, filled, filled_path, folder_template, number, positive
 from harness.device import best_precision, device_named
 from harness.model_files import check_checkpoint_files
-from harness.models import add_model_options, meta_model, stored_dtype
+from harness.models import add_model_options, longest_input, meta_model, stored_dtype
 from llm_tasks.engine import ways as engine
 from llm_tasks.engine.cpu import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength, check_methods
@@ -459,7 +459,7 @@ def refuse_encoders(config: PretrainedConfig, trust_remote_code: bool = False) -
 
 def max_length(model: PreTrainedModel) -> int:
     """Tokens that the model can take at once."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    return longest_input(model) or 2048
 
 
 def dtype_of(args: argparse.Namespace, model: PreTrainedModel) -> torch.dtype:
