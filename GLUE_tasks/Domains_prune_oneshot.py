@@ -24,7 +24,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
-from analysis.sweeps.options import checked
+from analysis.sweeps.options import checked, filled_path
 from GLUE_tasks import classification, domain_data, experiment, glue_data
 from GLUE_tasks.domain_data import DOMAIN, NATURAL, Shares
 from GLUE_tasks.glue_data import Task
@@ -57,12 +57,12 @@ def mixture(text: str) -> str:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("domains").add_argument
-    add("--data_dir", type=Path, help="read DIR/<task>/<domain>/{train,validation}.jsonl[.gz]|.parquet")
+    add("--data_dir", type=filled_path, help="read DIR/<task>/<domain>/{train,validation}.jsonl[.gz]|.parquet")
     add("--task_name", nargs=1, metavar="TASK", help="folder in --data_dir that has a folder for every domain")
-    add("--train_file", type=Path, nargs="+", metavar="FILE",
+    add("--train_file", type=filled_path, nargs="+", metavar="FILE",
         help="csv, json or parquet with a 'label' column, instead of --task_name; a 'domain' column names the domains, "
         "else every file is one, by its name (its folder's, if it is called train)")  # fmt: skip
-    add("--validation_file", type=Path, nargs="+", metavar="FILE", help="the same domains, for evaluation")
+    add("--validation_file", type=filled_path, nargs="+", metavar="FILE", help="the same domains, for evaluation")
     add("--mixture", nargs="+", type=checked(mixture), default=[NATURAL], metavar="DOMAIN=SHARE,...",
         help="share(s) of the training rows, in [0, 1]; domains not named divide the rest equally; several mixtures "
         f"make several runs, {{mixture}} in --output_dir (default {NATURAL}: as the data have them)")  # fmt: skip

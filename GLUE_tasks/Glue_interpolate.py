@@ -260,7 +260,7 @@ def run(
     """One line, from the two models to all_results.json."""
     started = time.monotonic()
     accelerator.free_memory()
-    reset_peak_memory(accelerator.device.type)
+    reset_peak_memory(accelerator.device)
     if accelerator.is_main_process:
         results.start_run(folder, identity, results.describe_environment(str(accelerator.device), precision="no"))
     accelerator.wait_for_everyone()
@@ -292,7 +292,7 @@ def run(
         "recipe": records.recipe(identity, records.COORDINATES["line"]),
         "precision": "no",
         "seconds": time.monotonic() - started,
-        "peak_memory_bytes": peak_memory(accelerator.device.type),
+        "peak_memory_bytes": peak_memory(accelerator.device),
         "num_train_examples": len(train_rows),
         "start": str(pair.start.folder),
         "end": str(pair.end.folder) if pair.end else None,

@@ -81,6 +81,7 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
         check_checkpoint_files(args.model_name_or_path, args.weights, args.trust_remote_code, args.revision)
         tasks = Tasks(problem, args)
         check_model(args, problem.auto_class, tasks.most_labels)
+        check_room_for_text(args)
         hashes = {key: input_hashes(args, data) for key, data in tasks.data.items()}
         precision, defaults = precision_of(args), {name: parser.get_default(name) for name in vars(args)}
         identities = {
@@ -172,6 +173,16 @@ def shared_material(problem: Problem, args: argparse.Namespace, tasks: Tasks) ->
     return material
 
 
+def check_room_for_text(args: argparse.Namespace) -> None:
+    """Raises ValueError where --max_length holds nothing but the tokens that the tokenizer puts around texts."""
+    special = load_tokenizer(args).num_special_tokens_to_add(pair=True)
+    if args.max_length < special + 2:
+        raise ValueError(
+            f"--max_length {args.max_length}: {args.model_name_or_path} puts {special} tokens around a pair of texts; "
+            f"allowed: {special + 2} or more"
+        )
+
+
 def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
     """The model's tokenizer, which pads: by its end-of-text token where it has none for that, as most decoders'."""
     tokenizer = models.load_tokenizer(args.model_name_or_path, args.trust_remote_code, args.revision)
@@ -179,7 +190,7 @@ def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token is None:
             name = args.model_name_or_path
             raise ValueError(f"--model_name_or_path {name}: its tokenizer has neither a pad_token nor an eos_token")
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
     return tokenizer
 
 
@@ -263,7 +274,7 @@ def run(
     problem, args, accelerator = frame
     task, inputs, pretrained, keep_masks = material
     accelerator.free_memory()
-    reset_peak_memory(accelerator.device.type)
+    reset_peak_memory(accelerator.device)
     model = pretrained.copy(cell["seed"]).to(accelerator.device)
     parameters = dict(model.named_parameters())
     optimizer = finetune.make_optimizer(model, args.learning_rate, args.weight_decay)
@@ -303,7 +314,7 @@ def run(
         "measured_sparsity": zero_fraction(weights.values()),
         "masked_fraction": zero_fraction(keep_masks.values()) if keep_masks else 0.0,
         "seconds": time.monotonic() - started,
-        "peak_memory_bytes": peak_memory(accelerator.device.type),
+        "peak_memory_bytes": peak_memory(accelerator.device),
         "precision": accelerator.mixed_precision,
         "num_train_examples": len(rows),
         **problem.facts(task),
@@ -327,9 +338,8 @@ def begin(folder: Path, identity: dict[str, Any], accelerator: Accelerator, resu
                 shutil.rmtree(checkpoint)
         device = accelerator.device
         environment = results.describe_environment(
-            str(device), device_name=device_name(device.type), dtype="torch.float32",
+            str(device), device_name=device_name(device), dtype="torch.float32",
             precision=accelerator.mixed_precision,
-            model_commit=models.model_commit(identity["model_name_or_path"], identity.get("revision")),
         )  # fmt: skip
         results.start_run(folder, identity, environment)
     accelerator.wait_for_everyone()

@@ -48,10 +48,10 @@ def best_precision(device_type: str) -> str:
     return "bf16" if device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
-def device_name(device_type: str) -> str:
-    """The maker's name of the current GPU; of a processor the instructions that torch computes with."""
-    if device_type == "cuda":
-        return torch.cuda.get_device_name()
+def device_name(device: torch.device | str) -> str:
+    """The maker's name of a GPU; of a CPU the instructions that torch computes with."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -90,23 +90,23 @@ def keep_few_shapes() -> None:
         os.environ.setdefault(name, count)
 
 
-def reset_peak_memory(device_type: str) -> None:
+def reset_peak_memory(device: torch.device | str) -> None:
     """Let peak_memory of a GPU count from now on."""
-    if device_type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory(device_type: str) -> int:
+def peak_memory(device: torch.device | str) -> int:
     """Bytes: of a GPU since reset_peak_memory, of the whole process since its start on a CPU."""
-    if device_type == "cuda":
-        return torch.cuda.max_memory_allocated()
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def available_memory(device_type: str, all_devices: bool = False) -> int:
-    """Bytes that can still be allocated, on the current GPU, on all GPUs, or in the machine."""
-    if device_type != "cuda":
+def available_memory(device: torch.device | str, all_devices: bool = False) -> int:
+    """Bytes that can still be allocated, on a GPU, on all GPUs, or in the machine."""
+    if torch.device(device).type != "cuda":
         return psutil.virtual_memory().available
-    devices = range(torch.cuda.device_count()) if all_devices else [torch.cuda.current_device()]
-    return sum(torch.cuda.mem_get_info(device)[0] for device in devices)
+    devices = range(torch.cuda.device_count()) if all_devices else [device]
+    return sum(torch.cuda.mem_get_info(one)[0] for one in devices)

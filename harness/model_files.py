@@ -52,12 +52,19 @@ def check_checkpoint_files(
     Raises:
         ValueError: no such folder, files that are lacking, damaged or of another kind (names the file).
     """
-    folder = Path(name)
-    if not folder.is_dir() or not name:
-        _refuse_what_is_no_folder(name)
-        return
-    if revision is not None:
-        raise refusal(name, f"--revision {revision} is of a hub model; this is a folder")
+    try:
+        folder = Path(name)
+        if not name or not folder.is_dir():
+            _refuse_what_is_no_folder(name)
+        elif revision is not None:
+            raise refusal(name, f"--revision {revision} is of a hub model; this is a folder")
+        else:
+            _check_folder(name, folder, weights, trust_remote_code)
+    except OSError as error:  # no permission, a name too long
+        raise refusal(name, f"{error.filename or name} cannot be read: {error.strerror}") from error
+
+
+def _check_folder(name: str, folder: Path, weights: str, trust_remote_code: bool) -> None:
     for path in sorted(folder.iterdir()):
         if path.suffix in READ_SUFFIXES:
             _check_is_content(path)

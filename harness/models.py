@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -59,13 +58,6 @@ def _one_line(name: str, what: str = "") -> Iterator[None]:
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
         raise refusal(name, what + said) from error
-
-
-def model_commit(name: str, revision: str | None = None) -> str | None:
-    """The commit that a hub model, of which the config was read, is loaded from; None for a folder."""
-    if Path(name).is_dir():
-        return None
-    return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name  # …/snapshots/<commit>/config.json
 
 
 def load_config(

@@ -64,7 +64,7 @@ print(by_default, [faults(), faults()][1])
 def test_kernels_of_many_shapes_are_not_all_kept():
     program = """
 import ctypes, sys, torch
-from pruning import device
+from harness import device
 
 class Mallinfo(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena o s h mapped us fs used free keep".split()]
