@@ -588,13 +588,17 @@ class WalkCost(NamedTuple):
     dtype: torch.dtype
 
     def measured_flops_per_second(self, device: torch.device) -> float:
-        """Speed of a matrix product of this dtype, measured now."""
-        matrix = torch.ones(1024, 1024, dtype=self.dtype, device=device)
-        float((matrix @ matrix)[0, 0])  # the first product sets things up
-        started = time.perf_counter()
-        for _ in range(4):
-            float((matrix @ matrix)[0, 0])
-        return 4 * 2 * 1024**3 / (time.perf_counter() - started)
+        """Speed of a matrix product of this dtype, measured now: on small matrices where that takes long already."""
+        for size in (256, 1024):
+            matrix = torch.ones(size, size, dtype=self.dtype, device=device)
+            float((matrix @ matrix)[0, 0])  # the first product sets things up
+            started = time.perf_counter()
+            for _ in range(4):
+                float((matrix @ matrix)[0, 0])
+            seconds = time.perf_counter() - started
+            if seconds > 0.1:  # bf16 on a CPU without instructions for it: a hundred times as slow
+                break
+        return 4 * 2 * size**3 / seconds
 
 
 def walk_cost(

@@ -313,7 +313,7 @@ CONFIGS = [
            ("--model_name_or_path /xxx", "too long")),
     Broken("language model, no name", LLM,
            lambda folder, assets: ["--model_name_or_path", "", "--text", str(assets.text)],
-           ("--model_name_or_path : no such folder",)),
+           ("--model_name_or_path", "is empty")),
     Broken("language model, a file", LLM,
            lambda folder, assets: ["--model_name_or_path", str(assets.decoder / WEIGHTS), "--text", str(assets.text)],
            ("model.safetensors: this is a file", "folder")),

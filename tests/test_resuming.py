@@ -119,7 +119,7 @@ def test_a_named_checkpoint_is_gone_on_from_and_kept(where: str, command, start,
         ({"learning_rate": "2e-3"}, "learning_rate: 0.002 here, 0.001 there"),
         ({"max_train_steps": "9"}, "max_train_steps: 9 here, 7 there"),
         ({"mixed_precision": "bf16"}, "precision: 'bf16' here, 'no' there"),
-        ({"train_file": "other.jsonl"}, "data_sha256: "),
+        ({"train_file": "other.jsonl"}, "data_content_sha256: "),
     ],
 )
 def test_a_named_checkpoint_of_another_run_is_refused(
