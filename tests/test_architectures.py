@@ -39,7 +39,7 @@ NATS = 1e-3  # by which float32 log-likelihoods may differ, and by which two log
 RELATIVE = 1e-3  # of a calibration statistic
 BF16_TIMES, BF16_FLOOR = 2.0, 0.003  # of transformers' own mean distance from float32; nats
 NEW_TOKENS = 8
-SHIFT_FROM = 2  # tokens from this place on stand one place too far
+SHIFTED = 8  # of so many tokens in turn none and all stand one place too far
 
 
 @cache
@@ -91,16 +91,19 @@ def prompts() -> tuple[Tokens, ...]:
     return (*map(text, lengths), shared + text(20), shared + text(40))
 
 
-class Plain:
-    """Logits of a model by one forward pass per sequence, in float32, each as the first of a fresh model.
+@torch.no_grad()
+def forget(model: PreTrainedModel) -> None:
+    """Dynamic rotary embeddings remember the longest sequence that came before; a short one lets them forget it."""
+    if any("dynamic" in str(getattr(module, "rope_type", "")) for module in model.modules()):
+        model(torch.tensor([[TOKENS[0]]]), use_cache=False)
 
-    Dynamic rotary embeddings remember the longest sequence that came before; a short one lets them forget it.
-    """
+
+class Plain:
+    """Logits of a model by one forward pass per sequence, in float32, each as the first of a fresh model."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._logits: dict[Tokens, Tensor] = {}
-        self._remembers = any("dynamic" in str(getattr(module, "rope_type", "")) for module in model.modules())
 
     @property
     def fed(self) -> int:
@@ -111,8 +114,7 @@ class Plain:
     def logits(self, tokens: Tokens) -> Tensor:
         """(tokens, vocabulary)."""
         if tokens not in self._logits:
-            if self._remembers:
-                self._model(torch.tensor([tokens[:1]]), use_cache=False)
+            forget(self._model)
             self._logits[tokens] = self._model(torch.tensor([tokens]), use_cache=False).logits[0].float()
         return self._logits[tokens]
 
@@ -194,7 +196,7 @@ def calls_changed(model: PreTrainedModel, change: Callable[[Given], None]) -> It
 
 @contextlib.contextmanager
 def tokens_shifted(model: PreTrainedModel, what: str) -> Iterator[None]:
-    """Inside, tokens from SHIFT_FROM on stand one place too far: by their positions, or by the ids themselves."""
+    """Inside, tokens stand one place too far: every second SHIFTED of them by their positions, or all by their ids."""
     takes_mask = "attention_mask" in inspect.signature(type(model).forward).parameters
 
     def shift(given: Given) -> None:
@@ -209,7 +211,7 @@ def tokens_shifted(model: PreTrainedModel, what: str) -> Iterator[None]:
             positions = torch.arange(before, before + ids.shape[1])[None].expand(len(ids), -1)
         if given.get("attention_mask") is None and takes_mask:  # else a gap begins another sequence
             given["attention_mask"] = torch.ones(len(ids), int(positions.max()) + 1, dtype=torch.int64)
-        given["position_ids"] = positions + (positions >= SHIFT_FROM)
+        given["position_ids"] = positions + positions // SHIFTED % 2
 
     with calls_changed(model, shift):
         yield
@@ -304,6 +306,7 @@ def compare_answers(model: PreTrainedModel, plain: Plain) -> tuple[list[str], fl
 
 def compare_statistics(model: PreTrainedModel) -> tuple[list[str], float]:
     windows = calibration_windows()
+    forget(model)
     walked = walked_input_sq_norms(copy.deepcopy(model), windows, 2 * windows.shape[1])
     plain = plain_input_sq_norms(copy.deepcopy(model), windows)
     wrong = wrong_statistics(walked, plain)
