@@ -88,6 +88,9 @@ def _vocabulary_parts(outputs: Tensor, weights: Tensor | None) -> Iterator[tuple
     if weights is None:
         yield 0, outputs
         return
+    if not len(outputs):  # nothing is read
+        yield 0, outputs.new_empty(0, len(weights))
+        return
     most = AT_ONCE
     if outputs.device.type == "cpu":
         most, outputs = AT_ONCE_CPU, nn.functional.pad(outputs, (0, 0, 0, -len(outputs) % EVEN_ROWS))
