@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.loading_report import check_finite, check_loading, some
-from harness.model_files import WEIGHT_FILES, refusal, refuse_quantized, weight_files
+from harness.model_files import WEIGHT_FILES, check_whole, refusal, refuse_quantized, weight_files
 
 logger = logging.getLogger(__name__)
 # Names of the modules that embed positions, and of the parameters that embed segments.
@@ -189,6 +189,7 @@ def load_pretrained(
         ValueError: weights are missing, of other shapes, not finite, or have no place in the model (names them).
     """
     options = {} if config is None else {"config": config}
+    check_whole(name, weights)
     with _report() as report:
         try:
             # mismatched sizes are judged below: transformers' own error points to a report that is silenced

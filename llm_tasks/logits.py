@@ -47,7 +47,7 @@ def output_in_float32(model: PreTrainedModel, holds: bool) -> Iterator[None]:
         with torch.autocast(hidden.device.type, enabled=False):
             rows = hidden.float().reshape(-1, hidden.shape[-1])
             parts = [logits for _, logits in _vocabulary_parts(rows, layer.weight)]
-            found = torch.cat(parts, dim=-1)[: len(rows)].view(*hidden.shape[:-1], -1)
+            found = torch.cat(parts, dim=-1)[: len(rows)].view(*hidden.shape[:-1], len(layer.weight))
             return found if layer.bias is None else found + layer.bias
 
     layer.forward = forward
