@@ -45,7 +45,7 @@ def _variants(model_type: str, **variants: dict[str, Any]) -> dict[str, Architec
 LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
           "num_key_value_heads": 4}  # fmt: skip
 ROUTED = {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
-INDEXED = {"index_topk": 16, "index_head_dim": 16, "index_n_heads": 8}
+INDEXED = {"index_topk": 16, "index_head_dim": 16, "index_n_heads": 32}
 MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 16, "mamba_expand": 2,
           "mamba_chunk_size": 16}  # fmt: skip
 DELTA = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
@@ -254,7 +254,6 @@ VARIANTS = {
                                           llama_4_scaling_beta=0.5, mscale=1.0, mscale_all_dim=1.0)),
     **_variants("inkling_text", scaled={**DECODERS["inkling_text"].changes, "log_scaling_n_floor": 32,
                                         "log_scaling_alpha": 1.0}),
-    **_variants("big_bird", sparse={"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1}),
     **_variants("xlnet", both={"d_inner": 48, "d_head": 8, "attn_type": "bi"}),
     **_variants("mimo_v2_flash", alternating=ALTERNATING),
     **_variants("modernbert-decoder", alternating=ALTERNATING),
