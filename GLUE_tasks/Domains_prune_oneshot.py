@@ -17,6 +17,7 @@ import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -24,8 +25,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
-from analysis.sweeps.options import checked
-from GLUE_tasks import classification, domain_data, experiment, glue_data
+from analysis.sweeps.options import checked, filled_path
+from GLUE_tasks import arguments, classification, domain_data, experiment, glue_data
 from GLUE_tasks.domain_data import DOMAIN, NATURAL, Shares
 from GLUE_tasks.glue_data import Task
 from GLUE_tasks.problem import Inputs, Outcome, Problem
@@ -48,6 +49,10 @@ class MixedTask:
     def files(self) -> tuple[Path, ...]:
         return self.task.files
 
+    @property
+    def decisions(self) -> dict[str, Any]:
+        return self.task.decisions
+
 
 def mixture(text: str) -> str:
     if text != NATURAL:
@@ -57,12 +62,13 @@ def mixture(text: str) -> str:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("domains").add_argument
-    add("--data_dir", type=Path, help="read DIR/<task>/<domain>/{train,validation}.jsonl[.gz]|.parquet")
+    add("--data_dir", type=filled_path, help="read DIR/<task>/<domain>/{train,validation}.jsonl[.gz]|.parquet")
     add("--task_name", nargs=1, metavar="TASK", help="folder in --data_dir that has a folder for every domain")
-    add("--train_file", type=Path, nargs="+", metavar="FILE",
+    add("--train_file", type=filled_path, nargs="+", metavar="FILE",
         help="csv, json or parquet with a 'label' column, instead of --task_name; a 'domain' column names the domains, "
         "else every file is one, by its name (its folder's, if it is called train)")  # fmt: skip
-    add("--validation_file", type=Path, nargs="+", metavar="FILE", help="the same domains, for evaluation")
+    add("--validation_file", type=filled_path, nargs="+", metavar="FILE", help="the same domains, for evaluation")
+    arguments.add_text_columns(add)
     add("--mixture", nargs="+", type=checked(mixture), default=[NATURAL], metavar="DOMAIN=SHARE,...",
         help="share(s) of the training rows, in [0, 1]; domains not named divide the rest equally; several mixtures "
         f"make several runs, {{mixture}} in --output_dir (default {NATURAL}: as the data have them)")  # fmt: skip
@@ -77,6 +83,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("give either --data_dir and --task_name, or --train_file and --validation_file")
     if args.data_dir and not args.data_dir.is_dir():
         parser.error(f"--data_dir {args.data_dir}: no such folder")
+    arguments.check_text_columns(parser, args)
     if len(set(args.mixture)) > 1 and not args.max_train_samples:
         parser.error("several mixtures need --max_train_samples, the rows that each of them has")
     if args.subset == "prefix":
@@ -84,13 +91,16 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def tasks(args: argparse.Namespace) -> list[Cell]:
-    name = args.task_name[0] if args.task_name else args.train_file[0].parent.name
+    name = args.task_name[0] if args.task_name else glue_data.name_of_files(args.train_file[0])
     return [{"task_name": name, "mixture": mixture} for mixture in dict.fromkeys(args.mixture)]
 
 
 def load(cell: Cell, args: argparse.Namespace) -> MixedTask:
     files = tuple(args.train_file or ()), tuple(args.validation_file or ())
-    task = load_domains(args.data_dir, cell["task_name"], *files, args.balanced_validation, args.max_eval_samples)
+    columns = tuple(args.text_columns or ())
+    task = load_domains(
+        args.data_dir, cell["task_name"], *files, columns, args.balanced_validation, args.max_eval_samples
+    )
     available = domain_data.count_rows(task.train[DOMAIN][:])
     if cell["mixture"] == NATURAL:
         shares = domain_data.natural_shares(available)
@@ -105,13 +115,13 @@ def load(cell: Cell, args: argparse.Namespace) -> MixedTask:
 @functools.cache
 def load_domains(
     data_dir: Path | None, name: str, train_files: tuple[Path, ...], validation_files: tuple[Path, ...],
-    balanced: bool, max_eval_samples: int | None,
+    text_columns: tuple[str, ...], balanced: bool, max_eval_samples: int | None,
 ) -> Task:  # fmt: skip
     """The rows of all domains, which all mixtures share."""
     read = (
-        domain_data.load_files(train_files, validation_files)
+        domain_data.load_files(train_files, validation_files, text_columns)
         if train_files
-        else domain_data.load_folder(data_dir, name)
+        else domain_data.load_folder(data_dir, name, text_columns)
     )
     return domain_data.evaluated_rows(read, balanced, max_eval_samples)
 
@@ -166,7 +176,9 @@ PROBLEM = Problem(
     tokenize=tokenize,
     score=score,
     choose_rows=choose_rows,
-    facts=lambda mixed: {"mixture": mixed.mixture},
+    facts=lambda mixed: {"mixture": mixed.mixture, **classification.facts(mixed.task)},
+    label_names=lambda mixed: mixed.task.label_names,
+    fit=lambda mixed, inputs, model, order: classification.fit(mixed.task, inputs, model, order),
 )
 
 

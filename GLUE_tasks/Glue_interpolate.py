@@ -66,12 +66,17 @@ LINE_OPTIONS = ("num_points", "max_train_samples", "per_device_eval_batch_size",
 
 
 class Source(NamedTuple):
-    """Where a task's rows come from, as Glue_prune_oneshot.py names it."""
+    """Where a task's rows come from, as Glue_prune_oneshot.py names it.
+
+    Fields:
+        text_columns: what the run says of them; None where they are the first ones.
+    """
 
     task_name: str
     data_dir: Path | None
     train_file: Path | None
     validation_file: Path | None
+    text_columns: tuple[str, ...] | None
 
 
 def find_pairs(args: argparse.Namespace) -> list[Pair]:
@@ -140,12 +145,15 @@ def source(args: argparse.Namespace, pair: Pair) -> Source:
     paths = {name: recorded[name] and Path(recorded[name]) for name in ("data_dir", "train_file", "validation_file")}
     if args.data_dir and not paths["train_file"]:
         paths["data_dir"] = args.data_dir
-    return Source(pair.start.result["task"], **paths)
+    columns = recorded.get("text_columns")
+    return Source(pair.start.result["task"], **paths, text_columns=tuple(columns) if columns else None)
 
 
 @functools.cache
 def load_task(wanted: Source) -> Task:
-    return Glue_prune_oneshot.load({"task_name": wanted.task_name}, argparse.Namespace(**wanted._asdict()))
+    if wanted.train_file is None:
+        return glue_data.load_glue(wanted.task_name, wanted.data_dir)
+    return glue_data.load_files(wanted.train_file, wanted.validation_file, wanted.text_columns, by_order=True)
 
 
 def check_data(pair: Pair, task: Task) -> None:
@@ -198,6 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     start_logging()
     quiet_libraries()
     try:
+        experiment.check_environment()
         pairs = find_pairs(args)
         # in the order of the cells
         pair_of = dict(zip(output_folders(args.output_dir, map(cell_of, pairs)), pairs, strict=True))
@@ -260,7 +269,7 @@ def run(
     """One line, from the two models to all_results.json."""
     started = time.monotonic()
     accelerator.free_memory()
-    reset_peak_memory(accelerator.device.type)
+    reset_peak_memory(accelerator.device)
     if accelerator.is_main_process:
         results.start_run(folder, identity, results.describe_environment(str(accelerator.device), precision="no"))
     accelerator.wait_for_everyone()
@@ -268,11 +277,14 @@ def run(
     logger.info("%s: from %s to %s, %d points", folder, pair.start.folder, ends, args.num_points)
     model, end, sparsity = load_ends(pair, len(task.label_names) or 1, args.trust_remote_code, accelerator)
     train_rows = common_rows(pair, len(inputs.train), args.max_train_samples, args.seed)
+    inputs = classification.fit(task, inputs, model, pair.start.arguments.get("label_order"))
     rows = {"train": inputs.train.select(train_rows), "validation": inputs.validation[""]}
 
     def measure() -> dict[str, np.ndarray]:
         return {
-            split: finetune.predict(accelerator, model, some, inputs.collate, args.per_device_eval_batch_size)
+            split: inputs.in_order(
+                finetune.predict(accelerator, model, some, inputs.collate, args.per_device_eval_batch_size)
+            )
             for split, some in rows.items()
         }
 
@@ -292,7 +304,7 @@ def run(
         "recipe": records.recipe(identity, records.COORDINATES["line"]),
         "precision": "no",
         "seconds": time.monotonic() - started,
-        "peak_memory_bytes": peak_memory(accelerator.device.type),
+        "peak_memory_bytes": peak_memory(accelerator.device),
         "num_train_examples": len(train_rows),
         "start": str(pair.start.folder),
         "end": str(pair.end.folder) if pair.end else None,

@@ -29,15 +29,23 @@ from harness.data import Source
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    arguments.add_data_options(
+    add = arguments.add_data_options(
         parser, "GLUE", glue_data.canonical_name, glue_data.COLUMNS, "glue/<task>/<split>.jsonl[.gz]|.parquet",
         "csv, json or parquet with a 'label' column",
     )  # fmt: skip
+    arguments.add_text_columns(add)
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    arguments.check_data_options(parser, args)
+    arguments.check_text_columns(parser, args)
+    if args.text_columns and args.task_name:
+        parser.error("--text_columns goes with --train_file; GLUE's columns are known")
 
 
 def load(task: Cell, args: argparse.Namespace) -> Task:
     if args.train_file:
-        return glue_data.load_files(args.train_file, args.validation_file)
+        return glue_data.load_files(args.train_file, args.validation_file, args.text_columns)
     return glue_data.load_glue(task["task_name"], args.data_dir)
 
 
@@ -71,13 +79,16 @@ PROBLEM = Problem(
     setting=1,
     auto_class=AutoModelForSequenceClassification,
     add_options=add_options,
-    check_options=arguments.check_data_options,
+    check_options=check_options,
     tasks=arguments.named_tasks,
     load=load,
     num_labels=lambda task: len(task.label_names) or 1,
     tokenize=tokenize,
     score=score,
     hub_data=hub_data,
+    facts=classification.facts,
+    label_names=lambda task: task.label_names,
+    fit=classification.fit,
 )
 
 

@@ -24,8 +24,8 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
-from analysis.sweeps.options import checked, number, positive
-from GLUE_tasks import arguments, domain_data, experiment, translation, translation_data
+from analysis.sweeps.options import checked, filled_path, number, positive
+from GLUE_tasks import arguments, domain_data, experiment, glue_data, translation, translation_data
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from GLUE_tasks.translation import Search, TranslationTask
 from GLUE_tasks.translation_data import Corpus, Pair
@@ -46,9 +46,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="configs of --dataset_name; a pair is read from each that has both languages")  # fmt: skip
     add("--eval_split", choices=("validation", "test"), default="validation",
         help="what of --dataset_name is evaluated (default validation)")  # fmt: skip
-    add("--train_file", type=Path, nargs="+", metavar="FILE",
+    add("--train_file", type=filled_path, nargs="+", metavar="FILE",
         help="csv, json or parquet with src, tgt, src_lang, tgt_lang, or with 'translation' as on the hub")  # fmt: skip
-    add("--validation_file", type=Path, nargs="+", metavar="FILE", help="the same columns, for evaluation")
+    add("--validation_file", type=filled_path, nargs="+", metavar="FILE", help="the same columns, for evaluation")
     add("--pairs", nargs="+", type=checked(translation_data.parse_pair), default=[], metavar="SOURCE-TARGET",
         help="directions to translate, by the codes of the model's tokenizer: en_XX-ro_RO (default: all that the "
         "src_lang and tgt_lang columns have)")  # fmt: skip
@@ -100,7 +100,9 @@ def _check_no_training(parser: argparse.ArgumentParser, args: argparse.Namespace
 
 
 def tasks(args: argparse.Namespace) -> list[Cell]:
-    name = args.dataset_name.rpartition("/")[2] if args.dataset_name else args.validation_file[0].parent.name
+    name = (
+        args.dataset_name.rpartition("/")[2] if args.dataset_name else glue_data.name_of_files(args.validation_file[0])
+    )
     return [{"task_name": name, "shots": shots} for shots in dict.fromkeys(args.shots)]
 
 

@@ -4,7 +4,6 @@ import argparse
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -13,8 +12,9 @@ from accelerate.tracking import get_available_trackers
 from analysis import identity as records
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
-from analysis.sweeps.options import checked, number, positive
+from analysis.sweeps.options import checked, filled, filled_path, folder_template, number, positive
 from GLUE_tasks.finetune import SCHEDULERS, TRANSFERS, Recipe
+from GLUE_tasks.glue_data import name_of_files
 from GLUE_tasks.problem import Problem
 from harness.models import add_model_options
 from pruning import magnitude
@@ -31,7 +31,7 @@ def nm_ratio(text: str) -> str:
 def checkpoint_interval(text: str) -> int | str:
     if text == "epoch":
         return text
-    if not text.isdigit() or text == "0":
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
         raise ValueError(f"{text!r} is neither a number of optimizer steps nor 'epoch'")
     return int(text)
 
@@ -48,7 +48,8 @@ def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument_group("model").add_argument
-    add("--model_name_or_path", required=True, help="hub id or folder of a pretrained encoder (safetensors)")
+    add("--model_name_or_path", type=filled, required=True,
+        help="hub id or folder of a pretrained encoder (safetensors)")  # fmt: skip
     add_model_options(add)
     add("--ignore_mismatched_sizes", action="store_true", help="load a checkpoint whose head has another size")
 
@@ -99,7 +100,7 @@ def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
         help="head, data sample, order of rows and dropout (default 42)")  # fmt: skip
 
     add = parser.add_argument_group("run").add_argument
-    add("--output_dir", required=True,
+    add("--output_dir", type=folder_template, required=True,
         help="the run's folder; for several cells a template with {task_name} {transfer} {strength} {fraction} {seed} "
         "{compression} {method} {setting}")  # fmt: skip
     add("--method", default="", help="a label of your own, kept in the results")
@@ -112,7 +113,7 @@ def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
     add("--eval_each_epoch", action="store_true", help="evaluate after every epoch, not after the last alone")
     add("--checkpointing_steps", type=checked(checkpoint_interval), metavar="STEPS|epoch",
         help="store a checkpoint this often; the same command goes on from it after a kill")  # fmt: skip
-    add("--resume_from_checkpoint", type=Path, help="go on from this checkpoint folder (one cell)")
+    add("--resume_from_checkpoint", type=filled_path, help="go on from this checkpoint folder (one cell)")
     add("--with_tracking", action="store_true", help="log to experiment trackers")
     add("--report_to", default="all", help="accelerate's name of a tracker that is installed (default all)")
     problem.add_options(parser)
@@ -137,9 +138,9 @@ def add_data_options(
     add = parser.add_argument_group(title).add_argument
     add("--task_name", nargs="+", type=checked(canonical_name), metavar="TASK",
         help=f"task(s), any case: {', '.join(names)}")  # fmt: skip
-    add("--data_dir", type=Path, help=f"read DIR/{layout}; without it the hub")
-    add("--train_file", type=Path, help=f"{fields}, instead of --task_name")
-    add("--validation_file", type=Path, help="the same columns, for evaluation")
+    add("--data_dir", type=filled_path, help=f"read DIR/{layout}; without it the hub")
+    add("--train_file", type=filled_path, help=f"{fields}, instead of --task_name")
+    add("--validation_file", type=filled_path, help="the same columns, for evaluation")
     return add
 
 
@@ -157,7 +158,22 @@ def check_data_options(parser: argparse.ArgumentParser, args: argparse.Namespace
 
 def named_tasks(args: argparse.Namespace) -> list[Cell]:
     """The tasks that add_data_options' options name; one in files is called as the folder that they are in."""
-    return [{"task_name": name} for name in dict.fromkeys(args.task_name or [args.train_file.parent.name])]
+    return [{"task_name": name} for name in dict.fromkeys(args.task_name or [name_of_files(args.train_file)])]
+
+
+def add_text_columns(add: Callable[..., argparse.Action]) -> None:
+    """The option that names the columns of a file's texts."""
+    add("--text_columns", nargs="+", metavar="NAME",
+        help="the one or two columns of --train_file and --validation_file to read (default: sentence1 and sentence2, "
+        "else the first one or two that hold texts, without those that determine the label, as label_text "
+        "does)")  # fmt: skip
+
+
+def check_text_columns(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """parser.error unless --text_columns names one column or two different ones."""
+    names = args.text_columns or []
+    if len(names) > 2 or len(set(names)) < len(names):
+        parser.error(f"--text_columns {' '.join(names)}: one column, or two different ones")
 
 
 def parse(parser: argparse.ArgumentParser, problem: Problem, argv: list[str]) -> argparse.Namespace:
@@ -174,7 +190,11 @@ def parse(parser: argparse.ArgumentParser, problem: Problem, argv: list[str]) ->
     args = parser.parse_args(words)
     problem.check_options(parser, args)
     _check_compression(parser, args)
-    if args.report_to != "all" and args.with_tracking:
+    if args.report_to != "all" and not args.with_tracking:
+        parser.error(f"--report_to {args.report_to} goes with --with_tracking")
+    if args.num_warmup_steps is not None and args.lr_scheduler_type == "constant":
+        parser.error("--num_warmup_steps: --lr_scheduler_type constant has none; constant_with_warmup has")
+    if args.report_to != "all":
         installed = [str(tracker) for tracker in get_available_trackers()]
         if args.report_to not in installed:
             allowed = ", ".join(installed) or "none; pip install tensorboard"
@@ -253,6 +273,7 @@ def identity(
     options = records.recorded_options(vars(args), defaults)
     for name in ("sparse_method", "sparse_init", "freeze_weights", "freeze_weights_frompretrain"):
         options.pop(name, None)  # the cell's transfer and strength say it
+    options.pop("text_columns", None)  # a task's decisions say which were taken, where that is not by their order
     values = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
     # every process takes a batch of its own, so their number is part of how a run is trained
     processes = int(os.environ.get("WORLD_SIZE", "1"))

@@ -5,22 +5,21 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import datasets
 import numpy as np
-from datasets import Dataset
 
-from GLUE_tasks import glue_data
+from GLUE_tasks import glue_data, labels
 from GLUE_tasks.glue_data import Task
+from GLUE_tasks.labels import LABEL, Labels
+from harness.data import Table, read_table
 
 DOMAIN = "domain"
 SPLIT_NAMES = ("train", "validation", "dev", "test")  # files called so have their folder's name as domain
 NATURAL = "natural"  # the mixture that the data have
 
 Shares = dict[str, float]
-Part = tuple[Path, Dataset]  # the rows of a domain and the file that holds them
 
 
-def load_folder(data_dir: Path, name: str) -> Task:
+def load_folder(data_dir: Path, name: str, text_columns: Sequence[str] | None = None) -> Task:
     """The domains in `data_dir`/<name>/<domain>/{train,validation}.jsonl[.gz]|.parquet.
 
     Raises:
@@ -29,104 +28,106 @@ def load_folder(data_dir: Path, name: str) -> Task:
     folder = Path(data_dir) / name
     if not folder.is_dir():
         raise ValueError(f"--data_dir {data_dir}: there is no folder {name}")
-    parts: dict[str, dict[str, Part]] = {"train": {}, "validation": {}}
+    parts: dict[str, dict[str, Table]] = {"train": {}, "validation": {}}
     for domain in sorted(path for path in folder.iterdir() if path.is_dir()):
         for split, own in parts.items():
             path = glue_data.find_split(domain, split)
             if path is None:
                 raise ValueError(f"{domain} has no {split}.jsonl (or .jsonl.gz, .parquet)")
-            own[domain.name] = path, glue_data.read_file(path)
-    return make_task(name, parts["train"], parts["validation"])
+            own[domain.name] = read_table(path)
+    return make_task(name, parts["train"], parts["validation"], text_columns)
 
 
-def load_files(train_files: Sequence[Path], validation_files: Sequence[Path]) -> Task:
+def load_files(
+    train_files: Sequence[Path], validation_files: Sequence[Path], text_columns: Sequence[str] | None = None
+) -> Task:
     """The domains of csv, json or parquet files: a `domain` column names them, or every file is one.
 
     A file without the column has its own name as its domain; its folder's, where it is called train or validation.
 
     Raises:
-        ValueError: what glue_data.read_file and make_task refuse.
+        ValueError: what read_table and make_task refuse.
     """
-    name = Path(train_files[0]).parent.name
-    return make_task(name, _by_domain(train_files), _by_domain(validation_files))
+    name = glue_data.name_of_files(Path(train_files[0]))
+    return make_task(name, _by_domain(train_files), _by_domain(validation_files), text_columns)
 
 
-def _by_domain(files: Iterable[Path]) -> dict[str, Part]:
-    parts: dict[str, Part] = {}
+def _by_domain(files: Iterable[Path]) -> dict[str, Table]:
+    parts: dict[str, Table] = {}
     for path in map(Path, files):
-        data = glue_data.read_file(path)
-        if DOMAIN in data.column_names:
-            found = _split_by_column(path, data)
+        table = read_table(path)
+        if DOMAIN in table.columns:
+            found = _split_by_column(table)
         else:
             stem = path.name.partition(".")[0]
-            found = {path.parent.name if stem in SPLIT_NAMES else stem: (path, data)}
+            found = {glue_data.name_of_files(path) if stem in SPLIT_NAMES else stem: table}
         if twice := sorted(parts.keys() & found.keys()):
-            raise ValueError(f"{path} and {parts[twice[0]][0]} both hold the domain {twice[0]!r}; put them in one file")
+            raise ValueError(
+                f"{path} and {parts[twice[0]].name} both hold the domain {twice[0]!r}; put them in one file"
+            )
         parts |= found
     return parts
 
 
-def _split_by_column(path: Path, data: Dataset) -> dict[str, Part]:
-    names = data[DOMAIN][:]
-    if (lacking := next((row for row, name in enumerate(names, start=1) if name in (None, "")), None)) is not None:
-        raise ValueError(f"{path}: row {lacking} has no {DOMAIN!r}")
-    names = np.array([str(name) for name in names])
-    return {str(name): (path, data.select(np.flatnonzero(names == name))) for name in dict.fromkeys(names)}
+def _split_by_column(table: Table) -> dict[str, Table]:
+    names = table.columns[DOMAIN]
+    for index, name in enumerate(names):
+        if name is None or not str(name).strip():
+            raise ValueError(f"{table.where(index)} has no {DOMAIN!r}")
+    rows: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        rows.setdefault(str(name), []).append(index)
+    return {name: table.select(indices) for name, indices in rows.items()}
 
 
-def make_task(name: str, train: Mapping[str, Part], validation: Mapping[str, Part]) -> Task:
+def make_task(
+    name: str, train: Mapping[str, Table], validation: Mapping[str, Table], text_columns: Sequence[str] | None = None
+) -> Task:
     """One task of all domains; its training rows keep their `domain`, validation has a split for each.
 
+    Args:
+        text_columns: the one or two to take; glue_data.choose_columns chooses when None.
     Raises:
         ValueError: fewer than two domains, one that either side lacks, a file without a label or text column or with
             empty fields, labels of several types, or a label that one domain alone has.
     """
     if len(train) < 2:
         raise ValueError(
-            f"{', '.join(str(path) for path, _ in train.values())}: one domain ({', '.join(train)}); a mixture needs "
+            f"{', '.join(table.name for table in train.values())}: one domain ({', '.join(train)}); a mixture needs "
             f"two: give several files, or a {DOMAIN!r} column with several names"
         )
     for side, own, other in (("validation", validation, train), ("training", train, validation)):
         if lacking := sorted(other.keys() - own.keys()):
             raise ValueError(f"the {side} data lack the domain {lacking[0]!r}; they have {', '.join(own)}")
-    (first_path, first), *_ = train.values()
-    columns = glue_data.text_columns(first_path, first, ("label", DOMAIN))
-    for path, data in (*train.values(), *validation.values()):
-        glue_data.check_columns(path, data, columns)
-    kind = _label_type(train)
-    train = {domain: (path, _plain(data, columns, domain)) for domain, (path, data) in sorted(train.items())}
-    splits = {f"_{domain}": _plain(validation[domain][1], columns, domain) for domain in train}
-    if not kind.startswith("float"):
-        _check_labels(train)
+    known = {domain: labels.read_labels(table) for domain, table in train.items()}
+    columns = glue_data.choose_columns(list(train.values()), list(known.values()), text_columns, (LABEL, DOMAIN))
+    for table in (*train.values(), *validation.values()):
+        glue_data.check_columns(table, columns.texts)
+    if float not in {found.kind for found in known.values()}:
+        _check_labels(train, known)
+    train = dict(sorted(train.items()))
     return glue_data.make_task(
-        name, columns, datasets.concatenate_datasets([data for _, data in train.values()]), splits,
-        regression=kind.startswith("float"),
-        files=tuple(dict.fromkeys(path for path, _ in (*train.values(), *validation.values()))),
+        name, columns.texts, list(train.values()), {f"_{domain}": validation[domain] for domain in train},
+        files=tuple(dict.fromkeys(Path(table.name) for table in (*train.values(), *validation.values()))),
+        decisions=glue_data.decisions(name, columns), constants={DOMAIN: [*train, *train]},
     )  # fmt: skip
 
 
-def _plain(data: Dataset, columns: tuple[str, str | None], domain: str) -> Dataset:
-    """The columns that count, with the domain's name in every row."""
-    kept = [name for name in ("label", *columns) if name]
-    return data.select_columns(kept).add_column(DOMAIN, [domain] * len(data))
-
-
-def _label_type(train: Mapping[str, Part]) -> str:
-    kinds = {getattr(data.features["label"], "dtype", "list"): path for path, data in train.values()}
-    if len(kinds) > 1:
-        (one, path), (other, other_path), *_ = kinds.items()
-        raise ValueError(f"labels are {one} in {path} and {other} in {other_path}; give them one type")
-    return next(iter(kinds))
-
-
-def _check_labels(train: Mapping[str, Part]) -> None:
+def _check_labels(train: Mapping[str, Table], known: Mapping[str, Labels]) -> None:
     """Refuse a label that one domain alone has: its scores would be those of another task."""
-    known = {domain: set(data.unique("label")) for domain, (_, data) in train.items()}
-    for label in sorted(set().union(*known.values())):
-        holders = [domain for domain, labels in known.items() if label in labels]
+    held = {domain: set(map(labels.key, found.values)) for domain, found in known.items()}
+    for label in sorted(set().union(*held.values())):
+        holders = [domain for domain, some in held.items() if label in some]
         if len(holders) == 1:
+            one = known[holders[0]].kind
+            other = next((domain for domain, found in known.items() if found.kind is not one), None)
+            if other is not None:
+                raise ValueError(
+                    f"a label is {labels.KINDS[one]} in {train[holders[0]].name} and {labels.KINDS[known[other].kind]} "
+                    f"in {train[other].name}; give all labels one type"
+                )
             raise ValueError(
-                f"label {label!r} occurs in the domain {holders[0]!r} alone; scores of domains with different labels "
+                f"label {label} occurs in the domain {holders[0]!r} alone; scores of domains with different labels "
                 "cannot be compared"
             )
 

@@ -8,6 +8,7 @@ import functools
 import gc
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin, parse_flag_from_env
 from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -31,20 +32,27 @@ from analysis import results
 from analysis.monotonicity import above_chance
 from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from analysis.sweeps.commands import print_commands
-from GLUE_tasks import arguments, finetune, interruption
+from GLUE_tasks import arguments, finetune, interruption, labels, resuming
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from harness import models
 from harness.content import files_content, model_content
 from harness.data import Source
 from harness.device import best_precision, device_name, peak_memory, reset_peak_memory
 from harness.model_files import check_checkpoint_files
-from harness.models import meta_model, quiet_libraries, refuse_unknown_ids, save_model
+from harness.models import load_config, longest_input, meta_model, quiet_libraries, refuse_unknown_ids, save_model
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
 from pruning.masks import zero_fraction
 from pruning.nm import nm_mask, parse_nm
 
 logger = logging.getLogger(__name__)
+
+# Variables that say how accelerate and torch compute, and those of accelerate's other ways to train.
+NUMBER_VARIABLES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "TORCH_ALLOW_TF32", "NVIDIA_TF32", "XLA_USE_BF16",
+                    "XLA_DOWNCAST_BF16")  # fmt: skip
+OTHER_TRAININGS = tuple(
+    f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG", "SAGEMAKER")
+)
 
 
 class Frame(NamedTuple):
@@ -56,12 +64,14 @@ class Frame(NamedTuple):
 
 
 class Material(NamedTuple):
-    """What one cell works with: its task, tokenised rows, the model as its checkpoint has it, and the masks."""
+    """What one cell works with: its task, tokenised rows, the model as its checkpoint has it, the masks, and which of
+    the model's outputs stands for each class (None for their own order)."""
 
     task: Any
     inputs: Inputs
     pretrained: finetune.Pretrained
     keep_masks: dict[str, Tensor]
+    order: list[int] | None
 
 
 def main(description: str, problem: Problem, argv: list[str] | None = None) -> int:
@@ -78,10 +88,15 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
                 args.group_by, functools.partial(arguments.combinations, args, problem),
             )  # fmt: skip
             return 0
+        check_environment()
         check_checkpoint_files(args.model_name_or_path, args.weights, args.trust_remote_code, args.revision)
         tasks = Tasks(problem, args)
         check_model(args, problem.auto_class, tasks.most_labels)
+        check_room_for_text(args)
+        orders = label_orders(args, problem, tasks)
         hashes = {key: input_hashes(args, data) for key, data in tasks.data.items()}
+        for key, task in tasks.by_key.items():
+            hashes[key] |= decisions(task, orders[key])
         precision, defaults = precision_of(args), {name: parser.get_default(name) for name in vars(args)}
         identities = {
             folder: arguments.identity(args, cell, hashes[tasks.key(cell)], precision, defaults)
@@ -93,10 +108,19 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
         parser.error(str(error))
 
     accelerator = start_accelerator(args)
+    if args.resume_from_checkpoint:
+        ((folder, identity),) = identities.items()
+        try:
+            if args.overwrite or not results.is_complete(folder):
+                resuming.check_named(
+                    args.resume_from_checkpoint, resuming.origin(identity, accelerator.mixed_precision)
+                )
+        except ValueError as error:
+            parser.error(str(error))
     # accelerate collects garbage after every cell; what the imports made is none, and walking it takes half a second
     gc.freeze()
     frame = Frame(problem, args, accelerator)
-    material = shared_material(problem, args, tasks)
+    material = shared_material(problem, args, tasks, orders)
 
     def compute(folder: Path) -> None:
         cell = folders[folder]
@@ -140,7 +164,33 @@ class Tasks:
         return min(self.num_labels.values(), key=lambda count: count or 0)
 
 
-def shared_material(problem: Problem, args: argparse.Namespace, tasks: Tasks) -> Callable[[Cell], Material]:
+def label_orders(args: argparse.Namespace, problem: Problem, tasks: Tasks) -> dict[tuple, list[int] | None]:
+    """For each task, which of the model's outputs stands for each of its classes (labels.head_order)."""
+    config = load_config(args.model_name_or_path, args.trust_remote_code, args.revision)
+    orders = {}
+    for key, task in tasks.by_key.items():
+        names = problem.label_names(task)
+        orders[key] = labels.head_order(config, names) if names else None
+        own = labels.config_names(config) if names else None
+        if own and orders[key] is None:
+            logger.warning(
+                "%s: the model's config names its outputs %s, which are not the data's classes (%s): the data's order "
+                "counts", task.name, ", ".join(own), ", ".join(names),
+            )  # fmt: skip
+    return orders
+
+
+def decisions(task: Any, order: list[int] | None) -> dict[str, Any]:
+    """What a run's identity says of decisions that earlier versions of this project took otherwise."""
+    found = dict(getattr(task, "decisions", {}))
+    if order is not None and order != sorted(order):
+        found["label_order"] = order
+    return found
+
+
+def shared_material(
+    problem: Problem, args: argparse.Namespace, tasks: Tasks, orders: dict[tuple, list[int] | None]
+) -> Callable[[Cell], Material]:
     """A function that gives a cell its material; what cells share is made when the first one that needs it asks."""
 
     @functools.cache
@@ -167,9 +217,19 @@ def shared_material(problem: Problem, args: argparse.Namespace, tasks: Tasks) ->
             # without the untrained head the ranking is the same for all heads and seeds
             which = (num_labels, cell["seed"]) if args.prune_new_head else (tasks.fewest_labels, None)
             keep_masks = masks(*which)[cell["strength"]]
-        return Material(tasks.by_key[key], inputs(key), pretrained(num_labels), keep_masks)
+        return Material(tasks.by_key[key], inputs(key), pretrained(num_labels), keep_masks, orders[key])
 
     return material
+
+
+def check_room_for_text(args: argparse.Namespace) -> None:
+    """Raises ValueError where --max_length holds nothing but the tokens that the tokenizer puts around texts."""
+    special = load_tokenizer(args).num_special_tokens_to_add(pair=True)
+    if args.max_length < special + 2:
+        raise ValueError(
+            f"--max_length {args.max_length}: {args.model_name_or_path} puts {special} tokens around a pair of texts; "
+            f"allowed: {special + 2} or more"
+        )
 
 
 def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
@@ -179,7 +239,7 @@ def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token is None:
             name = args.model_name_or_path
             raise ValueError(f"--model_name_or_path {name}: its tokenizer has neither a pad_token nor an eos_token")
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
     return tokenizer
 
 
@@ -195,10 +255,10 @@ def pad_as_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 def check_model(args: argparse.Namespace, auto_class: type, num_labels: int | None) -> None:
     """Refuse, from the config alone, a length the model cannot take and groups that do not divide a layer's inputs."""
-    sizes = {} if num_labels is None else {"num_labels": num_labels}
+    sizes = {} if num_labels is None else {"problem_type": None, "num_labels": num_labels}
     model = meta_model(args.model_name_or_path, auto_class, args.trust_remote_code, revision=args.revision, **sizes)
-    longest = getattr(model.config, "max_position_embeddings", args.max_length)
-    if args.max_length > longest:
+    longest = longest_input(model)
+    if longest is not None and args.max_length > longest:
         raise ValueError(f"--max_length {args.max_length}: {args.model_name_or_path} takes at most {longest} tokens")
     weights = prunable_weights(model.base_model, include_embeddings=not args.noembed)
     for ratio in args.nm_ratio:
@@ -215,12 +275,40 @@ def input_hashes(args: argparse.Namespace, data: Sequence[Path | Source]) -> dic
     return model | files_content(data)
 
 
+def number_variables() -> dict[str, str]:
+    """The environment's variables that accelerate and torch read their arithmetic from, as the run found them."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(NUMBER_VARIABLES)}
+
+
+def check_environment() -> None:
+    """Refuse variables with which accelerate would train in another way than this project's loop.
+
+    Raises:
+        ValueError: names the variable and its value.
+    """
+    for name in OTHER_TRAININGS:
+        if os.environ.get(name, "").lower() in ("1", "true", "yes", "y", "on", "t"):
+            raise ValueError(
+                f"{name}={os.environ[name]} is set, as by accelerate launch or its config: models are trained whole, "
+                "by one process per device; unset it"
+            )
+
+
 def start_accelerator(args: argparse.Namespace) -> Accelerator:
-    """accelerate's state for all cells, in the precision asked for."""
+    """accelerate's state for all cells, in the precision asked for, whatever the environment's variables say."""
     # accelerate joins the processes of a CPU job only when it is told that there is no accelerator
     state = PartialState(cpu=computes_on_cpu())
     precision = precision_of(args, state.device.type)
-    return Accelerator(mixed_precision=precision, log_with=args.report_to if args.with_tracking else None)
+    used = {"MIXED_PRECISION": precision, "GRADIENT_ACCUMULATION_STEPS": "1", "DYNAMO_BACKEND": "no"}
+    for name, value in used.items():
+        if (said := os.environ.get(f"ACCELERATE_{name}", value)).lower() != value:
+            logger.warning("ACCELERATE_%s=%s is passed over: %s counts", name, said, value)
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # ours are counted in finetune.train
+        dynamo_plugin=TorchDynamoPlugin(backend="NO"),
+        log_with=args.report_to if args.with_tracking else None,
+    )
 
 
 def computes_on_cpu() -> bool:
@@ -261,17 +349,19 @@ def run(
     """One cell, from the pretrained model to all_results.json; `interrupted` is what finetune.train asks."""
     started = time.monotonic()
     problem, args, accelerator = frame
-    task, inputs, pretrained, keep_masks = material
+    task, inputs, pretrained, keep_masks, order = material
     accelerator.free_memory()
-    reset_peak_memory(accelerator.device.type)
+    reset_peak_memory(accelerator.device)
     model = pretrained.copy(cell["seed"]).to(accelerator.device)
+    inputs = problem.fit(task, inputs, model, order)
     parameters = dict(model.named_parameters())
     optimizer = finetune.make_optimizer(model, args.learning_rate, args.weight_decay)
     finetune.start_transfer(cell["transfer"], optimizer, parameters, keep_masks)
     trained, optimizer = accelerator.prepare(model, optimizer)
     rows = inputs.train.select(problem.choose_rows(inputs, task, cell, args))
 
-    resume_from = begin(folder, identity, accelerator, args.resume_from_checkpoint)
+    origin = resuming.origin(identity, accelerator.mixed_precision)
+    resume_from = begin(folder, identity, accelerator, args.resume_from_checkpoint, origin)
     if args.with_tracking:
         accelerator.init_trackers(str(folder).replace("/", "_"), identity)
 
@@ -285,7 +375,7 @@ def run(
     trace = finetune.train(
         accelerator, trained, optimizer, rows, inputs.collate, arguments.recipe(args, cell["seed"]), folder,
         resume_from, after_epoch=evaluate if args.eval_each_epoch else None, loss=problem.loss,
-        interrupted=interrupted,
+        interrupted=interrupted, origin=origin, keep=args.resume_from_checkpoint,
     )  # fmt: skip
     if trace["num_steps"] == 0 and pretrained.new_parameters:
         raise ValueError(f"--num_train_epochs 0: {', '.join(sorted(pretrained.new_parameters))} must be trained first")
@@ -303,7 +393,7 @@ def run(
         "measured_sparsity": zero_fraction(weights.values()),
         "masked_fraction": zero_fraction(keep_masks.values()) if keep_masks else 0.0,
         "seconds": time.monotonic() - started,
-        "peak_memory_bytes": peak_memory(accelerator.device.type),
+        "peak_memory_bytes": peak_memory(accelerator.device),
         "precision": accelerator.mixed_precision,
         "num_train_examples": len(rows),
         **problem.facts(task),
@@ -315,25 +405,29 @@ def run(
         warn_at_chance(folder, outcome.levels)
     results.write_run(folder, result, outcome.items)
     for checkpoint in finetune.checkpoints(folder):
-        shutil.rmtree(checkpoint)
+        if not resuming.is_same(checkpoint, args.resume_from_checkpoint):
+            shutil.rmtree(checkpoint)
 
 
-def begin(folder: Path, identity: dict[str, Any], accelerator: Accelerator, resume_from: Path | None) -> Path | None:
-    """Record the run's arguments; returns the checkpoint to go on from, one of the same run alone."""
+def begin(
+    folder: Path, identity: dict[str, Any], accelerator: Accelerator, named: Path | None, origin: dict[str, Any]
+) -> Path | None:
+    """Record the run's arguments; returns the checkpoint to go on from, one of the same run alone.
+
+    Args:
+        named: by --resume_from_checkpoint, and checked.
+        origin: what checkpoints of this run say of it.
+    """
     if accelerator.is_main_process:
-        recorded = results.recorded_identity(folder)
-        if recorded is None or records.differences(identity, recorded):
-            for checkpoint in finetune.checkpoints(folder):
-                shutil.rmtree(checkpoint)
+        resuming.drop_others(folder, origin, named)
         device = accelerator.device
         environment = results.describe_environment(
-            str(device), device_name=device_name(device.type), dtype="torch.float32",
-            precision=accelerator.mixed_precision,
-            model_commit=models.model_commit(identity["model_name_or_path"], identity.get("revision")),
+            str(device), device_name=device_name(device), dtype="torch.float32",
+            precision=accelerator.mixed_precision, variables=number_variables(),
         )  # fmt: skip
         results.start_run(folder, identity, environment)
     accelerator.wait_for_everyone()
-    return resume_from or next(reversed(finetune.checkpoints(folder)), None)
+    return named or resuming.newest(folder)
 
 
 def describe(cell: Cell, identity: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

@@ -45,6 +45,7 @@ WARMUP_FRACTION = 0.06  # of all steps, unless --num_warmup_steps is given; the 
 NEW_HEADS = (AutoModelForSequenceClassification, AutoModelForMultipleChoice)
 BATCHES_PER_GROUP = 50  # batches are cut from this many batches' worth of rows sorted by length
 FINITE_CHECK_STEPS = 50
+PROGRESS_FILE = "progress.json"  # of a checkpoint: written last
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def load_pretrained(
     Raises:
         ValueError: the checkpoint lacks more than a head for a task, which is new here.
     """
-    sizes = {} if num_labels is None else {"num_labels": num_labels}
+    sizes = {} if num_labels is None else {"problem_type": None, "num_labels": num_labels}
     config = models.load_config(name, trust_remote_code, revision, **sizes)
     model, new = models.load_pretrained(
         name, auto_class, torch.float32, config, weights, revision, trust_remote_code, new_head=auto_class in NEW_HEADS,
@@ -204,6 +205,8 @@ def train(
     after_epoch: Callable[[int], None] | None = None,
     loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = own_loss,
     interrupted: Callable[[int], bool] = lambda step: False,
+    origin: Mapping[str, Any] | None = None,
+    keep: Path | None = None,
 ) -> dict[str, float | None]:
     """Train `model` in place; a training that was killed and resumed ends with the same bits as one that was not.
 
@@ -215,6 +218,8 @@ def train(
         after_epoch: called with the number of epochs done.
         loss: of the model on a batch, a mean over its rows.
         interrupted: after which step a checkpoint is saved and the process ends; the same for all processes.
+        origin: what checkpoints say of the run that they are of.
+        keep: a checkpoint that newer ones do not replace.
     Returns:
         train_loss (mean per optimizer step, None without a step), num_steps, num_epochs.
     Raises:
@@ -257,12 +262,12 @@ def train(
                 break
             every, ends = recipe.checkpointing_steps, interrupted(step)
             if ends or (isinstance(every, int) and step % every == 0):
-                save_checkpoint(accelerator, folder, scheduler, step, loss_sum)
+                save_checkpoint(accelerator, folder, scheduler, step, loss_sum, origin, keep)
             if ends:
                 logger.warning("%s: stopped at step %d of %d, saved; the same command goes on", folder, step, num_steps)
                 raise SystemExit(interruption.EXIT_CODE)
         if step < num_steps and recipe.checkpointing_steps == "epoch":
-            save_checkpoint(accelerator, folder, scheduler, step, loss_sum)
+            save_checkpoint(accelerator, folder, scheduler, step, loss_sum, origin, keep)
         if after_epoch:
             after_epoch(epoch + 1)
             model.train()
@@ -303,10 +308,18 @@ def _finite(loss_sum: Tensor | float, step: int) -> float:
 
 
 def save_checkpoint(
-    accelerator: Accelerator, folder: Path, scheduler: LRScheduler, step: int, loss_sum: Tensor | float
+    accelerator: Accelerator,
+    folder: Path,
+    scheduler: LRScheduler,
+    step: int,
+    loss_sum: Tensor | float,
+    origin: Mapping[str, Any] | None = None,
+    keep: Path | None = None,
 ) -> None:
-    """Store model, optimizer and random states as `folder`/checkpoint-<step>; older ones go once it is whole.
+    """Store model, optimizer and random states as `folder`/checkpoint-<step>; then older ones but `keep` go.
 
+    Args:
+        origin: what it says of the run that it is of.
     Raises:
         LostRunError: another process took the run over while this one was stopped, and now writes there.
     """
@@ -318,11 +331,14 @@ def save_checkpoint(
     accelerator.save_state(str(partial))
     losses = accelerator.gather(torch.tensor([float(loss_sum)], device=accelerator.device))
     if accelerator.is_main_process:
-        progress = {"step": step, "loss_sums": losses.tolist(), "scheduler": scheduler.state_dict()}
-        (partial / "progress.json").write_text(json.dumps(progress))
+        files = {path.name: path.stat().st_size for path in partial.iterdir()}
+        progress = {"step": step, "loss_sums": losses.tolist(), "scheduler": scheduler.state_dict(), "files": files}
+        (partial / PROGRESS_FILE).write_text(json.dumps({**progress, **(origin or {})}))
+        if final.exists() and (keep is None or final.resolve() != keep.resolve()):
+            shutil.rmtree(final)  # a damaged one, which the training passed over
         partial.rename(final)
         for old in checkpoints(folder):
-            if old != final:
+            if old != final and (keep is None or old.resolve() != keep.resolve()):
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
@@ -330,15 +346,21 @@ def save_checkpoint(
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path, scheduler: LRScheduler) -> tuple[int, float]:
     """Restore what save_checkpoint stored (tensors only, no pickled objects); returns step and summed loss."""
     accelerator.load_state(str(checkpoint))
-    progress = json.loads((checkpoint / "progress.json").read_text())
+    progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
     scheduler.load_state_dict(progress["scheduler"])
     return progress["step"], progress["loss_sums"][accelerator.process_index]
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in `folder`, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / "progress.json").is_file()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    """The checkpoints in `folder` that were written to their end, oldest first; others called so are left alone."""
+    found = {}
+    for path in folder.glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        if step.isascii() and step.isdigit() and (path / PROGRESS_FILE).is_file():
+            found[path] = int(step)
+        else:
+            logger.warning("%s is no checkpoint of ours and passed over", path)
+    return sorted(found, key=found.__getitem__)
 
 
 @torch.no_grad()

@@ -1,9 +1,8 @@
 """Glue_interpolate.py's command line: options and their checks."""
 
 import argparse
-from pathlib import Path
 
-from analysis.sweeps.options import checked, number, positive
+from analysis.sweeps.options import checked, filled_path, folder_template, number, positive
 from GLUE_tasks import arguments, glue_data, model_pairs
 
 
@@ -13,13 +12,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument_group("models").add_argument
-    add("--results_dir", type=Path, metavar="DIR", help="join the saved models of all runs below DIR")
+    add("--results_dir", type=filled_path, metavar="DIR", help="join the saved models of all runs below DIR")
     add("--pairs", nargs="+", choices=model_pairs.KINDS, metavar="KIND",
         help=f"with --results_dir: which of {', '.join(model_pairs.KINDS)} (default all)")  # fmt: skip
     add("--task_name", nargs="+", type=checked(glue_data.canonical_name), default=[], metavar="TASK",
         help="with --results_dir: these GLUE tasks alone (default all that are there)")  # fmt: skip
-    add("--start", type=Path, metavar="DIR", help="run folder of Glue_prune_oneshot.py --save_model, or its model/")
-    add("--end", type=Path, metavar="DIR", help="the same, of the other end")
+    add("--start", type=filled_path, metavar="DIR",
+        help="run folder of Glue_prune_oneshot.py --save_model, or its model/")  # fmt: skip
+    add("--end", type=filled_path, metavar="DIR", help="the same, of the other end")
     add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
         help="dense-pruned: fraction(s) of the weights to prune, [0, 1), ranked as the start's run ranks them (default "
         "with --results_dir: those of the sparse transfers)")  # fmt: skip
@@ -30,7 +30,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add = parser.add_argument_group("evaluation").add_argument
     add("--num_points", type=number(int, 3, 10_001), default=21, help="alphas from 0 to 1, both ends counted, 3 or "
         "more (default %(default)s)")  # fmt: skip
-    add("--data_dir", type=Path, help="where the task's data are (default: where the models' runs found them)")
+    add("--data_dir", type=filled_path, help="where the task's data are (default: where the models' runs found them)")
     add("--max_train_samples", type=positive, default=1000,
         help="training rows for the training loss, of those that both ends saw (default %(default)s)")  # fmt: skip
     add("--max_eval_samples", type=positive, help="evaluate the first rows only (default: as the start's run did)")
@@ -39,7 +39,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         help="which training rows, and the bootstrap's draws (default %(default)s)")  # fmt: skip
 
     add = parser.add_argument_group("run").add_argument
-    add("--output_dir", required=True,
+    add("--output_dir", type=folder_template, required=True,
         help="the run's folder; for several lines a template with {task_name} {pair} {strength} {seed} {fraction} "
         "{magnitude_scope} {setting}")  # fmt: skip
     add("--overwrite", action="store_true", help="replace complete runs")

@@ -6,23 +6,25 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from GLUE_tasks.glue_data import name_of_files
 from harness.data import (
     TABLE_SUFFIXES,
     Source,
     check_fields,
     checked_text,
+    file_kind,
     local_file,
     read_rows,
     read_source,
     valid_text,
 )
-from pruning.choices import LETTERS, gap_choices, gold_index, labelled_choices, read_choices
+from pruning.choices import gap_choices, gold_index, labelled_choices, lettered_choices, read_choices
 
 logger = logging.getLogger(__name__)
 
@@ -112,14 +114,21 @@ def load_files(train_file: Path, validation_file: Path, read: Callable[[dict[str
     Raises:
         ValueError: a file is missing, damaged, empty or of another kind, or a question is not usable.
     """
-    splits = [
-        [read(row, where) for where, row in read_rows(path, suffixes=TABLE_SUFFIXES)]
-        for path in (train_file, validation_file)
-    ]
+    splits = [[read(row, where) for where, row in _file_rows(path)] for path in (train_file, validation_file)]
     for path, questions in zip((train_file, validation_file), splits, strict=True):
         if not questions:
             raise ValueError(f"{path} holds no questions")
-    return _task(train_file.parent.name, *splits, (train_file, validation_file), {})
+    return _task(name_of_files(train_file), *splits, (train_file, validation_file), {})
+
+
+def _file_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a file; csv's answers that are whole numbers are numbers, as they are in files with types."""
+    untyped = file_kind(path, TABLE_SUFFIXES) == "csv"
+    for where, row in read_rows(path, suffixes=TABLE_SUFFIXES):
+        answer = row.get("answer")
+        if untyped and answer and re.fullmatch(r"0|[1-9]\d*", answer.strip()):
+            row = {**row, "answer": int(answer)}
+        yield where, row
 
 
 def _task(
@@ -152,8 +161,9 @@ def read_winogrande(row: dict[str, Any], where: str) -> Question:
 def read_question(row: dict[str, Any], where: str) -> Question:
     """A row of a user's file: `question`, `choices`, `answer`, and `context` if there is one.
 
-    `choices` is a list of two or more texts (in csv as JSON, or in columns A, B, C …), `answer` a choice's text, its
-    letter, or as a number its index from 0. Rows as the hub has them, with labels in `choices` and `answerKey`, do too.
+    `choices` is a list of two or more texts (in csv as JSON, or in columns A, B, C …, of which empty ones are no
+    options and keep their letters), `answer` a choice's text, its letter, or as a number its index from 0. Rows as the
+    hub has them, with labels in `choices` and `answerKey`, do too.
 
     Raises:
         ValueError: a field is missing or not that; names where the row stands, and the field.
@@ -167,15 +177,17 @@ def read_question(row: dict[str, Any], where: str) -> Question:
         choices, gold = labelled_choices(row, where)
     else:
         check_fields(row, where, ["answer"])
-        choices = read_choices(_listed(row, where), where)
-        gold = gold_index(row["answer"], choices, where)
+        if "choices" not in row and "A" in row:
+            choices, letters = lettered_choices(row, where)
+            gold = gold_index(row["answer"], choices, where, letters)
+        else:
+            choices = read_choices(_listed(row, where), where)
+            gold = gold_index(row["answer"], choices, where)
     return asked(question, choices, gold, context)
 
 
 def _listed(row: dict[str, Any], where: str) -> object:
     """The row's options, of whatever form, as a list if it is one."""
-    if "choices" not in row and "A" in row:
-        return [row[letter] for letter in LETTERS if letter in row]
     check_fields(row, where, ["choices"])
     if not isinstance(row["choices"], str):
         return row["choices"]

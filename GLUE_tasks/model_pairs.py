@@ -229,6 +229,9 @@ def check_pair(pair: Pair) -> None:
     if changed := records.content_differences("model", pair.start.identity, pair.end.identity):
         names = f"{here['model_name_or_path']} and {there['model_name_or_path']}"
         raise ValueError(f"{both} were fine-tuned from different pretrained models: {names} ({'; '.join(changed)})")
+    for name, what in (("label_order", "the order of the head's classes"), ("text_columns", "--text_columns")):
+        if here.get(name) != there.get(name):
+            raise ValueError(f"{both} differ in {what}: {here.get(name)} and {there.get(name)}")
     if here["max_length"] != there["max_length"]:
         raise ValueError(f"{both} differ in --max_length: {here['max_length']} and {there['max_length']}")
 

@@ -8,11 +8,12 @@ import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
 from GLUE_tasks import finetune, glue_data
 from harness.data import Source
+from harness.models import SEGMENTS, has_segments
 
 
 class Inputs(NamedTuple):
@@ -22,11 +23,29 @@ class Inputs(NamedTuple):
         train: rows with `labels`, `length` (tokens) and the model's inputs, nothing else.
         validation: a data set per split that is scored, by a name of the script's own.
         collate: makes a padded batch of rows.
+        order: which of the model's outputs stands for each class; None for their own order.
     """
 
     train: Dataset
     validation: dict[str, Dataset]
     collate: Callable[[list[dict]], Mapping[str, Tensor]]
+    order: tuple[int, ...] | None = None
+
+    def in_order(self, outputs: np.ndarray) -> np.ndarray:
+        """A model's outputs, (rows, outputs), in the order of the task's classes."""
+        return outputs if self.order is None else outputs[:, self.order]
+
+
+def fit_inputs(inputs: Inputs, model: PreTrainedModel) -> Inputs:
+    """The inputs without segment ids, if the model has no embedding of them: others would look them up elsewhere."""
+    if has_segments(model):
+        return inputs
+    plain = inputs.collate
+
+    def collate(rows: list[dict[str, Any]]) -> Mapping[str, Tensor]:
+        return plain([{name: value for name, value in row.items() if name != SEGMENTS} for row in rows])
+
+    return inputs._replace(collate=collate)
 
 
 class Outcome(NamedTuple):
@@ -51,6 +70,14 @@ def random_share(inputs: Inputs, task: Any, cell: Cell, args: argparse.Namespace
 
 def no_labels(task: Any) -> None:
     return None
+
+
+def no_label_names(task: Any) -> tuple[str, ...]:
+    return ()
+
+
+def fit_segments(task: Any, inputs: Inputs, model: PreTrainedModel, order: Sequence[int] | None) -> Inputs:
+    return fit_inputs(inputs, model)
 
 
 def no_facts(task: Any) -> dict[str, Any]:
@@ -79,6 +106,9 @@ class Problem(NamedTuple):
         choose_rows: indices of the rows of inputs.train that a cell trains on.
         facts: what all_results.json says of the task besides; may replace what the frame says.
         hub_data: where on the hub the task of such a dict is, if it is not read from files.
+        label_names: of the classes that the head's outputs stand for; none where there are no classes.
+        fit: the Inputs as a loaded model takes them; may write into the model's config. It is given the order of the
+            model's outputs, None for the classes' own.
     """
 
     setting: int | str
@@ -94,6 +124,8 @@ class Problem(NamedTuple):
     choose_rows: Callable[[Inputs, Any, Cell, argparse.Namespace], list[int]] = random_share
     facts: Callable[[Any], dict[str, Any]] = no_facts
     hub_data: Callable[[Cell, argparse.Namespace], Sequence[Source]] = no_hub
+    label_names: Callable[[Any], tuple[str, ...]] = no_label_names
+    fit: Callable[[Any, Inputs, PreTrainedModel, Sequence[int] | None], Inputs] = fit_segments
 
 
 def data_share_level(

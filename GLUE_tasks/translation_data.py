@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from GLUE_tasks import glue_data
+from harness.data import Table, read_table, valid_text
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +84,10 @@ def load_files(
         ValueError: a file that cannot be read, lacks a column or a text, or a pair without validation rows.
     """
     files = tuple(map(Path, (*train_files, *validation_files)))
-    validation = _merged((read_pairs(str(path), glue_data.read_file(path), pairs) for path in validation_files), None)
+    validation = _merged((read_pairs(read_table(path), pairs) for path in validation_files), None)
     wanted = list(pairs or validation)
-    train = _merged((read_pairs(str(path), glue_data.read_file(path), wanted) for path in train_files), pool)
-    return _corpus(Path(validation_files[0]).parent.name, train, validation, wanted, files)
+    train = _merged((read_pairs(read_table(path), wanted) for path in train_files), pool)
+    return _corpus(glue_data.name_of_files(Path(validation_files[0])), train, validation, wanted, files)
 
 
 def load_hub(name: str, configs: Sequence[str], split: str, pairs: Sequence[Pair], pool: int | None) -> Corpus:
@@ -110,65 +111,71 @@ def load_hub(name: str, configs: Sequence[str], split: str, pairs: Sequence[Pair
             ) from error
         where = name if config is None else f"{name} {config}"
         rows = loaded["train"].select(range(min(len(loaded["train"]), pool or len(loaded["train"]))))
-        train.append(read_pairs(f"{where}, train", rows, pairs, drop_empty=True))
-        validation.append(read_pairs(f"{where}, {split}", loaded[split], pairs, drop_empty=True))
+        train.append(read_pairs(glue_data.hub_table(f"{where}, train", rows), pairs, drop_empty=True))
+        evaluated = glue_data.hub_table(f"{where}, {split}", loaded[split])
+        validation.append(read_pairs(evaluated, pairs, drop_empty=True))
     return _corpus(name.rpartition("/")[2], _merged(train, pool), _merged(validation, None), pairs, ())
 
 
-def read_pairs(where: str, data: Dataset, pairs: Sequence[Pair], drop_empty: bool = False) -> dict[Pair, Dataset]:
+def read_pairs(table: Table, pairs: Sequence[Pair], drop_empty: bool = False) -> dict[Pair, Dataset]:
     """The rows of a table by pair of languages, as `src` and `tgt`.
 
     Args:
-        where: what the table is called in errors.
         pairs: those to take; all when empty, which a `translation` column does not allow.
         drop_empty: leave out rows without a text instead of refusing them.
     Raises:
         ValueError: a column is missing, or a row has no text (names the row and the column).
     """
-    read = _of_dictionaries if TRANSLATION in data.column_names else _of_columns
+    read = _of_dictionaries if TRANSLATION in table.columns else _of_columns
     found: dict[Pair, dict[str, list]] = {}
     dropped = 0
-    for number, pair, texts in read(where, data, pairs):
+    for index, pair, texts in read(table, pairs):
         lacking = next((name for name, text in texts.items() if not isinstance(text, str) or not text.strip()), None)
         if lacking is not None and not drop_empty:
-            raise ValueError(f"{where}: row {number} ({pair}) has no text in {lacking!r}")
+            raise ValueError(f"{table.where(index)} ({pair}) has no text in {lacking!r}")
         if lacking is not None:
             dropped += 1
             continue
         columns = found.setdefault(pair, {name: [] for name in TEXT_COLUMNS})
-        for name, text in zip(TEXT_COLUMNS, texts.values(), strict=True):
-            columns[name].append(text)
+        for name, (column, text) in zip(TEXT_COLUMNS, texts.items(), strict=True):
+            columns[name].append(valid_text(text, table.where(index), column))
     if dropped:
-        logger.warning("%s: %d rows without a text are left out", where, dropped)
+        logger.warning("%s: %d rows without a text are left out", table.name, dropped)
     return {pair: Dataset.from_dict(columns) for pair, columns in found.items()}
 
 
-def _of_columns(where: str, data: Dataset, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair, dict[str, Any]]]:
+def _of_columns(table: Table, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair, dict[str, Any]]]:
+    columns = table.columns
     for name in (*TEXT_COLUMNS, *LANGUAGE_COLUMNS):
-        if name not in data.column_names:
+        if name not in columns:
             raise ValueError(
-                f"{where} has no column {name!r}; it has {', '.join(data.column_names)}, and needs "
+                f"{table.name} has no column {name!r}; it has {', '.join(columns)}, and needs "
                 f"{', '.join(TEXT_COLUMNS + LANGUAGE_COLUMNS)}, or {TRANSLATION!r} with --pairs"
             )
-    for number, row in enumerate(data, start=1):
-        for name in LANGUAGE_COLUMNS:
-            if not row[name]:
-                raise ValueError(f"{where}: row {number} has no {name!r}")
-        pair = Pair(str(row["src_lang"]), str(row["tgt_lang"]))
+    for index in range(len(table)):
+        codes = [columns[name][index] for name in LANGUAGE_COLUMNS]
+        for name, code in zip(LANGUAGE_COLUMNS, codes, strict=True):
+            if not isinstance(code, str) or not code.strip():
+                raise ValueError(f"{table.where(index)} has no {name!r}")
+        pair = Pair(*(code.strip() for code in codes))
         if not pairs or pair in pairs:
-            yield number, pair, {name: row[name] for name in TEXT_COLUMNS}
+            yield index, pair, {name: columns[name][index] for name in TEXT_COLUMNS}
 
 
-def _of_dictionaries(where: str, data: Dataset, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair, dict[str, Any]]]:
+def _of_dictionaries(table: Table, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair, dict[str, Any]]]:
     """Rows such as {"translation": {"en": ..., "ro": ...}}; a pair whose languages the table lacks has none."""
     if not pairs:
-        raise ValueError(f"{where} has a {TRANSLATION!r} column: give --pairs SOURCE-TARGET, such as en_XX-ro_RO")
-    known = list(data[0][TRANSLATION]) if len(data) else []
+        raise ValueError(f"{table.name} has a {TRANSLATION!r} column: give --pairs SOURCE-TARGET, such as en_XX-ro_RO")
+    rows = table.columns[TRANSLATION]
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f"{table.where(index)}: {TRANSLATION!r} holds no texts by language but {row!r:.60}")
+    known = list(dict.fromkeys(code for row in rows for code in row))
     keys = {pair: tuple(_language_key(code, known) for code in pair) for pair in pairs}
-    for number, row in enumerate(data, start=1):
+    for index, row in enumerate(rows):
         for pair, names in keys.items():
             if None not in names:
-                yield number, pair, {name: row[TRANSLATION][name] for name in names}
+                yield index, pair, {name: row.get(name) for name in names}
 
 
 def _language_key(code: str, known: Sequence[str]) -> str | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
 from analysis import tables
@@ -72,6 +73,7 @@ Band = Callable[[Row], tuple[float, float]]  # low and high bound of a point, in
 def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
     """The figure as the bytes of a png, pdf or svg file."""
     figure.dpi = dpi
+    _draw_dollars_as_they_are(figure)
     if figure.get_layout_engine() is not None:
         # Once and for all: savefig would draw everything a first time to arrange it.
         figure.get_layout_engine().execute(figure)
@@ -79,6 +81,17 @@ def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format=file_format, dpi=dpi, facecolor="white")
     return stream.getvalue()
+
+
+def _draw_dollars_as_they_are(figure: Figure) -> None:
+    """A name such as "cost_$5_to_$9" is no formula; only the numbers on a logarithmic axis are."""
+    formulas = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            ticks = axis.get_ticklabels(which="both")
+            formulas |= {id(label) for label in ticks if axis.get_scale() == "log"}
+    for text in figure.findobj(Text):
+        text.set_parse_math(id(text) in formulas)
 
 
 def compression_style(compression: str) -> dict[str, str]:

@@ -92,12 +92,14 @@ def recorded_options(options: Record, defaults: Record) -> dict[str, Any]:
         options: by name, those that change no number among them.
         defaults: of the options, by name.
     """
-    return {
-        name: _plain(value)
-        for name, value in options.items()
-        if name not in RUN_OPTIONS
-        and (name in ALWAYS_RECORDED or is_absent(name, defaults.get(name)) or defaults[name] != value)
-    }
+    found = {}
+    for name, value in options.items():
+        default = defaults.get(name)
+        if name in RUN_OPTIONS or (name not in ALWAYS_RECORDED and not is_absent(name, default) and default == value):
+            continue
+        # an option that is switched off and was on without it is not absent
+        found[name] = str(value) if is_absent(name, value) and not is_absent(name, default) else _plain(value)
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -331,8 +331,8 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
                 spelled = (row.get(key), *(_precision(row) if key == "recipe" else ()))
                 recipes.setdefault(group, {}).setdefault(spelled, []).append(folder)
     for (key, *group), folders in recipes.items():
-        for one, other in itertools.combinations(folders.values(), 2):
-            if _same_recipe(key, one[0], other[0]):
+        for (spelled, one), (spelled_otherwise, other) in itertools.combinations(folders.items(), 2):
+            if _same_recipe(key, one[0], other[0], spelled[0] == spelled_otherwise[0]):
                 continue
             name = _named(dict(zip(("setting", "model", "task", "compression"), group, strict=False)))
             raise ValueError(f"runs of {name} were made with different recipes: {_compared(one[0], other)}")
@@ -345,12 +345,15 @@ def _precision(row: dict[str, Any]) -> tuple[str | None, ...]:
     return row["precision"], row.get("dtype")
 
 
-def _same_recipe(key: str, *folders: str) -> bool:
-    """Whether what two runs record is one recipe; not where one of them records nothing."""
-    one, other = (recorded_identity(Path(folder)) for folder in folders)
-    if one is None or other is None:
+def _same_recipe(key: str, folder: str, other: str, same_hash: bool) -> bool:
+    """Whether two runs record one recipe; not where nothing that they record tells why its hashes differ."""
+    recorded = [_recorded(Path(name)) for name in (folder, other)]
+    if None in recorded:
         return False
-    return not identity.differences(identity.part_of(one, key), identity.part_of(other, key))
+    kept = [[identity.part_of(arguments, part) for part in ("recipe", key)] for arguments, _ in recorded]
+    if kept[0] == kept[1] and not same_hash:
+        return False
+    return not identity.differences(*(identity.part_of(identity.normal(*record), key) for record in recorded))
 
 
 def _named(place: dict[str, Any]) -> str:

@@ -13,8 +13,8 @@ from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from harness.data import Source
+from harness.model_files import weight_files
 
-WEIGHTS = {"safetensors": "*.safetensors", "bin": "*.bin"}
 TOKENIZER = (
     "tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm", "*.tiktoken",
     "*.bpe", "*.codes", "tekken.json", "normalizer.json", "dict.txt",
@@ -76,7 +76,8 @@ def _source_commit(source: Source) -> str:
 
 def _digest(path: Path) -> bytes:
     found = path.stat()
-    return _file_digest(path.absolute(), found.st_ino, found.st_size, found.st_mtime_ns)
+    # A time of change can be set back; the time of that cannot.
+    return _file_digest(path.absolute(), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -94,7 +95,7 @@ def model_content(
     Args:
         name: folder or hub id.
         revision: of the hub's; None is its main branch.
-        weights: kind of file that the weights are read from, one of WEIGHTS (default safetensors).
+        weights: kind of file that the weights are read from, "safetensors" (default) or "bin".
         with_code: the model's own code is run, and is part of what it is.
     Returns:
         model_sha256 (weights), config_sha256, generation_config_sha256, tokenizer_sha256, template_sha256 and
@@ -106,7 +107,7 @@ def model_content(
     if not folder.is_dir():
         return {"model_commit": model_commit(name, revision)}
     found = {
-        "model_sha256": sha256(folder.glob(WEIGHTS[weights or "safetensors"])),
+        "model_sha256": sha256(weight_files(name, weights or "safetensors")),
         "config_sha256": _named_sha256(folder, ["config.json"]),
         "generation_config_sha256": _named_sha256(folder, ["generation_config.json"]),
         "tokenizer_sha256": _named_sha256(folder, TOKENIZER),
@@ -173,7 +174,7 @@ def dataset_commit(name: str, config: str | None = None, revision: str | None = 
         copies = [folder for folder in _dataset_copies(name, config) if COMMIT.fullmatch(folder.name)]
         if not copies:
             reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ValueError(f"{name}: {reason}, and no copy of it in the cache") from error
+            raise ValueError(f"{name}: {reason}") from error
         return max(copies, key=lambda folder: folder.stat().st_mtime).name
 
 

@@ -5,9 +5,11 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -18,6 +20,21 @@ TEXT_SUFFIXES = (".txt.gz", ".txt")
 PROVENANCE = "SOURCE.json"  # stands beside the default assets' data and is none
 # What readers raise where the bytes are not what the suffix says, or end too early.
 DAMAGE = (EOFError, OSError, zlib.error, csv.Error, UnicodeDecodeError)
+# How files begin that are no text in UTF-8.
+OTHER_FILES = {
+    b"\xff\xfe": "UTF-16, not UTF-8; save it as UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8; save it as UTF-8",
+    b"\x00\x00\xfe\xff": "UTF-32, not UTF-8; save it as UTF-8",
+    b"PAR1": "a parquet file; its name must end in .parquet",
+    b"\x1f\x8b": "compressed by gzip; its name must end in .gz",
+    b"PK\x03\x04": "a zip file or a spreadsheet; export it as csv",
+    b"version https://git-lfs": "a pointer of git-lfs, not the data; run git lfs pull",
+}
+# Under which names one JSON object holds the rows of a whole data set.
+ROW_FIELDS = ("data", "rows", "examples", "items", "instances", "questions", "train", "validation", "test")
+LONGEST_CSV_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
+
+NumberedRows = Iterator[tuple[int, dict[str, Any]]]
 
 
 def read_rows(
@@ -25,20 +42,91 @@ def read_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row stands ("<path>, line 3" or "<path>, row 3") and its fields, in the file's order.
 
-    Rows are read as they are asked for; blank lines are none.
+    Rows are read as they are asked for; blank lines are none. The path is a file's name, never a pattern.
 
     Args:
         path: .json and .jsonl hold one object in every line, .json may be one list of objects; each may end in .gz,
             .parquet too.
         columns: of a parquet file that has all of these, only these are read.
-        suffixes: TABLE_SUFFIXES reads .csv too, with a line of names first; an empty field is not there.
+        suffixes: TABLE_SUFFIXES reads .csv too, with a line of names first. Its fields are texts as they stand: "NA"
+            and "null" are texts, and an empty field is an empty text. Columns without a name are left out.
     Raises:
         ValueError: no such file, another suffix, or damage (names the file, and the line where there is one).
     """
+    for unit, number, row in _numbered_rows(Path(path), columns, suffixes):
+        yield f"{path}, {unit} {number}", row
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of a file or of a split of the hub, by column.
+
+    Fields:
+        name: the file's path, or what the hub calls it.
+        unit: what rows are counted in, "line" or "row".
+        numbers: of each row, in that unit.
+        columns: values of all rows by column, None where a row lacks the field.
+        typed: whether values have types of their own; in csv all of them are texts.
+    """
+
+    name: str
+    unit: str
+    numbers: Sequence[int]
+    columns: dict[str, list[Any]]
+    typed: bool = True
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def where(self, index: int) -> str:
+        """Where the row with this index stands, as read_rows says it."""
+        return f"{self.name}, {self.unit} {self.numbers[index]}"
+
+    def select(self, indices: Sequence[int]) -> "Table":
+        """The same table with these rows alone."""
+        columns = {name: [values[index] for index in indices] for name, values in self.columns.items()}
+        return Table(self.name, self.unit, [self.numbers[index] for index in indices], columns, self.typed)
+
+
+def read_table(path: Path, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> Table:
+    """All rows of a csv, JSON or parquet file.
+
+    Raises:
+        ValueError: what read_rows refuses, or a file without a row.
+    """
+    path = Path(path)
+    units, numbers, columns = set(), [], {}
+    for index, (unit, number, row) in enumerate(_numbered_rows(path, None, suffixes)):
+        units.add(unit)
+        numbers.append(number)
+        for name, value in row.items():
+            values = columns.setdefault(name, [])
+            values += [None] * (index - len(values))
+            values.append(value)
+    if not numbers:
+        raise ValueError(f"{path} is empty: it holds no rows")
+    for values in columns.values():
+        values += [None] * (len(numbers) - len(values))
+    return Table(str(path), units.pop(), numbers, columns, typed=file_kind(path, suffixes) != "csv")
+
+
+def _numbered_rows(
+    path: Path, columns: Sequence[str] | None, suffixes: tuple[str, ...]
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
     kind = file_kind(path, suffixes)
-    read = {"parquet": _parquet_rows, "csv": _csv_rows, "json": _json_rows}[kind]
     with _opened(path, kind) as file:
-        yield from read(file, path, columns)
+        if kind == "parquet":
+            yield from (("row", number, row) for number, row in _parquet_rows(file, path, columns))
+        elif kind == "csv":
+            yield from (("line", number, row) for number, row in _csv_rows(file, path))
+        elif not _is_jsonl(path) and _first_character(file) == b"[":
+            yield from (("row", number, row) for number, row in _json_list(file, path))
+        else:
+            yield from (("line", number, row) for number, row in _json_lines(file, path))
+
+
+def _is_jsonl(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(".jsonl")
 
 
 def read_text(path: Path) -> str:
@@ -51,15 +139,27 @@ def read_text(path: Path) -> str:
         return file.read().decode("utf-8-sig")
 
 
+def read_json(path: Path) -> object:
+    """What one JSON document holds; its name ends in .json or .json.gz.
+
+    Raises:
+        ValueError: no such file, another suffix, or damage (names the file).
+    """
+    file_kind(path, (".json", ".json.gz"))
+    with _opened(path, "JSON") as file:
+        return _parsed(file.read(), f"{path} cannot be read as JSON")
+
+
 def file_kind(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
-    """txt, json, csv or parquet, by the file's name.
+    """txt, json, csv or parquet, by the file's name, in upper or lower case.
 
     Raises:
         ValueError: the name ends in none of `suffixes`.
     """
-    if not path.name.endswith(suffixes):
+    name = path.name.lower()
+    if not name.endswith(suffixes):
         raise ValueError(f"{path} is not one of {', '.join(suffixes)}")
-    kind = Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
+    kind = Path(name.removesuffix(".gz")).suffix.removeprefix(".")
     return "json" if kind == "jsonl" else kind
 
 
@@ -107,65 +207,181 @@ def _opened(path: Path, kind: str) -> Iterator[BinaryIO]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as file:
+            if kind != "parquet":
+                _check_start(file)
             yield file
     except DAMAGE as error:
         raise ValueError(f"{path} cannot be read as {kind}: {error}") from error
 
 
-def _json_rows(lines: BinaryIO, path: Path, _: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    if ".jsonl" not in path.name and lines.peek(1)[:1] == b"[":
-        yield from _json_list(lines.read(), path)
-        return
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+def _check_start(file: BinaryIO) -> None:
+    start = file.read(max(map(len, OTHER_FILES)))
+    file.seek(0)
+    for mark, what in OTHER_FILES.items():
+        if start.startswith(mark):
+            raise OSError(f"it is {what}")
+
+
+def _first_character(file: BinaryIO) -> bytes:
+    """The first byte that is no white space and no byte order mark."""
+    found = b""
+    while not found and (part := file.read(4096)):
+        found = part.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    file.seek(0)
+    return found
+
+
+def _text_lines(file: BinaryIO) -> Iterator[str]:
+    """The lines of a text in UTF-8 with their ends, \\n, \\r\\n or \\r."""
+    for number, line in enumerate(file, start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise OSError(f"line {number} is no UTF-8: {error}") from error
+        if "\0" in text:
+            raise OSError(f"line {number} holds a NUL byte")
+        yield from re.split(r"(?<=\r)(?=[^\n])", text) if "\r" in text[:-2] else (text,)
+
+
+def _parsed(content: bytes | str, what: str) -> Any:
+    """What a JSON text holds; NaN and Infinity, which are no JSON but often written, are floats.
+
+    Raises:
+        ValueError: `what` is wrong, and why; a field that stands twice in one object is an error too.
+    """
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        return DECODER.decode(text.removeprefix("\ufeff"))
+    except RecursionError as error:
+        raise ValueError(f"{what}: it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the field {twice!r} stands there twice")
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)  # json.loads would make one for every line
+
+
+def _json_lines(file: BinaryIO, path: Path) -> NumberedRows:
+    first = None
+    count = 0
+    for number, line in enumerate(_json_text_lines(file), start=1):
+        if not line.strip("\ufeff \t\r\n"):
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line.decode("utf-8-sig"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is not one JSON object: {error}") from error
+            row = _parsed(line, f"{where} is not one JSON object")
+        except ValueError:
+            if count == 0:
+                _check_no_document(file, path)
+            raise
         if not isinstance(row, dict):
             raise ValueError(f"{where} is not one JSON object")
-        yield where, row
+        count += 1
+        if count == 1 and _list_of_rows(row):  # it may be the only one
+            first = number, row
+            continue
+        if first is not None:
+            yield first
+            first = None
+        yield number, row
+    if first is not None:
+        raise _holds_rows(path, first[1])
 
 
-def _json_list(content: bytes, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_text_lines(file: BinaryIO) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise OSError(f"line {number} is no UTF-8: {error}") from error
+
+
+def _check_no_document(file: BinaryIO, path: Path) -> None:
+    """Refuse a file that is one object over several lines; its first line alone says nothing."""
+    file.seek(0)
     try:
-        rows = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no list of JSON objects: {error}") from error
-    for number, row in enumerate(rows, start=1):
+        found = _parsed(file.read(), "")
+    except ValueError:
+        return
+    if isinstance(found, dict):
+        raise _holds_rows(path, found)
+
+
+def _list_of_rows(document: dict[str, Any]) -> str | None:
+    """The field of a document that holds the rows of a data set, if one does."""
+    for name, value in document.items():
+        known = len(document) == 1 or name.lower() in ROW_FIELDS
+        if known and isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            return name
+    return None
+
+
+def _holds_rows(path: Path, document: dict[str, Any]) -> ValueError:
+    field = _list_of_rows(document)
+    advice = f"write the list under {field!r} into a file of its own" if field else "write one object in every line"
+    return ValueError(f"{path} is one JSON object with {', '.join(map(repr, document))}, no rows; {advice}")
+
+
+def _json_list(file: BinaryIO, path: Path) -> NumberedRows:
+    for number, row in enumerate(_parsed(file.read(), f"{path} is no list of JSON objects"), start=1):
         if not isinstance(row, dict):
             raise ValueError(f"{path}, row {number} is not one JSON object")
-        yield f"{path}, row {number}", row
+        yield number, row
 
 
-def _csv_rows(file: BinaryIO, path: Path, _: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-    for row in lines:
+def _csv_rows(file: BinaryIO, path: Path) -> NumberedRows:
+    csv.field_size_limit(LONGEST_CSV_FIELD)
+    lines = csv.reader(_text_lines(file), strict=True)
+    names = None
+    while True:
+        try:
+            fields = next(lines, None)
+        except csv.Error as error:
+            raise OSError(f"{error} (line {lines.line_num})") from error
+        if fields is None:
+            return
         where = f"{path}, line {lines.line_num}"
-        if None in row:
-            raise ValueError(f"{where} has {len(row[None])} more fields than the first line names")
-        yield where, {name: value for name, value in row.items() if value}
+        if not fields or (len(fields) == 1 and not fields[0].strip() and (names is None or len(names) > 1)):
+            continue
+        if names is None:
+            names = [name.strip() for name in fields]
+            if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+                raise ValueError(f"{where} names the column {twice[0]!r} twice")
+            continue
+        if len(fields) > len(names):
+            raise ValueError(f"{where} has {len(fields) - len(names)} more fields than the first line names")
+        if len(fields) < len(names):
+            raise ValueError(f"{where} has {len(fields)} fields, and the first line names {len(names)}")
+        yield lines.line_num, {name: value for name, value in zip(names, fields, strict=True) if name}
 
 
-def _parquet_rows(file: BinaryIO, path: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet_rows(file: BinaryIO, path: Path, columns: Sequence[str] | None) -> NumberedRows:
     import pyarrow  # takes 25 MB, and other files do without it
     from pyarrow import parquet
 
     number = 0
     try:
         # The end of a parquet file is read first: an unpacking stream would start over for every part.
-        table = parquet.ParquetFile(io.BytesIO(file.read()) if path.suffix == ".gz" else file)
-        names = set(table.schema_arrow.names)
-        wanted = list(columns) if columns is not None and names.issuperset(columns) else None
+        table = parquet.ParquetFile(io.BytesIO(file.read()) if path.name.lower().endswith(".gz") else file)
+        names = table.schema_arrow.names
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"{path} names the column {twice[0]!r} twice")
+        wanted = list(columns) if columns is not None and set(names).issuperset(columns) else None
         for batch in table.iter_batches(columns=wanted):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{path}, row {number}", row
+                yield number, row
     except pyarrow.ArrowException as error:
-        raise OSError(str(error)) from error
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 class Source(NamedTuple):

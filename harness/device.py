@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import os
 import platform
 import resource
 import sys
@@ -12,9 +11,6 @@ import torch
 
 # Of glibc's mallopt: numbers of its options, and the largest piece that it takes from memory it keeps.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MOST_ARENAS, LARGEST_KEPT = -1, -3, -8, 2**25
-
-# For how many shapes of products kernels are kept: by oneDNN, and by ideep, between it and torch, in each thread.
-KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "16"}
 
 
 def default_device() -> torch.device:
@@ -48,10 +44,10 @@ def best_precision(device_type: str) -> str:
     return "bf16" if device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
-def device_name(device_type: str) -> str:
-    """The maker's name of the current GPU; of a processor the instructions that torch computes with."""
-    if device_type == "cuda":
-        return torch.cuda.get_device_name()
+def device_name(device: torch.device | str) -> str:
+    """The maker's name of a GPU; of a CPU the instructions that torch computes with."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -78,35 +74,23 @@ def keep_freed_memory() -> None:
         library.mallopt(MOST_ARENAS, 1)
 
 
-def keep_few_shapes() -> None:
-    """Before the first product: let kernels of a processor's products in bf16 be kept for few shapes at a time.
-
-    By default both keep 1,024, of 0.3 MB each, so that batches of ever other lengths fill hundreds of MB. What oneDNN
-    has lost is made again in 0.4 ms, what only ideep has in 2 µs. What the user has set stays.
-
-    Source: oneDNN's documentation, Primitive Cache; ideep, lru_cache.hpp; pytorch/pytorch issue 27971.
-    """
-    for name, count in KEPT_SHAPES.items():
-        os.environ.setdefault(name, count)
-
-
-def reset_peak_memory(device_type: str) -> None:
+def reset_peak_memory(device: torch.device | str) -> None:
     """Let peak_memory of a GPU count from now on."""
-    if device_type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory(device_type: str) -> int:
+def peak_memory(device: torch.device | str) -> int:
     """Bytes: of a GPU since reset_peak_memory, of the whole process since its start on a CPU."""
-    if device_type == "cuda":
-        return torch.cuda.max_memory_allocated()
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def available_memory(device_type: str, all_devices: bool = False) -> int:
-    """Bytes that can still be allocated, on the current GPU, on all GPUs, or in the machine."""
-    if device_type != "cuda":
+def available_memory(device: torch.device | str, all_devices: bool = False) -> int:
+    """Bytes that can still be allocated, on a GPU, on all GPUs, or in the machine."""
+    if torch.device(device).type != "cuda":
         return psutil.virtual_memory().available
-    devices = range(torch.cuda.device_count()) if all_devices else [torch.cuda.current_device()]
-    return sum(torch.cuda.mem_get_info(device)[0] for device in devices)
+    devices = range(torch.cuda.device_count()) if all_devices else [device]
+    return sum(torch.cuda.mem_get_info(one)[0] for one in devices)

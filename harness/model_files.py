@@ -52,12 +52,19 @@ def check_checkpoint_files(
     Raises:
         ValueError: no such folder, files that are lacking, damaged or of another kind (names the file).
     """
-    folder = Path(name)
-    if not folder.is_dir() or not name:
-        _refuse_what_is_no_folder(name)
-        return
-    if revision is not None:
-        raise refusal(name, f"--revision {revision} is of a hub model; this is a folder")
+    try:
+        folder = Path(name)
+        if not name or not folder.is_dir():
+            _refuse_what_is_no_folder(name)
+        elif revision is not None:
+            raise refusal(name, f"--revision {revision} is of a hub model; this is a folder")
+        else:
+            _check_folder(name, folder, weights, trust_remote_code)
+    except OSError as error:  # no permission, a name too long
+        raise refusal(name, f"{error.filename or name} cannot be read: {error.strerror}") from error
+
+
+def _check_folder(name: str, folder: Path, weights: str, trust_remote_code: bool) -> None:
     for path in sorted(folder.iterdir()):
         if path.suffix in READ_SUFFIXES:
             _check_is_content(path)
@@ -178,7 +185,28 @@ def _why_there_are_no(folder: Path, weights: str) -> str:
 
 
 def _check_safetensors(path: Path) -> None:
-    """Refuse a file that is cut short or no safetensors, or whose matrices are not numbers of a dense model."""
+    """Refuse a file that is no safetensors, or whose matrices are not numbers of a dense model."""
+    kinds, _ = _header(path)
+    for key, dtype in kinds.items():
+        if key.endswith("weight") and dtype not in DENSE_DTYPES:
+            raise ValueError(f"{path}: {key} is stored as {dtype}, so quantized, which is not read; give the dense "
+                             "model that it was made from")  # fmt: skip
+
+
+def check_whole(name: str, weights: str) -> None:
+    """Refuse, when they are about to be read, weights of a folder that end too early: that ends a run, not a sweep.
+
+    Raises:
+        ValueError: names the file, and how much of it is there.
+    """
+    for path in weight_files(name, weights) if weights == "safetensors" and Path(name).is_dir() else []:
+        end, size = _header(path)[1], path.stat().st_size
+        if size < end:
+            raise ValueError(f"{path} is cut short: {size:,} of {end:,} bytes are there; download it again")
+
+
+def _header(path: Path) -> tuple[dict[str, str], int]:
+    """The dtype of every matrix in a safetensors file, and how many bytes the file has when it is whole."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -194,12 +222,7 @@ def _check_safetensors(path: Path) -> None:
         raise ValueError(f"{path} has a damaged header; download it again") from error
     if not header:
         raise ValueError(f"{path} holds no weights")
-    if size < end:
-        raise ValueError(f"{path} is cut short: {size:,} of {end:,} bytes are there; download it again")
-    for key, dtype in kinds.items():
-        if key.endswith("weight") and dtype not in DENSE_DTYPES:
-            raise ValueError(f"{path}: {key} is stored as {dtype}, so quantized, which is not read; give the dense "
-                             "model that it was made from")  # fmt: skip
+    return kinds, end
 
 
 def _check_pickle(path: Path) -> None:

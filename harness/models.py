@@ -13,15 +13,18 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.loading_report import check_finite, check_loading, some
-from harness.model_files import WEIGHT_FILES, refusal, refuse_quantized, weight_files
+from harness.model_files import WEIGHT_FILES, check_whole, refusal, refuse_quantized, weight_files
 
 logger = logging.getLogger(__name__)
+# Names of the modules that embed positions, and of the parameters that embed segments.
+POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
+SEGMENT_TABLE = re.compile(r"token_type_embed|segment_embed|(^|\.)seg_embed")
+SEGMENTS = "token_type_ids"
 
 # What safetensors calls them.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
@@ -61,13 +64,6 @@ def _one_line(name: str, what: str = "") -> Iterator[None]:
         raise refusal(name, what + said) from error
 
 
-def model_commit(name: str, revision: str | None = None) -> str | None:
-    """The commit that a hub model, of which the config was read, is loaded from; None for a folder."""
-    if Path(name).is_dir():
-        return None
-    return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name  # …/snapshots/<commit>/config.json
-
-
 def load_config(
     name: str, trust_remote_code: bool = False, revision: str | None = None, **entries: Any
 ) -> PretrainedConfig:
@@ -84,8 +80,10 @@ def load_config(
     try:
         with _one_line(name):
             config = AutoConfig.from_pretrained(
-                name, trust_remote_code=trust_remote_code, revision=revision or "main", **entries
+                name, trust_remote_code=trust_remote_code, revision=revision or "main"
             )
+            for entry, value in entries.items():  # not before: a problem_type of the file may refuse num_labels
+                setattr(config, entry, value)
     except ValueError as error:
         if Path(name).is_dir() or not isinstance(error.__cause__, OSError):
             raise
@@ -191,6 +189,7 @@ def load_pretrained(
         ValueError: weights are missing, of other shapes, not finite, or have no place in the model (names them).
     """
     options = {} if config is None else {"config": config}
+    check_whole(name, weights)
     with _report() as report:
         try:
             # mismatched sizes are judged below: transformers' own error points to a report that is silenced
@@ -264,6 +263,29 @@ def refuse_unknown_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
             )
 
     table.register_forward_pre_hook(check)
+
+
+def longest_input(model: nn.Module) -> int | None:
+    """The most tokens that the model's positions take; None where nothing limits them.
+
+    RoBERTa and its kin count positions from behind that of padding: a table of 514 takes 512 tokens.
+    """
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in POSITION_TABLES and getattr(module, "padding_idx", None) is not None:
+            weight = getattr(module, "weight", None)
+            if isinstance(weight, Tensor):
+                return weight.shape[0] - module.padding_idx - 1
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None  # XLNet says -1: no limit
+
+
+def has_segments(model: nn.Module) -> bool:
+    """Whether a model has an embedding of at least two segments, as BERT has of the first and second text.
+
+    Others crash on segment ids, or look them up among their words (GPT-2).
+    """
+    sizes = [parameter.shape[0] for name, parameter in model.named_parameters() if SEGMENT_TABLE.search(name)]
+    return max(sizes, default=0) > 1
 
 
 def save_model(

@@ -1,5 +1,8 @@
 """Whether a generated answer is right: equality, containment and F1 after TriviaQA's normalisation.
 
+Texts in scripts that put no blanks between words, such as Chinese, Japanese and Thai, are compared by characters: each
+counts as a word. Words of other scripts in such a text stay words.
+
 An empty prediction is never right in `exact_match`, `contains` and `f1`. The originals' measures, in which it can be,
 are here for comparison only.
 """
@@ -7,6 +10,7 @@ are here for comparison only.
 import functools
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,6 +19,24 @@ BLANKS = str.maketrans(dict.fromkeys(PUNCTUATION, " "))
 # Small models go on after "The answer is" with a colon and a new line, and say "A:" once more after it.
 LEAD = re.compile(r"(?:[\s:]|(?:A|Answer):)*")
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+# Scripts without blanks between words, as blocks of Unicode; their punctuation and digits are told by category.
+UNSPACED = re.compile(
+    "["
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u0f00-\u0fff"  # Tibetan
+    "\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff"  # Myanmar
+    "\u1780-\u17ff"  # Khmer
+    "\u1950-\u19df\u1a20-\u1aaf\uaa80-\uaadf"  # Tai Le, New Tai Lue, Tai Tham, Tai Viet
+    "\u1b00-\u1b7f\ua980-\ua9df"  # Balinese, Javanese
+    "\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3038-\u303b"  # parts and marks of Han
+    "\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9f\U0001aff0-\U0001b16f"  # Hiragana, Katakana
+    "\u3100-\u312f\u31a0-\u31bf"  # Bopomofo
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # Han
+    "\ua000-\ua4cf"  # Yi
+    "]"
+)
+WIDE = re.compile("[\uff01-\uffee]")  # full-width Latin letters and digits, half-width Katakana
+STACKED = ("\u1039", "\u17d2")  # joins the next consonant to this one: Myanmar, Khmer
 
 
 def first_line(text: str) -> str:
@@ -32,11 +54,35 @@ def _without_lead(text: str) -> str:
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, punctuation and underscores as blanks, no articles, single blanks.
+    """Lower case, punctuation and underscores as blanks, no articles, single blanks; characters composed (NFC).
+
+    In a text with characters of UNSPACED scripts these stand apart, as words do; all of Unicode's punctuation is blank,
+    one-letter words are no articles ("vitamin A"), and compatible forms of a character are one (NFKC).
 
     Source: TriviaQA's official evaluation script. SQuAD's, which deletes punctuation, is another.
     """
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(BLANKS)).split())
+    unspaced = UNSPACED.search(text)
+    text = unicodedata.normalize("NFKC" if unspaced or WIDE.search(text) else "NFC", text).lower().translate(BLANKS)
+    return " ".join((_characters_apart(text) if unspaced else ARTICLES.sub(" ", text)).split())
+
+
+def _characters_apart(text: str) -> str:
+    """`text` with blanks around each character of an UNSPACED script, which keeps its marks, and for punctuation."""
+    found = ""
+    apart = False  # whether the last character stands apart, so that a blank follows its marks
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind == "Cf" or "VARIATION SELECTOR" in unicodedata.name(character, ""):
+            continue  # it says where a line may break, or how a character is drawn
+        if kind.startswith("P"):
+            found, apart = found + " ", False
+        elif kind.startswith("M") or found.endswith(STACKED):
+            found += character
+        else:
+            alone = kind != "Nd" and bool(UNSPACED.match(character))
+            found += (" " if alone or apart else "") + character
+            apart = alone
+    return found
 
 
 # A sweep compares the same thousands of aliases with every model's answers.

@@ -2,7 +2,8 @@
 
 import argparse
 import functools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,18 +20,20 @@ from transformers import (
 from analysis import identity as records
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.commands import group_names, values
-from analysis.sweeps.options import checked, number, positive
+from analysis.sweeps.options import checked, filled, filled_path, folder_template, number, positive
 from harness.device import best_precision, device_named
 from harness.model_files import check_checkpoint_files
-from harness.models import add_model_options, meta_model, stored_dtype
+from harness.models import add_model_options, longest_input, meta_model, stored_dtype
 from llm_tasks.engine import ways as engine
 from llm_tasks.engine.cpu import LANE_TOKENS
-from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
+from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength, check_methods
 from llm_tasks.processes import job_size
 from pruning import calibration, magnitude
 from pruning.layers import decoder_weights
 from pruning.nm import parse_nm
 from quantization.gptqmodel_export import check_exportable
+
+logger = logging.getLogger(__name__)
 
 DENSE = "dense"
 TOKENS_PER_BATCH, TOKENS_PER_BATCH_CPU = 4096, 2048  # more are no faster on a processor, and take memory
@@ -44,7 +47,7 @@ def nm_ratio(text: str) -> str:
 
 
 def group_size(text: str) -> int:
-    if text != "-1" and (not text.isdigit() or int(text) == 0):
+    if text != "-1" and (not (text.isascii() and text.isdigit()) or int(text) == 0):
         raise ValueError(f"{text!r} is neither a positive number of inputs nor -1 (a whole row)")
     return int(text)
 
@@ -54,8 +57,13 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    try:
+        check_methods(METHODS)
+    except ValueError as error:
+        parser.error(str(error))
     add = parser.add_argument_group("model").add_argument
-    add("--model_name_or_path", required=True, help="hub id or folder of a decoder language model (safetensors)")
+    add("--model_name_or_path", type=filled, required=True,
+        help="hub id or folder of a decoder language model (safetensors)")  # fmt: skip
     add_model_options(add)
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
         help="of the weights, computed with and saved; auto: the checkpoint's")  # fmt: skip
@@ -89,9 +97,10 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--static_groups", action="store_true", help="gptq: scales of all groups from the dense weight")
 
     add = parser.add_argument_group("calibration").add_argument
-    add("--calibration", default="c4",
+    add("--calibration", type=filled, default="c4",
         help="text: c4, wikitext2, or a .txt, .jsonl or .parquet file, also .gz (default c4)")  # fmt: skip
-    add("--calibration_field", default="text", metavar="FIELD", help="column of the file that holds the text")
+    add("--calibration_field", type=filled, default="text", metavar="FIELD",
+        help="column of the file that holds the text")  # fmt: skip
     add("--calibration_windows", choices=calibration.WINDOWS, default="auto",
         help="of single long documents, as published, or of documents joined; auto: as the text allows")  # fmt: skip
     add("--nsamples", type=positive, default=128, help="windows (default 128)")
@@ -99,10 +108,10 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--true_sequential", action="store_true", help="new statistics after each group of layers inside a block")
 
     add = parser.add_argument_group("run").add_argument
-    add("--data_dir", type=Path, help="read data sets from DIR/<dataset>/…; without it the hub")
+    add("--data_dir", type=filled_path, help="read data sets from DIR/<dataset>/…; without it the hub")
     add("--seed", nargs="+", type=number(int, 0, 2**32 - 1), default=[0], metavar="SEED",
         help="calibration windows, and what else is drawn (default 0)")  # fmt: skip
-    add("--output_dir", required=True,
+    add("--output_dir", type=folder_template, required=True,
         help="the run's folder; for several cells a template with {compression} {strength} {seed}")  # fmt: skip
     add("--overwrite", action="store_true", help="replace complete runs")
     add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
@@ -162,9 +171,92 @@ def compression_of(cell: Cell) -> tuple:
     return (*(cell[name] for name in ("compression", *STRENGTHS)), seed)
 
 
-def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, chosen: list[Cell]) -> dict[str, Any]:
-    """The options, where they are not the default, that run some cells by themselves."""
+def shared_strengths(args: argparse.Namespace, compression: str) -> list[Strength]:
+    """The strengths for which the compression prepares each weight once; none where there are not several."""
+    method = METHODS.get(compression)
+    if method is None or method.shared is None:
+        return []
+    strengths = [Strength(kind, value) for kind in method.strengths for value in dict.fromkeys(getattr(args, kind))]
+    return strengths if len(strengths) > 1 else []
+
+
+def obeying(option: str) -> list[str]:
+    """Names of the compressions that obey an option that not all obey; empty for any other option."""
+    if option == "magnitude_scope":
+        return ["magnitude"]
+    if option in records.CALIBRATION_OPTIONS:
+        return [name for name, method in METHODS.items() if method.statistic is not None]
+    if option in METHOD_OPTIONS:
+        return [name for name, method in METHODS.items() if option in method.options]
+    return []
+
+
+def check_obeyed(
+    args: argparse.Namespace, typed: Iterable[str], chosen: Iterable[str | int] = (),
+    settings: Mapping[str | int, Sequence[str]] | None = None,
+) -> None:  # fmt: skip
+    """Every option that the command line holds is obeyed by a chosen compression or setting, where it is theirs.
+
+    Of a calibration text that no chosen compression reads a line is logged: loops over compressions name one for all.
+
+    Args:
+        typed: names of the options that the command line holds.
+        chosen: names of the settings asked for.
+        settings: of every setting, the options that it does not obey.
+    Raises:
+        ValueError: names the option, what obeys it, and what is asked for.
+    """
+    for option in (name for name in vars(args) if name in set(typed)):
+        takers = obeying(option)
+        if takers and not set(takers) & set(args.compression):
+            if option in records.CALIBRATION_OPTIONS and option != "true_sequential":
+                logger.warning("--%s: none of --compression %s is calibrated", option, " ".join(args.compression))
+                continue
+            raise ValueError(
+                f"--{option} is obeyed by --compression {', '.join(takers)}; asked for is {' '.join(args.compression)}"
+            )
+        if option == "calibration_field":
+            check_field(option, "calibration", args)
+        if option == "magnitude_scope" and not args.sparsity:
+            raise ValueError("--magnitude_scope ranks weights by --sparsity; --nm_ratio has groups of its own")
+        if settings and all(option in settings[name] for name in chosen):
+            takers = [str(name) for name, unobeyed in settings.items() if option not in unobeyed]
+            means = "--answer_mode cloze" if option == "length_normalized" else f"setting {', '.join(takers)}"
+            asked = ", ".join(map(str, chosen))
+            raise ValueError(f"--{option} is obeyed by {means}; asked for is setting {asked}")
+
+
+def check_field(option: str, source_option: str, args: argparse.Namespace) -> None:
+    """Refuse the name of a column, which the command line holds, where the text is in no file that has columns.
+
+    Args:
+        option, source_option: the options that name the column, and the text.
+    Raises:
+        ValueError: names both.
+    """
+    source = getattr(args, source_option)
+    if source.removesuffix(".gz").endswith(".txt") or (source in calibration.HUB_CONFIGS and not args.data_dir):
+        raise ValueError(f"--{option} names a column of a jsonl or parquet file; --{source_option} {source} has none")
+
+
+def cell_options(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, unobeyed: Mapping[str | int, Sequence[str]],
+    chosen: list[Cell],
+) -> dict[str, Any]:  # fmt: skip
+    """The options, where they are not the default, that run some cells by themselves; none that these do not obey.
+
+    Args:
+        unobeyed: of every setting, the options that it does not obey.
+    """
     options = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
+    compressions, settings = values(chosen, "compression"), values(chosen, "setting")
+    for name in list(options):
+        takers = obeying(name)
+        others = bool(takers) and not set(takers) & set(compressions)
+        if others or all(name in unobeyed[setting] for setting in settings):
+            del options[name]
+    if not values(chosen, "sparsity"):
+        options.pop("magnitude_scope", None)
     for name in ("list_cells", "group_by"):
         options.pop(name, None)
     if not any(map(is_quantized, chosen)):
@@ -367,7 +459,7 @@ def refuse_encoders(config: PretrainedConfig, trust_remote_code: bool = False) -
 
 def max_length(model: PreTrainedModel) -> int:
     """Tokens that the model can take at once."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    return longest_input(model) or 2048
 
 
 def dtype_of(args: argparse.Namespace, model: PreTrainedModel) -> torch.dtype:

@@ -15,13 +15,14 @@ from analysis.sweeps.cells import Cell
 from harness.models import load_pretrained, save_model
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of, tokens_per_batch_of
-from llm_tasks.methods import METHODS, Options
+from llm_tasks.methods import METHODS, Options, Strength
 from llm_tasks.processes import ALONE, Processes
 from pruning.layers import decoder_weights
-from pruning.low_rank import factors, parameter_ratio
+from pruning.low_rank import parameter_ratio
 from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, zero_fraction
 from pruning.streaming import StreamedBlocks, remove_converted
+from pruning.validation import all_finite
 from pruning.walk import InputStatistics, check_replayed, compress_blocks
 from quantization.gptq import Quantized
 from quantization.gptqmodel_export import save_packed
@@ -62,7 +63,7 @@ class CompressibleModel:
 
     def __init__(self, model: PreTrainedModel, keep_dense: bool) -> None:
         self.model = model
-        self._factors: dict[str, tuple[Tensor, Tensor]] = {}
+        self._prepared: dict[tuple[str, str], Any] = {}  # by compression and weight
         self.weights = decoder_weights(model)
         self._dense = {name: weight.matrix.cpu().clone() for name, weight in self.weights.items()} if keep_dense else {}
         self._changed = False
@@ -95,23 +96,39 @@ class CompressibleModel:
         if cell["compression"] == "magnitude" and cell["sparsity"] is not None and args.magnitude_scope == "global":
             matrices = {name: weight.matrix for name, weight in self.weights.items()}
             apply_masks(matrices, magnitude_masks(matrices, [cell["sparsity"]], "global")[0])
-        elif len(args.rank) > 1 and cell["rank"] is not None:
-            self._approximate(cell["rank"], max(args.rank))
+        elif strengths := arguments.shared_strengths(args, cell["compression"]):
+            self._compress_shared(cell, strengths)
         elif self._changed:
             return walk(self.model, cell, tokens, args)
         return {}
 
-    def _approximate(self, rank: int, largest: int) -> None:
-        """The method low_rank, from one decomposition of each weight for all ranks up to `largest`."""
-        for name, weight in tqdm(self.weights.items(), "low rank", disable=None):
-            if name not in self._factors:
-                try:
-                    self._factors[name] = factors(weight.matrix, largest)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from error
-            left, right = self._factors[name]
-            if rank < min(weight.matrix.shape):
-                weight.matrix.copy_(left[:, :rank].contiguous() @ right[:rank])
+    def _compress_shared(self, cell: Cell, strengths: list[Strength]) -> None:
+        """Compress every weight by the method's `shared`, which prepares each once for all `strengths`."""
+        compression, strength = cell["compression"], strength_of(cell)
+        shared = METHODS[compression].shared
+        for name, weight in tqdm(self.weights.items(), compression, disable=None):
+            key = compression, name
+            try:
+                if key not in self._prepared:
+                    self._prepared[key] = shared.prepare(weight.matrix, strengths)
+                found = shared.compress(weight.matrix, self._prepared[key], strength)
+                weight.matrix.copy_(checked(found, weight.matrix))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+
+
+def checked(found: Tensor, W: Tensor) -> Tensor:
+    """What a method made of W, if it can stand in W's place.
+
+    Raises:
+        ValueError: it has another shape, or holds NaN or infinity.
+    """
+    if not isinstance(found, Tensor) or found.shape != W.shape:
+        kind = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"the method returned {kind} for a weight of {tuple(W.shape)}")
+    if found.is_floating_point() and not all_finite(found):
+        raise ValueError("the method returned NaN or infinity")
+    return found
 
 
 def walk(
@@ -129,7 +146,7 @@ def walk(
 
     def compress_linear(W: Tensor, inputs: InputStatistics | None, name: str) -> Tensor:
         if not args.export or not is_quantized(cell):
-            return method.compress(W, inputs, strength, options)
+            return checked(method.compress(W, inputs, strength, options), W)
         grids[name] = method.quantize(W, inputs, strength, options)
         return grids[name].dequantize(W.dtype)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,12 +22,11 @@ from harness.content import model_content
 from harness.device import (
     available_memory,
     device_name,
-    keep_few_shapes,
     keep_freed_memory,
     peak_memory,
     reset_peak_memory,
 )
-from harness.models import load_tokenizer, model_commit, quiet_libraries, refuse_unknown_ids
+from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_calibrated
 from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
@@ -63,6 +63,7 @@ class Setting(NamedTuple):
         prove: tries, on the dense model with the data, which of the engine's fast paths compute what the model does.
         seeded: whether the seed changes more than the calibration text.
         ignored: options that do not change what it computes.
+        unobeyed: options that are other settings' alone.
     """
 
     name: str | int
@@ -74,6 +75,7 @@ class Setting(NamedTuple):
     prove: Callable[[PreTrainedModel, Any, argparse.Namespace], None] | None = None
     seeded: bool = False
     ignored: tuple[str, ...] = ()
+    unobeyed: tuple[str, ...] = ()
 
 
 def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Sequence[Setting]) -> int:
@@ -84,7 +86,6 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
     start_logging()
     quiet_libraries()
     keep_freed_memory()
-    keep_few_shapes()
     gc.freeze()  # what is imported stays: looking through it again takes longer than all garbage is worth
     named = {setting.name: setting for setting in settings}
     try:
@@ -96,8 +97,10 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
         cells.sort(key=lambda cell: models[arguments.compression_of(cell)])
         folders = output_folders(args.output_dir, cells)
         if args.list_cells or args.group_by:
+            unobeyed = {setting.name: setting.unobeyed for setting in settings}
+            options = functools.partial(arguments.cell_options, args, parser, unobeyed)
             print_commands(
-                args.list_cells, folders, args.output_dir, functools.partial(arguments.cell_options, args, parser),
+                args.list_cells, folders, args.output_dir, options,
                 args.group_by, functools.partial(combinations, args, settings),
             )  # fmt: skip
             return 0
@@ -134,6 +137,8 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
             check_memory(args, skeleton, several=len(models) > 1)
     except ValueError as error:
         parser.error(str(error))
+    except TemplateError as error:  # jinja2's, of the tokenizer's own file
+        parser.error(f"--chat_template: the template of {args.model_name_or_path} is damaged: {error}")
     if processes.is_main:
         report_plan(args, skeleton)
 
@@ -149,7 +154,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
     def compute(folder: Path) -> None:
         cell, run_identity, device = folders[folder], identities[folder], device_of(args)
         setting, started = named[cell["setting"]], time.monotonic()
-        reset_peak_memory(device.type)
+        reset_peak_memory(device)
         with processes.together():
             if processes.is_main:
                 results.start_run(folder, run_identity, environment(args, skeleton))
@@ -183,7 +188,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
             "compress_seconds": compressed - started,
             "evaluate_seconds": time.monotonic() - compressed,
             "seconds": time.monotonic() - started,
-            "peak_memory_bytes": peak_memory(device.type),
+            "peak_memory_bytes": peak_memory(device),
             "levels": found.levels,
         }
         results.write_run(folder, result, found.items)
@@ -200,9 +205,8 @@ def environment(args: argparse.Namespace, model: PreTrainedModel) -> dict[str, A
     """What a run records of where it is made; `model` may be without weights."""
     device = device_of(args)
     return results.describe_environment(
-        str(device), device_name=device_name(device.type), dtype=str(arguments.dtype_of(args, model)),
+        str(device), device_name=device_name(device), dtype=str(arguments.dtype_of(args, model)),
         precision=arguments.precision_of(args), threads=torch.get_num_threads(),
-        model_commit=model_commit(args.model_name_or_path, args.revision),
     )  # fmt: skip
 
 
@@ -249,7 +253,8 @@ def check_memory(args: argparse.Namespace, model: PreTrainedModel, several: bool
     needed = sum(parameter.numel() for parameter in model.parameters()) * width
     needed += max((cost.bytes for cost in costs(args, model).values()), default=0)
     compressible = sum(weight.matrix.numel() for weight in decoder_weights(model).values())
-    if len(args.rank) > 1:  # the factors of the largest rank are kept, in float32
+    if args.rank and any(arguments.shared_strengths(args, name) for name in args.compression):
+        # the factors of the largest rank are kept, in float32
         shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
         needed += sum(min(max(args.rank), *shape) * sum(shape) * 4 for shape in shapes)
     if several:  # the dense weights are kept
@@ -258,7 +263,7 @@ def check_memory(args: argparse.Namespace, model: PreTrainedModel, several: bool
         needed += compressible * 2
     if device_of(args).type == "cpu":  # the processes of a job share it; each has a GPU of its own
         needed *= processes_here()
-    free = available_memory(device_of(args).type, all_devices=bool(args.device_map))
+    free = available_memory(device_of(args), all_devices=bool(args.device_map))
     if needed > free:
         raise ValueError(
             f"--model_name_or_path {args.model_name_or_path}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB "

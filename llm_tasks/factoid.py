@@ -1,16 +1,12 @@
 """Questions for facts that are asked without a text: FreebaseQA, TriviaQA, Natural Questions and WebQuestions."""
 
-import gzip
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.data import DAMAGE, Source, check_fields, checked_text, read_source
+from harness.data import Source, check_fields, checked_text, read_json, read_source
 from llm_tasks.prompts import Prompt, item_id
 from llm_tasks.triviaqa import alias_texts, answer_texts
-
-JSON_SUFFIXES = (".json", ".json.gz")
 
 
 class Question(NamedTuple):
@@ -75,7 +71,10 @@ def freebase_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ValueError: there is no such file, it is damaged or holds no such list, or a question lacks a field.
     """
     path = Path(path).expanduser()
-    questions = _read_json(path)
+    try:
+        questions = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"--factoid_file: {error}") from error
     if isinstance(questions, dict):
         questions = questions.get("Questions")
     if not isinstance(questions, list) or not questions:
@@ -86,18 +85,6 @@ def freebase_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise ValueError(f"{where} is no record")
         check_fields(row, where, FACTOID_SETS["freebaseqa"].source.fields)
         yield where, row
-
-
-def _read_json(path: Path) -> object:
-    if not path.is_file():
-        raise ValueError(f"--factoid_file: there is no file {path}")
-    if not path.name.endswith(JSON_SUFFIXES):
-        raise ValueError(f"--factoid_file {path} is not one of {', '.join(JSON_SUFFIXES)}")
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            return json.loads(file.read().decode("utf-8-sig"))
-    except (*DAMAGE, json.JSONDecodeError) as error:
-        raise ValueError(f"--factoid_file {path} cannot be read as JSON: {error}") from error
 
 
 def _freebase_answers(row: dict[str, Any], where: str) -> tuple[str, ...]:

@@ -94,6 +94,7 @@ def _batches(
     Prompts whose answer grows beyond a length at which the model changes its arithmetic are fed whole for every token.
     """
     lengths = lengths_of(model.config.get_text_config())
+    batches = ways.shares or ways.packs or ways.pads
 
     def changes(prompt: Tokens) -> bool:
         kinds = {lengths.kind(len(prompt)), lengths.kind(len(prompt) + max_new_tokens - 1)}
@@ -101,9 +102,9 @@ def _batches(
 
     for alike in lengths.grouped([prompt for prompt in distinct if not changes(prompt)], len).values():
         for batch in _cut(alike, max_new_tokens, budget, ways.answers == "together"):
-            yield batch, ways
-    for batch in _cut([prompt for prompt in distinct if changes(prompt)], max_new_tokens, budget, together=False):
-        yield batch, ways._replace(answers="whole")
+            yield from ((part, ways) for part in ([batch] if batches else [[prompt] for prompt in batch]))
+    for prompt in filter(changes, distinct):
+        yield [prompt], ways._replace(answers="whole")
 
 
 def _cut(distinct: list[Tokens], max_new_tokens: int, budget: int, together: bool) -> Iterator[list[Tokens]]:
@@ -253,7 +254,7 @@ class _Writer(Engine):
         self._prompts = prompts
         self._longest = max(map(len, prompts))
         capacity = self._longest + max_new_tokens
-        self._layers = [_GrowingLayer(capacity) for _ in range(self._config.num_hidden_layers)]
+        self._layers = [_GrowingLayer(capacity) for _ in range(self._num_layers)]
 
     def start(self) -> Tensor:
         """Logits after each prompt, (prompts, vocabulary)."""

@@ -1,6 +1,7 @@
 """What settings 2 to 6 and own_task share: their options, and a model measured on levels of difficulty."""
 
 import argparse
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import monotonicity
 from analysis.sweeps.cells import Cell
-from analysis.sweeps.options import number, positive
+from analysis.sweeps.options import checked, number, positive
 from harness.content import files_content
 from harness.data import Source
 from llm_tasks import answers, arguments
 from llm_tasks.arguments import DENSE
-from llm_tasks.chat import as_messages, user_turn
+from llm_tasks.chat import as_messages, template_values, user_turn
 from llm_tasks.encoding import OVERFLOWS, EncodedLevel, TextEncoder, encode_levels
 from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.ways import PLAIN, Ways
@@ -26,13 +27,15 @@ from llm_tasks.packing import Continuation, Tokens, distinct_reads
 from llm_tasks.processes import ALONE, Processes
 from llm_tasks.prompts import LETTERS, Level
 from llm_tasks.scoring import Work, log_likelihoods
+from llm_tasks.thinking import Writer, open_tags
 
 logger = logging.getLogger(__name__)
 
+PROMPT_END = 16  # tokens that hold what a chat template puts before the model's turn
 ANSWER_METRICS = ("exact_match", "contains", "f1", "em_original")
 CHOICE_OPTIONS = ("answer_mode", "length_normalized")  # that settings with options to choose from obey
 ANSWER_OPTIONS = ("answer_metric", "max_new_tokens", "min_new_tokens")  # that settings with generated answers obey
-SHARED_OPTIONS = ("max_items", "overflow", "chat_template")
+SHARED_OPTIONS = ("max_items", "overflow", "chat_template", "chat_template_kwargs")
 
 
 class LevelSetting(NamedTuple):
@@ -86,6 +89,9 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
     add("--chat_template", action="store_true",
         help="put every prompt as a user's message in the tokenizer's chat template; a model tuned on conversations "
         "often leaves a bare question unanswered (default: bare, as the paper)")  # fmt: skip
+    add("--chat_template_kwargs", type=checked(template_values), metavar="JSON",
+        help="values that the chat template reads, a JSON object such as '{\"enable_thinking\": false}'; with "
+        "--chat_template")  # fmt: skip
     add("--max_items", type=positive, metavar="N",
         help="a fixed sample of N items of each data set, the same for every seed and model (default all)")  # fmt: skip
     add("--overflow", choices=OVERFLOWS, default="drop_shots",
@@ -93,11 +99,17 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         "never the question. Counted and logged.")  # fmt: skip
 
 
-def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
-    """The setting as experiment.run takes it; `ignored` are options that belong to other settings."""
+def as_setting(own: LevelSetting, ignored: tuple[str, ...] = (), unobeyed: tuple[str, ...] = ()) -> Setting:
+    """The setting as experiment.run takes it.
+
+    Args:
+        ignored: options that tell no two of its runs apart.
+        unobeyed: options that it does not obey.
+    """
 
     def identify(args: argparse.Namespace) -> dict[str, Any]:
-        return files_content(own.files(args))
+        normalized = args.length_normalized and "cloze" in own.readers(args)
+        return {**files_content(own.files(args)), "length_normalized": normalized}
 
     def prepare(
         args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -109,8 +121,13 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         if args.chat_template and args.overflow == "truncate_left":
             raise ValueError("--chat_template: --overflow truncate_left would cut the template; allowed: "
                              "drop_shots, skip")  # fmt: skip
+        if args.chat_template_kwargs and not args.chat_template:
+            raise ValueError(f"--chat_template_kwargs {args.chat_template_kwargs} goes with --chat_template")
         encoder = TextEncoder(tokenizer)
-        turn = user_turn(tokenizer, encoder.leading) if args.chat_template else None
+        given = json.loads(args.chat_template_kwargs or "{}")
+        turn = user_turn(tokenizer, encoder.leading, given) if args.chat_template else None
+        if turn and turn.closing:
+            logger.info("the chat template begins with a thought: options are scored after %r", turn.closing)
         items = own.load(args)
         seeds = dict.fromkeys(args.seed if own.seeded else args.seed[:1])
         found = {}
@@ -143,7 +160,10 @@ def as_setting(own: LevelSetting, ignored: tuple[str, ...] = ()) -> Setting:
         task = levels[0].level.dataset if own.name == "own_task" else own.task
         return found._replace(facts={"task": task, **found.facts})
 
-    return Setting(own.name, identify, prepare, evaluate, own.readers, prove=prove, seeded=own.seeded, ignored=ignored)
+    return Setting(
+        own.name, identify, prepare, evaluate, own.readers, prove=prove, seeded=own.seeded, ignored=ignored,
+        unobeyed=unobeyed,
+    )  # fmt: skip
 
 
 def report_levels(own: LevelSetting, levels: Sequence[EncodedLevel]) -> None:
@@ -229,19 +249,24 @@ def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[tuple[int, ...]], max_new_tokens: int,
     min_new_tokens: int, tokens_per_batch: int, precision: str, ways: Ways | None = None, processes: Processes = ALONE,
 ) -> tuple[list[str], Work]:  # fmt: skip
-    """The first line of each greedy answer; an answer ends with it."""
+    """The first line of each greedy answer; an answer ends with it, and one that never ends its thinking is empty."""
     ends = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
-    def text_of(tokens: list[int]) -> str:
-        return tokenizer.decode([token for token in tokens if token not in ends], skip_special_tokens=True)
+    # In a chat all prompts end alike.
+    inside = bool(prompts and tokenizer.chat_template and open_tags(tokenizer.decode(prompts[0][-PROMPT_END:])))
+    writer = Writer(tokenizer, ends, inside)
 
     def is_finished(tokens: list[int]) -> bool:
-        return tokens[-1] in ends or answers.has_first_line(text_of(tokens))
+        return tokens[-1] in ends or answers.has_first_line(writer.answer(tokens) or "")
 
     end = AnswerEnd(max_new_tokens, is_finished, min_new_tokens, tuple(ends))
     found, work = greedy_answers(model, prompts, end, tokens_per_batch, precision, ways, processes)
-    return [answers.first_line(text_of(tokens)) for tokens in found], work
+    texts = [writer.answer(tokens) for tokens in found]
+    if unfinished := texts.count(None):
+        logger.warning("%d of %d answers do not end their thinking in --max_new_tokens %d and are empty", unfinished,
+                       len(texts), max_new_tokens)  # fmt: skip
+    return [answers.first_line(text or "") for text in texts], work
 
 
 def chosen(

@@ -47,7 +47,7 @@ def output_in_float32(model: PreTrainedModel, holds: bool) -> Iterator[None]:
         with torch.autocast(hidden.device.type, enabled=False):
             rows = hidden.float().reshape(-1, hidden.shape[-1])
             parts = [logits for _, logits in _vocabulary_parts(rows, layer.weight)]
-            found = torch.cat(parts, dim=-1)[: len(rows)].view(*hidden.shape[:-1], -1)
+            found = torch.cat(parts, dim=-1)[: len(rows)].view(*hidden.shape[:-1], len(layer.weight))
             return found if layer.bias is None else found + layer.bias
 
     layer.forward = forward
@@ -87,6 +87,9 @@ def _vocabulary_parts(outputs: Tensor, weights: Tensor | None) -> Iterator[tuple
     """Logits of neighbouring tokens, (rows, tokens), and the first of these tokens."""
     if weights is None:
         yield 0, outputs
+        return
+    if not len(outputs):  # nothing is read
+        yield 0, outputs.new_empty(0, len(weights))
         return
     most = AT_ONCE
     if outputs.device.type == "cpu":

@@ -7,19 +7,19 @@ A method is called once per weight of the decoder blocks, in the order in which 
 `inputs` holds what METHODS says it reads of the layer's calibration inputs (pruning.walk.InputStatistics).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pruning.low_rank import low_rank_approximation
+from pruning.low_rank import factors, low_rank_approximation
 from pruning.masks import lowest_k_mask
 from pruning.nm import nm_mask, parse_nm
 from pruning.ria import ria_mask
 from pruning.sparsegpt import sparsegpt_prune
 from pruning.validation import check_weight
-from pruning.walk import InputStatistics
+from pruning.walk import STATISTICS, InputStatistics
 from pruning.wanda import wanda_mask
 from quantization.gptq import Quantized, gptq_grid, round_to_nearest_grid
 
@@ -74,12 +74,25 @@ def always_first(options: Options) -> int:
     return 1
 
 
+class Shared(NamedTuple):
+    """How a method without statistics computes once for a weight what several strengths have in common.
+
+    Fields:
+        prepare: from W and all the strengths, what they have in common.
+        compress: from W, that, and one of the strengths, the new W.
+    """
+
+    prepare: Callable[[Tensor, Sequence[Strength]], Any]
+    compress: Callable[[Tensor, Any, Strength], Tensor]
+
+
 class Method(NamedTuple):
     """A compression: its function, the strengths it takes, what it reads of the inputs, and which Options it obeys.
 
     One that quantizes has `quantize` too: the integers that `compress` turns into a weight, for exports.
     `arithmetic` is a number that is raised where a change alters what the method computes with these options. Runs made
-    before numbers were written count as 1.
+    before numbers were written count as 1. With several strengths `shared`, if there is one, takes the place of
+    `compress`.
     """
 
     compress: Compress
@@ -88,6 +101,7 @@ class Method(NamedTuple):
     options: tuple[str, ...] = ()
     quantize: Quantize | None = None
     arithmetic: Callable[[Options], int] = always_first
+    shared: Shared | None = None
 
 
 def magnitude(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
@@ -146,6 +160,17 @@ def low_rank(W: Tensor, inputs: InputStatistics | None, strength: Strength, opti
     return W if strength.value >= min(W.shape) else low_rank_approximation(W, [strength.value])[0]
 
 
+def low_rank_factors(W: Tensor, strengths: Sequence[Strength]) -> tuple[Tensor, Tensor]:
+    return factors(W, max(strength.value for strength in strengths))
+
+
+def low_rank_of_factors(W: Tensor, found: tuple[Tensor, Tensor], strength: Strength) -> Tensor:
+    if strength.value >= min(W.shape):
+        return W
+    left, right = found
+    return left[:, : strength.value].contiguous() @ right[: strength.value]
+
+
 HESSIAN_OPTIONS = ("block_size", "damping")
 GRID_OPTIONS = ("group_size", "symmetric")
 GPTQ_OPTIONS = (*HESSIAN_OPTIONS, *GRID_OPTIONS, "act_order", "static_groups")
@@ -156,5 +181,27 @@ METHODS: dict[str, Method] = {
     "sparsegpt": Method(sparsegpt, SPARSITIES, "hessian", HESSIAN_OPTIONS),
     "rtn": Method(dequantized(rtn), ("bits",), None, GRID_OPTIONS, rtn),
     "gptq": Method(dequantized(gptq), ("bits",), "hessian", GPTQ_OPTIONS, gptq, gptq_arithmetic),
-    "low_rank": Method(low_rank, ("rank",)),
+    "low_rank": Method(low_rank, ("rank",), shared=Shared(low_rank_factors, low_rank_of_factors)),
 }
+
+
+def check_methods(methods: Mapping[str, Method]) -> None:
+    """Every method takes strengths, reads statistics and obeys options that there are.
+
+    Raises:
+        ValueError: names the method, the word and what is allowed.
+    """
+    for name, method in methods.items():
+        words = (
+            ("statistic", [method.statistic] if method.statistic is not None else [], STATISTICS),
+            ("strength", method.strengths, STRENGTHS),
+            ("option", method.options, tuple(Options.__dataclass_fields__)),
+        )
+        for kind, given, known in words:
+            for word in given:
+                if word not in known:
+                    raise ValueError(f"METHODS[{name!r}]: there is no {kind} {word!r}; there are {', '.join(known)}")
+        if not method.strengths:
+            raise ValueError(f"METHODS[{name!r}] takes no strength; there are {', '.join(STRENGTHS)}")
+        if method.shared and method.statistic:
+            raise ValueError(f"METHODS[{name!r}] reads {method.statistic}; `shared` is for methods without a statistic")

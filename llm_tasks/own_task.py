@@ -28,15 +28,17 @@ letters: --answer_mode cloze compares the choices' texts instead.
 """
 
 import argparse
+import functools
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from analysis.sweeps.options import filled, filled_path, typed
 from harness.data import SUFFIXES, check_fields, checked_text, read_rows, valid_text
 from llm_tasks import arguments, experiment, levels
 from llm_tasks.answers import contains
@@ -78,16 +80,29 @@ class Row(NamedTuple):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("own task").add_argument
-    add("--task_file", type=Path, required=True, help="the items: .jsonl or .parquet, also .gz")
-    add("--task_name", help="as results and figures call it (default: the file's name)")
+    add("--task_file", type=filled_path, required=True, help="the items: .jsonl or .parquet, also .gz")
+    add("--task_name", type=filled, help="as results and figures call it (default: the file's name)")
 
 
-def load(args: argparse.Namespace) -> list[Row]:
+def load(args: argparse.Namespace, given: Collection[str] = ()) -> list[Row]:
+    """The file's items.
+
+    Args:
+        given: names of the options that the command line holds.
+    Raises:
+        ValueError: a file that is not usable, or an option for items of the other kind.
+    """
     rows = read_task(args.task_file)
-    if rows[0].kind == "answers" and args.answer_mode:
-        raise ValueError(
-            f"--answer_mode {args.answer_mode} is for items with 'choices'; those of {args.task_file} have 'answers'"
-        )
+    kind, other, foreign = "choices", "answers", ANSWER_OPTIONS
+    if rows[0].kind == "answers":
+        kind, other, foreign = other, kind, CHOICE_OPTIONS
+    for option in foreign:
+        if option in given:
+            value = getattr(args, option)
+            asked = f"--{option}" if value is True else f"--{option} {value}"
+            raise ValueError(f"{asked} is for items with {other!r}; those of {args.task_file} have {kind!r}")
+    if "length_normalized" in given and reader_of(rows, args) != "cloze":
+        raise ValueError("--length_normalized is obeyed by --answer_mode cloze; the default is letter")
     return rows
 
 
@@ -226,7 +241,13 @@ def main(argv: list[str] | None = None) -> int:
     levels.add_shared_options(parser)
     SETTING.add_options(parser)
     args = parser.parse_args(argv)
-    return experiment.run(parser, args, [levels.as_setting(SETTING, ("task_file",))])  # its hash tells it
+    given = typed(parser, argv)
+    try:
+        arguments.check_obeyed(args, given)
+    except ValueError as error:
+        parser.error(str(error))
+    setting = SETTING._replace(load=functools.partial(load, given=given))
+    return experiment.run(parser, args, [levels.as_setting(setting, ("task_file",))])  # its hash tells it
 
 
 if __name__ == "__main__":

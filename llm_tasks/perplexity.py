@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
-from analysis.sweeps.options import positive
+from analysis.sweeps.options import filled, positive, typed
 from harness.device import autocast
 from llm_tasks import arguments, experiment
 from llm_tasks.experiment import Evaluation, Setting
@@ -40,12 +40,9 @@ POSITIONS_PER_LOSS = 1024  # so many positions' logits are turned to float32 at 
 def make_parser() -> argparse.ArgumentParser:
     parser = arguments.make_parser(__doc__)
     add = parser.add_argument_group("evaluation").add_argument
-    add(
-        "--text",
-        default="wikitext2",
-        help="wikitext2 (its test split), c4, or a .txt, .jsonl or .parquet file, also .gz",
-    )
-    add("--text_field", default="text", metavar="FIELD", help="column of the file that holds the text")
+    add("--text", type=filled, default="wikitext2",
+        help="wikitext2 (its test split), c4, or a .txt, .jsonl or .parquet file, also .gz")  # fmt: skip
+    add("--text_field", type=filled, default="text", metavar="FIELD", help="column of the file that holds the text")
     add("--seq_len", type=positive, help="tokens per window (default: 2048 or what the model takes)")
     add("--max_windows", type=positive, help="evaluate the first windows only (default all)")
     return parser
@@ -138,7 +135,15 @@ SETTING = Setting("perplexity", identify, prepare, evaluate, readers, evaluate_s
 
 def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
-    return experiment.run(parser, parser.parse_args(argv), [SETTING])
+    args = parser.parse_args(argv)
+    given = typed(parser, argv)
+    try:
+        arguments.check_obeyed(args, given)
+        if "text_field" in given:
+            arguments.check_field("text_field", "text", args)
+    except ValueError as error:
+        parser.error(str(error))
+    return experiment.run(parser, args, [SETTING])
 
 
 if __name__ == "__main__":

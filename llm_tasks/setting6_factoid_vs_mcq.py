@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from analysis.sweeps.options import filled_path
 from harness.data import Source, placed
 from llm_tasks import factoid, mmlu
 from llm_tasks.factoid import FACTOID_SETS
@@ -55,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("setting 6: factoid v. multiple choice").add_argument
     add("--factoid_dataset", choices=tuple(FACTOID_SETS), default="freebaseqa", metavar="NAME",
         help=f"of {', '.join(FACTOID_SETS)} (default freebaseqa)")  # fmt: skip
-    add("--factoid_file", type=Path, metavar="FILE",
+    add("--factoid_file", type=filled_path, metavar="FILE",
         help="FreebaseQA as its authors publish it (FreebaseQA-eval.json), not from --data_dir or the hub")  # fmt: skip
 
 

@@ -1,5 +1,8 @@
 """Settings 2 to 6 by number, one command line for all of them, and the runs of those that are asked for."""
 
+import argparse
+
+from analysis.sweeps.options import typed
 from llm_tasks import (
     arguments,
     experiment,
@@ -35,8 +38,23 @@ def run(argv: list[str] | None, own: int, description: str) -> int:
     for setting in SETTINGS.values():
         setting.add_options(parser)
     args = parser.parse_args(argv)
-    known = {name for setting in SETTINGS.values() for name in setting.options} - set(levels.SHARED_OPTIONS)
-    chosen = [SETTINGS[name] for name in dict.fromkeys(args.settings)]
+    chosen = list(dict.fromkeys(args.settings))
+    unobeyed = {name: unobeyed_options(setting, args) for name, setting in SETTINGS.items()}
+    try:
+        arguments.check_obeyed(args, typed(parser, argv), chosen, unobeyed)
+    except ValueError as error:
+        parser.error(str(error))
     return experiment.run(
-        parser, args, [levels.as_setting(setting, tuple(sorted(known - set(setting.options)))) for setting in chosen]
+        parser, args, [levels.as_setting(SETTINGS[name], others(SETTINGS[name]), unobeyed[name]) for name in chosen]
     )
+
+
+def others(setting: LevelSetting) -> tuple[str, ...]:
+    """Options that are other settings' alone."""
+    known = {name for setting in SETTINGS.values() for name in setting.options} - set(levels.SHARED_OPTIONS)
+    return tuple(sorted(known - set(setting.options)))
+
+
+def unobeyed_options(setting: LevelSetting, args: argparse.Namespace) -> tuple[str, ...]:
+    """Options of the settings that this one does not obey, as it reads options of questions."""
+    return (*others(setting), *(() if "cloze" in setting.readers(args) else ("length_normalized",)))

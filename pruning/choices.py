@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from harness.data import checked_text
+from harness.data import checked_text, valid_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_FIELDS = ("text", "label")
@@ -25,22 +25,33 @@ def read_choices(values: object, where: str) -> tuple[str, ...]:
     return choices
 
 
-def gold_index(answer: object, choices: Sequence[str], where: str) -> int:
+def lettered_choices(row: dict[str, Any], where: str) -> tuple[tuple[str, ...], str]:
+    """The options in the fields A, B, C … that are not empty, and their letters: an empty one leaves its letter out."""
+    letters = "".join(letter for letter in LETTERS if valid_text(row.get(letter) or "", where, letter).strip())
+    return read_choices([row[letter] for letter in letters], where), letters
+
+
+def gold_index(answer: object, choices: Sequence[str], where: str, letters: str = LETTERS) -> int:
     """Which choice the answer says: a number is an index, a text is a choice or its letter.
 
+    Args:
+        letters: of the choices, A is index 0; some may be left out.
     Raises:
         ValueError: it says none, or two different ones.
     """
-    last = len(choices) - 1
+    letters = letters[: len(choices)]
+    indices = [str(LETTERS.index(letter)) for letter in letters]
     if isinstance(answer, int) and not isinstance(answer, bool):
-        said, names = str(answer), [str(index) for index in range(len(choices))]
+        said, names = str(answer), indices
     else:
-        said, names = answer.strip() if isinstance(answer, str) else "", list(LETTERS[: len(choices)])
+        said, names = answer.strip() if isinstance(answer, str) else "", list(letters)
     found = sorted({spelling.index(said) for spelling in (choices, names) if said in spelling})
     if not found:
+        whole = letters == LETTERS[: len(choices)]
+        ranges = [f"{names[0]} to {names[-1]}" if whole else ", ".join(names) for names in (letters, indices)]
         raise ValueError(
-            f"{where}: 'answer' is {answer!r}; allowed: the text of a choice, its letter "
-            f"(A to {LETTERS[last]}), its index (0 to {last}, a number)"
+            f"{where}: 'answer' is {answer!r}; allowed: the text of a choice, its letter ({ranges[0]}), its index "
+            f"({ranges[1]}, a number)"
         )
     if len(found) > 1:
         meant = " or ".join(repr(choices[index]) for index in found)
@@ -71,6 +82,7 @@ def labelled_choices(row: dict[str, Any], where: str) -> tuple[tuple[str, ...], 
         given = {field: [choice.get(field) for choice in given if isinstance(choice, dict)] for field in CHOICE_FIELDS}
     if not isinstance(given, dict) or any(not given.get(field) for field in CHOICE_FIELDS):
         raise ValueError(f"{where}: 'choices' must hold 'text' and 'label' of every option")
+    given = {**given, "label": _as_texts(given["label"])}
     texts, labels = (option_texts(given[field], where, f"choices.{field}") for field in CHOICE_FIELDS)
     if len(texts) != len(labels):
         raise ValueError(f"{where}: 'choices' has {len(texts)} texts and {len(labels)} labels")
@@ -79,6 +91,13 @@ def labelled_choices(row: dict[str, Any], where: str) -> tuple[tuple[str, ...], 
     key = str(row["answerKey"]).strip()
     names = next((names for names in (labels, list(LETTERS[: len(labels)]), numbers) if key in names), labels)
     return texts, choice_index(key, names, where, "answerKey")
+
+
+def _as_texts(labels: object) -> object:
+    """Labels, of which some may be whole numbers, as texts."""
+    if not isinstance(labels, list | tuple):
+        return labels
+    return [str(label) if isinstance(label, int) and not isinstance(label, bool) else label for label in labels]
 
 
 def gap_choices(row: dict[str, Any], where: str) -> tuple[str, tuple[str, str], int]:

@@ -15,13 +15,13 @@ def parse_nm(text: str) -> tuple[int, int]:
         ValueError: not of the form N:M with 1 <= N < M; says what to write instead of the original's two digits.
     """
     parts = text.split(":")
-    if len(parts) == 1 and text.isdigit() and len(text) == 2 and 0 < int(text[0]) < int(text[1]):
+    if len(parts) == 1 and text.isascii() and text.isdigit() and len(text) == 2 and 0 < int(text[0]) < int(text[1]):
         pruned, group = int(text[0]), int(text[1])
         raise ValueError(
             f"{text!r} is the original's notation for {pruned} pruned of {group}; "
             f"write what is kept: {group - pruned}:{group}"
         )
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         raise ValueError(f"{text!r} is not of the form N:M, N weights kept of every M, such as 2:4 or 6:8")
     n_kept, m_group = int(parts[0]), int(parts[1])
     if not 1 <= n_kept < m_group:

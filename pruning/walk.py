@@ -27,6 +27,9 @@ WEIGHTS_AT_ONCE = 2**21  # masked at once
 ROWS_AT_ONCE = 128  # tokens whose squares are summed at once: their float32 copies stay in the processor's cache
 
 
+STATISTICS = ("sq_norms", "hessian")
+
+
 class InputStatistics:
     """What calibrated methods know of a layer's inputs X (tokens x in_features), summed in float32 over all tokens.
 
@@ -34,9 +37,13 @@ class InputStatistics:
         num_tokens: rows of X.
         sq_norms: squared Euclidean norm of each input feature, (in_features,); kind "sq_norms".
         hessian: X^T X, (in_features, in_features); kind "hessian".
+    Raises:
+        ValueError: another kind than these, or a Hessian asked of squared norms.
     """
 
     def __init__(self, kind: str, in_features: int, device: torch.device) -> None:
+        if kind not in STATISTICS:
+            raise ValueError(f"there is no statistic {kind!r}; there are {', '.join(STATISTICS)}")
         shape = (in_features,) if kind == "sq_norms" else (in_features, in_features)
         self.num_tokens = 0
         self._sum = torch.zeros(shape, device=device)
@@ -49,6 +56,8 @@ class InputStatistics:
 
     @property
     def hessian(self) -> Tensor:
+        if self._kind != "hessian":
+            raise ValueError(f"a method that reads the Hessian has the statistic 'hessian', not {self._kind!r}")
         return self._sum
 
     def add(self, inputs: Tensor) -> None:
@@ -65,7 +74,7 @@ class InputStatistics:
         """The factor of the damped Hessian's inverse, computed once for all layers that share these inputs."""
         key = (damping, act_order)
         if key not in self._factors:
-            self._factors[key] = factor_inverse(self._sum, damping, act_order=act_order)
+            self._factors[key] = factor_inverse(self.hessian, damping, act_order=act_order)
         return self._factors[key]
 
 
@@ -579,13 +588,17 @@ class WalkCost(NamedTuple):
     dtype: torch.dtype
 
     def measured_flops_per_second(self, device: torch.device) -> float:
-        """Speed of a matrix product of this dtype, measured now."""
-        matrix = torch.ones(1024, 1024, dtype=self.dtype, device=device)
-        float((matrix @ matrix)[0, 0])  # the first product sets things up
-        started = time.perf_counter()
-        for _ in range(4):
-            float((matrix @ matrix)[0, 0])
-        return 4 * 2 * 1024**3 / (time.perf_counter() - started)
+        """Speed of a matrix product of this dtype, measured now: on small matrices where that takes long already."""
+        for size in (256, 1024):
+            matrix = torch.ones(size, size, dtype=self.dtype, device=device)
+            float((matrix @ matrix)[0, 0])  # the first product sets things up
+            started = time.perf_counter()
+            for _ in range(4):
+                float((matrix @ matrix)[0, 0])
+            seconds = time.perf_counter() - started
+            if seconds > 0.1:  # bf16 on a CPU without instructions for it: a hundred times as slow
+                break
+        return 4 * 2 * size**3 / seconds
 
 
 def walk_cost(

@@ -11,6 +11,9 @@ cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
 # without an active environment, that of quickstart.sh
 [[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || ! -d .venv ]] || PATH="$PWD/.venv/bin:$PATH"
 
+# the Vicunas are published as .bin alone
+[[ "$MODEL" != lmsys/vicuna-* ]] || set -- --weights bin "$@"
+
 python "llm_tasks/$SETTING.py" \
   --model_name_or_path "$MODEL" ${DATA_DIR:+--data_dir "$DATA_DIR"} \
   ${SETTINGS:+--settings $SETTINGS} --compression $COMPRESSIONS \

@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--results_dir", type=Path, nargs="+", required=True, metavar="DIR",
+    add("--results_dir", type=options.filled_path, nargs="+", required=True, metavar="DIR",
         help="folders below which the runs lie, at any depth; they are read together")  # fmt: skip
     add("--tolerance", type=options.number(float, 0.001, 0.999), default=0.05, metavar="SHARE",
         help="loss that may be borne, as a share of the dense score, 0.001 to 0.999 (default: 0.05)")  # fmt: skip
@@ -46,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--resamples", type=options.number(int, 100, 1_000_000), default=trends.RESAMPLES, metavar="N",
         help="of whole curves over items and seeds, 100 to 1000000 (default: 10000)")  # fmt: skip
     add("--seed", type=options.number(int, 0, 2**32 - 1), default=0, help="of the resamples (default: 0)")
-    add("--output", type=Path, metavar="FILE",
+    add("--output", type=options.filled_path, metavar="FILE",
         help="also write FILE.md, what is printed, or FILE.csv, all numbers, with the Junk DNA scores beside it in "
         f"FILE{SCORES_ENDING}")  # fmt: skip
     args = parser.parse_args(argv)

@@ -20,6 +20,7 @@ from pathlib import Path
 from analysis import drawing, report, results, summary, tables
 from analysis.contents import RESAMPLES, Plot, describe
 from analysis.levels import level_tables
+from analysis.sweeps.options import filled_path
 
 logger = logging.getLogger("plot_results")
 SUMMARY, REPORT = "summary.md", "report.html"
@@ -31,11 +32,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "--results_dir", type=Path, nargs="+", required=True, metavar="DIR",
+        "--results_dir", type=filled_path, nargs="+", required=True, metavar="DIR",
         help="folders below which the runs lie, at any depth; they are drawn together",
     )  # fmt: skip
     parser.add_argument(
-        "--output_dir", type=Path, default=Path("Images_png"), metavar="DIR",
+        "--output_dir", type=filled_path, default=Path("Images_png"), metavar="DIR",
         help="where figures, tables, summary.md and report.html are written (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--dpi", type=int, default=150, help="dots per inch of png files, 1 or more (default: 150)")

@@ -38,6 +38,7 @@ fi
 
 first=$(((SLURM_ARRAY_TASK_ID - 1) * chunk + 1))
 mapfile -t lines < <(tail -n "+$first" -- "$1" | head -n "$chunk")
+lines=("${lines[@]%$'\r'}") # of a list whose lines end in CRLF
 ((${#lines[@]})) || stop "$1 has no line $first: --array has more tasks than the list has lines"
 
 # without an active environment, that of quickstart.sh

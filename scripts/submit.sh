@@ -49,6 +49,7 @@ root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ "$sweep" == */* ]] || sweep="$root/scripts/${sweep%.sh}.sh"
 [[ -f "$sweep" ]] || stop "there is no sweep $sweep"
 sweep="$(realpath -- "$sweep")"
+! grep -q $'\r$' -- "$sweep" || stop "the lines of $sweep end in CRLF, which bash cannot read; end them in LF"
 [[ -n "$dry_run" ]] || command -v sbatch >/dev/null || stop "there is no sbatch here; INSTALL.md has xargs and parallel"
 
 cd "$root"

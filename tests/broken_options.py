@@ -1,5 +1,168 @@
 """Broken options, for test_broken_inputs.py."""
 
-from broken import Broken
+import json
+from collections.abc import Callable
+from pathlib import Path
 
-CASES: list[Broken] = []
+from broken import Assets, Broken
+
+PERPLEXITY, OWN = "llm_tasks.perplexity", "llm_tasks.own_task"
+SETTING2, SETTING5 = "llm_tasks.setting2_option_count", "llm_tasks.setting5_human_gap"
+GLUE = "GLUE_tasks.Glue_prune_oneshot"
+CHOICES = {"question": "One?", "choices": ["a", "b"], "answer": 0}
+ANSWERS = {"question": "One?", "answers": ["a"]}
+
+
+def language_model(*words: str) -> Callable[[Path, Assets], list[str]]:
+    """Options of a script without training that has a sound model; {text} in a word is a sound text."""
+
+    def make(folder: Path, assets: Assets) -> list[str]:
+        return ["--model_name_or_path", str(assets.decoder), *(word.format(text=assets.text) for word in words)]
+
+    return make
+
+
+def own_task(row: dict, *words: str) -> Callable[[Path, Assets], list[str]]:
+    """Options of own_task.py with a task of two items."""
+
+    def make(folder: Path, assets: Assets) -> list[str]:
+        (folder / "task.jsonl").write_text(2 * (json.dumps(row) + "\n"))
+        return language_model("--task_file", str(folder / "task.jsonl"), *words)(folder, assets)
+
+    return make
+
+
+def fine_tuning(*words: str) -> Callable[[Path, Assets], list[str]]:
+    def make(folder: Path, assets: Assets) -> list[str]:
+        train, validation = map(str, assets.sentences)
+        files = ["--train_file", train, "--validation_file", validation]
+        return ["--model_name_or_path", str(assets.encoder), *files, *words]
+
+    return make
+
+
+def strengths(compression: str, *words: str) -> Callable[[Path, Assets], list[str]]:
+    return language_model("--text", "{text}", "--calibration", "{text}", "--compression", compression, *words)
+
+
+def uncalibrated(compression: str, *words: str) -> Callable[[Path, Assets], list[str]]:
+    return language_model("--text", "{text}", "--compression", compression, *words)
+
+
+UNOBEYED = [
+    Broken("options of settings 4 and 5 in setting 2", SETTING2, language_model("--shots", "0", "--tasks", "piqa"),
+           ("--shots is obeyed by setting 4", "asked for is setting 2")),
+    Broken("an option of setting 4 in settings 2 and 5", SETTING2,
+           language_model("--settings", "2", "5", "--shot_order", "file"),
+           ("--shot_order is obeyed by setting 4", "asked for is setting 2, 5")),
+    Broken("worked examples for setting 5", SETTING5, language_model("--num_shots", "5"),
+           ("--num_shots is obeyed by setting 2, 6",)),
+    Broken("a judge of written answers where options are chosen", SETTING2, language_model("--answer_metric", "f1"),
+           ("--answer_metric is obeyed by setting 3, 6",)),
+    Broken("length of answers in the default itself", SETTING5, language_model("--max_new_tokens", "32"),
+           ("--max_new_tokens is obeyed by setting 3, 6",)),
+    Broken("per character of letters", SETTING2, language_model("--length_normalized"),
+           ("--length_normalized is obeyed by --answer_mode cloze",)),
+    Broken("per character of letters, by name", SETTING5,
+           language_model("--answer_mode", "letter", "--length_normalized"),
+           ("--length_normalized is obeyed by --answer_mode cloze",)),
+    Broken("per character of letters in an own task", OWN, own_task(CHOICES, "--length_normalized"),
+           ("--length_normalized is obeyed by --answer_mode cloze",)),
+    Broken("a judge of written answers for choices", OWN, own_task(CHOICES, "--answer_metric", "f1"),
+           ("--answer_metric f1 is for items with 'answers'", "task.jsonl")),
+    Broken("an answer's length for choices", OWN, own_task(CHOICES, "--min_new_tokens", "8"),
+           ("--min_new_tokens 8 is for items with 'answers'",)),
+    Broken("an answer mode for written answers", OWN, own_task(ANSWERS, "--answer_mode", "cloze"),
+           ("--answer_mode cloze is for items with 'choices'", "task.jsonl")),
+    Broken("per character of written answers", OWN, own_task(ANSWERS, "--length_normalized"),
+           ("--length_normalized is for items with 'choices'",)),
+    Broken("groups for wanda", PERPLEXITY, strengths("wanda", "--sparsity", "0.5", "--group_size", "64"),
+           ("--group_size is obeyed by --compression rtn, gptq", "asked for is wanda")),
+    Broken("groups in the default itself", PERPLEXITY, strengths("wanda", "--sparsity", "0.5", "--group_size", "128"),
+           ("--group_size is obeyed by --compression rtn, gptq",)),
+    Broken("activation order for rtn", PERPLEXITY, uncalibrated("rtn", "--bits", "4", "--act_order"),
+           ("--act_order is obeyed by --compression gptq",)),
+    Broken("damping for magnitude", PERPLEXITY, uncalibrated("magnitude", "--sparsity", "0.5", "--damping", "0.1"),
+           ("--damping is obeyed by --compression sparsegpt, gptq", "asked for is magnitude")),
+    Broken("statistics group by group for magnitude", PERPLEXITY,
+           uncalibrated("magnitude", "--sparsity", "0.5", "--true_sequential"),
+           ("--true_sequential is obeyed by --compression wanda, ria, sparsegpt, gptq", "asked for is magnitude")),
+    Broken("a scope for gptq", PERPLEXITY, strengths("gptq", "--bits", "4", "--magnitude_scope", "global"),
+           ("--magnitude_scope is obeyed by --compression magnitude",)),
+    Broken("a scope for groups", PERPLEXITY,
+           uncalibrated("magnitude", "--nm_ratio", "2:4", "--magnitude_scope", "global"),
+           ("--magnitude_scope ranks weights by --sparsity",)),
+    Broken("a column of a plain text", PERPLEXITY, language_model("--text", "a.txt.gz", "--text_field", "context"),
+           ("--text_field names a column of a jsonl or parquet file", "has none")),
+    Broken("a column of the calibration's plain text", PERPLEXITY,
+           strengths("wanda", "--sparsity", "0.5", "--calibration", "a.txt", "--calibration_field", "passage"),
+           ("--calibration_field names a column of a jsonl or parquet file",)),
+    Broken("bits for wanda", PERPLEXITY, strengths("wanda", "--sparsity", "0.5", "--bits", "4"),
+           ("--bits is taken by --compression rtn, gptq",)),
+    Broken("values for a template that is not used", OWN,
+           own_task(CHOICES, "--chat_template_kwargs", '{{"enable_thinking": false}}'),
+           ("--chat_template_kwargs", "goes with --chat_template")),
+    Broken("values for a template that are a list", OWN,
+           own_task(CHOICES, "--chat_template", "--chat_template_kwargs", "[1]"),
+           ("--chat_template_kwargs", "'[1]' is no JSON object")),
+    Broken("a tracker without tracking", GLUE, fine_tuning("--report_to", "tensorboard"),
+           ("--report_to tensorboard goes with --with_tracking",)),
+    Broken("warm-up of a constant rate", GLUE,
+           fine_tuning("--lr_scheduler_type", "constant", "--num_warmup_steps", "3"),
+           ("--num_warmup_steps", "--lr_scheduler_type constant has none")),
+]  # fmt: skip
+
+VALUES = [
+    Broken(f"sparsity {value}", PERPLEXITY, strengths("wanda", f"--sparsity={value}"),
+           (f"--sparsity: {value} is outside [0, 1)",))
+    for value in ("nan", "inf", "-inf", "1e400", "-0.1", "1")
+] + [
+    Broken(f"ratio {value}", PERPLEXITY, strengths("wanda", f"--nm_ratio={value}"), (f"--nm_ratio: '{value}'",))
+    for value in ("8:6", "0:4", "4:4", "2-4", "2:4:8", "-2:4", "2:", "2.0:4", "24", "²:4")
+] + [
+    Broken("damping that is no number", PERPLEXITY, strengths("gptq", "--bits", "4", "--damping", "nan"),
+           ("--damping: nan is outside [0, 1]",)),
+    Broken("rank 0", PERPLEXITY, uncalibrated("low_rank", "--rank", "0"), ("--rank: 0 is outside",)),
+    Broken("rank 2.5", PERPLEXITY, uncalibrated("low_rank", "--rank", "2.5"), ("--rank: '2.5' is no int",)),
+    Broken("a rank that is full", PERPLEXITY, uncalibrated("low_rank", "--rank", "4096"),
+           ("--rank 4096", "allowed: 1 to")),
+    Broken("groups of 0", PERPLEXITY, strengths("gptq", "--bits", "4", "--group_size", "0"),
+           ("--group_size: '0' is neither",)),
+    Broken("groups of ²", PERPLEXITY, strengths("gptq", "--bits", "4", "--group_size", "²"), ("--group_size: '²'",)),
+    Broken("bits 1", PERPLEXITY, strengths("gptq", "--bits", "1"), ("--bits: 1 is outside [2, 16]",)),
+    Broken("no bits at all", PERPLEXITY, strengths("gptq", "--bits"), ("--bits: expected at least one argument",)),
+    Broken("blocks of 0", PERPLEXITY, strengths("gptq", "--bits", "4", "--block_size", "0"), ("--block_size: 0",)),
+    Broken("a negative seed", PERPLEXITY, language_model("--text", "{text}", "--seed", "-1"), ("--seed", "-1")),
+    Broken("no tokens per batch", PERPLEXITY, language_model("--text", "{text}", "--tokens_per_batch", "0"),
+           ("--tokens_per_batch: 0 is outside",)),
+    Broken("windows of one token", PERPLEXITY, language_model("--text", "{text}", "--seq_len", "1"),
+           ("--seq_len 1: the model takes 2 to",)),
+    Broken("windows beyond the model", PERPLEXITY, language_model("--text", "{text}", "--seq_len", "1000000"),
+           ("--seq_len 1000000: the model takes 2 to",)),
+    Broken("no items", SETTING2, language_model("--max_items", "0"), ("--max_items: 0 is outside",)),
+    Broken("an unknown setting", SETTING2, language_model("--settings", "7"), ("--settings: invalid choice: 7",)),
+    Broken("answers that must be longer than they may", OWN,
+           own_task(ANSWERS, "--min_new_tokens", "9", "--max_new_tokens", "8"),
+           ("--min_new_tokens 9: allowed up to --max_new_tokens 8",)),
+    Broken("no room for text in fine-tuning", GLUE, fine_tuning("--max_length", "3"),
+           ("--max_length 3", "puts 3 tokens around a pair of texts", "allowed: 5 or more")),
+    Broken("a rate that is no number", GLUE, fine_tuning("--learning_rate", "nan"), ("--learning_rate: nan",)),
+    Broken("an endless number of epochs", GLUE, fine_tuning("--num_train_epochs", "1e400"), ("--num_train_epochs",)),
+]  # fmt: skip
+
+EMPTY = [
+    Broken(f"an empty --{option} of {script.rpartition('.')[2]}", script, make(f"--{option}="),
+           (f"--{option}", "'' is empty"))
+    for script, make, options in (
+        (PERPLEXITY, language_model, "output_dir data_dir text text_field calibration model_name_or_path"),
+        (OWN, language_model, "task_file task_name"),
+        (GLUE, fine_tuning, "output_dir data_dir train_file model_name_or_path"),
+    )
+    for option in options.split()
+] + [
+    Broken(f"a folder with the list's CRLF, {script.rpartition('.')[2]}", script, make("--output_dir", "runs/a\r"),
+           ("--output_dir", r"'runs/a\r' ends in a carriage return", "CRLF"))
+    for script, make in ((PERPLEXITY, language_model), (GLUE, fine_tuning))
+]  # fmt: skip
+
+CASES: list[Broken] = [*UNOBEYED, *VALUES, *EMPTY]

@@ -10,12 +10,45 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llm_tasks.methods import METHODS, Options, Strength
 from pruning.layers import decoder_weights
 from pruning.streaming import StreamedBlocks
 from pruning.walk import Replay, compress_blocks
+
+SIZE = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "intermediate_size": 24, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0,
+        "pad_token_id": 0}  # fmt: skip
+GEMMA4 = {**SIZE, "head_dim": 8, "global_head_dim": 8, "num_global_key_value_heads": 2, "sliding_window": 5,
+          "hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 40, "num_kv_shared_layers": 0}  # fmt: skip
+
+
+def more_configs() -> dict[str, PretrainedConfig]:
+    """What decoder_configs lacks: buffers in the file, parameters of activations, float32 parts, conversions."""
+    experts = {**SIZE, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
+    latent = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    linear = {"linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
+              "linear_value_head_dim": 8,
+              "layer_types": ["linear_attention", "full_attention", "linear_attention"]}  # fmt: skip
+    long_rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.1, 1.2, 1.3],
+                 "long_factor": [1.0, 2.0, 4.0, 8.0], "original_max_position_embeddings": 8}  # fmt: skip
+    local = {"vocab_size": 40, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "window_size": 4,
+             "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64}  # fmt: skip
+    kinds = {
+        "gemma4_text": GEMMA4,
+        "apertus": SIZE,
+        "nanochat": SIZE,
+        "gpt_neo": local,
+        "phi3": {**SIZE, "rope_parameters": long_rope, "original_max_position_embeddings": 8},
+        "qwen3_moe": {**experts, "num_experts": 3, "head_dim": 8},
+        "ernie4_5_moe": {**experts, "moe_num_experts": 3, "moe_k": 2, "moe_num_shared_experts": 1},
+        "deepseek_v3": {**experts, **latent, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+                        "first_k_dense_replace": 1},
+        "qwen3_next": {**experts, **linear, "num_experts": 3, "head_dim": 8, "shared_expert_intermediate_size": 8},
+    }  # fmt: skip
+    return {f"{kind} more": CONFIG_MAPPING[kind](**options) for kind, options in kinds.items()}
 
 
 class _ExpertProducts(TorchFunctionMode):

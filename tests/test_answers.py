@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 
 from llm_tasks.answers import (
@@ -108,3 +110,65 @@ def test_first_line(generated: str, line: str):
 )  # fmt: skip
 def test_a_first_line_is_known_once_what_it_says_has_ended(so_far: str, known: bool):
     assert has_first_line(so_far) == known
+
+
+@pytest.mark.parametrize(
+    ("text", "normalized"),
+    [
+        ("答案是北京。", "答 案 是 北 京"),
+        ("北京 Beijing", "北 京 beijing"),
+        ("iPhone手机", "iphone 手 机"),
+        ("２００８年", "2008 年"),
+        ("《红楼梦》、“是的”…", "红 楼 梦 是 的"),
+        ("ヴィンチ・ダ", "ヴ ィ ン チ ダ"),
+        ("ｶﾞｯﾂ", "ガ ッ ツ"),  # half-width, with its voice mark
+        ("か\u3099", "が"),  # decomposed
+        ("กรุงเทพฯ ๒๕๖๗", "ก รุ ง เ ท พ ฯ ๒๕๖๗"),  # a vowel below stays with its consonant
+        ("ខ្មែរ", "ខ្មែ រ"),  # stacked consonants are one
+        ("པོད་ཡིག", "པོ ད ཡི ག"),
+        ("維生素A", "維 生 素 a"),
+        ("維生素 A", "維 生 素 a"),
+        ("北\u200b京", "北 京"),
+        ("葛\U000e0100", "葛"),
+        ("。", "。"),
+    ],
+)
+def test_characters_of_scripts_without_blanks_stand_apart(text: str, normalized: str):
+    assert normalize_answer(text) == normalized
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Việt Nam", "Vie\u0302\u0323t Nam"),
+        ("Rontgen \u00f6", "Rontgen o\u0308"),
+        ("हिन्दी", "हिन्दी"),
+        ("서울", "\u1109\u1165\u110b\u116e\u11af"),
+        ("ﾊﾟﾘ", "パリ"),
+        ("\uff30\uff41\uff52\uff49\uff53", "paris"),
+        ("北京", "北 京"),
+        ("レオナルド・ダ・ヴィンチ", "レオナルドダヴィンチ"),
+    ],
+)
+def test_the_same_characters_written_otherwise_are_the_same(one: str, other: str):
+    assert exact_match(one, [other]) and exact_match(other, [one]) and f1(one, [other]) == 1
+
+
+def test_containment_and_f1_by_characters_by_hand():
+    assert contains("答案是北京。", ["北京"]) and not exact_match("答案是北京。", ["北京"])
+    assert f1("答案是北京。", ["北京"]) == pytest.approx(2 * 2 / (5 + 2))
+    assert not contains("京北", ["北京"]) and f1("京北", ["北京"]) == 1  # as with words
+    assert contains("iPhone手机很好", ["iPhone"]) and contains("在2008年举行", ["2008"])
+    assert not contains("在20081年", ["2008"]) and not contains("iPhones手机", ["iPhone"])
+    assert contains("首都はガです", ["ガ"]) and not contains("カ", ["ガ"])
+    assert contains("คำตอบคือกรุงเทพ", ["กรุงเทพ"]) and not contains("กา", ["ก\u0e31"])
+    assert not contains("維生素C", ["維生素A"]) and not contains("維生素", ["維生素A"])
+    assert not contains("", ["北京"]) and f1("。", ["北京"]) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["½ cup … ﬁne ² ™ “yes” Ⅳ", "naïve \u2013 1914\u201418", "هُوَ كِتَاب", "שָׁלוֹם", "हिन्दी में", "서울은 크다"],
+)
+def test_other_scripts_keep_their_words_marks_and_signs(text: str):
+    assert normalize_answer(text) == unicodedata.normalize("NFC", text.lower())

@@ -58,11 +58,12 @@ def test_what_is_given_twice_counts_once():
 
 def test_identity_holds_what_changes_numbers_and_nothing_else():
     cell = arguments.cells(parsed("--seed 7"), PROBLEM)[0]
-    here = arguments.identity(parsed("--seed 7"), cell, {"data_sha256": "x"})
+    here = arguments.identity(parsed("--seed 7"), cell, {"data_sha256": "x"}, "no")
     assert here["seed"] == 7 and here["data_sha256"] == "x" and here["learning_rate"] == 2e-5
     same = parsed("--seed 7 8 --overwrite --checkpointing_steps 5")
-    assert here == arguments.identity(same, cell, {"data_sha256": "x"})
-    assert here != arguments.identity(parsed("--seed 7 --learning_rate 1e-5"), cell, {"data_sha256": "x"})
+    assert here == arguments.identity(same, cell, {"data_sha256": "x"}, "no")
+    assert here != arguments.identity(parsed("--seed 7 --learning_rate 1e-5"), cell, {"data_sha256": "x"}, "no")
+    assert here != arguments.identity(parsed("--seed 7"), cell, {"data_sha256": "x"}, "bf16")
 
 
 def test_help_explains_every_option():

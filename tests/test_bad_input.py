@@ -144,18 +144,18 @@ def test_file_with_a_header_and_no_row(error, tmp_path: Path):
 def test_file_that_is_no_json(error, tmp_path: Path):
     path = tmp_path / "train.jsonl"
     path.write_text("good film\n")
-    assert f"{path} cannot be read as json" in error(train_file=path)
+    assert f"{path}, line 1 is not one JSON object: Expecting value" in error(train_file=path)
 
 
 def test_missing_file_and_wrong_kind(error, tmp_path: Path):
-    assert "nowhere.csv does not exist" in error(train_file=tmp_path / "nowhere.csv")
+    assert f"there is no file {tmp_path / 'nowhere.csv'}" in error(train_file=tmp_path / "nowhere.csv")
     (tmp_path / "train.txt").write_text("x")
-    assert "train.txt is not one of .csv, .json" in error(train_file=tmp_path / "train.txt")
+    assert "train.txt is not one of .jsonl.gz, .jsonl" in error(train_file=tmp_path / "train.txt")
 
 
 def test_labels_in_validation_that_training_lacks(error, tmp_path: Path):
     path = write(tmp_path / "validation.jsonl", [{"sentence": "good", "label": 2}])
-    assert "validation holds labels that training lacks: ['2']" in error(validation_file=path)
+    assert f"{path}, line 1: 'label' is 2, which no training row has; they have 0, 1" in error(validation_file=path)
 
 
 def test_all_one_label(error, tmp_path: Path):
@@ -165,12 +165,12 @@ def test_all_one_label(error, tmp_path: Path):
 
 def test_missing_label(error, tmp_path: Path):
     path = write(tmp_path / "train.jsonl", [{"sentence": "good", "label": 1}, {"sentence": "bad", "label": None}])
-    assert f"{path}: row 2 has no 'label'" in error(train_file=path)
+    assert f"{path}, line 2 has no 'label'" in error(train_file=path)
 
 
 def test_missing_text(error, tmp_path: Path):
     path = write(tmp_path / "train.jsonl", [{"sentence": "good", "label": 1}, {"sentence": None, "label": 0}])
-    assert f"{path}: row 2 has no 'sentence'" in error(train_file=path)
+    assert f"{path}, line 2 has no 'sentence'" in error(train_file=path)
 
 
 def test_output_dir_that_cannot_be_written(error, tmp_path: Path):

@@ -26,6 +26,7 @@ def test_it_is_refused_in_one_line(
 ) -> None:  # fmt: skip
     (tmp_path / "input").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     options = case.make(tmp_path / "input", assets)
     out = [] if "--output_dir" in options else ["--output_dir", str(tmp_path / "run")]
     try:

@@ -4,7 +4,7 @@ import pytest
 from test_encoding import BEFORE, NOTHING, byte_level
 from transformers import PreTrainedTokenizerFast
 
-from llm_tasks.chat import Turn, as_messages, user_turn
+from llm_tasks.chat import Turn, as_messages, template_values, user_turn
 from llm_tasks.encoding import TextEncoder, prompt_text
 from llm_tasks.prompts import Level, Prompt
 
@@ -76,6 +76,64 @@ def test_the_line_end_of_a_template_is_given_and_the_letter_alone_is_scored():
 def test_a_template_that_does_not_hold_the_message_once_and_as_it_is_is_refused(template: str):
     with pytest.raises(ValueError, match=r"--chat_template: the template of .* makes of a message"):
         turn_of(with_template(template))
+
+
+THINKING = CHATML.replace("<assistant>\n'", "<assistant>\n' + ('<think>\n' if thinks | default(true) else '')")
+
+
+def test_options_are_scored_after_a_thought_that_the_template_opens_and_answers_begin_with_it():
+    tokenizer = with_template(THINKING)
+    assert turn_of(tokenizer) == Turn("<user>\n", "<end>\n<assistant>\n<think>\n", "\n</think>\n\n")
+    for prompt, reader, end in [
+        (CHOICE, "letter", "<think>\n\n</think>\n\n"),
+        (CHOICE, "cloze", "<think>\n\n</think>\n\n"),
+        (CHOICE, "generate", "<think>\n\n</think>\n\n"),
+        (ANSWER, "answer", "<think>\n"),
+    ]:
+        (found,) = as_messages(Level("easy", 0.0, "mine", reader, [prompt]), turn_of(tokenizer)).prompts
+        assert prompt_text(found).endswith(f"<assistant>\n{end}")
+
+
+def test_values_reach_the_template():
+    tokenizer = with_template(THINKING)
+    turn = user_turn(tokenizer, (), {"thinks": False})
+    assert turn == Turn("<user>\n", "<end>\n<assistant>\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"enable_thinking": False}, "does not read 'enable_thinking'"),
+        ({"tokenize": True}, "tokenize is not the template's to read"),
+        ({"add_generation_prompt": False}, "add_generation_prompt is not the template's to read"),
+    ],
+)
+def test_values_that_the_template_does_not_read_are_refused(values: dict, said: str):
+    with pytest.raises(ValueError, match=f"--chat_template_kwargs: .*{said}"):
+        user_turn(with_template(THINKING), (), values)
+
+
+@pytest.mark.parametrize("text", ["[1]", "true", "{", "{'a': 1}", '"a"', ""])
+def test_values_are_a_json_object(text: str):
+    with pytest.raises(ValueError, match="is no JSON"):
+        template_values(text)
+    assert template_values('{"b": 1,  "a": null}') == '{"a": null, "b": 1}'
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('roles must\nalternate') }}", "TemplateError: roles must alternate"),
+        ("{{ messages[0]['content'] ", "TemplateSyntaxError"),
+        ("{{ messages[0].name.upper() }}", "UndefinedError"),
+        ("{{ messages[0]['content'] + 1 }}", "TypeError"),
+        ("{{ messages[0]['content'] }}<deep_think>", "ends inside <deep_think>"),
+    ],
+)
+def test_a_template_that_fails_is_one_clear_line(template: str, said: str):
+    with pytest.raises(ValueError, match=r"--chat_template: the template of .*" + said) as refusal:
+        turn_of(with_template(template))
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_tokenizer_without_a_template_is_refused():

@@ -1,5 +1,6 @@
 """harness/content.py: what a model and data are, by their content; hub caches are made up, there is no network."""
 
+import argparse
 import json
 import os
 import shutil
@@ -8,9 +9,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from GLUE_tasks import Glue_prune_oneshot, Mcq_prune_oneshot
+from GLUE_tasks import experiment as fine_tuning
 from harness import content
 from harness.content import content_sha256, dataset_commit, files_content, model_content, sha256
 from harness.data import Source
+from llm_tasks import experiment, perplexity, setting2_option_count
+from pruning import calibration
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 
@@ -179,7 +184,7 @@ def test_hub_data_are_their_commit(hub_data: Path):
 
 def test_hub_data_that_are_not_there_are_refused_with_the_way_out(hub_data: Path):
     source = Source("two", "test", "lab/TwoWords", "other", "test", ())
-    message = r"lab/TwoWords: offline mode, and no copy of it .*give --data_dir DIR with two/test\.jsonl"
+    message = r"lab/TwoWords: offline mode; without a hub, give --data_dir DIR with two/test\.jsonl"
     with pytest.raises(ValueError, match=message):
         files_content([source])
 
@@ -194,3 +199,24 @@ def test_the_hub_itself_is_asked_where_it_can_be(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(content, "HfApi", Api)
     assert dataset_commit("lab/data") == COMMIT
     dataset_commit.cache_clear()
+
+
+def test_the_default_path_names_every_commit(hub_model: Path, hub_data: Path):
+    """Models and data of the hub: what tells a run from others holds a commit for each, with --revision too."""
+    for name, config in (("nyu-mll___glue", "rte"), ("tau___commonsense_qa", "default"), ("cais___mmlu", "all")):
+        (hub_data / name / config / "0.0.0" / COMMIT).mkdir(parents=True)
+    args = argparse.Namespace(
+        model_name_or_path="lab/tiny", trust_remote_code=False, revision="v2", weights="safetensors", data_dir=None,
+        calibration="c4", winogrande_config=None, num_shots=5, compression=["wanda"],
+    )  # fmt: skip
+    for script, task, data in ((Glue_prune_oneshot, "rte", "nyu-mll/glue"),
+                               (Mcq_prune_oneshot, "commonsense_qa", "tau/commonsense_qa")):  # fmt: skip
+        hub = script.PROBLEM.hub_data({"task_name": task}, args)
+        assert fine_tuning.input_hashes(args, hub) == {"model_commit": OTHER, "data_commit": f"{data}@{COMMIT}"}
+    cells = [{"compression": "wanda"}]
+    found = experiment.input_hashes(args, cells)
+    assert found == {"model_commit": OTHER, "calibration_commit": calibration.C4_REVISION}
+    assert files_content(setting2_option_count.files(args)) == {"data_commit": f"cais/mmlu@{COMMIT}"}
+    assert perplexity.identify(argparse.Namespace(text="wikitext2", data_dir=None)) == {
+        "text_commit": calibration.WIKITEXT_REVISION
+    }

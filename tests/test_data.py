@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from harness import data as data_files
-from harness.data import file_kind, read_rows, read_text, valid_text
+from harness.data import file_kind, read_rows, read_table, read_text, valid_text
 
 ROWS = [{"text": "Zoë\u2028said", "label": 1}, {"text": "more", "label": 0}]
 
@@ -42,10 +43,10 @@ def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path):
     assert list(read_rows(path)) == [(f"{path}, line 1", {"a": 1}), (f"{path}, line 4", {"a": 2})]
 
 
-def test_a_csv_file_is_read_where_it_is_allowed_and_its_empty_fields_are_none(tmp_path: Path):
+def test_a_csv_file_is_read_where_it_is_allowed_and_its_fields_are_texts(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'\xef\xbb\xbfa,b\r\n"x, y",1\r\nz,\r\n"two\nlines",3\n')
-    expected = [({"a": "x, y", "b": "1"}, 2), ({"a": "z"}, 3), ({"a": "two\nlines", "b": "3"}, 5)]
+    expected = [({"a": "x, y", "b": "1"}, 2), ({"a": "z", "b": ""}, 3), ({"a": "two\nlines", "b": "3"}, 5)]
     assert list(read_rows(path, suffixes=data_files.TABLE_SUFFIXES)) == [
         (f"{path}, line {number}", row) for row, number in expected
     ]
@@ -145,3 +146,44 @@ def test_texts_are_checked():
         valid_text(1, "here", "a")
     with pytest.raises(ValueError, match=r"^here: 'a' is no valid Unicode: "):
         valid_text("\ud800", "here", "a")
+
+
+def test_a_path_is_a_path_and_no_pattern(tmp_path: Path):
+    for name in ("data[1]", "data1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a*?::b.csv").write_text(f"where\n{name}\n")
+    (tmp_path / "data1" / "axx::b.csv").write_text("where\nnowhere\n")
+    for name in ("data[1]", "data1"):
+        assert read_table(tmp_path / name / "a*?::b.csv").columns == {"where": [name]}
+
+
+def test_a_file_is_read_as_it_is_now_whatever_its_time(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    for rows in (["x", "y"], ["z"]):
+        path.write_text("\n".join(["a", *rows]))
+        os.utime(path, (1, 1))
+        assert read_table(path).columns == {"a": rows}
+
+
+def test_csv_fields_are_texts_of_any_length(tmp_path: Path):
+    long = "x" * 200_000
+    (tmp_path / "a.csv").write_text(f'a,b,\nNA,{long},1\nnull,"{long}\r\n",2\n\nNone,nan,3\n')
+    table = read_table(tmp_path / "a.csv")
+    assert table.columns == {"a": ["NA", "null", "None"], "b": [long, f"{long}\r\n", "nan"]}  # not the nameless one
+    assert not table.typed and table.where(2).endswith("a.csv, line 6")
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_line_ends_and_the_byte_order_mark_are_no_data(ends: str, mark: bytes, tmp_path: Path):
+    (tmp_path / "a.csv").write_bytes(mark + ends.join(["a,b", "1,2", "3,4", ""]).encode())
+    assert read_table(tmp_path / "a.csv").columns == {"a": ["1", "3"], "b": ["2", "4"]}
+    (tmp_path / "a.json").write_bytes(mark + ends.join(["", " ", '[{"a": 1},', '{"a": 2}]', ""]).encode())
+    assert read_table(tmp_path / "a.json").columns == {"a": [1, 2]}
+
+
+def test_rows_that_lack_a_field_have_none(tmp_path: Path):
+    (tmp_path / "A.JSONL").write_text('{"a": 1}\n{"b": 2}\n{"a": 3, "c": 4}\n')
+    table = read_table(tmp_path / "A.JSONL")
+    assert table.columns == {"a": [1, None, 3], "b": [None, 2, None], "c": [None, None, 4]}
+    assert table.select([2, 0]).columns["a"] == [3, 1] and table.select([2]).where(0).endswith("line 3")

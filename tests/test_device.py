@@ -1,4 +1,3 @@
-import ctypes
 import os
 import platform
 import subprocess
@@ -7,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from harness.device import KEPT_SHAPES, autocast, best_precision, keep_few_shapes
+from harness.device import autocast, best_precision
 
 
 def test_precision_is_bf16_only_where_there_are_units_for_it(monkeypatch: pytest.MonkeyPatch):
@@ -55,48 +54,3 @@ print(by_default, [faults(), faults()][1])
     done = subprocess.run([sys.executable, "-c", program], env=fixed, capture_output=True, text=True, check=True)
     by_default, kept = map(int, done.stdout.split())
     assert kept < 100 < by_default
-
-
-@pytest.mark.skipif(
-    best_precision("cpu") == "no" or not hasattr(ctypes.CDLL(None), "mallinfo2"),
-    reason="bf16 is multiplied without oneDNN, or the C library does not tell what is in use",
-)
-def test_kernels_of_many_shapes_are_not_all_kept():
-    program = """
-import ctypes, sys, torch
-from pruning import device
-
-class Mallinfo(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in "arena o s h mapped us fs used free keep".split()]
-
-library = ctypes.CDLL(None)
-library.mallinfo2.restype = Mallinfo
-if sys.argv[1] == "few":
-    device.keep_few_shapes()
-weight = torch.ones(32, 32, dtype=torch.bfloat16)
-rows = torch.ones(600, 32, dtype=torch.bfloat16)
-held = []
-for count in range(1, 601):
-    torch.nn.functional.linear(rows[:count], weight)
-    held.append(library.mallinfo2().used)
-print(held[-1] - held[199])
-"""
-    shapes = {name: str(2**10) for name in KEPT_SHAPES}
-    unset = {name: value for name, value in os.environ.items() if name not in KEPT_SHAPES}
-
-    def grown(way: str, environment: dict[str, str]) -> int:
-        """Bytes in use after 600 shapes beyond those after 200."""
-        command = [sys.executable, "-c", program, way]
-        return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-
-    all_kept = grown("all", unset)
-    assert all_kept > 10 * 2**20
-    assert grown("few", unset) < all_kept / 10
-    assert grown("few", {**unset, **shapes}) > all_kept / 2  # as the user says
-
-
-def test_what_the_user_has_set_of_kept_shapes_stays(monkeypatch: pytest.MonkeyPatch):
-    first, second = KEPT_SHAPES
-    monkeypatch.setattr(os, "environ", {first: "7"})
-    keep_few_shapes()
-    assert os.environ == {first: "7", second: KEPT_SHAPES[second]}

@@ -90,16 +90,16 @@ def test_domain_folder_without_a_split(folder: Path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"label": None}, "row 2 has no 'label'"),
-        ({"sentence": None}, "row 2 has no 'sentence'"),
-        ({DOMAIN: ""}, f"row 2 has no {DOMAIN!r}"),
+        ({"label": None}, "line 2 has no 'label'"),
+        ({"sentence": None}, "line 2 has no 'sentence'"),
+        ({DOMAIN: ""}, f"line 2 has no {DOMAIN!r}"),
     ],
 )
 def test_row_without_a_field(tmp_path: Path, changed: dict, message: str):
     good = [{**row, DOMAIN: name} for name in ("movies", "tweets") for row in rows(4)]
     bad = [{**row, **(changed if place == 1 else {})} for place, row in enumerate(good)]
     train, validation = write(tmp_path / "a.jsonl", bad), write(tmp_path / "b.jsonl", good)
-    with pytest.raises(ValueError, match=f"a.jsonl: {message}"):
+    with pytest.raises(ValueError, match=f"a.jsonl, {message}"):
         domain_data.load_files([train], [validation])
 
 
@@ -131,7 +131,7 @@ def test_labels_of_one_domain_only(tmp_path: Path):
     with pytest.raises(ValueError, match="label 2 occurs in the domain 'tweets' alone"):
         domain_data.load_files([movies, tweets], [movies, tweets])
     words = write(tmp_path / "words.jsonl", rows(4, labels=("good", "bad")))
-    with pytest.raises(ValueError, match=r"labels are int64 in .*movies.jsonl and string in .*words.jsonl"):
+    with pytest.raises(ValueError, match=r"a label is a whole number in .*movies.jsonl and a text in .*words.jsonl"):
         domain_data.load_files([movies, words], [movies, words])
 
 

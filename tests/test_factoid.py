@@ -112,7 +112,7 @@ def test_missing_and_other_files_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="--factoid_file: there is no file"):
         load("freebaseqa", None, tmp_path / "none.json")
     (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"--factoid_file .*x.txt is not one of .json, .json.gz"):
+    with pytest.raises(ValueError, match=r"--factoid_file: .*x.txt is not one of .json, .json.gz"):
         load("freebaseqa", None, tmp_path / "x.txt")
     (tmp_path / "x.json.gz").write_bytes(b"x")
     with pytest.raises(ValueError, match="cannot be read as JSON"):

@@ -4,6 +4,8 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from synthetic_runs import dense, perplexity_run, run, write_tree
 
 from analysis import drawing, figures, results, tables
@@ -294,3 +296,19 @@ def test_a_method_that_the_project_does_not_know_is_drawn_too():
     assert look["label"] == "my_method"
     assert look["color"] not in {style["color"] for style in drawing.COMPRESSION_STYLE.values()}
     assert sorted(["my_method", "wanda", "dense"], key=tables.compression_rank) == ["dense", "wanda", "my_method"]
+
+
+def test_dollars_in_names_are_drawn_as_they_are_and_numbers_of_a_logarithmic_axis_as_powers():
+    figure = Figure()
+    linear, logarithmic = figure.subplots(1, 2)
+    linear.set_title("cost_$5_to_$9")
+    linear.set_xticks([0, 1], ["$a_1$ $b$", "c"])
+    linear.plot([0, 1], [1, 2], label="$x^$ y$")
+    linear.legend(title="$\\nothing{$")
+    logarithmic.plot([0, 1], [1, 1000])
+    logarithmic.set_yscale("log")
+    figure.suptitle("a $ and a $")
+    assert drawing.encode(figure, "png", 50)
+    texts = {text.get_text(): text.get_parse_math() for text in figure.findobj(Text) if text.get_visible()}
+    assert not any(texts[name] for name in ("cost_$5_to_$9", "$a_1$ $b$", "$x^$ y$", "$\\nothing{$", "a $ and a $"))
+    assert texts["$\\mathdefault{10^{3}}$"]

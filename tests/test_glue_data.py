@@ -96,7 +96,7 @@ def test_mnli_has_two_validation_splits_and_goes_on_without_the_second(tmp_path:
     write_split(tmp_path / "glue" / "mnli", "validation_mismatched", rows[:2])
     task = glue_data.load_glue("mnli", tmp_path)
     assert {key: len(split) for key, split in task.validation.items()} == {"": 3, "_mm": 2}
-    assert task.label_names == ("0", "1", "2") and task.metrics == ("accuracy",)
+    assert task.label_names == ("entailment", "neutral", "contradiction") and task.metrics == ("accuracy",)
 
 
 def test_stsb_is_a_regression(tmp_path: Path):

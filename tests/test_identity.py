@@ -131,5 +131,11 @@ def test_an_option_that_came_later_is_recorded_where_it_is_not_at_its_default():
     assert kept == {"dtype": "auto", "count": 8, "flag": False}
 
 
+def test_an_option_that_was_on_before_it_could_be_switched_off_is_recorded_as_off():
+    kept = identity.recorded_options({"untied": False}, {"untied": True})
+    assert identity.recorded_options({"untied": True}, {"untied": True}) == {}
+    assert differences({}, kept) == ["untied: None here, 'False' there"]
+
+
 def test_every_option_of_a_method_is_a_part_of_its_recipe():
     assert set(arguments.METHOD_OPTIONS) <= {*identity.METHOD_OPTIONS}, "name it in analysis/identity.py"

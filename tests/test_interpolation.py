@@ -495,7 +495,7 @@ def test_another_head_or_shape_names_the_parameter(error, copied: Path):
     ("changed", "message"),
     [
         ({"model_sha256": "other", "model_name_or_path": "b"}, "were fine-tuned from different pretrained models"),
-        ({"data_sha256": "other"}, "were fine-tuned on different data"),
+        ({"data_content_sha256": "other"}, "were fine-tuned on different data"),
         ({"max_length": 8}, "differ in --max_length: 16 and 8"),
     ],
 )

@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
     BertConfig,
     DebertaV2Config,
@@ -9,8 +11,9 @@ from transformers import (
     GPT2Config,
     RobertaConfig,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from pruning.layers import prunable_weights
+from pruning.layers import block_weights, decoder_blocks, decoder_weights, prunable_weights
 
 SMALL = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -72,3 +75,79 @@ def test_roberta_base_has_the_matrices_the_original_ranks_less_the_head():
     chosen = prunable_weights(encoder, new, include_embeddings=False)
     assert len(chosen) == 72
     assert sum(weight.numel() for weight in chosen.values()) == 84_934_656  # the original's 85,526,016 less the head
+
+
+TEXT = {**SMALL, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 8}
+TOWER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 16,
+         "patch_size": 4}  # fmt: skip
+
+
+def multimodal(kind: str, auto_class: type = AutoModelForCausalLM, text: dict | None = None, **towers) -> nn.Module:
+    config = CONFIG_MAPPING[kind](text_config={**TEXT, **(text or {})}, **towers)
+    with torch.device("meta"):
+        return auto_class.from_config(config)
+
+
+def other_lists(model: nn.Module, name: str) -> list[int]:
+    """Lengths of the lists that are not the blocks'."""
+    return [
+        len(module)
+        for key, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and key != name and not key.startswith(f"{name}.")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "auto_class", "text", "towers"),
+    [
+        ("gemma3", AutoModelForCausalLM, {}, {"vision_config": TOWER}),
+        ("got_ocr2", AutoModelForCausalLM, {"model_type": "qwen2"},
+         {"vision_config": {**TOWER, "output_channels": 16}}),
+        ("moss_transcribe_diarize", AutoModelForCausalLM, {"model_type": "qwen3"},
+         {"audio_config": {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24}}),
+        ("llava", AutoModelForImageTextToText, {"model_type": "llama"}, {"vision_config": TOWER}),
+        ("paligemma", AutoModelForImageTextToText, {"model_type": "gemma"}, {"vision_config": TOWER}),
+        ("idefics3", AutoModelForImageTextToText, {"model_type": "llama"}, {"vision_config": TOWER}),
+        ("qwen2_vl", AutoModelForImageTextToText, {}, {"vision_config": {"depth": 2, "embed_dim": 16, "num_heads": 2,
+                                                                         "hidden_size": 16}}),
+    ],
+)  # fmt: skip
+def test_blocks_of_a_multimodal_model_are_the_language_models(kind: str, auto_class: type, text: dict, towers: dict):
+    twin = multimodal(kind, auto_class, text, **towers)
+    name, blocks = decoder_blocks(twin)
+    assert blocks is twin.get_decoder().layers
+    assert len(blocks) in other_lists(twin, name)  # the tower's are as many
+    assert all(key.startswith(f"{name}.") for key in decoder_weights(twin))
+
+
+def test_blocks_are_not_counted_where_the_config_counts_something_else():
+    nemotron = CONFIG_MAPPING["llama"](**TEXT)
+    with torch.device("meta"):
+        twin = AutoModelForCausalLM.from_config(nemotron)
+    twin.model.heads = nn.ModuleList([nn.Linear(16, 16)])
+    twin.config.num_hidden_layers = 7
+    assert decoder_blocks(twin)[0] == "model.layers"
+    twin.model.layers = nn.ModuleList([])
+    twin.model.heads = nn.ModuleList([])
+    with pytest.raises(ValueError, match="has no list of decoder blocks"):
+        decoder_blocks(twin)
+
+
+def test_blocks_that_share_a_weight_or_are_taken_apart_are_refused():
+    with torch.device("meta"):
+        twin = AutoModelForCausalLM.from_config(CONFIG_MAPPING["llama"](**TEXT))
+        xlm = AutoModelForCausalLM.from_config(CONFIG_MAPPING["xlm"](n_words=20, emb_dim=16, n_layers=2, n_heads=2))
+    twin.model.layers[1].mlp.up_proj = twin.model.layers[0].mlp.up_proj
+    with pytest.raises(ValueError, match=r"model\.layers\.0 and model\.layers\.1 share mlp\.up_proj\.weight"):
+        decoder_blocks(twin)
+    with pytest.raises(ValueError, match=r"taken apart, into transformer\.attentions and transformer\.ffns"):
+        decoder_blocks(xlm)
+
+
+def test_vectors_and_convolutions_of_single_channels_are_no_matrices():
+    block = nn.ModuleDict({"linear": nn.Linear(6, 4), "own": nn.Conv1d(4, 4, 3, groups=4)})
+    block["linear"].register_parameter("mix", nn.Parameter(torch.zeros(1, 1, 6)))
+    assert [weight.name for weight in block_weights(block, "b")] == ["b.linear.weight"]
+    block["all"] = nn.Conv1d(4, 4, 3)
+    with pytest.raises(ValueError, match=r"b\.all\.weight \(Conv1d\) has the shape \[4, 4, 3\]"):
+        block_weights(block, "b")

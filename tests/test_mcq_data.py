@@ -203,3 +203,33 @@ def test_svamps_and_mawps_rows_become_choices_that_depend_on_seed_and_text_alone
 def test_unusable_word_problems_name_the_field(row: dict, message: str):
     with pytest.raises(ValueError, match=message):
         mcq_data.arithmetic_reader(5, 0)(row, "here")
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "texts", "gold"),
+    [
+        ("good,,poor,awful", "C", ("good", "poor", "awful"), 1),
+        ("good,,poor,awful", "2", ("good", "poor", "awful"), 1),  # its index, counted with the empty one
+        ("good,,poor,awful", "0", ("good", "poor", "awful"), 0),
+        ("good,,poor,awful", "poor", ("good", "poor", "awful"), 1),
+        (",good,,poor", "D", ("good", "poor"), 1),
+        ("NA,None,nan,null", "nan", ("NA", "None", "nan", "null"), 2),
+        ("80,443,,", "443", ("80", "443"), 1),
+    ],
+)
+def test_an_empty_option_in_csv_keeps_the_letters(
+    options: str, answer: str, texts: tuple[str, ...], gold: int, tmp_path: Path
+):
+    (tmp_path / "q.csv").write_text(f"question,A,B,C,D,answer\nwhich,{options},{answer}\n")
+    question = mcq_data.load_files(tmp_path / "q.csv", tmp_path / "q.csv", mcq_data.read_question).train[0]
+    assert question.options == tuple(f"A: {text}" for text in texts) and question.gold == gold
+
+
+def test_null_letters_keep_theirs_and_index_0_counts():
+    row = {"question": "which", "A": "good", "B": None, "C": "poor", "answer": "C"}
+    question = mcq_data.read_question(row, "here")
+    assert question.options == ("A: good", "A: poor") and question.gold == 1
+    assert mcq_data.read_question({**row, "answer": 0}, "here").gold == 0
+    keyed = {"question": "which", "choices": {"text": ["good", "poor"], "label": [0, 1]}, "answerKey": 0}
+    assert mcq_data.read_question(keyed, "here").gold == 0
+    assert mcq_data.read_question({**keyed, "answerKey": "1"}, "here").gold == 1

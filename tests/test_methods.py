@@ -1,8 +1,15 @@
-"""llm_tasks/methods.py: what the table of compressions says of each."""
+"""llm_tasks/methods.py: what the table of compressions says of each, and that a user's own method is what is called."""
+
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 
-from llm_tasks.methods import METHODS, Options
+from analysis import results
+from llm_tasks import compression, methods, perplexity
+from llm_tasks.methods import METHODS, Method, Options, Shared, Strength
+from pruning.walk import InputStatistics
 
 
 @pytest.mark.parametrize(
@@ -25,3 +32,108 @@ def test_gptq_has_another_arithmetic_where_groups_begin_inside_a_block(options: 
 def test_what_never_changed_keeps_its_first_arithmetic():
     others = [method for name, method in METHODS.items() if name != "gptq"]
     assert [method.arithmetic(Options(group_size=32)) for method in others] == [1] * len(others)
+
+
+@pytest.fixture
+def sweep(tiny_decoder: Path, text_file: Path, tmp_path: Path) -> Callable[..., int]:
+    """Runs perplexity.py with these options, a folder for each strength."""
+
+    def run(*words: str) -> int:
+        base = ["--model_name_or_path", str(tiny_decoder), "--text", str(text_file), "--seq_len", "16"]
+        return perplexity.main([*base, *words, "--output_dir", str(tmp_path / "{compression}/{strength}")])
+
+    return run
+
+
+@pytest.mark.parametrize("ranks", [["3"], ["3", "5"], ["5", "3", "4"]])
+def test_a_method_that_takes_ranks_is_called_whatever_their_number(
+    ranks: list[str], sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    called = []
+
+    def halved(W: torch.Tensor, inputs: None, strength: Strength, options: Options) -> torch.Tensor:
+        called.append(strength)
+        return W / 2
+
+    monkeypatch.setitem(METHODS, "halved", Method(halved, ("rank",)))
+    assert sweep("--compression", "halved", "low_rank", "--rank", *ranks) == 0
+    # 3 blocks of 7 weights
+    assert called == [Strength("rank", int(rank)) for rank in ranks for _ in range(21)]
+    scores = {row["level_index"]: row["score"] for row in results.read_runs(tmp_path / "halved")}
+    assert len(scores) == 1  # the same at every rank
+    low_rank = [row["score"] for row in results.read_runs(tmp_path / "low_rank")]
+    assert len(set(low_rank)) == len(ranks) and not set(low_rank) & set(scores.values())
+
+
+def test_a_method_of_ones_own_in_the_place_of_low_rank_is_called(
+    sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+):
+    called = []
+    monkeypatch.setitem(METHODS, "low_rank", Method(lambda W, *_: called.append(W) or W, ("rank",)))
+    assert sweep("--compression", "low_rank", "--rank", "3", "5") == 0
+    assert len(called) == 42
+
+
+def test_what_strengths_share_is_prepared_once_for_each_weight(
+    sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    prepared = []
+
+    def prepare(W: torch.Tensor, strengths: list[Strength]) -> float:
+        prepared.append([strength.value for strength in strengths])
+        return float(W.abs().max())
+
+    def scaled(W: torch.Tensor, largest: float, strength: Strength) -> torch.Tensor:
+        return W * (strength.value / largest)
+
+    def alone(W: torch.Tensor, inputs: None, strength: Strength, options: Options) -> torch.Tensor:
+        return scaled(W, prepare(W, [strength]), strength)
+
+    monkeypatch.setitem(METHODS, "scaled", Method(alone, ("bits",), shared=Shared(prepare, scaled)))
+    assert sweep("--compression", "scaled", "--bits", "2", "4") == 0
+    assert prepared == [[2, 4]] * 21
+    together = [row["score"] for row in results.read_runs(tmp_path)]
+    assert sweep("--compression", "scaled", "--bits", "2", "--overwrite") == 0
+    assert sweep("--compression", "scaled", "--bits", "4", "--overwrite") == 0
+    assert [row["score"] for row in results.read_runs(tmp_path)] == together
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (Method(methods.magnitude, ("sparsity",), "hessians"), "there is no statistic 'hessians'; there are sq_norms"),
+        (Method(methods.magnitude, ("sparsity",), ""), "there is no statistic ''; there are sq_norms, hessian"),
+        (Method(methods.magnitude, ("ranks",)), "there is no strength 'ranks'; there are sparsity, nm_ratio"),
+        (Method(methods.magnitude, ()), "METHODS['mine'] takes no strength"),
+        (Method(methods.magnitude, ("bits",), None, ("groups",)), "there is no option 'groups'; there are block_size"),
+    ],
+)  # fmt: skip
+def test_a_method_that_asks_for_what_there_is_not_is_refused_at_the_start(
+    method: Method, said: str, sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setitem(METHODS, "mine", method)
+    with pytest.raises(SystemExit, match="2"):
+        sweep("--compression", "dense")
+    assert said in capsys.readouterr().err and said
+
+
+def test_statistics_are_of_a_kind_that_there_is_and_hand_out_no_other():
+    with pytest.raises(ValueError, match="there is no statistic 'norms'; there are sq_norms, hessian"):
+        InputStatistics("norms", 4, torch.device("cpu"))
+    norms = InputStatistics("sq_norms", 4, torch.device("cpu"))
+    for read in (lambda: norms.hessian, lambda: norms.inverse_factor(0.01)):
+        with pytest.raises(ValueError, match="has the statistic 'hessian', not 'sq_norms'"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (torch.ones(1, 4), r"the method returned \(1, 4\) for a weight of \(3, 4\)"),
+        (torch.full((3, 4), torch.nan), "the method returned NaN or infinity"),
+        (None, r"the method returned NoneType for a weight of \(3, 4\)"),
+    ],
+)
+def test_what_cannot_stand_in_a_weights_place_is_refused(found: object, said: str):
+    with pytest.raises(ValueError, match=said):
+        compression.checked(found, torch.ones(3, 4))

@@ -200,7 +200,7 @@ def test_bad_files_and_modes(write: Write, tmp_path: Path):
     with pytest.raises(ValueError, match=r"--task_file .*mine.jsonl holds no items"):
         own_task.load(options_of(write()))
     with pytest.raises(ValueError, match="--answer_mode letter is for items with 'choices'"):
-        own_task.load(options_of(write(ANSWER), answer_mode="letter"))
+        own_task.load(options_of(write(ANSWER), answer_mode="letter"), given=["answer_mode"])
     with pytest.raises(ValueError, match=r"mine.csv is not one of"):
         (tmp_path / "mine.csv").touch()
         own_task.load(options_of(tmp_path / "mine.csv"))

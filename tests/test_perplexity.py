@@ -74,9 +74,10 @@ def test_a_sweep_equals_single_runs_from_the_checkpoint(options: list[str], tmp_
     rows = {(row["compression"], row["strength"], row["seed"]): row for row in results.read_runs(tmp_path / "sweep")}
     # dense, magnitude, rtn and low_rank have one seed, calibrated methods two
     assert len(rows) == 1 + 2 + 1 + 1 + 2 * (2 + 2 + 2 + 1)
-    for compression, strength in [("wanda", "--sparsity 0.5"), ("gptq", "--bits 4"), ("low_rank", "--rank 3")]:
+    alone = {"wanda": "--sparsity 0.5", "gptq": "--bits 4 --group_size 8", "low_rank": "--rank 3"}
+    for compression, strength in alone.items():
         single = tmp_path / "single" / compression
-        words = [*options, "--group_size", "8", "--compression", compression, *strength.split()]
+        words = [*options, "--compression", compression, *strength.split()]
         assert perplexity.main([*words, "--output_dir", str(single)]) == 0
         value = read(single)["strength"]
         assert read(single)["levels"] == [

@@ -109,6 +109,35 @@ def test_what_is_right_is_still_taken(name: str, shares: bool, packs: bool, capl
     assert ("packed rows: not used" in caplog.text) is not packs
 
 
+def test_a_model_that_looks_ahead_shares_nothing():
+    """One block alone would not show it: the next one sees what later tokens changed in the keys of earlier ones."""
+    config = RobertaConfig(**SIZE, max_position_embeddings=70, is_decoder=False, pad_token_id=0)
+    assert proven(model_of(config), continuations(3, 6))[:3] == (False, False, False)
+
+
+def test_a_model_that_changes_while_it_runs_has_one_lane():
+    model, asked = make_model("llama"), continuations(1, 3)
+    assert proven(model, asked).lanes
+
+    class Counting(nn.Linear):
+        calls = 0
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            self.calls = self.calls + 1
+            return super().forward(hidden)
+
+    other = make_model("llama")
+    other.model.layers[0].mlp.up_proj.__class__ = Counting
+    assert not proven(other, asked).lanes
+
+
+def test_of_a_model_that_draws_at_random_the_log_says_so(caplog: pytest.LogCaptureFixture):
+    model = make_model("llama")
+    model.lm_head.register_forward_hook(lambda module, inputs, output: output + torch.randn(output.shape))
+    assert proven(model, continuations(1, 3))[:3] == (False, False, False)
+    assert "computes something else every time" in caplog.text
+
+
 def test_a_recurrent_model_takes_neither_and_pads():
     model = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2))
     found = proven(model.eval(), continuations(1, 3))
@@ -137,7 +166,8 @@ def test_an_engine_that_errs_proves_nothing(broken: str, dtype: torch.dtype, mon
     assert found.packs is (broken == "keys")
 
 
-def test_without_alike_blocks_everything_is_computed_and_the_same_is_found():
+def test_of_alike_blocks_two_are_computed():
+    """Of three; and all again when they are restored."""
     model = make_model("llama")
     ids = torch.arange(12)[None]
     with torch.no_grad(), proof.alike_blocks_skipped(model) as skipped:

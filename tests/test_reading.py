@@ -177,3 +177,32 @@ def test_outcomes_of_the_same_items_share_them_and_follow_the_file(tmp_path):
     assert level_tables.read_outcomes(str(path.parent))[0].scores.tolist() == [0, 0, 0]
     path.unlink()
     assert level_tables.read_outcomes(str(path.parent)) == {}
+
+
+def test_recipes_that_differ_in_a_path_alone_are_one(tmp_path):
+    """Of two versions, or of one: a hash is a spelling, what args.json records decides."""
+    for seed, path in ((41, "data/train.csv"), (42, "/somewhere/data/train.csv")):
+        write_tree(tmp_path, run(seed=seed, recipe=path), train_file=path, data_content_sha256="abc")
+    results.check_runs(results.read_runs(tmp_path))
+    write_tree(tmp_path, run(seed=43, recipe="third"), train_file="data/train.csv", data_content_sha256="xyz")
+    with pytest.raises(ValueError, match=r"differ in data_content_sha256: 'abc' here, 'xyz' there"):
+        results.check_runs(results.read_runs(tmp_path))
+
+
+def test_recipes_that_differ_for_no_reason_on_record_are_refused(tmp_path):
+    write_tree(tmp_path, run(), run(seed=42, recipe="two"))
+    with pytest.raises(ValueError, match="different recipes"):
+        results.check_runs(results.read_runs(tmp_path))
+
+
+@pytest.mark.parametrize("told_by", ["result", "environment"])
+def test_precision_that_options_do_not_show_is_never_averaged(tmp_path, told_by):
+    """--mixed_precision auto is bf16 on one machine and float32 on another."""
+    for seed, precision in ((41, "no"), (42, "bf16")):
+        told = {"precision": precision} if told_by == "result" else {}
+        write_tree(tmp_path, run(seed=seed, **told), mixed_precision="auto")
+        path = tmp_path / f"{seed - 41:03d}" / results.ARGUMENTS_FILE
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps({**found, "environment": {"precision": precision, "dtype": "torch.float32"}}))
+    with pytest.raises(ValueError, match=r"different recipes.*precision_used: 'no' here, 'bf16' there"):
+        results.check_runs(results.read_runs(tmp_path))

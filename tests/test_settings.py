@@ -21,10 +21,11 @@ import pytest
 import torch
 from accelerate import dispatch_model
 from conftest import WORDS
+from huggingface_hub import HfApi, constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from analysis import results
+from analysis import identity, results
 from analysis.levels import level_tables
 from llm_tasks import (
     arguments,
@@ -142,15 +143,17 @@ def options(reader: Path, data_dir: Path, text_file: Path) -> list[str]:
     return [
         "--model_name_or_path", str(reader), "--data_dir", str(data_dir), "--precision", "no",
         "--calibration", str(text_file), "--nsamples", "4", "--calibration_length", "8",
-        "--context_dataset", "squad", "--context_tokens", "24", "--context_shares", "40", "100",
-        "--factoid_dataset", "web_questions", "--max_new_tokens", "3",
     ]  # fmt: skip
 
 
-SWEEP = [
-    "--settings", "2", "3", "4", "5", "6", "--compression", "dense", "magnitude", "wanda", "--sparsity", "0.5",
-    "--seed", "0", "1",
-]  # fmt: skip
+# What single settings are told.
+OWN = {
+    3: ["--context_dataset", "squad", "--context_tokens", "24", "--context_shares", "40", "100",
+        "--max_new_tokens", "3"],
+    6: ["--factoid_dataset", "web_questions", "--max_new_tokens", "3"],
+}  # fmt: skip
+CELLS = ["--compression", "dense", "magnitude", "wanda", "--sparsity", "0.5", "--seed", "0", "1"]
+SWEEP = ["--settings", "2", "3", "4", "5", "6", *CELLS, *OWN[3], *OWN[6]]
 TEMPLATE = "{setting}/{compression}/{strength}/{seed}"
 
 
@@ -163,6 +166,12 @@ class Sweep:
         self.words = [*options, *SWEEP, "--output_dir", str(folder / TEMPLATE)]
         self.compressed: Counter[tuple] = Counter()
         self.loaded = 0
+
+    def words_of(self, *settings: int) -> list[str]:
+        """The command for some of the settings."""
+        own = [word for setting in settings for word in OWN.get(setting, [])]
+        words = [*self.options, *CELLS, *own, "--output_dir", str(self.folder / TEMPLATE)]
+        return [*words, "--settings", *map(str, settings)]
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +268,7 @@ def test_a_model_in_parts_measures_the_same(sweep: Sweep, tmp_path: Path, monkey
         return model
 
     monkeypatch.setattr(experiment, "load_model", load_spread)
-    words = [*sweep.options, "--settings", "2", "6", "--compression", "dense", "wanda", "--sparsity", "0.5"]
+    words = [*sweep.options, *OWN[6], "--settings", "2", "6", "--compression", "dense", "wanda", "--sparsity", "0.5"]
     words += ["--device_map", "auto", "--output_dir", str(tmp_path / TEMPLATE)]
     assert setting2_option_count.main(words) == 0
     folders = [path.parent.relative_to(tmp_path) for path in tmp_path.rglob(results.RESULT_FILE)]
@@ -355,9 +364,17 @@ def test_tokens_scored_at_once_follow_the_threads(
 
 
 def test_settings_obey_their_own_options_alone(sweep: Sweep, no_model: None, capsys: pytest.CaptureFixture):
-    assert setting4_k_shot.main([*sweep.words, "--option_counts", "2", "3", "--settings", "3", "4", "5", "6"]) == 0
-    more = ["--shots", "0", "2", "--max_new_tokens", "9", "--context_tokens", "9", "--tasks", "piqa"]
-    assert setting2_option_count.main([*sweep.words, *more, "--settings", "2"]) == 0
+    for setting, words, told in [
+        (3, ["--option_counts", "2", "3"], "--option_counts is obeyed by setting 2; asked for is setting 3"),
+        (2, ["--shots", "0", "2"], "--shots is obeyed by setting 4; asked for is setting 2"),
+        (4, ["--context_tokens", "768"], "--context_tokens is obeyed by setting 3"),  # the default, but typed
+        (2, ["--length_normalized"], "--length_normalized is obeyed by --answer_mode cloze; asked for is setting 2"),
+    ]:
+        assert told in error_of(SCRIPTS[setting].main, [*sweep.words_of(setting), *words], capsys)
+    # What one of several settings obeys is no matter of the others.
+    for more in (["--shots", "0", "1", "3", "5"], ["--answer_mode", "letter"]):
+        assert setting4_k_shot.main([*sweep.words_of(3, 4), *more, "--list_cells"]) == 0
+    capsys.readouterr()
     message = error_of(setting2_option_count.main, [*sweep.words, "--option_counts", "2", "3"], capsys)
     assert "holds a run with other arguments (option_counts: [2, 3] here, [2, 3, 4] there)" in message
     for setting, word, value, told in [
@@ -369,7 +386,7 @@ def test_settings_obey_their_own_options_alone(sweep: Sweep, no_model: None, cap
         (6, "--max_items", "2", "max_items: 2 here, None there"),
         (2, "--overflow", "skip", "overflow: 'skip' here, 'drop_shots' there"),
     ]:
-        words = [*sweep.words, "--settings", str(setting), word, value]
+        words = [*sweep.words_of(setting), word, value]
         assert told in error_of(SCRIPTS[setting].main, words, capsys)
 
 
@@ -379,7 +396,9 @@ def test_newer_options_are_no_part_of_what_a_run_is_called_without_them(
     """So runs from before there was --chat_template or --eval_split stay complete."""
     for run in ("2/dense/dense/0", "5/dense/dense/0"):
         recorded = json.loads((sweep.folder / run / results.ARGUMENTS_FILE).read_text())["arguments"]
-        assert not {"chat_template", "eval_split"} & set(recorded)
+        older = {name: value for name, value in recorded.items() if name not in ("chat_template", "eval_split")}
+        assert identity.differences(recorded, older) == []
+        assert identity.recipe(recorded) == identity.recipe(older)
     message = error_of(setting2_option_count.main, [*sweep.words, "--chat_template"], capsys)
     assert "holds a run with other arguments (chat_template: True here, None there)" in message
 
@@ -393,7 +412,7 @@ def test_every_prompt_stands_in_the_chat_template(
     )
     measured, measure = [], levels.measure
     monkeypatch.setattr(levels, "measure", lambda *args, **more: measured.extend(args[2]) or measure(*args, **more))
-    words = ["--model_name_or_path", str(model), "--settings", "3", "6", "--chat_template"]
+    words = ["--model_name_or_path", str(model), "--settings", "3", "6", "--chat_template", *OWN[3], *OWN[6]]
     setting6_factoid_vs_mcq.main([*options, *words, "--output_dir", str(tmp_path / "runs" / TEMPLATE)])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
     contexts = [context for encoded in measured for context in encoded.contexts]
@@ -406,13 +425,11 @@ def test_other_data_are_another_run(
     sweep: Sweep, data_dir: Path, tmp_path: Path, no_model: None, capsys: pytest.CaptureFixture
 ):
     shutil.copytree(data_dir, tmp_path / "same")
-    assert setting5_human_gap.main([*sweep.words, "--settings", "5", "--data_dir", str(tmp_path / "same")]) == 0
+    assert setting5_human_gap.main([*sweep.words_of(5), "--data_dir", str(tmp_path / "same")]) == 0
     rows = data_sets()["piqa/validation"]
     write(tmp_path / "same/piqa/validation.jsonl", rows[:-1])
-    message = error_of(
-        setting5_human_gap.main, [*sweep.words, "--settings", "5", "--data_dir", str(tmp_path / "same")], capsys
-    )
-    assert "(data_sha256: " in message
+    message = error_of(setting5_human_gap.main, [*sweep.words_of(5), "--data_dir", str(tmp_path / "same")], capsys)
+    assert "(data_content_sha256: " in message and message.count(" here, ") == 1
 
 
 def test_listed_cells_are_the_sweeps_own(
@@ -467,7 +484,7 @@ def test_freebaseqa_as_its_authors_publish_it(options: list[str], tmp_path: Path
     parses = [{"Answers": [{"AnswersName": ["red"]}]}]
     path = tmp_path / "eval.json"
     path.write_text(json.dumps({"Questions": [{"RawQuestion": f"what is {word}", "Parses": parses} for word in WORDS]}))
-    words = [*options, "--factoid_dataset", "freebaseqa", "--factoid_file", str(path), "--output_dir"]
+    words = [*options, *OWN[6], "--factoid_dataset", "freebaseqa", "--factoid_file", str(path), "--output_dir"]
     assert setting6_factoid_vs_mcq.main([*words, str(tmp_path / "run")]) == 0
     assert [level["level"] for level in read(tmp_path / "run")["levels"]] == ["MMLU (choice)", "FreebaseQA (factoid)"]
     assert [level["num_examples"] for level in read(tmp_path / "run")["levels"]] == [18, len(WORDS)]
@@ -493,7 +510,7 @@ def test_answers_are_read_as_asked_and_like_one_by_one(
     mode: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Settings with options take every mode, chance with it; sharing and batching change no choice."""
-    words = [*options, "--settings", "2", "4", "6", "--answer_mode", mode, "--max_items", "8", "--output_dir"]
+    words = [*options, *OWN[6], "--settings", "2", "4", "6", "--answer_mode", mode, "--max_items", "8", "--output_dir"]
     assert setting2_option_count.main([*words, str(tmp_path / "shared/{setting}")]) == 0
     monkeypatch.setattr(levels, "log_likelihoods", one_at_a_time)
     assert setting2_option_count.main([*words, str(tmp_path / "apart/{setting}")]) == 0
@@ -616,7 +633,7 @@ def test_bad_options_are_one_clear_error_before_a_model_loads(
     setting: int, words: list[str], message: str, options: list[str], tmp_path: Path, no_model: None,
     capsys: pytest.CaptureFixture,
 ):  # fmt: skip
-    argv = [*options, "--output_dir", str(tmp_path / "run"), *words]
+    argv = [*options, *OWN.get(setting, []), "--output_dir", str(tmp_path / "run"), *words]
     assert message in error_of(SCRIPTS[setting].main, argv, capsys)
     assert not (tmp_path / "run").exists()
 
@@ -654,7 +671,7 @@ def test_bad_rows_name_file_line_and_field_before_a_model_loads(
     first, second, *rest = data_sets()[name]
     changed = {field: value for field, value in {**second, **change}.items() if value is not None}
     write(folder / f"{name}.jsonl", [first, changed, *rest])
-    argv = [*options, "--data_dir", str(folder), "--output_dir", str(tmp_path / "run")]
+    argv = [*options, *OWN.get(setting, []), "--data_dir", str(folder), "--output_dir", str(tmp_path / "run")]
     assert message in error_of(SCRIPTS[setting].main, argv, capsys)
 
 
@@ -665,10 +682,12 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(
         raise ConnectionError("no route")
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "dataset_info", load_dataset)
     at = options.index("--data_dir")
     words = [*options[:at], *options[at + 2 :], "--output_dir", str(tmp_path / "run")]
     for setting, name in [(2, "mmlu/test"), (3, "squad/validation"), (5, "piqa/validation")]:
-        message = error_of(SCRIPTS[setting].main, words, capsys)
+        message = error_of(SCRIPTS[setting].main, [*words, *OWN.get(setting, [])], capsys)
         assert message.endswith(f": no route; without a hub, give --data_dir DIR with {name}.jsonl")
 
 
@@ -679,12 +698,12 @@ def test_data_that_cannot_be_used_at_all(
     assert "it has no data set" in error_of(setting5_human_gap.main, words, capsys)
     rows = data_sets()["squad/validation"]
     write(tmp_path / "squad/validation.jsonl", rows[-1:])
-    message = error_of(setting3_context_length.main, words, capsys)
+    message = error_of(setting3_context_length.main, [*words, *OWN[3]], capsys)
     assert "squad: none of the 1 contexts contains an answer to its question" in message
     (tmp_path / "squad/validation.jsonl").write_text('{"question": \n')
-    assert "line 1 is not one JSON object" in error_of(setting3_context_length.main, words, capsys)
+    assert "line 1 is not one JSON object" in error_of(setting3_context_length.main, [*words, *OWN[3]], capsys)
     (tmp_path / "squad/validation.jsonl").write_text("\n")
-    assert "squad/validation.jsonl holds no rows" in error_of(setting3_context_length.main, words, capsys)
+    assert "squad/validation.jsonl holds no rows" in error_of(setting3_context_length.main, [*words, *OWN[3]], capsys)
     referring = {**mmlu_rows(1, 0)[0], "choices": ["red", "blue", "both", "all of the above"]}
     write(tmp_path / "mmlu/test.jsonl", [referring])
     write(tmp_path / "mmlu/dev.jsonl", mmlu_rows(5, 0))
@@ -703,7 +722,8 @@ def own(reader: Path, tmp_path: Path) -> Callable[..., list[str]]:
     def words(*rows: dict[str, Any]) -> list[str]:
         path = write(tmp_path / "mine.jsonl", list(rows))
         return [
-            "--model_name_or_path", str(reader), "--task_file", str(path), "--precision", "no", "--max_new_tokens", "3",
+            "--model_name_or_path", str(reader), "--task_file", str(path), "--precision", "no",
+            *(["--max_new_tokens", "3"] if "answers" in rows[0] else []),
             "--output_dir", str(tmp_path / "{compression}/{strength}"),
         ]  # fmt: skip
 
@@ -817,8 +837,8 @@ def kill_after(starter: subprocess.Popen, folder: Path, count: int, seconds: flo
 
 def test_a_sweep_that_is_killed_again_and_again_equals_one_that_is_not(options: list[str], tmp_path: Path):
     """24 cells of three settings, killed anywhere behind the 4th, the 9th and the 14th of them."""
-    cells = ["--settings", "4", "5", "6", "--compression", "dense", "magnitude", "rtn", "--sparsity", "0.1", "0.3",
-             "0.5", "0.7", "--bits", "8", "4", "2", "--group_size", "8", "--output_dir"]  # fmt: skip
+    cells = ["--settings", "4", "5", "6", *OWN[6], "--compression", "dense", "magnitude", "rtn", "--sparsity", "0.1",
+             "0.3", "0.5", "0.7", "--bits", "8", "4", "2", "--group_size", "8", "--output_dir"]  # fmt: skip
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     words = [*options, *cells, str(killed / TEMPLATE)]
     draw, finished = random.Random(0), {}

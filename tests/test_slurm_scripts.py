@@ -82,6 +82,11 @@ def test_a_task_runs_its_own_lines_and_a_failure_does_not_stop_the_next(environm
     assert run(task(lines, 4, environment), environment).stdout.endswith("1 lines, 1 failed\n")  # one line by default
 
 
+def test_a_list_whose_lines_end_in_crlf_is_run_all_the_same(environment: dict[str, str]):
+    command = task(["printf '%s|' a $'b\\x0d'\r", "echo c\r"], 1, environment, "--chunk", "2")
+    assert run(command, environment).stdout == "a|b\n|c\nslurm_array.sh: 2 lines, 0 failed\n"  # text mode: \r is \n
+
+
 def start_and_signal(command: list[str], environment: dict[str, str], number: int) -> subprocess.CompletedProcess:
     """Send `number` to the task once its line has made the file "started"."""
     folder = Path(environment["CALLS"]).parent

@@ -116,6 +116,13 @@ def test_a_folder_that_stands_twice_counts_once_and_hostile_names_are_read(sweep
     assert status.survey([folder for _, folder in listed], 0).counts["done"] == 1
 
 
+def test_a_list_whose_lines_end_in_crlf_is_read_and_its_lines_handed_on_without(sweep: Path):
+    folder = Path("runs/a b\r")  # a carriage return in a name is written otherwise than one at a line's end
+    lines = [commands.command_line("x.py", {}, commands.folder_template(path)) for path in (Path("runs/e"), folder)]
+    listed = list(status.read_list([f"{lines[0]}\r\n", "\r\n", f"{lines[1]}\r\n"], Path("runs")))
+    assert listed == [(lines[0], Path("runs/e")), (lines[1], folder)]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -136,7 +136,8 @@ def test_a_checkpoint_that_does_not_fill_the_model_is_refused_by_name(tiny_decod
     stored = load_file(tiny_decoder / "model.safetensors")
     renamed = {key.replace("mlp.up_proj", "mlp.w3"): value for key, value in stored.items()}
     save_file(renamed, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"3 of .* weights are missing in the checkpoint: model\.layers\.0\.mlp\.up_proj\.weight"):
+    missing = r"3 of .* weights are missing in the checkpoint: model\.layers\.0\.mlp\.up_proj\.weight"
+    with pytest.raises(ValueError, match=missing):
         StreamedBlocks(tmp_path)
 
 

@@ -17,6 +17,7 @@ from analysis.domains import domain_tables
 from analysis.domains.bleu import corpus_bleu
 from GLUE_tasks import Translate_prune_oneshot, finetune, translation_data, translation_metric
 from GLUE_tasks.translation_data import Pair
+from harness.data import Table
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -260,14 +261,14 @@ def test_empty_reference(error, tmp_path: Path, empty: str | None):
     rows = sentence_rows(3, 0)
     rows[1]["tgt"] = empty
     path = write(tmp_path / "validation.jsonl", rows)
-    assert f"{path}: row 2 (de_DE-en_XX) has no text in 'tgt'" in error("--validation_file", path)
+    assert f"{path}, line 2 (de_DE-en_XX) has no text in 'tgt'" in error("--validation_file", path)
 
 
 def test_row_without_a_language(error, tmp_path: Path):
     rows = sentence_rows(3, 0)
     rows[2]["src_lang"] = None
     path = write(tmp_path / "validation.jsonl", rows)
-    assert f"{path}: row 3 has no 'src_lang'" in error("--validation_file", path)
+    assert f"{path}, line 3 has no 'src_lang'" in error("--validation_file", path)
 
 
 def test_model_that_cannot_translate(error, tiny_encoder: Path):
@@ -305,15 +306,15 @@ def test_shots_without_training_rows(error, options):
 
 def test_hub_columns_are_read_by_the_language_before_the_region():
     texts = [{"en": "a film", "ro": "un film"}, {"en": "bad", "ro": "rau"}]
-    data = Dataset.from_dict({"translation": texts})
+    data = Table("opus", "row", [1, 2], {"translation": texts})
     pairs = [Pair("en_XX", "ro_RO"), Pair("ro_RO", "en_XX"), Pair("en_XX", "gu_IN")]
-    found = translation_data.read_pairs("opus", data, pairs)
+    found = translation_data.read_pairs(data, pairs)
     assert {str(pair): rows[:] for pair, rows in found.items()} == {
         "en_XX-ro_RO": {"src": ["a film", "bad"], "tgt": ["un film", "rau"]},
         "ro_RO-en_XX": {"src": ["un film", "rau"], "tgt": ["a film", "bad"]},
     }
     with pytest.raises(ValueError, match="opus has a 'translation' column: give --pairs"):
-        translation_data.read_pairs("opus", data, [])
+        translation_data.read_pairs(data, [])
 
 
 def test_hub_sets_join_their_configs_and_leave_out_empty_rows(monkeypatch: pytest.MonkeyPatch, caplog):

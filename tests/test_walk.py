@@ -3,14 +3,26 @@
 import pytest
 import torch
 from conftest import decoder_configs
+from plain_twins import GEMMA4, more_configs, plain_input_sq_norms, walked_input_sq_norms
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, Gemma4TextConfig, LlamaConfig, MambaConfig, PreTrainedModel
 
 from llm_tasks.methods import METHODS, Options, Strength
 from pruning.layers import block_weights, decoder_blocks, decoder_weights
-from pruning.walk import Call, InputStatistics, LoadedBlocks, Replay, compress_blocks, run_block, walk_cost
+from pruning.walk import (
+    Call,
+    InputStatistics,
+    LoadedBlocks,
+    NotReplayedError,
+    Replay,
+    check_replayed,
+    compress_blocks,
+    run_block,
+    walk_cost,
+)
 
 ARCHITECTURES = decoder_configs()
+MORE = more_configs()
 PRUNERS = [name for name, method in METHODS.items() if "sparsity" in method.strengths]
 WINDOWS = torch.randint(3, 40, (5, 12), generator=torch.Generator().manual_seed(0))
 
@@ -239,3 +251,123 @@ def test_run_block_unwraps_tuples():
     hidden = torch.ones(1, 2, 3)
     assert run_block(lambda h: (h + 1, None), hidden, Call((), {})).equal(hidden + 1)
     assert run_block(lambda h: h + 1, hidden, Call((), {})).equal(hidden + 1)
+
+
+def lively(config: object, seed: int = 0) -> PreTrainedModel:
+    """A model whose weights are large enough for its blocks to change what they are given."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(torch.randn(tensor.shape) * 0.2)
+    return model
+
+
+def assert_walked_as_plain(model: PreTrainedModel, windows: Tensor = WINDOWS) -> None:
+    plain, walked = plain_input_sq_norms(model, windows), walked_input_sq_norms(model, windows)
+    assert plain.keys() == walked.keys() == decoder_weights(model).keys()
+    for name, norms in plain.items():
+        torch.testing.assert_close(walked[name], norms, rtol=1e-4, atol=1e-4 * float(norms.max()), msg=name)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES | MORE)
+def test_statistics_of_every_weight_equal_those_of_plain_forwards(architecture: str):
+    assert_walked_as_plain(lively((ARCHITECTURES | MORE)[architecture]))
+
+
+@torch.no_grad()
+def test_calls_that_depend_on_the_tokens_are_captured_for_each_batch():
+    model = lively(MORE["gemma4_text more"])
+    replay = Replay(model, LoadedBlocks(model.model.layers), WINDOWS, 24, "no")
+    assert replay._own_calls
+    with pytest.raises(AssertionError):  # which is what makes the difference
+        own = own_hidden_states(model, WINDOWS[2:4])
+        shared = Replay(model, LoadedBlocks(model.model.layers), WINDOWS[:4], 24, "no", calls="shared")
+        shared._own_calls = False
+        shared.advance(0, model.model.layers[0])
+        torch.testing.assert_close(shared._hidden[2:4], own[1])
+
+
+def kv_sharing() -> PreTrainedModel:
+    layers = ["sliding_attention", "full_attention"] * 2
+    return lively(Gemma4TextConfig(**{**GEMMA4, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
+                                      "layer_types": layers}))  # fmt: skip
+
+
+def remembering() -> PreTrainedModel:
+    """Each block adds what the block before it kept for it, where no argument shows it."""
+    model = lively(ARCHITECTURES["llama"])
+    kept: list[Tensor] = []
+
+    def add(block: torch.nn.Module, args: tuple, output: Tensor) -> Tensor:
+        if block.self_attn.layer_idx == 0:
+            kept.clear()
+        kept.append(output.mean((1, 2), keepdim=True))
+        return output + kept[0]
+
+    for block in model.model.layers:
+        block.register_forward_hook(add)
+    return model
+
+
+def in_a_circle() -> PreTrainedModel:
+    """All blocks are run twice."""
+    model = lively(ARCHITECTURES["llama"])
+    once = model.base_model.forward
+
+    def twice(input_ids: Tensor | None = None, **options: object) -> object:
+        first = once(input_ids, **options).last_hidden_state
+        return once(**{**options, "inputs_embeds": first})
+
+    model.base_model.forward = twice
+    return model
+
+
+@pytest.mark.parametrize("make", [kv_sharing, remembering, in_a_circle])
+def test_blocks_that_cannot_be_run_alone_get_their_statistics_from_whole_forwards(make, caplog):
+    model = make()
+    with pytest.raises(NotReplayedError, match="cannot be run block by block, only as a whole and in memory"):
+        Replay(model, LoadedBlocks(decoder_blocks(model)[1]), WINDOWS, 24, "no")
+    with caplog.at_level("INFO", logger="pruning.walk"):
+        assert_walked_as_plain(model)
+    assert "statistics come from whole forward passes" in caplog.text
+
+
+def test_whole_forwards_see_the_blocks_that_are_compressed_already():
+    model, norms = kv_sharing(), {}
+
+    def note_and_zero(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
+        norms[name] = inputs.sq_norms.double()
+        return torch.zeros_like(W) if "layers.0." in name else W
+
+    compress_blocks(model, WINDOWS, note_and_zero, "sq_norms")
+    again = plain_input_sq_norms(model, WINDOWS)  # the first block is zero now
+    for name in (name for name in norms if "layers.0." not in name):
+        torch.testing.assert_close(norms[name], again[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_that_a_block_uses_twice_counts_both_times():
+    model = lively(ARCHITECTURES["llama"])
+    for block in model.model.layers:
+        own = block.mlp.forward
+        block.mlp.forward = lambda hidden, own=own: own(own(hidden))
+    assert_walked_as_plain(model)
+
+
+def test_blocks_that_return_float32_in_a_bf16_model_are_replayed_in_it():
+    config = MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=3, state_size=4, residual_in_fp32=True)
+    model = lively(config).bfloat16()
+    blocks = decoder_blocks(model)[1]
+    assert own_hidden_states(model, WINDOWS)[1].dtype == torch.float32
+    check_replayed(model, LoadedBlocks(blocks), "no")
+
+
+@torch.no_grad()
+def test_the_proof_keeps_nothing():
+    model = lively(ARCHITECTURES["mixtral"])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    check_replayed(model, LoadedBlocks(decoder_blocks(model)[1]), "no")
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(
+        "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks for module in model.modules()
+    )

@@ -1,7 +1,8 @@
-"""argparse types that all scripts share: a value out of range ends the program with what is allowed."""
+"""argparse types that all scripts share, and which options a command line holds."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -31,6 +32,33 @@ def checked(convert: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return wrapped
+
+
+def filled(value: str) -> str:
+    """An argparse type: a text that is not empty."""
+    if not value.strip():
+        raise argparse.ArgumentTypeError(f"{value!r} is empty")
+    return value
+
+
+def filled_path(value: str) -> Path:
+    """An argparse type: a path, which an empty text is not (for Path it is the current folder)."""
+    return Path(filled(value))
+
+
+def folder_template(value: str) -> str:
+    """An argparse type: --output_dir, a folder or a template."""
+    if value.endswith("\r"):
+        raise argparse.ArgumentTypeError(f"{value!r} ends in a carriage return, as in a list whose lines end in CRLF")
+    return filled(value)
+
+
+def typed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
+    """Names of the options that the command line holds, whatever their values; `argv` None stands for sys.argv."""
+    untouched = object()
+    names = vars(parser.parse_args(argv))
+    found = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, untouched))))
+    return {name for name, value in found.items() if value is not untouched}
 
 
 positive = number(int, 1, 10**9)

@@ -46,7 +46,7 @@ def read_list(lines: Iterable[str], tree: Path) -> Iterator[Listed]:
     top = os.path.join(os.path.abspath(tree), "")
     seen = set()
     for number, line in enumerate(lines, start=1):
-        line = line.rstrip("\n")
+        line = line.removesuffix("\n").removesuffix("\r")
         if not line.strip():
             continue
         try:

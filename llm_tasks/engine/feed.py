@@ -34,6 +34,7 @@ from llm_tasks.packing import (
     plan,
 )
 from llm_tasks.processes import ALONE, Processes
+from pruning.layers import decoder_blocks
 
 KeysValues = list[tuple[Tensor, Tensor] | None]  # per layer, each (rows, heads, tokens, width); None: it keeps nothing
 OwnRows = dict[int, slice]  # by id of a trunk, of its rows from short to long
@@ -96,6 +97,7 @@ class Engine:
         self._model, self._budget, self._precision, self._ways = model, budget, precision, ways
         self._config = model.config.get_text_config()
         self._lengths = lengths_of(self._config)
+        self._num_layers = num_layers(model)
         self._progress = progress
         self._output_weights = model.get_output_embeddings().weight if self._projects and ways.projects else None
         self._in_blocks = cpu.attends_in_blocks(ways)  # where nothing stands before a row
@@ -212,7 +214,7 @@ class Engine:
             read += len({place for place, *_ in row.reads})
             uneven = 4 * len(row.tokens) < 3 * width and (count - 1) * width >= EVEN_TOKENS
             if not (self._ways.packs or self._ways.pads):
-                uneven = len(row.tokens) < width
+                uneven = len(row.tokens) < width or not self._ways.shares
             if count > 1 and (uneven or count * width > self._budget or read > self._most_read):
                 return count - 1
         return len(rows)
@@ -292,7 +294,7 @@ class Engine:
         return hidden.masked_fill_(sees, 0)[:, None]
 
     def _cache(self, held: KeysValues | None, keep: bool) -> Cache:
-        layers = range(self._config.num_hidden_layers)
+        layers = range(self._num_layers)
         return Cache(layers=[_PrefixLayer(held[index] if held else None, keep) for index in layers])
 
     def _outputs(
@@ -314,6 +316,15 @@ class Engine:
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self._precision, self._model.device.type, self._model.dtype)
+
+
+def num_layers(model: PreTrainedModel) -> int:
+    """How many blocks may keep keys and values; some configs count those of an encoder."""
+    try:
+        blocks = len(decoder_blocks(model)[1])
+    except ValueError:  # no one list of them
+        blocks = 0
+    return max(blocks, model.config.get_text_config().num_hidden_layers)
 
 
 def sliding_window(config: PretrainedConfig) -> int | None:

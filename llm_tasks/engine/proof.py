@@ -4,12 +4,14 @@ No list of architectures that can be packed is complete: models differ in how th
 caches and treat their logits. So the shortest and the longest sequences of the run are computed by themselves, then by
 the fast path, at the end of rows as long as any; the path is taken only where every log-likelihood is the same to
 rounding. All of this is done in float32, whatever the weights are in: the rounding of bf16 would hide a wrong mask. Of
-blocks that are alike the first is computed, and the others pass their input on: a wrong position is wrong in every one.
+blocks that are alike the first two are computed, and the others pass their input on: a wrong position is wrong in every
+block, and what a later token changes in an earlier one is seen by the next block.
 """
 
 import contextlib
 import logging
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +33,7 @@ from llm_tasks.engine.ways import (
     is_of_transformers,
     is_spread,
     lengths_of,
+    most_keys,
     takes_kept_logits,
     takes_positions,
 )
@@ -50,6 +53,8 @@ _VIEWS = {
     "expand", "is_floating_point", "data_ptr", "stride", "is_contiguous", "chunk", "split", "narrow", "select",
     "detach", "unbind",
 }  # fmt: skip
+BETWEEN = 3  # sequences of lengths between the shortest and the longest that are compared too
+TOGETHER = 2**30  # tokens of a batch that takes all that is tried
 NOBODY = -1  # owns what fills a row and is not compared
 
 
@@ -114,22 +119,45 @@ def is_right(
 
 
 def sample(sequences: Sequence[Tokens], lengths: Lengths) -> list[Tokens]:
-    """The sequences that are compared: the shortest, the one most like it, and the longest of every kind."""
+    """The sequences that are compared: the shortest, the one most like it, the longest of every kind, some between."""
     ordered = sorted(sequences, key=len)
     shortest = ordered[0]
     others = [tokens for tokens in ordered if tokens != shortest]
     likest = max(others, key=lambda tokens: (common_length(tokens, shortest), -len(tokens)), default=shortest)
     kinds = list(lengths.grouped(ordered, len).values())
-    return list(dict.fromkeys([shortest, likest, kinds[0][-1], kinds[-1][-1]]))
+    between = [ordered[len(ordered) * part // (BETWEEN + 1)] for part in range(1, BETWEEN + 1)]
+    return list(dict.fromkeys([shortest, likest, kinds[0][-1], kinds[-1][-1], *between]))
 
 
 def _prove(model: PreTrainedModel, sequences: list[Tokens]) -> Ways:
     if not is_of_transformers(model):
         logger.info("engine: one sequence at a time, plainly: the model's code is not that of transformers")
         return PLAIN
+    limit = most_keys(model.config.get_text_config())
+    if limit is not None and limit < LONGEST_ROW + max(map(len, sequences)):
+        logger.info("engine: one sequence at a time, plainly: of more than %d keys the model chooses some", limit)
+        return PLAIN
     compared = sample(sequences, lengths_of(model.config.get_text_config()))
+    before = _state(model)
     ways = tried(model, lambda: _prove_feeding(model, compared, sequences))
-    return ways._replace(compiles=cpu.proven_layers(model, max(compared, key=len)), lanes=cpu.takes_lanes(model))
+    lanes = cpu.takes_lanes(model) and _state(model) == before
+    return ways._replace(compiles=cpu.proven_layers(model, max(compared, key=len)), lanes=lanes)
+
+
+def _state(model: PreTrainedModel) -> dict[tuple[str, str], object]:
+    """What modules hold besides their parameters; where a pass changes it, two passes at once would disturb each other.
+
+    Returns:
+        By module and name, a plain value, or of a tensor where its numbers are and how often they were written.
+    """
+    found: dict[tuple[str, str], object] = {}
+    for path, module in model.named_modules():
+        for name, value in {**vars(module), **module._buffers}.items():
+            if isinstance(value, Tensor) and not value.is_meta:
+                found[path, name] = value.data_ptr(), value._version
+            elif isinstance(value, bool | int | float | str | None):
+                found[path, name] = value
+    return found
 
 
 def _prove_feeding(model: PreTrainedModel, compared: list[Tokens], sequences: list[Tokens]) -> Ways:
@@ -154,6 +182,8 @@ def _prove_feeding(model: PreTrainedModel, compared: list[Tokens], sequences: li
     ways = next((candidate for what, candidate in candidates.items() if right(what, candidate)), ways)
     if not ways.packs and right("padded batches", ways._replace(pads=True)):
         ways = ways._replace(pads=True)
+    if not (ways.shares or ways.packs or ways.pads) and not right("the model itself", ways):
+        logger.warning("%s computes something else every time: its scores are drawn at random", type(model).__name__)
     output = model.get_output_embeddings()
     projects = type(output) is nn.Linear and output.bias is None and "forward" not in vars(model)
     if projects and not is_spread(model) and right("logits in parts", ways._replace(projects=True)):
@@ -170,8 +200,9 @@ def _log_likelihoods(
         fillers: sequences that are packed before those compared.
     """
     asked = [Continuation((*tokens, tokens[-1]), len(tokens) // 2 + 1) for tokens in compared]
+    alone = not (ways.shares or ways.packs or ways.pads)
     with tqdm(disable=True) as progress, cpu.prepared(model, ways):
-        recorder = _Recorder(model, 1, "no", ways, progress)
+        recorder = _Recorder(model, 1 if alone else TOGETHER, "no", ways, progress)
         recorder.fillers = [filler for filler in fillers if len(filler) <= LONGEST_ROW]
         recorder.feed(distinct_reads(asked), lanes=1)
     found = [np.array([value for _, value in sorted(recorder.found[owner])]) for owner in range(len(asked))]
@@ -263,19 +294,20 @@ class _Skipped:
 
 @contextlib.contextmanager
 def alike_blocks_skipped(model: PreTrainedModel) -> Iterator[_Skipped]:
-    """Inside, of the decoder blocks that are alike only the first computes something; see `_kind`."""
+    """Inside, of the decoder blocks that are alike only the first two compute something; see `_kind`."""
     skipped = _Skipped()
     try:
         blocks = list(decoder_blocks(model)[1])
     except ValueError:
         blocks = []
-    kinds: set[tuple] = set()
+    kinds: Counter[tuple] = Counter()
     alike = []
     for index, block in enumerate(blocks):
         kind = _kind(model, index, block, len(blocks))
-        if kind in kinds:
+        if kinds[kind] == 2:
             alike.append(block)
-        kinds.add(kind)
+        else:
+            kinds[kind] += 1
     try:
         if alike:
             skipped.begin(blocks[0], alike)

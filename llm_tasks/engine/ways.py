@@ -13,13 +13,13 @@ Item = TypeVar("Item")
 
 
 class Ways(NamedTuple):
-    """The fast paths that are taken on a model. All False is the plain way: each sequence by itself in a row.
+    """The fast paths that are taken on a model. All False is the plain way: each sequence is fed by itself.
 
     Fields:
         shares: the keys and values of a beginning that sequences have in common are computed once.
         packs: sequences stand side by side in a row, every token with a position and a mask of its own.
-        pads: sequences of different lengths stand in one batch, padded at their end. Where sequences are packed,
-            rows are padded anyway.
+        pads: sequences of different lengths stand in one batch, padded at their end. Where they are packed, rows are
+            padded anyway; where they only share, those of one length stand in a batch.
         keeps: the model computes the logits of the wanted positions alone (`logits_to_keep`).
         projects: logits are the last hidden states times the output layer's weights and nothing else, so that they are
             computed here, a part of the vocabulary at a time.
@@ -93,6 +93,15 @@ def arithmetic(config: PretrainedConfig, dtype: torch.dtype, precision: str, rea
     rounds = dtype != torch.float32 or precision != "no"
     was_wrong = config.model_type in WRONG_IN_1 or lengths_of(config).boundary is not None
     return 2 if was_wrong or (rounds and set(readers) != {"answer"}) else 1
+
+
+def most_keys(config: PretrainedConfig) -> int | None:
+    """So many keys a token sees, chosen by their scores where there are more; None where it sees all that it may.
+
+    Beside other keys, hidden ones too, rounding decides which are chosen.
+    """
+    limits = [getattr(config, name, None) for name in ("index_topk", "keep_window_size")]
+    return min(filter(None, limits), default=None)
 
 
 class Lengths(NamedTuple):

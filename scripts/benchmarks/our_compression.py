@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from analysis.sweeps.options import positive
-from harness.device import keep_few_shapes, keep_freed_memory
+from harness.device import keep_freed_memory
 from measuring import DECODER, make_parser, seconds
 from process_memory import peak_bytes, reset_peak, resident_bytes
 from pruning.sparsegpt import sparsegpt_prune
@@ -53,7 +53,6 @@ def main(argv: list[str] | None = None) -> None:
     """Write the figures that peer_llmcompressor.py writes, and where the time went."""
     args = parse_args(argv)
     keep_freed_memory()
-    keep_few_shapes()
     dtype = getattr(torch, args.dtype)
     compress = method_of_the_peer(args.method, args.sparsity, args.bits, args.group_size)
     warm_up_seconds = seconds(lambda: warm_up(compress))

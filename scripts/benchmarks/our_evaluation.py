@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.sweeps.options import positive
-from harness.device import keep_few_shapes, keep_freed_memory
+from harness.device import keep_freed_memory
 from llm_tasks import commonsense, mmlu, setting4_k_shot, setting5_human_gap
 from llm_tasks.arguments import max_length, scored_on_processor
 from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
@@ -55,7 +55,6 @@ def main(argv: list[str] | None = None) -> None:
     """Score a task's rows; write the figures that peer_lm_eval.py writes, and the tokens."""
     args = parse_args(argv)
     keep_freed_memory()
-    keep_few_shapes()
     gc.freeze()  # all as experiment.run does
     times: dict[str, dict[str, float]] = {clock: {} for clock in CLOCKS}
     with stage("load", times):
