@@ -295,8 +295,8 @@ REPRESENTATIVE = (
 REPRESENTATIVE_IN_BF16 = ("llama", "nanochat")
 
 
-# What these know of a token is not all told by its position and mask: recurrent states, ALiBi, positions that are counted
-# from padding, windows by place in the row, keys that are chosen, attention to what follows. All others are packed.
+# What these know of a token is not all told by its position and mask: recurrent states, ALiBi, positions counted from
+# padding, windows by place in the row, keys that are chosen, attention to what follows. All others are packed.
 NOT_PACKED = (
     "bloom", "mpt", "openai-gpt", "xlm", "gpt_neo", "xlnet", "deepseek_v32", "glm_moe_dsa", "hy_v4",
     "dots3_note_text", "deepseek_v4", "llama4_text", "inkling_text", "inkling2_text", "zaya", "mamba",
