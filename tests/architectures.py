@@ -295,6 +295,23 @@ REPRESENTATIVE = (
 REPRESENTATIVE_IN_BF16 = ("llama", "nanochat")
 
 
+# What these know of a token is not all told by its position and mask: recurrent states, ALiBi, positions counted from
+# padding, windows by place in the row, keys that are chosen, attention to what follows. All others are packed.
+NOT_PACKED = (
+    "bloom", "mpt", "openai-gpt", "xlm", "gpt_neo", "xlnet", "deepseek_v32", "glm_moe_dsa", "hy_v4",
+    "dots3_note_text", "deepseek_v4", "llama4_text", "inkling_text", "inkling2_text", "zaya", "mamba",
+    "falcon_mamba", "mamba2", "rwkv", "xlstm", "recurrent_gemma", "jamba", "bamba", "falcon_h1", "granitemoehybrid",
+    "nemotron_h", "zamba", "zamba2", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid", "minimax",
+    "lfm2", "lfm3", "lfm2_moe", "kimi_linear", "bailing_hybrid", "camembert", "data2vec-text", "roberta",
+    "roberta-prelayernorm", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod", "bart", "blenderbot",
+    "blenderbot-small", "marian", "mbart", "mvp", "pegasus", "plbart", "trocr", "bigbird_pegasus", "whisper",
+    "prophetnet", "reformer", "moshi", "cpmant", "llama4_text-full", "gpt_neo-local", "falcon-alibi",
+    "mpt-no_alibi", "minimax-full", "bert-encoder", "roberta-padding_1", "roberta-encoder", "xlm-uni",
+    "mbart-scaled", "doge-keep", "bloom-tied", "gpt_neo-tied", "lfm2-tied", "gemma-bidirectional",
+    "gemma3_text-bidirectional", "inkling_text-scaled", "xlnet-both", "qwen3_5",
+)  # fmt: skip
+
+
 def tiny_config(name: str) -> PretrainedConfig:
     """The config of ARCHITECTURES[name]."""
     model_type, changes = ARCHITECTURES[name]
