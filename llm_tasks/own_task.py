@@ -93,14 +93,14 @@ def load(args: argparse.Namespace, given: Collection[str] = ()) -> list[Row]:
         ValueError: a file that is not usable, or an option for items of the other kind.
     """
     rows = read_task(args.task_file)
-    kind, other, foreign = "choices", "answers", ANSWER_OPTIONS
-    if rows[0].kind == "answers":
-        kind, other, foreign = other, kind, CHOICE_OPTIONS
-    for option in foreign:
-        if option in given:
-            value = getattr(args, option)
-            asked = f"--{option}" if value is True else f"--{option} {value}"
-            raise ValueError(f"{asked} is for items with {other!r}; those of {args.task_file} have {kind!r}")
+    if rows[0].kind == "choices":
+        other, foreign = "answers", [option for option in ANSWER_OPTIONS if option in given]
+    else:
+        other, foreign = "choices", [option for option in CHOICE_OPTIONS if getattr(args, option, None)]
+    if foreign:
+        value = getattr(args, foreign[0])
+        asked = f"--{foreign[0]}" if value is True else f"--{foreign[0]} {value}"
+        raise ValueError(f"{asked} is for items with {other!r}; those of {args.task_file} have {rows[0].kind!r}")
     if "length_normalized" in given and reader_of(rows, args) != "cloze":
         raise ValueError("--length_normalized is obeyed by --answer_mode cloze; the default is letter")
     return rows

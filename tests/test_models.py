@@ -83,6 +83,19 @@ def fine_tune(folder: Path, files: tuple[Path, Path], out: Path, *more: str) -> 
     ])  # fmt: skip
 
 
+def test_weights_that_end_too_early_fail_their_run_alone(
+    tiny_encoder: Path, sentence_files: tuple[Path, Path], tmp_path: Path, fresh_accelerator: None,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    folder = shutil.copytree(tiny_encoder, tmp_path / "cut")
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+    assert fine_tune(folder, sentence_files, tmp_path / "run") == 1
+    said = results.read_failure(tmp_path / "run")["error"]
+    assert f"{WEIGHTS} is cut short: {len(content) // 2:,} of {len(content):,} bytes" in said
+    assert "Traceback" not in capsys.readouterr().err and not results.is_complete(tmp_path / "run")
+
+
 # devices
 
 

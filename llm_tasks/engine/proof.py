@@ -53,7 +53,8 @@ _VIEWS = {
     "expand", "is_floating_point", "data_ptr", "stride", "is_contiguous", "chunk", "split", "narrow", "select",
     "detach", "unbind",
 }  # fmt: skip
-BETWEEN = 3  # sequences of lengths between the shortest and the longest that are compared too
+BETWEEN, MIDDLING = 3, 256  # sequences that are compared too, of up to so many tokens
+READ_TOKENS = 16  # at the end of each sequence that is compared
 TOGETHER = 2**30  # tokens of a batch that takes all that is tried
 NOBODY = -1  # owns what fills a row and is not compared
 
@@ -125,7 +126,8 @@ def sample(sequences: Sequence[Tokens], lengths: Lengths) -> list[Tokens]:
     others = [tokens for tokens in ordered if tokens != shortest]
     likest = max(others, key=lambda tokens: (common_length(tokens, shortest), -len(tokens)), default=shortest)
     kinds = list(lengths.grouped(ordered, len).values())
-    between = [ordered[len(ordered) * part // (BETWEEN + 1)] for part in range(1, BETWEEN + 1)]
+    few = [tokens for tokens in ordered if len(tokens) <= MIDDLING] or [shortest]
+    between = [few[len(few) * part // (BETWEEN + 1)] for part in range(1, BETWEEN + 1)]
     return list(dict.fromkeys([shortest, likest, kinds[0][-1], kinds[-1][-1], *between]))
 
 
@@ -186,20 +188,22 @@ def _prove_feeding(model: PreTrainedModel, compared: list[Tokens], sequences: li
         logger.warning("%s computes something else every time: its scores are drawn at random", type(model).__name__)
     output = model.get_output_embeddings()
     projects = type(output) is nn.Linear and output.bias is None and "forward" not in vars(model)
-    if projects and not is_spread(model) and right("logits in parts", ways._replace(projects=True)):
-        ways = ways._replace(projects=True)
+    projecting = ways._replace(projects=True)
+    if projects and not is_spread(model):
+        ways = projecting if is_right(model, "logits in parts", lambda: scores(projecting, short), plainly) else ways
     return ways
 
 
 def _log_likelihoods(
     model: PreTrainedModel, compared: list[Tokens], fillers: list[Tokens], ways: Ways
 ) -> list[np.ndarray]:
-    """Of every sequence, log-likelihoods of the tokens behind its first half, each given those before it.
+    """Of every sequence, log-likelihoods of its last tokens, each given those before it.
 
     Args:
         fillers: sequences that are packed before those compared.
     """
-    asked = [Continuation((*tokens, tokens[-1]), len(tokens) // 2 + 1) for tokens in compared]
+    starts = (max(len(tokens) // 2, len(tokens) - READ_TOKENS) + 1 for tokens in compared)
+    asked = [Continuation((*tokens, tokens[-1]), start) for tokens, start in zip(compared, starts, strict=True)]
     alone = not (ways.shares or ways.packs or ways.pads)
     with tqdm(disable=True) as progress, cpu.prepared(model, ways):
         recorder = _Recorder(model, 1 if alone else TOGETHER, "no", ways, progress)
@@ -222,10 +226,10 @@ class _Recorder(Engine):
         self.found: dict[int, list[tuple[int, float]]] = {}
 
     def _plan(self, reads: list[Read]) -> Trunk:
-        """The first half of the longest sequence is a trunk."""
+        """Half of the longest sequence is a trunk."""
         longest = max(reads, key=lambda read: len(read.fed))
         others = [read for read in reads if read is not longest]
-        length = min(longest.first, len(longest.fed) - 1)
+        length = min(longest.first, len(longest.fed) // 2)
         return Trunk(0, others, [Trunk(length, [longest], [])]) if length else Trunk(0, reads, [])
 
     def _rows(self, trunk: Trunk) -> list[Row]:
