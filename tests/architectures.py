@@ -296,7 +296,9 @@ REPRESENTATIVE_IN_BF16 = ("nanochat",)
 
 # What these know of a token is not all told by its position and mask: recurrent states, ALiBi, positions counted from
 # padding, windows by place in the row, keys that are chosen, attention to what follows. All others are packed.
+# BigBird has no room for rows that are longer than its longest sequence.
 NOT_PACKED = (
+    "big_bird", "gpt_neo-wide",
     "bloom", "mpt", "openai-gpt", "xlm", "gpt_neo", "xlnet", "deepseek_v32", "glm_moe_dsa", "hy_v4",
     "dots3_note_text", "deepseek_v4", "llama4_text", "inkling_text", "inkling2_text", "zaya", "mamba",
     "falcon_mamba", "mamba2", "rwkv", "xlstm", "recurrent_gemma", "jamba", "bamba", "falcon_h1", "granitemoehybrid",
