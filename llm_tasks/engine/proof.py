@@ -67,7 +67,8 @@ class _Proven(NamedTuple):
     longest: int
 
 
-_proven: weakref.WeakKeyDictionary[PreTrainedModel, dict[str, _Proven]] = weakref.WeakKeyDictionary()
+# By model, and by what was asked.
+_proven: weakref.WeakKeyDictionary[PreTrainedModel, dict[str, list[_Proven]]] = weakref.WeakKeyDictionary()
 
 
 def scoring_ways(model: PreTrainedModel, reads: Sequence[Read], plain: bool = False) -> Ways:
@@ -86,12 +87,14 @@ def scoring_ways(model: PreTrainedModel, reads: Sequence[Read], plain: bool = Fa
 
 
 def once(model: PreTrainedModel, what: str, reads: Sequence[Read], prove: Callable[[], Ways]) -> Ways:
-    """What `prove` returns for the model, asked again only for sequences that are shorter or longer than before."""
+    """What `prove` returns for the model, asked again only for sequences beyond the lengths tried."""
     shortest, longest = (edge(len(read.fed) for read in reads) for edge in (min, max))
-    known = _proven.setdefault(model, {}).get(what)
-    if known is None or longest > known.longest or shortest < known.shortest:
-        known = _proven[model][what] = _Proven(prove(), shortest, longest)
-    return known.ways
+    known = _proven.setdefault(model, {}).setdefault(what, [])
+    for proven in known:
+        if proven.shortest <= shortest and longest <= proven.longest:
+            return proven.ways
+    known.append(_Proven(prove(), shortest, longest))
+    return known[-1].ways
 
 
 def tried(model: PreTrainedModel, attempt: Callable[[], Result]) -> Result:
