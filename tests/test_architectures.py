@@ -114,11 +114,7 @@ class Plain:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._logits: dict[Tokens, Tensor] = {}
-
-    @property
-    def fed(self) -> int:
-        """Tokens of all sequences."""
-        return sum(map(len, self._logits))
+        self._log_likelihoods: dict[Continuation, float] = {}
 
     @torch.no_grad()
     def logits(self, tokens: Tokens) -> Tensor:
@@ -130,9 +126,12 @@ class Plain:
 
     def log_likelihood(self, continuation: Continuation) -> float:
         """Summed over the scored tokens; the last one predicts nothing and is not fed."""
-        logits = self.logits(continuation.tokens[:-1])[continuation.start - 1 :]
-        asked = torch.tensor(continuation.tokens[continuation.start :])
-        return float(logits.log_softmax(dim=-1).gather(1, asked[:, None]).double().sum())
+        if continuation not in self._log_likelihoods:
+            logits = self.logits(continuation.tokens[:-1])[continuation.start - 1 :]
+            asked = torch.tensor(continuation.tokens[continuation.start :])
+            scores = logits.log_softmax(dim=-1).gather(1, asked[:, None])
+            self._log_likelihoods[continuation] = float(scores.double().sum())
+        return self._log_likelihoods[continuation]
 
 
 def wrong_scores(scores: Scores, plain: Plain) -> list[str]:
