@@ -189,12 +189,31 @@ def _prove_feeding(model: PreTrainedModel, compared: list[Tokens], sequences: li
         ways = ways._replace(pads=True)
     if not (ways.shares or ways.packs or ways.pads) and not right("the model itself", ways):
         logger.warning("%s computes something else every time: its scores are drawn at random", type(model).__name__)
-    output = model.get_output_embeddings()
-    projects = type(output) is nn.Linear and output.bias is None and "forward" not in vars(model)
     projecting = ways._replace(projects=True)
-    if projects and not is_spread(model):
-        ways = projecting if is_right(model, "logits in parts", lambda: scores(projecting, short), plainly) else ways
-    return ways
+    if not _projects_plainly(model, short[0]):
+        return ways
+    return projecting if is_right(model, "logits in parts", lambda: scores(projecting, short), plainly) else ways
+
+
+@torch.no_grad()
+def _projects_plainly(model: PreTrainedModel, tokens: Tokens) -> bool:
+    """Whether the model's logits are what its output layer gives, to the bit, of what its decoder gives.
+
+    To the bit, since a cap on logits hardly moves small ones.
+    """
+    output, seen = model.get_output_embeddings(), []
+    if type(output) is not nn.Linear or output.bias is not None or is_spread(model) or "forward" in vars(model):
+        return False
+    handle = output.register_forward_hook(lambda module, inputs, found: seen.append((inputs[0], found.clone())))
+    ids = torch.tensor([list(tokens)], device=model.device)
+    try:
+        logits = model(ids, use_cache=False).logits
+        hidden = model.base_model(ids, use_cache=False).last_hidden_state
+    except REFUSALS:
+        return False
+    finally:
+        handle.remove()
+    return len(seen) == 1 and torch.equal(seen[0][1], logits) and torch.equal(seen[0][0], hidden)
 
 
 def _log_likelihoods(
