@@ -144,9 +144,26 @@ def _prove(model: PreTrainedModel, sequences: list[Tokens]) -> Ways:
         return PLAIN
     compared = sample(sequences, lengths_of(model.config.get_text_config()))
     before = _state(model)
-    ways = tried(model, lambda: _prove_feeding(model, compared, sequences))
-    lanes = cpu.takes_lanes(model) and _state(model) == before
+    with tensors_put_back(model):
+        ways = tried(model, lambda: _prove_feeding(model, compared, sequences))
+        lanes = cpu.takes_lanes(model) and _state(model) == before
     return ways._replace(compiles=cpu.proven_layers(model, max(compared, key=len)), lanes=lanes)
+
+
+@contextlib.contextmanager
+def tensors_put_back(model: PreTrainedModel) -> Iterator[None]:
+    """Afterwards modules hold the buffers that they held: some make longer tables of positions, here in float32."""
+    before = [
+        (module, dict(module._buffers), {name: own for name, own in vars(module).items() if isinstance(own, Tensor)})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, buffers, others in before:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+            vars(module).update(others)
 
 
 def _state(model: PreTrainedModel) -> dict[tuple[str, str], object]:
