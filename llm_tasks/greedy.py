@@ -404,7 +404,8 @@ def _proven_answers(model: PreTrainedModel, ways: Ways, prompts: Sequence[Tokens
                 return answers
         return ANSWER_WAYS[-1]
 
-    return proof.tried(model, prove) if alike else ANSWER_WAYS[-1]
+    with proof.tensors_put_back(model):
+        return proof.tried(model, prove) if alike else ANSWER_WAYS[-1]
 
 
 def _tried_logits(model: PreTrainedModel, prompts: list[Tokens], ways: Ways) -> np.ndarray:

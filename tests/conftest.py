@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,20 @@ def load_script() -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Code that models bring is kept in the test's folder, and imported from nowhere else."""
+    folder = str(tmp_path / "modules")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", folder)
+    monkeypatch.setattr(sys, "path", [folder, *sys.path])
+    imported = [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]
+    kept = {name: sys.modules.pop(name) for name in imported}
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
+    sys.modules.update(kept)
 
 
 @pytest.fixture

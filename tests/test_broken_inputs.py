@@ -22,11 +22,10 @@ def assets(tiny_encoder: Path, tiny_decoder: Path, sentence_files: tuple[Path, P
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.script.rpartition('.')[2]}: {case.name}")
 def test_it_is_refused_in_one_line(
     case: Broken, assets: Assets, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch, fresh_accelerator: None,
+    monkeypatch: pytest.MonkeyPatch, fresh_accelerator: None, own_modules: None,
 ) -> None:  # fmt: skip
     (tmp_path / "input").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     options = case.make(tmp_path / "input", assets)
     out = [] if "--output_dir" in options else ["--output_dir", str(tmp_path / "run")]
     try:

@@ -15,6 +15,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     RobertaConfig,
+    XGLMConfig,
 )
 from transformers.models.llama import modeling_llama
 
@@ -200,6 +201,18 @@ def test_a_model_in_bf16_computes_in_float32_for_a_proof(name: str):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_what_a_model_makes_for_longer_sequences_is_not_kept_in_float32():
+    """XGLM makes its table of positions anew when a sequence is longer, in the dtype that it finds."""
+    config = XGLMConfig(vocab_size=VOCABULARY, max_position_embeddings=8, d_model=16, ffn_dim=24, num_layers=2,
+                        attention_heads=2, pad_token_id=1, bos_token_id=0, eos_token_id=2)  # fmt: skip
+    model = model_of(config).to(torch.bfloat16)
+    assert "model.embed_positions.weights" in dict(model.named_buffers())
+    proven(model, continuations(1, 3))
+    assert {buffer.dtype for _, buffer in model.named_buffers()} == {torch.bfloat16}
+    with torch.no_grad():
+        model(torch.arange(20)[None], use_cache=False)
+
+
 def test_code_of_others_and_a_plain_run_take_nothing(monkeypatch: pytest.MonkeyPatch):
     model, asked = make_model("llama"), continuations(1, 3)
     assert scoring_ways(model, distinct_reads(asked), plain=True) == PLAIN
@@ -212,7 +225,7 @@ def test_a_model_is_tried_again_only_with_other_lengths(monkeypatch: pytest.Monk
     model, tried = make_model("llama"), []
     prove = proof._prove
     monkeypatch.setattr(proof, "_prove", lambda *given: tried.append(1) or prove(*given))
-    for length, times in [(9, 1), (9, 1), (5, 2), (7, 2), (12, 3)]:
+    for length, times in [(9, 1), (9, 1), (5, 2), (7, 2), (12, 3), (5, 3), (12, 3)]:
         proven(model, [Continuation(tuple(range(length)), 2), Continuation(tuple(range(9)), 2)])
         assert len(tried) == times
 

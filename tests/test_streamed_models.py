@@ -161,7 +161,7 @@ CODE = {
 }
 
 
-def test_a_model_that_brings_its_own_code_is_written_with_it(tiny_decoder: Path, tmp_path: Path):
+def test_a_model_that_brings_its_own_code_is_written_with_it(tiny_decoder: Path, tmp_path: Path, own_modules: None):
     source = tmp_path / "source"
     shutil.copytree(tiny_decoder, source)
     for file, text in CODE.items():

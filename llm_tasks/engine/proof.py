@@ -67,7 +67,8 @@ class _Proven(NamedTuple):
     longest: int
 
 
-_proven: weakref.WeakKeyDictionary[PreTrainedModel, dict[str, _Proven]] = weakref.WeakKeyDictionary()
+# By model, and by what was asked.
+_proven: weakref.WeakKeyDictionary[PreTrainedModel, dict[str, list[_Proven]]] = weakref.WeakKeyDictionary()
 
 
 def scoring_ways(model: PreTrainedModel, reads: Sequence[Read], plain: bool = False) -> Ways:
@@ -86,12 +87,14 @@ def scoring_ways(model: PreTrainedModel, reads: Sequence[Read], plain: bool = Fa
 
 
 def once(model: PreTrainedModel, what: str, reads: Sequence[Read], prove: Callable[[], Ways]) -> Ways:
-    """What `prove` returns for the model, asked again only for sequences that are shorter or longer than before."""
+    """What `prove` returns for the model, asked again only for sequences beyond the lengths tried."""
     shortest, longest = (edge(len(read.fed) for read in reads) for edge in (min, max))
-    known = _proven.setdefault(model, {}).get(what)
-    if known is None or longest > known.longest or shortest < known.shortest:
-        known = _proven[model][what] = _Proven(prove(), shortest, longest)
-    return known.ways
+    known = _proven.setdefault(model, {}).setdefault(what, [])
+    for proven in known:
+        if proven.shortest <= shortest and longest <= proven.longest:
+            return proven.ways
+    known.append(_Proven(prove(), shortest, longest))
+    return known[-1].ways
 
 
 def tried(model: PreTrainedModel, attempt: Callable[[], Result]) -> Result:
@@ -141,9 +144,26 @@ def _prove(model: PreTrainedModel, sequences: list[Tokens]) -> Ways:
         return PLAIN
     compared = sample(sequences, lengths_of(model.config.get_text_config()))
     before = _state(model)
-    ways = tried(model, lambda: _prove_feeding(model, compared, sequences))
-    lanes = cpu.takes_lanes(model) and _state(model) == before
+    with tensors_put_back(model):
+        ways = tried(model, lambda: _prove_feeding(model, compared, sequences))
+        lanes = cpu.takes_lanes(model) and _state(model) == before
     return ways._replace(compiles=cpu.proven_layers(model, max(compared, key=len)), lanes=lanes)
+
+
+@contextlib.contextmanager
+def tensors_put_back(model: PreTrainedModel) -> Iterator[None]:
+    """Afterwards modules hold the buffers that they held: some make longer tables of positions, here in float32."""
+    before = [
+        (module, dict(module._buffers), {name: own for name, own in vars(module).items() if isinstance(own, Tensor)})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, buffers, others in before:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+            vars(module).update(others)
 
 
 def _state(model: PreTrainedModel) -> dict[tuple[str, str], object]:
@@ -186,12 +206,31 @@ def _prove_feeding(model: PreTrainedModel, compared: list[Tokens], sequences: li
         ways = ways._replace(pads=True)
     if not (ways.shares or ways.packs or ways.pads) and not right("the model itself", ways):
         logger.warning("%s computes something else every time: its scores are drawn at random", type(model).__name__)
-    output = model.get_output_embeddings()
-    projects = type(output) is nn.Linear and output.bias is None and "forward" not in vars(model)
     projecting = ways._replace(projects=True)
-    if projects and not is_spread(model):
-        ways = projecting if is_right(model, "logits in parts", lambda: scores(projecting, short), plainly) else ways
-    return ways
+    if not _projects_plainly(model, short[0]):
+        return ways
+    return projecting if is_right(model, "logits in parts", lambda: scores(projecting, short), plainly) else ways
+
+
+@torch.no_grad()
+def _projects_plainly(model: PreTrainedModel, tokens: Tokens) -> bool:
+    """Whether the model's logits are what its output layer gives, to the bit, of what its decoder gives.
+
+    To the bit, since a cap on logits hardly moves small ones.
+    """
+    output, seen = model.get_output_embeddings(), []
+    if type(output) is not nn.Linear or output.bias is not None or is_spread(model) or "forward" in vars(model):
+        return False
+    handle = output.register_forward_hook(lambda module, inputs, found: seen.append((inputs[0], found.clone())))
+    ids = torch.tensor([list(tokens)], device=model.device)
+    try:
+        logits = model(ids, use_cache=False).logits
+        hidden = model.base_model(ids, use_cache=False).last_hidden_state
+    except REFUSALS:
+        return False
+    finally:
+        handle.remove()
+    return len(seen) == 1 and torch.equal(seen[0][1], logits) and torch.equal(seen[0][0], hidden)
 
 
 def _log_likelihoods(
