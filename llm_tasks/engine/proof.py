@@ -206,10 +206,7 @@ def _prove_feeding(model: PreTrainedModel, compared: list[Tokens], sequences: li
         ways = ways._replace(pads=True)
     if not (ways.shares or ways.packs or ways.pads) and not right("the model itself", ways):
         logger.warning("%s computes something else every time: its scores are drawn at random", type(model).__name__)
-    projecting = ways._replace(projects=True)
-    if not _projects_plainly(model, short[0]):
-        return ways
-    return projecting if is_right(model, "logits in parts", lambda: scores(projecting, short), plainly) else ways
+    return ways._replace(projects=_projects_plainly(model, short[0]))
 
 
 @torch.no_grad()
