@@ -64,8 +64,14 @@ class Frame(NamedTuple):
 
 
 class Material(NamedTuple):
-    """What one cell works with: its task, tokenised rows, the model as its checkpoint has it, the masks, and which of
-    the model's outputs stands for each class (None for their own order)."""
+    """What one cell works with.
+
+    Fields:
+        task, inputs: as Problem makes them.
+        pretrained: the model as its checkpoint has it.
+        keep_masks: by name of the weight, True where it is kept.
+        order: which of the model's outputs stands for each class; None for their own order.
+    """
 
     task: Any
     inputs: Inputs

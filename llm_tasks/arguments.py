@@ -28,7 +28,7 @@ from llm_tasks.engine import ways as engine
 from llm_tasks.engine.cpu import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength, check_methods
 from llm_tasks.processes import job_size
-from pruning import calibration, magnitude
+from pruning import calibration, magnitude, walk
 from pruning.layers import decoder_weights
 from pruning.nm import parse_nm
 from quantization.gptqmodel_export import check_exportable
@@ -277,11 +277,13 @@ class Computation(NamedTuple):
         dtype: of the weights.
         precision: of a float32 model's matmuls, "no" or "bf16".
         engine_arithmetic: raised when the engine gives other numbers.
+        walk_arithmetic: raised when calibration gives other statistics.
     """
 
     dtype: str
     precision: str
     engine_arithmetic: int
+    walk_arithmetic: int = 1
 
 
 def computation(args: argparse.Namespace, model: PreTrainedModel, readers: Sequence[str]) -> Computation:
@@ -292,14 +294,17 @@ def computation(args: argparse.Namespace, model: PreTrainedModel, readers: Seque
     """
     dtype = dtype_of(args, model)
     precision = precision_of(args) if dtype == torch.float32 else "no"
-    return Computation(str(dtype), precision, engine.arithmetic(model.config, dtype, precision, readers))
+    engine_number = engine.arithmetic(model.config, dtype, precision, readers)
+    return Computation(str(dtype), precision, engine_number, walk.arithmetic(model.config))
 
 
-def method_arithmetic(args: argparse.Namespace, cell: Cell) -> int:
-    """The same for the cell's compression; 1 where the method does not say."""
-    method = METHODS.get(cell["compression"])
-    number = getattr(method, "arithmetic", None)
-    return number(Options(**{name: getattr(args, name) for name in METHOD_OPTIONS})) if number else 1
+def method_arithmetic(args: argparse.Namespace, cell: Cell, computed: Computation) -> int:
+    """Number of the arithmetic of the cell's compression, and of the statistics that it is calibrated on."""
+    if cell["compression"] == DENSE:
+        return 1
+    method = METHODS[cell["compression"]]
+    number = method.arithmetic(Options(**{name: getattr(args, name) for name in METHOD_OPTIONS}))
+    return max(number, computed.walk_arithmetic) if is_calibrated(cell) else number
 
 
 def identity(
@@ -326,7 +331,7 @@ def identity(
     values = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
     numbers = {
         "dtype_used": computed.dtype, "precision_used": computed.precision,
-        "engine_arithmetic": computed.engine_arithmetic, "method_arithmetic": method_arithmetic(args, cell),
+        "engine_arithmetic": computed.engine_arithmetic, "method_arithmetic": method_arithmetic(args, cell, computed),
     }  # fmt: skip
     kept = {name: value for name, value in {**options, **content}.items() if name not in unused}
     return {**kept, **values, **numbers}

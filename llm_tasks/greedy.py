@@ -94,7 +94,6 @@ def _batches(
     Prompts whose answer grows beyond a length at which the model changes its arithmetic are fed whole for every token.
     """
     lengths = lengths_of(model.config.get_text_config())
-    batches = ways.shares or ways.packs or ways.pads
 
     def changes(prompt: Tokens) -> bool:
         kinds = {lengths.kind(len(prompt)), lengths.kind(len(prompt) + max_new_tokens - 1)}
@@ -102,7 +101,7 @@ def _batches(
 
     for alike in lengths.grouped([prompt for prompt in distinct if not changes(prompt)], len).values():
         for batch in _cut(alike, max_new_tokens, budget, ways.answers == "together"):
-            yield from ((part, ways) for part in ([batch] if batches else [[prompt] for prompt in batch]))
+            yield from ((part, ways) for part in ([batch] if ways.batches else [[prompt] for prompt in batch]))
     for prompt in filter(changes, distinct):
         yield [prompt], ways._replace(answers="whole")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from harness.device import autocast
 from pruning.hessian import InverseFactor, add_gram, factor_inverse
@@ -25,9 +25,17 @@ logger = logging.getLogger(__name__)
 PROOF_TOKENS = 32  # of two windows, on which the replay of blocks is compared with the model itself
 WEIGHTS_AT_ONCE = 2**21  # masked at once
 ROWS_AT_ONCE = 128  # tokens whose squares are summed at once: their float32 copies stay in the processor's cache
-
-
 STATISTICS = ("sq_norms", "hessian")
+# Decoders whose blocks arithmetic 1 gave what belongs to other windows: inputs of each layer made from its tokens.
+WRONG_IN_1 = ("gemma4_text", "gemma4_unified_text")
+
+
+def arithmetic(config: PretrainedConfig) -> int:
+    """Number of the arithmetic by which the walk takes statistics of a model; raised where a change gives others.
+
+    1: the first. 2: blocks get their own captured call for every batch where that makes a difference.
+    """
+    return 2 if config.get_text_config().model_type in WRONG_IN_1 else 1
 
 
 class InputStatistics:

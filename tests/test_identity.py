@@ -1,10 +1,13 @@
 """analysis/identity.py: what makes two runs the same, whatever version recorded them."""
 
+import argparse
+
 import pytest
 
 from analysis import identity
 from analysis.identity import differences, normal, recipe
 from llm_tasks import arguments
+from llm_tasks.methods import Options
 
 LLM = {
     "model_name_or_path": "models/m", "model_sha256": "m1", "compression": "gptq", "bits": 4, "sparsity": None,
@@ -139,3 +142,17 @@ def test_an_option_that_was_on_before_it_could_be_switched_off_is_recorded_as_of
 
 def test_every_option_of_a_method_is_a_part_of_its_recipe():
     assert set(arguments.METHOD_OPTIONS) <= {*identity.METHOD_OPTIONS}, "name it in analysis/identity.py"
+
+
+@pytest.mark.parametrize(
+    ("compression", "group_size", "walk_arithmetic", "expected"),
+    [("dense", 128, 2, 1), ("magnitude", 128, 2, 1), ("wanda", 128, 1, 1), ("wanda", 128, 2, 2), ("rtn", 32, 2, 1),
+     ("gptq", 128, 1, 1), ("gptq", 32, 1, 2), ("gptq", -1, 2, 2)],
+)  # fmt: skip
+def test_a_compressions_number_counts_the_statistics_that_it_is_calibrated_on(
+    compression: str, group_size: int, walk_arithmetic: int, expected: int
+):
+    options = {**vars(Options()), "group_size": group_size}
+    computed = arguments.Computation("torch.float32", "no", 1, walk_arithmetic)
+    found = arguments.method_arithmetic(argparse.Namespace(**options), {"compression": compression}, computed)
+    assert found == expected

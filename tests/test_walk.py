@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma4TextConfig, LlamaConfig, MambaConfig, PreTrainedModel
 
 from llm_tasks.methods import METHODS, Options, Strength
+from pruning import walk
 from pruning.layers import block_weights, decoder_blocks, decoder_weights
 from pruning.walk import (
     Call,
@@ -371,3 +372,9 @@ def test_the_proof_keeps_nothing():
     assert not any(
         "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks for module in model.modules()
     )
+
+
+def test_statistics_that_changed_have_another_number():
+    """Gemma 4's blocks were once given the per-layer inputs of another window."""
+    assert walk.arithmetic(LlamaConfig()) == 1
+    assert walk.arithmetic(Gemma4TextConfig()) == 2

@@ -212,10 +212,10 @@ class Engine:
         width, read = len(rows[-1].tokens), 0
         for count, row in enumerate(reversed(rows), start=1):
             read += len({place for place, *_ in row.reads})
-            uneven = 4 * len(row.tokens) < 3 * width and (count - 1) * width >= EVEN_TOKENS
+            apart = 4 * len(row.tokens) < 3 * width and (count - 1) * width >= EVEN_TOKENS
             if not (self._ways.packs or self._ways.pads):
-                uneven = len(row.tokens) < width or not self._ways.shares
-            if count > 1 and (uneven or count * width > self._budget or read > self._most_read):
+                apart = len(row.tokens) < width or not self._ways.batches
+            if count > 1 and (apart or count * width > self._budget or read > self._most_read):
                 return count - 1
         return len(rows)
 

@@ -170,9 +170,10 @@ def _state(model: PreTrainedModel) -> dict[tuple[str, str], object]:
     """What modules hold besides their parameters; where a pass changes it, two passes at once would disturb each other.
 
     Returns:
-        By module and name, a plain value, or of a tensor where its numbers are and how often they were written.
+        By module and name, a plain value, or of a tensor where its numbers are and how often they were written; and the
+        state of torch's random numbers.
     """
-    found: dict[tuple[str, str], object] = {}
+    found: dict[tuple[str, str], object] = {("", "random numbers"): torch.get_rng_state().numpy().tobytes()}
     for path, module in model.named_modules():
         for name, value in {**vars(module), **module._buffers}.items():
             if isinstance(value, Tensor) and not value.is_meta:
@@ -204,7 +205,7 @@ def _prove_feeding(model: PreTrainedModel, compared: list[Tokens], sequences: li
     ways = next((candidate for what, candidate in candidates.items() if right(what, candidate)), ways)
     if not ways.packs and right("padded batches", ways._replace(pads=True)):
         ways = ways._replace(pads=True)
-    if not (ways.shares or ways.packs or ways.pads) and not right("the model itself", ways):
+    if not ways.batches and not right("the model itself", ways):
         logger.warning("%s computes something else every time: its scores are drawn at random", type(model).__name__)
     return ways._replace(projects=_projects_plainly(model, short[0]))
 
@@ -240,9 +241,8 @@ def _log_likelihoods(
     """
     starts = (max(len(tokens) // 2, len(tokens) - READ_TOKENS) + 1 for tokens in compared)
     asked = [Continuation((*tokens, tokens[-1]), start) for tokens, start in zip(compared, starts, strict=True)]
-    alone = not (ways.shares or ways.packs or ways.pads)
     with tqdm(disable=True) as progress, cpu.prepared(model, ways):
-        recorder = _Recorder(model, 1 if alone else TOGETHER, "no", ways, progress)
+        recorder = _Recorder(model, TOGETHER if ways.batches else 1, "no", ways, progress)
         recorder.fillers = [filler for filler in fillers if len(filler) <= LONGEST_ROW]
         recorder.feed(distinct_reads(asked), lanes=1)
     found = [np.array([value for _, value in sorted(recorder.found[owner])]) for owner in range(len(asked))]

@@ -38,6 +38,11 @@ class Ways(NamedTuple):
     lanes: bool = False
     answers: str = ANSWER_WAYS[-1]
 
+    @property
+    def batches(self) -> bool:
+        """Whether several sequences may stand in one batch; in the plain way each is fed by itself."""
+        return self.shares or self.packs or self.pads
+
     def described(self) -> dict[str, Any]:
         """As results hold it."""
         return {**self._asdict(), "compiles": list(self.compiles)}
@@ -72,7 +77,7 @@ def is_spread(model: PreTrainedModel) -> bool:
 # Decoders whose positions, windows or layers arithmetic 1 took for Llama's.
 WRONG_IN_1 = (
     "gpt_neo", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert", "data2vec-text",
-    "moshi", "xlnet", "deepseek_v32", "nanochat",
+    "moshi", "xlnet", "nanochat", "llama4_text", "deepseek_v4", "hy_v4", "recurrent_gemma", "reformer", "prophetnet",
 )  # fmt: skip
 
 
@@ -92,6 +97,7 @@ def arithmetic(config: PretrainedConfig, dtype: torch.dtype, precision: str, rea
     config = config.get_text_config()
     rounds = dtype != torch.float32 or precision != "no"
     was_wrong = config.model_type in WRONG_IN_1 or lengths_of(config).boundary is not None
+    was_wrong = was_wrong or most_keys(config) is not None
     return 2 if was_wrong or (rounds and set(readers) != {"answer"}) else 1
 
 
