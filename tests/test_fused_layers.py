@@ -61,6 +61,7 @@ def test_layers_that_look_the_same_and_compute_something_else_are_not(kind: str,
         norm = modeling_llama.LlamaRMSNorm.forward
         monkeypatch.setattr(modeling_llama.LlamaRMSNorm, "forward", lambda self, hidden: norm(self, hidden) * 1.02)
     elif kind == "gate":
+
         def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
             return self.down_proj(self.act_fn(self.gate_proj(x)) * (self.up_proj(x) + 0.1))
 

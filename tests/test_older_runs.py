@@ -158,7 +158,9 @@ def test_arithmetic_that_changed_is_never_mixed(tree: Path, load_script, monkeyp
 
 def test_a_method_whose_arithmetic_changed_is_never_averaged(tree: Path, load_script, monkeypatch):
     """One method of several: the others of the sweep are skipped, and drawn together with those before."""
-    monkeypatch.setattr(arguments, "method_arithmetic", lambda args, cell: 1 + (cell["compression"] == "wanda"))
+    monkeypatch.setattr(
+        arguments, "method_arithmetic", lambda args, cell, computed: 1 + (cell["compression"] == "wanda")
+    )
     command = COMMANDS["perplexity"]
     assert start(command) == 2
     assert start(command, "--compression", "dense", "magnitude") == 0

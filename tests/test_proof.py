@@ -154,6 +154,7 @@ def test_an_engine_that_errs_proves_nothing(broken: str, dtype: torch.dtype, mon
     model, asked = make_model("llama").to(dtype), continuations(3, 6)
     masks, joined, forward = feed.Engine._masks, feed._joined, modeling_llama.LlamaModel.forward
     if broken == "positions":
+
         def shifted(self: nn.Module, *given: object, position_ids: torch.Tensor | None = None, **more: object):
             if position_ids is not None:
                 position_ids = position_ids + (position_ids > 2)

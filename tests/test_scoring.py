@@ -317,7 +317,7 @@ def lane_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "bloom", "mixtral"])
 def test_lanes_change_nothing(
     name: str, dtype: torch.dtype, lane_threads: set[int], monkeypatch: pytest.MonkeyPatch
 ):  # fmt: skip

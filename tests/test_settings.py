@@ -835,6 +835,7 @@ def kill_after(starter: subprocess.Popen, folder: Path, count: int, seconds: flo
     assert os.waitstatus_to_exitcode(int(starter.stdout.readline())) == -signal.SIGKILL
 
 
+@pytest.mark.torture
 def test_a_sweep_that_is_killed_again_and_again_equals_one_that_is_not(options: list[str], tmp_path: Path):
     """24 cells of three settings, killed anywhere behind the 4th, the 9th and the 14th of them."""
     cells = ["--settings", "4", "5", "6", *OWN[6], "--compression", "dense", "magnitude", "rtn", "--sparsity", "0.1",

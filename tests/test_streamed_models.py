@@ -45,7 +45,7 @@ def edit_tensors(folder: Path, **tensors: torch.Tensor) -> None:
     save_file(load_file(folder / "model.safetensors") | tensors, folder / "model.safetensors", {"format": "pt"})
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", more_configs())
 def test_an_architecture(name: str, tmp_path: Path):
     dtype = torch.float32 if len(name) % 2 else torch.bfloat16
     random_model(name, dtype).save_pretrained(tmp_path)

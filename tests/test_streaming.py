@@ -141,6 +141,7 @@ def test_a_checkpoint_that_does_not_fill_the_model_is_refused_by_name(tiny_decod
         StreamedBlocks(tmp_path)
 
 
+@pytest.mark.torture
 def test_a_model_larger_than_the_memory_it_may_use(tmp_path: Path):
     """A 126 MB model is compressed by a process that takes at most 85 MB beyond what it has after its imports.
 
