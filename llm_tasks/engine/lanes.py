@@ -62,9 +62,9 @@ def run(first: Task, lanes: int) -> None:
 
     try:
         with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
-            for _ in range(lanes):
-                pool.submit(work)
             try:
+                for _ in range(lanes):
+                    pool.submit(work)
                 tasks.join()
             finally:  # an interrupt too: what comes last is taken first
                 for _ in range(lanes):
