@@ -192,9 +192,9 @@ def identity(args: argparse.Namespace, pair: Pair) -> dict[str, Any]:
         "end_seed": place["end_seed"],
         "start_sha256": weights_hash(pair.start.files),
         "end_sha256": pair.end and weights_hash(pair.end.files),
-        "training": sorted({
-            records.recipe(end.identity, records.COORDINATES["fine-tuning"]) for end in (pair.start, pair.end) if end
-        }),
+        "training": sorted(
+            {records.recipe(end.identity, records.COORDINATES["fine-tuning"]) for end in (pair.start, pair.end) if end}
+        ),
         "precision_used": "no",
     }
 

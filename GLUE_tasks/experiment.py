@@ -465,7 +465,7 @@ def describe(cell: Cell, identity: dict[str, Any], args: argparse.Namespace) -> 
 
 def warn_at_chance(folder: Path, levels: list[dict[str, Any]]) -> None:
     for dense in levels:
-        if not above_chance(dense["score"], dense["chance"], dense["stderr"]):
+        if not above_chance(*(dense[name] for name in ("score", "chance", "stderr", "num_examples"))):
             logger.warning(
                 "%s: DENSE AT CHANCE: %s %.3f +- %.3f at level %s, where chance gives %.3f; drops from "
                 "it mean nothing",

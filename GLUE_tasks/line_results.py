@@ -7,6 +7,7 @@ import numpy as np
 from analysis.fine_tuning import prediction_scores
 from analysis.fine_tuning.prediction_scores import Answers
 from analysis.lines import barriers
+from analysis.lines.barriers import STRAIGHT_LINE, Resampled, ends_and_between, heights
 from analysis.uncertainty import bootstrap
 from GLUE_tasks import glue_data
 
@@ -49,12 +50,27 @@ def resampled_scores(metric: str, line: Line, seed: int) -> np.ndarray:
     return prediction_scores.resampled_scores(answers, metric, RESAMPLES, np.random.default_rng(seed))[1:]
 
 
-def resampled_losses(line: Line, seed: int) -> np.ndarray:
-    """The mean losses of resampled items at every point, (RESAMPLES, points)."""
-    losses = line["loss"]
+def resampled_errors(metric: str, line: Line, seed: int) -> Resampled:
+    """The error (1 - score) of resampled items at every point; the unseen item is wrong between the ends, or there."""
+    errors, labels = 1 - resampled_scores(metric, line, seed), line["label"]
+    unseen = prediction_scores.unseen_item(labels, metric, RESAMPLES, np.random.default_rng([seed, 1]))
+    points, worst = errors.shape[1], 1 - prediction_scores.LOWEST.get(metric, 0.0)
+    tall, flat = ends_and_between(points, 0.0, worst), ends_and_between(points, worst, 0.0)
+    return Resampled(errors, unseen[1:], tall, flat, len(labels))
+
+
+def resampled_losses(line: Line, alphas: np.ndarray, seed: int) -> Resampled:
+    """The mean losses of resampled items at every point; the unseen item is like that with the highest or lowest bow.
+
+    A loss has no upper end that could be counted on instead.
+    """
+    losses, generator = line["loss"], np.random.default_rng(seed)
     columns = np.concatenate([losses, np.ones((len(losses), 1))], axis=1)
-    sums = np.concatenate(list(bootstrap.resampled_sums(columns, RESAMPLES, np.random.default_rng(seed))))
-    return sums[1:, :-1] / sums[1:, -1:]
+    sums = np.concatenate(list(bootstrap.resampled_sums(columns, RESAMPLES, generator)))
+    unseen = bootstrap.unseen_shares(sums[:, -1], 1, generator)
+    bows = heights(losses, alphas, STRAIGHT_LINE)[:, 1:-1].mean(axis=1)
+    tall, flat = losses[bows.argmax()], losses[bows.argmin()]
+    return Resampled(sums[1:, :-1] / sums[1:, -1:], unseen[1:], tall, flat, len(losses))
 
 
 def find_barriers(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed: int) -> list[dict[str, Any]]:
@@ -62,8 +78,8 @@ def find_barriers(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed:
     found = []
     for split, line in lines.items():
         curves = {
-            "loss": (line["loss"].mean(axis=0), resampled_losses(line, seed)),
-            "error": (1 - score_curve(metric, line), 1 - resampled_scores(metric, line, seed)),
+            "loss": (line["loss"].mean(axis=0), resampled_losses(line, alphas, seed)),
+            "error": (1 - score_curve(metric, line), resampled_errors(metric, line, seed)),
         }
         for quantity, (curve, resampled) in curves.items():
             described = barriers.describe(curve, resampled, alphas)

@@ -19,9 +19,8 @@ from analysis.lines import interpolation_figures, interpolation_summary, interpo
 from analysis.sweeps import missing
 from analysis.tables import Row
 from analysis.uncertainty import resampling, trends
+from analysis.uncertainty.bootstrap import RESAMPLES
 from analysis.uncertainty.trends import Trends
-
-RESAMPLES = 2000
 
 
 class Plot(NamedTuple):
@@ -54,7 +53,7 @@ class Part(NamedTuple):
     plots: list[Plot]
     lines: list[str]
     cautions: list[str]
-    found: Trends = Trends([], [], [])
+    found: Trends = Trends([], [], [], [])
 
 
 class Tree(NamedTuple):
@@ -97,25 +96,19 @@ TUNING_FIGURES: dict[str, tuple[Callable[[list[Row]], Figure], Callable[[list[Ro
 }
 
 
-TUNING_TABLES: dict[str, tuple[Callable[[list[Row]], list[Row]], tuple[str, ...]]] = {
-    "transfers_compared": (transfers.difference_table, transfers.DIFFERENCE_COLUMNS),
-    "tasks": (known_tasks, human_gap.HUMAN_GAP_COLUMNS),
-}
-
-
 def describe(rows: list[Row], unfinished: list[Path], resamples: int = RESAMPLES) -> Tree:
     """All that is known of a tree of runs.
 
     Args:
         rows: what results.read_runs returned.
         unfinished: what results.unfinished_runs returned.
-        resamples: behind the intervals of slopes and the verdicts.
+        resamples: of items and seeds, behind all intervals and verdicts.
     Raises:
         ValueError: runs that must not be averaged or compared (results.check_runs).
     """
     results.check_runs(rows)
     parts = [*tuning_parts(rows, resamples), *level_parts(rows, resamples)]
-    parts += [*domain_parts(rows), *interpolation_parts(rows), *perplexity_parts(rows)]
+    parts += [*domain_parts(rows, resamples), *interpolation_parts(rows), *perplexity_parts(rows)]
     found = Trends(*([row for part in parts for row in part.found[place]] for place in range(len(Trends._fields))))
     return Tree(rows, unfinished, parts, found, missing.missing_runs(rows), paper.comparison(rows, found))
 
@@ -142,11 +135,15 @@ def tuning_parts(rows: list[Row], resamples: int) -> list[Part]:
             if points := tabulate(members):
                 stem = f"setting{setting}_{name}_{ending}"
                 plots.append(Plot(stem, functools.partial(draw, members), points, columns))
-        for name, (tabulate, columns) in TUNING_TABLES.items():
-            if points := tabulate(members):
+        found = tuning_trends.measure(members, resamples)
+        for name, points, columns in (
+            ("transfers_compared", found.differences, transfers.DIFFERENCE_COLUMNS),
+            ("tasks", known_tasks(members), human_gap.HUMAN_GAP_COLUMNS),
+        ):
+            if points:
                 plots.append(Plot(f"setting{setting}_{name}_{ending}", None, points, columns))
         title = f"Setting {setting}, {names[model]}" + (f", magnitude threshold {scope}" if scope else "")
-        table, found = tables.seed_means(members), tuning_trends.measure(members, resamples)
+        table = tables.seed_means(members)
         lines = tuning_summary.section(members, table, found)
         parts.append(Part(title, plots, lines, tuning_summary.cautions(members, table), found))
     return parts
@@ -160,6 +157,8 @@ def level_parts(rows: list[Row], resamples: int) -> list[Part]:
     parts = []
     for key, members in sets.items():
         table = level_tables.level_table(members)
+        found = trends.of_figure(key, resampling.resampled_curves(members, resamples, 0, table))
+        table = trends.with_intervals(table, found)
         setting = key.setting if key.setting == level_tables.OWN_TASK else f"setting{key.setting}"
         stem = f"{setting}_{tasks[key.task]}_{models[key.model]}"
         plots = []
@@ -171,29 +170,30 @@ def level_parts(rows: list[Row], resamples: int) -> list[Part]:
             shown = [{name: point[name] for name in size_figures.SIZE_COLUMNS} for point in points]
             plots.append(Plot(f"{stem}_by_size", draw, shown, size_figures.SIZE_COLUMNS))
         title = f"{level_figures.set_title(key.setting, key.task)}, {models[key.model]}"
-        found = trends.of_figure(key, resampling.resampled_curves(members, resamples, 0, table))
         lines = level_summary.section(table, found) + (size_figures.summary_lines(points) if points else [])
         parts.append(Part(title, plots, lines, level_summary.cautions(members, table), found))
     return parts
 
 
-def domain_parts(rows: list[Row]) -> list[Part]:
+def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
     """Multi-domain learning and translation: one part for every setting, model and task."""
     sets = domain_tables.domain_sets(rows)
     models = tables.model_names({key.model for key in sets})
     parts = []
     for key, members in sets.items():
-        table, effects = domain_tables.domain_table(members), minority_tables.minority_table(members)
+        table = domain_tables.domain_table(members, resamples)
+        effects = minority_tables.minority_table(members, resamples)
         ending = f"{tables.text_name(key.task)}_{models[key.model]}"
         plots = []
         if domain_tables.domain_curves(table):
-            draw = functools.partial(domain_figures.domain_figure, members)
+            draw = functools.partial(domain_figures.draw_domains, table)
             plots.append(Plot(f"{key.setting}_{ending}", draw, table, domain_tables.COLUMNS))
         if any(row["corrected_effect"] is not None for row in effects):
-            draw = functools.partial(domain_figures.minority_figure, members)
+            draw = functools.partial(domain_figures.draw_minorities, effects, table)
             plots.append(Plot(f"{key.setting}_minority_{ending}", draw, effects, minority_tables.COLUMNS))
         title = f"{domain_figures.TITLE[key.setting]}, {key.task}, {models[key.model]}"
-        parts.append(Part(title, plots, domain_summary.section(members), domain_summary.cautions(members)))
+        lines, cautions = domain_summary.section(table, effects), domain_summary.cautions(table, effects)
+        parts.append(Part(title, plots, lines, cautions))
     return parts
 
 

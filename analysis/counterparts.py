@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import scipy.special
+
 from analysis import tables
 from analysis.fine_tuning import human_gap, transfers, tuning_trends
 from analysis.levels import level_tables
@@ -19,7 +21,7 @@ KIND = {"magnitude": "sparsity", "gptq": "bits", "low_rank": "rank"}
 
 OUR_COLUMNS = (
     "what", "setting", "task", "item", "where", "model", "compression", "method", "strength", "value", "low", "high",
-    "note",
+    "p_value", "note",
 )  # fmt: skip
 
 
@@ -32,14 +34,16 @@ def our_numbers(rows: list[Row], found: Trends | None = None) -> list[Row]:
             None.
     Returns:
         compression is the paper's name of the method and `method` ours, with the scope of magnitude; where is the task
-        or category of an order. low and high are the 95 % interval, None where there is none.
+        or category of an order. low and high are the 95 % interval, None where there is none; p_value is that of
+        another value than 0, of a drop that of a loss, before any correction.
     Raises:
         ValueError: runs that must not be averaged or compared (results.check_runs).
     """
     found = joined_trends(rows) if found is None else found
     return [
         *_spearmans(found.levels), *_orders(found.orders), *_drops(found.points),
-        *_level_difficulties(rows), *_tuned_numbers(rows), *_barrier_orders(rows),
+        *_level_difficulties(rows), *_tuned_difficulties(rows),
+        *_freezing(found.differences), *_transfer_orders(found.differences), *_barrier_orders(rows),
         *_level_counts(rows),
     ]  # fmt: skip
 
@@ -68,7 +72,8 @@ def _spearmans(levels: Iterable[Row]) -> list[Row]:
     return [
         _row(
             What.SPEARMAN, level["setting"], level["task"], level["level"], **_method(level), value=level["spearman"],
-            low=level["spearman_low"], high=level["spearman_high"], note=f"number of strengths: {level['points']}",
+            low=level["spearman_low"], high=level["spearman_high"], p_value=level["spearman_p"],
+            note=f"number of strengths: {level['points']}",
         )
         for level in levels
         if level["strength_kind"] == KIND.get(level["compression"])
@@ -95,7 +100,7 @@ def _drops(points: Iterable[Row]) -> list[Row]:
     return [
         _row(
             What.DROP, point["setting"], point["task"], point["level"], **_method(point), strength=point["strength"],
-            value=point["normalized_drop"], low=point["drop_low"], high=point["drop_high"],
+            value=point["normalized_drop"], low=point["drop_low"], high=point["drop_high"], p_value=point["loss_p"],
         )
         for point in points
         if point["strength_kind"] == "sparsity"
@@ -113,8 +118,8 @@ def _level_difficulties(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _tuned_numbers(rows: list[Row]) -> list[Row]:
-    """Score and difficulty of fine-tuned tasks, the cost of freezing, and the transfers against each other."""
+def _tuned_difficulties(rows: list[Row]) -> list[Row]:
+    """Score and difficulty of fine-tuned tasks."""
     found = []
     for members in tables.figure_sets(rows).values():
         gaps = {gap["task"]: gap for gap in human_gap.human_gap_table(members) if gap["human"] is not None}
@@ -122,8 +127,6 @@ def _tuned_numbers(rows: list[Row]) -> list[Row]:
             stderr = None if gap["difficulty_stderr"] is None else gap["difficulty_stderr"] * gap["human"]
             dense = {"model": gap["model"], "mean_score": gap["dense_mean_score"], "mean_stderr": stderr}
             found += _difficulty(TUNED_SETTING, TUNED, task, dense, gap["human"], gap["difficulty"])
-        differences = transfers.difference_table(members)
-        found += _freezing(differences) + _transfer_orders(differences)
     return found
 
 
@@ -131,7 +134,7 @@ def _freezing(differences: list[Row]) -> list[Row]:
     return [
         _row(
             What.FREEZING, TUNED_SETTING, TUNED, row["task"], strength=row["strength"], value=row["difference"],
-            low=row["difference_low"], high=row["difference_high"], note=row["reason"] or None,
+            low=row["difference_low"], high=row["difference_high"], p_value=row["p_value"], note=row["reason"] or None,
             **_method({**row, "compression": "magnitude"}),
         )
         for row in differences
@@ -144,10 +147,10 @@ def _transfer_orders(differences: list[Row]) -> list[Row]:
     groups: dict[tuple, list[Row]] = {}
     for row in differences:
         if row["dense_above_chance"] is not False:
-            key = ("task", "strength_kind", "transfer", "against")
+            key = ("model", "magnitude_scope", "task", "strength_kind", "transfer", "against")
             groups.setdefault(tuple(row[name] for name in key), []).append(row)
     found = []
-    for (task, _, first, other), own in groups.items():
+    for (*_, task, _, first, other), own in groups.items():
         told = [row["verdict"] for row in own]
         sure = {transfers.HIGHER, transfers.LOWER} & set(told)
         counts = ", ".join(f"{name} in {told.count(name)}" for name in (transfers.HIGHER, transfers.LOWER))
@@ -170,7 +173,7 @@ def _barrier_orders(rows: list[Row]) -> list[Row]:
         lines: dict[str, dict[tuple, Row]] = {}
         for row in interpolation_tables.barrier_table(members):
             shown = (row["split"], row["quantity"], row["definition"], row["pair"])
-            if shown == ("validation", "error", STRAIGHT_LINE, "dense-sparse") and row["share_of_learned"] is not None:
+            if shown == ("validation", "error", STRAIGHT_LINE, "dense-sparse") and row["share_low"] is not None:
                 place = (row["magnitude_scope"], row["strength_kind"], row["strength"])
                 lines.setdefault(row["task"], {})[place] = row
         for item, (one, other) in pairs.items():
@@ -195,12 +198,18 @@ def _difficulty(setting: int, task: str, item: str, dense: Row, human: float, di
     half = None if dense["mean_stderr"] is None else 1.96 * dense["mean_stderr"]
     same = {"model": dense["model"], "compression": "dense", "method": "Dense"}
     return [
-        _row(what, setting, task, item, **same, value=value, low=low, high=high)
-        for what, value, low, high in (
-            (What.SCORE, dense["mean_score"], *_around(dense["mean_score"], half)),
-            (What.DIFFICULTY, difficulty, *_around(difficulty, None if half is None else half / human)),
+        _row(what, setting, task, item, **same, value=value, low=low, high=high, p_value=p_value)
+        for what, value, p_value, low, high in (
+            (What.SCORE, dense["mean_score"], None, *_around(dense["mean_score"], half)),
+            (What.DIFFICULTY, difficulty, _p(difficulty * human, dense["mean_stderr"]),
+             *_around(difficulty, None if half is None else half / human)),
         )
-    ]
+    ]  # fmt: skip
+
+
+def _p(distance: float, stderr: float | None) -> float | None:
+    """Two-sided, of a distance from 0 by the normal approximation."""
+    return 2 * float(scipy.special.ndtr(-abs(distance) / stderr)) if stderr else None
 
 
 def _around(value: float, half: float | None) -> tuple[float | None, float | None]:

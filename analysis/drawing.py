@@ -18,6 +18,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
 from analysis import tables
+from analysis.monotonicity import MIN_STRENGTHS
 from analysis.tables import Row
 
 # Of every figure that compares compressions: the palette again, and grey and brown for the seventh and eighth.
@@ -290,12 +291,18 @@ def warning_box(axes: Axes, text: str) -> None:
 
 
 def slope_text(level: Row, slope: float | None) -> str:
-    """A curve's slope for the legend, or why it has none; `level` holds the curve's dense score."""
+    """A curve's slope and over how many strengths for the legend, or why it has none; a difference where two are all.
+
+    `level` holds the curve's dense score and strengths.
+    """
     if level["dense_mean_score"] is None:
         return "no dense"
     if level["dense_above_chance"] is False:
         return "at chance"
-    return "no slope" if slope is None else f"{slope:+.2f}"
+    if slope is None:
+        return "no slope"
+    count = len(set(level["strengths"]))
+    return f"{slope:+.2f} ({count})" if count >= MIN_STRENGTHS else f"{slope:+.2f} (difference of {count})"
 
 
 def slope_legend(axes: Axes, title: str, columns: int = 2, below: float = 0.45) -> None:

@@ -67,7 +67,7 @@ def data_adequacy(rows: list[Row]) -> Figure:
             named = {drawing.percent(fraction): points for fraction, points in levels.items()}
             drawing.warning(axes, named, "dense transfer", " data")
             axes.set_title(f"{task_name(task)} ({_metric(table, task)})")
-            drawing.slope_legend(axes, "training data: Theil-Sen slope")
+            drawing.slope_legend(axes, "training data: Theil-Sen slope (strengths)")
         drawing.label_outer(panels, "Score (% of dense transfer)")
         _note(figure, table, "Slope: normalized drop per unit of sparsity. ")
     return figure
@@ -162,7 +162,11 @@ def _gap_panel(axes: Axes, kind: str, measure: str, shown: dict[str, Row], table
     _limits(axes, list(drawn.values()))
     named = {task_name(shown[place]["task"]): points for place, points in drawn.items()}
     drawing.warning(axes, named, "dense transfer")
-    drawing.slope_legend(axes, "metric: slope" if measure == RAW else "gap to people: slope from the floor", columns=1)
+    drawing.slope_legend(
+        axes,
+        "metric: slope (strengths)" if measure == RAW else "gap to people: slope from the floor (strengths)",
+        columns=1,
+    )
 
 
 def _gap_label(place: str, gap: Row, measure: str) -> str:

@@ -14,7 +14,7 @@ import scipy.special
 import scipy.stats
 from numpy.typing import ArrayLike
 
-MIN_RANKED_POINTS = 3
+MIN_STRENGTHS = 3  # of a rank correlation and of a slope: two points give a difference
 MOST_EXACT_BLOCKS = 12  # of Page's test; the normal approximation is close from there on
 
 
@@ -44,7 +44,7 @@ def spearman(strength: ArrayLike, score: ArrayLike) -> float | None:
     Source: paper sec. 2 and table 2, whose values are positive: the correlation with the magnitude of the drop.
     """
     strength, score = _paired(strength, score)
-    if len(strength) < MIN_RANKED_POINTS or _is_constant(strength) or _is_constant(score):
+    if len(strength) < MIN_STRENGTHS or _is_constant(strength) or _is_constant(score):
         return None
     return float(scipy.stats.spearmanr(strength, -score).statistic)
 
@@ -90,48 +90,45 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     return mean, mean - half_width, mean + half_width
 
 
-def clustered_interval(
-    values: ArrayLike, groups: ArrayLike, confidence: float = 0.95
-) -> tuple[float, float | None, float | None]:
-    """Mean of values that are alike within groups, its standard error, and half of its interval.
+def clustered_error(values: ArrayLike, groups: ArrayLike) -> float | None:
+    """Standard error of the mean of values that are alike within groups.
 
     Args:
-        values: (values,), such as an item's compressed minus its dense score; at least one.
+        values: (values,), such as an item's score, or its compressed minus its dense score; at least one.
         groups: (values,), what each belongs to, such as a document; groups are independent of each other.
-        confidence: probability with which mean ± half covers the true mean, in (0, 1).
     Returns:
-        Mean, standard error, half; the last two are None with one group, which says nothing of the spread. With n
-        values d in G groups, error² = G / (G - 1) * sum over groups of (sum of d - mean in the group)² / n², which is
-        the usual error of a mean where each value is its own group; half is Student's with G - 1 degrees of freedom.
+        With n values d in G groups the root of G / (G - 1) * sum over groups of (sum of d - mean in the group)² / n²,
+        which is the usual error of a mean where each value is its own group; None with one group, which says nothing
+        of the spread.
     Raises:
-        ValueError: no value, a NaN, another number of groups than of values, or a confidence outside (0, 1).
+        ValueError: no value, a NaN, or another number of groups than of values.
     Source: the cluster-robust variance of Liang and Zeger (Biometrika 1986) for a mean, with its usual factor for few
         groups.
     """
     values = _array(values)
-    quantile = _two_sided(confidence)
     if len(values) == 0 or len(values) != len(groups):
         raise ValueError(f"{len(values)} values in {len(groups)} places: each needs its group, and one is needed")
-    mean = statistics.fmean(values)
     _, group = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.bincount(group, values - mean)
+    sums = np.bincount(group, values - statistics.fmean(values))
     count = len(sums)
     if count == 1:
-        return mean, None, None
-    stderr = float(np.sqrt(count / (count - 1) * (sums**2).sum())) / len(values)
-    return mean, stderr, float(scipy.special.stdtrit(count - 1, quantile)) * stderr
+        return None
+    return float(np.sqrt(count / (count - 1) * (sums**2).sum())) / len(values)
 
 
-def above_chance(score: float, chance: float, stderr: float, confidence: float = 0.95) -> bool:
-    """Whether the normal interval around `score` lies wholly above `chance`.
+def above_chance(score: float, chance: float, stderr: float, items: int, confidence: float = 0.95) -> bool:
+    """Whether `score` is above `chance` by more than the items' luck explains.
 
     Args:
-        score, chance: fractions; chance is what guessing or the most frequent answer gives.
-        stderr: standard error of the score over the evaluated items, not over seeds: all seeds see the same items.
-        confidence: of the two-sided interval, in (0, 1).
+        score, chance: chance is what guessing or the most frequent answer gives.
+        stderr: standard error of the score over groups of evaluated items, not over seeds: all seeds see the same
+            items. Scores near 1 leave it little, so that it counts at least as much as that of a guesser.
+        items: how many were evaluated.
+        confidence: of the two-sided normal interval that must lie wholly above chance, in (0, 1).
     """
     _finite(score, chance, stderr)
-    return bool(score - scipy.special.ndtri(_two_sided(confidence)) * stderr > chance)
+    guesser = math.sqrt(chance * (1 - chance) / items) if 0 < chance < 1 else 0.0
+    return bool(score - scipy.special.ndtri(_two_sided(confidence)) * max(stderr, guesser) > chance)
 
 
 def human_gap(human: float, score: float) -> float:

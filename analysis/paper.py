@@ -6,7 +6,7 @@ side.
 
 import itertools
 
-from analysis import counterparts
+from analysis import counterparts, monotonicity
 from analysis.paper_numbers import What, printed
 from analysis.tables import Row, task_name
 from analysis.uncertainty.trends import CANNOT_TELL, Trends
@@ -26,6 +26,7 @@ TITLE = {
 CONTRAST = ("magnitude", "gptq")
 # A claim of no loss is not borne out by an interval that allows more than this, as a fraction.
 LARGEST_NO_LOSS = 0.05
+ALPHA = 0.05
 
 SAME_SIGN, OTHER_SIGN = "same sign", "other sign"
 SAME_ORDER, OTHER_ORDER = "same sign and order", "same sign, other order"
@@ -35,7 +36,7 @@ NOT_TOLD = "ours cannot tell"
 
 COMPARISON_COLUMNS = (
     "place", "what", "setting", "task", "item", "strength", "paper_model", "paper_compression", "paper_value",
-    "our_model", "our_compression", "our_value", "our_low", "our_high", "verdict", "note",
+    "our_model", "our_compression", "our_value", "our_low", "our_high", "p_value", "holm_p", "verdict", "note",
 )  # fmt: skip
 GROUP_COLUMNS = (
     "place", "what", "setting", "task", "paper_model", "paper_compression", "our_model", "our_compression",
@@ -50,14 +51,22 @@ def compare(ours: list[Row]) -> list[Row]:
         ours: rows of counterparts.OUR_COLUMNS; those without a counterpart are passed over.
     Returns:
         In the paper's order. verdict says of a correlation or difficulty whether the sign is the same, of a claim of no
-        loss whether the interval is below 0 or rules out more than LARGEST_NO_LOSS, of an order whether our verdict is
-        the same, of a score or count how ours differs; NOT_TOLD where ours is missing or its interval allows both.
+        loss whether ours loses or its interval rules out more than LARGEST_NO_LOSS, of an order whether our verdict is
+        the same, of a score or count how ours differs; NOT_TOLD where ours is missing or allows both. Signs and losses
+        are told where holm_p, corrected over the rows of one table or claim, model and method, is at most ALPHA.
     """
     found = []
     for paper, own in itertools.product(printed(), ours):
         same = all(own[name] == paper[name] for name in ("what", "setting", "task", "item", "compression"))
         if same and paper["strength"] in (None, own["strength"]):
             found.append(_beside(paper, own))
+    groups: dict[tuple, list[Row]] = {}
+    for row in found:
+        groups.setdefault(tuple(row[name] for name in GROUP_COLUMNS), []).append(row)
+    for members in groups.values():
+        for row, corrected in zip(members, monotonicity.holm([row["p_value"] for row in members]), strict=True):
+            row["holm_p"] = corrected
+            row["verdict"] = _verdict(row)
     return found
 
 
@@ -70,13 +79,13 @@ def _beside(paper: Row, own: Row) -> Row:
         "our_model": own["model"],
         "our_compression": own["method"],
         **{f"our_{name}": own[name] for name in ("value", "low", "high")},
-        "verdict": _verdict(paper["what"], paper["value"], own),
-        "note": own["note"],
+        **{name: own[name] for name in ("p_value", "note")},
     }
 
 
-def _verdict(what: str, paper: float | str, own: Row) -> str:
-    value, low, high = own["value"], own["low"], own["high"]
+def _verdict(row: Row) -> str:
+    what, paper, is_told = row["what"], row["paper_value"], row["holm_p"] is not None and row["holm_p"] <= ALPHA
+    value, low, high = row["our_value"], row["our_low"], row["our_high"]
     if value is None or value == CANNOT_TELL:
         return NOT_TOLD
     if what in (What.TRANSFER, What.ORDER, What.BARRIER, What.LEVELS):
@@ -86,10 +95,10 @@ def _verdict(what: str, paper: float | str, own: Row) -> str:
             return "alike"
         return "ours higher" if value > paper else "ours lower"
     if what in (What.DROP, What.FREEZING):
-        if low is None or high is None:
-            return NOT_TOLD
-        return LOSS if high < 0 else NO_LOSS if low > -LARGEST_NO_LOSS else NOT_TOLD
-    if value == 0 or (low is not None and high is not None and low <= 0 <= high):
+        if is_told and value < 0:
+            return LOSS
+        return NO_LOSS if low is not None and low > -LARGEST_NO_LOSS else NOT_TOLD
+    if value == 0 or (row["p_value"] is not None and not is_told):
         return NOT_TOLD
     return SAME_SIGN if value * paper > 0 else OTHER_SIGN
 
@@ -153,7 +162,7 @@ def pairs_in_order(one: list[float], other: list[float]) -> tuple[int, int]:
 def _losses(members: list[Row]) -> tuple[str, str]:
     told = [row["verdict"] for row in members]
     items = ", ".join(f"{_item(row)} {_value(row, row['our_value'])}" for row in members)
-    agreement = LOSS if LOSS in told else NO_LOSS if NO_LOSS in told else NOT_TOLD
+    agreement = LOSS if LOSS in told else NO_LOSS if set(told) == {NO_LOSS} else NOT_TOLD
     return agreement, f"the paper sees none, ours is sure of a loss in {told.count(LOSS)} of {len(told)} ({items})"
 
 

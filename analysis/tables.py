@@ -27,6 +27,7 @@ SPARSE = "sparse_transfer"
 SPARSE_TO_DENSE = "sparse_to_dense"
 TRANSFERS = (DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE)
 FINE_TUNING_SETTINGS = (1, 5)  # others with a transfer, such as several domains in one run, have tables of their own
+TWO_STRENGTHS = "two strengths give a difference, not a slope: measure a third"
 KINDS = ("sparsity", "nm", "bits", "rank")
 PERPLEXITY = "perplexity"
 COMPRESSIONS = ("dense", "magnitude", "wanda", "ria", "sparsegpt", "rtn", "gptq", "low_rank")
@@ -209,7 +210,7 @@ def mean_of(rows: list[Row], name: str) -> float | None:
 def is_above_chance(runs: list[Row]) -> bool | None:
     """Whether the mean score of runs on the same items is above chance; None without runs, chance or standard error."""
     values = [mean_of(runs, name) for name in ("score", "chance", "stderr")]
-    return None if None in values else monotonicity.above_chance(*values)
+    return None if None in values else monotonicity.above_chance(*values, items=runs[0]["num_examples"])
 
 
 def _place(point: Row) -> tuple:
@@ -303,6 +304,8 @@ def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
     kept = [level for level in levels if is_comparable(level)]
     if len(kept) < 2:
         return None, f"{len(kept)} of {len(levels)} levels can be compared"
+    if len(set(kept[0]["strengths"])) < monotonicity.MIN_STRENGTHS:
+        return None, TWO_STRENGTHS
     if len({level["strengths"] for level in kept}) > 1:
         return None, "the levels were measured at different strengths"
     difficulty = [level["difficulty"] for level in kept]

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from analysis.drawing import compression_style, percent
-from analysis.monotonicity import MIN_RANKED_POINTS
+from analysis.monotonicity import MIN_STRENGTHS
 from analysis.tables import Row, is_above_chance
 
 # A larger difference means that the horizontal axis is not what it says.
@@ -32,7 +32,7 @@ def spearman_text(level: Row) -> str:
     if level["spearman"] is not None:
         return number(level["spearman"])
     count = len(level["strengths"])
-    if count < MIN_RANKED_POINTS:
+    if count < MIN_STRENGTHS:
         return f"undefined: {count} point{'s' if count > 1 else ''}"
     return "undefined: the same score everywhere"
 
@@ -68,3 +68,8 @@ def dense_caution(runs: list[Row]) -> str | None:
 def against_chance(runs: list[Row]) -> str:
     score = sum(row["score"] for row in runs) / len(runs)
     return f"{score:.3f}, chance {runs[0]['chance']:.3f}, standard error {runs[0]['stderr']:.3f}"
+
+
+def with_bounds(value: float | None, low: float | None, high: float | None) -> str:
+    """-0.345 [-0.844, 0.188], with a blank for a bound that is not known; without brackets where neither is."""
+    return number(value) if low is None and high is None else f"{number(value)} [{number(low)}, {number(high)}]"

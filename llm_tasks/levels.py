@@ -179,7 +179,8 @@ def report_levels(own: LevelSetting, levels: Sequence[EncodedLevel]) -> None:
 def warn_of_chance(own: LevelSetting, levels: Sequence[dict[str, Any]]) -> None:
     """Say loudly at which levels the dense model knows nothing."""
     for level in levels:
-        if level["stderr"] is None or not monotonicity.above_chance(level["score"], level["chance"], level["stderr"]):
+        known = [level[name] for name in ("score", "chance", "stderr", "num_examples")]
+        if level["stderr"] is None or not monotonicity.above_chance(*known):
             logger.warning(
                 "SETTING %s, %s: THE DENSE MODEL IS NOT ABOVE CHANCE (%.3f, standard error %s, chance %.3f): "
                 "its drops mean nothing", own.name, level["level"], level["score"],
@@ -314,18 +315,14 @@ def describe_level(encoded: EncodedLevel, outcome: _Outcome, metric: str) -> dic
     chance = 0.0
     if level.reader in ("letter", "cloze"):
         chance = float(np.mean([1 / len(prompt.options) for prompt in level.prompts]))
+    stderr = monotonicity.clustered_error(values, [prompt.group for prompt in level.prompts])
     return {
         "level": level.name, "difficulty": level.difficulty, "metric": metric, "score": float(values.mean()),
-        "chance": chance, "stderr": standard_error(values), "num_examples": len(values), "dataset": level.dataset,
+        "chance": chance, "stderr": stderr, "num_examples": len(values), "dataset": level.dataset,
         "reader": level.reader, "human": level.human,
         "metrics": {name: float(own.mean()) for name, own in outcome.metrics.items()},
         "facts": {**level.facts, "shortened": encoded.shortened, "skipped_too_long": encoded.skipped},
     }  # fmt: skip
-
-
-def standard_error(values: np.ndarray) -> float | None:
-    """Of the mean of independent values; None with one."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def item_table(

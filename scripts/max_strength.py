@@ -16,13 +16,14 @@ from pathlib import Path
 
 from analysis import results, tables
 from analysis.fine_tuning import human_gap, tuning_trends
-from analysis.levels import level_summary, level_tables
+from analysis.levels import level_tables
 from analysis.levels.level_tables import LevelSet
 from analysis.sweeps import options
 from analysis.tables import Row
 from analysis.uncertainty import resampling, tolerance, trends
+from analysis.uncertainty.bootstrap import RESAMPLES
 from analysis.uncertainty.resampling import CurveKey, LevelCurve
-from analysis.wording import compression_name, markdown, strength_text
+from analysis.wording import compression_name, markdown, strength_text, with_bounds
 
 SCORES_ENDING = "_junk_dna.csv"
 
@@ -43,7 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--corrected", action="store_true", help="of the dense score above chance, instead of all of it")
     add("--metric", nargs="+", default=[], metavar="NAME",
         help="score by this metric instead of the runs' own where it was recorded, such as accuracy_norm")  # fmt: skip
-    add("--resamples", type=options.number(int, 100, 1_000_000), default=trends.RESAMPLES, metavar="N",
+    add("--resamples", type=options.number(int, 100, 1_000_000), default=RESAMPLES, metavar="N",
         help="of whole curves over items and seeds, 100 to 1000000 (default: 10000)")  # fmt: skip
     add("--seed", type=options.number(int, 0, 2**32 - 1), default=0, help="of the resamples (default: 0)")
     add("--output", type=options.filled_path, metavar="FILE",
@@ -145,7 +146,7 @@ def score_lines(scores: list[Row], confidence: float) -> list[str]:
         body = [
             [
                 _method(row), row["measure"], row["levels"],
-                level_summary.with_bounds(*(row[f"junk_dna_{name}"] for name in ("score", "low", "high"))), row["text"],
+                with_bounds(*(row[f"junk_dna_{name}"] for name in ("score", "low", "high"))), row["text"],
             ]
             for row in own
         ]  # fmt: skip

@@ -10,8 +10,9 @@ ALPHAS = np.array([0, 0.25, 0.5, 0.75, 1])
 
 def resampled_means(values: np.ndarray, resamples: int = 1000) -> np.ndarray:
     """Means of resampled items, (resamples, points), of values (items, points)."""
-    sums = np.concatenate(list(bootstrap.resampled_sums(values, resamples, np.random.default_rng(0))))
-    return sums[1:] / (len(values) - 1)
+    columns = np.concatenate([values, np.ones((len(values), 1))], axis=1)
+    sums = np.concatenate(list(bootstrap.resampled_sums(columns, resamples, np.random.default_rng(0))))
+    return sums[1:, :-1] / sums[1:, -1:]
 
 
 def test_a_hump_is_measured_against_the_ends_mean_and_against_the_line_between_them():
@@ -39,7 +40,7 @@ def test_a_bowl_has_no_barrier():
 def test_of_a_model_with_itself_it_is_exactly_0(level: float, definition: str):
     alphas = np.linspace(0, 1, 21)
     assert barriers.barrier(np.full(21, level), alphas, definition) == (0, 0)
-    described = barriers.describe(np.full(21, level), np.full((5, 21), level), alphas)
+    described = barriers.describe(np.full(21, level), resampled(np.full((5, 21), level)), alphas)
     assert {(row["barrier"], row["low"], row["high"]) for row in described} == {(0, 0, 0)}
 
 
@@ -66,12 +67,28 @@ def test_what_has_no_barrier_is_refused(curve, alphas, definition: str, message:
         barriers.barrier(curve, alphas, definition)
 
 
+def resampled(curves: np.ndarray, items: int = 50, unseen: float = 0.0) -> barriers.Resampled:
+    """Resamples with an unseen item that stands 1 between its ends, or at them."""
+    points = curves.shape[1]
+    tall, flat = barriers.ends_and_between(points, 0.0, 1.0), barriers.ends_and_between(points, 1.0, 0.0)
+    return barriers.Resampled(curves, np.full(len(curves), unseen), tall, flat, items)
+
+
+def test_what_no_item_shows_may_still_be():
+    """No item errs anywhere; an unseen one that weighs a twentieth would, at the middle or at both ends."""
+    for row in barriers.describe(np.zeros(3), resampled(np.zeros((5, 3)), 20, unseen=0.05), [0, 0.5, 1]):
+        assert (row["low"], row["barrier"]) == (0, 0)
+        # Student's 2.093 over the normal 1.96, and the root of 21 / 19.
+        assert row["high"] == pytest.approx(0.05 * 2.093 / 1.96 * (21 / 19) ** 0.5, rel=1e-3)
+    few = barriers.describe(np.zeros(3), resampled(np.zeros((5, 3)), 9), [0, 0.5, 1])
+    assert [(row["low"], row["high"]) for row in few] == [(None, None)] * 2
+
+
 def test_the_interval_is_that_of_a_mean_where_the_barrier_is_one():
     """One interior point high above two ends that are 0: the barrier is the mean of its items, +- 1.96 s / sqrt(n)."""
     items = np.random.default_rng(6).normal(5, 1, size=400)
     values = np.stack([0 * items, items, 0 * items], axis=1)
-    resampled = resampled_means(values, 4000)
-    described = barriers.describe(values.mean(axis=0), resampled, [0, 0.5, 1])
+    described = barriers.describe(values.mean(axis=0), resampled(resampled_means(values, 4000), 400), [0, 0.5, 1])
     half = 1.96 * items.std() / 20
     for row in described:
         assert row["barrier"] == pytest.approx(items.mean()) and row["alpha"] == 0.5
@@ -83,12 +100,12 @@ def test_the_interval_is_that_of_a_mean_where_the_barrier_is_one():
 def test_the_interval_holds_the_barrier_and_ends_at_0():
     """Points that are equal but for noise: every resample's highest point is above the sample's."""
     values = np.random.default_rng(8).normal(0, 1, size=(60, 21))
-    resampled = resampled_means(values)
-    for row in barriers.describe(values.mean(axis=0), resampled, np.linspace(0, 1, 21)):
+    means = resampled_means(values)
+    for row in barriers.describe(values.mean(axis=0), resampled(means, 60), np.linspace(0, 1, 21)):
         assert 0 <= row["low"] <= row["barrier"] <= row["high"]
-    assert np.median(barriers.heights(resampled, np.linspace(0, 1, 21), MEAN_OF_ENDS).max(axis=1)) > row["barrier"]
+    assert np.median(barriers.heights(means, np.linspace(0, 1, 21), MEAN_OF_ENDS).max(axis=1)) > row["barrier"]
     bowl = (np.linspace(0, 1, 21) - 0.5) ** 2
-    line, _ = barriers.describe(bowl, np.tile(bowl, (5, 1)), np.linspace(0, 1, 21))[::-1]
+    line, _ = barriers.describe(bowl, resampled(np.tile(bowl, (5, 1))), np.linspace(0, 1, 21))[::-1]
     assert (line["low"], line["barrier"], line["high"]) == (0, 0, 0)
 
 
@@ -96,6 +113,5 @@ def test_what_every_alpha_shares_does_not_widen_the_interval():
     """Items differ by 100 between each other and by nothing along the line."""
     items = np.random.default_rng(7).normal(0, 100, size=50)
     values = items[:, None] + np.array([0.0, 0.25, 0.0])
-    resampled = resampled_means(values)
-    for row in barriers.describe(values.mean(axis=0), resampled, [0, 0.5, 1]):
+    for row in barriers.describe(values.mean(axis=0), resampled(resampled_means(values), 50), [0, 0.5, 1]):
         assert row["low"] == pytest.approx(0.25) and row["high"] == pytest.approx(0.25)

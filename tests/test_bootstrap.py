@@ -11,33 +11,61 @@ def generator(seed=0):
     return np.random.default_rng(seed)
 
 
-def test_a_resample_draws_one_unit_less_than_there_are_and_the_sample_comes_first():
-    counts = bootstrap.draw_counts(7, 3000, generator())
-    assert counts.shape == (3001, 7) and (counts[0] == 1).all() and (counts[1:].sum(axis=1) == 6).all()
-    # Each unit is drawn 6/7 times on average; standard error of the mean of 3000 draws below 0.02.
-    assert counts[1:].mean(axis=0) == pytest.approx(6 / 7, abs=0.08)
-    assert (bootstrap.draw_counts(1, 4, generator()) == 1).all()
-    with pytest.raises(ValueError, match="nothing to draw from"):
-        bootstrap.draw_counts(0, 4, generator())
-
-
-def test_resampled_sums_are_those_of_the_drawn_units_in_every_chunk(monkeypatch):
+def test_resampled_sums_weigh_the_clusters_in_every_chunk_and_the_sample_comes_first(monkeypatch):
     sums = np.array([[1.0, 2], [10, 20], [100, 200], [1000, 2000]])
     monkeypatch.setattr(bootstrap, "CHUNK", 12)  # three resamples of four units at a time
     chunks = list(bootstrap.resampled_sums(sums, 7, generator(3)))
     assert [len(chunk) for chunk in chunks] == [1, 3, 3, 1]
-    counts = np.concatenate(list(bootstrap._chunks(4, 7, generator(3))))
+    again = generator(3)
+    weights = np.concatenate([again.exponential(size=(rows, 4)) for rows in (3, 3, 1)])
     assert chunks[0].tolist() == [[1111, 2222]]
-    assert np.concatenate(chunks[1:]).tolist() == (counts @ sums).tolist()
+    assert np.concatenate(chunks[1:]) == pytest.approx(weights @ sums)
 
 
 @pytest.mark.parametrize("units", [2, 3, 5, 60])
-def test_the_variance_over_resamples_is_that_of_the_mean(units):
+def test_the_variance_over_seeds_weights_is_that_of_the_mean(units):
     values = generator(units).normal(size=units)
-    counts = bootstrap.draw_counts(units, 20_000, generator())[1:]
-    means = counts @ values / counts.sum(axis=1)
+    weights = bootstrap.seed_weights(units, 20_000, generator())
+    assert weights[0] == pytest.approx(1 / units) and weights.sum(axis=1) == pytest.approx(1)
     # A variance of 20,000 draws has a relative error of about 1 %, 3 of which are allowed.
-    assert means.var() == pytest.approx(values.var(ddof=1) / units, rel=0.03)
+    assert (weights[1:] @ values).var() == pytest.approx(values.var(ddof=1) / units, rel=0.03)
+    assert (bootstrap.seed_weights(1, 4, generator()) == 1).all()
+
+
+@pytest.mark.parametrize("units", [10, 60])
+def test_the_variance_over_clusters_weights_is_that_of_the_mean_after_the_stretch(units):
+    values = generator(units).normal(size=units)
+    sums = np.stack([values, np.ones(units)], axis=1)
+    drawn = np.concatenate(list(bootstrap.resampled_sums(sums, 20_000, generator())))[1:]
+    widened = (drawn[:, 0] / drawn[:, 1]).var() * (units + 1) / (units - 1)
+    assert widened == pytest.approx(values.var(ddof=1) / units, rel=0.04)
+
+
+@pytest.mark.parametrize(("lost", "of"), [(0, 20), (1, 20), (3, 90), (40, 90)])
+def test_bounds_of_a_share_are_those_of_clopper_and_pearson(lost, of):
+    """Before what few clusters add: quantiles of 200,000 resamples, whose noise is below .002."""
+    kept = np.repeat([0.0, 1.0], [lost, of - lost])
+    sums = np.stack([kept, np.ones(of)], axis=1)
+    drawn = np.concatenate(list(bootstrap.resampled_sums(sums, 200_000, generator())))
+    unseen = bootstrap.unseen_shares(drawn[:, 1], 1, generator(1))
+    share = drawn[:, 0] / drawn[:, 1]
+    scores = bootstrap.Scores(share, share, unseen, of, of, 1)
+    exact = scipy.stats.binomtest(of - lost, of).proportion_ci(0.95, "exact")
+    assert np.quantile(scores.with_unseen(False), 0.025) == pytest.approx(exact.low, abs=0.002)
+    assert np.quantile(scores.with_unseen(True), 0.975) == pytest.approx(exact.high, abs=0.002)
+    assert scores.with_unseen(True)[0] == scores.with_unseen(False)[0] == (of - lost) / of
+
+
+def test_a_unit_counts_for_what_its_items_have_not_in_common():
+    apart, together = np.arange(40), np.repeat(np.arange(4), 10)
+    assert bootstrap.unit_size(np.ones(40), apart) == 1
+    assert bootstrap.unit_size(np.zeros(40), together) == 10  # nothing is known of how alike they are
+    assert bootstrap.unit_size(np.ones(10), np.zeros(10)) == 10
+    alike = np.repeat([1.0, 0, 0, 1], 10)
+    assert bootstrap.unit_size(alike, together) == pytest.approx(10)  # correlation 1
+    # Each cluster has the same: the correlation is estimated below 0 and taken to be 0; 2 of 22 counts are the prior's.
+    even = np.tile(np.repeat([1.0, 0.0], 5), 4)
+    assert bootstrap.unit_size(even, together) == pytest.approx(1 + 9 * 2 / 22)
 
 
 def test_slopes_and_correlations_of_rows_are_those_of_each_row_alone():
@@ -83,61 +111,105 @@ def test_the_tolerance_is_crossed_on_the_straight_line_between_two_points():
     assert np.isnan(found[5])
 
 
+MANY = 10**9
+
+
 def normal_replicates(seed=0, mean=1.0, error=0.5, size=200_000):
     drawn = generator(seed).normal(mean, error, size)
     return np.concatenate([[mean], drawn])
 
 
+def replicates(values, clusters=MANY, seeds=1, of_items=None, low=None, high=None):
+    of_items, low, high = (values if given is None else given for given in (of_items, low, high))
+    return bootstrap.Replicates(values, of_items, low, high, clusters, clusters, seeds)
+
+
 def test_intervals_of_many_clusters_are_normal_and_of_few_students():
-    replicates = normal_replicates()
-    # 1.96 and 2.776 (Student's with 4 degrees of freedom) standard errors of .5.
-    for degrees, width in ((10**9, 1.96), (4, 2.7764)):
-        found = bootstrap.interval(replicates, degrees)
+    values = normal_replicates()
+    # 1.96 and 2.262 (Student's with 9 degrees of freedom, times the root of 11 / 9) standard errors of .5.
+    for clusters, width in ((MANY, 1.96), (10, 2.2622 * (11 / 9) ** 0.5)):
+        found = replicates(values, clusters).interval()
         assert found == pytest.approx((1, 1 - width / 2, 1 + width / 2), abs=0.02)  # noise of the 2.5 % quantile
-    assert bootstrap.low_bound(replicates, 10**9, 0.95) == pytest.approx(1 - 1.645 / 2, abs=0.02)
-    assert bootstrap.high_bound(replicates, 10**9, 0.95) == pytest.approx(1 + 1.645 / 2, abs=0.02)
-    assert bootstrap.spread(replicates) == pytest.approx(0.5, abs=0.005)
-    assert bootstrap.one_sided_p(replicates - 2.0, 10**9) == pytest.approx(scipy.stats.norm.cdf(-2), abs=0.002)
-    assert bootstrap.one_sided_p(replicates - 2.0, 4) == pytest.approx(scipy.stats.t.cdf(-2, 4), abs=0.004)
+    many = replicates(values)
+    assert many.low_bound(0.95) == pytest.approx(1 - 1.645 / 2, abs=0.02)
+    assert many.high_bound(0.95) == pytest.approx(1 + 1.645 / 2, abs=0.02)
+    assert bootstrap.spread(values) == pytest.approx(0.5, abs=0.005)
+    assert replicates(values - 2).p_below_zero() == pytest.approx(scipy.stats.norm.cdf(-2), abs=0.002)
+    assert replicates(values).p_above_zero() == pytest.approx(scipy.stats.norm.cdf(-2), abs=0.002)
+    assert replicates(values).p_other_than_zero() == pytest.approx(2 * scipy.stats.norm.cdf(-2), abs=0.004)
+    few = replicates(values - 2, 10).p_below_zero()
+    assert few == pytest.approx(scipy.stats.t.cdf(-2 / (11 / 9) ** 0.5, 9), abs=0.004)
+
+
+def test_low_bounds_rest_on_the_low_replicates_and_high_ones_on_the_high():
+    values = normal_replicates()
+    moved = np.where(np.arange(len(values)) == 0, 0, 0.3)
+    found = replicates(values, low=values - moved, high=values + moved).interval()
+    assert found == pytest.approx((1, 1 - 0.98 - 0.3, 1 + 0.98 + 0.3), abs=0.02)
+
+
+def test_a_difference_takes_the_low_of_the_one_and_the_high_of_the_other():
+    values, moved = normal_replicates(size=1000), np.concatenate([[0], np.full(1000, 0.25)])
+    part = replicates(values, clusters=20, low=values - moved, high=values + 2 * moved)
+    both = bootstrap.weighted_sum([part, part], [1.0, -1.0])
+    assert both.both == pytest.approx(0) and both.of_items is both.both
+    assert both.low[1:] == pytest.approx(-0.75) and both.high[1:] == pytest.approx(0.75)
+    assert bootstrap.weighted_sum([part, part], [0.5, 0.5]).low == pytest.approx(part.low)
+    assert (both.clusters, both.items, both.seeds) == (20, 20, 1)
+
+
+def test_what_falls_with_a_score_has_its_bounds_the_other_way_round():
+    drawn = np.array([0.5, 0.5])
+    scores = bootstrap.Scores(drawn, drawn, np.array([0, 0.2]), 10, 10, 1)
+    found = bootstrap.compare(np.subtract, scores, scores)
+    # With a fifth of the weight: .4 of a lowest and .6 of a highest unseen score.
+    assert found.low.tolist() == pytest.approx([0, -0.2]) and found.high.tolist() == pytest.approx([0, 0.2])
 
 
 def test_a_skewed_statistic_has_a_skewed_interval():
-    replicates = np.exp(normal_replicates(mean=0.0))
-    _, low, high = bootstrap.interval(replicates, 10**9)
+    _, low, high = replicates(np.exp(normal_replicates(mean=0.0))).interval()
     assert (low, high) == pytest.approx((np.exp(-0.98), np.exp(0.98)), rel=0.02)
 
 
 def test_resamples_without_the_statistic_count_against_both_bounds():
-    replicates = normal_replicates(size=1000)
-    replicates[1:11] = np.nan
-    wide, narrow = bootstrap.interval(replicates, 50), bootstrap.interval(normal_replicates(size=1000), 50)
+    values = normal_replicates(size=1000)
+    values[1:11] = np.nan
+    wide, narrow = replicates(values, 50).interval(), replicates(normal_replicates(size=1000), 50).interval()
     assert wide.low < narrow.low and wide.high > narrow.high
-    replicates[1:40] = np.nan  # more than the 2.5 % beyond a bound
-    assert bootstrap.interval(replicates, 50) == (1.0, None, None)
-    replicates[1:200] = np.nan
-    assert bootstrap.spread(replicates) is None
+    values[1:40] = np.nan  # more than the 2.5 % beyond a bound
+    assert replicates(values, 50).interval() == (1.0, None, None)
+    values[1:200] = np.nan
+    assert bootstrap.spread(values) is None and replicates(values).errors() is None
 
 
 def test_without_clusters_or_estimate_there_is_no_interval():
-    replicates = normal_replicates(size=100)
-    assert bootstrap.effective_degrees(replicates, replicates, bootstrap.MIN_CLUSTERS - 1, 3) is None
-    assert bootstrap.interval(replicates, None) == (1.0, None, None)
-    assert bootstrap.one_sided_p(replicates, None) is None
-    undefined = np.full(101, np.nan)
-    assert bootstrap.interval(undefined, 50) == (None, None, None)
-    assert bootstrap.one_sided_p(undefined, 50) is None and bootstrap.spread(undefined) is None
+    values = normal_replicates(size=100)
+    few = replicates(values, bootstrap.MIN_CLUSTERS - 1, 3)
+    assert few.degrees is None
+    assert few.interval() == (1.0, None, None)
+    assert few.p_below_zero() is None and few.p_other_than_zero() is None
+    undefined = replicates(np.full(101, np.nan), 50)
+    assert undefined.interval() == (None, None, None)
+    assert undefined.p_below_zero() is None and bootstrap.spread(undefined.both) is None
     assert bootstrap.reached_interval(undefined, 50) == (None, None, None)
     with pytest.raises(ValueError, match="confidence 95 is not between 0 and 1"):
-        bootstrap.interval(replicates, 50, confidence=95)
+        few.interval(confidence=95)
 
 
-def test_a_statistic_that_no_resample_moves_has_an_empty_interval():
+def test_a_statistic_that_no_resample_moves():
     constant = np.full(101, 0.25)
-    assert bootstrap.interval(constant, bootstrap.effective_degrees(constant, constant, 20, 3)) == (0.25, 0.25, 0.25)
+    assert replicates(constant, 20, 3).interval() == (0.25, 0.25, 0.25)
     # None of 100 is below 0, one more is counted: 101 of 101.
-    assert bootstrap.one_sided_p(constant, 19) == 1
+    assert replicates(constant, 20).p_below_zero() == 1
     # None of 100 is 0 or above; one of 101.
-    assert bootstrap.one_sided_p(-constant, 10**9) == pytest.approx(1 / 101, rel=1e-6)
+    assert replicates(-constant).p_below_zero() == pytest.approx(1 / 101, rel=1e-6)
+
+
+def test_errors_tell_items_and_seeds_apart():
+    both, of_items = normal_replicates(error=0.5), normal_replicates(error=0.3)
+    assert replicates(both, 100, 3, of_items=of_items).errors() == pytest.approx((0.3, 0.4), abs=0.01)
+    wider = normal_replicates(error=0.5 * 1.1)
+    assert replicates(both, 100, low=wider).errors() == pytest.approx((0.55, 0.0), abs=0.01)
 
 
 def test_degrees_of_freedom_lie_between_those_of_seeds_and_of_clusters():
@@ -155,76 +227,25 @@ def test_degrees_of_freedom_lie_between_those_of_seeds_and_of_clusters():
 def test_an_interval_of_what_is_not_reached_says_so():
     reached = np.concatenate([[0.5], np.linspace(0.4, 0.6, 1000)])
     # Two-sided 95 % with very many degrees: the 2.5 % quantiles.
-    assert bootstrap.reached_interval(reached, 10**9) == pytest.approx((0.5, 0.405, 0.595), abs=0.001)
+    assert bootstrap.reached_interval(replicates(reached), MANY) == pytest.approx((0.5, 0.405, 0.595), abs=0.001)
     reached[901:] = np.inf
-    estimate, low, high = bootstrap.reached_interval(reached, 10**9)
+    estimate, low, high = bootstrap.reached_interval(replicates(reached), MANY)
     assert (estimate, low, high) == (0.5, pytest.approx(0.405, abs=0.001), None)
     reached[0] = np.inf
-    assert bootstrap.reached_interval(reached, 10**9)[0] is None
-    assert bootstrap.reached_interval(np.full(11, np.inf), 30) == (None, None, None)
-
-
-STRENGTHS = np.array([0.2, 0.4, 0.6, 0.8])
-
-
-def simulated_slopes(datasets, clusters=40, items=8, resamples=300, seeds=1, seed_noise=0.0, seed=0):
-    """Intervals of the slope of simulated sweeps whose items are right with a probability that falls with strength.
-
-    Returns:
-        Intervals of a slope and the slope itself, which is that of expected scores.
-    """
-    rng = generator(seed)
-    truth = -0.5  # expected scores are p and p * (1 - strength / 2)
-    found = []
-    for _ in range(datasets):
-        rate = np.clip(0.6 + 0.15 * rng.normal(size=clusters), 0.05, 0.95)[:, None, None]
-        luck = rng.random((clusters, items, 1))
-        dense = (luck < rate).sum(axis=(1, 2))
-        loss = 0.5 * (1 + seed_noise * rng.normal(size=(seeds, 1, 1, 1)))
-        answered = luck / rate < 1 - STRENGTHS * loss  # (seeds, clusters, items, strengths)
-        sums = np.concatenate([dense[:, None], answered.sum(axis=2).transpose(1, 0, 2).reshape(clusters, -1)], axis=1)
-        drawn = np.concatenate(list(bootstrap.resampled_sums(sums.astype(float), resamples, rng)))
-        ratios = (drawn[:, 1:] / drawn[:, :1] - 1).reshape(-1, seeds, len(STRENGTHS))
-        weights = bootstrap.draw_counts(seeds, resamples, rng)
-        weights /= weights.sum(axis=1, keepdims=True)
-        of_items = bootstrap.theil_sen_slopes(STRENGTHS, ratios.mean(axis=1))
-        both = bootstrap.theil_sen_slopes(STRENGTHS, np.einsum("rsp,rs->rp", ratios, weights))
-        found.append(bootstrap.interval(both, bootstrap.effective_degrees(both, of_items, clusters, seeds)))
-    return found, truth
-
-
-def coverage(found, truth):
-    return np.mean([low <= truth <= high for _, low, high in found])
-
-
-def test_intervals_of_slopes_cover_the_truth_as_often_as_they_say():
-    assert 0.93 <= coverage(*simulated_slopes(400, resamples=200)) <= 0.97
-
-
-def test_intervals_cover_the_truth_where_seeds_bring_most_of_the_noise():
-    found, truth = simulated_slopes(150, seeds=3, seed_noise=0.3, resamples=200)
-    assert 0.93 <= coverage(found, truth) <= 0.99
-
-
-def test_noise_of_seeds_widens_the_interval():
-    def width(noise):
-        found, _ = simulated_slopes(20, seeds=3, seed_noise=noise, seed=5)
-        return np.mean([high - low for _, low, high in found])
-
-    assert width(0.3) > 1.5 * width(0.0)
+    assert bootstrap.reached_interval(replicates(reached), MANY)[0] is None
+    assert bootstrap.reached_interval(replicates(np.full(11, np.inf)), 30) == (None, None, None)
 
 
 def test_pairing_narrows_the_interval_of_what_varies_together():
     rng = generator(1)
     ability = rng.normal(size=(50, 1))
     easy, hard = 0.8 + 0.1 * ability, 0.5 + 0.1 * ability + 0.02 * rng.normal(size=(50, 1))
-    sums = np.hstack([easy, hard])
-    paired = np.concatenate(list(bootstrap.resampled_sums(sums, 2000, generator(2)))) / 50
-    apart = np.concatenate(list(bootstrap.resampled_sums(sums, 2000, generator(3)))) / 50
+    sums = np.hstack([easy, hard, np.ones((50, 1))])
+    paired, apart = (np.concatenate(list(bootstrap.resampled_sums(sums, 2000, generator(seed)))) for seed in (2, 3))
 
-    def width(difference):
-        _, low, high = bootstrap.interval(difference, 49)
+    def width(one, other):
+        _, low, high = replicates(one[:, 0] / one[:, 2] - other[:, 1] / other[:, 2], 50).interval()
         return high - low
 
     # Correlation .98: the difference varies a fifth as much where both are drawn together.
-    assert width(paired[:, 0] - paired[:, 1]) < 0.3 * width(paired[:, 0] - apart[:, 1])
+    assert width(paired, paired) < 0.3 * width(paired, apart)

@@ -26,16 +26,24 @@ WARNING_ROOM = 0.3
 
 
 def domain_figure(rows: list[Row]) -> Figure:
+    """draw_domains of the runs of one of domain_tables.domain_sets; those of other settings are passed over.
+
+    Raises:
+        ValueError: no compressed run, or runs of several figures.
+    """
+    return draw_domains(_one_set(rows))
+
+
+def draw_domains(table: list[Row]) -> Figure:
     """Every domain's (or pair of languages') score in percent of dense, a panel per condition and transfer.
 
     Args:
-        rows: runs of one of domain_tables.domain_sets; those of other settings are passed over.
+        table: the domain_table of one of domain_tables.domain_sets.
     Raises:
-        ValueError: no compressed run, or runs of several figures.
+        ValueError: no compressed run.
     Source: the figure "Majority v.s. Minority" of the paper's first version. Added: bands, slopes, the floor of each
         domain, and every domain instead of two.
     """
-    table = _one_set(rows)
     curves = domain_tables.domain_curves(table)
     if not curves:
         raise ValueError("the runs hold no compressed model scored by domain, so there is nothing to draw")
@@ -69,15 +77,23 @@ def domain_figure(rows: list[Row]) -> Figure:
 
 
 def minority_figure(rows: list[Row]) -> Figure:
-    """How much more of its score above chance a domain loses as the minority than as the majority, by strength.
+    """draw_minorities of the runs of one of domain_tables.domain_sets; those of other settings are passed over.
 
-    Args:
-        rows: runs of one of domain_tables.domain_sets; those of other settings are passed over.
     Raises:
         ValueError: no domain was trained on with two shares, or runs of several figures.
     """
-    _one_set(rows)
-    table = [row for row in minority_table(rows) if row["corrected_effect"] is not None]
+    return draw_minorities(minority_table(rows), _one_set(rows))
+
+
+def draw_minorities(effects: list[Row], domains: list[Row]) -> Figure:
+    """How much more of its score above chance a domain loses as the minority than as the majority, by strength.
+
+    Args:
+        effects, domains: minority_table and domain_table of one of domain_tables.domain_sets.
+    Raises:
+        ValueError: no domain was trained on with two shares.
+    """
+    table = [row for row in effects if row["corrected_effect"] is not None]
     if not table:
         raise ValueError("no domain stands in two mixtures with different shares, each with a dense run above chance")
     keys = ("transfer", "magnitude_scope")
@@ -85,7 +101,7 @@ def minority_figure(rows: list[Row]) -> Figure:
         kind: list(dict.fromkeys(tuple(row[key] for key in keys) for row in table if row["strength_kind"] == kind))
         for kind in tables.KINDS
     }
-    looks = {**level_looks(domain_table(rows)), MEAN: {"color": "0.15", "marker": "*", "linewidth": 2.4}}
+    looks = {**level_looks(domains), MEAN: {"color": "0.15", "marker": "*", "linewidth": 2.4}}
     with matplotlib.rc_context(drawing.LAYOUT):
         columns = _columns(places)
         width = min(5.2, max(3.4, 11 / columns))

@@ -5,27 +5,24 @@ from collections.abc import Callable
 from analysis import drawing, tables
 from analysis.domains import domain_tables
 from analysis.domains.domain_tables import MULTI_DOMAIN
-from analysis.domains.minority_tables import minority_table
 from analysis.tables import Row
 from analysis.wording import markdown, number, strength_text
 
 ORDER = {True: "yes", False: "no", None: "cannot be told"}
 
 
-def section(rows: list[Row]) -> list[str]:
-    """The lines of one of domain_tables.domain_sets."""
-    table = domain_tables.domain_table(rows)
+def section(table: list[Row], minorities: list[Row]) -> list[str]:
+    """The lines of one of domain_tables.domain_sets: of its domain_table and minority_table."""
     lines = ["### Scores", "", *_scores(table)]
     if domain_tables.domain_curves(table):
         lines += ["", "### How fast the score falls", "", *_slopes(table)]
-    if minorities := minority_table(rows):
+    if minorities:
         lines += ["", "### The same domain as minority and as majority", "", *_shares(minorities)]
     return lines
 
 
-def cautions(rows: list[Row]) -> list[str]:
+def cautions(table: list[Row], minorities: list[Row]) -> list[str]:
     """One sentence for everything that keeps a number from meaning what it seems to."""
-    table = domain_tables.domain_table(rows)
     found = []
     for point in table:
         where = f"{point['level']} ({point['condition']})"
@@ -35,7 +32,7 @@ def cautions(rows: list[Row]) -> list[str]:
     found += [f"{condition}: there is no dense transfer to compare with." for condition in lacking]
     if len({point["level"] for point in table}) == 1:
         found.append(f"{table[0]['level']} is the only level, so that nothing is compared.")
-    if table and table[0]["setting"] == MULTI_DOMAIN and not minority_table(rows):
+    if table and table[0]["setting"] == MULTI_DOMAIN and not minorities:
         found.append("No domain stands in two mixtures: its share cannot be told from its own difficulty.")
     return found
 
@@ -92,7 +89,7 @@ def _shares(minorities: list[Row]) -> list[str]:
         for row in minorities
     ]  # fmt: skip
     return [
-        "Of the dense score above chance; below 0 the minority loses more. Intervals are over items.", "",
+        "Of the dense score above chance; below 0 the minority loses more. Intervals are over items and seeds.", "",
         *markdown(head, body),
     ]  # fmt: skip
 

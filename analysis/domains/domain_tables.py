@@ -17,11 +17,11 @@ from analysis import monotonicity, results, tables
 from analysis.domains.bleu import corpus_bleu
 from analysis.tables import Row, mean_of
 from analysis.uncertainty import bootstrap
+from analysis.uncertainty.bootstrap import RESAMPLES, Replicates, Scores
 
 MULTI_DOMAIN, TRANSLATION = "multi_domain", "translation"
 SETTINGS = (MULTI_DOMAIN, TRANSLATION)
-RESAMPLES = 2000
-KEPT_REPLICATES = 5000  # of so many levels of runs, 16 kB each: tables, figures and summary need the same
+KEPT_REPLICATES = 1000  # of so many levels of runs, 80 kB each: tables, figures and summary need the same
 
 COLUMNS = (
     "setting", "model", "task", "condition", "level", "share", "train_rows", "difficulty", "metric", "transfer",
@@ -69,20 +69,21 @@ def condition(row: Row) -> str:
     return row["mixture"] if share == 1 else f"{row['mixture']}, {100 * share:.4g} % of the rows"
 
 
-def domain_table(rows: list[Row]) -> list[Row]:
+def domain_table(rows: list[Row], resamples: int = RESAMPLES) -> list[Row]:
     """One row of COLUMNS per point: by condition, level from the largest share to the smallest, dense first.
 
     Args:
         rows: runs of any setting; others are passed over.
+        resamples: of the items and seeds.
     Returns:
         The model goes by its model_name. Scores are fractions, means over seeds. What needs the dense transfer is None
         where it was not run in the same condition. normalized_drop is relative to its score, corrected_drop to its
         score above chance (None where it is not above), points_drop the bare difference; their intervals are of the
-        paired bootstrap over items, which both sides must have kept, and know nothing of other seeds.
+        paired bootstrap over items, which both sides must have kept, and over seeds.
     Raises:
         ValueError: runs that must not be averaged or compared (results.check_runs).
     """
-    return [point for members in domain_sets(rows).values() for point in _table_of_set(members)]
+    return [point for members in domain_sets(rows).values() for point in _table_of_set(members, resamples)]
 
 
 def group_points(members: list[Row]) -> dict[tuple, list[Row]]:
@@ -97,9 +98,9 @@ def dense_of(points: dict[tuple, list[Row]], place: tuple) -> list[Row]:
     return points.get((*place[:2], tables.DENSE, None, None, None), [])
 
 
-def _table_of_set(members: list[Row]) -> list[Row]:
+def _table_of_set(members: list[Row], resamples: int) -> list[Row]:
     points = group_points(members)
-    table = [_point(place, own, dense_of(points, place)) for place, own in points.items()]
+    table = [_point(place, own, dense_of(points, place), resamples) for place, own in points.items()]
     conditions = list(dict.fromkeys(condition(row) for row in members))
     index = {row["level"]: row["level_index"] for row in members}
 
@@ -114,7 +115,7 @@ def _table_of_set(members: list[Row]) -> list[Row]:
     return sorted(table, key=position)
 
 
-def _point(place: tuple, own: list[Row], dense: list[Row]) -> Row:
+def _point(place: tuple, own: list[Row], dense: list[Row], resamples: int) -> Row:
     first, scores = own[0], [row["score"] for row in own]
     score, reference, chance = statistics.fmean(scores), mean_of(dense, "score"), mean_of(own, "chance")
     drop = None if reference is None else monotonicity.normalized_drop(score, reference)
@@ -139,7 +140,7 @@ def _point(place: tuple, own: list[Row], dense: list[Row]) -> Row:
         "normalized_drop": drop,
         "corrected_drop": corrected_drop(score, reference, chance, learned),
         "points_drop": None if reference is None else score - reference,
-        **_intervals(own, dense, chance, learned),
+        **_intervals(own, dense, chance, learned, resamples),
     }
 
 
@@ -150,50 +151,56 @@ def corrected_drop(score: float, dense: float | None, chance: float | None, lear
     return (score - dense) / (dense - chance)
 
 
-def _intervals(own: list[Row], dense: list[Row], chance: float | None, learned: bool | None) -> Row:
+def _intervals(own: list[Row], dense: list[Row], chance: float | None, learned: bool | None, resamples: int) -> Row:
     found = dict.fromkeys(f"{stem}_{side}" for stem in MEASURES.values() for side in ("low", "high"))
-    compressed, reference = mean_replicates(own), mean_replicates(dense)
-    if compressed is None or reference is None or len(compressed) != len(reference):
+    compressed, reference = mean_scores(own, resamples), mean_scores(dense, resamples)
+    if compressed is None or reference is None or compressed.items != reference.items:
         return found
     for name, values in drop_replicates(compressed, reference, chance, learned).items():
         if values is not None:
-            interval = bootstrap.interval(values, own[0]["num_examples"] - 1)
+            interval = values.interval()
             found |= {f"{MEASURES[name]}_low": interval.low, f"{MEASURES[name]}_high": interval.high}
     return found
 
 
 def drop_replicates(
-    compressed: np.ndarray, dense: np.ndarray, chance: float | None, learned: bool | None
-) -> dict[str, np.ndarray | None]:
+    compressed: Scores, dense: Scores, chance: float | None, learned: bool | None
+) -> dict[str, Replicates | None]:
     """MEASURES of each resample; None where a measure is not defined."""
-    points = compressed - dense
-    undefined = np.full_like(points, np.nan)
-    relative = None
-    if dense[0] > 0:
-        relative = np.divide(points, dense, out=undefined.copy(), where=dense > 0)
-    corrected = None
-    if chance is not None and learned is not False and dense[0] > chance:
-        corrected = np.divide(points, dense - chance, out=undefined.copy(), where=dense > chance)
-    return {"normalized_drop": relative, "corrected_drop": corrected, "points_drop": points}
+
+    def relative(floor: float) -> Replicates | None:
+        if not dense.both[0] > floor:
+            return None
+
+        def drop(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+            return np.divide(one - other, other - floor, out=np.full_like(one, np.nan), where=other > floor)
+
+        return bootstrap.compare(drop, compressed, dense)
+
+    return {
+        "normalized_drop": relative(0.0),
+        "corrected_drop": None if chance is None or learned is False else relative(chance),
+        "points_drop": bootstrap.compare(np.subtract, compressed, dense),
+    }
 
 
-def replicates_of(row: Row) -> np.ndarray | None:
-    """The score of a run's level and those of its resamples, (1 + RESAMPLES,); None without the items for it.
+def replicates_of(row: Row, resamples: int) -> np.ndarray | None:
+    """The score of a run's level and those of its resamples, (1 + resamples,); None without the items for it.
 
     All runs see the same draws of a level's items, so that their differences are paired; levels are drawn apart.
     """
     path = Path(row["folder"]) / results.ITEMS_FILE
     if not path.is_file():
         return None
-    return _replicates_as_of(path.stat().st_mtime_ns, row["folder"], row["level"], row["metric"])
+    return _replicates_as_of(path.stat().st_mtime_ns, row["folder"], row["level"], row["metric"], resamples)
 
 
 @functools.lru_cache(maxsize=KEPT_REPLICATES)
-def _replicates_as_of(_: int, folder: str, level: str, metric: str) -> np.ndarray | None:
+def _replicates_as_of(_: int, folder: str, level: str, metric: str, resamples: int) -> np.ndarray | None:
     sums = read_sums(Path(folder), level, metric)
     if sums is None:
         return None
-    draws = bootstrap.resampled_sums(sums, RESAMPLES, np.random.default_rng(zlib.crc32(level.encode())))
+    draws = bootstrap.resampled_sums(sums, resamples, np.random.default_rng(zlib.crc32(level.encode())))
     score = corpus_bleu if metric == "bleu" else lambda part: part[:, 0] / part[:, 1]
     return np.concatenate([score(part) for part in draws])
 
@@ -217,13 +224,23 @@ def read_sums(folder: Path, level: str, metric: str) -> np.ndarray | None:
     return np.stack([right, np.ones(len(right))], axis=1).astype(np.float64)
 
 
-def mean_replicates(runs: list[Row]) -> np.ndarray | None:
-    """Mean over runs; None without runs, and where one lacks its items or has another number of them."""
-    found = [replicates_of(row) for row in runs]
+def mean_scores(runs: list[Row], resamples: int) -> Scores | None:
+    """Mean over the seeds of runs at one level, of a seed over its runs, resampled over items and seeds.
+
+    None without runs, and where one lacks its items or has another number of them.
+    """
+    found: dict[int, list[np.ndarray | None]] = {}
+    for row in runs:
+        found.setdefault(row["seed"], []).append(replicates_of(row, resamples))
     counts = {row["num_examples"] for row in runs}
-    if not found or len(counts) > 1 or any(values is None for values in found):
+    if len(counts) != 1 or any(values is None for own in found.values() for values in own):
         return None
-    return np.mean(found, axis=0)
+    (items,) = counts
+    values = np.stack([np.mean(found[seed], axis=0) for seed in sorted(found)], axis=1)
+    both, of_items = bootstrap.over_seeds(values, np.random.default_rng(sorted(found)))
+    generator = np.random.default_rng([zlib.crc32(runs[0]["level"].encode()), 1])
+    unseen = bootstrap.unseen_shares(generator.gamma(items, size=len(values)), 1, generator)
+    return Scores(both, of_items, unseen, items, items, len(found))
 
 
 def domain_curves(table: list[Row]) -> dict[tuple[str, str, str, str | None], dict[str, list[Row]]]:

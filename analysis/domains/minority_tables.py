@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from analysis import monotonicity, results, tables
 from analysis.domains.domain_tables import (
     MULTI_DOMAIN,
@@ -12,10 +10,11 @@ from analysis.domains.domain_tables import (
     domain_sets,
     drop_replicates,
     group_points,
-    mean_replicates,
+    mean_scores,
 )
 from analysis.tables import Row, mean_of
 from analysis.uncertainty import bootstrap
+from analysis.uncertainty.bootstrap import RESAMPLES, Replicates, Scores
 
 MEAN = "mean of the domains"
 COLUMNS = (
@@ -27,7 +26,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def minority_table(rows: list[Row]) -> list[Row]:
+def minority_table(rows: list[Row], resamples: int = RESAMPLES) -> list[Row]:
     """Every domain where its share is smallest beside itself where it is largest.
 
     The domain's own difficulty, chance level and items are the same on both sides, so they cancel. Several mixtures
@@ -35,36 +34,36 @@ def minority_table(rows: list[Row]) -> list[Row]:
 
     Args:
         rows: runs of any setting; only multi-domain learning has minorities.
+        resamples: of the items and seeds.
     Returns:
         One row of COLUMNS per domain, transfer and strength, where two shares and their dense transfers were run, and
         one of level MEAN over the domains: negative effects mean that pruning costs the minority more. drop_effect is
         the difference of the normalized drops, corrected_effect that of the shares of the score above chance that are
-        lost. Intervals are of the paired bootstrap over items; lowest_ and highest_seed_effect are the corrected effect
-        of single seeds.
+        lost. Intervals are of the paired bootstrap over items and seeds; lowest_ and highest_seed_effect are the
+        corrected effect of single seeds.
     """
     found = []
     for key, members in domain_sets(rows).items():
         if key.setting == MULTI_DOMAIN:
-            found += _minorities(members)
+            found += _minorities(members, resamples)
     return found
 
 
-def _minorities(members: list[Row]) -> list[Row]:
+def _minorities(members: list[Row], resamples: int) -> list[Row]:
     points = group_points(members)
     shares: dict[tuple, dict[float, list[tuple]]] = {}
     for place, own in points.items():
         if place[3] is not None and dense_of(points, place):
             whole = own[0].get("data_fraction"), *place[1:]
             shares.setdefault(whole, {}).setdefault(own[0]["share"], []).append(place)
-    found: dict[tuple, list[tuple[Row, np.ndarray | None]]] = {}
+    found: dict[tuple, list[tuple[Row, Replicates | None]]] = {}
     for (fraction, _, *rest), by_share in shares.items():
         if len(by_share) > 1:
-            few, many = (_side(points, by_share[share]) for share in (min(by_share), max(by_share)))
+            few, many = (_side(points, by_share[share], resamples) for share in (min(by_share), max(by_share)))
             compared = _minority(few, many), _effect_replicates(few, many, "corrected_drop")
             found.setdefault((fraction, *rest), []).append(compared)
     table = [row for compared in found.values() for row, _ in compared]
-    fewest = min(row["num_examples"] for row in members)
-    table += [_mean_over_domains(compared, fewest) for compared in found.values() if len(compared) > 1]
+    table += [_mean_over_domains(compared) for compared in found.values() if len(compared) > 1]
     return sorted(table, key=_place)
 
 
@@ -80,15 +79,16 @@ class _Side(NamedTuple):
     conditions: tuple[str, ...]
     runs: list[Row]
     dense_runs: list[Row]
-    score: np.ndarray | None
-    dense: np.ndarray | None
+    score: Scores | None
+    dense: Scores | None
 
 
-def _side(points: dict[tuple, list[Row]], places: list[tuple]) -> _Side:
+def _side(points: dict[tuple, list[Row]], places: list[tuple], resamples: int) -> _Side:
     runs = [row for place in places for row in points[place]]
     dense = [row for place in places for row in dense_of(points, place)]
     conditions = tuple(place[0] for place in places)
-    return _Side(runs[0]["share"], conditions, runs, dense, mean_replicates(runs), mean_replicates(dense))
+    scores = mean_scores(runs, resamples), mean_scores(dense, resamples)
+    return _Side(runs[0]["share"], conditions, runs, dense, *scores)
 
 
 def _minority(few: _Side, many: _Side) -> Row:
@@ -112,7 +112,7 @@ def _minority(few: _Side, many: _Side) -> Row:
         pair = found[f"minority_{stem}"], found[f"majority_{stem}"]
         found[f"{stem}_effect"] = None if None in pair else pair[0] - pair[1]
         replicates = _effect_replicates(few, many, column) if None not in pair else None
-        bounds = None if replicates is None else bootstrap.interval(replicates, first["num_examples"] - 1)
+        bounds = None if replicates is None else replicates.interval()
         found |= {
             f"{stem}_effect_low": None if bounds is None else bounds.low,
             f"{stem}_effect_high": None if bounds is None else bounds.high,
@@ -120,7 +120,7 @@ def _minority(few: _Side, many: _Side) -> Row:
     return found | _seed_range(few, many, found["corrected_effect"])
 
 
-def _effect_replicates(few: _Side, many: _Side, measure: str) -> np.ndarray | None:
+def _effect_replicates(few: _Side, many: _Side, measure: str) -> Replicates | None:
     """Resamples of the minority's drop minus the majority's; None without the same items on both sides."""
     arrays = few.score, few.dense, many.score, many.dense
     if any(array is None for array in arrays) or len({row["num_examples"] for row in few.runs + many.runs}) > 1:
@@ -130,10 +130,10 @@ def _effect_replicates(few: _Side, many: _Side, measure: str) -> np.ndarray | No
         drop_replicates(side.score, side.dense, chance, tables.is_above_chance(side.dense_runs))[measure]
         for side in (few, many)
     ]
-    return None if any(values is None for values in drops) else drops[0] - drops[1]
+    return None if None in drops else bootstrap.weighted_sum(drops, [1, -1])
 
 
-def _mean_over_domains(compared: list[tuple[Row, np.ndarray | None]], fewest_items: int) -> Row:
+def _mean_over_domains(compared: list[tuple[Row, Replicates | None]]) -> Row:
     """The mean effect, None where one of the domains has none; its domains are independent of each other."""
     rows, replicates = [row for row, _ in compared], [values for _, values in compared]
     same = ("setting", "model", "task", "metric", "transfer", "magnitude_scope", "strength_kind", "strength")
@@ -143,7 +143,7 @@ def _mean_over_domains(compared: list[tuple[Row, np.ndarray | None]], fewest_ite
         **{name: mean_of(rows, name) for name in ("minority_corrected", "majority_corrected", "corrected_effect")},
     }  # fmt: skip
     if all(values is not None for values in replicates):
-        interval = bootstrap.interval(np.mean(replicates, axis=0), fewest_items - 1)
+        interval = bootstrap.weighted_sum(replicates, [1 / len(replicates)] * len(replicates)).interval()
         found |= {"corrected_effect_low": interval.low, "corrected_effect_high": interval.high}
     return found
 

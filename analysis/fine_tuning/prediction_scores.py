@@ -13,8 +13,8 @@ import numpy as np
 from analysis import results
 from analysis.tables import Row
 from analysis.uncertainty import bootstrap
+from analysis.uncertainty.bootstrap import RESAMPLES, Scores
 
-RESAMPLES = 2000
 RUNS_AT_A_TIME = 256
 COLUMNS = ("prediction", "label")
 
@@ -31,19 +31,38 @@ class Answers(NamedTuple):
     predictions: np.ndarray
 
 
-class Replicates(NamedTuple):
+class ResampledRuns(NamedTuple):
     """Scores of runs on the same items and on the same resamples of them.
 
     Fields:
         items: how many.
         scores: by the run's folder, (1 + resamples,); the items as they are come first.
+        unseen: share of an item that the sample does not hold, (1 + resamples,).
+        lowest: score of the worst predictions.
     """
 
     items: int
     scores: dict[str, np.ndarray]
+    unseen: np.ndarray
+    lowest: float
+
+    def over_seeds(self, folders: list[str], generator: np.random.Generator) -> Scores:
+        """The mean score of one run per seed, over items and seeds."""
+        return self.of_points([folders], generator).point(0)
+
+    def of_points(self, folders: list[list[str]], generator: np.random.Generator) -> Scores:
+        """The mean scores of several points, (1 + resamples, points), each with one run for every seed.
+
+        Args:
+            folders: of each point, one per seed, in the same order of seeds.
+            generator: draws the seeds, the same for all points.
+        """
+        values = np.stack([np.stack([self.scores[one] for one in own], axis=1) for own in folders], axis=2)
+        both, of_items = bootstrap.over_seeds(values, generator)
+        return Scores(both, of_items, self.unseen, self.items, self.items, len(folders[0]), self.lowest)
 
 
-def replicates(runs: list[Row], resamples: int = RESAMPLES, seed: int = 0) -> Replicates:
+def replicates(runs: list[Row], resamples: int = RESAMPLES, seed: int | list[int] = 0) -> ResampledRuns:
     """Every run's score on its items and on resamples of them, the same for all.
 
     Args:
@@ -58,7 +77,7 @@ def replicates(runs: list[Row], resamples: int = RESAMPLES, seed: int = 0) -> Re
     found = {row["folder"]: _items(Path(row["folder"])) for row in runs}
     labels = Counter(items["label"].tobytes() for items in found.values() if items)
     if not labels or len(metrics) > 1 or not metrics <= METRICS.keys():
-        return Replicates(0, {})
+        return ResampledRuns(0, {}, np.zeros(1 + resamples), 0.0)
     ((most, _),) = labels.most_common(1)
     kept = {folder: items for folder, items in found.items() if items and items["label"].tobytes() == most}
     (metric,), folders = metrics, list(kept)
@@ -68,7 +87,17 @@ def replicates(runs: list[Row], resamples: int = RESAMPLES, seed: int = 0) -> Re
         answers = Answers(reference, np.array([kept[folder]["prediction"] for folder in own]))
         drawn = resampled_scores(answers, metric, resamples, np.random.default_rng(seed))
         scores |= dict(zip(own, drawn.T, strict=True))
-    return Replicates(len(reference), scores)
+    unseen = unseen_item(reference, metric, resamples, np.random.default_rng([*np.atleast_1d(seed), 1]))
+    return ResampledRuns(len(reference), scores, unseen, LOWEST.get(metric, 0.0))
+
+
+def unseen_item(labels: np.ndarray, metric: str, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """The share in each resample of an item that the sample does not hold (bootstrap.unseen_shares).
+
+    Of F1 it is a share of the positive items, the only ones that it is about.
+    """
+    items = max(1, int((labels == 1).sum())) if metric == "f1" else len(labels)
+    return bootstrap.unseen_shares(generator.gamma(items, size=1 + resamples), 1, generator)
 
 
 def _items(folder: Path) -> dict[str, np.ndarray]:
@@ -150,6 +179,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
+LOWEST = {"matthews_correlation": -1.0, "pearson": -1.0}
 METRICS = {
     "accuracy": (_right, _accuracy),
     "f1": (_confusion, _f1),

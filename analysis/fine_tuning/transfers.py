@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from analysis import tables
+from analysis import monotonicity, tables
 from analysis.drawing import percent
 from analysis.fine_tuning import prediction_scores
-from analysis.fine_tuning.prediction_scores import RESAMPLES, Replicates
+from analysis.fine_tuning.prediction_scores import ResampledRuns
 from analysis.tables import Row, task_name
 from analysis.uncertainty import bootstrap
+from analysis.uncertainty.bootstrap import RESAMPLES
 from analysis.wording import markdown, strength_text
 
 # What the paper's section 5 asks: does freezing cost, does growing back repair, and does it repair as much as keeping.
@@ -28,12 +29,13 @@ SHORT = {
     tables.DENSE: "dense", tables.FREEZING: "freezing", tables.SPARSE: "sparse",
     tables.SPARSE_TO_DENSE: "sparse to dense",
 }  # fmt: skip
+ALPHA = 0.05
 HIGHER, LOWER, UNSURE = "higher", "lower", "cannot tell"
 
 DIFFERENCE_COLUMNS = (
     "model", "magnitude_scope", "task", "data_fraction", "metric", "strength_kind", "strength", "requested_sparsity",
-    "transfer", "against", "score", "against_score", "difference", "difference_low", "difference_high", "verdict",
-    "seeds", "items", "dense_above_chance", "reason",
+    "transfer", "against", "score", "against_score", "difference", "difference_low", "difference_high", "p_value",
+    "holm_p", "verdict", "seeds", "items", "dense_above_chance", "reason",
 )  # fmt: skip
 
 
@@ -47,8 +49,9 @@ def difference_table(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0)
     Returns:
         Scores are means over the seeds that both transfers have; the difference is the first's minus the other's, in
         the unit of the metric (0.01 of accuracy is one item in a hundred), with its 95 % interval over items and
-        seeds. verdict is HIGHER or LOWER where the interval does not hold 0, else UNSURE. Without an interval (no items
-        kept, other items, no seed in common) reason says why and the verdict is UNSURE.
+        seeds. p_value is two-sided, of no difference; holm_p is corrected over all rows of the table whose dense
+        transfer is above chance. verdict is HIGHER or LOWER where holm_p is at most .05, else UNSURE. Without an
+        interval (no items kept, other items, no seed in common) reason says why and the verdict is UNSURE.
     Raises:
         ValueError: runs that must not be averaged, or that belong in several figures.
     """
@@ -68,6 +71,11 @@ def difference_table(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0)
             if one in points and against in points:
                 row = _difference(points[one], points[against], runs[one], runs[against])
                 table.append(row | _uncertainty(row, runs[one], runs[against], drawn, seed))
+    known = [row if row["dense_above_chance"] is not False else {"p_value": None} for row in table]
+    for row, corrected in zip(table, monotonicity.holm([row["p_value"] for row in known]), strict=True):
+        row["holm_p"] = corrected
+        if corrected is not None and corrected <= ALPHA:
+            row["verdict"] = HIGHER if row["difference"] > 0 else LOWER
     return table
 
 
@@ -90,22 +98,24 @@ def _difference(one: Row, against: Row, runs: list[Row], others: list[Row]) -> R
     }
 
 
-def _uncertainty(row: Row, runs: list[Row], others: list[Row], drawn: Replicates, seed: int) -> Row:
+def _uncertainty(row: Row, runs: list[Row], others: list[Row], drawn: ResampledRuns, seed: int) -> Row:
     """The interval of a difference over its items and seeds, or why there is none."""
-    found = {"difference_low": None, "difference_high": None, "items": None, "verdict": UNSURE, "reason": ""}
+    unknown = dict.fromkeys(("difference_low", "difference_high", "p_value", "items")) | {"verdict": UNSURE}
     if not row["seeds"]:
-        return {**found, "reason": "no seed in common"}
+        return {**unknown, "reason": "no seed in common"}
     paired = [[run["folder"] for run in _of_seeds(side, row["seeds"])] for side in (runs, others)]
     if not {*paired[0], *paired[1]} <= drawn.scores.keys():
-        return {**found, "reason": "no predictions on the same items"}
-    one, other = (np.stack([drawn.scores[folder] for folder in side], axis=1) for side in paired)
-    interval = seed_interval(one - other, drawn.items, np.random.default_rng(seed))
+        return {**unknown, "reason": "no predictions on the same items"}
+    found = drawn.of_points(paired, np.random.default_rng(seed))
+    difference = bootstrap.compare(np.subtract, found.point(0), found.point(1))
+    interval = difference.interval()
     return {
         "difference_low": interval.low,
         "difference_high": interval.high,
+        "p_value": difference.p_other_than_zero(),
         "items": drawn.items,
-        "verdict": verdict(interval),
-        "reason": "too few items" if interval.low is None else "",
+        "verdict": UNSURE,
+        "reason": f"fewer than {bootstrap.MIN_CLUSTERS} items" if interval.low is None else "",
     }
 
 
@@ -113,34 +123,12 @@ def _of_seeds(runs: list[Row], seeds: Sequence[int]) -> list[Row]:
     return sorted((run for run in runs if run["seed"] in seeds), key=lambda run: run["seed"])
 
 
-def seed_interval(values: np.ndarray, items: int, generator: np.random.Generator) -> bootstrap.Interval:
-    """The mean over seeds of a statistic, and its interval over items and seeds.
-
-    Args:
-        values: of each seed, on the sample and on resamples of its items, (1 + resamples, seeds).
-        items: how many the resamples were drawn from.
-        generator: draws the seeds.
-    """
-    of_items = values.mean(axis=1)
-    counts = bootstrap.draw_counts(values.shape[1], len(values) - 1, generator)
-    both = (values * counts).sum(axis=1) / counts.sum(axis=1)
-    return bootstrap.interval(both, bootstrap.effective_degrees(both, of_items, items, values.shape[1]))
-
-
-def verdict(interval: bootstrap.Interval) -> str:
-    """HIGHER or LOWER than 0, or UNSURE where the interval holds 0 or is not known."""
-    if interval.low is None or interval.high is None or interval.low <= 0 <= interval.high:
-        return UNSURE
-    return HIGHER if interval.low > 0 else LOWER
-
-
-def summary_lines(rows: list[Row], resamples: int = RESAMPLES) -> list[str]:
+def summary_lines(table: list[Row]) -> list[str]:
     """Section 5 in Markdown: the differences with their intervals, and how often each pair differs.
 
     Args:
-        rows: runs of one setting, model and magnitude scope; empty text where there is no pair to compare.
+        table: a difference_table; empty text where there is no pair to compare.
     """
-    table = difference_table(rows, resamples)
     if not any(row["transfer"] == tables.FREEZING or row["against"] == tables.SPARSE for row in table):
         return []
     pairs = list(dict.fromkeys((row["transfer"], row["against"]) for row in table))
@@ -151,7 +139,8 @@ def summary_lines(rows: list[Row], resamples: int = RESAMPLES) -> list[str]:
     head = [f"{SHORT[first]} - {SHORT[other]}" for first, other in pairs]
     return [
         "Differences of scores at the same strength over the seeds that both have, with 95 % intervals over items (the "
-        "same resamples for both) and seeds; **bold** where the interval does not hold 0.",
+        "same resamples for both) and seeds, each by itself; **bold** where the difference is told from 0 at 5 % after "
+        "Holm's correction over all differences of this figure.",
         "",
         *markdown(["task", "data", "strength", *head], [[*place, *_line(own, pairs)] for place, own in cells.items()]),
         "",

@@ -30,7 +30,7 @@ def section(members: list[Row], table: list[Row], found: Trends) -> list[str]:
     titles = {
         "### How sure that is": tuning_trends.summary_lines(found),
         "### Tasks by the gap to people (appendix B)": human_gap.summary_lines(members),
-        "### The transfers against each other (section 5)": transfers.summary_lines(members),
+        "### The transfers against each other (section 5)": transfers.summary_lines(found.differences),
     }
     more = [line for title, lines in titles.items() if lines for line in (title, "", *lines, "")]
     return [

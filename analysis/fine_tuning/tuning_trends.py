@@ -6,17 +6,18 @@ Two axes of difficulty: less training data (figure 1), where all levels answer t
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from analysis import tables
 from analysis.drawing import percent
-from analysis.fine_tuning import human_gap, prediction_scores
-from analysis.fine_tuning.prediction_scores import RESAMPLES, Replicates
+from analysis.fine_tuning import human_gap, prediction_scores, transfers
+from analysis.fine_tuning.prediction_scores import ResampledRuns
 from analysis.levels.level_tables import LevelSet
 from analysis.tables import Row, task_name
-from analysis.uncertainty import bootstrap, trends
+from analysis.uncertainty import trends
+from analysis.uncertainty.bootstrap import RESAMPLES
 from analysis.uncertainty.resampling import CurveKey, LevelCurve, LevelReplicates
 from analysis.uncertainty.trends import Trends
 from analysis.wording import markdown, number
@@ -38,14 +39,17 @@ def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confiden
         As trends.measure. In setting 1, where `task` is the task, levels are shares of the training data, and in
         setting 5, where `task` is a category of human_gap.CATEGORIES, an easy and a hard task. A curve has no
         intervals, and its reason says why, where predictions were not kept or its points do not have the same seeds.
-        p-values are corrected over the kinds of strength of one task or category.
+        p-values are corrected over the kinds of strength of one task or category. differences are
+        transfers.difference_table.
     Raises:
         ValueError: runs that must not be compared (results.check_runs).
     """
-    found = Trends([], [], [])
+    found = Trends([], [], [], [])
     for key, curves in resampled_curves(rows, resamples, seed):
         for every, more in zip(found, trends.of_figure(key, curves, confidence), strict=True):
             every.extend(more)
+    for members in tables.figure_sets(rows).values():
+        found.differences.extend(transfers.difference_table(members, resamples, seed))
     return found
 
 
@@ -115,7 +119,7 @@ def _key(row: Row) -> tuple:
 
 
 def _level(
-    points: list[Row], folders: dict[tuple, dict[int, str]], drawn: dict[str, Replicates], seed: int
+    points: list[Row], folders: dict[tuple, dict[int, str]], drawn: dict[str, ResampledRuns], seed: int
 ) -> LevelCurve:
     """One curve with its replicates, or why there are none."""
     first = points[0]
@@ -128,24 +132,9 @@ def _level(
         return LevelCurve(points, None, "dense and strengths do not have the same seeds")
     if not {folder for by_seed in runs for folder in by_seed.values()} <= own.scores.keys():
         return LevelCurve(points, None, "no predictions on the same items")
-    scores = np.stack([_of_seeds(by_seed, own) for by_seed in runs], axis=2)  # (1 + resamples, seeds, 1 + points)
-    both = _over_seeds(scores, _seed_of(first["task"], seed))
-    of_items = scores.mean(axis=1)
-    replicates = LevelReplicates(
-        both[:, 0], both[:, 1:], of_items[:, 0], of_items[:, 1:],
-        losses={}, items=own.items, clusters=own.items, seeds=scores.shape[1],
-    )  # fmt: skip
-    return LevelCurve(points, replicates, "")
-
-
-def _of_seeds(by_seed: dict[int, str], drawn: Replicates) -> np.ndarray:
-    return np.stack([drawn.scores[by_seed[seed]] for seed in sorted(by_seed)], axis=1)
-
-
-def _over_seeds(scores: np.ndarray, seed: Sequence[int]) -> np.ndarray:
-    """Means over drawn seeds, the same for dense and all strengths, (1 + resamples, columns)."""
-    counts = bootstrap.draw_counts(scores.shape[1], len(scores) - 1, np.random.default_rng([*seed, 1]))
-    return np.einsum("rsc,rs->rc", scores, counts) / counts.sum(axis=1, keepdims=True)
+    folders_of = [[by_seed[one] for one in sorted(by_seed)] for by_seed in runs]
+    scores = own.of_points(folders_of, np.random.default_rng([*_seed_of(first["task"], seed), 2]))
+    return LevelCurve(points, LevelReplicates(scores.point(0), scores.point(slice(1, None)), losses={}), "")
 
 
 def summary_lines(found: Trends) -> list[str]:

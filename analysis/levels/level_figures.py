@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from analysis import drawing, tables
 from analysis.levels import level_tables
 from analysis.tables import Row
+from analysis.uncertainty import resampling, trends
+from analysis.uncertainty.bootstrap import RESAMPLES
 
 TITLE = {
     2: "Setting 2: number of options to choose from",
@@ -36,11 +38,15 @@ def levels(rows: list[Row]) -> Figure:
     sets = level_tables.level_sets(rows)
     if len(sets) > 1:
         raise ValueError(f"the runs belong in {len(sets)} figures; take one of level_tables.level_sets")
-    return draw(level_tables.level_table(rows))
+    table = level_tables.level_table(rows)
+    for key, members in sets.items():
+        curves = resampling.resampled_curves(members, RESAMPLES, 0, table)
+        table = trends.with_intervals(table, trends.of_figure(key, curves))
+    return draw(table)
 
 
 def draw(table: list[Row]) -> Figure:
-    """The figure `levels` of one level_table."""
+    """The figure `levels` of one level_table, with intervals (trends.with_intervals)."""
     curves = level_tables.level_curves(table)
     if not curves:
         raise ValueError("the runs hold no compressed model at a level of difficulty, so there is nothing to draw")
@@ -63,7 +69,7 @@ def draw(table: list[Row]) -> Figure:
             drawing.limits(axes, everything, band)
             drawing.warning(axes, drawn, "dense run")
             axes.set_title(_method_title(*method))
-            drawing.slope_legend(axes, "level: Theil-Sen slope", _legend_columns(looks), _below(kind))
+            drawing.slope_legend(axes, "level: Theil-Sen slope (strengths)", _legend_columns(looks), _below(kind))
         drawing.label_outer(panels, f"{metric_name(table)} (% of dense)")
         drawing.caption(figure, _note(table))
     return figure
@@ -91,7 +97,7 @@ def _apart(positions: dict[float | str, float], place: float) -> dict[float | st
 def band(point: Row) -> tuple[float, float]:
     """The paired 95 % interval of the drop, widened to the seeds' range, in percent of the dense score."""
     low, high = drawing.seed_range(point)
-    if point["drop_low"] is None:
+    if point["drop_low"] is None or point["drop_high"] is None:
         return low, high
     return min(low, 100 + 100 * point["drop_low"]), max(high, 100 + 100 * point["drop_high"])
 
@@ -161,7 +167,8 @@ def band_note(points: list[Row]) -> str:
     if all(point["drop_low"] is None for point in points):
         return "lowest to highest seed" if has_seeds else "none, no item is paired with the dense run"
     widened = ", widened to the range of the seeds" if has_seeds else ""
-    return f"95 % interval over items, each compared with the dense model's outcome on it{widened}"
+    over = "groups of items and seeds" if has_seeds else "groups of items"
+    return f"95 % interval over {over}, each item compared with the dense model's outcome on it{widened}"
 
 
 def _seeds(points: list[Row]) -> str:

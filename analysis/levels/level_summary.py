@@ -8,6 +8,7 @@ from analysis import tables
 from analysis.levels import level_tables
 from analysis.tables import Row
 from analysis.uncertainty import trends
+from analysis.uncertainty.bootstrap import FEW_CLUSTERS
 from analysis.uncertainty.trends import Trends
 from analysis.wording import (
     compression_name,
@@ -17,6 +18,7 @@ from analysis.wording import (
     number,
     strength_text,
     uneven_seeds,
+    with_bounds,
 )
 
 ANSWER = {True: "yes", False: "**no**", None: ""}
@@ -132,11 +134,6 @@ def _curve_place(row: Row) -> tuple:
     return tuple(row[name] for name in ("strength_kind", "compression", "magnitude_scope", "level"))
 
 
-def with_bounds(value: float | None, low: float | None, high: float | None) -> str:
-    """-0.345 [-0.844, 0.188], with a blank for a bound that is not known; without brackets where neither is."""
-    return number(value) if low is None and high is None else f"{number(value)} [{number(low)}, {number(high)}]"
-
-
 def _verdicts(found: Trends) -> list[str]:
     lines = [f"- {line}" for line in trends.verdict_lines(found.orders)]
     return [
@@ -236,12 +233,14 @@ def _scores(table: list[Row]) -> list[str]:
 
 
 def _score(point: Row) -> str:
-    """0.412 (-12.3 ± 3.1 %); without what is not known."""
+    """0.412 (-12.3 [-15.5, -9.1] %); without what is not known."""
     text = f"{point['mean_score']:.3f}"
     drop = point["normalized_drop"]
     if point["strength_kind"] is None or drop is None or point["dense_above_chance"] is False:
         return text
-    half = "" if point["drop_high"] is None else f" ± {100 * (point['drop_high'] - drop):.1f}"
+    half = ""
+    if point["drop_low"] is not None and point["drop_high"] is not None:
+        half = f" [{100 * point['drop_low']:.1f}, {100 * point['drop_high']:.1f}]"
     return f"{text} ({100 * drop:+.1f}{half} %)"
 
 
@@ -315,7 +314,10 @@ def _pairing_cautions(table: list[Row]) -> list[str]:
     points = [point for point in table if point["strength_kind"] is not None and point["dense_mean_score"] is not None]
     none = sum(not point["paired_items"] for point in points)
     partly = [point for point in points if point["paired_items"] and point["unpaired_items"]]
-    single = sum(bool(point["paired_items"]) and point["points_half"] is None for point in points)
+    few = sum(
+        bool(point["paired_items"]) and point["drop_low"] is None and point["dense_above_chance"] is not False
+        for point in points
+    )
     found = []
     if none:
         found.append(f"{none} of {len(points)} points have no items in common with the dense run: no interval.")
@@ -326,8 +328,8 @@ def _pairing_cautions(table: list[Row]) -> list[str]:
             f"left out of the intervals (at most {worst['unpaired_items']}: {worst['level']}, "
             f"{compression_name(worst)} at {strength_text(worst)})."
         )
-    if single:
-        found.append(f"{single} of {len(points)} points have items of a single group: no interval.")
+    if few:
+        found.append(f"{few} of {len(points)} points have {FEW_CLUSTERS} in common with the dense run: no interval.")
     return found
 
 

@@ -27,7 +27,7 @@ LEVEL_COLUMNS = (
     "parameter_ratio", "bytes_fraction", "calibrated", "seeds", "num_examples", "mean_score", "lowest_score",
     "highest_score", "mean_stderr", "metrics", "facts", "chance", "human", "dense_mean_score", "dense_above_chance",
     "relative_percent", "normalized_drop", "drop_low", "drop_high", "corrected_drop", "points_drop", "points_stderr",
-    "points_half", "paired_items", "unpaired_items",
+    "paired_items", "unpaired_items",
 )  # fmt: skip
 POINT_KEY = ("compression", "magnitude_scope", "strength_kind", "strength")
 DENSE_POINT = ("dense", None, None, None)
@@ -65,14 +65,23 @@ def is_level_run(row: Row) -> bool:
 def level_sets(rows: list[Row]) -> dict[LevelSet, list[Row]]:
     """The runs of settings without training that belong in one figure.
 
+    Returns:
+        stderr is the standard error over groups of items where a run kept its items, whatever it recorded.
     Raises:
         ValueError: runs that must not be averaged or compared (results.check_runs).
     """
     results.check_runs(rows)
     sets: dict[LevelSet, list[Row]] = {}
     for row in filter(is_level_run, rows):
-        sets.setdefault(LevelSet(row["setting"], row["model"], row["task"]), []).append(row)
+        sets.setdefault(LevelSet(row["setting"], row["model"], row["task"]), []).append(_with_error(row))
     return dict(sorted(sets.items(), key=lambda entry: tuple(map(str, entry[0]))))
+
+
+def _with_error(row: Row) -> Row:
+    outcomes = read_outcomes(row["folder"], row.get("item_column")).get(row["level_index"])
+    if outcomes is None or len(outcomes.scores) == 0:
+        return row
+    return {**row, "stderr": monotonicity.clustered_error(outcomes.scores, outcomes.groups)}
 
 
 def with_metric(rows: list[Row], names: Sequence[str]) -> list[Row]:
@@ -94,10 +103,7 @@ def _rescored(row: Row, names: Sequence[str]) -> Row:
     chosen = next((name for name in names if name in row.get("metrics", {})), row["metric"])
     if chosen == row["metric"]:
         return row
-    row = {**row, "metric": chosen, "score": row["metrics"][chosen], "item_column": chosen}
-    outcomes = read_outcomes(row["folder"], chosen).get(row["level_index"])
-    scores = () if outcomes is None else outcomes.scores
-    return {**row, "stderr": float(np.std(scores, ddof=1) / len(scores) ** 0.5) if len(scores) > 1 else None}
+    return {**row, "metric": chosen, "score": row["metrics"][chosen], "item_column": chosen, "stderr": None}
 
 
 def level_table(rows: list[Row]) -> list[Row]:
@@ -107,14 +113,13 @@ def level_table(rows: list[Row]) -> list[Row]:
         rows: runs of any setting; those with training and perplexity are passed over.
     Returns:
         The model goes by its model_name. bytes_fraction is that of storage.bytes_fraction. Scores are fractions, means
-        over seeds; mean_stderr is the standard error over items. What needs the dense model is None where that was not
-        run: dense_above_chance is False where the interval of its score includes chance; normalized_drop is relative to
-        its score, corrected_drop to its score above chance (None where it is not above), points_drop is the bare
-        difference. points_stderr is that difference's standard error over items, each compared with the dense model's
-        outcome on it, clustered by the items' groups (monotonicity.clustered_interval), points_half half of its 95 %
-        interval, drop_low and drop_high the interval of the normalized drop, a ratio of two scores over the same items,
-        to first order in their errors. Items that either side lacks are left out of these and counted as unpaired. In
-        setting 5 a level without difficulty has that of human_gap.
+        over seeds; mean_stderr is the standard error over groups of items. What needs the dense model is None where
+        that was not run: dense_above_chance is False where the interval of its score includes chance; normalized_drop
+        is relative to its score, corrected_drop to its score above chance (None where it is not above), points_drop is
+        the bare difference. points_stderr is that difference's standard error over groups of items, each item compared
+        with the dense model's outcome on it (monotonicity.clustered_error). drop_low and drop_high are None here: the
+        interval of the normalized drop comes with trends.with_intervals. Items that either side lacks are left out of
+        these and counted as unpaired. In setting 5 a level without difficulty has that of human_gap.
     Raises:
         ValueError: runs that must not be averaged or compared (results.check_runs).
     """
@@ -138,7 +143,7 @@ def _table_of_set(members: list[Row]) -> list[Row]:
             row["reader"] = row["reader"] and row["reader"] + prompted
             row |= _drops(row, dense_runs.get(level, []))
             compressed = {} if point == DENSE_POINT else _by_seed(own, read)
-            table.append({**row, **_uncertainty(row, compressed, dense_outcomes.get(level, {}))})
+            table.append({**row, **_uncertainty(compressed, dense_outcomes.get(level, {}))})
     order = _level_order(members, difficulty)
     return sorted(table, key=lambda row: (order[row["level"]], *place(row)))
 
@@ -216,23 +221,16 @@ def _drops(point: Row, dense: list[Row]) -> Row:
     }
 
 
-def _uncertainty(point: Row, compressed: dict[int, Outcomes], dense: dict[int, Outcomes]) -> Row:
+def _uncertainty(compressed: dict[int, Outcomes], dense: dict[int, Outcomes]) -> Row:
     """Of the differences to dense, one per item; None where either side has no items."""
-    names = ("points_stderr", "points_half", "drop_low", "drop_high", "paired_items", "unpaired_items")
+    names = ("points_stderr", "drop_low", "drop_high", "paired_items", "unpaired_items")
     found = dict.fromkeys(names)
     if not compressed or not dense:
         return found
-    differences, references, groups, unpaired = paired_differences(compressed, dense)
+    differences, groups, unpaired = paired_differences(compressed, dense)
     found |= {"paired_items": len(differences), "unpaired_items": unpaired}
-    if len(differences) == 0:
-        return found
-    _, stderr, half = monotonicity.clustered_interval(differences, groups)
-    found |= {"points_stderr": stderr, "points_half": half}
-    drop, reference = point["normalized_drop"], point["dense_mean_score"]
-    if drop is not None and half is not None:
-        # What an item moves the ratio of the two means by, times the dense mean.
-        half = monotonicity.clustered_interval(differences - drop * references, groups)[2]
-        found |= {"drop_low": drop - half / reference, "drop_high": drop + half / reference}
+    if len(differences):
+        found["points_stderr"] = monotonicity.clustered_error(differences, groups)
     return found
 
 
@@ -316,13 +314,13 @@ def _by_seed(runs: list[Row], read: Callable[[str, str | None], dict[int, Outcom
 
 def paired_differences(
     compressed: dict[int, Outcomes], dense: dict[int, Outcomes]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Each item's compressed minus dense score, mean over the seeds, and that dense score.
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Each item's compressed minus dense score, mean over the seeds.
 
     Args:
         compressed, dense: the items by seed, at least one seed each.
     Returns:
-        Differences, dense scores and groups of the items that both sides have, and the number of items that one side
+        Differences and groups of the items that both sides have, and the number of items that one side
         lacks. A seed is compared with the dense run of that seed, which was asked the same; one that has none (the seed
         draws the calibration text alone), with the item's mean over the dense runs.
     """
@@ -331,11 +329,9 @@ def paired_differences(
     own = dict(zip(dense, of_dense, strict=True))
     pooled = _mean_of_known(of_dense)
     references = np.array([own.get(seed, pooled) for seed in compressed])
-    differences = of_compressed - references
-    shared = np.where(np.isnan(differences), np.nan, references)
-    differences, shared = _mean_of_known(differences), _mean_of_known(shared)
+    differences = _mean_of_known(of_compressed - references)
     known = ~np.isnan(differences)
-    return differences[known], shared[known], groups[known], int((~known).sum())
+    return differences[known], groups[known], int((~known).sum())
 
 
 def aligned(runs: list[Outcomes]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,10 +4,12 @@ A curve is the loss, or the error (1 - score), at points alpha that rise from 0,
 here is numpy on such curves; how they are measured is GLUE_tasks.interpolation's business.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from analysis.uncertainty import bootstrap
 
 # Frankle et al. (ICML 2020): the highest point of the curve minus the mean of its two ends.
 MEAN_OF_ENDS = "mean_of_ends"
@@ -59,27 +61,66 @@ def barrier(curve: ArrayLike, alphas: ArrayLike, definition: str) -> tuple[float
     return float(found[highest]), float(np.asarray(alphas)[highest])
 
 
+class Resampled(NamedTuple):
+    """A curve on resamples of its items.
+
+    Fields:
+        curves: (resamples, points): one draw of items serves all points, so that what an item adds at every alpha
+            cancels out.
+        unseen: share in each resample of an item that the sample does not hold (bootstrap.unseen_shares), (resamples,).
+        tall, flat: what such an item adds at every point where it raises a barrier, and where it lowers it, (points,).
+        items: of how many the sample is.
+    """
+
+    curves: np.ndarray
+    unseen: np.ndarray
+    tall: np.ndarray
+    flat: np.ndarray
+    items: int
+
+    def highest(self, alphas: ArrayLike, definition: str, unseen_item: np.ndarray | None = None) -> np.ndarray:
+        """The barrier of each resample, with one unseen item or without, (resamples,)."""
+        curves = self.curves
+        if unseen_item is not None:
+            curves = curves * (1 - self.unseen[:, None]) + self.unseen[:, None] * unseen_item
+        return heights(curves, alphas, definition).max(axis=1)
+
+
 def describe(
-    curve: ArrayLike, resampled: np.ndarray, alphas: ArrayLike, confidence: float = 0.95
+    curve: ArrayLike, resampled: Resampled, alphas: ArrayLike, confidence: float = 0.95
 ) -> list[dict[str, Any]]:
-    """Both barriers of one curve with their bootstrap intervals.
+    """Both barriers of one curve with their bootstrap intervals over items.
 
     Args:
         curve: (points,), of all items.
-        resampled: (resamples, points), the curves of resampled items: one draw of items serves all points, so that
-            what an item adds at every alpha cancels out.
         confidence: of the interval, in (0, 1).
     Returns:
         One dict per definition: definition, barrier, alpha, low, high. The highest of noisy points is higher on average
         than the highest of their means, in resamples once more: low and high are the resamples' quantiles less what
-        their median is above the barrier, and not below 0. The barrier itself keeps that bias, so that a low bound
-        slightly above 0 proves little.
+        their median is above the barrier, stretched as bootstrap.low_bound does, and not below 0. The barrier itself
+        keeps that bias, so that a low bound slightly above 0 proves little. Fewer than bootstrap.MIN_CLUSTERS items
+        have the bounds None.
     """
-    quantiles = (1 - confidence) / 2, 0.5, (1 + confidence) / 2
+    one_sided = (1 + confidence) / 2
     found = []
     for definition in DEFINITIONS:
         height, alpha = barrier(curve, alphas, definition)
-        low, middle, high = np.quantile(heights(resampled, alphas, definition).max(axis=1), quantiles).tolist()
-        interval = {"low": max(0.0, height + low - middle), "high": height + high - middle}
+        interval: dict[str, float | None] = {"low": None, "high": None}
+        if resampled.items >= bootstrap.MIN_CLUSTERS:
+            middle = float(np.median(resampled.highest(alphas, definition)))
+            low = float(np.quantile(resampled.highest(alphas, definition, resampled.flat), 1 - one_sided))
+            high = float(np.quantile(resampled.highest(alphas, definition, resampled.tall), one_sided))
+            wider = bootstrap.stretch(resampled.items - 1, resampled.items, one_sided)
+            interval = {
+                "low": max(0.0, height - wider * max(middle - low, 0.0)),
+                "high": height + wider * max(high - middle, 0.0),
+            }
         found.append({"definition": definition, "barrier": height, "alpha": alpha, **interval})
     return found
+
+
+def ends_and_between(points: int, at_ends: float, between: float) -> np.ndarray:
+    """A curve with one value at its ends and one at all points between them, (points,)."""
+    curve = np.full(points, between)
+    curve[[0, -1]] = at_ends
+    return curve

@@ -7,7 +7,8 @@ from analysis.lines.barriers import CONNECTED_ERROR, MEAN_OF_ENDS, STRAIGHT_LINE
 from analysis.lines.interpolation_figures import line_looks
 from analysis.lines.interpolation_tables import LINE_KEY
 from analysis.tables import Row
-from analysis.wording import markdown
+from analysis.uncertainty.bootstrap import FEW_CLUSTERS
+from analysis.wording import markdown, with_bounds
 
 # Appendix C: the task that it calls easy, the one whose barrier it finds higher. Of QNLI and RTE its appendix B says
 # the opposite: there people are further ahead on RTE.
@@ -22,8 +23,8 @@ def section(rows: list[Row]) -> list[str]:
         "Height of loss and error (1 - score) on the straight line from Dense Transfer's model to another. *Line*: the "
         "highest point above the straight line between the two ends' values; *ends*: above the mean of the two ends "
         "(Frankle et al. 2020), which is at least half of what the ends differ by, barrier or not. In brackets: 95 % "
-        f"interval over items. Connected: barrier in error above the line below {percent(CONNECTED_ERROR)} (their "
-        "threshold), with its whole interval.",
+        "interval over items and seeds. Connected: barrier in error above the line below "
+        f"{percent(CONNECTED_ERROR)} (their threshold), with its whole interval.",
         "",
         *markdown(
             ["task", "line to", "seeds", "score at the ends", "error: line", "error: ends", "loss: line", "loss: ends",
@@ -64,7 +65,7 @@ def _lines(barriers: list[Row], looks: dict[tuple, dict]) -> list[list]:
 
 
 def _barrier(row: Row) -> str:
-    return f"{row['mean_barrier']:.3f} [{row['interval_low']:.3f}, {row['interval_high']:.3f}]"
+    return with_bounds(row["mean_barrier"], row["interval_low"], row["interval_high"])
 
 
 def _verdicts(barriers: list[Row]) -> list[str]:
@@ -94,6 +95,8 @@ def _verdict(names: list[str], easy: Row, hard: Row) -> str:
     """What two barriers say of the paper's claim that the second is higher."""
     if easy["share_of_learned"] is None or hard["share_of_learned"] is None:
         return "dense is not above chance on both, so nothing can be said."
+    if easy["share_low"] is None or hard["share_low"] is None:
+        return f"{FEW_CLUSTERS}, so nothing can be said."
     shares = f"{_share(easy)} and {_share(hard)}"
     if hard["share_low"] > easy["share_high"]:
         return f"{shares}: higher on {names[1]}, as the paper says."

@@ -4,6 +4,7 @@ A line is what joins two models of one task: its kind of pair and the strength o
 what results.read_runs returns; those of other settings are passed over.
 """
 
+import math
 from typing import Any
 
 from analysis import monotonicity, results, tables
@@ -72,11 +73,13 @@ def barrier_table(rows: list[Row]) -> list[Row]:
     Args:
         rows: runs of one set.
     Returns:
-        Losses in their own units, errors (1 - score) as fractions. The interval is each run's over items, its bounds
-        mean over seeds; start and end are the values at alpha 0 and 1. share_of_learned is the barrier in error as a
-        share of what the start's score is above chance, by which tasks can be compared, and share_low and share_high
-        are its interval; None for losses and where nothing was learned. connected, of the error against the straight
-        line, is True where the interval is below CONNECTED_ERROR, False where it is above, else None.
+        Losses in their own units, errors (1 - score) as fractions. The interval is each run's over items, averaged over
+        seeds, joined with Student's over seeds: the two distances from the mean add up as squares do, which counts what
+        items add to the spread of seeds twice. start and end are the values at alpha 0 and 1. share_of_learned is the
+        barrier in error as a share of what the start's score is above chance, by which tasks can be compared, and
+        share_low and share_high are its interval; None for losses and where nothing was learned. connected, of the
+        error against the straight line, is True where the interval is below CONNECTED_ERROR, False where it is above,
+        else None.
     """
     table = []
     for runs in _lines(rows):
@@ -90,7 +93,7 @@ def barrier_table(rows: list[Row]) -> list[Row]:
             row["start"], row["end"] = (sum(column) / len(column) for column in zip(*values, strict=True))
             learned = _learned(runs, split) if quantity == "error" else None
             for share, name in SHARES.items():
-                row[share] = row[name] / learned if learned else None
+                row[share] = row[name] / learned if learned and row[name] is not None else None
             row["connected"] = _connected(row)
             table.append({**_shared(runs), **row})
     return table
@@ -137,8 +140,7 @@ def _above_chance(starts: list[Row]) -> bool | None:
     """Whether the dense models at alpha 0 learned the task; None where the line starts at no dense model."""
     if not starts[0]["pair"].startswith("dense-"):
         return None
-    score, chance, stderr = (tables.mean_of(starts, name) for name in ("score", "chance", "stderr"))
-    return monotonicity.above_chance(score, chance, stderr)
+    return tables.is_above_chance(starts)
 
 
 def _point(points: list[Row]) -> Row:
@@ -157,10 +159,14 @@ def _barrier_key(found: Row) -> tuple[str, str, str]:
 
 def _mean_barrier(found: list[Row]) -> Row:
     heights = [one["barrier"] for one in found]
+    mean, low, high = (tables.mean_of(found, name) for name in ("barrier", "low", "high"))
+    if len(found) > 1 and low is not None and high is not None:
+        over_seeds = mean - monotonicity.mean_interval(heights)[1]
+        low, high = max(0.0, mean - math.hypot(mean - low, over_seeds)), mean + math.hypot(high - mean, over_seeds)
     return {
-        "mean_barrier": tables.mean_of(found, "barrier"),
-        "interval_low": tables.mean_of(found, "low"),
-        "interval_high": tables.mean_of(found, "high"),
+        "mean_barrier": mean,
+        "interval_low": low,
+        "interval_high": high,
         "lowest_barrier": min(heights),
         "highest_barrier": max(heights),
         "alphas": tuple(one["alpha"] for one in found),
@@ -182,7 +188,7 @@ def _learned(runs: list[list[Row]], split: str) -> float | None:
 
 
 def _connected(row: Row) -> bool | None:
-    if (row["quantity"], row["definition"]) != ("error", "straight_line"):
+    if (row["quantity"], row["definition"]) != ("error", "straight_line") or row["interval_high"] is None:
         return None
     if row["interval_high"] < CONNECTED_ERROR:
         return True

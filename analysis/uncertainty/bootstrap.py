@@ -4,9 +4,13 @@ Pure functions on arrays. Items that share a document or a prompt are drawn toge
 over clusters first, so that every resample of every curve is one row of one matrix product. In arrays of replicates row
 0 is the sample itself and the others are resamples; NaN stands for a resample in which the statistic is not defined,
 counts against both bounds, and never leaves this module's intervals.
+
+What no item of the sample shows may still be: twenty items of which none was lost do not show that none ever is. So
+every resample also holds one unit more than the sample does, with an outcome that is the worst that can be for lower
+bounds and the best for upper ones. For a share of items, the bounds are then those of Clopper and Pearson.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +18,16 @@ import scipy.special
 import scipy.stats
 from numpy.typing import ArrayLike
 
-MIN_CLUSTERS = 5  # fewer say too little of the spread for percentiles
-CHUNK = 2**22  # counts held at a time, in rows of at most CHUNK_ROWS resamples
+RESAMPLES = 10_000
+MIN_CLUSTERS = 10  # fewer say too little of the spread
+FEW_CLUSTERS = f"fewer than {MIN_CLUSTERS} groups of items"
+CHUNK = 2**22  # weights held at a time, in rows of at most CHUNK_ROWS resamples
 CHUNK_ROWS = 1024
 ONE_SIGMA = 0.8413447460685429  # normal probability below one standard deviation
 # Share of the resamples in which a statistic must be defined for its standard error to mean something.
 DEFINED = 0.9
+# How many items with another outcome count as much for how alike a cluster's items are as knowing nothing does.
+PRIOR_ITEMS = 2
 
 
 class Interval(NamedTuple):
@@ -30,46 +38,235 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def draw_counts(units: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """How often each unit counts: once in row 0, which is the sample, and as drawn in the others.
+class Scores(NamedTuple):
+    """Scores in the sample (row 0) and in every resample.
 
-    Args:
-        units: clusters of items, or seeds, at least one.
-        resamples: rows after the first.
-    Returns:
-        (1 + resamples, units). A resample draws units - 1 units with replacement, which makes the variance of a
-        mean over resamples that of the mean itself: with 3 seeds, drawing 3 would make it a third too small. A single
-        unit always counts once: it says nothing of the spread.
-    Source: Rao and Wu (JASA 1988), the rescaled bootstrap for means.
+    Fields:
+        both: clusters of items and seeds resampled, (1 + resamples, ...).
+        of_items: clusters alone resampled; `both` itself with one seed.
+        unseen: share that the unit which the sample does not hold has in each resample, (1 + resamples,); 0 in row 0.
+        items, clusters, seeds: of how many the sample is.
+        lowest, highest: what a unit may contribute.
     """
-    return np.concatenate([np.ones((1, units)), *_chunks(units, resamples, generator)])
+
+    both: np.ndarray
+    of_items: np.ndarray
+    unseen: np.ndarray
+    items: int
+    clusters: int
+    seeds: int
+    lowest: float = 0.0
+    highest: float = 1.0
+
+    def with_unseen(self, is_best: ArrayLike) -> np.ndarray:
+        """`both` together with the unseen unit, whose score is the highest where `is_best`, else the lowest."""
+        unseen = self.unseen.reshape(-1, *[1] * (self.both.ndim - 1))
+        return self.both * (1 - unseen) + unseen * np.where(is_best, self.highest, self.lowest)
+
+    def point(self, index: int | slice) -> "Scores":
+        """One of several points, or some."""
+        both = self.both[:, index]
+        return self._replace(both=both, of_items=both if self.of_items is self.both else self.of_items[:, index])
+
+
+class Replicates(NamedTuple):
+    """A statistic of scores, or one for each of several points, in the sample (row 0) and in every resample.
+
+    Fields:
+        both: clusters of items and seeds resampled, (1 + resamples, ...).
+        of_items: clusters alone resampled; `both` itself with one seed.
+        low, high: as `both`, with an unseen unit that makes the statistic small, or large.
+        items, clusters, seeds: of how many the sample is.
+    """
+
+    both: np.ndarray
+    of_items: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    items: int
+    clusters: int
+    seeds: int
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Replicates":
+        """A function of the statistic that grows with it."""
+        both = function(self.both)
+        of_items = both if self.of_items is self.both else function(self.of_items)
+        return self._replace(both=both, of_items=of_items, low=function(self.low), high=function(self.high))
+
+    def point(self, index: int) -> "Replicates":
+        """One of several points."""
+        return self.map(lambda values: values[:, index])
+
+    @property
+    def degrees(self) -> float | None:
+        return effective_degrees(self.both, self.of_items, self.clusters, self.seeds)
+
+    def low_bound(self, confidence: float) -> float | None:
+        """What the true value exceeds with this one-sided confidence (bootstrap.low_bound)."""
+        return low_bound(self.low, self.degrees, self.clusters, confidence)
+
+    def high_bound(self, confidence: float) -> float | None:
+        """What the true value stays below with this one-sided confidence."""
+        return high_bound(self.high, self.degrees, self.clusters, confidence)
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """The statistic of the sample and its two-sided interval.
+
+        Args:
+            confidence: probability with which the interval covers the true value, in (0, 1).
+        Raises:
+            ValueError: a confidence out of range.
+        """
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence {confidence} is not between 0 and 1")
+        one_sided = (1 + confidence) / 2
+        return Interval(_number(self.both[0]), self.low_bound(one_sided), self.high_bound(one_sided))
+
+    def p_below_zero(self) -> float | None:
+        """One-sided p-value for "the true value is below 0": of one so far below in the sample, were it truly 0."""
+        return one_sided_p(self.high, self.degrees, self.clusters)
+
+    def p_above_zero(self) -> float | None:
+        """One-sided p-value for "the true value is above 0"."""
+        return one_sided_p(-self.low, self.degrees, self.clusters)
+
+    def p_other_than_zero(self) -> float | None:
+        """Two-sided p-value for "the true value is not 0"."""
+        below, above = self.p_below_zero(), self.p_above_zero()
+        return None if below is None or above is None else min(1.0, 2 * min(below, above))
+
+    def errors(self) -> tuple[float, float] | None:
+        """The parts of the standard error that come from items, the unseen one included, and from seeds."""
+        both, of_items, low = spread(self.both), spread(self.of_items), spread(self.low)
+        if both is None or of_items is None or low is None:
+            return None
+        of_seeds = max(both**2 - of_items**2, 0.0)
+        return max(low**2 - of_seeds, of_items**2) ** 0.5, of_seeds**0.5
+
+
+def compare(function: Callable[[np.ndarray, np.ndarray], np.ndarray], one: Scores, other: Scores) -> Replicates:
+    """A statistic of two scores on the same resamples, which grows with the one and falls with the other."""
+    both = function(one.both, other.both)
+    has_seeds = one.of_items is not one.both or other.of_items is not other.both
+    return Replicates(
+        both,
+        function(one.of_items, other.of_items) if has_seeds else both,
+        low=function(one.with_unseen(False), other.with_unseen(True)),
+        high=function(one.with_unseen(True), other.with_unseen(False)),
+        items=min(one.items, other.items),
+        clusters=min(one.clusters, other.clusters),
+        seeds=max(one.seeds, other.seeds),
+    )
+
+
+def weighted_sum(parts: list[Replicates], weights: list[float]) -> Replicates:
+    """The weighted sum, resample by resample: what the parts share stays in step."""
+
+    def summed(names: list[str]) -> np.ndarray:
+        return np.tensordot(weights, [getattr(part, name) for part, name in zip(parts, names, strict=True)], axes=1)
+
+    both = summed(["both"] * len(parts))
+    has_seeds = any(part.of_items is not part.both for part in parts)
+    return Replicates(
+        both,
+        summed(["of_items"] * len(parts)) if has_seeds else both,
+        low=summed(["low" if weight > 0 else "high" for weight in weights]),
+        high=summed(["high" if weight > 0 else "low" for weight in weights]),
+        items=min(part.items for part in parts),
+        clusters=min(part.clusters for part in parts),
+        seeds=max(part.seeds for part in parts),
+    )
 
 
 def resampled_sums(sums: np.ndarray, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """Sums over the clusters of the sample and of each resample, all columns on the same clusters.
+    """Sums over the clusters of the sample and of each resample, all columns on the same weights of clusters.
 
     Args:
         sums: what each cluster adds to each column, (clusters, columns); one column may be the number of items.
     Yields:
-        (rows, columns), one chunk after the other: the sample's row first, then `resamples` more.
+        (rows, columns), one chunk after the other: the sample's row first, then `resamples` more, in each of which
+        every cluster has a weight drawn from the exponential distribution with mean 1.
+    Source: Rubin's Bayesian bootstrap (Annals of Statistics 1981).
     """
     yield sums.sum(axis=0, keepdims=True)
-    for counts in _chunks(len(sums), resamples, generator):
-        yield counts @ sums
-
-
-def _chunks(units: int, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    if units < 1:
-        raise ValueError("there is nothing to draw from: no units")
-    size = max(1, min(CHUNK_ROWS, CHUNK // units))
+    size = max(1, min(CHUNK_ROWS, CHUNK // len(sums)))
     for start in range(0, resamples, size):
-        rows = min(size, resamples - start)
-        if units == 1:
-            yield np.ones((rows, 1))
-            continue
-        drawn = generator.integers(0, units, (rows, units - 1), dtype=np.int32)
-        flat = (drawn + units * np.arange(rows)[:, None]).ravel()
-        yield np.bincount(flat, minlength=rows * units).reshape(rows, units).astype(np.float64)
+        yield generator.exponential(size=(min(size, resamples - start), len(sums))) @ sums
+
+
+def unseen_shares(sizes: np.ndarray, size: float, generator: np.random.Generator) -> np.ndarray:
+    """The share in every resample of one unit that the sample does not hold, (1 + resamples,); 0 in the sample.
+
+    Args:
+        sizes: how many items each resample has, (1 + resamples,), the sample first.
+        size: items of the unit (unit_size).
+    Source: Gaffke (Mathematical Methods of Statistics 2005); Learned-Miller and Thomas (arXiv 1905.06208): weights of
+        the sample and of one value at the end of the range give a bound for any bounded outcomes; for outcomes of 0
+        and 1 it is that of Clopper and Pearson (Biometrika 1934).
+    """
+    weights = size * generator.exponential(size=len(sizes))
+    weights[0] = 0.0
+    return weights / (sizes + weights)
+
+
+def unit_size(outcomes: np.ndarray, clusters: ArrayLike) -> float:
+    """How many items a cluster counts for: 1 where its items have nothing in common, all of them where they are alike.
+
+    Args:
+        outcomes: of each item, such as the change of its score, (items,); 0 is the rule.
+        clusters: what each belongs to, (items,).
+    Returns:
+        1 + (m - 1) * r, the design effect, with m the mean size of an item's cluster. r is the correlation within
+        clusters, estimated from the items with another outcome than 0, e of them, and taken to be 1 where there is
+        none: (PRIOR_ITEMS + e * estimate) / (PRIOR_ITEMS + e).
+    Source: Kish, Survey Sampling (1965), sec. 5.4; the estimate from the analysis of variance.
+    """
+    _, cluster, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
+    items, count = len(outcomes), len(sizes)
+    if count == items:
+        return 1.0
+    mean_size = float((sizes**2).sum() / items)
+    if count == 1:
+        return mean_size
+    between = (np.bincount(cluster, outcomes) ** 2 / sizes).sum()
+    of_clusters = (between - items * np.mean(outcomes) ** 2) / (count - 1)
+    within = (np.square(outcomes, dtype=np.float64).sum() - between) / (items - count)
+    typical = (items - mean_size) / (count - 1)
+    total = of_clusters + (typical - 1) * within
+    correlation = min(1.0, max(0.0, (of_clusters - within) / total)) if total > 0 else 0.0
+    changed = int(np.count_nonzero(outcomes))
+    return 1 + (mean_size - 1) * (PRIOR_ITEMS + changed * correlation) / (PRIOR_ITEMS + changed)
+
+
+def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Weights of a mean over seeds, (1 + resamples, seeds): equal in row 0, which is the sample, else perturbed.
+
+    Returns:
+        1 / seeds + (g - mean of g) / sqrt(seeds * (seeds - 1)) with g normal: over resamples a mean then varies
+        normally about the sample's, with the variance that a mean of so many seeds has. Drawing of 2 or 3 seeds with
+        replacement has that variance too, but few values. A single seed weighs 1: it says nothing of the spread.
+    Source: the wild bootstrap (Wu, Annals of Statistics 1986) of a mean.
+    """
+    weights = np.full((1 + resamples, seeds), 1 / seeds)
+    if seeds > 1:
+        drawn = generator.normal(size=(resamples, seeds))
+        weights[1:] += (drawn - drawn.mean(axis=1, keepdims=True)) / (seeds * (seeds - 1)) ** 0.5
+    return weights
+
+
+def over_seeds(values: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Means over seeds of what was resampled over items, with seeds resampled and as they are.
+
+    Args:
+        values: (1 + resamples, seeds, ...).
+    Returns:
+        `both` and `of_items` of Scores, (1 + resamples, ...); the same array with one seed.
+    """
+    of_items = values.mean(axis=1)
+    if values.shape[1] == 1:
+        return of_items, of_items
+    weights = seed_weights(values.shape[1], len(values) - 1, generator)
+    return np.einsum("rs...,rs->r...", values, weights), of_items
 
 
 def theil_sen_slopes(strength: ArrayLike, drops: np.ndarray) -> np.ndarray:
@@ -195,43 +392,39 @@ def effective_degrees(replicates: np.ndarray, of_items: np.ndarray, clusters: in
     return both**4 / (of_clusters**2 / (clusters - 1) + of_seeds**2 / (seeds - 1))
 
 
-def interval(replicates: np.ndarray, degrees: float | None, confidence: float = 0.95) -> Interval:
-    """The statistic of the sample and its two-sided interval.
+def stretch(degrees: float, clusters: int, confidence: float) -> float:
+    """How much farther from the estimate a bound stands than the resamples' quantile.
 
-    Args:
-        replicates: (1 + resamples,).
-        degrees: of freedom (effective_degrees).
-        confidence: probability with which the interval covers the true value, in (0, 1). The simulations of
-            tests/test_bootstrap.py hold it to 95 % within 2; with 2 seeds that bring most of the noise it is 91 %.
+    Student's quantile over the normal one, as few clusters or seeds ask for; and the root of (n + 1) / (n - 1), by
+    which the variance over exponential weights of n clusters is smaller than that of a mean.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence} is not between 0 and 1")
-    one_sided = (1 + confidence) / 2
-    return Interval(
-        _number(replicates[0]),
-        low_bound(replicates, degrees, one_sided),
-        high_bound(replicates, degrees, one_sided),
-    )
+    students = scipy.special.stdtrit(degrees, confidence) / scipy.special.ndtri(confidence)
+    return students * ((clusters + 1) / (clusters - 1)) ** 0.5
 
 
-def low_bound(replicates: np.ndarray, degrees: float | None, confidence: float) -> float | None:
+def low_bound(replicates: np.ndarray, degrees: float | None, clusters: int, confidence: float) -> float | None:
     """What the true value exceeds with this one-sided confidence.
 
+    Args:
+        replicates: of the statistic, (1 + resamples,), with an unseen unit that makes it small.
+        degrees: of freedom (effective_degrees).
+        clusters: of how many the resamples were drawn.
+        confidence: in (0.5, 1).
     Returns:
-        The resamples' quantile, moved away from the estimate by Student's quantile over the normal one, as few clusters
-        or seeds ask for; None without degrees of freedom or estimate, and where too many resamples lack the statistic.
+        The resamples' quantile, moved away from the estimate by `stretch`; None without degrees of freedom or estimate,
+        and where too many resamples lack the statistic.
     """
     if degrees is None or not np.isfinite(replicates[0]):
         return None
     distance = replicates[0] - _low_quantile(replicates[1:], 1 - confidence)
     if distance > 0:
-        distance *= scipy.special.stdtrit(degrees, confidence) / scipy.special.ndtri(confidence)
+        distance *= stretch(degrees, clusters, confidence)
     return _number(replicates[0] - distance)
 
 
-def high_bound(replicates: np.ndarray, degrees: float | None, confidence: float) -> float | None:
+def high_bound(replicates: np.ndarray, degrees: float | None, clusters: int, confidence: float) -> float | None:
     """What the true value stays below with this one-sided confidence; see low_bound."""
-    low = low_bound(-replicates, degrees, confidence)
+    low = low_bound(-replicates, degrees, clusters, confidence)
     return None if low is None else -low
 
 
@@ -242,23 +435,30 @@ def _low_quantile(drawn: np.ndarray, share: float) -> float:
     return -np.inf if place < 0 else ordered[place]
 
 
-def reached_interval(replicates: np.ndarray, degrees: float | None, confidence: float = 0.95) -> Interval:
+def reached_interval(crossing: Replicates, degrees: float | None, confidence: float = 0.95) -> Interval:
     """Estimate and two-sided interval of `crossings`, of which any may be infinite: not reached.
 
+    Args:
+        degrees: of freedom of the drops, since a crossing that is not reached has no standard error.
     Returns:
         The resamples' quantiles at the tails that Student's distribution has where the normal one has its own, since
         there is no distance to stretch from an estimate that was not reached. A bound that is not reached is None.
     """
-    if degrees is None or np.isnan(replicates[0]):
-        return Interval(_number(replicates[0]), None, None)
-    tail = scipy.special.ndtr(-scipy.special.stdtrit(degrees, (1 + confidence) / 2))
-    low, high = _low_quantile(replicates[1:], tail), -_low_quantile(-replicates[1:], tail)
-    return Interval(_number(replicates[0]), _number(low), _number(high))
+    if degrees is None or np.isnan(crossing.both[0]):
+        return Interval(_number(crossing.both[0]), None, None)
+    one_sided = (1 + confidence) / 2
+    distance = scipy.special.ndtri(one_sided) * stretch(degrees, crossing.clusters, one_sided)
+    tail = scipy.special.ndtr(-distance)
+    low, high = _low_quantile(crossing.low[1:], tail), -_low_quantile(-crossing.high[1:], tail)
+    return Interval(_number(crossing.both[0]), _number(low), _number(high))
 
 
-def one_sided_p(replicates: np.ndarray, degrees: float | None) -> float | None:
+def one_sided_p(replicates: np.ndarray, degrees: float | None, clusters: int) -> float | None:
     """Probability of a statistic as far below 0 as the sample's, were it truly 0.
 
+    Args:
+        replicates: of the statistic, (1 + resamples,), with an unseen unit that makes it large.
+        degrees, clusters: as in low_bound.
     Returns:
         The share of resamples that are not below 0, counting one more than there are, taken through the normal
         distribution to Student's; None without degrees of freedom or estimate.
@@ -266,7 +466,8 @@ def one_sided_p(replicates: np.ndarray, degrees: float | None) -> float | None:
     if degrees is None or not np.isfinite(replicates[0]):
         return None
     above = 1 + np.count_nonzero(~(replicates[1:] < 0))
-    return float(scipy.special.stdtr(degrees, scipy.special.ndtri(above / len(replicates))))
+    distance = scipy.special.ndtri(above / len(replicates)) / ((clusters + 1) / (clusters - 1)) ** 0.5
+    return float(scipy.special.stdtr(degrees, distance))
 
 
 def _number(value: float) -> float | None:

@@ -16,6 +16,7 @@ from analysis.levels import level_tables
 from analysis.levels.level_tables import DENSE_POINT, POINT_KEY, Outcomes
 from analysis.tables import Row
 from analysis.uncertainty import bootstrap
+from analysis.uncertainty.bootstrap import Scores
 
 Reader = Callable[[Row], Outcomes | None]
 
@@ -29,24 +30,18 @@ class CurveKey(NamedTuple):
 
 
 class LevelReplicates(NamedTuple):
-    """Scores of one curve at one level; row 0 is the sample, the others are resamples.
+    """Scores of one curve at one level, in the sample and in every resample.
 
     Fields:
-        dense: the dense model's score, mean over its seeds, (1 + resamples,).
-        scores: of each point, from weak compression to strong, (1 + resamples, points).
-        dense_of_items, scores_of_items: the same, items alone drawn.
+        dense: the dense model's, mean over its seeds, (1 + resamples,).
+        points: each point's, from weak compression to strong, (1 + resamples, points); `seeds` are those of the point
+            that has most.
         losses: dense minus compressed score in each group of items, mean over points and seeds, by group.
-        items, clusters, seeds: how many were drawn from; seeds are those of the point that has most.
     """
 
-    dense: np.ndarray
-    scores: np.ndarray
-    dense_of_items: np.ndarray
-    scores_of_items: np.ndarray
+    dense: Scores
+    points: Scores
     losses: dict[str, float]
-    items: int
-    clusters: int
-    seeds: int
 
 
 class LevelCurve(NamedTuple):
@@ -158,20 +153,23 @@ def _replicates(
         place: [np.empty((1 + resamples, len(own.seeds)), np.float32, "F") for _ in range(1 + _has_seeds(own))]
         for place, own in columns.items()
     }
+    sizes = {place: np.empty(1 + resamples) for place in columns}
     start = 0
     for drawn in bootstrap.resampled_sums(np.hstack(list(sums.values())), resamples, _generator(*seed)):
         rows, first = slice(start, start + len(drawn)), 0
         for place, own in columns.items():
             last = first + sums[place].shape[1]
             part = drawn[:, first:last]
-            # A resample may hold no item of a level that has few groups: its scores are not defined.
-            with np.errstate(invalid="ignore"):
-                means = part[:, :-1] / part[:, -1:]
+            sizes[place][rows] = part[:, -1]
+            means = part[:, :-1] / part[:, -1:]
             for into, own_weights in zip(filled[place], ({}, weights), strict=False):
                 into[rows] = _over_seeds(means, own.seeds, own_weights, rows)
             first = last
         start = rows.stop
-    return {place: _level_replicates(own, sums[place], universe, filled[place]) for place, own in columns.items()}
+    return {
+        place: _level_replicates(own, sums[place], universe, filled[place], sizes[place], _generator(*seed, "unseen"))
+        for place, own in columns.items()
+    }
 
 
 def _cluster_sums(columns: Columns, universe: np.ndarray) -> np.ndarray:
@@ -183,11 +181,10 @@ def _cluster_sums(columns: Columns, universe: np.ndarray) -> np.ndarray:
 
 
 def _seed_weights(seeds: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
-    counts = bootstrap.draw_counts(len(seeds), resamples, _generator(seed, seeds))
-    return counts / counts.sum(axis=1, keepdims=True)
+    return bootstrap.seed_weights(len(seeds), resamples, _generator(seed, seeds))
 
 
-def _generator(seed: int, name: object) -> np.random.Generator:
+def _generator(seed: int, *name: object) -> np.random.Generator:
     """One stream per name, so that what is drawn for a data set does not depend on what else there is."""
     return np.random.default_rng([seed, zlib.crc32(repr(name).encode())])
 
@@ -211,20 +208,27 @@ def _over_seeds(
 
 
 def _level_replicates(
-    columns: Columns, sums: np.ndarray, universe: np.ndarray, filled: list[np.ndarray]
+    columns: Columns,
+    sums: np.ndarray,
+    universe: np.ndarray,
+    filled: list[np.ndarray],
+    sizes: np.ndarray,
+    generator: np.random.Generator,
 ) -> LevelReplicates:
     of_items, both = filled[0], filled[-1]
-    sizes = sums[:, -1]
-    has_items = sizes > 0
-    in_groups = _over_seeds(sums[has_items, :-1] / sizes[has_items, None], columns.seeds, {}, slice(None))
+    in_sample = sums[:, -1]
+    has_items = in_sample > 0
+    in_groups = _over_seeds(sums[has_items, :-1] / in_sample[has_items, None], columns.seeds, {}, slice(None))
     losses = in_groups[:, 0] - in_groups[:, 1:].mean(axis=1)
+    of_item = _over_seeds(columns.scores.T, columns.seeds, {}, slice(None))
+    changes = of_item[:, 1:].mean(axis=1) - of_item[:, 0]
+    unseen = bootstrap.unseen_shares(sizes, bootstrap.unit_size(changes, columns.groups), generator)
+    drawn = Scores(
+        both, of_items, unseen,
+        items=len(columns.groups), clusters=int(has_items.sum()), seeds=max(map(len, columns.seeds)),
+    )  # fmt: skip
     return LevelReplicates(
-        dense=both[:, 0],
-        scores=both[:, 1:],
-        dense_of_items=of_items[:, 0],
-        scores_of_items=of_items[:, 1:],
+        dense=drawn.point(0),
+        points=drawn.point(slice(1, None)),
         losses=dict(zip(universe[has_items].tolist(), losses.tolist(), strict=True)),
-        items=len(columns.groups),
-        clusters=int(has_items.sum()),
-        seeds=max(map(len, columns.seeds)),
     )

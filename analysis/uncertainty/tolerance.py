@@ -3,15 +3,17 @@
 And the other way round, what a method does to hard levels beyond what it does to easy ones: its Junk DNA score.
 """
 
+import math
 from collections.abc import Iterable
 
 from analysis import storage
 from analysis.levels import level_tables
 from analysis.levels.level_tables import LevelSet
 from analysis.tables import Row
-from analysis.uncertainty import bootstrap, trends
+from analysis.uncertainty import trends
+from analysis.uncertainty.bootstrap import Replicates
 from analysis.uncertainty.resampling import CurveKey, LevelCurve
-from analysis.uncertainty.trends import CORRECTED, CURVE_KEYS, RAW, Replicates
+from analysis.uncertainty.trends import CORRECTED, CURVE_KEYS, RAW
 
 NONE_PASSES = "the weakest measured fails already"
 STRENGTH_COLUMNS = (
@@ -42,7 +44,8 @@ def max_strengths(
         Rows of STRENGTH_COLUMNS. Strengths are tried from weak to strong and the first that fails ends the search, so
         that the chance to name one too strong is at most 1 - confidence without further correction. worst_drop is the
         bound of the drop: with this confidence no more is lost. largest_strength is None where the weakest measured
-        strength fails already, and where there is no bound, for the reason given. items_needed is how many items would
+        strength fails already, where not even unchanged answers could show a loss so small, and where there is no
+        bound, for the reason given. items_needed is how many items would
         show that the first that fails does not, where its drop is within the tolerance. all_passed says that the
         strongest measured one passed too, so that more may be possible.
     Raises:
@@ -66,12 +69,17 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
     floor = trends.floors(level).get(measure)
     if own["reason"] or floor is None:
         return own | {"reason": own["reason"] or "chance is not known"}
-    both, of_items = trends.drops(level, floor)
+    found = trends.drops(level, floor)
+    least = trends.no_drop(level, floor).low_bound(confidence)
+    if least is not None and least < -tolerance:
+        needed = trends.rounded(math.ceil(found.items * least / -tolerance))
+        few = f"too few items: had none been lost, {100 * -least:.3g} % might be; about {needed} would do"
+        return own | {"items": found.items, "seeds": found.seeds, "reason": few}
     passed: list[tuple[Row, float, float]] = []
-    row = own | {"items": level.replicates.items, "seeds": level.replicates.seeds, "all_passed": False}
+    row = own | {"items": found.items, "seeds": found.seeds, "all_passed": False}
     for index, point in enumerate(level.points):
-        drawn = trends.replicates_of(level, both[:, index], of_items[:, index])
-        worst = bootstrap.low_bound(drawn.both, drawn.degrees, confidence)
+        drawn = found.point(index)
+        worst = drawn.low_bound(confidence)
         if worst is None or worst < -tolerance:
             row |= {"first_failing": point["strength"], **_failing(drawn, worst, tolerance, confidence)}
             row["reason"] = "; ".join(filter(None, ("" if passed else NONE_PASSES, row["reason"])))
@@ -86,7 +94,7 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
             "bytes_fraction": point["bytes_fraction"] if "bytes_fraction" in point else storage.bytes_fraction(point),
             "drop": drop, "worst_drop": worst,
         }  # fmt: skip
-    if level.points[0].get("calibrated") and level.replicates.seeds == 1:
+    if level.points[0].get("calibrated") and found.seeds == 1:
         row["reason"] = "; ".join(filter(None, (row["reason"], "one calibration sample, whose spread is left out")))
     return row
 
@@ -99,7 +107,7 @@ def _failing(drawn: Replicates, worst: float | None, tolerance: float, confidenc
     row = {"failing_drop": drop, "failing_worst_drop": worst, "reason": ""}
     if drop <= -tolerance:
         return row
-    needed = drawn.items_needed(drop + tolerance, confidence)
+    needed = trends.items_needed(drawn, drop + tolerance, confidence)
     row["items_needed"] = needed
     enough = "more items alone would not do" if needed is None else f"about {trends.rounded(needed)} items would do"
     return row | {"reason": f"what fails is within the tolerance, but not surely: {enough}"}

@@ -5,7 +5,6 @@ stand the intervals over items and seeds (analysis.uncertainty.resampling) and w
 """
 
 import itertools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +14,10 @@ from analysis.levels import level_tables
 from analysis.levels.level_tables import LevelSet
 from analysis.tables import Row
 from analysis.uncertainty import bootstrap
-from analysis.uncertainty.bootstrap import Interval
+from analysis.uncertainty.bootstrap import FEW_CLUSTERS, RESAMPLES, Replicates
 from analysis.uncertainty.resampling import CurveKey, LevelCurve, LevelReplicates, resampled_curves
 from analysis.wording import compression_name
 
-RESAMPLES = 10_000
 RAW, CORRECTED = "raw", "chance-corrected"
 MONOTONIC, NOT_MONOTONIC, CANNOT_TELL = "monotonic", "not monotonic", "cannot tell"
 TOLERANCES = {"amount_at_5": 0.05, "amount_at_10": 0.10}
@@ -30,16 +28,16 @@ MIN_RIGHT = 5
 # Drop at the weakest strength beyond which the slope over those measured is that of what is left, not of the fall.
 FALLEN = -0.5
 AT_CHANCE = "in too many resamples the dense score is at chance"
-FEW_CLUSTERS = f"fewer than {bootstrap.MIN_CLUSTERS} groups of items"
 
 CURVE_KEYS = ("setting", "model", "task", "strength_kind", "compression", "magnitude_scope")
 POINT_COLUMNS = (
-    *CURVE_KEYS, "level", "strength", "normalized_drop", "drop_low", "drop_high",
+    *CURVE_KEYS, "level", "strength", "normalized_drop", "drop_low", "drop_high", "loss_p",
     "corrected_drop", "corrected_low", "corrected_high", "reason",
 )  # fmt: skip
 LEVEL_COLUMNS = (
     *CURVE_KEYS, "level", "difficulty", "points", "items", "clusters", "seeds", "slope", "slope_low", "slope_high",
     "corrected_slope", "corrected_slope_low", "corrected_slope_high", "spearman", "spearman_low", "spearman_high",
+    "spearman_p",
     "amount_at_5", "amount_at_5_low", "amount_at_5_high", "amount_at_10", "amount_at_10_low", "amount_at_10_high",
     "largest_amount", "weakest_drop", "amount_reason", "reason",
 )  # fmt: skip
@@ -51,43 +49,16 @@ ORDER_COLUMNS = (
 
 
 class Trends(NamedTuple):
-    """What `measure` found; rows of POINT_COLUMNS, LEVEL_COLUMNS and ORDER_COLUMNS, None where not defined."""
+    """What `measure` found; rows of POINT_COLUMNS, LEVEL_COLUMNS and ORDER_COLUMNS, None where not defined.
+
+    Fields:
+        differences: of transfers of fine-tuned models (transfers.DIFFERENCE_COLUMNS); none without training.
+    """
 
     points: list[Row]
     levels: list[Row]
     orders: list[Row]
-
-
-class Replicates(NamedTuple):
-    """A statistic in the sample (row 0) and in every resample.
-
-    Fields:
-        both: items and seeds drawn, (1 + resamples,).
-        of_items: items alone drawn.
-        clusters, seeds: how many were drawn from.
-        items: of the level, or of the smaller of two levels.
-    """
-
-    both: np.ndarray
-    of_items: np.ndarray
-    clusters: int
-    seeds: int
-    items: int
-
-    @property
-    def degrees(self) -> float | None:
-        return bootstrap.effective_degrees(self.both, self.of_items, self.clusters, self.seeds)
-
-    def interval(self, confidence: float) -> Interval:
-        return bootstrap.interval(self.both, self.degrees, confidence)
-
-    def items_needed(self, distance: float, confidence: float) -> int | None:
-        """How many items would tell that the statistic is not this far off (monotonicity.items_needed)."""
-        both, of_items = bootstrap.spread(self.both), bootstrap.spread(self.of_items)
-        if both is None or of_items is None:
-            return None
-        of_seeds = max(both**2 - of_items**2, 0) ** 0.5
-        return monotonicity.items_needed(self.items, distance, of_items, of_seeds, confidence)
+    differences: list[Row]
 
 
 class LevelTrend(NamedTuple):
@@ -129,7 +100,24 @@ class Pair(NamedTuple):
 
     def items_needed(self, alpha: float) -> int | None:
         """To tell its sign by a p-value of at most alpha; None where no number would."""
-        return None if self.p_value is None else self.replicates.items_needed(self.difference, 1 - alpha)
+        return None if self.p_value is None else items_needed(self.replicates, self.difference, 1 - alpha)
+
+
+def with_intervals(table: list[Row], found: Trends) -> list[Row]:
+    """The rows of one level_table with drop_low and drop_high of `measure`'s points."""
+    bounds = {_place(point): point for point in found.points}
+    empty = {"drop_low": None, "drop_high": None}
+    return [{**row, **{name: bounds.get(_place(row), empty)[name] for name in empty}} for row in table]
+
+
+def _place(point: Row) -> tuple:
+    return tuple(point[name] for name in (*CURVE_KEYS[3:], "level", "strength"))
+
+
+def items_needed(replicates: Replicates, distance: float, confidence: float) -> int | None:
+    """How many items would tell that the statistic is not this far off (monotonicity.items_needed)."""
+    errors = replicates.errors()
+    return None if errors is None else monotonicity.items_needed(replicates.items, distance, *errors, confidence)
 
 
 def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> Trends:
@@ -141,7 +129,7 @@ def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confiden
         seed: of the resamples; the same seed gives the same numbers.
         confidence: of two-sided intervals, and of the verdicts' one-sided tests, in (0.5, 1).
     Returns:
-        points: the drop of each point and its interval.
+        points: the drop of each point and its interval; loss_p is the one-sided p-value of a loss.
         levels: of each curve and level the slopes, Spearman, and amount_at_5 and _10: the amount of compression
         (level_tables.amount) at which the drop reaches 5 and 10 % (bootstrap.crossings), None where it is not reached
         within largest_amount, as amount_reason says; all with their intervals. weakest_drop is the drop at the weakest
@@ -159,7 +147,7 @@ def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confiden
     Raises:
         ValueError: runs that must not be compared (results.check_runs), or a confidence outside (0.5, 1).
     """
-    found = Trends([], [], [])
+    found = Trends([], [], [], [])
     for key, members in level_tables.level_sets(rows).items():
         for into, own in zip(
             found, of_figure(key, resampled_curves(members, resamples, seed), confidence), strict=True
@@ -172,7 +160,7 @@ def of_figure(key: LevelSet, curves: dict[CurveKey, list[LevelCurve]], confidenc
     """`measure` for one setting, model and task, whose curves were resampled (resampling.resampled_curves)."""
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0.5 and 1")
-    found = Trends([], [], [])
+    found = Trends([], [], [], [])
     chances = {level.points[0]["chance"] for levels in curves.values() for level in levels}
     # Where no level has a chance to guess right, both measures are the same.
     families: dict[str, list] = {RAW: [], CORRECTED: []} if chances - {0, None} else {RAW: []}
@@ -196,15 +184,20 @@ def floors(level: LevelCurve) -> dict[str, float]:
     return {RAW: 0.0} if first["chance"] is None else {RAW: 0.0, CORRECTED: first["chance"]}
 
 
-def drops(level: LevelCurve, floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """The drops of each point relative to the dense score above `floor`, (1 + resamples, points).
+def drops(level: LevelCurve, floor: float) -> Replicates:
+    """The drop of each point relative to the dense score above `floor`, (1 + resamples, points).
 
-    Returns:
-        Items and seeds drawn, and items alone drawn; NaN in resamples whose dense score is not above the floor.
+    NaN in resamples whose dense score is not above the floor.
     """
     own = level.replicates
-    both = _relative(own.scores, own.dense, floor)
-    return both, both if own.seeds < 2 else _relative(own.scores_of_items, own.dense_of_items, floor)
+    return bootstrap.compare(lambda scores, dense: _relative(scores, dense, floor), own.points, own.dense)
+
+
+def no_drop(level: LevelCurve, floor: float) -> Replicates:
+    """The drop of a model that answers as the dense one does, which differs from 0 by the unseen unit alone."""
+    dense = level.replicates.dense
+    drawn = dense._replace(both=dense.both[:, None], of_items=dense.of_items[:, None])
+    return bootstrap.compare(lambda scores, of: _relative(scores, of, floor), drawn, dense).point(0)
 
 
 def _relative(scores: np.ndarray, dense: np.ndarray, floor: float) -> np.ndarray:
@@ -213,9 +206,29 @@ def _relative(scores: np.ndarray, dense: np.ndarray, floor: float) -> np.ndarray
     return (scores - floor) / above[:, None] - 1
 
 
-def replicates_of(level: LevelCurve, both: np.ndarray, of_items: np.ndarray) -> Replicates:
-    own = level.replicates
-    return Replicates(both, of_items, own.clusters, own.seeds, own.items)
+def _slopes(own: LevelReplicates, amounts: list[float], floor: float) -> Replicates:
+    """The slope of the drops, whose unseen unit is right up to the middle amount alone, or from there on alone."""
+    dense, points, is_weak = own.dense, own.points, _is_weak(amounts)
+
+    def slopes(scores: np.ndarray, of_dense: np.ndarray) -> np.ndarray:
+        return bootstrap.theil_sen_slopes(amounts, _relative(scores, of_dense, floor))
+
+    both = slopes(points.both, dense.both)
+    return Replicates(
+        both,
+        both if points.of_items is points.both else slopes(points.of_items, dense.of_items),
+        low=slopes(points.with_unseen(is_weak), dense.with_unseen(True)),
+        high=slopes(points.with_unseen(~is_weak), dense.with_unseen(False)),
+        items=points.items,
+        clusters=points.clusters,
+        seeds=points.seeds,
+    )
+
+
+def _is_weak(amounts: list[float]) -> np.ndarray:
+    """The weaker half of the points, (points,)."""
+    ordered = sorted(set(amounts))
+    return np.asarray(amounts) < ordered[(len(ordered) + 1) // 2] if len(ordered) > 1 else np.ones(len(amounts), bool)
 
 
 def missing_reason(level: LevelCurve) -> str:
@@ -224,19 +237,23 @@ def missing_reason(level: LevelCurve) -> str:
         return level.reason
     if level.points[0]["dense_above_chance"] is False:
         return NOT_ABOVE_CHANCE
-    return FEW_CLUSTERS if level.replicates.clusters < bootstrap.MIN_CLUSTERS else ""
+    return FEW_CLUSTERS if level.replicates.points.clusters < bootstrap.MIN_CLUSTERS else ""
 
 
 def _point_rows(place: Row, level: LevelCurve, confidence: float) -> list[Row]:
     found = {name: drops(level, floor) for name, floor in floors(level).items()}
     rows = []
     for index, point in enumerate(level.points):
-        row = {**place, "level": point["level"], "strength": point["strength"], "reason": missing_reason(level)}
+        row = {**place, "level": point["level"], "strength": point["strength"], "loss_p": None,
+               "reason": missing_reason(level)}  # fmt: skip
         for name, drop, prefix in ((RAW, "normalized_drop", "drop"), (CORRECTED, "corrected_drop", "corrected")):
             low = high = None
             if name in found:
-                both, of_items = (drawn[:, index] for drawn in found[name])
-                _, low, high = replicates_of(level, both, of_items).interval(confidence)
+                drawn = found[name].point(index)
+                _, low, high = drawn.interval(confidence)
+                if name == RAW:
+                    low = None if low is None else max(low, -1.0)  # no score is below 0
+                    row["loss_p"] = drawn.p_below_zero()
             row |= {drop: point[drop], f"{prefix}_low": low, f"{prefix}_high": high}
         rows.append(row)
     return rows
@@ -250,7 +267,7 @@ def _level_trend(place: Row, level: LevelCurve, confidence: float) -> LevelTrend
         **dict.fromkeys(LEVEL_COLUMNS), **place,
         **{name: statistics[name] for name in ("level", "difficulty", "spearman")},
         "points": len(level.points),
-        **{name: getattr(own, name, None) for name in ("items", "clusters", "seeds")},
+        **{name: own and getattr(own.points, name) for name in ("items", "clusters", "seeds")},
         "slope": statistics["theil_sen_slope"] if tables.is_comparable(statistics) else None,
         "corrected_slope": statistics["corrected_slope"],
         "weakest_drop": _first_known(level.points[0]["corrected_drop"], level.points[0]["normalized_drop"]),
@@ -265,13 +282,11 @@ def _level_trend(place: Row, level: LevelCurve, confidence: float) -> LevelTrend
         row["reason"] = row["reason"] or "one strength only"
     for name, floor in floors(level).items():
         if name == RAW:
-            both, of_items = drops(level, floor)
-            slopes[name] = replicates_of(level, *_each(bootstrap.theil_sen_slopes, amounts, both, of_items))
-            row |= _spearman(level, amounts, confidence) | _amounts_at(level, amounts, both, of_items, confidence)
-        else:
-            slopes[name] = _above(slopes[RAW], own, floor)
-        above = float(own.dense[0]) - floor
-        if above > 0 and float(own.dense[0]) * own.items >= MIN_RIGHT * own.clusters:
+            row |= _spearman(level, amounts, confidence) | _amounts_at(drops(level, floor), amounts, confidence)
+        slopes[name] = _slopes(own, amounts, floor)
+        dense = float(own.dense.both[0])
+        above = dense - floor
+        if above > 0 and dense * own.dense.items >= MIN_RIGHT * own.dense.clusters:
             losses[name] = {group: loss / above for group, loss in own.losses.items()}
         prefix = "slope" if name == RAW else "corrected_slope"
         _, row[f"{prefix}_low"], row[f"{prefix}_high"] = slopes[name].interval(confidence)
@@ -284,44 +299,33 @@ def _first_known(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _above(raw: Replicates, own: LevelReplicates, floor: float) -> Replicates:
-    """The slopes of drops relative to the score above the floor: all drops of a resample grow by the same factor."""
-
-    def scaled(slopes: np.ndarray, dense: np.ndarray) -> np.ndarray:
-        above = dense.astype(np.float64) - floor
-        above[~(above > 0)] = np.nan
-        return slopes * (dense / above)
-
-    both = scaled(raw.both, own.dense)
-    of_items = both if raw.of_items is raw.both else scaled(raw.of_items, own.dense_of_items)
-    return raw._replace(both=both, of_items=of_items)
-
-
-def _each(function: Callable, amounts: list[float], both: np.ndarray, of_items: np.ndarray) -> tuple:
-    """The function of both arrays, computed once where they are one."""
-    found = function(amounts, both)
-    return found, found if of_items is both else function(amounts, of_items)
-
-
 def _spearman(level: LevelCurve, amounts: list[float], confidence: float) -> Row:
-    own = level.replicates
-    of_items = own.scores if own.seeds < 2 else own.scores_of_items
-    _, low, high = replicates_of(level, *_each(bootstrap.spearmans, amounts, own.scores, of_items)).interval(confidence)
+    points, is_weak = level.replicates.points, _is_weak(amounts)
+    both = bootstrap.spearmans(amounts, points.both)
+    found = Replicates(
+        both,
+        both if points.of_items is points.both else bootstrap.spearmans(amounts, points.of_items),
+        low=bootstrap.spearmans(amounts, points.with_unseen(~is_weak)),
+        high=bootstrap.spearmans(amounts, points.with_unseen(is_weak)),
+        items=points.items,
+        clusters=points.clusters,
+        seeds=points.seeds,
+    )
+    _, low, high = found.interval(confidence)
     return {
         "spearman_low": None if low is None else max(low, -1.0),
         "spearman_high": None if high is None else min(high, 1.0),
+        "spearman_p": found.p_other_than_zero(),
     }
 
 
-def _amounts_at(
-    level: LevelCurve, amounts: list[float], both: np.ndarray, of_items: np.ndarray, confidence: float
-) -> Row:
+def _amounts_at(drop: Replicates, amounts: list[float], confidence: float) -> Row:
     found, missed = {}, []
     # A crossing may be infinite and has no standard error; that of the mean drop tells items and seeds apart for it.
-    degrees = replicates_of(level, both.mean(axis=1), of_items.mean(axis=1)).degrees
-    fit = bootstrap.falling_fit(both)
+    degrees = drop.map(lambda values: values.mean(axis=1)).degrees
+    fit = drop.map(bootstrap.falling_fit)
     for name, tolerance in TOLERANCES.items():
-        crossing = bootstrap.crossings(amounts, fit, tolerance)
+        crossing = fit.map(lambda values, tolerance=tolerance: bootstrap.crossings(amounts, values, tolerance))
         bounds = bootstrap.reached_interval(crossing, degrees, confidence)
         found |= dict(zip((name, f"{name}_low", f"{name}_high"), bounds, strict=True))
         if bounds.estimate is None:
@@ -364,31 +368,16 @@ def _order(place: Row, measured: str, levels: list[LevelTrend], confidence: floa
 
 
 def _pair(easier: str, harder: str, one: Replicates, other: Replicates) -> Pair:
-    difference = _combined([one, other], [-1.0, 1.0])
+    difference = bootstrap.weighted_sum([one, other], [-1.0, 1.0])
     estimate = float(difference.both[0])
     if bootstrap.spread(difference.both) is None:
         return Pair(easier, harder, estimate, None, None, difference)
     return Pair(
         easier, harder, estimate,
-        p_value=bootstrap.one_sided_p(difference.both, difference.degrees),
-        contrary_p=bootstrap.one_sided_p(-difference.both, difference.degrees),
+        p_value=difference.p_below_zero(),
+        contrary_p=difference.p_above_zero(),
         replicates=difference,
     )  # fmt: skip
-
-
-def _combined(parts: list[Replicates], weights: list[float]) -> Replicates:
-    """The weighted sum, resample by resample: what the parts share stays in step."""
-
-    def summed(arrays: list[np.ndarray]) -> np.ndarray:
-        return np.stack(arrays, axis=1) @ np.asarray(weights)
-
-    return Replicates(
-        summed([part.both for part in parts]),
-        summed([part.of_items for part in parts]),
-        clusters=min(part.clusters for part in parts),
-        seeds=max(part.seeds for part in parts),
-        items=min(part.items for part in parts),
-    )
 
 
 def _of_slopes(slopes: list[Replicates], pairs: list[Pair], confidence: float) -> Row:
@@ -397,7 +386,7 @@ def _of_slopes(slopes: list[Replicates], pairs: list[Pair], confidence: float) -
     p_values, contrary = [pair.p_value for pair in pairs], [pair.contrary_p for pair in pairs]
     known = None not in p_values
     rank = np.linspace(-0.5, 0.5, len(slopes))
-    score = _combined(slopes, list(-rank / (rank @ rank)))
+    score = bootstrap.weighted_sum(slopes, list(-rank / (rank @ rank)))
     estimate, low, high = score.interval(confidence)
     return {
         "order_share": float((np.diff(drawn, axis=1) < 0).all(axis=1).mean()),
