@@ -304,10 +304,10 @@ def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
     kept = [level for level in levels if is_comparable(level)]
     if len(kept) < 2:
         return None, f"{len(kept)} of {len(levels)} levels can be compared"
-    if len(set(kept[0]["strengths"])) < monotonicity.MIN_STRENGTHS:
-        return None, TWO_STRENGTHS
     if len({level["strengths"] for level in kept}) > 1:
         return None, "the levels were measured at different strengths"
+    if len(set(kept[0]["strengths"])) < monotonicity.MIN_STRENGTHS:
+        return None, TWO_STRENGTHS
     difficulty = [level["difficulty"] for level in kept]
     if None in difficulty:
         return None, "the difficulty of some levels is not known"

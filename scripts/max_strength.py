@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--metric", nargs="+", default=[], metavar="NAME",
         help="score by this metric instead of the runs' own where it was recorded, such as accuracy_norm")  # fmt: skip
     add("--resamples", type=options.number(int, 100, 1_000_000), default=RESAMPLES, metavar="N",
-        help="of whole curves over items and seeds, 100 to 1000000 (default: 10000)")  # fmt: skip
+        help="of whole curves over items and seeds, 100 to 1000000 (default: %(default)s)")  # fmt: skip
     add("--seed", type=options.number(int, 0, 2**32 - 1), default=0, help="of the resamples (default: 0)")
     add("--output", type=options.filled_path, metavar="FILE",
         help="also write FILE.md, what is printed, or FILE.csv, all numbers, with the Junk DNA scores beside it in "

@@ -124,7 +124,7 @@ def level_run(
         items, groups: identities and groups of the items, the same at all levels; every item its own group by default.
         changes: reach level and run keys alike; `facts` and others that are no keys of a run reach the levels.
     """
-    levels = levels or {"2 options": (1, 1, 1, 0), "4 options": (1, 1, 0, 0)}
+    levels = levels or {"2 options": (1, 1, 1, 0) * 10, "4 options": (1, 1, 0, 0) * 10}
     of_all = {name: changes.pop(name) for name in (*LEVEL_DEFAULTS, *results.LEVEL_KEYS) if name in changes}
     found, columns = [], {"level": [], "item": [], "group": [], "score": []}
     for place, (name, scores) in enumerate(levels.items()):

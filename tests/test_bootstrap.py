@@ -205,6 +205,16 @@ def test_a_statistic_that_no_resample_moves():
     assert replicates(-constant).p_below_zero() == pytest.approx(1 / 101, rel=1e-6)
 
 
+def test_a_p_value_smaller_than_the_resamples_can_count_comes_from_their_tail():
+    """Six standard errors below 0: 1e-9 in truth; the exponential tail is thicker than the normal one, and no p is 0."""
+    few = replicates(normal_replicates(mean=-6.0, error=1.0, size=2000)).p_below_zero()
+    assert 1e-9 < few < 1e-4
+    near = replicates(normal_replicates(mean=-2.5, error=1.0, size=2000)).p_below_zero()
+    assert near == pytest.approx(scipy.stats.norm.cdf(-2.5), rel=0.5)
+    exponential = -1 + np.concatenate([[0], generator().exponential(0.1, size=2000)])  # 1 is ten means away
+    assert np.log(replicates(exponential).p_below_zero()) == pytest.approx(-10, rel=0.2)
+
+
 def test_errors_tell_items_and_seeds_apart():
     both, of_items = normal_replicates(error=0.5), normal_replicates(error=0.3)
     assert replicates(both, 100, 3, of_items=of_items).errors() == pytest.approx((0.3, 0.4), abs=0.01)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from synthetic_runs import run, write_tree
 
 from analysis import results
@@ -43,30 +44,49 @@ def rows(tmp_path: Path) -> list[dict]:
     return results.read_runs(tmp_path)
 
 
+def sections(rows: list[dict]) -> list[str]:
+    return domain_summary.section(domain_tables.domain_table(rows), minority_tables.minority_table(rows))
+
+
+def cautions(rows: list[dict]) -> list[str]:
+    return domain_summary.cautions(domain_tables.domain_table(rows), minority_tables.minority_table(rows))
+
+
+def stretched(estimate: float, bound: float, items: int) -> float:
+    """A bound moved away from the estimate as Student's quantile and exponential weights of few items ask for."""
+    students = scipy.stats.t.ppf(0.975, items - 1) / scipy.stats.norm.ppf(0.975)
+    return estimate + (bound - estimate) * students * ((items + 1) / (items - 1)) ** 0.5
+
+
 def point(table: list[dict], **wanted) -> dict:
     (found,) = [row for row in table if all(row[name] == value for name, value in wanted.items())]
     return found
 
 
 def test_drops_of_every_domain_by_hand(rows: list[dict]):
-    table = domain_tables.domain_table(rows)
+    table = domain_tables.domain_table(rows, resamples=20_000)
     assert len(table) == 8 and all(set(row) == set(domain_tables.COLUMNS) for row in table)
     tweets = point(table, level="tweets", condition=str(MOVIES), strength=0.5)
     assert tweets["normalized_drop"] == pytest.approx((12 - 18) / 18)
     assert tweets["corrected_drop"] == pytest.approx((0.6 - 0.9) / (0.9 - 0.5))
     assert tweets["points_drop"] == pytest.approx(-0.3) and tweets["relative_percent"] == pytest.approx(100 * 12 / 18)
-    # 6 of 20 items differ, all in one direction: standard error sqrt(0.3 * 0.7 / 19), twice of it to either side
-    half = 2.09 * np.sqrt(0.3 * 0.7 / 19)
-    assert tweets["points_low"] == pytest.approx(-0.3 - half, abs=0.05)
-    assert tweets["points_high"] == pytest.approx(-0.3 + half, abs=0.05)
+    # 6 of 20 items are lost: below, the bound of Clopper and Pearson; above, an unseen item is found instead.
+    assert tweets["points_low"] == pytest.approx(stretched(-0.3, -scipy.stats.beta.ppf(0.975, 7, 14), 20), abs=0.015)
+    rng = np.random.default_rng(0)
+    lost, rest, unseen = rng.gamma(6, size=200_000), rng.gamma(14, size=200_000), rng.exponential(size=200_000)
+    high = np.quantile((unseen - lost) / (lost + rest + unseen), 0.975)
+    assert tweets["points_high"] == pytest.approx(stretched(-0.3, high, 20), abs=0.015)
+    # Of the 18 that the dense model has right 6 are lost, and an item that is lost is one more of them.
+    low = -scipy.stats.beta.ppf(0.975, 7, 12)
+    assert tweets["drop_low"] == pytest.approx(stretched(-6 / 18, low, 20), abs=0.02)
     dense = point(table, level="tweets", condition=str(MOVIES), strength=None)
-    assert (dense["normalized_drop"], dense["points_low"], dense["points_high"]) == (0, 0, 0)
+    assert dense["normalized_drop"] == dense["points_drop"] == 0 and dense["points_low"] is None
     assert [row["level"] for row in table[:4]] == ["movies", "movies", "tweets", "tweets"], "the largest share first"
     assert table[0]["model"] == "model-a" and table[0]["dense_above_chance"] is True
 
 
 def test_the_same_domain_as_minority_and_majority_by_hand(rows: list[dict]):
-    table = minority_tables.minority_table(rows)
+    table = minority_tables.minority_table(rows, resamples=10_000)
     assert len(table) == 3 and all(set(row) == set(minority_tables.COLUMNS) for row in table)
     tweets = point(table, level="tweets")
     assert (tweets["minority_share"], tweets["majority_share"]) == (0.1, 0.9)
@@ -127,7 +147,7 @@ def test_what_needs_the_dense_run_is_missing_without_it(tmp_path: Path):
         names = ("dense_mean_score", "normalized_drop", "corrected_drop", "drop_low", "points_drop", "relative_percent")
         assert all(found[name] is None for name in names)
     assert minority_tables.minority_table(rows) == []
-    assert any("there is no dense transfer to compare with" in text for text in domain_summary.cautions(rows))
+    assert any("there is no dense transfer to compare with" in text for text in cautions(rows))
     text = domain_figures.domain_figure(rows).axes[0].texts[0].get_text()
     assert "NO DENSE RUN" in text
 
@@ -140,7 +160,7 @@ def test_dense_at_chance_has_no_corrected_drop_and_is_cautioned(tmp_path: Path):
     ))  # fmt: skip
     found = point(domain_tables.domain_table(rows), level="b", strength=0.5)
     assert found["dense_above_chance"] is False and found["corrected_drop"] is None
-    told = domain_summary.cautions(rows)
+    told = cautions(rows)
     assert any(text.startswith("b (") and "not above chance" in text for text in told)
     assert any("cannot be told from its own difficulty" in text for text in told)
 
@@ -168,10 +188,12 @@ def test_bleu_is_resampled_from_its_counts(tmp_path: Path):
     found = point(domain_tables.domain_table(rows), strength=0.5)
     assert found["condition"] == "no fine-tuning" and found["share"] is None
     assert found["drop_low"] < -0.5 < found["drop_high"] < 0
-    assert domain_tables.replicates_of(rows[1])[0] == 0.5
+    drawn = domain_tables.replicates_of(rows[1], 100)
+    assert drawn[0] == 0.5 and drawn.shape == (101,) and 0 < drawn[1:].min() < 0.5 < drawn[1:].max() < 1
+    assert (domain_tables.replicates_of(rows[0], 100) == 1).all()
     assert len(domain_figures.domain_figure(rows).axes) == 1
-    assert any("is the only level" in text for text in domain_summary.cautions(rows))
-    assert "| no fine-tuning | a-b |" in "\n".join(domain_summary.section(rows))
+    assert any("is the only level" in text for text in cautions(rows))
+    assert "| no fine-tuning | a-b |" in "\n".join(sections(rows))
 
 
 def test_figures_have_a_panel_for_every_mixture_and_transfer(rows: list[dict]):
@@ -197,6 +219,39 @@ def test_figures_refuse_what_they_cannot_draw(rows: list[dict], tmp_path: Path):
         domain_figures.minority_figure([row for row in rows if row["mixture"] == str(MOVIES)])
 
 
+def test_seeds_that_differ_widen_the_interval(tmp_path: Path):
+    """One seed loses nothing and the other 8 of 20: the error of their mean is .2 over seeds alone."""
+    runs = []
+    for seed, count in ((1, 20), (2, 12)):
+        runs.append(domain_run("dense_transfer", None, {"movies": 20, "tweets": 20}, MOVIES, seed=seed))
+        runs.append(domain_run("sparse_transfer", 0.5, {"movies": 16, "tweets": count}, MOVIES, seed=seed))
+    table = domain_tables.domain_table(results.read_runs(write_tree(tmp_path, *runs)))
+    movies, tweets = (point(table, level=level, strength=0.5) for level in ("movies", "tweets"))
+    assert movies["points_drop"] == tweets["points_drop"] == pytest.approx(-0.2)
+    assert tweets["points_low"] < -0.2 - 1.96 * 0.2 < movies["points_low"] < -0.2
+    assert tweets["points_high"] > -0.2 + 1.96 * 0.2 > movies["points_high"] > -0.2
+
+
+def test_too_few_items_have_no_interval(rows: list[dict], monkeypatch: pytest.MonkeyPatch):
+    found = point(domain_tables.domain_table(rows, resamples=200), level="tweets", condition=str(MOVIES), strength=0.5)
+    assert found["points_low"] is not None
+    monkeypatch.setattr("analysis.uncertainty.bootstrap.MIN_CLUSTERS", 21)
+    few = point(domain_tables.domain_table(rows, resamples=200), level="tweets", condition=str(MOVIES), strength=0.5)
+    assert few["points_low"] is few["drop_low"] is few["corrected_high"] is None and few["points_drop"] is not None
+
+
+def test_runs_share_the_draws_of_a_level_and_levels_have_their_own(rows: list[dict]):
+    """Scores of both mixtures weigh the first items alike: what 14 and 16 right ones have in common is in step."""
+    drawn = {
+        (row["mixture"], row["level"]): domain_tables.replicates_of(row, 2000) for row in rows if row["strength"] == 0.5
+    }
+    movies, other, tweets = (drawn[str(MOVIES), "movies"], drawn[str(TWEETS), "movies"], drawn[str(MOVIES), "tweets"])
+    assert (movies >= other).all() and (movies[0], other[0]) == (0.8, 0.7)
+    # 16 and 14 of 20 that start alike: correlation sqrt(14 * 4 / (6 * 16)).
+    assert np.corrcoef(movies[1:], other[1:])[0, 1] == pytest.approx((14 * 4 / (6 * 16)) ** 0.5, abs=0.05)
+    assert abs(np.corrcoef(movies[1:], tweets[1:])[0, 1]) < 0.1
+
+
 def test_other_settings_are_passed_over(rows: list[dict]):
     others = [{**rows[0], "setting": 1, "task": "qnli", "folder": "elsewhere"}]
     assert domain_tables.domain_table(others) == []
@@ -204,8 +259,8 @@ def test_other_settings_are_passed_over(rows: list[dict]):
 
 
 def test_summary_says_what_shares_do(rows: list[dict]):
-    text = "\n".join(domain_summary.section(rows))
+    text = "\n".join(sections(rows))
     assert "| tweets | sparse_transfer | 50 % | 10 % and 90 % | 0.900 and 1.000 | -75 % | -20 % | -55 % |" in text
-    assert "How fast the score falls" in text and domain_summary.cautions(rows) == []
-    dense = domain_summary.section([row for row in rows if row["strength"] is None])
+    assert "How fast the score falls" in text and cautions(rows) == []
+    dense = sections([row for row in rows if row["strength"] is None])
     assert not any("How fast" in line or "minority" in line for line in dense)

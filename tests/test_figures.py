@@ -42,9 +42,16 @@ def test_data_adequacy_draws_percent_of_the_dense_mean(read):
     np.testing.assert_allclose(full.get_xdata(), [50, 75])
     np.testing.assert_allclose(full.get_ydata(), [100, 50])  # mean of .7 and .9, then .4, of .8
     np.testing.assert_allclose(quarter.get_ydata(), [75])
-    assert full.get_label() == "100 %: -2.00" and quarter.get_label() == "25 %: no slope"  # a drop of .5 in a quarter
+    # A drop of .5 in a quarter; a single strength has none.
+    assert full.get_label() == "100 %: -2.00 (difference of 2)" and quarter.get_label() == "25 %: no slope"
     assert line(axes, "Dense Transfer").get_ydata() == [100, 100]
     assert axes.get_ylim()[0] < 50 and axes.get_ylim()[1] > 112.5
+
+
+def test_slopes_say_over_how_many_strengths_they_are(read):
+    rows = read(dense(0.8), *[run(strength=strength, score=0.8 - 0.4 * strength) for strength in (0.2, 0.4, 0.6)])
+    (axes,) = panels(figures.data_adequacy(rows)).values()
+    assert line(axes, "100 %").get_label() == "100 %: -0.50 (3)"
 
 
 def test_the_band_is_the_range_of_the_seeds(read):

@@ -205,10 +205,10 @@ def test_the_figure_draws_both_measures_and_each_tasks_own_floor(read):
     np.testing.assert_allclose(floors[1], [100 * 0.5 / 0.75])
     np.testing.assert_allclose(floors[2], [0, 0])
     lines = {line.get_label(): line.get_ydata() for axes in (raw, from_floor) for line in axes.get_lines()}
-    np.testing.assert_allclose(lines["QQP (easy), accuracy: -0.31"], [87.5, 75, 75])
-    np.testing.assert_allclose(lines["STS-B (hard), pearson: -1.25"], [50, 0, 0])
-    np.testing.assert_allclose(lines["QQP, +0.5 %: -1.25"], [50, 0, 0], atol=1e-12)
-    np.testing.assert_allclose(lines["STS-B, +2.9 %: -1.25"], [50, 0, 0])
+    np.testing.assert_allclose(lines["QQP (easy), accuracy: -0.31 (3)"], [87.5, 75, 75])
+    np.testing.assert_allclose(lines["STS-B (hard), pearson: -1.25 (3)"], [50, 0, 0])
+    np.testing.assert_allclose(lines["QQP, +0.5 %: -1.25 (3)"], [50, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(lines["STS-B, +2.9 %: -1.25 (3)"], [50, 0, 0])
     assert "RTE alone in unstructured sparsity" in figure.get_supxlabel().replace("\n", " ")
 
 

@@ -1,5 +1,7 @@
 """Tables, figure and summary of lines between models, on made-up lines whose barriers are known."""
 
+import math
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -94,10 +96,12 @@ def test_barriers_are_means_over_seeds_with_shares_of_what_was_learned(read):
     row = barrier(table, "error", "straight_line")
     assert row["mean_barrier"] == pytest.approx(0.15)
     assert (row["lowest_barrier"], row["highest_barrier"]) == pytest.approx((0.1, 0.2))
-    assert (row["interval_low"], row["interval_high"]) == pytest.approx((0.12, 0.18))
+    # Over items .03 to either side on average; over two seeds 12.706 * .05, which goes below 0 barrier.
+    high = 0.15 + math.hypot(0.03, 12.7062 * 0.05)
+    assert (row["interval_low"], row["interval_high"]) == pytest.approx((0, high), abs=1e-5)
     assert (row["start"], row["end"]) == pytest.approx((0.1, 0.2)) and row["alphas"] == (0.5, 0.5)
     assert row["share_of_learned"] == pytest.approx(0.15 / 0.4)
-    assert (row["share_low"], row["share_high"]) == pytest.approx((0.3, 0.45))
+    assert (row["share_low"], row["share_high"]) == pytest.approx((0, high / 0.4), abs=1e-5)
     loss = barrier(table, "loss", "straight_line")
     # losses .25 .75 .5: .375 on the line in the middle
     assert loss["mean_barrier"] == pytest.approx(0.375) and (loss["start"], loss["end"]) == (0.25, 0.5)
@@ -105,6 +109,26 @@ def test_barriers_are_means_over_seeds_with_shares_of_what_was_learned(read):
     assert barrier(table, "loss", "mean_of_ends")["mean_barrier"] == pytest.approx(0.375)
     assert barrier(table, "error", "straight_line", "train")["share_of_learned"] is None
     assert tables.csv_text(table, interpolation_tables.BARRIER_COLUMNS).count("\n") == 9
+
+
+def test_seeds_that_are_alike_add_nothing_to_the_interval_over_items(read):
+    rows = read(
+        *[line_run(scores=(0.9, 0.65, 0.8), seed=seed, noise=noise) for seed, noise in ((41, 0.02), (42, 0.04))]
+    )
+    row = barrier(interpolation_tables.barrier_table(rows), "error", "straight_line")
+    assert (row["interval_low"], row["interval_high"]) == pytest.approx((0.17, 0.23))
+    assert (row["share_low"], row["share_high"]) == pytest.approx((0.17 / 0.4, 0.23 / 0.4))
+
+
+def test_a_seed_without_an_interval_leaves_the_mean_without(read):
+    few = line_run(scores=(0.9, 0.65, 0.8), seed=42)
+    few["barriers"] = [{**found, "low": None, "high": None} for found in few["barriers"]]
+    rows = read(line_run(scores=(0.9, 0.65, 0.8), seed=41), few)
+    row = barrier(interpolation_tables.barrier_table(rows), "error", "straight_line")
+    assert row["mean_barrier"] == pytest.approx(0.2) and row["share_of_learned"] == pytest.approx(0.5)
+    names = ("interval_low", "interval_high", "share_low", "share_high", "connected")
+    assert [row[name] for name in names] == [None] * 5
+    assert any("| 0.200 |" in line for line in interpolation_summary.section(rows))
 
 
 @pytest.mark.parametrize(

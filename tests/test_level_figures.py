@@ -4,6 +4,7 @@ from synthetic_runs import level_run, run, write_tree
 
 from analysis import results
 from analysis.levels import level_figures
+from analysis.uncertainty import trends
 
 
 @pytest.fixture
@@ -26,13 +27,17 @@ def note(figure):
 
 def test_levels_are_drawn_in_percent_of_their_dense_score(draw):
     easy, hard = "2 options", "4 options"
+
+    def levels(one, other):
+        return {easy: one * 10, hard: other * 10}
+
     figure = draw(
-        level_run(levels={easy: (1, 1, 1, 1), hard: (1, 1, 0, 0)}),
-        level_run("wanda", 0.2, {easy: (1, 1, 1, 0), hard: (1, 0, 0, 0)}),
-        level_run("wanda", 0.6, {easy: (1, 1, 0, 0), hard: (0, 0, 0, 0)}),
-        level_run("wanda", "2:4", {easy: (1, 1, 0, 0), hard: (0, 0, 0, 0)}),
-        level_run("magnitude", 0.2, {easy: (1, 1, 1, 1), hard: (1, 1, 0, 0)}),
-        level_run("magnitude", 0.2, {easy: (1, 1, 1, 1), hard: (1, 1, 0, 0)}, magnitude_scope="global"),
+        level_run(levels=levels((1, 1, 1, 1), (1, 1, 0, 0))),
+        level_run("wanda", 0.2, levels((1, 1, 1, 0), (1, 0, 0, 0))),
+        level_run("wanda", 0.6, levels((1, 1, 0, 0), (0, 0, 0, 0))),
+        level_run("wanda", "2:4", levels((1, 1, 0, 0), (0, 0, 0, 0))),
+        level_run("magnitude", 0.2, levels((1, 1, 1, 1), (1, 1, 0, 0))),
+        level_run("magnitude", 0.2, levels((1, 1, 1, 1), (1, 1, 0, 0)), magnitude_scope="global"),
     )
     assert [axes.get_title() for axes in figure.axes if axes.axison] == [
         "Magnitude", "Magnitude (threshold: global)", "Wanda", "Wanda",
@@ -45,33 +50,59 @@ def test_levels_are_drawn_in_percent_of_their_dense_score(draw):
     np.testing.assert_allclose(line(wanda, easy).get_ydata(), [75, 50])
     np.testing.assert_allclose(line(wanda, hard).get_ydata(), [50, 0])
     # Drops of .25 and .5 of the dense score in .4 of the weights.
-    assert line(wanda, easy).get_label() == "2 options: -0.62" and line(wanda, hard).get_label() == "4 options: -1.25"
+    assert line(wanda, easy).get_label() == "2 options: -0.62 (difference of 2)"
+    assert line(wanda, hard).get_label() == "4 options: -1.25 (difference of 2)"
     assert line(wanda, "Dense").get_ydata() == [100, 100] and wanda.get_xlabel() == "Sparsity (%)"
     floors = [found.get_ydata()[0] for found in wanda.get_lines() if found.get_linestyle() == ":"]
     np.testing.assert_allclose(floors, [25, 50])
     assert figure.get_suptitle().replace("\n", " ") == "Setting 2: number of options to choose from (mmlu)"
     assert figure.axes[0].get_ylabel() == "Accuracy (% of dense)"
     assert len({axes.get_ylim() for axes in figure.axes if axes.axison}) == 1
-    assert note(figure).startswith("model-a. 4 items per level, read by letter. 1 seed. Band: 95 % interval over items")
+    assert note(figure).startswith(
+        "model-a. 40 items per level, read by letter. 1 seed. Band: 95 % interval over groups of items, "
+    )
 
 
-def test_the_band_is_the_paired_interval_widened_to_the_seeds(draw):
-    figure = draw(
-        level_run(levels={"easy": (1, 1, 1, 1)}),
-        *[level_run("gptq", ("bits", bits), {"easy": scores}, seed)
-          for bits in (4, 3) for seed, scores in enumerate([(1, 1, 1, 0), (1, 1, 0, 1)])],
-        level_run("gptq", ("bits", 2), {"easy": (0.5, 0.5, 0.5, 0.5)}),
-        level_run("gptq", ("bits", 2), {"easy": (0, 0, 0, 0)}, 1),
-    )  # fmt: skip
+def test_the_band_is_the_interval_of_the_drop(tmp_path):
+    runs = [level_run(levels={"easy": (1,) * 40})]
+    for bits, right in ((4, 30), (3, 28)):
+        # The same items are lost by both seeds, or others: 10 of 40, and 2 more.
+        scores = [(1,) * right + (0,) * (40 - right), (0,) * (40 - right) + (1,) * right]
+        runs += [level_run("gptq", ("bits", bits), {"easy": own}, seed) for seed, own in enumerate(scores)]
+    rows = results.read_runs(write_tree(tmp_path, *runs))
+    figure = level_figures.levels(rows)
     (axes,) = panels(figure).values()
     (found,) = axes.collections
     corners = {(round(x, 6), round(y, 3)) for x, y in found.get_paths()[0].vertices}
-    # Means over seeds 1, 1, .5, .5: sqrt(.25 / 12) times Student's 3.1824 is .4594 around .75; at 2 bits no item
-    # differs from another, the seeds do: .5 and 0.
-    assert corners == {(x, y) for x in (0, 1) for y in (29.065, 120.935)} | {(2, 0), (2, 50)}
-    assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 120.935
+    points = {point["strength"]: point for point in trends.measure(rows).points}
+    expected = {
+        (place, round(100 + 100 * points[bits][name], 3)) for place, bits in enumerate((4, 3))
+        for name in ("drop_low", "drop_high")
+    }  # fmt: skip
+    assert corners == expected and len(corners) == 4
+    assert axes.get_ylim()[0] < min(y for _, y in corners) and axes.get_ylim()[1] > max(y for _, y in corners)
     assert "2 seeds" in note(figure) and "widened to the range of the seeds" in note(figure)
-    assert "(bits: 1 - bits/16)" in note(figure)
+    assert "interval over groups of items and seeds, each item" in note(figure) and "(bits: 1 - bits/16)" in note(
+        figure
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(-0.2, 0.1, (75, 110)), (-0.3, -0.15, (70, 90)), (None, None, (75, 90)), (-0.3, None, (75, 90))],
+)
+def test_the_band_is_widened_to_the_seeds(low, high, expected):
+    """Seeds from .6 to .72 of a dense .8 are 75 and 90 %; half an interval is none."""
+    point = {"lowest_score": 0.6, "highest_score": 0.72, "dense_mean_score": 0.8, "drop_low": low, "drop_high": high}
+    assert level_figures.band(point) == pytest.approx(expected)
+
+
+def test_slopes_say_over_how_many_strengths_they_are(draw):
+    levels = {"easy": (1, 1, 1, 1) * 10}
+    worse = [level_run("wanda", strength, {"easy": (1, 1, 1, 0) * 10}) for strength in (0.4, 0.6)]
+    (axes,) = panels(draw(level_run(levels=levels), level_run("wanda", 0.2, levels), *worse)).values()
+    # Drops 0, -.25, -.25: slopes -1.25, -.625 and 0.
+    assert line(axes, "easy").get_label() == "easy: -0.62 (3)"
 
 
 def test_without_items_the_band_is_the_range_of_the_seeds(tmp_path):
@@ -85,8 +116,8 @@ def test_without_items_the_band_is_the_range_of_the_seeds(tmp_path):
 
 
 def test_dense_at_chance_is_said_loudly_and_its_curve_is_faint(draw):
-    levels = {"0 shots": (1, 0, 0, 0), "5 shots": (1, 1, 0, 0)}
-    strong = {"0 shots": (1, 1, 1, 1), "5 shots": (1, 0, 0, 0)}
+    levels = {"0 shots": (1, 0, 0, 0) * 10, "5 shots": (1, 1, 0, 0) * 10}
+    strong = {"0 shots": (1, 1, 1, 1) * 10, "5 shots": (1, 0, 0, 0) * 10}
     figure = draw(level_run(levels=levels), level_run("wanda", 0.5, strong), level_run("wanda", 0.6, strong))
     (axes,) = panels(figure).values()
     (text,) = axes.texts
@@ -152,7 +183,7 @@ def test_levels_at_a_single_strength_stand_side_by_side(draw):
 
 
 def test_long_names_get_a_legend_of_one_column(draw):
-    levels = {"questions that customers put to the support": (1, 1), "short": (1, 0)}
+    levels = {"questions that customers put to the support": (1, 1) * 20, "short": (1, 0) * 20}
     (axes,) = panels(draw(level_run(levels=levels), level_run("wanda", 0.5, levels))).values()
     legend = axes.get_legend()
     texts = [text.get_text() for text in legend.get_texts()]

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import scipy.stats
 from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
 from analysis import results, tables
@@ -51,20 +50,27 @@ def test_the_uncertainty_of_a_drop_is_of_the_items_differences_to_dense(table):
     )  # fmt: skip
     point = find(points, "easy")
     # Means over seeds .5, 0, 1, .5; differences -.5, -1, 0, .5, which lie -.25, -.75, .25, .75 off their mean.
-    stderr = math.sqrt(1.25 / (4 * 3))
-    half = 3.182446305284263 * stderr  # Student's with 3 degrees of freedom
     assert (point["points_drop"], point["paired_items"], point["unpaired_items"]) == (-0.25, 4, 0)
-    assert point["points_stderr"] == pytest.approx(stderr, rel=1e-12)
-    assert point["points_half"] == pytest.approx(half, rel=1e-9)
-    # The drop is -1/3; differences plus a third of the dense scores: -1/6, -2/3, 1/3, .5, of mean 0.
-    half = 3.182446305284263 * math.sqrt((1 / 36 + 4 / 9 + 1 / 9 + 1 / 4) / (4 * 3)) / 0.75
-    assert (point["drop_low"], point["drop_high"]) == pytest.approx((-1 / 3 - half, -1 / 3 + half), rel=1e-9)
+    assert point["points_stderr"] == pytest.approx(math.sqrt(1.25 / (4 * 3)), rel=1e-12)
+    # The interval of the normalized drop comes with trends.with_intervals.
+    assert point["drop_low"] is point["drop_high"] is None
 
 
-def test_a_drop_of_all_is_no_larger(table):
-    points = table(level_run(levels={"easy": (1, 1, 1, 0)}), level_run("wanda", 0.5, {"easy": (0, 0, 0, 0)}))
-    point = find(points, "easy")
-    assert (point["drop_low"], point["drop_high"]) == (-1, -1)
+def test_the_error_of_a_score_is_over_groups_whatever_the_run_recorded(tmp_path):
+    of_groups = {"law": ["law", "law", "art", "art"], "one": ["law"] * 4, "apart": list("abcd")}
+    runs = [
+        level_run("wanda", strength, {"easy": (1, 1, 1, 0)}, groups=groups, stderr=0.9)
+        for strength, groups in zip((0.2, 0.4, 0.6), of_groups.values(), strict=True)
+    ]
+    points = level_tables.level_table(results.read_runs(write_tree(tmp_path, *runs)))
+    # Deviations .25 .25 .25 -.75 add up to .5 and -.5 in two groups: sqrt(2 / 1 * .5 / 16); apart, sqrt(.75 / 3 / 4).
+    assert [point["mean_stderr"] for point in points] == [
+        pytest.approx(0.25, rel=1e-12), None, pytest.approx(0.25, rel=1e-12),
+    ]  # fmt: skip
+    for file in tmp_path.rglob(results.ITEMS_FILE):
+        file.unlink()
+    points = level_tables.level_table(results.read_runs(tmp_path))
+    assert [point["mean_stderr"] for point in points] == [0.9] * 3
 
 
 def test_items_of_a_group_count_together(table):
@@ -76,7 +82,6 @@ def test_items_of_a_group_count_together(table):
     )  # fmt: skip
     # Deviations add up to -1 in law and 1 in art: 2 / 1 * (1 + 1) / 16.
     assert find(points, "easy", "rtn", 4)["points_stderr"] == pytest.approx(0.5, rel=1e-12)
-    assert find(points, "easy", "rtn", 4)["points_half"] == pytest.approx(0.5 * 12.706204736, rel=1e-9)
 
 
 def test_one_group_says_nothing_of_the_spread(table):
@@ -86,7 +91,7 @@ def test_one_group_says_nothing_of_the_spread(table):
     )
     point = find(points, "easy")
     assert point["paired_items"] == 2
-    assert point["points_stderr"] is point["points_half"] is point["drop_low"] is None
+    assert point["points_stderr"] is point["mean_stderr"] is point["dense_above_chance"] is None
 
 
 def test_a_seed_is_compared_with_the_dense_run_that_was_asked_the_same(table):
@@ -104,9 +109,9 @@ def test_a_seed_without_a_dense_run_is_compared_with_the_mean_of_all():
 
     dense_runs = {0: outcomes(1, 1), 1: outcomes(0, 1)}
     found = level_tables.paired_differences({0: outcomes(1, 0), 7: outcomes(0, 0)}, dense_runs)
-    differences, references, groups, unpaired = found
+    differences, groups, unpaired = found
     # Seed 0: 0 and -1; seed 7, against .5 and 1: -.5 and -1.
-    assert differences.tolist() == [-0.25, -1] and references.tolist() == [0.75, 1]
+    assert differences.tolist() == [-0.25, -1]
     assert groups.tolist() == ["a", "b"] and unpaired == 0
 
 
@@ -150,13 +155,13 @@ def test_without_a_dense_model_there_is_no_drop(table):
 
 
 def test_a_dense_score_whose_interval_includes_chance_has_no_corrected_drop(table):
-    scores = {"easy": (1, 0, 0, 0)}
+    scores = {"easy": (1,) * 33 + (0,) * 67}
     points = table(
         level_run(levels=scores, chance=0.24), level_run("wanda", 0.5, scores, chance=0.24),
         level_run(levels=scores, chance=0.23, model="other"),
         level_run("wanda", 0.5, scores, chance=0.23, model="other"),
     )  # fmt: skip
-    # 1.96 standard errors of .01 below .25 lies .2304.
+    # 1.96 standard errors of sqrt(.33 * .67 / 99) below .33 lies .2374.
     at_chance, above = (point for point in points if point["compression"] == "wanda")
     assert (at_chance["dense_above_chance"], at_chance["corrected_drop"]) == (False, None)
     assert above["dense_above_chance"] is True and above["corrected_drop"] == 0
@@ -181,7 +186,7 @@ def test_without_difficulties_levels_stand_as_the_runs_list_them(table):
     assert [(point["level"], point["difficulty"]) for point in points] == [("hard", None), ("easy", None)]
     statistics = [level_tables.level_statistics([point]) for point in points]
     assert tables.slope_order(statistics) == (None, "0 of 2 levels can be compared")
-    sloped = [{**level, "theil_sen_slope": -1.0} for level in statistics]
+    sloped = [{**level, "theil_sen_slope": -1.0, "strengths": (0.3, 0.5, 0.7)} for level in statistics]
     assert tables.slope_order(sloped) == (None, "the difficulty of some levels is not known")
 
 
@@ -222,7 +227,7 @@ def test_equal_loss_of_knowledge_gives_equal_chance_corrected_slopes_and_ordered
     of_level = {level: {"chance": chance} for level, chance in chances.items()}
 
     def scores(known):
-        return {level: [chance + (1 - chance) * known] * 2 for level, chance in chances.items()}
+        return {level: [chance + (1 - chance) * known] * 100 for level, chance in chances.items()}
 
     points = table(
         level_run(levels=scores(0.3), of_level=of_level),
@@ -319,7 +324,14 @@ def test_the_uncertainty_equals_that_of_a_loop_in_plain_python(tmp_path):
     assert point["paired_items"] == len(differences)
     assert point["paired_items"] + point["unpaired_items"] == len(set().union(*kept.values()))
     assert point["points_stderr"] == pytest.approx(math.sqrt(variance), rel=1e-12)
-    assert point["points_half"] == pytest.approx(scipy.stats.t.ppf(0.975, 6) * math.sqrt(variance), rel=1e-12)
+    errors = []
+    for seed in range(3):
+        own = kept["wanda", seed]
+        sums = dict.fromkeys(range(7), 0.0)
+        for item, score in own.items():
+            sums[int(item.split()[1]) % 7] += score - sum(own.values()) / len(own)
+        errors.append(math.sqrt(7 / 6 * sum(total**2 for total in sums.values())) / len(own))
+    assert point["mean_stderr"] == pytest.approx(sum(errors) / 3, rel=1e-12)
 
 
 def test_another_recorded_metric_becomes_the_score(tmp_path):

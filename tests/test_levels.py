@@ -189,25 +189,43 @@ def test_levels_are_measured_together_as_alone(model: PreTrainedModel, tokenizer
     assert unshared.facts["tokens_distinct"] == together.facts["tokens_distinct"]
 
 
-def test_standard_errors_by_hand():
-    assert levels.standard_error(np.array([1.0])) is None
-    assert levels.standard_error(np.array([0.0, 1.0])) == pytest.approx(0.5)
-    assert levels.standard_error(np.ones(5)) == 0
+@pytest.mark.parametrize(
+    ("texts", "groups", "expected"),
+    [
+        (["Rome"], "a", None),
+        (["Rome", "no"], "aa", None),  # one group says nothing of the spread
+        (["Rome", "no"], "ab", 0.5),
+        # Scores 1 1 0 0: alike within groups they are as two, sqrt(2 / 1 * (1 + 1)) / 4; else sqrt(1 / 3 / 4).
+        (["Rome", "Rome", "no", "no"], "aabb", 0.5),
+        (["Rome", "Rome", "no", "no"], "abcd", math.sqrt(1 / 12)),
+        (["Rome", "no", "Rome", "no"], "aabb", 0.0),
+        (["Rome"] * 5, "abcde", 0.0),
+    ],
+)
+def test_standard_errors_are_over_groups(texts: list[str], groups: str, expected: float | None):
+    prompts = [answer(str(place), "?")._replace(group=group) for place, group in enumerate(groups)]
+    level = Level("L", 1.0, "set", "answer", prompts)
+    outcome = levels.answered(level, texts)
+    found = levels.describe_level(EncodedLevel(level, [], [], 0, 0), outcome, "exact_match")["stderr"]
+    assert found == (None if expected is None else pytest.approx(expected, abs=1e-12))
 
 
 @pytest.mark.parametrize(
     ("score", "stderr", "warned"),
-    [(0.5, 0.1, True), (0.25, 0.0, True), (0.44, 0.1, True), (0.46, 0.1, False), (0.9, None, True), (1.0, 0.0, False)],
-)
+    [(0.5, 0.1, True), (0.25, 0.0, True), (0.44, 0.1, True), (0.46, 0.1, False), (0.9, None, True), (1.0, 0.0, False),
+     (0.33, 0.0, True), (0.34, 0.0, False)],
+)  # fmt: skip
 def test_a_dense_model_that_is_not_above_chance_is_said_loudly(
     score: float, stderr: float | None, warned: bool, caplog: pytest.LogCaptureFixture
 ):
-    """25 % by chance: 0.46 is more than 1.96 standard errors of 0.1 above it, 0.44 and, at 50 %, 0.5 are not."""
+    """25 % by chance: 0.46 is more than 1.96 standard errors of 0.1 above it, 0.44 and, at 50 %, 0.5 are not.
+
+    A guesser at 100 items has an error of sqrt(.25 * .75 / 100), of which 1.96 are .085.
+    """
     chance = 0.5 if score == 0.5 else 0.25
+    level = {"level": "PIQA", "score": score, "stderr": stderr, "chance": chance, "num_examples": 100}
     with caplog.at_level(logging.WARNING):
-        levels.warn_of_chance(
-            setting5_human_gap.SETTING, [{"level": "PIQA", "score": score, "stderr": stderr, "chance": chance}]
-        )
+        levels.warn_of_chance(setting5_human_gap.SETTING, [level])
     assert ("SETTING 5, PIQA: THE DENSE MODEL IS NOT ABOVE CHANCE" in caplog.text) == warned
     assert len(caplog.records) == warned
     if stderr is None:

@@ -24,7 +24,7 @@ def sweep():
     runs = [level_run(levels={name: lost(0) for name, _ in levels}, chance=0.0, metrics={"accuracy": 0.5})]
     return runs + [
         level_run("magnitude", strength, {name: lost(count * step) for name, count in levels}, chance=0.0)
-        for step, strength in ((1, 0.2), (5, 0.4))
+        for step, strength in ((1, 0.2), (5, 0.4), (9, 0.6))
     ]
 
 
@@ -44,7 +44,7 @@ def test_it_prints_the_strongest_compression_and_the_junk_dna_score(printed):
     assert "## Setting 2: option_count, model-a" in lines
     easy, hard = (next(line for line in lines if line.startswith(f"| Magnitude (threshold: layer) | {name} |"))
                   for name in ("easy", "hard"))  # fmt: skip
-    # The drops are 1 and 5 %, 4 and 20 %; the bytes of 80 % of the values and a bitmap.
+    # The drops are 1, 5 and 9 %, 4, 20 and 36 %; the bytes of 80 % of the values and a bitmap.
     assert (
         easy.startswith("| Magnitude (threshold: layer) | easy | 20 % | -1.0 % (-")
         and "| 86 % | 40 %: -5.0 % (-" in easy

@@ -106,13 +106,25 @@ def test_mean_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_above_chance_asks_for_the_whole_interval():
-    # 1.96 standard errors of 0.05 are 0.098.
-    assert monotonicity.above_chance(0.599, 0.5, 0.05)
-    assert not monotonicity.above_chance(0.597, 0.5, 0.05)
-    assert monotonicity.above_chance(0.597, 0.5, 0.05, confidence=0.9)
-    assert not monotonicity.above_chance(0.4, 0.5, 0.01)
-    assert monotonicity.above_chance(1.0, 0.5, 0.0)
-    assert not monotonicity.above_chance(0.5, 0.5, 0.0)
+    # 1.96 standard errors of 0.05 are 0.098; that of someone who guesses at 1000 items is smaller, .5 / sqrt(1000).
+    assert monotonicity.above_chance(0.599, 0.5, 0.05, 1000)
+    assert not monotonicity.above_chance(0.597, 0.5, 0.05, 1000)
+    assert monotonicity.above_chance(0.597, 0.5, 0.05, 1000, confidence=0.9)
+    assert not monotonicity.above_chance(0.4, 0.5, 0.01, 1000)
+    assert not monotonicity.above_chance(0.5, 0.5, 0.0, 1000)
+
+
+def test_what_a_guesser_reaches_by_luck_is_not_above_chance():
+    # Of 1 in 5 at 64 items: 1.96 * sqrt(.2 * .8 / 64) is .098, whatever the scores' own error.
+    assert monotonicity.above_chance(0.299, 0.2, 0.0, 64)
+    assert not monotonicity.above_chance(0.297, 0.2, 0.0, 64)
+    assert not monotonicity.above_chance(0.299, 0.2, 0.0, 16)
+    # All right at 50 %: 1.96 * .5 / sqrt(items) is .49 of 4 items and .566 of 3.
+    assert monotonicity.above_chance(1.0, 0.5, 0.0, 4)
+    assert not monotonicity.above_chance(1.0, 0.5, 0.0, 3)
+    # Nothing is guessed right where chance is 0, and no score is above one of 1.
+    assert monotonicity.above_chance(0.01, 0.0, 0.0, 1)
+    assert not monotonicity.above_chance(0.0, 0.0, 0.0, 1) and not monotonicity.above_chance(1.0, 1.0, 0.0, 1)
 
 
 def test_is_monotonic_wants_every_harder_level_to_fall_faster():
@@ -133,8 +145,8 @@ def test_is_monotonic_wants_every_harder_level_to_fall_faster():
         lambda: monotonicity.spearman([0.1, 0.2, 0.3], [0.5, float("nan"), 0.3]),
         lambda: monotonicity.theil_sen_slope([0.1, float("nan")], [0.5, 0.4]),
         lambda: monotonicity.mean_interval([0.1, float("nan")]),
-        lambda: monotonicity.above_chance(0.5, 0.5, float("nan")),
-        lambda: monotonicity.clustered_interval([0.1, float("nan")], ["a", "b"]),
+        lambda: monotonicity.above_chance(0.5, 0.5, float("nan"), 10),
+        lambda: monotonicity.clustered_error([0.1, float("nan")], ["a", "b"]),
         lambda: monotonicity.human_gap(float("nan"), 0.5),
         lambda: monotonicity.is_monotonic([0.1, 0.2], [float("nan"), 0.1]),
     ],
@@ -157,29 +169,29 @@ def test_values_that_do_not_pair_up_are_an_error():
 
 def test_a_mean_of_independent_values_has_its_usual_error():
     values = [0.0, 1.0, 1.0, -2.0, 0.5]
-    mean, stderr, half = monotonicity.clustered_interval(values, list("abcde"))
-    assert (mean, stderr) == pytest.approx((0.1, np.std(values, ddof=1) / np.sqrt(5)), rel=1e-12)
-    assert (mean - half, mean + half) == pytest.approx(monotonicity.mean_interval(values)[1:], rel=1e-12)
+    found = monotonicity.clustered_error(values, list("abcde"))
+    assert found == pytest.approx(np.std(values, ddof=1) / np.sqrt(5), rel=1e-12)
 
 
 def test_values_that_repeat_their_group_tell_no_more_than_one_of_them():
     values = [0.0, 1.0, -2.0]
-    once = monotonicity.clustered_interval(values, list("abc"))
-    thrice = monotonicity.clustered_interval(values * 3, list("abc") * 3)
-    assert thrice == pytest.approx(once, rel=1e-12)
+    once = monotonicity.clustered_error(values, list("abc"))
+    assert monotonicity.clustered_error(values * 3, list("abc") * 3) == pytest.approx(once, rel=1e-12)
 
 
 def test_groups_of_values_add_up():
     # Mean 0; sums of the groups 3 and -3, as many values as 4: sqrt(2 / 1 * 18 / 16).
-    mean, stderr, half = monotonicity.clustered_interval([1, 2, -1, -2], [7, 7, 9, 9])
-    assert (mean, stderr) == (0, 1.5) and half == pytest.approx(12.706204736174694 * 1.5, rel=1e-9)
-    assert monotonicity.clustered_interval([1, 2], ["a", "a"]) == (1.5, None, None)
+    assert monotonicity.clustered_error([1, 2, -1, -2], [7, 7, 9, 9]) == 1.5
+    # Groups that are alike as a whole leave the mean no spread, whatever lies within.
+    assert monotonicity.clustered_error([1, -1, 2, -2], [7, 7, 9, 9]) == 0
+    assert monotonicity.clustered_error([1, 2], ["a", "a"]) is None
+    assert monotonicity.clustered_error([0.5, 0.5, 0.5], ["a", "a", "b"]) == 0
 
 
 def test_values_without_a_group_are_an_error():
     for values, groups in (([1, 2], ["a"]), ([], [])):
         with pytest.raises(ValueError, match="each needs its group"):
-            monotonicity.clustered_interval(values, groups)
+            monotonicity.clustered_error(values, groups)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import math
 import tomllib
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from analysis.uncertainty import trends
 from analysis.uncertainty.trends import Trends
 
 ROOT = Path(__file__).parents[1]
-NOTHING = Trends([], [], [])
+NOTHING = Trends([], [], [], [])
+NOT_TOLD = "ours cannot tell"
 
 
 def values(place, what, **others):
@@ -56,11 +58,11 @@ def test_the_numbers_are_shipped_with_the_package():
     )
 
 
-def ours(what, value, low=None, high=None, setting=2, item="2 options", compression="magnitude", **others):
+def ours(what, value, low=None, high=None, p=None, setting=2, item="2 options", compression="magnitude", **others):
     tasks = {1: paper_numbers.TUNED, 2: "option_count", 3: "context_length", 5: "human_gap"}
     own = {"task": tasks[setting], "where": None, "model": "model-a", "method": compression.upper(), "note": None}
     same = {"what": what, "setting": setting, "item": item, "compression": compression, "strength": None}
-    return {**own, **same, "value": value, "low": low, "high": high, **others}
+    return {**own, **same, "value": value, "low": low, "high": high, "p_value": p, **others}
 
 
 @pytest.mark.parametrize(
@@ -68,19 +70,23 @@ def ours(what, value, low=None, high=None, setting=2, item="2 options", compress
     [
         (ours("spearman", 0.5), "same sign"),
         (ours("spearman", -0.5), "other sign"),
-        (ours("spearman", 0.5, 0.1, 0.9), "same sign"),
-        (ours("spearman", 0.5, -0.1, 0.9), "ours cannot tell"),
+        (ours("spearman", 0.5, 0.1, 0.9, p=0.05), "same sign"),
+        (ours("spearman", -0.5, -0.9, -0.1, p=0.01), "other sign"),
+        (ours("spearman", 0.5, -0.1, 0.9, p=0.06), "ours cannot tell"),
         (ours("spearman", None), "ours cannot tell"),
         (ours("spearman", 0.0), "ours cannot tell"),
         (ours("difficulty", 0.1, setting=1, item="qqp", compression="dense"), "other sign"),
+        (ours("difficulty", 0.1, p=0.2, setting=1, item="qqp", compression="dense"), "ours cannot tell"),
         (ours("dense_score", 0.9, setting=1, item="qqp", compression="dense"), "ours lower"),
         (ours("dense_score", 0.9, 0.88, 0.92, setting=1, item="qqp", compression="dense"), "alike"),
         (ours("dense_score", 0.99, 0.98, 1.0, setting=1, item="qqp", compression="dense"), "ours higher"),
-        (ours("freezing", -0.1, -0.2, -0.01, setting=1, item="sst2", strength=0.9), "ours loses"),
-        (ours("freezing", -0.01, -0.049, 0.01, setting=1, item="sst2", strength=0.9), "no loss seen"),
-        (ours("freezing", -0.01, -0.051, 0.01, setting=1, item="sst2", strength=0.9), "ours cannot tell"),
+        (ours("freezing", -0.1, -0.2, -0.01, p=0.01, setting=1, item="sst2", strength=0.9), "ours loses"),
+        (ours("freezing", -0.01, -0.049, 0.01, p=0.5, setting=1, item="sst2", strength=0.9), "no loss seen"),
+        (ours("freezing", -0.01, -0.051, 0.01, p=0.5, setting=1, item="sst2", strength=0.9), "ours cannot tell"),
+        (ours("freezing", 0.1, 0.01, 0.2, p=0.01, setting=1, item="sst2", strength=0.9), "no loss seen"),
         (ours("freezing", -0.1, setting=1, item="sst2", strength=0.9), "ours cannot tell"),
-        (ours("drop", -0.02, -0.03, -0.01, strength=0.1), "ours loses"),
+        (ours("drop", -0.02, -0.03, -0.01, p=0.01, strength=0.1), "ours loses"),
+        (ours("drop", -0.02, -0.03, 0.01, p=0.06, strength=0.1), "no loss seen"),
         (ours("order", "monotonic", item="raw"), "same"),
         (ours("order", "not monotonic", item="raw"), "other"),
         (ours("order", "cannot tell", item="raw"), "ours cannot tell"),
@@ -98,6 +104,24 @@ def test_verdict_of_one_number(own, verdict):
     assert set(row) == set(paper.COMPARISON_COLUMNS)
     assert row["verdict"] == verdict and (row["our_value"], row["our_low"]) == (own["value"], own["low"])
     assert row["item"] == own["where"] or row["item"] == own["item"]
+    assert row["p_value"] == row["holm_p"] == own["p_value"]  # of a single row
+
+
+def test_signs_and_losses_are_told_after_holms_correction_over_their_table():
+    """p of .02 and .04 is .04 and .04; .03 and .03 is .06: neither is told, though each alone would be."""
+    names = ("4 options", "2 options")
+    for p_values, holm, verdict in (((0.02, 0.04), (0.04, 0.04), "same sign"), ((0.03, 0.03), (0.06, 0.06), NOT_TOLD)):
+        own = [ours("spearman", 0.9, 0.1, 1.0, p=p, item=item) for p, item in zip(p_values, names, strict=True)]
+        # Another method's are a family of their own, and what has no p-value does not count.
+        other = ours("spearman", 0.9, 0.1, 1.0, p=0.05, compression="gptq")
+        rows = paper.compare([*own, ours("spearman", 0.9, item="3 options"), other])
+        shown = {(row["item"], row["paper_compression"]): row for row in rows}
+        told = [shown[item, "magnitude"] for item in names]
+        assert [row["holm_p"] for row in told] == pytest.approx(holm) and [row["verdict"] for row in told] == [
+            verdict
+        ] * 2
+        assert shown["3 options", "magnitude"]["holm_p"] is None
+        assert (shown["2 options", "gptq"]["holm_p"], shown["2 options", "gptq"]["verdict"]) == (0.05, "same sign")
 
 
 def test_what_the_paper_does_not_print_is_passed_over():
@@ -146,8 +170,8 @@ def test_pruning_against_quantization_level_by_level():
 
 def test_verdict_of_claims():
     freezing = [
-        ours("freezing", -0.001, -0.01, 0.01, setting=1, item="sst2", strength=0.9),
-        ours("freezing", -0.2, -0.3, -0.1, setting=1, item="cola", strength=0.7),
+        ours("freezing", -0.001, -0.01, 0.01, p=0.6, setting=1, item="sst2", strength=0.9),
+        ours("freezing", -0.2, -0.3, -0.1, p=0.001, setting=1, item="cola", strength=0.7),
     ]  # fmt: skip
     orders = [
         ours("order", value, setting=1, item="raw", where=task)
@@ -160,6 +184,27 @@ def test_verdict_of_claims():
     )
     assert other["agreement"] == "same" and other["text"].startswith("Figure 1, each harder level falls faster")
     assert other["text"].endswith("the paper says monotonic; ours: same in 1, ours cannot tell in 1 of 2.")
+
+
+@pytest.mark.parametrize(
+    ("losses", "agreement"),
+    [
+        ([(-0.001, -0.01, 0.6), (0.0, -0.02, 1.0)], "no loss seen"),
+        # One of them allows more than 5 %: that no loss is seen is not borne out for both.
+        ([(-0.001, -0.01, 0.6), (-0.01, -0.09, 0.6)], "ours cannot tell"),
+        ([(-0.001, -0.01, 0.6), (-0.01, None, None)], "ours cannot tell"),
+        ([(-0.2, -0.3, 0.02), (-0.01, -0.09, 0.6)], "ours loses"),
+        # .03 counts twice.
+        ([(-0.2, -0.3, 0.03), (-0.01, -0.04, 0.6)], "ours cannot tell"),
+    ],
+)
+def test_no_loss_is_seen_where_every_interval_rules_it_out(losses, agreement):
+    own = [
+        ours("freezing", value, low, None if low is None else 0.0, p=p, setting=1, item=item, strength=strength)
+        for (value, low, p), (item, strength) in zip(losses, (("sst2", 0.9), ("cola", 0.7)), strict=True)
+    ]
+    (row,) = paper.verdicts(paper.compare(own))
+    assert row["agreement"] == agreement
 
 
 def test_scores_and_counts_have_no_verdict_and_models_are_kept_apart():
@@ -178,19 +223,34 @@ def found(rows, what):
     return {(row["item"], row["strength"]): row for row in rows if row["what"] == what}
 
 
+def two_sided(z):
+    return math.erfc(z / 2**0.5)
+
+
 def test_difficulties_of_settings_without_training(read):
-    levels = {"PIQA": (1, 1, 1, 0), "OpenBookQA": (1, 0, 0, 0)}
+    levels = {"PIQA": (1, 1, 1, 0) * 25, "OpenBookQA": (1, 0, 0, 0) * 25}
     human = {"PIQA": {"human": 0.95}, "OpenBookQA": {"human": 0.92}}
-    rows = read(level_run(levels=levels, of_level=human, setting=5, task="human_gap", difficulty=None, stderr=0.1))
+    rows = read(level_run(levels=levels, of_level=human, setting=5, task="human_gap", difficulty=None))
     own = counterparts.our_numbers(rows, NOTHING)
+    stderr = (0.75 * 0.25 / 99) ** 0.5  # over items, each a group of its own
     difficulty = found(own, "difficulty")["PIQA", None]
     assert difficulty["value"] == pytest.approx(0.2 / 0.95)
-    assert difficulty["high"] - difficulty["value"] == pytest.approx(0.196 / 0.95)
-    assert found(own, "dense_score")["OpenBookQA", None]["value"] == 0.25
+    assert difficulty["high"] - difficulty["value"] == pytest.approx(1.96 * stderr / 0.95)
+    assert difficulty["p_value"] == pytest.approx(two_sided(0.2 / stderr))
+    score = found(own, "dense_score")["OpenBookQA", None]
+    assert score["value"] == 0.25 and score["p_value"] is None
     assert found(own, "levels")["levels", None]["value"] == 2
     compared = paper.compare(own)
     assert [row["verdict"] for row in compared if row["what"] == "difficulty"] == ["same sign", "same sign"]
     assert [row["agreement"] for row in paper.verdicts(compared)] == ["same sign and order"]
+
+
+def test_a_gap_to_people_that_items_do_not_show_has_no_sign(read):
+    # 3 of 4 and people's 95 %: a gap of .2 with an error of sqrt(3/4 / 3 / 4) = .25.
+    human = {"PIQA": {"human": 0.95}}
+    rows = read(level_run(levels={"PIQA": (1, 1, 1, 0)}, of_level=human, setting=5, task="human_gap", difficulty=None))
+    (row,) = [row for row in paper.comparison(rows, NOTHING) if row["what"] == "difficulty"]
+    assert row["p_value"] == pytest.approx(two_sided(0.8)) and row["verdict"] == "ours cannot tell"
 
 
 def test_difficulties_freezing_and_fractions_of_fine_tuned_tasks(read):
@@ -199,8 +259,11 @@ def test_difficulties_freezing_and_fractions_of_fine_tuned_tasks(read):
         run("dense_transfer_freezing", 0.9, 0.9, task="sst2"), run("sparse_to_dense", 0.9, 0.8, task="sst2"),
         dense(0.9, task="own"), run("dense_transfer_freezing", "2:4", 0.9, task="sst2"),
     )  # fmt: skip
-    own = counterparts.our_numbers(rows, NOTHING)
-    assert found(own, "difficulty")["sst2", None]["value"] == pytest.approx(0.028 / 0.978)
+    own = counterparts.our_numbers(rows)
+    difficulty = found(own, "difficulty")["sst2", None]
+    assert difficulty["value"] == pytest.approx(0.028 / 0.978) and difficulty["p_value"] == pytest.approx(
+        two_sided(2.8)
+    )
     score = found(own, "dense_score")["sst2", None]
     assert score["low"] == pytest.approx(0.95 - 0.0196) and len(found(own, "dense_score")) == 1
     assert found(own, "levels")["levels", None]["value"] == 2
@@ -208,6 +271,23 @@ def test_difficulties_freezing_and_fractions_of_fine_tuned_tasks(read):
     assert list(freezing) == [("sst2", 0.9)] and freezing["sst2", 0.9]["value"] == pytest.approx(-0.05)
     assert freezing["sst2", 0.9]["note"] == "no predictions on the same items"
     assert found(own, "transfer")["sparse_to_dense - dense_transfer", None]["value"] == "cannot tell"
+    # They come from the differences that were measured.
+    without = counterparts.our_numbers(rows, NOTHING)
+    assert not found(without, "freezing") and not found(without, "transfer")
+
+
+def test_transfers_of_several_models_are_not_counted_together():
+    row = {
+        "model": "model-a", "magnitude_scope": "global", "task": "rte", "strength_kind": "sparsity", "strength": 0.5,
+        "transfer": "dense_transfer_freezing", "against": "sparse_to_dense", "dense_above_chance": True,
+        "difference": 0.1, "difference_low": 0.05, "difference_high": 0.15, "p_value": 0.001, "reason": "",
+        "verdict": "higher",
+    }  # fmt: skip
+    rows = [row, {**row, "strength": 0.7}, {**row, "model": "model-b", "verdict": "lower"}]
+    at_chance = {**row, "model": "model-c", "dense_above_chance": False}
+    own = counterparts.our_numbers([], Trends([], [], [], [*rows, at_chance]))
+    told = [(each["model"], each["value"]) for each in own if each["what"] == "transfer"]
+    assert told == [("model-a", "higher"), ("model-b", "lower")]
 
 
 def test_spearmans_orders_and_drops_come_from_the_trends(read):
@@ -215,7 +295,8 @@ def test_spearmans_orders_and_drops_come_from_the_trends(read):
         "setting": 2, "model": "lab/model-a", "task": "option_count", "compression": "magnitude",
         "magnitude_scope": "layer", "strength_kind": "sparsity",
     }  # fmt: skip
-    level = {**curve, "level": "2 options", "spearman": 0.9, "spearman_low": 0.5, "spearman_high": 1.0, "points": 4}
+    level = {**curve, "level": "2 options", "spearman": 0.9, "spearman_low": 0.5, "spearman_high": 1.0,
+             "spearman_p": 0.01, "points": 4}  # fmt: skip
     order = {**curve, "measure": "raw", "verdict": "monotonic", "levels": 3}
     category = {**order, "setting": 5, "task": "single sentence", "verdict": "cannot tell"}
     point = {
@@ -225,12 +306,13 @@ def test_spearmans_orders_and_drops_come_from_the_trends(read):
         "normalized_drop": -0.1,
         "drop_low": -0.2,
         "drop_high": 0.0,
+        "loss_p": 0.03,
     }
     nm = {"strength_kind": "nm"}
     trended = Trends(
         [point, {**point, **nm, "strength": "7:8"}], [level, {**level, **nm}, {**level, "compression": "wanda"}],
         [order, {**order, "measure": "chance-corrected", "verdict": "cannot tell"}, category, {**order, **nm},
-         {**order, "task": "own", "levels": 1}],
+         {**order, "task": "own", "levels": 1}], [],
     )  # fmt: skip
     compared = paper.compare(counterparts.our_numbers([], trended))
     shown = [(row["place"], row["what"], row["our_compression"], row["our_value"], row["note"]) for row in compared]
@@ -243,6 +325,8 @@ def test_spearmans_orders_and_drops_come_from_the_trends(read):
     ]
     assert compared[0]["our_model"] == "model-a" and compared[-1]["item"] == "single sentence"
     assert (compared[0]["our_low"], compared[1]["our_high"]) == (0.5, 0.0)
+    assert [row["p_value"] for row in compared] == [0.01, 0.03, None, None, None]
+    assert [row["verdict"] for row in compared[:2]] == ["same sign", "ours loses"]
 
 
 def test_barriers_of_two_tasks_are_compared_by_their_intervals(read):

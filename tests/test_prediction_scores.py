@@ -7,14 +7,20 @@ from synthetic_runs import run, write_tree
 from analysis import results
 from analysis.fine_tuning import prediction_scores
 from analysis.fine_tuning.prediction_scores import Answers
-from analysis.uncertainty import bootstrap
 
 TWINS = {
-    "accuracy": lambda guess, label: np.mean(guess == label),
-    "f1": lambda guess, label: sklearn.metrics.f1_score(label, guess, zero_division=0),
-    "matthews_correlation": lambda guess, label: sklearn.metrics.matthews_corrcoef(label, guess),
-    "pearson": lambda guess, label: scipy.stats.pearsonr(guess, label).statistic,
+    "accuracy": lambda guess, label, weight: np.average(guess == label, weights=weight),
+    "f1": lambda guess, label, weight: sklearn.metrics.f1_score(label, guess, sample_weight=weight, zero_division=0),
+    "matthews_correlation": lambda guess, label, weight: sklearn.metrics.matthews_corrcoef(
+        label, guess, sample_weight=weight
+    ),
+    "pearson": lambda guess, label, weight: pearson(guess, label, weight),
 }
+
+
+def pearson(guess, label, weight):
+    (of_guess, both), (_, of_label) = np.cov(guess, label, aweights=weight, ddof=0)
+    return both / (of_guess * of_label) ** 0.5
 
 
 def test_scores_by_hand():
@@ -32,16 +38,18 @@ def test_scores_by_hand():
 
 
 @pytest.mark.parametrize("metric", TWINS)
-def test_every_resample_is_the_score_of_the_items_drawn(metric):
+def test_every_resample_is_the_score_of_the_weighted_items(metric):
     generator = np.random.default_rng(1)
     labels = generator.random(30) * 5 if metric == "pearson" else generator.integers(0, 2, 30)
     noise = generator.normal(0, 1, (3, 30))
     predictions = labels + noise if metric == "pearson" else (labels + noise > 0.5).astype(int)
     found = prediction_scores.resampled_scores(Answers(labels, predictions), metric, 20, np.random.default_rng(2))
-    counts = bootstrap.draw_counts(30, 20, np.random.default_rng(2)).astype(int)
-    for row, count in zip(found, counts, strict=True):
-        drawn = [TWINS[metric](np.repeat(guess, count), np.repeat(labels, count)) for guess in predictions]
-        np.testing.assert_allclose(row, drawn, atol=1e-9)
+    weights = np.concatenate([np.ones((1, 30)), np.random.default_rng(2).exponential(size=(20, 30))])
+    for row, weight in zip(found, weights, strict=True):
+        expected = [TWINS[metric](guess, labels, weight) for guess in predictions]
+        np.testing.assert_allclose(row, expected, atol=1e-9)
+    unweighted = scipy.stats.pearsonr(predictions[0], labels).statistic
+    assert metric == "accuracy" or metric == "f1" or found[0, 0] == pytest.approx(unweighted)  # of classes the same
     assert found.shape == (21, 3) and len(np.unique(found[:, 0])) > 5
 
 
@@ -79,6 +87,55 @@ def test_runs_with_the_same_items_are_scored_on_the_same_draws(tmp_path, monkeyp
 def test_without_predictions_or_a_known_metric_there_are_no_replicates(tmp_path):
     rows = results.read_runs(write_tree(tmp_path, run(), answered(1, 1, 0, 0, 1, metric="spearmanr", task="stsb")))
     (tmp_path / "000" / results.ITEMS_FILE).unlink()
-    for row in rows:
-        assert prediction_scores.replicates([row]) == (0, {})
-    assert prediction_scores.replicates([]) == (0, {})
+    for members in ([rows[0]], [rows[1]], []):
+        found = prediction_scores.replicates(members, resamples=20)
+        assert (found.items, found.scores) == (0, {}) and found.unseen.tolist() == [0] * 21
+
+
+@pytest.mark.parametrize(("metric", "items"), [("accuracy", 12), ("pearson", 12), ("f1", 3)])
+def test_an_unseen_item_has_its_share_of_the_items_that_the_metric_is_about(metric, items):
+    """One weight of so many and one: F1 is about the positive items alone."""
+    labels = np.repeat([1, 0], [3, 9])
+    shares = prediction_scores.unseen_item(labels, metric, 20_000, np.random.default_rng(0))
+    assert shares[0] == 0 and shares.shape == (20_001,)
+    # A share of the sum of independent exponential weights is beta distributed; noise of 20,000 quantiles.
+    for level in (0.1, 0.5, 0.9):
+        expected = scipy.stats.beta.ppf(level, 1, items)
+        assert np.quantile(shares[1:], level) == pytest.approx(expected, rel=0.06)
+
+
+def test_f1_without_positive_items_counts_as_of_one():
+    shares = prediction_scores.unseen_item(np.zeros(9), "f1", 20_000, np.random.default_rng(0))
+    assert shares[1:].mean() == pytest.approx(1 / 2, abs=0.01)
+
+
+def test_points_share_the_draws_of_items_and_seeds(tmp_path):
+    """Points that differ in nothing have the same mean in every resample; a point of one seed has its items' alone."""
+    first, second = (1, 1, 0, 0, 1), (1, 0, 0, 1, 1)
+    rows = results.read_runs(write_tree(
+        tmp_path, *[answered(*own, seed=seed, strength=strength)
+                    for strength in (0.3, 0.5) for seed, own in ((41, first), (42, second))],
+    ))  # fmt: skip
+    drawn = prediction_scores.replicates(rows, resamples=4000)
+    folders = [[row["folder"] for row in rows if row["strength"] == strength] for strength in (0.3, 0.5)]
+    found = drawn.of_points(folders, np.random.default_rng(0))
+    assert (found.both[:, 0] == found.both[:, 1]).all() and (found.items, found.clusters, found.seeds) == (5, 5, 2)
+    assert found.both[0].tolist() == found.of_items[0].tolist() == [0.8, 0.8] and found.unseen is drawn.unseen
+    of_seeds = [drawn.scores[folder] for folder in folders[0]]
+    assert found.of_items[:, 0] == pytest.approx((of_seeds[0] + of_seeds[1]) / 2)
+    # Two seeds that differ by d leave the mean an error of d / 2, from one normal number for all points.
+    moved = (found.both - found.of_items)[1:, 0] / (of_seeds[0] - of_seeds[1])[1:]
+    assert (moved.mean(), moved.std()) == pytest.approx((0, 1 / 2), abs=0.03)
+    single = drawn.over_seeds(folders[0][:1], np.random.default_rng(0))
+    assert single.both is single.of_items and (single.both == of_seeds[0]).all() and single.seeds == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "lowest"), [("accuracy", 0), ("f1", 0), ("matthews_correlation", -1), ("pearson", -1)]
+)
+def test_the_worst_score_is_that_of_the_metric(tmp_path, metric, lowest):
+    rows = results.read_runs(write_tree(tmp_path, answered(1, 1, 0, 0, 1, metric=metric)))
+    drawn = prediction_scores.replicates(rows, resamples=10)
+    found = drawn.over_seeds([rows[0]["folder"]], np.random.default_rng(0))
+    assert (found.lowest, found.highest) == (lowest, 1)
+    assert found.with_unseen(False) == pytest.approx(1 - (1 - lowest) * drawn.unseen)

@@ -4,14 +4,15 @@ from synthetic_runs import level_run, run, write_tree
 
 from analysis import results
 from analysis.levels import level_tables, size_figures
+from analysis.uncertainty import trends
 
 EASY, HARD = "2 options", "4 options"
 GROUPS = {"group_size": 128, "symmetric": False}
 
 
 def levels(easy, hard):
-    """Ten items each, of which so many are answered rightly."""
-    return {name: [1] * right + [0] * (10 - right) for name, right in ((EASY, easy), (HARD, hard))}
+    """Twenty items each, of every ten of which so many are answered rightly."""
+    return {name: ([1] * right + [0] * (10 - right)) * 2 for name, right in ((EASY, easy), (HARD, hard))}
 
 
 @pytest.fixture
@@ -50,14 +51,35 @@ def test_all_compressions_stand_on_one_axis(read):
     assert curve(easy, "Dense").get_ydata() == [100, 100]
 
 
+def drawn_with_intervals(rows):
+    table = trends.with_intervals(level_tables.level_table(rows), trends.measure(rows, resamples=200))
+    return table, size_figures.draw(size_figures.size_table(table))
+
+
+def test_bands_are_the_intervals_of_the_drops(read):
+    table, figure = drawn_with_intervals(read(*compared()))
+    easy = {
+        point["strength"]: point for point in table if (point["level"], point["compression"]) == (EASY, "magnitude")
+    }
+    band = next(found for found in figure.axes[0].collections if len(found.get_paths()[0].vertices) > 6)
+    corners = {(round(x, 6), round(y, 3)) for x, y in band.get_paths()[0].vertices}
+    expected = {
+        (size, round(100 + 100 * easy[strength][name], 3))
+        for size, strength in ((76.25, 0.3), (56.25, 0.5), (36.25, 0.7)) for name in ("drop_low", "drop_high")
+    }  # fmt: skip
+    assert corners == expected and len(corners) == 6
+
+
 def test_bands_of_one_seed_are_not_said_to_be_of_several(read):
-    note = size_figures.by_size(read(*compared())).get_supxlabel().replace("\n", " ")
+    note = drawn_with_intervals(read(*compared()))[1].get_supxlabel().replace("\n", " ")
+    assert "95 % interval over groups of items, each item compared" in note
     assert "compared with the dense model's outcome on it. Dotted grey" in note
 
 
 def test_bands_of_several_seeds_hold_their_range(read):
     second = level_run("magnitude", 0.3, levels(8, 6), seed=1)
-    note = size_figures.by_size(read(*compared(), second)).get_supxlabel().replace("\n", " ")
+    note = drawn_with_intervals(read(*compared(), second))[1].get_supxlabel().replace("\n", " ")
+    assert "95 % interval over groups of items and seeds, each item compared" in note
     assert "outcome on it, widened to the range of the seeds. Dotted grey" in note
 
 

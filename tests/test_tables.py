@@ -181,6 +181,12 @@ def test_levels_that_cannot_be_compared_are_left_out_or_said(tmp_path):
     assert tables.slope_order(levels_of(single)) == (None, "1 of 2 levels can be compared")
     ranges = read(tmp_path / "three", *falling(1.0, 0.1), *falling(0.5, 0.2, strengths=(0.2, 0.4)))
     assert tables.slope_order(levels_of(ranges)) == (None, "the levels were measured at different strengths")
+    two = read(tmp_path / "four", *(run for share, loss in ((1.0, 0.1), (0.5, 0.2))
+                                    for run in falling(share, loss, strengths=(0.2, 0.4))))  # fmt: skip
+    assert all(level["theil_sen_slope"] is not None for level in levels_of(two))
+    assert tables.slope_order(levels_of(two)) == (
+        None, "two strengths give a difference, not a slope: measure a third",
+    )  # fmt: skip
     equal = [{**level, "difficulty": 0.3} for level in levels_of(rows)]
     assert tables.slope_order(equal) == (None, "several levels have the same difficulty")
 

@@ -1,7 +1,9 @@
 import json
+import re
 
 import numpy as np
 import pytest
+import scipy.stats
 from synthetic_runs import level_run, write_tree
 
 from analysis import results
@@ -23,6 +25,13 @@ def lost(count, of=100, items=200):
     return [0.0] * count + [1.0] * (of - count) + [0.0] * (items - of)
 
 
+def worst(count, of=100, items=200, confidence=0.95):
+    """The largest share of right answers that may be lost, by Clopper and Pearson and, for few items, by Student."""
+    bound = scipy.stats.beta.ppf(confidence, count + 1, of - count)
+    students = scipy.stats.t.ppf(confidence, items - 1) / scipy.stats.norm.ppf(confidence)
+    return count / of + (bound - count / of) * students * ((items + 1) / (items - 1)) ** 0.5
+
+
 def curve(*losses, compression="magnitude", strengths=(0.2, 0.4, 0.6), **changes):
     changes = {"chance": 0.0} | changes
     runs = [level_run(levels={"task": lost(0)}, **changes)]
@@ -33,13 +42,13 @@ def curve(*losses, compression="magnitude", strengths=(0.2, 0.4, 0.6), **changes
 
 
 def test_the_strongest_that_passes_is_named_with_its_drop_and_bound(strongest):
-    # Of 100 right answers 1, 4 and 30 are lost. The drop's standard error is sqrt(p (1 - p) / 100) of the dense score,
-    # so that with 95 % confidence (1.65) no more than 1 + 1.65 * 1 = 2.6 and 4 + 1.65 * 1.96 = 7.2 % are lost.
+    # Of 100 right answers 1, 4 and 30 are lost, with 95 % confidence no more than 4.7, 9.0 and 38.6 %.
     (row,) = strongest(*curve(1, 4, 30), tolerance=0.1)
     assert (row["level"], row["largest_strength"], row["largest_amount"]) == ("task", 0.4, 0.4)
-    assert row["drop"] == pytest.approx(-0.04, abs=1e-6) and row["worst_drop"] == pytest.approx(-0.072, abs=0.01)
+    assert row["drop"] == pytest.approx(-0.04, abs=1e-6) and row["worst_drop"] == pytest.approx(-worst(4), abs=0.004)
     assert row["bytes_fraction"] == pytest.approx(0.6 + 1 / 16)
     assert (row["first_failing"], row["failing_drop"]) == (0.6, pytest.approx(-0.3, abs=1e-6))
+    assert row["failing_worst_drop"] == pytest.approx(-worst(30), abs=0.008)
     assert (row["all_passed"], row["reason"], row["items"], row["seeds"]) == (False, "", 200, 1)
     assert set(row) == set(tolerance.STRENGTH_COLUMNS)
     json.dumps(row, allow_nan=False)
@@ -55,8 +64,11 @@ def test_the_bound_and_not_the_drop_must_be_within_the_tolerance(strongest):
 
 
 def test_less_confidence_allows_more(strongest):
-    (row,) = strongest(*curve(1, 4, 30), tolerance=0.05, confidence=0.6)
-    assert row["largest_strength"] == 0.4
+    # Of 4 lost no more than 9.0 % with 95 % confidence, and 5.2 % with 60 %.
+    (row,), (sure,) = strongest(*curve(1, 4, 30), tolerance=0.06, confidence=0.6), strongest(tolerance=0.06)
+    assert (row["largest_strength"], sure["largest_strength"]) == (0.4, 0.2)
+    assert row["worst_drop"] == pytest.approx(-worst(4, confidence=0.6), abs=0.003)
+    assert sure["failing_worst_drop"] == pytest.approx(-worst(4), abs=0.004)
 
 
 def test_a_weaker_strength_that_fails_ends_the_search(strongest):
@@ -71,6 +83,20 @@ def test_where_all_pass_more_may_be_possible(strongest):
     assert row["reason"] == "the strongest measured passes too"
 
 
+def test_items_too_few_to_show_so_small_a_loss_are_said_beforehand(strongest):
+    # Of 20 right answers none is lost, yet 1 - .05 ** (1 / 20) = 13.9 % may be, 14.6 % with what Student's adds for 40.
+    few = {"task": lost(0, of=20, items=40)}
+    runs = [level_run(levels=few, chance=0.0), level_run("magnitude", 0.2, few, chance=0.0)]
+    (row,) = strongest(*runs, tolerance=0.05, resamples=20_000)
+    assert (row["largest_strength"], row["first_failing"], row["items"], row["seeds"]) == (None, None, 40, 1)
+    found = re.fullmatch(r"too few items: had none been lost, (.*) % might be; about (.*) would do", row["reason"])
+    assert float(found[1]) == pytest.approx(100 * worst(0, 20, 40), rel=0.03)
+    assert float(found[2]) == pytest.approx(40 * worst(0, 20, 40) / 0.05, rel=0.05)
+    # What might be lost is within a tolerance of 20 %, and is not known to be more than measured ones lose.
+    (row,) = strongest(tolerance=0.2, resamples=20_000)
+    assert row["largest_strength"] == 0.2 and row["worst_drop"] == pytest.approx(-worst(0, 20, 40), rel=0.03)
+
+
 def test_few_bits_are_strong(strongest):
     levels = {"task": lost(0)}
     runs = [level_run(levels=levels, chance=0.0)]
@@ -82,9 +108,9 @@ def test_few_bits_are_strong(strongest):
 
 
 def test_of_the_score_above_chance_the_same_answers_are_a_larger_share(strongest):
-    # 4 of 100 right answers are 4 %, but of the 50 above a chance of .25 they are 8 %.
+    # 4 of 100 right answers are 4 %, surely less than 9.0, but of the 50 above a chance of .25 they are 8 %.
     runs = curve(1, 4, 30, chance=0.25)
-    (raw,), (corrected,) = strongest(*runs, tolerance=0.09), strongest(tolerance=0.09, corrected=True)
+    (raw,), (corrected,) = strongest(*runs, tolerance=0.12), strongest(tolerance=0.12, corrected=True)
     assert (raw["measure"], raw["largest_strength"]) == ("raw", 0.4)
     assert (corrected["measure"], corrected["largest_strength"]) == ("chance-corrected", 0.2)
     assert corrected["failing_drop"] == pytest.approx(-0.08, abs=1e-6)
@@ -108,10 +134,10 @@ def test_what_has_no_bound_says_why(strongest, tmp_path):
     (row,) = strongest(*curve(1, 4)[1:])
     assert (row["largest_strength"], row["reason"]) == (None, "there is no dense run of this level")
     ((key, members),) = level_tables.level_sets(
-        results.read_runs(write_tree(tmp_path / "b", *curve(1, 4, groups=["all"] * 200)))
+        results.read_runs(write_tree(tmp_path / "b", *curve(1, 4, groups=[f"{number % 9}" for number in range(200)])))
     ).items()
     (row,) = tolerance.max_strengths(key, resampling.resampled_curves(members, 50, 0))
-    assert row["reason"] == "fewer than 5 groups of items"
+    assert row["reason"] == "fewer than 10 groups of items"
     ((key, members),) = level_tables.level_sets(
         results.read_runs(write_tree(tmp_path / "c", *curve(1, 4, chance=None)))
     ).items()

@@ -1,13 +1,14 @@
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
+import scipy.stats
 from synthetic_runs import run, write_tree
 
 from analysis import results, tables
 from analysis.fine_tuning import transfers
-from analysis.uncertainty import bootstrap
 
 LABELS = np.arange(200) % 2
 
@@ -23,7 +24,10 @@ def answered(transfer, strength, wrong, seed=41, task="qnli", labels=LABELS, **c
 
 @pytest.fixture
 def table(tmp_path):
-    return lambda *runs: transfers.difference_table(results.read_runs(write_tree(tmp_path, *runs)), resamples=500)
+    def read(*runs, resamples=500):
+        return transfers.difference_table(results.read_runs(write_tree(tmp_path, *runs)), resamples=resamples)
+
+    return read
 
 
 def of_pair(rows, transfer, against):
@@ -47,8 +51,10 @@ def test_differences_by_hand(table):
     assert repaired["items"] == 200 and repaired["seeds"] == (41,) and repaired["reason"] == ""
     assert of_pair(rows, "sparse_to_dense", "dense_transfer")["verdict"] == "lower"
     same = of_pair(rows, "dense_transfer_freezing", "dense_transfer")
-    assert (same["difference"], same["difference_low"], same["difference_high"]) == (0, 0, 0)
-    assert same["verdict"] == "cannot tell"
+    # An unseen item may be right on one side alone: 1 - .025 ** (1 / 200) = .0183, and 1 % for Student's.
+    bounds = [same["difference_low"], same["difference_high"]]
+    assert same["difference"] == 0 and bounds == pytest.approx([-0.0185, 0.0185], rel=0.2)
+    assert same["verdict"] == "cannot tell" and same["p_value"] == same["holm_p"] == 1
 
 
 def test_items_that_both_find_hard_cancel(table):
@@ -89,18 +95,62 @@ def test_why_there_is_no_interval_is_said(table):
 
 
 def test_few_items_say_nothing(table):
-    few = {"labels": np.array([0, 1])}
-    (row,) = table(answered("sparse_transfer", 0.5, (), **few), answered("sparse_to_dense", 0.5, (0,), **few))
-    assert row["difference"] == -0.5 and row["difference_low"] is None and row["reason"] == "too few items"
+    few = {"labels": np.arange(9) % 2}
+    (row,) = table(answered("sparse_transfer", 0.5, (), **few), answered("sparse_to_dense", 0.5, (0, 1, 2), **few))
+    assert row["difference"] == pytest.approx(-1 / 3) and row["difference_low"] is row["p_value"] is None
+    assert row["holm_p"] is None and row["verdict"] == "cannot tell" and row["reason"] == "fewer than 10 items"
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0.1, 0.2, "higher"), (-0.2, -0.1, "lower"), (-0.1, 0.1, "cannot tell"), (0.0, 0.1, "cannot tell"),
-     (None, None, "cannot tell")],
-)  # fmt: skip
-def test_verdicts(low, high, expected):
-    assert transfers.verdict(bootstrap.Interval(0.1, low, high)) == expected
+def test_ten_items_say_something(table):
+    enough = {"labels": np.arange(10) % 2}
+    (row,) = table(answered("sparse_transfer", 0.5, (), **enough), answered("sparse_to_dense", 0.5, (0,), **enough))
+    assert row["difference_low"] < -0.1 < row["difference_high"] and row["reason"] == "" and row["p_value"] > 0.05
+
+
+def sparse_and_repaired(strength, repaired, **changes):
+    """Of 200 items that sparse gets right all but some, which sparse to dense repairs."""
+    return [
+        answered("sparse_transfer", strength, range(repaired), **changes),
+        answered("sparse_to_dense", strength, (), **changes),
+    ]
+
+
+@pytest.mark.parametrize("repaired", [3, 5, 7])
+def test_the_p_value_is_that_of_the_sign_test(table, repaired):
+    """All items that differ do so in one direction; an unseen one outweighs each of them with probability 1/2."""
+    (row,) = table(*sparse_and_repaired(0.5, repaired), resamples=40_000)
+    # Two-sided, from the normal distribution to Student's of 200 items.
+    students = scipy.stats.t.cdf(scipy.stats.norm.ppf(0.5**repaired) / (201 / 199) ** 0.5, 199)
+    assert row["p_value"] == pytest.approx(2 * students, rel=0.12)
+    assert row["holm_p"] == row["p_value"]
+    assert row["verdict"] == ("higher" if repaired > 5 else "cannot tell")
+
+
+def test_verdicts_count_all_comparisons_of_the_table(table, tmp_path):
+    """p is .031 and more: one comparison is told, of two neither, and with a third that is plain it alone is."""
+    (alone,) = table(*sparse_and_repaired(0.5, 6), resamples=20_000)
+    assert 0.025 < alone["p_value"] < 0.05 and alone["verdict"] == "higher"
+    rows = table(*sparse_and_repaired(0.7, 6), *sparse_and_repaired(0.9, 100), resamples=20_000)
+    first, second, plain = rows
+    assert first["p_value"] == pytest.approx(alone["p_value"]) == second["p_value"]
+    # Three tests: the smallest p counts three times, the next twice, the last no less than that.
+    assert plain["holm_p"] == pytest.approx(3 * plain["p_value"]) and plain["verdict"] == "higher"
+    assert [row["holm_p"] for row in (first, second)] == pytest.approx([2 * alone["p_value"]] * 2)
+    assert first["verdict"] == second["verdict"] == "cannot tell"
+
+
+def test_tasks_whose_dense_transfer_is_at_chance_are_not_judged_and_do_not_count(table):
+    rows = table(
+        answered("dense_transfer", None, range(100)), *sparse_and_repaired(0.5, 100),
+        answered("dense_transfer", None, range(20), task="rte"), *sparse_and_repaired(0.5, 7, task="rte"),
+    )  # fmt: skip
+    qnli, rte = (of_pair([row for row in rows if row["task"] == task], "sparse_to_dense", "sparse_transfer")
+                 for task in ("qnli", "rte"))  # fmt: skip
+    assert qnli["p_value"] < 0.01 and qnli["holm_p"] is None and qnli["verdict"] == "cannot tell"
+    counted = [row for row in rows if row["task"] == "rte"]
+    least = min(row["p_value"] for row in counted)
+    assert min(row["holm_p"] for row in counted) == pytest.approx(len(counted) * least)
+    assert rte["dense_above_chance"] is True and qnli["dense_above_chance"] is False
 
 
 def test_the_summary_counts_what_is_sure(tmp_path):
@@ -110,11 +160,13 @@ def test_the_summary_counts_what_is_sure(tmp_path):
         answered("sparse_to_dense", "2:4", range(50)),
         answered("dense_transfer", None, range(100), task="rte"), answered("sparse_to_dense", 0.5, (), task="rte"),
     ))  # fmt: skip
-    lines = transfers.summary_lines(rows, resamples=200)
+    lines = transfers.summary_lines(transfers.difference_table(rows, resamples=2000))
     assert lines[2] == "| task | data | strength | sparse to dense - dense | sparse to dense - sparse |"
     half, nm, rte = lines[4:7]
     assert half.startswith("| QNLI | 100 % | 50 % | **-0.400 [-0.4") and "| **+0.050 [+0.0" in half
-    assert nm.startswith("| QNLI | 100 % | 2:4 | **-0.200 [") and nm.endswith("| +0.000 [+0.000, +0.000] |")
+    assert nm.startswith("| QNLI | 100 % | 2:4 | **-0.200 [") and re.search(
+        r"\| \+0\.000 \[-0\.0\d\d, \+0\.0\d\d\] \|$", nm
+    )
     assert rte.startswith("| RTE |") and rte.endswith(" |  |")
     assert lines[-2:] == [
         "- Sparse to dense against dense: higher in 0, lower in 2, cannot tell in 0 of 2 comparisons.",
@@ -124,4 +176,10 @@ def test_the_summary_counts_what_is_sure(tmp_path):
 
 def test_dense_and_sparse_alone_have_no_table(tmp_path):
     rows = results.read_runs(write_tree(tmp_path, run("dense_transfer", None), run()))
-    assert transfers.summary_lines(rows) == transfers.difference_table(rows) == []
+    table = transfers.difference_table(rows)
+    assert table == transfers.summary_lines(table) == []
+    against_dense = transfers.difference_table(results.read_runs(write_tree(tmp_path, run("sparse_to_dense"))))
+    assert [(row["transfer"], row["against"]) for row in against_dense] == [
+        ("sparse_to_dense", "dense_transfer"), ("sparse_to_dense", "sparse_transfer"),
+    ]  # fmt: skip
+    assert transfers.summary_lines(against_dense) != []

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 from synthetic_runs import level_run, write_tree
 
 from analysis import results
@@ -55,7 +56,7 @@ def test_levels_that_fall_ever_faster_are_monotonic(measured):
     assert (row["measure"], row["levels"], row["order"], row["verdict"]) == ("raw", 3, True, "monotonic")
     assert row["order_share"] > 0.95 and row["luck"] == pytest.approx(1 / 6)
     assert row["p_value"] == row["holm_p"] < 0.01 and row["contrary_p"] > 0.9
-    assert row["text"].startswith("monotonic: each harder level falls faster than the next easier one (p ")
+    assert row["text"].startswith("monotonic: each harder level falls faster than the next easier one (one-sided p ")
     assert row["page_p"] < 1e-6 and row["page_blocks"] == 30 and "over 30 groups of items the loss grows" in row["text"]
     # From the easiest to the hardest the slope steepens by .8.
     assert row["junk_dna_low"] < 0.8 < row["junk_dna_high"]
@@ -63,11 +64,11 @@ def test_levels_that_fall_ever_faster_are_monotonic(measured):
 
 
 def test_levels_that_fall_ever_slower_are_not_monotonic(measured):
-    (row,) = measured(*sweep((-1.0, -0.6, -0.2))).orders
+    (row,) = measured(*sweep((-1.0, -0.6, -0.2)), resamples=2000).orders
     assert (row["order"], row["verdict"]) == (False, "not monotonic")
     assert row["text"].startswith("not monotonic: ") and " falls slower than " in row["text"]
     assert row["contrary_p"] < 0.01 and row["order_share"] == 0 and row["junk_dna_score"] < -0.6
-    assert "the loss is not shown to grow with difficulty (Page's L, p = 1.000)" in row["text"]
+    assert "the loss is not shown to grow with difficulty (Page's L, one-sided p = 1.000)" in row["text"]
 
 
 def test_levels_that_fall_alike_cannot_be_told_and_many_items_would_be_needed(measured):
@@ -90,9 +91,15 @@ def test_more_items_are_needed_where_more_curves_are_judged_together(tmp_path):
     assert together["items_needed"] / alone["items_needed"] == pytest.approx(1.211, rel=0.01)
 
 
-def test_intervals_hold_the_truth_and_agree_with_the_paired_error(measured, tmp_path):
+def stretched(estimate, bound, clusters, confidence=0.95):
+    """A bound moved away from the estimate as Student's quantile and exponential weights of few clusters ask for."""
+    one_sided = (1 + confidence) / 2
+    students = scipy.stats.t.ppf(one_sided, clusters - 1) / scipy.stats.norm.ppf(one_sided)
+    return estimate + (bound - estimate) * students * ((clusters + 1) / (clusters - 1)) ** 0.5
+
+
+def test_intervals_hold_the_truth(measured):
     found = measured(*sweep((-0.2, -0.6, -1.0), items=600, clusters=600), resamples=2000)
-    table = level_tables.level_table(results.read_runs(tmp_path))
     for level, slope in zip(LEVELS, (-0.2, -0.6, -1.0), strict=True):
         row = only(found.levels, level=level)
         assert row["slope_low"] < slope < row["slope_high"] and row["slope_high"] - row["slope_low"] < 0.3
@@ -100,12 +107,71 @@ def test_intervals_hold_the_truth_and_agree_with_the_paired_error(measured, tmp_
         assert (row["spearman"], row["spearman_high"]) == (1, 1)
         # At slope s the drop reaches 5 % at .05 / |s|, on a straight line from the dense model on.
         assert row["amount_at_5_low"] < 0.05 / -slope < row["amount_at_5_high"]
+
+
+def test_the_bounds_of_a_drop_are_those_of_the_share_that_is_lost(measured, tmp_path):
+    """Compressed models lose right answers and find none: of m right ones k are lost, independently of each other.
+
+    Below, the unseen item is one that is lost, which gives the bound of Clopper and Pearson; above, one that is found,
+    which weighs as much as an item does.
+    """
+    items = 300
+    found = measured(*sweep((-0.2, -1.0), items=items, clusters=items), resamples=10_000)
+    rows = results.read_runs(tmp_path)
+    table = level_tables.level_table(rows)
+    rng = np.random.default_rng(1)
     for point in found.points:
-        same = {"level": point["level"], "strength": point["strength"]}
-        expected = only(table, **same)
-        assert point["normalized_drop"] == expected["normalized_drop"]
-        ours = point["drop_high"] - point["drop_low"]
-        assert ours == pytest.approx(expected["drop_high"] - expected["drop_low"], rel=0.1)
+        row = only(table, level=point["level"], strength=point["strength"])
+        right, kept = (round(items * row[name]) for name in ("dense_mean_score", "mean_score"))
+        lost = right - kept
+        assert point["normalized_drop"] == row["normalized_drop"] == pytest.approx(-lost / right)
+        low = -scipy.stats.beta.ppf(0.975, lost + 1, right - lost)
+        of_lost, of_kept, unseen = (
+            rng.gamma(lost, size=200_000),
+            rng.gamma(kept, size=200_000),
+            rng.exponential(size=200_000),
+        )
+        high = np.quantile((unseen - of_lost) / (of_lost + of_kept), 0.975)
+        expected = [stretched(-lost / right, bound, items) for bound in (low, high)]
+        # Quantiles of 10,000 resamples, to 4 % of the distance.
+        width = expected[1] - expected[0]
+        assert [point["drop_low"], point["drop_high"]] == pytest.approx(expected, abs=0.03 * width)
+        # No loss is as far below 0 as seen where the unseen item is found and weighs more than all that are lost.
+        assert (point["loss_p"] < 0.001) == (lost > 10)
+
+
+def test_the_p_value_of_a_loss_is_that_of_the_sign_test(measured):
+    # Each of k lost items weighs as the unseen one does, which outweighs them with probability 2^-k.
+    def right(count):
+        return [1.0] * count + [0.0] * (1000 - count)
+
+    runs = [level_run("magnitude", 0.1 * lost, {"easy": right(500 - lost)}, chance=0.0) for lost in (1, 3, 5)]
+    found = measured(level_run(levels={"easy": right(500)}, chance=0.0), *runs, resamples=20_000)
+    assert [point["loss_p"] for point in found.points] == pytest.approx([1 / 2, 1 / 8, 1 / 32], rel=0.1)
+
+
+def test_a_drop_of_all_is_no_larger(measured):
+    # All of 20 right answers are lost. An unseen one that is found weighs w, the others 20 in all: w / weights - 1,
+    # of which the 97.5 % quantile is .025 ** (-1 / 20) - 2.
+    runs = level_run(levels={"easy": [1.0] * 20}), level_run("wanda", 0.5, {"easy": [0.0] * 20})
+    (point,) = measured(*runs, resamples=20_000).points
+    assert (point["normalized_drop"], point["drop_low"]) == (-1, -1)
+    assert point["drop_high"] == pytest.approx(stretched(-1, 0.025 ** (-1 / 20) - 2, 20), abs=0.02)
+
+
+def test_intervals_are_put_into_the_table(measured, tmp_path):
+    found = measured(*sweep((-0.2, -0.6), items=60, compression="wanda"))
+    table = level_tables.level_table(results.read_runs(tmp_path))
+    told = trends.with_intervals(table, found)
+    assert [{**row, "drop_low": None, "drop_high": None} for row in told] == table
+    for row in told:
+        if row["compression"] == "dense":
+            assert row["drop_low"] is row["drop_high"] is None
+        else:
+            point = only(found.points, level=row["level"], strength=row["strength"])
+            assert (row["drop_low"], row["drop_high"]) == (point["drop_low"], point["drop_high"])
+            assert row["drop_low"] < row["normalized_drop"] < row["drop_high"]
+    assert trends.with_intervals(table, trends.Trends([], [], [], [])) == table
 
 
 def test_seeds_are_resampled_too(measured, tmp_path):
@@ -196,6 +262,17 @@ def test_one_strength_has_no_slope_but_losses(measured):
     assert point["drop_low"] < point["normalized_drop"] < point["drop_high"]
 
 
+def test_two_strengths_give_a_difference_and_no_order(measured):
+    found = measured(*sweep((-0.2, -0.6, -1.0), items=900)[:3])
+    (row,) = found.orders
+    assert (row["order"], row["verdict"], row["p_value"], row["junk_dna_score"]) == (None, "cannot tell", None, None)
+    assert row["text"].startswith("cannot tell: two strengths give a difference, not a slope: measure a third; over 30")
+    level = only(found.levels, level="hard")
+    first, second = (only(found.points, level="hard", strength=strength)["normalized_drop"] for strength in (0.2, 0.4))
+    assert level["slope"] == pytest.approx((second - first) / 0.2)
+    assert level["slope_low"] < level["slope"] < level["slope_high"] and level["spearman"] is None
+
+
 def test_one_level_has_no_order(measured):
     (row,) = measured(*sweep((-0.4,))).orders
     assert row["text"] == "cannot tell: 1 of 1 levels can be compared."
@@ -214,13 +291,21 @@ def test_constant_scores_have_no_correlation_and_are_never_reached(measured):
     constant = {"easy": [1.0, 0.0] * 20, "hard": [1.0, 1.0, 0.0, 0.0] * 10}
     runs = [level_run(levels=constant, chance=0.0)]
     runs += [level_run("magnitude", strength, constant, chance=0.0) for strength in STRENGTHS]
-    found = measured(*runs)
+    found = measured(*runs, resamples=10_000)
     (row,) = found.orders
     assert (row["order"], row["verdict"], row["items_needed"]) == (False, "cannot tell", None)
     assert "more items alone would not tell" in row["text"]
     level = only(found.levels, level="easy")
-    assert (level["slope"], level["slope_low"], level["slope_high"]) == (0, 0, 0)
+    # An unseen item that is right at .2 and .4 and wrong at .6 is w of the w + weights of 20 right ones, and one that
+    # is right at .6 alone is w of the weights; the median of the slopes is that from .2 to .6.
+    share = 1 - 0.025 ** (1 / 20)
+    expected = [stretched(0, bound / 0.4, 40) for bound in (-share, share / (1 - share))]
+    assert level["slope"] == 0 and [level["slope_low"], level["slope_high"]] == pytest.approx(expected, rel=0.05)
     assert level["spearman"] is level["spearman_low"] is level["amount_at_5"] is level["amount_at_5_high"] is None
+    # With an unseen item that is lost everywhere, 5 % are reached on the way to .2.
+    tail = scipy.stats.norm.cdf(-stretched(0, scipy.stats.norm.ppf(0.975), 40))
+    shortest = [0.2 * tolerance / (1 - tail ** (1 / 20)) for tolerance in (0.05, 0.1)]
+    assert [level["amount_at_5_low"], level["amount_at_10_low"]] == pytest.approx(shortest, rel=0.05)
     assert level["largest_amount"] == 0.6
     assert level["amount_reason"] == "a loss of 5 % and 10 % is not reached within 0.6"
 
@@ -229,20 +314,25 @@ def test_levels_at_chance_and_few_groups_have_no_intervals(measured, tmp_path):
     found = measured(*sweep((-0.2, -0.6), of_level={"hard": {"chance": 0.9}, "middle": {"chance": 0.9}}))
     assert only(found.levels, level="middle")["reason"] == "the dense score is not above chance"
     assert only(found.levels, level="easy")["slope_low"] is not None
-    few = trends.measure(results.read_runs(write_tree(tmp_path / "b", *sweep((-0.2, -0.6), clusters=4))), 100)
-    assert {level["reason"] for level in few.levels} == {"fewer than 5 groups of items"}
+    few = trends.measure(results.read_runs(write_tree(tmp_path / "b", *sweep((-0.2, -0.6), clusters=9))), 100)
+    assert {level["reason"] for level in few.levels} == {"fewer than 10 groups of items"}
     assert few.levels[0]["slope"] is not None and few.levels[0]["slope_low"] is None
-    assert few.orders[0]["text"] == "cannot tell: no intervals: fewer than 5 groups of items."
+    assert few.orders[0]["text"] == "cannot tell: no intervals: fewer than 10 groups of items."
+    enough = trends.measure(results.read_runs(write_tree(tmp_path / "c", *sweep((-0.2, -0.6), clusters=10))), 100)
+    assert {level["reason"] for level in enough.levels} == {""} and enough.levels[0]["slope_low"] is not None
 
 
 def test_a_dense_score_near_chance_leaves_corrected_slopes_without_interval(measured):
-    # .05 above chance, five of its standard errors of 0.01, but by groups of items it is not.
-    groups = [f"group {number // 10}" for number in range(100)]
-    dense = [1.0] * 50 + [0.0] * 50
-    runs = [level_run(levels={"easy": dense, "hard": dense}, groups=groups, chance=0.45)]
+    # Dense scores .8 and .4: their mean, .6, has an error of .2 over seeds and is below a chance of .45 in 23 % of the
+    # resamples, and below 0 in .1 %, though it is above chance by the errors of the items.
+    def right(count):
+        return {level: [1.0] * count + [0.0] * (100 - count) for level in ("easy", "hard")}
+
+    runs = [level_run(levels=right(count), seed=seed, chance=0.45) for seed, count in enumerate((80, 40))]
     runs += [
-        level_run("magnitude", strength, {"easy": [0.0] * 2 + dense[2:], "hard": dense}, groups=groups, chance=0.45)
-        for strength in (0.2, 0.4)
+        level_run("magnitude", strength, right(count), seed, chance=0.45)
+        for strength in STRENGTHS
+        for seed, count in enumerate((78, 38))
     ]
     found = measured(*runs)
     corrected = only(found.orders, measure="chance-corrected")
@@ -275,12 +365,12 @@ def test_ranks_of_unknown_size_have_no_slope(measured):
 
 
 def test_columns_are_complete_and_nothing_is_nan(measured):
-    found = measured(*sweep((-0.2, -0.6, -1.0), items=40, clusters=8))
+    found = measured(*sweep((-0.2, -0.6, -1.0), items=40, clusters=10))
     assert all(set(row) == set(trends.POINT_COLUMNS) for row in found.points)
     assert all(set(row) == set(trends.LEVEL_COLUMNS) for row in found.levels)
     assert all(set(row) == set(trends.ORDER_COLUMNS) for row in found.orders)
     json.dumps(found, allow_nan=False)
-    assert trends.measure([]) == ([], [], [])
+    assert found.differences == [] and trends.measure([]) == ([], [], [], [])
 
 
 def test_the_same_seed_gives_the_same_numbers(measured, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 from synthetic_runs import run, write_tree
 
 from analysis import monotonicity, results
-from analysis.fine_tuning import tuning_trends
+from analysis.fine_tuning import transfers, tuning_trends
 from analysis.uncertainty import trends
 
 ITEMS = 400
@@ -77,6 +77,19 @@ def test_an_easy_and_a_hard_task_are_levels_of_their_category(measure):
     assert [row["verdict"] for row in orders] == [trends.MONOTONIC] * 2
 
 
+def test_the_transfers_against_each_other_are_measured_too(tmp_path):
+    repaired = {"seed": 41, "strength_kind": "sparsity"}
+    tree = write_tree(
+        tmp_path, *curve(0.8, 0.7, 0.6), {**answered(0.85, 0.4, **repaired), "transfer": "sparse_to_dense"}
+    )
+    rows = results.read_runs(tree)
+    found = tuning_trends.measure(rows, resamples=500, seed=3)
+    assert found.differences == transfers.difference_table(rows, resamples=500, seed=3)
+    assert [(row["strength"], row["against"]) for row in found.differences] == [
+        (0.4, "dense_transfer"), (0.4, "sparse_transfer"),
+    ]  # fmt: skip
+
+
 def test_tasks_have_draws_of_their_own_and_data_fractions_share_theirs(tmp_path):
     rows = results.read_runs(write_tree(
         tmp_path, *[answered(0.8, task=task, fraction=share) for task in ("qnli", "rte") for share in (1.0, 0.1)],
@@ -114,7 +127,7 @@ def test_the_summary_names_tasks_levels_and_verdicts(measure):
     assert lines[4].startswith("| QNLI | sparsity | 100 % | -0.056 [-") and lines[4].endswith(" | 1 | 400 |")
     assert lines[5].startswith("| QNLI | sparsity | 10 % | -0.556 [-")
     assert lines[-2].startswith("- QNLI by unstructured sparsity, raw slopes: monotonic: each harder level falls")
-    assert tuning_trends.summary_lines(trends.Trends([], [], [])) == []
+    assert tuning_trends.summary_lines(trends.Trends([], [], [], [])) == []
 
 
 def test_a_single_level_has_no_verdict_to_print(measure):

@@ -21,7 +21,7 @@ from analysis.uncertainty.bootstrap import RESAMPLES, Replicates, Scores
 
 MULTI_DOMAIN, TRANSLATION = "multi_domain", "translation"
 SETTINGS = (MULTI_DOMAIN, TRANSLATION)
-KEPT_REPLICATES = 1000  # of so many levels of runs, 80 kB each: tables, figures and summary need the same
+KEPT_REPLICATES = 5000  # of so many levels of runs, 16 kB each: tables, figures and summary need the same
 
 COLUMNS = (
     "setting", "model", "task", "condition", "level", "share", "train_rows", "difficulty", "metric", "transfer",
@@ -153,6 +153,8 @@ def corrected_drop(score: float, dense: float | None, chance: float | None, lear
 
 def _intervals(own: list[Row], dense: list[Row], chance: float | None, learned: bool | None, resamples: int) -> Row:
     found = dict.fromkeys(f"{stem}_{side}" for stem in MEASURES.values() for side in ("low", "high"))
+    if own is dense:
+        return found
     compressed, reference = mean_scores(own, resamples), mean_scores(dense, resamples)
     if compressed is None or reference is None or compressed.items != reference.items:
         return found

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from analysis import drawing, tables
 from analysis.levels import level_tables
 from analysis.tables import Row
-from analysis.uncertainty import resampling, trends
-from analysis.uncertainty.bootstrap import RESAMPLES
+from analysis.uncertainty import trends
 
 TITLE = {
     2: "Setting 2: number of options to choose from",
@@ -38,11 +37,7 @@ def levels(rows: list[Row]) -> Figure:
     sets = level_tables.level_sets(rows)
     if len(sets) > 1:
         raise ValueError(f"the runs belong in {len(sets)} figures; take one of level_tables.level_sets")
-    table = level_tables.level_table(rows)
-    for key, members in sets.items():
-        curves = resampling.resampled_curves(members, RESAMPLES, 0, table)
-        table = trends.with_intervals(table, trends.of_figure(key, curves))
-    return draw(table)
+    return draw(trends.level_table(rows))
 
 
 def draw(table: list[Row]) -> Figure:

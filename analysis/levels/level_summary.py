@@ -225,8 +225,8 @@ def _scores(table: list[Row]) -> list[str]:
         cells = [_score(line[level]) if level in line else "" for level in levels]
         body.append([compression_name(point), strength_text(point), " ".join(map(str, point["seeds"])), *cells])
     return [
-        "Mean over seeds; in brackets the normalized drop ± half of its 95 % interval over items, each compared with "
-        "the dense model's outcome on it and clustered by group. No drop where the dense score is not above chance.",
+        "Mean over seeds; in brackets the normalized drop with its 95 % interval over groups of items and over seeds, "
+        "each item compared with the dense model's outcome on it. No drop where the dense score is not above chance.",
         "",
         *markdown(["compression", "strength", "seeds", *heads], body),
     ]
@@ -329,7 +329,9 @@ def _pairing_cautions(table: list[Row]) -> list[str]:
             f"{compression_name(worst)} at {strength_text(worst)})."
         )
     if few:
-        found.append(f"{few} of {len(points)} points have {FEW_CLUSTERS} in common with the dense run: no interval.")
+        found.append(
+            f"{few} of {len(points)} points have no interval: the runs of their curve have {FEW_CLUSTERS} in common."
+        )
     return found
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from analysis import drawing, monotonicity, tables
 from analysis.levels import level_figures, level_tables
 from analysis.tables import Row
+from analysis.uncertainty import trends
 from analysis.wording import markdown, spearman_text
 
 SIZE_COLUMNS = (
@@ -84,7 +85,7 @@ def by_size(rows: list[Row]) -> Figure:
     sets = level_tables.level_sets(rows)
     if len(sets) > 1:
         raise ValueError(f"the runs belong in {len(sets)} figures; take one of level_tables.level_sets")
-    return draw(size_table(level_tables.level_table(rows)))
+    return draw(size_table(trends.level_table(rows)))
 
 
 def draw(points: list[Row]) -> Figure:

@@ -103,6 +103,14 @@ class Pair(NamedTuple):
         return None if self.p_value is None else items_needed(self.replicates, self.difference, 1 - alpha)
 
 
+def level_table(rows: list[Row], resamples: int = RESAMPLES) -> list[Row]:
+    """level_tables.level_table of the runs of one figure, with intervals."""
+    table = level_tables.level_table(rows)
+    for key, members in level_tables.level_sets(rows).items():
+        table = with_intervals(table, of_figure(key, resampled_curves(members, resamples, 0, table)))
+    return table
+
+
 def with_intervals(table: list[Row], found: Trends) -> list[Row]:
     """The rows of one level_table with drop_low and drop_high of `measure`'s points."""
     bounds = {_place(point): point for point in found.points}
@@ -290,7 +298,7 @@ def _level_trend(place: Row, level: LevelCurve, confidence: float) -> LevelTrend
             losses[name] = {group: loss / above for group, loss in own.losses.items()}
         prefix = "slope" if name == RAW else "corrected_slope"
         _, row[f"{prefix}_low"], row[f"{prefix}_high"] = slopes[name].interval(confidence)
-        if row[prefix] is not None and row[f"{prefix}_low"] is None:
+        if row[prefix] is not None and None in (row[f"{prefix}_low"], row[f"{prefix}_high"]):
             row["reason"] = row["reason"] or AT_CHANCE
     return LevelTrend(statistics, slopes, losses, level.points[0]["dataset"], row)
 
@@ -469,11 +477,11 @@ def _sentence(row: Row, pairs: list[Pair], alpha: float, outlook: str) -> str:
     if row["p_value"] is None:
         told = f"{CANNOT_TELL}: {row['text']}"
     elif row["verdict"] == MONOTONIC:
-        told = f"{MONOTONIC}: each harder level falls faster than the next easier one ({_p(row['holm_p'])})"
+        told = f"{MONOTONIC}: each harder level falls faster than the next easier one (one-sided {_p(row['holm_p'])})"
     elif row["verdict"] == NOT_MONOTONIC:
         pair = min(pairs, key=lambda pair: pair.contrary_p)
         told = f"{NOT_MONOTONIC}: {pair.harder} falls slower than {pair.easier}, which is easier "
-        told += f"({_p(row['holm_contrary_p'])})"
+        told += f"(one-sided {_p(row['holm_contrary_p'])})"
     else:
         told = f"{CANNOT_TELL} at this sample size ({row['items']} items a level): {outlook}"
     if row["order_share"] is not None:
@@ -482,7 +490,7 @@ def _sentence(row: Row, pairs: list[Pair], alpha: float, outlook: str) -> str:
     if row["holm_page_p"] is not None:
         found = "grows" if row["holm_page_p"] <= alpha else "is not shown to grow"
         told += f"; over {row['page_blocks']} groups of items the loss {found} with difficulty "
-        told += f"(Page's L, {_p(row['holm_page_p'])})"
+        told += f"(Page's L, one-sided {_p(row['holm_page_p'])})"
     return told + "."
 
 
