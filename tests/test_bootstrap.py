@@ -206,7 +206,7 @@ def test_a_statistic_that_no_resample_moves():
 
 
 def test_a_p_value_smaller_than_the_resamples_can_count_comes_from_their_tail():
-    """Six standard errors below 0: 1e-9 in truth; the exponential tail is thicker than the normal one, and no p is 0."""
+    """Six standard errors below 0 are 1e-9; the exponential tail is thicker than the normal one, and no p is 0."""
     few = replicates(normal_replicates(mean=-6.0, error=1.0, size=2000)).p_below_zero()
     assert 1e-9 < few < 1e-4
     near = replicates(normal_replicates(mean=-2.5, error=1.0, size=2000)).p_below_zero()
