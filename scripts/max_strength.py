@@ -139,8 +139,8 @@ def score_lines(scores: list[Row], confidence: float) -> list[str]:
     lines = [
         "# Junk DNA scores", "",
         "How much faster the hardest level falls than the easiest, in shares of the dense score per unit of weights "
-        f"removed, with the two-sided {100 * confidence:g} % interval: 0 where all levels fall alike, larger where hard "
-        "ones are hurt more.",
+        f"removed, with the two-sided {100 * confidence:g} % interval: 0 where all levels fall alike, larger where "
+        "hard ones are hurt more.",
     ]  # fmt: skip
     for place, own in _by_figure(scores).items():
         body = [
