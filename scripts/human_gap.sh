@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Appendix B and figure 9 of the paper: an easy and a hard task of each of four categories, by how far people are ahead
-# of the dense model; section 5's models and hyper-parameters. glue_sweep.sh says how to change the lists.
+# Appendix B of the paper, and its first version's setting 4: an easy and a hard task of each of four categories, by how
+# far people are ahead of the dense model; section 5's models and hyper-parameters. glue_sweep.sh says how to change the
+# lists.
 set -euo pipefail
 
 export TASKS="${TASKS-sst2 cola qqp stsb qnli rte}"

@@ -98,7 +98,7 @@ def test_drops_that_are_not_defined_are_empty(read):
     assert line["normalized_drops"] == line["mean_drop"] == ""
 
 
-def test_figure_9_shows_the_extremes_of_a_category_among_what_was_learned(read):
+def test_the_figure_shows_the_extremes_of_a_category_among_what_was_learned(read):
     rows = read(
         *curve("qnli", 0.9, 0.8, 0.7, 0.6), *curve("mnli", 0.8, 0.7, 0.6, 0.5), *curve("rte", 0.7, 0.6, 0.5, 0.5),
         *curve("wnli", 0.5, 0.5, 0.5, 0.5), *curve("sst2", 0.9, 0.8, 0.7, 0.6), run(strength="2:4", task="rte"),
@@ -146,7 +146,7 @@ def test_pairs_of_tasks_in_the_order_of_difficulty():
     assert count([gap(0.1, -0.2), *others], "theil_sen_slope") == (0, 0)
 
 
-def test_what_figure_9_lacks_is_listed(read):
+def test_what_the_figure_lacks_is_listed(read):
     rows = read(
         *curve("qnli", 0.9, 0.8, 0.7, 0.6), *curve("mnli", 0.8, 0.7, 0.6, 0.5), *curve("rte", 0.7, 0.6, 0.5, 0.5),
         *curve("sst2", 0.9, 0.8, 0.7, 0.6), *curve("own", 0.9, 0.8, 0.7, 0.6), run(task="cola"), dense(task="qqp"),

@@ -143,7 +143,7 @@ def _from_easy_to_hard(row: Row) -> tuple:
 
 
 def easy_and_hard(gaps: list[Row]) -> dict[tuple[str, str], dict[str, Row]]:
-    """The tasks that figure 9 shows, by kind of strength and category: EASY and HARD, or the ONLY one.
+    """The tasks that the figure human_gap shows, by kind of strength and category: EASY and HARD, or the ONLY one.
 
     Args:
         gaps: a human_gap_table.
@@ -217,7 +217,7 @@ def pairs_in_order(gaps: list[Row], measure: str) -> tuple[int, int]:
 
 
 def left_out(rows: list[Row]) -> list[str]:
-    """One sentence for each thing that figure 9 does not show of the paper's, or of the tree."""
+    """One sentence for each thing that the figure human_gap does not show of the paper's, or of the tree."""
     gaps = human_gap_table(rows)
     shown = easy_and_hard(gaps)
     drawn = {gap["task"] for places in shown.values() for gap in places.values()}

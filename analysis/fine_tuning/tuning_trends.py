@@ -1,7 +1,7 @@
 """Whether harder levels fall faster in fine-tuning, and how sure that is: uncertainty.trends on fine-tuned models.
 
 Two axes of difficulty: less training data (figure 1), where all levels answer the same items, and the gap to people
-(figure 9), where an easy and a hard task of a category are independent of each other. Sparse transfer alone.
+(appendix B), where an easy and a hard task of a category are independent of each other. Sparse transfer alone.
 """
 
 import zlib
