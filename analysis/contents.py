@@ -83,9 +83,9 @@ def several_tasks(members: list[Row]) -> list[Row]:
 
 
 def known_tasks(members: list[Row]) -> list[Row]:
-    """human_gap.human_gap_table, empty where people's score is known for no task."""
+    """human_gap.human_gap_table, empty where it is known of no task how hard it is."""
     found = human_gap.human_gap_table(members)
-    return found if any(row["difficulty"] is not None for row in found) else []
+    return found if any(map(human_gap.has_place, found)) else []
 
 
 # Of fine-tuning runs: the figure, its points, and the columns of these; without points it is not drawn.

@@ -176,7 +176,8 @@ def _gap_label(place: str, gap: Row, measure: str) -> str:
         metric, _, _ = gap["metric"].partition("_")
         return f"{task_name(gap['task'])} ({place}), {metric}: {drawing.slope_text(gap, gap['theil_sen_slope'])}"
     slope = drawing.slope_text(gap, gap["corrected_slope"])
-    return f"{task_name(gap['task'])}, {100 * gap['difficulty']:+.1f} %: {slope}"
+    difficulty = "people not measured" if gap["difficulty"] is None else f"{100 * gap['difficulty']:+.1f} %"
+    return f"{task_name(gap['task'])}, {difficulty}: {slope}"
 
 
 def perplexity(rows: list[Row]) -> Figure:
