@@ -321,5 +321,8 @@ def _order_sentence(kind: str, own: list[Row]) -> str:
             right, categories = map(sum, zip(*within, strict=True)) if within else (0, 0)
             told.append(f"{words} in {held} of {total} pairs of tasks and {right} of {categories} categories")
     if not told:
-        return f"{KIND_NAME[kind]}: no two tasks of known difficulty have the same strengths, so it cannot be told which loses more."
+        return (
+            f"{KIND_NAME[kind]}: no two tasks of known difficulty have the same strengths, so it cannot be told which "
+            "loses more."
+        )
     return f"{KIND_NAME[kind]}: the harder task loses more {', '.join(told)} (by luck alone in half)."
