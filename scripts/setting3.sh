@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Setting 3 of the paper, figure 3: TriviaQA with all or a part of the context, and without it.
-# The paper's lists; llm_sweep.sh says how to change them.
+# Six levels: 20, 40, 60, 80 and 100 % of the text, and none. Table 1 of the paper counts five, table 2 names four (20, 60,
+# 100 %, none): bash scripts/setting3.sh --context_shares 20 40 60 100 has five. The paper's lists; llm_sweep.sh says how
+# to change them.
 set -euo pipefail
 
 SETTING=setting3_context_length
