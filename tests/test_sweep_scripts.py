@@ -1,33 +1,10 @@
 """scripts/quantization.sh and low_rank.sh: what they start, by a stand-in for python that writes down its arguments."""
 
-import os
-import stat
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from llm_tasks import settings
 
-ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "runs/compression_ratio/{setting}/{compression}/{strength}/{seed}"
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Run a script of the project; returns the arguments of every program that it starts."""
-    (tmp_path / "bin").mkdir()
-    python = tmp_path / "bin" / "python"
-    python.write_text(f'#!/bin/bash\nprintf "%s\\x1f" "$@" >>"{tmp_path}/calls"\nprintf "\\n" >>"{tmp_path}/calls"\n')
-    python.chmod(python.stat().st_mode | stat.S_IXUSR)
-
-    def run(name, *arguments, **variables):
-        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {"PATH": path, "VIRTUAL_ENV": str(tmp_path), **variables}
-        subprocess.run(["bash", ROOT / "scripts" / name, *arguments], env=environment, cwd="/", check=True)
-        return [line.split("\x1f")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
-
-    return run
 
 
 def cells(arguments, capsys):
