@@ -220,6 +220,13 @@ def test_arithmetic_tasks_are_read_in_their_published_layout(tmp_path: Path, mon
     ]  # fmt: skip
 
 
+@pytest.mark.network
+def test_arithmetic_on_the_hub():
+    for name, sizes in {"svamp": (700, 300), "mawps": (1089, 1040)}.items():
+        task = mcq_data.load_benchmark(name, None, read_arithmetic=mcq_data.arithmetic_reader(5, 0))
+        assert (len(task.train), len(task.validation)) == sizes
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
