@@ -15,7 +15,9 @@ Questions of your own, csv, json(l) or parquet, any number of options each:
 `answer` is a choice's text, its letter, or as a number its index from 0; in csv `choices` is a JSON list, or the
 options stand in columns A, B, C and so on. Word problems with a number as their answer (SVAMP, MAWPS, or `question` and
 `answer`) become a choice among numbers with --numeric_answers: the wrong ones are what other operations make of the
-problem's own numbers, then those numbers, then near misses (GLUE_tasks/mcq_data.py: numeric_options).
+problem's own numbers, then those numbers, then near misses (GLUE_tasks/mcq_data.py: numeric_options). --task_name mawps
+svamp are the published problems put so, MAWPS in the splits of MU-NLPC/Calc-mawps, SVAMP evaluated on its test split;
+the paper does not say how its encoder answers them.
 
 Learning rate, batch size and weight decay are those of fairseq's recipe for CommonsenseQA, and 5 epochs are its 3,000
 updates. Where we differ: one recipe for all tasks; warm-up over 6 % of the steps instead of 150; AdamW with its usual
@@ -55,9 +57,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--winogrande_config", choices=mcq_data.WINOGRANDE_CONFIGS,
         help="size of the hub's training split (default winogrande_xl, as the paper)")  # fmt: skip
     add("--numeric_answers", action="store_true", help="files hold word problems whose answers are numbers")
-    add("--num_options", type=number(int, 2, 26), help="--numeric_answers: options of every question (default 5)")
+    add("--num_options", type=number(int, 2, 26),
+        help="--numeric_answers, mawps, svamp: options of every question (default 5)")  # fmt: skip
     add("--option_seed", type=number(int, 0, 2**32 - 1),
-        help="--numeric_answers: of the wrong options, the same for all cells (default 0)")  # fmt: skip
+        help="--numeric_answers, mawps, svamp: of the wrong options, the same for all cells (default 0)")  # fmt: skip
     parser.set_defaults(**RECIPE)
 
 
@@ -65,9 +68,10 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     arguments.check_data_options(parser, args)
     if args.numeric_answers and args.task_name:
         parser.error("--numeric_answers goes with --train_file and --validation_file")
+    numeric = args.numeric_answers or set(args.task_name or ()) & set(mcq_data.ARITHMETIC)
     for name in ("num_options", "option_seed"):
-        if getattr(args, name) is not None and not args.numeric_answers:
-            parser.error(f"--{name} goes with --numeric_answers")
+        if getattr(args, name) is not None and not numeric:
+            parser.error(f"--{name} goes with --numeric_answers or --task_name {' '.join(mcq_data.ARITHMETIC)}")
     if args.winogrande_config and (args.data_dir or "winogrande" not in (args.task_name or ())):
         parser.error("--winogrande_config is the hub's: it goes with --task_name winogrande and without --data_dir")
     if args.train_split and not args.task_name:
@@ -102,12 +106,12 @@ def tasks(args: argparse.Namespace) -> list[Cell]:
 
 
 def load(task: Cell, args: argparse.Namespace) -> Task:
+    numeric = mcq_data.arithmetic_reader(args.num_options or 5, args.option_seed or 0)
     if args.train_file:
-        numeric = mcq_data.arithmetic_reader(args.num_options or 5, args.option_seed or 0)
         read = numeric if args.numeric_answers else mcq_data.read_question
         return mcq_data.load_files(args.train_file, args.validation_file, read)
-    name, config = task["task_name"], hub_config(task, args)
-    return mcq_data.load_benchmark(name, args.data_dir, task["train_split"].rpartition("=")[2], hub_config=config)
+    split = task["train_split"].rpartition("=")[2]
+    return mcq_data.load_benchmark(task["task_name"], args.data_dir, split, hub_config(task, args), numeric)
 
 
 def hub_config(task: Cell, args: argparse.Namespace) -> str | None:

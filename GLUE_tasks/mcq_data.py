@@ -1,4 +1,4 @@
-"""Multiple-choice questions for fine-tuning: CommonsenseQA, WinoGrande, and files of one's own; arithmetic too."""
+"""Multiple-choice questions for fine-tuning: CommonsenseQA, WinoGrande, arithmetic, and files of one's own."""
 
 import hashlib
 import json
@@ -29,8 +29,10 @@ from pruning.choices import gap_choices, gold_index, labelled_choices, lettered_
 logger = logging.getLogger(__name__)
 
 WINOGRANDE_CONFIGS = tuple(f"winogrande_{size}" for size in ("xs", "s", "m", "l", "xl", "debiased"))
-SPELLINGS = {"commonsenseqa": "commonsense_qa", "csqa": "commonsense_qa", "winogrande": "winogrande"}
+SPELLINGS = {"commonsenseqa": "commonsense_qa", "csqa": "commonsense_qa", "winogrande": "winogrande", "mawps": "mawps",
+             "svamp": "svamp"}  # fmt: skip
 NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
+ANSWER_FIELDS = ("answer", "Answer", "result_float")  # of word problems
 PLACEHOLDER = re.compile(r"\b(?:number|N_)(\d+)\b")  # MAWPS keeps its problems' numbers apart from their text
 
 
@@ -63,12 +65,22 @@ class Task(NamedTuple):
     facts: dict[str, Any]
 
 
+Reader = Callable[[dict[str, Any], str], Question]  # from a row, and where it stands
+
+
 class Benchmark(NamedTuple):
-    """A data set of the hub: where it is, and the question of a row and of where the row stands."""
+    """A data set of the hub.
+
+    Fields:
+        hub_id, fields: where it is, and what every row must have.
+        read: None for word problems, which arithmetic_reader reads.
+        validation_split: to evaluate on.
+    """
 
     hub_id: str
     fields: tuple[str, ...]
-    read: Callable[[dict[str, Any], str], Question]
+    read: Reader | None
+    validation_split: str = "validation"
 
 
 def canonical_name(task_name: str) -> str:
@@ -90,25 +102,28 @@ def load_benchmark(
     name: str,
     data_dir: Path | None,
     train_split: str = "train",
-    validation_split: str = "validation",
     hub_config: str | None = None,
+    read_arithmetic: Reader | None = None,
 ) -> Task:
     """One of BENCHMARKS, from `data_dir`/<name>/<split>.jsonl[.gz]|.parquet, or from the hub without `data_dir`.
 
+    Args:
+        read_arithmetic: of word problems, an arithmetic_reader.
     Raises:
         ValueError: there is no such split, or a question is not usable (names file, line and field).
     """
     benchmark = BENCHMARKS[name]
+    read = benchmark.read or read_arithmetic
     splits, files = [], []
-    for split in (train_split, validation_split):
+    for split in (train_split, benchmark.validation_split):
         source = Source(name, split, benchmark.hub_id, hub_config, split, benchmark.fields)
-        splits.append([benchmark.read(row, where) for where, row in read_source(source, data_dir)])
+        splits.append([read(row, where) for where, row in read_source(source, data_dir)])
         files += [local_file(source, data_dir)] if data_dir else []
-    facts = {"train_split": train_split, "validation_split": validation_split}
+    facts = {"train_split": train_split, "validation_split": benchmark.validation_split}
     return _task(name, *splits, tuple(files), facts)
 
 
-def load_files(train_file: Path, validation_file: Path, read: Callable[[dict[str, Any], str], Question]) -> Task:
+def load_files(train_file: Path, validation_file: Path, read: Reader) -> Task:
     """A task from two csv, json or parquet files, of which `read` makes questions.
 
     Raises:
@@ -207,11 +222,12 @@ def asked(question: str, choices: Iterable[str], gold: int, context: str = "") -
     return Question(f"Q: {question.strip()}", tuple(f"A: {choice}" for choice in choices), gold)
 
 
-def arithmetic_reader(num_options: int, seed: int) -> Callable[[dict[str, Any], str], Question]:
+def arithmetic_reader(num_options: int, seed: int) -> Reader:
     """A function that reads a word problem with a number as its answer and puts it as a choice among numbers.
 
-    A row has `question`, or SVAMP's `Body` and `Question`, and `answer` or `Answer`. In MAWPS' form `Question` has it
-    all, with number0, number1 … or N_00, N_01 … for what `Numbers` lists.
+    A row has `question`, or SVAMP's `Body` and `Question`, and `answer`, `Answer` or `result_float` (MAWPS in the
+    Calc-X collection). In MAWPS' other form `Question` has it all, with number0, number1 … or N_00, N_01 … for what
+    `Numbers` lists.
 
     Raises (the function):
         ValueError: a field is missing, the answer is no number, or a text has a number that `Numbers` lacks.
@@ -219,7 +235,7 @@ def arithmetic_reader(num_options: int, seed: int) -> Callable[[dict[str, Any], 
 
     def read(row: dict[str, Any], where: str) -> Question:
         text = _problem_text({field: value for field, value in row.items() if value is not None}, where)
-        field = "answer" if "answer" in row else "Answer"
+        field = next((name for name in ANSWER_FIELDS if name in row), "Answer")
         check_fields(row, where, [field])
         answer = _number(row[field], where, f"{field!r} is")
         generator = np.random.default_rng([seed, *hashlib.sha256(text.encode()).digest()[:8]])
@@ -312,4 +328,8 @@ def _results(first: float, second: float) -> Iterable[float]:
 BENCHMARKS = {
     "commonsense_qa": Benchmark("tau/commonsense_qa", ("question", "choices", "answerKey"), read_commonsense_qa),
     "winogrande": Benchmark("allenai/winogrande", ("sentence", "option1", "option2", "answer"), read_winogrande),
+    # The splits of the Calc-X collection, without training problems that are nearly those of validation and test.
+    "mawps": Benchmark("MU-NLPC/Calc-mawps", (), None),
+    "svamp": Benchmark("ChilleD/SVAMP", (), None, validation_split="test"),  # 700 and 300 problems, no third split
 }
+ARITHMETIC = tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.read is None)

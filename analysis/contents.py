@@ -83,9 +83,9 @@ def several_tasks(members: list[Row]) -> list[Row]:
 
 
 def known_tasks(members: list[Row]) -> list[Row]:
-    """human_gap.human_gap_table, empty where people's score is known for no task."""
+    """human_gap.human_gap_table, empty where it is known of no task how hard it is."""
     found = human_gap.human_gap_table(members)
-    return found if any(row["difficulty"] is not None for row in found) else []
+    return found if any(map(human_gap.has_place, found)) else []
 
 
 # Of fine-tuning runs: the figure, its points, and the columns of these; without points it is not drawn.
@@ -96,18 +96,21 @@ TUNING_FIGURES: dict[str, tuple[Callable[[list[Row]], Figure], Callable[[list[Ro
 }
 
 
-def describe(rows: list[Row], unfinished: list[Path], resamples: int = RESAMPLES) -> Tree:
+def describe(
+    rows: list[Row], unfinished: list[Path], resamples: int = RESAMPLES, size: str = size_figures.BYTES
+) -> Tree:
     """All that is known of a tree of runs.
 
     Args:
         rows: what results.read_runs returned.
         unfinished: what results.unfinished_runs returned.
         resamples: of items and seeds, behind all intervals and verdicts.
+        size: one of size_figures.SIZES, the axis of the figures by size.
     Raises:
         ValueError: runs that must not be averaged or compared (results.check_runs).
     """
     results.check_runs(rows)
-    parts = [*tuning_parts(rows, resamples), *level_parts(rows, resamples)]
+    parts = [*tuning_parts(rows, resamples), *level_parts(rows, resamples, size)]
     parts += [*domain_parts(rows, resamples), *interpolation_parts(rows), *perplexity_parts(rows)]
     found = Trends(*([row for part in parts for row in part.found[place]] for place in range(len(Trends._fields))))
     return Tree(rows, unfinished, parts, found, missing.missing_runs(rows), paper.comparison(rows, found))
@@ -149,7 +152,7 @@ def tuning_parts(rows: list[Row], resamples: int) -> list[Part]:
     return parts
 
 
-def level_parts(rows: list[Row], resamples: int) -> list[Part]:
+def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
     """Settings 2 to 6, section 4 and own tasks: one part for every setting, model and task."""
     sets = level_tables.level_sets(rows)
     models = tables.model_names({key.model for key in sets})
@@ -165,8 +168,8 @@ def level_parts(rows: list[Row], resamples: int) -> list[Part]:
         if level_tables.level_curves(table):
             draw = functools.partial(level_figures.draw, table)
             plots.append(Plot(stem, draw, table, level_tables.LEVEL_COLUMNS))
-        if points := size_figures.size_table(table):
-            draw = functools.partial(size_figures.draw, points)
+        if points := size_figures.size_table(table, size):
+            draw = functools.partial(size_figures.draw, points, size)
             shown = [{name: point[name] for name in size_figures.SIZE_COLUMNS} for point in points]
             plots.append(Plot(f"{stem}_by_size", draw, shown, size_figures.SIZE_COLUMNS))
         title = f"{level_figures.set_title(key.setting, key.task)}, {models[key.model]}"

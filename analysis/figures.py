@@ -80,7 +80,8 @@ def four_transfers(rows: list[Row]) -> Figure:
         rows: runs of one setting, model and magnitude scope.
     Raises:
         ValueError: neither dense transfer with freezing nor sparse-to-dense transfer, or runs of several figures.
-    Source: paper fig. 8. Added: the seeds' range, the chance floor, and what a panel cannot tell.
+    Source: paper fig. 8 (panels of one task) and fig. 9 (panels of 100 % data). Added: the seeds' range, the chance
+        floor, and what a panel cannot tell.
     """
     table = tables.four_transfers_table(rows)
     if not table:
@@ -121,8 +122,8 @@ def easy_and_hard_tasks(rows: list[Row]) -> Figure:
         rows: runs of one setting, model and magnitude scope; what human_gap.figure_table does not show is passed over.
     Raises:
         ValueError: no sparse transfer of a task whose human score is known, or runs that belong in several figures.
-    Source: paper fig. 9 and appendix B. The paper draws the upper panels alone, where Matthews and correlations may
-        fall to 0 and accuracies only to their floor, so that the two curves of a panel cannot be compared.
+    Source: paper, appendix B; its first version (setting 4) draws the upper panels alone, where Matthews and
+        correlations may fall to 0 and accuracies only to their floor, so that the two curves cannot be compared.
     """
     table = human_gap.figure_table(rows)
     if not table:
@@ -175,7 +176,8 @@ def _gap_label(place: str, gap: Row, measure: str) -> str:
         metric, _, _ = gap["metric"].partition("_")
         return f"{task_name(gap['task'])} ({place}), {metric}: {drawing.slope_text(gap, gap['theil_sen_slope'])}"
     slope = drawing.slope_text(gap, gap["corrected_slope"])
-    return f"{task_name(gap['task'])}, {100 * gap['difficulty']:+.1f} %: {slope}"
+    difficulty = "people not measured" if gap["difficulty"] is None else f"{100 * gap['difficulty']:+.1f} %"
+    return f"{task_name(gap['task'])}, {difficulty}: {slope}"
 
 
 def perplexity(rows: list[Row]) -> Figure:

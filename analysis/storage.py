@@ -46,6 +46,24 @@ def bytes_fraction(row: dict[str, Any], arguments: dict[str, Any] | None = None)
     return _pruned(1 - (row["requested_sparsity"] if measured is None else measured), 1.0)
 
 
+def plain_fraction(row: dict[str, Any]) -> float | None:
+    """The share of the dense weights that a strength names, without what finding or scaling them takes.
+
+    Args:
+        row: as in bytes_fraction.
+    Returns:
+        1 - sparsity, N / M, bits / 16, or the share of the parameters that a low rank has; 1 for the dense model; None
+        where the run lacks what is needed.
+    """
+    kind = row["strength_kind"]
+    if kind == "rank":
+        return row.get("parameter_ratio")
+    if kind == "bits":
+        return row["strength"] / DENSE_BITS
+    measured = row.get("measured_sparsity")
+    return 1.0 - (row["requested_sparsity"] if kind == "nm" or measured is None else measured)
+
+
 def _pruned(kept: float, index_bits: float) -> float:
     """Of `kept` of the weights, with so many bits per weight, kept or not, that say where they are."""
     return min(1.0, kept + min(index_bits, 1.0) / DENSE_BITS)

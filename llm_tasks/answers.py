@@ -120,7 +120,8 @@ def freebaseqa_original(output: str, answers: Sequence[str]) -> bool:
 
     Args:
         output: the original searches all the text that the model returns, and so the question too.
-    Source: the original authors' llm-kick, factoid_qa/main_freebase.py.
+    Source: the original authors' llm-kick, factoid_qa/main_freebase.py. It accepts the first answer's name alone and
+        searches as much text as three times the prompt; here are all names, and the first line of what is written.
     """
     output = output.replace(" ", "").lower()
     return any(answer.strip().replace(" ", "").lower() in output for answer in answers)

@@ -301,11 +301,20 @@ def chosen(
 
 
 def answered(level: Level, texts: Sequence[str]) -> _Outcome:
-    """How the generated answers were judged, all by the aliases of the item."""
+    """How the generated answers were judged, all by the aliases of the item.
+
+    The original judges FreebaseQA by another match than TriviaQA; questions of it have that too, freebaseqa_original.
+    """
     judges = {"exact_match": answers.exact_match, "contains": answers.contains, "f1": answers.f1,
               "em_original": answers.em_original}  # fmt: skip
     pairs = [(text, prompt.answers) for text, prompt in zip(texts, level.prompts, strict=True)]
     metrics = {name: np.array([float(judge(*pair)) for pair in pairs]) for name, judge in judges.items()}
+    if level.dataset == "freebaseqa":
+        returned = [f"{prompt.question} {text}" for text, prompt in zip(texts, level.prompts, strict=True)]
+        judged = zip(returned, level.prompts, strict=True)
+        metrics["freebaseqa_original"] = np.array(
+            [float(answers.freebaseqa_original(text, prompt.answers)) for text, prompt in judged]
+        )
     metrics["empty"] = np.array([float(not answers.normalize_answer(text)) for text in texts])
     return _Outcome(metrics, {"predicted": np.array(texts, dtype=str)})
 

@@ -11,6 +11,7 @@ from harness.data import Source, checked_text, read_source
 from llm_tasks.prompts import LETTERS, Prompt, item_id
 from llm_tasks.task_files import digest
 
+SHOT_SPLITS = ("dev", "validation")  # that worked examples come from
 FIELDS = ("question", "subject", "choices", "answer")
 HEADERS = {
     "letter": "The following are multiple choice questions (with answers) about {subject}.\n\n",
@@ -78,6 +79,19 @@ def load(data_dir: Path | None, split: str) -> list[Question]:
     return questions
 
 
+def load_examples(data_dir: Path | None, split: str, asked: Iterable[Question]) -> list[Question]:
+    """The worked examples of a split, in the file's order, without questions that are asked too.
+
+    Of the validation split 13 questions stand in the test split again, of the dev split none.
+
+    Args:
+        split: one of SHOT_SPLITS.
+        asked: all questions that may be asked, drawn or not, so that a sample has the examples of all.
+    """
+    known = {question.item for question in asked}
+    return [example for example in load(data_dir, split) if example.item not in known]
+
+
 def of_subjects(questions: Iterable[Question], subjects: Sequence[str] | None) -> list[Question]:
     """The questions of these subjects; all of them for None.
 
@@ -100,9 +114,13 @@ def by_subject(questions: Iterable[Question]) -> dict[str, list[Question]]:
     return dict(groups)
 
 
-def check_examples(questions: Iterable[Question], examples: Iterable[Question], count: int, option: str) -> None:
+def check_examples(
+    questions: Iterable[Question], examples: Iterable[Question], count: int, option: str, split: str = "dev"
+) -> None:
     """Every subject of the questions has `count` examples.
 
+    Args:
+        split: that the examples are from.
     Raises:
         ValueError: names the option, the first subject that has fewer, and how many it has.
     """
@@ -110,7 +128,7 @@ def check_examples(questions: Iterable[Question], examples: Iterable[Question], 
     for subject in by_subject(questions):
         if available[subject] < count:
             raise ValueError(
-                f"{option} {count}: the dev split has {available[subject]} example(s) of the subject {subject}"
+                f"{option} {count}: the {split} split has {available[subject]} example(s) of the subject {subject}"
             )
 
 

@@ -39,8 +39,8 @@ from llm_tasks.prompts import LETTERS, Level
 from llm_tasks.task_files import sample
 
 OPTIONS = (
-    "option_counts", "num_shots", "subjects", "keep_referring", "keep_option_order", "no_untouched", "max_items",
-    *CHOICE_OPTIONS,
+    "option_counts", "num_shots", "shot_split", "subjects", "keep_referring", "keep_option_order", "no_untouched",
+    "max_items", *CHOICE_OPTIONS,
 )  # fmt: skip
 
 
@@ -50,6 +50,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="numbers of options per question, at least 2 (default 2 3 4)")  # fmt: skip
     add("--num_shots", type=number(int, 0, 5), default=5,
         help="settings 2 and 6: worked examples of MMLU, 0 to 5 (default 5)")  # fmt: skip
+    add("--shot_split", choices=mmlu.SHOT_SPLITS, default="dev",
+        help="settings 2, 4 and 6: MMLU's split that worked examples come from; the paper names validation, of which "
+        "those that stand in the test split too are left out (default dev, which is made for it)")  # fmt: skip
     add("--subjects", nargs="+", metavar="NAME",
         help="settings 2, 4 and 6: subjects of MMLU, such as high_school_biology (default: all)")  # fmt: skip
     add("--keep_referring", action="store_true", help="keep questions with options that mean other options")
@@ -62,10 +65,11 @@ def load(args: argparse.Namespace) -> tuple[list[Question], list[Question]]:
     """Test questions and worked examples."""
     if len(set(args.option_counts)) < len(args.option_counts):
         raise ValueError(f"--option_counts {' '.join(map(str, args.option_counts))}: a number stands there twice")
-    questions = mmlu.of_subjects(mmlu.load(args.data_dir, "test"), args.subjects)
+    asked = mmlu.load(args.data_dir, "test")
+    questions = mmlu.of_subjects(asked, args.subjects)
     questions = sample(questions, args.max_items, key=lambda question: question.item)
-    examples = mmlu.load(args.data_dir, "dev") if args.num_shots else []
-    mmlu.check_examples(questions, examples, args.num_shots, "--num_shots")
+    examples = mmlu.load_examples(args.data_dir, args.shot_split, asked) if args.num_shots else []
+    mmlu.check_examples(questions, examples, args.num_shots, "--num_shots", args.shot_split)
     check_counts(questions, max(args.option_counts), args.keep_referring)
     return questions, examples
 
@@ -86,7 +90,7 @@ def check_counts(questions: Sequence[Question], most: int, keep_referring: bool)
 
 
 def files(args: argparse.Namespace) -> list[Path | Source]:
-    splits = ("test", "dev") if args.num_shots else ("test",)
+    splits = ("test", args.shot_split) if args.num_shots else ("test",)
     return [placed(mmlu.source(split), args.data_dir) for split in splits]
 
 

@@ -12,9 +12,9 @@ On a laptop, 500 questions, from the default assets:
         --output_dir "runs/setting4/{compression}/{strength}/{seed}"
 
 The examples are the first k of one order of a subject's dev examples, so that a prompt with few is the start of the one
-with more. The paper says that they come from the validation set; its code takes the first of the dev split. Here the
-order follows from --seed, because which examples are shown matters at small k; `--shot_order file` takes the file's,
-as lm-evaluation-harness and the paper's code do.
+with more. The paper says that they come from the validation set (`--shot_split validation`); its code takes the first
+of the dev split, which is made for this. Here the order follows from --seed, because which examples are shown matters
+at small k; `--shot_order file` takes the file's, as lm-evaluation-harness and the paper's code do.
 """
 
 import argparse
@@ -32,31 +32,33 @@ from llm_tasks.mmlu import Question
 from llm_tasks.prompts import Level
 from llm_tasks.task_files import digest, sample
 
+MOST_SHOTS = 5  # examples of a subject in MMLU's dev split, and the most of the paper
 SHOT_ORDERS = ("seeded", "file")
-OPTIONS = ("shots", "shot_order", "subjects", "max_items", *CHOICE_OPTIONS)
+OPTIONS = ("shots", "shot_order", "shot_split", "subjects", "max_items", *CHOICE_OPTIONS)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("setting 4: k-shot").add_argument
     add("--shots", nargs="+", type=number(int, 0, 10**3), default=[0, 1, 3, 5], metavar="K",
-        help="numbers of worked examples, 0 to what the dev split has of a subject (default 0 1 3 5)")  # fmt: skip
+        help="numbers of worked examples, 0 to what --shot_split has of a subject (default 0 1 3 5)")  # fmt: skip
     add("--shot_order", choices=SHOT_ORDERS, default="seeded",
         help="which examples come first: by --seed, or as in the file (default seeded)")  # fmt: skip
 
 
 def load(args: argparse.Namespace) -> tuple[list[Question], list[Question]]:
-    """Test questions and worked examples."""
+    """Test questions and worked examples, none of which is asked."""
     if len(set(args.shots)) < len(args.shots):
         raise ValueError(f"--shots {' '.join(map(str, args.shots))}: a number stands there twice")
-    questions = mmlu.of_subjects(mmlu.load(args.data_dir, "test"), args.subjects)
+    asked = mmlu.load(args.data_dir, "test")
+    questions = mmlu.of_subjects(asked, args.subjects)
     questions = sample(questions, args.max_items, key=lambda question: question.item)
-    examples = mmlu.load(args.data_dir, "dev")
-    mmlu.check_examples(questions, examples, max(args.shots), "--shots")
+    examples = mmlu.load_examples(args.data_dir, args.shot_split, asked)
+    mmlu.check_examples(questions, examples, max(args.shots), "--shots", args.shot_split)
     return questions, examples
 
 
 def files(args: argparse.Namespace) -> list[Path | Source]:
-    return [placed(mmlu.source(split), args.data_dir) for split in ("test", "dev")]
+    return [placed(mmlu.source(split), args.data_dir) for split in ("test", args.shot_split)]
 
 
 def readers(args: argparse.Namespace) -> tuple[str, ...]:
@@ -83,8 +85,8 @@ def seeded_order(examples: Sequence[Question], seed: int) -> list[Question]:
 def levels(
     questions: Sequence[Question], examples: Sequence[Question], shots: Sequence[int], reader: str
 ) -> list[Level]:
-    """One level for each number of examples, most first; difficulty is how many fewer than the data set has."""
-    most = max(map(len, mmlu.by_subject(examples).values()))
+    """One level for each number of examples, most first; difficulty is how many fewer than MOST_SHOTS, or the most."""
+    most = max(MOST_SHOTS, *shots)
     made = []
     for count in sorted(shots, reverse=True):
         prompts = mmlu.prompts(questions, examples, reader, count)

@@ -40,7 +40,8 @@ from llm_tasks.prompts import Level
 from llm_tasks.task_files import sample
 
 OPTIONS = (
-    "factoid_dataset", "factoid_file", "num_shots", "subjects", "max_items", *CHOICE_OPTIONS, *ANSWER_OPTIONS,
+    "factoid_dataset", "factoid_file", "num_shots", "shot_split", "subjects", "max_items", *CHOICE_OPTIONS,
+    *ANSWER_OPTIONS,
 )  # fmt: skip
 
 
@@ -64,10 +65,11 @@ def load(args: argparse.Namespace) -> Questions:
     if args.factoid_file and args.factoid_dataset != "freebaseqa":
         raise ValueError(f"--factoid_file holds freebaseqa; --factoid_dataset is {args.factoid_dataset}")
     facts = factoid.load(args.factoid_dataset, args.data_dir, args.factoid_file)
-    choice = mmlu.of_subjects(mmlu.load(args.data_dir, "test"), args.subjects)
+    asked = mmlu.load(args.data_dir, "test")
+    choice = mmlu.of_subjects(asked, args.subjects)
     choice = sample(choice, args.max_items, key=lambda question: question.item)
-    examples = mmlu.load(args.data_dir, "dev") if args.num_shots else []
-    mmlu.check_examples(choice, examples, args.num_shots, "--num_shots")
+    examples = mmlu.load_examples(args.data_dir, args.shot_split, asked) if args.num_shots else []
+    mmlu.check_examples(choice, examples, args.num_shots, "--num_shots", args.shot_split)
     return Questions(choice, examples, sample(facts, args.max_items, key=lambda question: question.item))
 
 
@@ -75,7 +77,7 @@ def files(args: argparse.Namespace) -> list[Path | Source]:
     found = [args.factoid_file.expanduser()] if args.factoid_file else []
     if found and not found[0].is_file():
         raise ValueError(f"--factoid_file: there is no file {found[0]}")
-    splits = ("test", "dev") if args.num_shots else ("test",)
+    splits = ("test", args.shot_split) if args.num_shots else ("test",)
     sources = [mmlu.source(split) for split in splits]
     if not args.factoid_file:
         sources.append(FACTOID_SETS[args.factoid_dataset].source)

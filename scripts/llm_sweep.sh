@@ -1,10 +1,20 @@
 # Sourced by setting2.sh to setting6.sh, quantization.sh and low_rank.sh, which give the variables their defaults: runs
 # the sweep, draws its figures. Every variable can be set by the caller: MODEL COMPRESSIONS SPARSITIES NM_RATIOS BITS
-# RANKS SEEDS OUT, DATA_DIR for data that is not the hub's, and SETTINGS ("2 3") to measure every compressed model in
-# several. One seed, as in the paper; several draw several calibration texts and, where a setting draws options, sentences
-# or examples, several of these. Arguments go to the main script:
+# RANKS SEEDS OUT, and
+#
+#   DATA_DIR      data that is not the hub's
+#   SETTINGS      "2 3": measure every compressed model in several
+#   ANSWER_MODE   how options are read; empty: as the main script does. `generate` is the paper's reading: the letter is
+#                 the token that the model writes. Setting 3, whose answers are always written, takes it too. Runs of
+#                 another mode are other runs: give them another OUT
+#   MAX_ITEMS     a fixed sample of so many items of each data set; empty: all. 1000 by default for setting 3, whose texts
+#                 are 16 GB, else empty. --max_items among the arguments goes before it
+#
+# One seed, as in the paper; several draw several calibration texts and, where a setting draws options, sentences or
+# examples, several of these. Arguments go to the main script:
 #
 #   COMPRESSIONS="dense magnitude" NM_RATIOS= bash scripts/setting5.sh --max_items 500
+#   ANSWER_MODE=generate OUT=runs/setting2_generate bash scripts/setting2.sh
 #   bash scripts/setting2.sh --list_cells | xargs -P 4 -d '\n' -n 1 bash -c
 
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -14,11 +24,16 @@ cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
 # the Vicunas are published as .bin alone
 [[ "$MODEL" != lmsys/vicuna-* ]] || set -- --weights bin "$@"
 
+# setting 3 alone has no option to choose from, and refuses other modes
+measured="${SETTINGS:-${SETTING//[!0-9]/}}"
+[[ "$measured" != 3 || "${ANSWER_MODE:-}" != generate ]] || ANSWER_MODE=
+
 python "llm_tasks/$SETTING.py" \
   --model_name_or_path "$MODEL" ${DATA_DIR:+--data_dir "$DATA_DIR"} \
   ${SETTINGS:+--settings $SETTINGS} --compression $COMPRESSIONS \
   ${SPARSITIES:+--sparsity $SPARSITIES} ${NM_RATIOS:+--nm_ratio $NM_RATIOS} \
   ${BITS:+--bits $BITS} ${RANKS:+--rank $RANKS} --seed $SEEDS \
+  ${ANSWER_MODE:+--answer_mode "$ANSWER_MODE"} ${MAX_ITEMS:+--max_items "$MAX_ITEMS"} \
   --output_dir "$OUT/${SETTINGS:+{setting\}/}{compression}/{strength}/{seed}" "$@"
 
 if [[ " $* " != *" --list_cells "* ]]; then

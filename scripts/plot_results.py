@@ -19,7 +19,7 @@ from pathlib import Path
 
 from analysis import drawing, report, results, summary, tables
 from analysis.contents import RESAMPLES, Plot, describe
-from analysis.levels import level_tables
+from analysis.levels import level_tables, size_figures
 from analysis.sweeps.options import filled_path
 
 logger = logging.getLogger("plot_results")
@@ -50,6 +50,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "as accuracy_norm or contains (default: the runs' own)",
     )  # fmt: skip
     parser.add_argument(
+        "--size", choices=tuple(size_figures.SIZES), default=size_figures.BYTES,
+        help="axis of the figures by size: bytes, with what finding and scaling the weights takes, or plain, the ratio "
+        "that a strength names (1 - sparsity, N/M, bits/16), as the paper has it; the CSV holds both (default: bytes)",
+    )  # fmt: skip
+    parser.add_argument(
         "--resamples", type=int, default=RESAMPLES, metavar="N",
         help="draws of items and seeds behind the intervals of slopes and the verdicts, 100 or more; more take longer "
         "and change little (default: %(default)s)",
@@ -77,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         rows = level_tables.with_metric(results.read_runs(*args.results_dir), args.metric)
-        tree = describe(rows, results.unfinished_runs(*args.results_dir), args.resamples)
+        tree = describe(rows, results.unfinished_runs(*args.results_dir), args.resamples, args.size)
     except ValueError as error:
         sys.exit(f"plot_results.py: {error}")
     logger.info("%d complete runs, %d not complete", len({row["folder"] for row in rows}), len(tree.unfinished))

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Setting 1 of the paper, figure 1: Sparse Transfer against Dense Transfer as training data become scarce.
-# Lists and hyper-parameters as the original's README prints them; glue_sweep.sh says how to change them.
+# Lists and hyper-parameters as the original's README prints them; glue_sweep.sh says how to change them. Table 1 of the
+# paper counts six amounts of data, which it does not name: FRACTIONS="5 10 25 50 75 100" has six.
 set -euo pipefail
 
 MODEL="${MODEL:-roberta-base}"

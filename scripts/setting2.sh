@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Setting 2 of the paper, figure 2: MMLU with 2, 3 and 4 options, 5 shots.
-# The paper's lists; llm_sweep.sh says how to change them.
+# Table 1 of the paper counts these three levels; a fourth, all questions as published, is in no curve (--no_untouched
+# leaves it out). The paper's lists; llm_sweep.sh says how to change them.
 set -euo pipefail
 
 SETTING=setting2_option_count

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Setting 4 of the paper, figure 4: MMLU with 0, 1, 3 and 5 shots.
-# The paper's lists; llm_sweep.sh says how to change them.
+# Table 1 of the paper counts four levels, its text goes from 0 to 5: bash scripts/setting4.sh --shots 0 1 2 3 4 5 has all.
+# Its "14 %" is between the steps of 10 %: SPARSITIES="0.1 0.12 0.14 0.16 0.2". --shot_split validation takes the examples
+# from where the paper does. The paper's lists; llm_sweep.sh says how to change them.
 set -euo pipefail
 
 SETTING=setting4_k_shot

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from analysis.sweeps import locks, status
 from analysis.sweeps.commands import print_lines
+from analysis.sweeps.costs import duration
 from analysis.sweeps.options import number
 
 
@@ -84,7 +85,7 @@ def print_report(report: status.Report, tree: Path) -> None:
     elif left:
         running = counts[status.RUNNING]
         pace = f"{running} at a time" if running else "one at a time; none runs now"
-        print(f"time left: about {status.duration(left)}, {pace}")
+        print(f"time left: about {duration(left)}, {pace}")
 
 
 if __name__ == "__main__":

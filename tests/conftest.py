@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import random
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +41,23 @@ def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
         del sys.modules[name]
     sys.modules.update(kept)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., list[list[str]]]:
+    """Run a script of the project with a stand-in for python; returns the arguments of every program that it starts."""
+    (tmp_path / "bin").mkdir()
+    python, calls = tmp_path / "bin" / "python", tmp_path / "calls"
+    python.write_text(f'#!/bin/bash\nprintf "%s\\x1f" "$@" >>"{calls}"\nprintf "\\n" >>"{calls}"\n')
+    python.chmod(0o755)
+
+    def run(name: str, *arguments: str, **variables: str) -> list[list[str]]:
+        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {"PATH": path, "VIRTUAL_ENV": str(tmp_path), "HOME": str(tmp_path), **variables}
+        subprocess.run(["bash", ROOT / "scripts" / name, *arguments], env=environment, cwd="/", check=True)
+        return [line.split("\x1f")[:-1] for line in calls.read_text().splitlines()]
+
+    return run
 
 
 @pytest.fixture

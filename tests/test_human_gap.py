@@ -10,7 +10,7 @@ import pytest
 from synthetic_runs import dense, run, write_tree
 
 from analysis import figures, paper_numbers, results, tables
-from analysis.fine_tuning import human_gap
+from analysis.fine_tuning import human_gap, tuning_trends
 
 PEARSON = {"metric": "pearson", "chance": 0.0}
 
@@ -98,7 +98,7 @@ def test_drops_that_are_not_defined_are_empty(read):
     assert line["normalized_drops"] == line["mean_drop"] == ""
 
 
-def test_figure_9_shows_the_extremes_of_a_category_among_what_was_learned(read):
+def test_the_figure_shows_the_extremes_of_a_category_among_what_was_learned(read):
     rows = read(
         *curve("qnli", 0.9, 0.8, 0.7, 0.6), *curve("mnli", 0.8, 0.7, 0.6, 0.5), *curve("rte", 0.7, 0.6, 0.5, 0.5),
         *curve("wnli", 0.5, 0.5, 0.5, 0.5), *curve("sst2", 0.9, 0.8, 0.7, 0.6), run(strength="2:4", task="rte"),
@@ -146,7 +146,7 @@ def test_pairs_of_tasks_in_the_order_of_difficulty():
     assert count([gap(0.1, -0.2), *others], "theil_sen_slope") == (0, 0)
 
 
-def test_what_figure_9_lacks_is_listed(read):
+def test_what_the_figure_lacks_is_listed(read):
     rows = read(
         *curve("qnli", 0.9, 0.8, 0.7, 0.6), *curve("mnli", 0.8, 0.7, 0.6, 0.5), *curve("rte", 0.7, 0.6, 0.5, 0.5),
         *curve("sst2", 0.9, 0.8, 0.7, 0.6), *curve("own", 0.9, 0.8, 0.7, 0.6), run(task="cola"), dense(task="qqp"),
@@ -155,6 +155,7 @@ def test_what_figure_9_lacks_is_listed(read):
         "Single sentence has SST-2 alone in unstructured sparsity.",
         "No curve of sentence similarity.",
         "No curve of commonsense reasoning.",
+        "No curve of arithmetic reasoning.",
         "No human score is known of own.",
         "Not drawn: QQP, MNLI (no curve, not learned, or between easy and hard).",
         "No dense run, so no difficulty: CoLA.",
@@ -169,7 +170,7 @@ def test_the_summary_says_what_the_floor_does_to_the_order(read):
     lines = human_gap.summary_lines(rows)
     (qqp,) = [line for line in lines if line.startswith("| QQP")]
     assert "| -11.9 % ± 2.4 | yes | 20 %: -11.1 %; 40 %: -22.2 %; 60 %: -33.3 % | -0.556 | -1.667 | -0.667 |" in qqp
-    assert lines[-4] == (
+    assert lines[-5] == (
         "- unstructured sparsity: the harder task loses more by the raw slope in 1 of 1 pairs of tasks and 1 of 1 "
         "categories, by the slope from the floor in 0 of 1 pairs of tasks and 0 of 1 categories, by the mean drop from "
         "the floor in 0 of 1 pairs of tasks and 0 of 1 categories (by luck alone in half)."
@@ -179,7 +180,9 @@ def test_the_summary_says_what_the_floor_does_to_the_order(read):
 def test_slopes_over_other_strengths_are_not_compared(read):
     rows = read(*curve("qnli", 0.9, 0.8, 0.7, 0.6), *curve("rte", 0.7, 0.6, 0.5, 0.5, strengths=(0.2, 0.4, 0.7)))
     (sentence,) = human_gap.order_sentences(human_gap.human_gap_table(rows))
-    assert sentence.endswith("no two tasks have the same strengths, so it cannot be told which loses more.")
+    assert sentence.endswith(
+        "no two tasks of known difficulty have the same strengths, so it cannot be told which loses more."
+    )
 
 
 def test_without_a_human_score_there_is_nothing_to_say_or_draw(read):
@@ -187,6 +190,26 @@ def test_without_a_human_score_there_is_nothing_to_say_or_draw(read):
     assert human_gap.summary_lines(rows) == human_gap.figure_table(rows) == []
     with pytest.raises(ValueError, match="no sparse_transfer of a task with a known human score"):
         figures.easy_and_hard_tasks(rows)
+
+
+def test_tasks_that_nobody_measured_stand_in_the_first_versions_order(read):
+    rows = read(*curve("svamp", 0.8, 0.6, 0.4, 0.2, chance=0.2), *curve("mawps", 0.9, 0.9, 0.8, 0.8, chance=0.2))
+    shown = human_gap.easy_and_hard(human_gap.human_gap_table(rows))
+    assert {place: gap["task"] for place, gap in shown["sparsity", "arithmetic reasoning"].items()} == {
+        "easy": "mawps", "hard": "svamp"
+    }  # fmt: skip
+    assert human_gap.left_out(rows)[-1] == (
+        "No human score is known of MAWPS, SVAMP: in the order of the paper's first version."
+    )
+    (mawps,) = [line for line in human_gap.summary_lines(rows) if line.startswith("| MAWPS")]
+    assert "| arithmetic reasoning | accuracy | 0.900 | 0.200 |  |  | yes |" in mawps  # no people, no difficulty
+    raw, from_floor = figures.easy_and_hard_tasks(rows).axes
+    assert [line.get_label().partition(":")[0] for line in raw.get_lines() if ":" in line.get_label()] == [
+        "MAWPS (easy), accuracy", "SVAMP (hard), accuracy"
+    ]  # fmt: skip
+    assert any(line.get_label().startswith("SVAMP, people not measured:") for line in from_floor.get_lines())
+    found = tuning_trends.measure(rows, resamples=100)
+    assert {row["setting"] for row in found.orders} <= {1}  # no verdict on difficulty
 
 
 def test_the_figure_draws_both_measures_and_each_tasks_own_floor(read):
@@ -230,5 +253,5 @@ def test_the_sweep_trains_the_tasks_of_the_papers_table(tmp_path):
     )  # fmt: skip
     words = done.stdout.split()
     tasks = {row["item"] for row in paper_numbers.printed() if row["place"] == "appendix B, table"}
-    assert tasks <= set(words) and not {"mnli", "mrpc"} & set(words)
+    assert tasks | {"mawps", "svamp"} <= set(words) and not {"mnli", "mrpc"} & set(words)
     assert {"dense_transfer", "sparse_transfer"} <= set(words) and "sparse_to_dense" not in words

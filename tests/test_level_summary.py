@@ -62,6 +62,30 @@ def test_many_empty_answers_are_said_of_every_model(read):
     ]
 
 
+def test_written_answers_stand_by_every_metric_with_the_originals_explained(read):
+    def answers(exact: float, original: float) -> dict:
+        return {"facts": {"reader": "answer", "metrics": {"exact_match": exact, "freebaseqa_original": original}}}
+
+    levels = {"choice": (1, 1, 0, 0), "facts": (1, 1, 0, 0)}
+    lines = lines_of(read(
+        level_run(levels=levels, of_level=answers(0.5, 0.625)),
+        level_run("magnitude", 0.3, levels, of_level=answers(0.25, 0.5)),
+    ))  # fmt: skip
+    start = lines.index("### Written answers by every metric")
+    assert "freebaseqa original: the original's match for FreebaseQA" in lines[start + 2]
+    assert "em original" not in lines[start + 2]
+    assert lines[start + 4 : start + 8] == [
+        "| level | compression | strength | exact match | freebaseqa original |",
+        "| --- | --- | --- | --- | --- |",
+        "| facts | Dense |  | 0.5 | 0.625 |",
+        "| facts | Magnitude (threshold: layer) | 30 % | 0.25 | 0.5 |",
+    ]
+
+
+def test_options_to_choose_from_are_no_written_answers(read):
+    assert "### Written answers by every metric" not in lines_of(read(level_run()))
+
+
 def test_a_missing_dense_run_is_said_and_named_among_several_sets(read):
     rows = read(level_run("magnitude", 0.5), dense(seed=0), dense(seed=1), run(seed=0), run(seed=1))
     assert cautions(rows) == [

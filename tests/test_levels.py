@@ -153,6 +153,16 @@ def test_generated_answers_by_hand(model: PreTrainedModel, tokenizer: PreTrained
     assert found.facts["tokens_distinct"] == (1 + 1) + (1 + 2) + (1 + 0) + (1 + 3) + (1 + 0)
 
 
+def test_freebaseqa_has_the_originals_own_match_too():
+    """Rome: written whole, inside a longer word, only in the question; not at all."""
+    asked = [answer("0", "capital of Italy"), answer("1", "lovers"), answer("2", "is Rome old"), answer("3", "which")]
+    texts = ["Rome", "romeo", "yes", "Paris"]
+    found = levels.answered(Level("L", 2.0, "freebaseqa", "answer", asked), texts).metrics
+    assert found["freebaseqa_original"].tolist() == [1, 1, 1, 0]
+    assert found["exact_match"].tolist() == [1, 0, 0, 0]
+    assert "freebaseqa_original" not in levels.answered(Level("L", 2.0, "triviaqa", "answer", asked), texts).metrics
+
+
 @pytest.mark.parametrize(
     ("metric", "score"), [("exact_match", 0.25), ("contains", 0.5), ("f1", 0.375), ("em_original", 1.0)]
 )

@@ -189,6 +189,44 @@ def test_svamps_and_mawps_rows_become_choices_that_depend_on_seed_and_text_alone
         )
 
 
+CALC_MAWPS = {"id": "mawps__1", "question": "Ann had 8 pens . She lost 3 . How many are left ?", "chain": "<gadget>",
+              "result": "5", "result_float": 5.0, "equation": "x=8-3", "expression": "8 - 3"}  # fmt: skip
+
+
+def test_arithmetic_tasks_are_read_in_their_published_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    other = {**SVAMP, "Body": "Bob had 9 pens. He lost 2 pens"}
+    for split, row in (("train", SVAMP), ("test", other)):
+        write(tmp_path / "svamp" / f"{split}.jsonl", row)
+    for split in ("train", "validation"):
+        write(tmp_path / "mawps" / f"{split}.jsonl", CALC_MAWPS)
+    read = mcq_data.arithmetic_reader(4, 0)
+    task = mcq_data.load_benchmark("svamp", tmp_path, read_arithmetic=read)
+    assert task.train == [read(SVAMP, "")] and task.validation == [read(other, "")]
+    assert task.facts["validation_split"] == "test" and task.facts["option_counts"] == {"4": 1}
+    task = mcq_data.load_benchmark("mawps", tmp_path, read_arithmetic=read)
+    question = task.validation[0]
+    assert question.context == "Q: Ann had 8 pens . She lost 3 . How many are left ?"
+    assert question.options[question.gold] == "A: 5" and len(question.options) == 4
+
+    asked = []
+    monkeypatch.setattr(
+        "datasets.load_dataset", lambda *names, split, **_: asked.append((*names, split)) or [CALC_MAWPS]
+    )
+    mcq_data.load_benchmark("mawps", None, read_arithmetic=read)
+    mcq_data.load_benchmark("svamp", None, read_arithmetic=read)
+    assert asked == [
+        ("MU-NLPC/Calc-mawps", None, "train"), ("MU-NLPC/Calc-mawps", None, "validation"),
+        ("ChilleD/SVAMP", None, "train"), ("ChilleD/SVAMP", None, "test"),
+    ]  # fmt: skip
+
+
+@pytest.mark.network
+def test_arithmetic_on_the_hub():
+    for name, sizes in {"svamp": (700, 300), "mawps": (1089, 1040)}.items():
+        task = mcq_data.load_benchmark(name, None, read_arithmetic=mcq_data.arithmetic_reader(5, 0))
+        assert (len(task.train), len(task.validation)) == sizes
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -184,10 +184,30 @@ def test_every_line_of_list_cells_names_its_tasks_split(tiny_encoder: Path, tmp_
         assert words[start : start + 2] == ["winogrande=train_pairs", "commonsense_qa=train"]
 
 
+def test_arithmetic_tasks_run_by_name(tiny_encoder: Path, tmp_path: Path):
+    for task, split in (("svamp", "test"), ("mawps", "validation")):
+        (tmp_path / task).mkdir()
+        for name, first in (("train", 5), (split, 20)):
+            bodies = [{"Body": f"the film is {n} and", "Question": "a story 2", "Answer": n + 2} for n in range(first)]
+            plain = [{"question": f"the film is {n} and 2", "result_float": float(n + 2)} for n in range(first)]
+            text = "\n".join(map(json.dumps, bodies if task == "svamp" else plain))
+            (tmp_path / task / f"{name}.jsonl").write_text(text)
+    assert run(
+        "--model_name_or_path", tiny_encoder, "--task_name", "MAWPS", "SVAMP", "--data_dir", tmp_path, "--num_options",
+        3, "--max_length", 16, "--max_train_steps", 1, "--noembed", "--sparse_method", "sparse_transfer", "--sparsity",
+        0.5, "--output_dir", tmp_path / "runs" / "{task_name}",
+    ) == 0  # fmt: skip
+    rows = results.read_runs(tmp_path / "runs")
+    assert [(row["task"], row["num_examples"], row["chance"]) for row in rows] == [
+        ("mawps", 20, pytest.approx(1 / 3)), ("svamp", 20, pytest.approx(1 / 3))
+    ]  # fmt: skip
+    assert [row["validation_split"] for row in rows] == ["validation", "test"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--task_name piqa", "'piqa' is no multiple-choice task; there are commonsense_qa, winogrande (any case)"),
+        ("--task_name piqa", "'piqa' is no multiple-choice task; there are commonsense_qa, winogrande, mawps, svamp "),
         ("", "give either --task_name or --train_file and --validation_file"),
         ("--task_name csqa --numeric_answers", "--numeric_answers goes with --train_file and --validation_file"),
         ("--train_file a.jsonl --validation_file b.jsonl --num_options 4", "--num_options goes with --numeric_answers"),

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from llm_tasks import mmlu, setting2_option_count, setting4_k_shot
+from llm_tasks import mmlu, setting2_option_count, setting4_k_shot, setting6_factoid_vs_mcq, settings
 from llm_tasks.levels import LevelSetting
 from llm_tasks.mmlu import Question, refers_to_others
 from llm_tasks.prompts import LETTERS, Level, item_id
 from llm_tasks.task_files import sample
 
-SETTINGS = {2: setting2_option_count.SETTING, 4: setting4_k_shot.SETTING}
+SETTINGS = {
+    2: setting2_option_count.SETTING, 4: setting4_k_shot.SETTING, 6: setting6_factoid_vs_mcq.SETTING
+}  # fmt: skip
 SUM = {"question": " What is 1 + 1?\n", "subject": "small_sums", "choices": ["1", "2", "None", " 4"], "answer": 1}
 WORTH = {"question": "2 + 2 =", "subject": "small_sums", "choices": ["4", "3", "5", "6"], "answer": "A"}
 
@@ -399,6 +401,40 @@ def test_setting_4_draws_the_examples_order_by_seed_and_content(data_dir: Path):
     dev = [row_of(question) for question in mmlu.load(data_dir, "dev")]
     write(data_dir, "dev", dev[::-1])
     assert shots(0) == before
+
+
+@pytest.mark.parametrize(("number", "option"), [(2, "--num_shots"), (4, "--shots"), (6, "--num_shots")])
+def test_examples_may_come_from_the_validation_split_and_are_never_asked(number: int, option: str, data_dir: Path):
+    asked = make_all()
+    fresh = [make(number, subject) for subject in ("large_sums", "small_sums") for number in range(200, 206)]
+    write(data_dir, "validation", [row_of(question) for question in (*asked[:9], *fresh)])  # asked ones stand first
+    (data_dir / "mmlu" / "dev.jsonl").unlink()
+    (data_dir / "web_questions").mkdir()
+    (data_dir / "web_questions" / "test.jsonl").write_text('{"question": "who", "answers": ["Ann"]}\n')
+    own = ("--factoid_dataset", "web_questions") if number == 6 else ()
+    args = parse("--shot_split", "validation", option, "5", *own, data_dir=data_dir, max_items=7)
+    assert [path.name for path in SETTINGS[number].files(args)][:2] == ["test.jsonl", "validation.jsonl"]
+    level = build(SETTINGS[number], args)[0]
+    assert len(level.prompts) == 7
+    for prompt in level.prompts:
+        numbers = {int(found) for shot in prompt.shots for found in re.findall(r"Question (\d+)\?", shot)}
+        assert len(prompt.shots) == 5 and numbers <= set(range(200, 206))
+    if number == 4:
+        assert level.difficulty == 0.0  # as with the dev split
+    fewer = parse("--shot_split", "validation", option, "5", *own, data_dir=data_dir)
+    write(data_dir, "validation", [row_of(question) for question in (*asked, *fresh[:4], *fresh[6:])])
+    with pytest.raises(
+        ValueError, match=rf"{option} 5: the validation split has 4 example\(s\) of the subject large_sums"
+    ):
+        SETTINGS[number].load(fewer)
+
+
+def test_settings_without_examples_refuse_the_split_of_examples(tmp_path: Path, capsys: pytest.CaptureFixture):
+    words = ["--model_name_or_path", "nowhere", "--output_dir", str(tmp_path), "--shot_split", "validation"]
+    for number in (3, 5):
+        with pytest.raises(SystemExit):
+            settings.run(words, number, "")
+        assert "--shot_split is obeyed by setting 2, 4, 6; asked for is setting" in capsys.readouterr().err
 
 
 def test_setting_4_names_what_is_wrong(data_dir: Path):

@@ -488,6 +488,8 @@ def test_freebaseqa_as_its_authors_publish_it(options: list[str], tmp_path: Path
     assert setting6_factoid_vs_mcq.main([*words, str(tmp_path / "run")]) == 0
     assert [level["level"] for level in read(tmp_path / "run")["levels"]] == ["MMLU (choice)", "FreebaseQA (factoid)"]
     assert [level["num_examples"] for level in read(tmp_path / "run")["levels"]] == [18, len(WORDS)]
+    metrics = read(tmp_path / "run")["levels"][1]["metrics"]
+    assert {"exact_match", "em_original", "freebaseqa_original", "empty"} <= metrics.keys()
 
 
 def one_at_a_time(

@@ -116,7 +116,8 @@ def test_an_existing_venv_is_used_and_the_base_of_conda_is_not(clone: Path, envi
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, ["Glue_prune_oneshot.py qnli sst2 2e-5 3", "Mcq_prune_oneshot.py commonsense_qa winogrande 1e-5 5"]),
+        ({}, ["Glue_prune_oneshot.py qnli sst2 mnli cola 2e-5 3",
+              "Mcq_prune_oneshot.py commonsense_qa winogrande 1e-5 5"]),
         ({"TASKS": ""}, ["Mcq_prune_oneshot.py commonsense_qa winogrande 1e-5 5"]),
         ({"MCQ_TASKS": "", "TASKS": "sst2"}, ["Glue_prune_oneshot.py sst2 2e-5 3"]),
         ({"TASKS": "", "MCQ_TASKS": "winogrande", "MCQ_TRAIN_SPLIT": "train_pairs", "MCQ_EPOCHS": "2"},

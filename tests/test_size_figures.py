@@ -3,6 +3,7 @@ import pytest
 from synthetic_runs import level_run, run, write_tree
 
 from analysis import results
+from analysis.contents import describe
 from analysis.levels import level_tables, size_figures
 from analysis.uncertainty import trends
 
@@ -68,6 +69,37 @@ def test_bands_are_the_intervals_of_the_drops(read):
         for size, strength in ((76.25, 0.3), (56.25, 0.5), (36.25, 0.7)) for name in ("drop_low", "drop_high")
     }  # fmt: skip
     assert corners == expected and len(corners) == 6
+
+
+def test_the_plain_ratio_counts_no_overhead(read):
+    rows = read(*compared(), level_run("magnitude", "2:4", levels(8, 8)))
+    easy, _ = size_figures.by_size(rows, "plain").axes
+    np.testing.assert_allclose(curve(easy, "Magnitude:").get_xdata(), [70, 50, 30])
+    np.testing.assert_allclose(curve(easy, "Magnitude, N:M").get_xdata(), [50])
+    np.testing.assert_allclose(curve(easy, "GPTQ").get_xdata(), [50, 25, 12.5])
+    np.testing.assert_allclose(curve(easy, "Low rank").get_xdata(), [50])
+    assert easy.get_xlabel() == "Size (% of dense: 1 - sparsity, N/M, bits/16, parameters)"
+    points = size_figures.size_table(level_tables.level_table(rows))
+    both = {(point["compression"], point["strength"]): point for point in points if point["level"] == EASY}
+    assert (both["gptq", 4]["plain_fraction"], both["gptq", 4]["bytes_fraction"]) == (0.25, (4 + 20 / 128) / 16)
+    assert "plain_fraction" in size_figures.SIZE_COLUMNS
+
+
+def test_the_option_of_plot_results_reaches_the_figure(read, load_script, tmp_path):
+    rows = read(*compared())
+    words = ["--results_dir", str(tmp_path)]
+    parse = load_script("plot_results").parse_args
+    for size, axis in (("bytes", "Size (% of the dense weights' bytes)"), ("plain", size_figures.AXIS["plain"])):
+        args = parse([*words, *(["--size", size] if size == "plain" else [])])
+        plots = [plot for part in describe(rows, [], 100, args.size).parts for plot in part.plots]
+        (plot,) = [plot for plot in plots if plot.stem.endswith("_by_size")]
+        assert plot.draw().axes[0].get_xlabel() == axis and "plain_fraction" in plot.columns
+
+
+def test_the_plain_ratio_is_known_where_the_bytes_are_not(tmp_path):
+    tree = write_tree(tmp_path, *compared(), group_size=-1, symmetric=False)
+    points = size_figures.size_table(level_tables.level_table(results.read_runs(tree)), "plain")
+    assert {point["compression"] for point in points} == {"magnitude", "low_rank", "gptq"}
 
 
 def test_bands_of_one_seed_are_not_said_to_be_of_several(read):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from analysis import results
-from analysis.sweeps import commands, locks, status
+from analysis.sweeps import commands, costs, locks, status
 
 STATES = {"a": "done", "b": "done", "c": "failed", "d": "running", "e": "stopped", "f": "stopped", "g": "missing"}
 DIE_HOLDING = """
@@ -157,7 +157,7 @@ def test_the_seconds_of_many_runs_are_those_of_a_sample(tmp_path: Path, monkeypa
 
 
 def test_durations_are_told_by_their_two_largest_units():
-    assert [status.duration(seconds) for seconds in (59, 60, 3599, 3600, 5400, 90000)] == [
+    assert [costs.duration(seconds) for seconds in (59, 60, 3599, 3600, 5400, 90000)] == [
         "59 s", "1 min", "1 h 0 min", "1 h 0 min", "1 h 30 min", "1 d 1 h"
     ]  # fmt: skip
 

@@ -1,33 +1,10 @@
 """scripts/quantization.sh and low_rank.sh: what they start, by a stand-in for python that writes down its arguments."""
 
-import os
-import stat
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from llm_tasks import settings
 
-ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "runs/compression_ratio/{setting}/{compression}/{strength}/{seed}"
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Run a script of the project; returns the arguments of every program that it starts."""
-    (tmp_path / "bin").mkdir()
-    python = tmp_path / "bin" / "python"
-    python.write_text(f'#!/bin/bash\nprintf "%s\\x1f" "$@" >>"{tmp_path}/calls"\nprintf "\\n" >>"{tmp_path}/calls"\n')
-    python.chmod(python.stat().st_mode | stat.S_IXUSR)
-
-    def run(name, *arguments, **variables):
-        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {"PATH": path, "VIRTUAL_ENV": str(tmp_path), **variables}
-        subprocess.run(["bash", ROOT / "scripts" / name, *arguments], env=environment, cwd="/", check=True)
-        return [line.split("\x1f")[:-1] for line in (tmp_path / "calls").read_text().splitlines()]
-
-    return run
 
 
 def cells(arguments, capsys):
@@ -67,3 +44,55 @@ def test_one_setting_alone_has_no_folder_of_its_own(start):
     (arguments,) = start("setting2.sh", "--list_cells")
     assert arguments[arguments.index("--output_dir") + 1] == "runs/setting2/{compression}/{strength}/{seed}"
     assert not {"--settings", "--bits", "--rank"} & set(arguments)
+
+
+def value(arguments, option):
+    """The value of an option; None where it is not given."""
+    return arguments[arguments.index(option) + 1] if option in arguments else None
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "mode"),
+    [
+        ("setting2.sh", {}, None),
+        ("setting2.sh", {"ANSWER_MODE": "generate"}, "generate"),
+        ("setting3.sh", {"ANSWER_MODE": "generate"}, None),  # its answers are written anyway
+        ("setting3.sh", {"ANSWER_MODE": "cloze"}, "cloze"),  # which the script refuses
+        ("setting4.sh", {"ANSWER_MODE": "generate"}, "generate"),
+        ("setting5.sh", {"ANSWER_MODE": "letter"}, "letter"),
+        ("setting6.sh", {"ANSWER_MODE": "generate"}, "generate"),
+        ("quantization.sh", {"ANSWER_MODE": "generate"}, "generate"),  # settings 2 and 3
+        ("low_rank.sh", {"ANSWER_MODE": "generate", "SETTINGS": "3"}, None),
+    ],
+)
+def test_the_answer_mode_is_handed_on_where_it_is_obeyed(start, capsys, script, variables, mode):
+    (arguments,) = start(script, "--list_cells", **variables)
+    assert value(arguments, "--answer_mode") == mode
+    own = int(script.removeprefix("setting")[0]) if script.startswith("setting") else 2
+    if mode == "cloze":
+        with pytest.raises(SystemExit):
+            settings.run(arguments[1:], own, "")
+        assert "--answer_mode is obeyed by setting 2, 4, 5, 6; asked for is setting 3" in capsys.readouterr().err
+    else:
+        assert settings.run(arguments[1:], own, "") == 0
+        lines = capsys.readouterr().out.splitlines()
+        told = {f"--answer_mode {mode}" in line for line in lines if "--settings 3" not in line}
+        assert lines and told <= {mode is not None}
+
+
+def test_setting_3_takes_a_bounded_sample_and_an_argument_goes_before_it(start, capsys):
+    for script, variables, expected in (
+        ("setting3.sh", {}, "1000"), ("setting3.sh", {"MAX_ITEMS": ""}, None), ("setting2.sh", {}, None),
+        ("quantization.sh", {}, None), ("setting5.sh", {"MAX_ITEMS": "70"}, "70"),
+    ):  # fmt: skip
+        assert value(start(script, "--list_cells", **variables)[-1], "--max_items") == expected
+    arguments = start("setting3.sh", "--list_cells", "--max_items", "5")[-1]
+    assert settings.run(arguments[1:], 3, "") == 0
+    assert all("--max_items 5 " in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_setting_6_has_structured_sparsity(start, capsys):
+    (arguments,) = start("setting6.sh", "--list_cells")
+    assert settings.run(arguments[1:], 6, "") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 3 * (8 + 7) and sum("--nm_ratio 7:8" in line for line in lines) == 3

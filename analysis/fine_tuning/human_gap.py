@@ -1,9 +1,9 @@
 """Appendix B: how difficult a fine-tuned task is by the gap between people and the dense model, and what pruning costs.
 
 Difficulty is (human - dense) / human, from the dense runs of the tree itself: a model that learned a task badly makes
-it difficult. Tasks are grouped as the paper groups them. Their metrics have different floors: accuracy falls to the
-share of the largest class, or to one of the options, Matthews and other correlations fall to 0. A normalized drop is
-therefore bounded by the floor, and every drop stands beside the one that counts from the floor.
+it difficult. Tasks are grouped as the paper and its first version group them. Their metrics have different floors:
+accuracy falls to the share of the largest class, or to one of the options, Matthews and other correlations fall to 0. A
+normalized drop is therefore bounded by the floor, and every drop stands beside the one that counts from the floor.
 """
 
 import itertools
@@ -14,7 +14,10 @@ from analysis import monotonicity, tables
 from analysis.tables import Row
 from analysis.wording import markdown, number, strength_text
 
-CATEGORIES = ("single sentence", "sentence similarity", "natural language inference", "commonsense reasoning")
+CATEGORIES = ("single sentence", "sentence similarity", "natural language inference", "commonsense reasoning",
+              "arithmetic reasoning")  # fmt: skip
+# Tasks for which no score of people is published, easy to hard as the paper's first version has them.
+UNMEASURED = ("mawps", "svamp")
 EASY, HARD, ONLY = "easy", "hard", "only"
 KIND_NAME = {"sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank"}
 # How a sentence names the measures by which harder tasks may lose more.
@@ -38,7 +41,7 @@ class Human(NamedTuple):
 
     Fields:
         category: one of CATEGORIES.
-        scores: fraction by metric.
+        scores: fraction by metric; empty where nobody measured them.
         source: who measured it.
     """
 
@@ -62,6 +65,7 @@ HUMAN: dict[str, Human] = {
     "wnli": Human(CATEGORIES[2], {"accuracy": 0.959}, MUPPET),
     "winogrande": Human(CATEGORIES[3], {"accuracy": 0.940}, "Sakaguchi et al. 2020 (WinoGrande)"),
     "commonsense_qa": Human(CATEGORIES[3], {"accuracy": 0.890}, "Talmor et al. 2019 (CommonsenseQA), rounded there"),
+    **{task: Human(CATEGORIES[4], {}, "") for task in UNMEASURED},
 }
 
 
@@ -143,18 +147,19 @@ def _from_easy_to_hard(row: Row) -> tuple:
 
 
 def easy_and_hard(gaps: list[Row]) -> dict[tuple[str, str], dict[str, Row]]:
-    """The tasks that figure 9 shows, by kind of strength and category: EASY and HARD, or the ONLY one.
+    """The tasks that the figure human_gap shows, by kind of strength and category: EASY and HARD, or the ONLY one.
 
     Args:
         gaps: a human_gap_table.
     Returns:
         Rows of the table. Of more than two tasks those with the smallest and the largest difficulty, among those whose
-        dense model learned the task where there are two such. A category without a curve is not there.
+        dense model learned the task where there are two such. Those of UNMEASURED have no difficulty and stand in its
+        order. A category without a curve is not there.
     """
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for kind, category in itertools.product(tables.KINDS, CATEGORIES):
         drawn = [row for row in gaps if (row["strength_kind"], row["category"]) == (kind, category)]
-        drawn = [row for row in drawn if row["difficulty"] is not None]
+        drawn = sorted(filter(has_place, drawn), key=_unmeasured_order)
         learned = [row for row in drawn if row["dense_above_chance"] is not False]
         shown = learned if len(learned) > 1 else drawn
         if len(shown) == 1:
@@ -162,6 +167,15 @@ def easy_and_hard(gaps: list[Row]) -> dict[tuple[str, str], dict[str, Row]]:
         elif shown:
             found[kind, category] = {EASY: shown[0], HARD: shown[-1]}
     return found
+
+
+def has_place(gap: Row) -> bool:
+    """Whether it is known how hard a task is beside others of its category."""
+    return gap["difficulty"] is not None or gap["task"] in UNMEASURED
+
+
+def _unmeasured_order(gap: Row) -> int:
+    return UNMEASURED.index(gap["task"]) if gap["task"] in UNMEASURED else 0
 
 
 def figure_table(rows: list[Row]) -> list[Row]:
@@ -217,7 +231,7 @@ def pairs_in_order(gaps: list[Row], measure: str) -> tuple[int, int]:
 
 
 def left_out(rows: list[Row]) -> list[str]:
-    """One sentence for each thing that figure 9 does not show of the paper's, or of the tree."""
+    """One sentence for each thing that the figure human_gap does not show of the paper's, or of the tree."""
     gaps = human_gap_table(rows)
     shown = easy_and_hard(gaps)
     drawn = {gap["task"] for places in shown.values() for gap in places.values()}
@@ -236,6 +250,8 @@ def left_out(rows: list[Row]) -> list[str]:
     without = {row["task"] for row in rows if tables.is_fine_tuning_run(row)} - {gap["task"] for gap in gaps}
     if unknown:
         found.append(f"No human score is known of {', '.join(unknown)}.")
+    if ordered := [tables.task_name(task) for task in UNMEASURED if task in drawn]:
+        found.append(f"No human score is known of {', '.join(ordered)}: in the order of the paper's first version.")
     if between:
         found.append(f"Not drawn: {', '.join(between)} (no curve, not learned, or between easy and hard).")
     if without:
@@ -247,10 +263,11 @@ def summary_lines(rows: list[Row]) -> list[str]:
     """Appendix B in Markdown: the tasks from easy to hard, what pruning costs each, and whether harder costs more.
 
     Args:
-        rows: runs of one setting, model and magnitude scope (tables.figure_sets); empty text without a human score.
+        rows: runs of one setting, model and magnitude scope (tables.figure_sets); empty text without a human score or
+            a task of UNMEASURED.
     """
     gaps = human_gap_table(rows)
-    if not any(gap["difficulty"] is not None for gap in gaps):
+    if not any(map(has_place, gaps)):
         return []
     head = ["task", "category", "metric", "dense", "floor", "people", "difficulty", "above floor"]
     body = [_summary_row(gap) for gap in gaps]
@@ -304,5 +321,8 @@ def _order_sentence(kind: str, own: list[Row]) -> str:
             right, categories = map(sum, zip(*within, strict=True)) if within else (0, 0)
             told.append(f"{words} in {held} of {total} pairs of tasks and {right} of {categories} categories")
     if not told:
-        return f"{KIND_NAME[kind]}: no two tasks have the same strengths, so it cannot be told which loses more."
+        return (
+            f"{KIND_NAME[kind]}: no two tasks of known difficulty have the same strengths, so it cannot be told which "
+            "loses more."
+        )
     return f"{KIND_NAME[kind]}: the harder task loses more {', '.join(told)} (by luck alone in half)."

@@ -1,7 +1,7 @@
 """Whether harder levels fall faster in fine-tuning, and how sure that is: uncertainty.trends on fine-tuned models.
 
 Two axes of difficulty: less training data (figure 1), where all levels answer the same items, and the gap to people
-(figure 9), where an easy and a hard task of a category are independent of each other. Sparse transfer alone.
+(appendix B), where an easy and a hard task of a category are independent of each other. Sparse transfer alone.
 """
 
 import zlib
@@ -80,11 +80,11 @@ def _data_levels(members: list[Row], table: list[Row]) -> dict[str, dict[str, li
 
 
 def _gap_levels(members: list[Row], table: list[Row]) -> dict[str, dict[str, list[list[Row]]]]:
-    """The curves of the easy and the hard task of each category and kind of strength."""
+    """The curves of the easy and the hard task of each category whose difficulty is known, and kind of strength."""
     curves = tables.curves(table)
     found: dict[str, dict[str, list[list[Row]]]] = {}
     for (kind, category), places in human_gap.easy_and_hard(human_gap.human_gap_table(members)).items():
-        if len(places) > 1:
+        if len(places) > 1 and all(gap["difficulty"] is not None for gap in places.values()):
             found.setdefault(category, {})[kind] = [
                 [
                     {**point, "level": task_name(gap["task"]), "difficulty": gap["difficulty"], "dataset": gap["task"]}

@@ -26,6 +26,14 @@ REFERENCE = "reference_only"
 SPEARMAN_CELL = 6  # of _slope_cells
 # Share of answers without a word from which a score tells whether a model answers, more than what it knows.
 MANY_EMPTY = 0.1
+# What the metrics of written answers say that are not called by what they are.
+METRIC_NOTES = {
+    "em_original": "the original's match, one of the two anywhere inside the other letter by letter, right for an "
+    "empty answer too",
+    "freebaseqa_original": "the original's match for FreebaseQA, an accepted answer anywhere in question and answer "
+    "without spaces, also inside a longer word or in the question itself",
+    "empty": "share of answers without a word",
+}
 ORDER = {True: "yes", False: "no", None: "cannot be told"}
 
 
@@ -40,7 +48,7 @@ def section(table: list[Row], found: Trends | None = None) -> list[str]:
         "### Levels", "", *_levels(table), "",
         "### How fast the score falls", "", *_slopes(table, found), "",
         *([] if found is None else _verdicts(found)),
-        "### Scores", "", *_scores(table),
+        "### Scores", "", *_scores(table), *_written_answers(table),
     ]  # fmt: skip
 
 
@@ -230,6 +238,25 @@ def _scores(table: list[Row]) -> list[str]:
         "",
         *markdown(["compression", "strength", "seeds", *heads], body),
     ]
+
+
+def _written_answers(table: list[Row]) -> list[str]:
+    """Written answers by every metric that was recorded, the original's among them; nothing without such answers."""
+    points = [point for point in table if (point["reader"] or "").startswith("answer") and point["metrics"]]
+    recorded = [dict(text.split("=", 1) for text in point["metrics"]) for point in points]
+    names = list(dict.fromkeys(name for metrics in recorded for name in metrics))
+    if not names:
+        return []
+    notes = [f"{name.replace('_', ' ')}: {note}" for name, note in METRIC_NOTES.items() if name in names]
+    body = [
+        [point["level"], compression_name(point), strength_text(point), *(metrics.get(name, "") for name in names)]
+        for point, metrics in zip(points, recorded, strict=True)
+    ]
+    return [
+        "", "### Written answers by every metric", "",
+        f"`plot_results.py --metric NAME` draws another. {'. '.join(notes)}.", "",
+        *markdown(["level", "compression", "strength", *(name.replace("_", " ") for name in names)], body),
+    ]  # fmt: skip
 
 
 def _score(point: Row) -> str:

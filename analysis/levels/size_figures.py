@@ -1,7 +1,8 @@
-"""The paper's figure 7 and appendix E: pruning, quantization and low rank on one axis, the bytes that are left.
+"""The paper's figure 7 and appendix E: pruning, quantization and low rank on one axis, the size that is left.
 
 Works on the runs of any setting without training. A curve is one compression, kind of strength and magnitude scope at
-one level; where a point stands follows from storage.bytes_fraction, as analysis.levels.level_tables gives it.
+one level. Where a point stands is its size in bytes (storage.bytes_fraction, as analysis.levels.level_tables gives it),
+or the plain ratio that its strength names (storage.plain_fraction), as in the paper.
 """
 
 import math
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis import drawing, monotonicity, tables
+from analysis import drawing, monotonicity, storage, tables
 from analysis.levels import level_figures, level_tables
 from analysis.tables import Row
 from analysis.uncertainty import trends
@@ -20,25 +21,30 @@ from analysis.wording import markdown, spearman_text
 
 SIZE_COLUMNS = (
     "setting", "task", "model", "level", "difficulty", "metric", "compression", "magnitude_scope", "strength_kind",
-    "strength", "bytes_fraction", "seeds", "num_examples", "mean_score", "dense_mean_score", "dense_above_chance",
-    "chance", "relative_percent", "normalized_drop", "drop_low", "drop_high",
+    "strength", "bytes_fraction", "plain_fraction", "seeds", "num_examples", "mean_score", "dense_mean_score",
+    "dense_above_chance", "chance", "relative_percent", "normalized_drop", "drop_low", "drop_high",
 )  # fmt: skip
 MAX_COLUMNS = 3
+BYTES, PLAIN = "bytes", "plain"
+SIZES = {BYTES: "bytes_fraction", PLAIN: "plain_fraction"}  # by what a size is, its column
+AXIS = {
+    BYTES: "Size (% of the dense weights' bytes)", PLAIN: "Size (% of dense: 1 - sparsity, N/M, bits/16, parameters)"
+}  # fmt: skip
 
 Curve = tuple[str, str, str | None]  # compression, kind of strength, magnitude scope
 
 
-def size_table(table: Sequence[Row]) -> list[Row]:
+def size_table(table: Sequence[Row], size: str = BYTES) -> list[Row]:
     """The compressed points of a level_table whose size is known; empty unless they differ in what they do to weights.
 
+    Args:
+        size: one of SIZES.
     Returns:
         Points of SIZE_COLUMNS and whatever else they have, levels from easy to hard, without reference levels.
     """
-    points = [
-        point
-        for point in table
-        if point["strength_kind"] is not None and not point["reference_only"] and point["bytes_fraction"] is not None
-    ]
+    compressed = [point for point in table if point["strength_kind"] is not None and not point["reference_only"]]
+    points = [{**point, "plain_fraction": storage.plain_fraction(point)} for point in compressed]
+    points = [point for point in points if point[SIZES[size]] is not None]
     means = {"pruning" if point["strength_kind"] in ("sparsity", "nm") else point["strength_kind"] for point in points}
     return points if len(means) > 1 else []
 
@@ -72,11 +78,12 @@ def curve_label(key: Curve) -> str:
     return name + (", N:M" if kind == "nm" else "") + (" (global)" if scope == "global" else "")
 
 
-def by_size(rows: list[Row]) -> Figure:
-    """Each compression's score by what is left of the dense model's bytes, a panel per level of difficulty.
+def by_size(rows: list[Row], size: str = BYTES) -> Figure:
+    """Each compression's score by what is left of the dense model, a panel per level of difficulty.
 
     Args:
         rows: runs of one setting, model and task; those with training and perplexity are passed over.
+        size: one of SIZES.
     Raises:
         ValueError: fewer than two of pruning, quantization and low rank, or runs of several settings, models or tasks.
     Source: paper fig. 7, table 2 and appendix E, whose axis is the compression ratio. Added: one axis for all methods
@@ -85,10 +92,10 @@ def by_size(rows: list[Row]) -> Figure:
     sets = level_tables.level_sets(rows)
     if len(sets) > 1:
         raise ValueError(f"the runs belong in {len(sets)} figures; take one of level_tables.level_sets")
-    return draw(size_table(trends.level_table(rows)))
+    return draw(size_table(trends.level_table(rows), size), size)
 
 
-def draw(points: list[Row]) -> Figure:
+def draw(points: list[Row], size: str = BYTES) -> Figure:
     """The figure by_size of one size_table."""
     if not points:
         raise ValueError("the runs hold fewer than two of pruning, quantization and low rank: nothing to compare")
@@ -98,8 +105,8 @@ def draw(points: list[Row]) -> Figure:
     legend_lines = 1 + math.ceil(max(len(curves) for curves in found.values()) / 2)
     everything = [own for curves in found.values() for own in curves.values()]
     with matplotlib.rc_context({**drawing.LAYOUT, "figure.constrained_layout.w_pad": 0.1}):
-        size = (max(5.2, 4.5 * columns), lines * (2.9 + 0.19 * legend_lines) + 0.9)
-        figure = Figure(figsize=size, layout="constrained")
+        inches = (max(5.2, 4.5 * columns), lines * (2.9 + 0.19 * legend_lines) + 0.9)
+        figure = Figure(figsize=inches, layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(lines, columns, squeeze=False)
         title = level_figures.set_title(points[0]["setting"], points[0]["task"])
@@ -107,17 +114,17 @@ def draw(points: list[Row]) -> Figure:
         for axes in list(grid.flat)[len(found) :]:
             axes.set_axis_off()
         for axes, (level, curves) in zip(grid.flat, found.items(), strict=False):
-            _panel(axes, level, curves)
+            _panel(axes, level, curves, SIZES[size])
             drawing.limits(axes, everything, level_figures.band)
-            _size_axis(axes, points)
+            _size_axis(axes, points, size)
             drawing.slope_legend(axes, "Spearman of compression and loss")
             if axes.get_subplotspec().is_first_col():
                 axes.set_ylabel(f"{level_figures.metric_name(points)} (% of dense)")
-        drawing.caption(figure, _note(points))
+        drawing.caption(figure, _note(points, size))
     return figure
 
 
-def _panel(axes: Axes, level: str, curves: dict[Curve, list[Row]]) -> None:
+def _panel(axes: Axes, level: str, curves: dict[Curve, list[Row]], column: str) -> None:
     drawing.dense_line(axes, drawing.COMPRESSION_STYLE["dense"])
     for key, points in curves.items():
         look = drawing.compression_look(key[0], key[2])
@@ -125,7 +132,7 @@ def _panel(axes: Axes, level: str, curves: dict[Curve, list[Row]]) -> None:
             look = {**look, "linestyle": ":", "markerfacecolor": "white"}
         value = size_spearman(points)
         shown = "none" if value is None else f"{value:+.2f}"
-        positions = {point["strength"]: 100 * point["bytes_fraction"] for point in points}
+        positions = {point["strength"]: 100 * point[column] for point in points}
         drawing.curve(axes, positions, points, {**look, "label": f"{curve_label(key)}: {shown}"}, level_figures.band)
     some = next(iter(curves.values()))
     drawing.chance_line(axes, some, "0.3")
@@ -133,18 +140,23 @@ def _panel(axes: Axes, level: str, curves: dict[Curve, list[Row]]) -> None:
     axes.set_title(level)
 
 
-def _size_axis(axes: Axes, points: list[Row]) -> None:
-    """From all bytes on the left to none on the right, so that scores fall to the right as in all figures."""
-    sizes = [100 * point["bytes_fraction"] for point in points]
+def _size_axis(axes: Axes, points: list[Row], size: str) -> None:
+    """From all on the left to nothing on the right, so that scores fall to the right as in all figures."""
+    sizes = [100 * point[SIZES[size]] for point in points]
     low, high = min(*sizes, 0), max(*sizes, 100)
     axes.set_xlim(high + 3, low - 3)
-    axes.set_xlabel("Size (% of the dense weights' bytes)")
+    axes.set_xlabel(AXIS[size])
 
 
-def _note(points: list[Row]) -> str:
+def _note(points: list[Row], size: str) -> str:
+    counted = (
+        "with a bit per weight that says which are kept, with the scales and zero points of groups, of both factors of "
+        "a low rank"
+        if size == BYTES
+        else "the share that the strength names, without what finding or scaling them takes"
+    )
     return (
-        f"{points[0]['model']}. Size of the compressed weights: with a bit per weight that says which are kept, with "
-        f"the scales and zero points of groups, of both factors of a low rank. Band: {level_figures.band_note(points)}"
+        f"{points[0]['model']}. Size of the compressed weights: {counted}. Band: {level_figures.band_note(points)}"
         ". Dotted grey: chance. Spearman: 1 where every stronger compression loses more."
     )
 

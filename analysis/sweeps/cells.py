@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis import results
-from analysis.sweeps import locks
+from analysis.sweeps import costs, locks
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,8 @@ def run_cells(
 ) -> int:
     """Compute every run that is not complete yet; one that fails, of whatever, does not stop the others.
 
+    Logs first how many there are to compute, and after each how long the rest takes at the pace so far.
+
     A complete run with the same arguments is skipped. A run that another process holds is left to it until all others
     are done, then waited for: when this returns 0, every run is complete. A run that fails leaves failure.json.
 
@@ -125,7 +127,11 @@ def run_cells(
         DifferentRunError: a folder came to hold a complete run with other arguments.
     """
     failures: dict[Path, str] = {}
+    seconds: list[float] = []  # of the runs computed here
     skipped = 0
+    if is_main:
+        logger.info(costs.plan_line([folder for folder in arguments if results.is_complete(folder)], len(arguments),
+                                    overwrite))  # fmt: skip
     waiting: dict[Path, locks.RunLock] = {}
     with closing(_turns(arguments, overwrite, waiting)) as turns:
         while turn := _next(turns, share, is_main):
@@ -141,7 +147,9 @@ def run_cells(
                 started = time.monotonic()
                 try:
                     compute(turn.folder)
-                    logger.info("%s: done in %.0f s", turn.folder, time.monotonic() - started)
+                    seconds.append(time.monotonic() - started)
+                    left = costs.left_text(seconds, len(arguments) - skipped - len(failures) - len(seconds))
+                    logger.info("%s: done in %.0f s%s", turn.folder, seconds[-1], left)
                 # The one place where any error is caught: a model's files, a library or a method of one's own may raise
                 # what nobody foresaw, and the next cell shall be computed all the same. failure.json has the traceback.
                 except Exception as error:

@@ -1,6 +1,5 @@
 """How far a sweep is, read from the run folders alone while other processes, also of other hosts, work on them."""
 
-import json
 import os
 import random
 import statistics
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from analysis import results
 from analysis.sweeps import commands, locks
+from analysis.sweeps.costs import run_seconds
 
 DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 STATES = (DONE, RUNNING, FAILED, STOPPED, MISSING)
@@ -111,18 +111,7 @@ def survey(folders: Iterable[Path], now: float, show: int = 20) -> Report:
             sample.append(folder)
         elif (place := draw.randrange(counts[DONE])) < SECONDS_SAMPLE:  # every finished run is as likely to stay
             sample[place] = folder
-    return Report(counts, told, [seconds for folder in sample if (seconds := _seconds(folder)) is not None])
-
-
-def _seconds(folder: Path) -> float | None:
-    """How long a finished run took; None where it is being replaced just now."""
-    path = folder / results.RESULT_FILE
-    try:
-        return float(json.loads(path.read_text())["seconds"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} was not written by this project: {error!r}") from error
+    return Report(counts, told, [seconds for folder in sample if (seconds := run_seconds(folder)) is not None])
 
 
 def seconds_left(report: Report) -> float | None:
@@ -141,14 +130,3 @@ def exit_code(counts: Mapping[str, int]) -> int:
     if counts[FAILED]:
         return 1
     return 3 if any(counts[state] for state in STATES if state != DONE) else 0
-
-
-def duration(seconds: float) -> str:
-    """In words, by the two largest units."""
-    minutes = round(seconds / 60)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours = minutes // 60
-    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
