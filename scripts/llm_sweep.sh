@@ -7,7 +7,7 @@
 #   ANSWER_MODE   how options are read; empty: as the main script does. `generate` is the paper's reading: the letter is
 #                 the token that the model writes. Setting 3, whose answers are always written, takes it too. Runs of
 #                 another mode are other runs: give them another OUT
-#   MAX_ITEMS     a fixed sample of so many items of each data set; empty: all. 1000 by default for setting 3, whose texts
+#   MAX_ITEMS     a fixed sample of so many items of each data set; empty: all. 1000 by default with setting 3, whose texts
 #                 are 16 GB, else empty. --max_items among the arguments goes before it
 #
 # One seed, as in the paper; several draw several calibration texts and, where a setting draws options, sentences or

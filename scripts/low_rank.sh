@@ -12,6 +12,7 @@ COMPRESSIONS="${COMPRESSIONS:-dense low_rank}"
 SPARSITIES="${SPARSITIES-}"
 NM_RATIOS="${NM_RATIOS-}"
 RANKS="${RANKS-4000 3500 3000 2500 2000 1500 1000 500 100}"
+MAX_ITEMS="${MAX_ITEMS-1000}" # of each data set; empty: all
 SEEDS="${SEEDS:-0}"
 OUT="${OUT:-runs/compression_ratio}"
 

@@ -16,6 +16,7 @@ COMPRESSIONS="${COMPRESSIONS:-dense magnitude gptq rtn}"
 SPARSITIES="${SPARSITIES-0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9}"
 NM_RATIOS="${NM_RATIOS-}"
 BITS="${BITS-16 14 12 10 8 6 4 3 2}"
+MAX_ITEMS="${MAX_ITEMS-1000}" # of each data set; empty: all
 SEEDS="${SEEDS:-0}"
 OUT="${OUT:-runs/compression_ratio}"
 

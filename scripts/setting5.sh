@@ -6,7 +6,7 @@ set -euo pipefail
 SETTING=setting5_human_gap
 MODEL="${MODEL:-lmsys/vicuna-13b-v1.3}"
 COMPRESSIONS="${COMPRESSIONS:-dense magnitude wanda sparsegpt}"
-SPARSITIES="${SPARSITIES-0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8}" # empty: none
+SPARSITIES="${SPARSITIES-0.1 0.14 0.2 0.3 0.4 0.5 0.6 0.7 0.8}" # empty: none
 NM_RATIOS="${NM_RATIOS-7:8 6:8 5:8 4:8 3:8 2:8 1:8}"       # N kept of M; empty: none
 SEEDS="${SEEDS:-0}"
 OUT="${OUT:-runs/setting5}"

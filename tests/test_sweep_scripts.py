@@ -83,7 +83,7 @@ def test_the_answer_mode_is_handed_on_where_it_is_obeyed(start, capsys, script, 
 def test_setting_3_takes_a_bounded_sample_and_an_argument_goes_before_it(start, capsys):
     for script, variables, expected in (
         ("setting3.sh", {}, "1000"), ("setting3.sh", {"MAX_ITEMS": ""}, None), ("setting2.sh", {}, None),
-        ("quantization.sh", {}, None), ("setting5.sh", {"MAX_ITEMS": "70"}, "70"),
+        ("quantization.sh", {}, "1000"), ("setting5.sh", {"MAX_ITEMS": "70"}, "70"),
     ):  # fmt: skip
         assert value(start(script, "--list_cells", **variables)[-1], "--max_items") == expected
     arguments = start("setting3.sh", "--list_cells", "--max_items", "5")[-1]
@@ -95,4 +95,4 @@ def test_setting_6_has_structured_sparsity(start, capsys):
     (arguments,) = start("setting6.sh", "--list_cells")
     assert settings.run(arguments[1:], 6, "") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 3 * (8 + 7) and sum("--nm_ratio 7:8" in line for line in lines) == 3
+    assert len(lines) == 1 + 3 * (9 + 7) and sum("--nm_ratio 7:8" in line for line in lines) == 3
