@@ -14,12 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 
 from analysis.fine_tuning import prediction_scores
 from analysis.fine_tuning.prediction_scores import Answers, ResampledRuns
 from analysis.levels.level_tables import LevelSet
+from analysis.lines import barriers
 from analysis.uncertainty import bootstrap, resampling, tolerance, trends
 from analysis.uncertainty.resampling import Columns, CurveKey, LevelCurve
+from GLUE_tasks import line_results
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
 CURVE = CurveKey("sparsity", "magnitude", None)
@@ -201,6 +204,23 @@ def simulated_answers(
     return answered
 
 
+def barrier_coverage(items: int, draws: int, seed: int = 0) -> tuple[float, float]:
+    """Of a barrier in error halfway between two models: the share that covers the truth, and the mean width."""
+    rng, found = np.random.default_rng(seed), []
+    alphas = np.array([0, 0.5, 1])
+    for run in range(draws):
+        start, end, height = rng.uniform(0, 0.3), rng.uniform(0, 0.3), rng.uniform(0, 0.4)
+        errors = np.array([start, (start + end) / 2 + height, end])
+        wrong = 0.5 * rng.random((items, 1)) + 0.5 * rng.random((items, 3))
+        wrong = scipy.stats.triang.cdf(wrong, 0.5) < errors  # uniform again, and alike along the line
+        line = {"label": np.zeros(items, int), "prediction": wrong.astype(int)}
+        resampled = line_results.resampled_errors("accuracy", line, run)
+        described = barriers.describe(wrong.mean(axis=0), resampled, alphas)
+        (row,) = [row for row in described if row["definition"] == barriers.STRAIGHT_LINE]
+        found.append((row["low"] <= height <= row["high"], row["high"] - row["low"]))
+    return tuple(np.mean(found, axis=0))
+
+
 def grants(truth: Truth, design: Design, draws: int, seed: int = 0) -> float:
     """How often 5 % are granted at the only strength."""
     rng, granted = np.random.default_rng(seed), 0
@@ -240,6 +260,12 @@ def test_intervals_of_transfers_differences_cover_the_truth(metric: str):
     assert width < 0.6
 
 
+def test_intervals_of_barriers_cover_the_truth():
+    share, width = barrier_coverage(90, draws=40)
+    assert share >= 0.95 - 2 * (0.95 * 0.05 / 40) ** 0.5
+    assert width < 0.4
+
+
 @pytest.mark.parametrize("design", GRANTED, ids=str)
 @pytest.mark.parametrize("luck", [0.0, 0.05])
 def test_a_loss_beyond_the_tolerance_is_rarely_granted(design: Design, luck: float):
@@ -274,6 +300,9 @@ def main() -> None:
         for design in DESIGNS[:12]:
             share, width = transfer_coverage(metric, design, count)
             print(f"{design}, difference in {metric}: {share:.3f} covered, mean width {width:.3f}", flush=True)
+    for items in (20, 90, 600):
+        share, width = barrier_coverage(items, count)
+        print(f"{items} items, barrier in error: {share:.3f} covered, mean width {width:.3f}", flush=True)
     for design in GRANTED:
         for dense in (1.0, 0.8, 0.5):
             for change in (0.0, 0.05) if dense < 1 else (0.0,):
