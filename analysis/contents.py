@@ -126,10 +126,11 @@ def tuning_parts(rows: list[Row], resamples: int) -> list[Part]:
     """Setting 1, section 5 and appendix B: one part for every setting, model and magnitude threshold."""
     sets = tables.figure_sets(rows)
     names = tables.model_names({model for _, model, _ in sets})
+    files = tables.file_names(names.values())
     parts = []
     for (setting, model, scope), members in sets.items():
         # The global threshold is the default and the paper's; only the other one is named.
-        ending = names[model] + ("_per_layer" if scope == "layer" else "")
+        ending = files[names[model]] + ("_per_layer" if scope == "layer" else "")
         plots = []
         for name, (draw, tabulate, columns) in TUNING_FIGURES.items():
             if points := tabulate(members):
@@ -154,13 +155,14 @@ def level_parts(rows: list[Row], resamples: int) -> list[Part]:
     sets = level_tables.level_sets(rows)
     models = tables.model_names({key.model for key in sets})
     tasks = tables.text_names({key.task for key in sets})
+    files = tables.file_names([*models.values(), *tasks.values()])
     parts = []
     for key, members in sets.items():
         table = level_tables.level_table(members)
         found = trends.of_figure(key, resampling.resampled_curves(members, resamples, 0, table))
         table = trends.with_intervals(table, found)
         setting = key.setting if key.setting == level_tables.OWN_TASK else f"setting{key.setting}"
-        stem = f"{setting}_{tasks[key.task]}_{models[key.model]}"
+        stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}"
         plots = []
         if level_tables.level_curves(table):
             draw = functools.partial(level_figures.draw, table)
@@ -179,11 +181,13 @@ def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
     """Multi-domain learning and translation: one part for every setting, model and task."""
     sets = domain_tables.domain_sets(rows)
     models = tables.model_names({key.model for key in sets})
+    tasks = tables.text_names({key.task for key in sets})
+    files = tables.file_names([*models.values(), *tasks.values()])
     parts = []
     for key, members in sets.items():
         table = domain_tables.domain_table(members, resamples)
         effects = minority_tables.minority_table(members, resamples)
-        ending = f"{tables.text_name(key.task)}_{models[key.model]}"
+        ending = f"{files[tasks[key.task]]}_{files[models[key.model]]}"
         plots = []
         if domain_tables.domain_curves(table):
             draw = functools.partial(domain_figures.draw_domains, table)
@@ -201,10 +205,11 @@ def interpolation_parts(rows: list[Row]) -> list[Part]:
     """Appendix C: one part for every model and amount of training data."""
     sets = interpolation_tables.interpolation_sets(rows)
     models = tables.model_names({model for _, model, _ in sets})
+    files = tables.file_names(models.values())
     parts = []
     for (setting, model, fraction), members in sets.items():
         share = "" if fraction == 1 else f"_{100 * fraction:g}"
-        stem = f"{setting}_{models[model]}{share}"
+        stem = f"{setting}_{files[models[model]]}{share}"
         plots = [
             Plot(stem, functools.partial(interpolation_figures.interpolation_figure, members),
                  interpolation_tables.interpolation_table(members), interpolation_tables.COLUMNS),
@@ -222,12 +227,13 @@ def perplexity_parts(rows: list[Row]) -> list[Part]:
     sets = tables.perplexity_sets(rows)
     models = tables.model_names({model for _, model, _ in sets})
     texts = tables.text_names({text for _, _, text in sets})
+    files = tables.file_names([*models.values(), *texts.values()])
     parts = []
     for (setting, model, text), members in sets.items():
         table = tables.perplexity_table(members)
         plots = []
         if tables.perplexity_curves(table):
-            stem = f"{setting}_{texts[text]}_{models[model]}"
+            stem = f"{setting}_{files[texts[text]]}_{files[models[model]]}"
             draw = functools.partial(figures.perplexity, members)
             plots.append(Plot(stem, draw, table, tables.PERPLEXITY_COLUMNS))
         title = f"Perplexity, {models[model]} on {texts[text]}"

@@ -56,7 +56,7 @@ def report_html(text: str, files: dict[str, bytes]) -> str:
 
 def inline(text: str) -> str:
     """One line of text as HTML: escaped, with **bold** and `code`."""
-    pieces = re.split(r"(`[^`]*`)", text.replace("\\|", "|"))
+    pieces = re.split(r"(`[^`]*`)", re.sub(r"\\([|<])", r"\1", text))
     return "".join(
         f"<code>{html.escape(piece[1:-1])}</code>" if place % 2 else _bold(piece) for place, piece in enumerate(pieces)
     )

@@ -145,7 +145,7 @@ def write_failure(folder: Path, error: BaseException) -> None:
 def read_failure(folder: Path) -> dict[str, Any] | None:
     """What the last attempt failed of: error, time, host, pid, traceback; None if it did not fail."""
     try:
-        return json.loads((folder / FAILURE_FILE).read_text())
+        return json.loads((folder / FAILURE_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
 

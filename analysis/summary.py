@@ -9,7 +9,7 @@ from analysis.sweeps import missing
 from analysis.tables import Row
 from analysis.uncertainty import trends
 from analysis.uncertainty.trends import Trends
-from analysis.wording import markdown
+from analysis.wording import markdown, without_tags
 
 LISTED_FOLDERS = 10
 COMPARISON_FILE, MISSING_FILE = "beside_the_paper.csv", "missing.csv"
@@ -36,7 +36,7 @@ def summary_text(tree: Tree, formats: list[str]) -> str:
     for part in tree.parts:
         # a name of the user's may hold line breaks
         lines += ["", f"## {' '.join(part.title.split())}", "", *_links(part, formats), *part.lines]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(without_tags, lines)) + "\n"
 
 
 def overall_tables(tree: Tree) -> dict[str, str]:

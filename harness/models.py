@@ -79,9 +79,7 @@ def load_config(
     """
     try:
         with _one_line(name):
-            config = AutoConfig.from_pretrained(
-                name, trust_remote_code=trust_remote_code, revision=revision or "main"
-            )
+            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, revision=revision or "main")
             for entry, value in entries.items():  # not before: a problem_type of the file may refuse num_labels
                 setattr(config, entry, value)
     except ValueError as error:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from analysis import results, tables
+from analysis import results, tables, terminal
 from analysis.fine_tuning import human_gap, tuning_trends
 from analysis.levels import level_tables
 from analysis.levels.level_tables import LevelSet
@@ -165,7 +165,7 @@ def write(path: Path | None, text: str, strengths: list[Row], scores: list[Row])
             path.with_name(path.stem + SCORES_ENDING): tables.csv_text(scores, tolerance.SCORE_COLUMNS),
         }
     for file, content in contents.items():
-        results.replace_file(file, content.encode())
+        results.replace_file(file, content.encode(errors="backslashreplace"))
     return list(contents)
 
 
@@ -203,4 +203,4 @@ def _failing(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    terminal.run(main)

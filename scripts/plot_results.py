@@ -17,7 +17,7 @@ import logging
 import sys
 from pathlib import Path
 
-from analysis import drawing, report, results, summary, tables
+from analysis import drawing, report, results, summary, tables, terminal
 from analysis.contents import RESAMPLES, Plot, describe
 from analysis.levels import level_tables
 from analysis.sweeps.options import filled_path
@@ -89,8 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     for plot in itertools.chain.from_iterable(part.plots for part in tree.parts):
         files |= write_plot(plot, args.output_dir, args.formats, args.dpi)
     text = summary.summary_text(tree, args.formats)
-    others = {name: table.encode() for name, table in summary.overall_tables(tree).items()}
-    others |= {SUMMARY: text.encode(), REPORT: report.report_html(text, {**files, **others}).encode()}
+    others = {name: _bytes(table) for name, table in summary.overall_tables(tree).items()}
+    others |= {SUMMARY: _bytes(text), REPORT: _bytes(report.report_html(text, {**files, **others}))}
     for name, content in others.items():
         results.replace_file(args.output_dir / name, content)
     for file in [*files, *others]:
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> dict[str, bytes]:
     """Draw it; the files written."""
-    contents = {f"{plot.stem}.csv": tables.csv_text(plot.table, plot.columns).encode()}
+    contents = {f"{plot.stem}.csv": _bytes(tables.csv_text(plot.table, plot.columns))}
     if plot.draw:
         figure = plot.draw()
         contents = {f"{plot.stem}.{name}": drawing.encode(figure, name, dpi) for name in formats} | contents
@@ -108,5 +108,10 @@ def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> di
     return contents
 
 
+def _bytes(text: str) -> bytes:
+    """UTF-8; what is no letter, such as a byte of a folder's name in another encoding, as an escape."""
+    return text.encode(errors="backslashreplace")
+
+
 if __name__ == "__main__":
-    main()
+    terminal.run(main)
