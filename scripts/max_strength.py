@@ -59,6 +59,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--output {args.output}: must end in .md or .csv")
         if not args.output.parent.is_dir():
             parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
+        if reason := "it is a folder" if args.output.is_dir() else options.unwritable(args.output.parent):
+            parser.error(f"--output {args.output}: cannot be written, {reason}")
     return args
 
 
@@ -80,9 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     strengths = tables.with_short_names(strengths, names)
     scores = tables.with_short_names(tolerance.junk_dna_scores(orders), names)
     text = "\n".join([*strength_lines(strengths, args), "", *score_lines(scores, args.confidence), ""])
-    print(text)
-    for file in write(args.output, text, strengths, scores):
-        print(file)
+    files = write(args.output, text, strengths, scores)
+    print(text, *files, sep="\n")
 
 
 def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
@@ -91,7 +92,10 @@ def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
     Raises:
         ValueError: there are none, or none has the metric.
     """
-    found = results.read_runs(*folders)
+    passed_over: list[str] = []
+    found = results.read_runs(*folders, passed_over=passed_over)
+    for line in results.told_of(passed_over):
+        print(f"max_strength.py: {line}", file=sys.stderr)
     rows = [row for row in found if level_tables.is_level_run(row) or tables.is_fine_tuning_run(row)]
     if not rows:
         looked = ", ".join(map(str, folders))

@@ -20,7 +20,7 @@ from pathlib import Path
 from analysis import drawing, report, results, summary, tables, terminal
 from analysis.contents import RESAMPLES, Plot, describe
 from analysis.levels import level_tables
-from analysis.sweeps.options import filled_path
+from analysis.sweeps.options import filled_path, unwritable
 
 logger = logging.getLogger("plot_results")
 SUMMARY, REPORT = "summary.md", "report.html"
@@ -59,10 +59,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--resamples {args.resamples}: must be 100 or more")
     if args.dpi < 1:
         parser.error(f"--dpi {args.dpi}: must be 1 or more")
+    if reason := unwritable(args.output_dir):
+        parser.error(f"--output_dir {args.output_dir}: cannot be written, {reason}")
     for folder in args.results_dir:
         if not folder.is_dir():
             parser.error(f"--results_dir {folder}: there is no such folder")
-        if next(folder.rglob(results.RESULT_FILE), None) is None:
+        if not any(path.is_file() for path in folder.rglob(results.RESULT_FILE)):
             started = len(results.unfinished_runs(folder))
             parser.error(
                 f"--results_dir {folder}: holds no complete run ({started} started, not complete); looked for "
@@ -75,8 +77,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    passed_over: list[str] = []
     try:
-        rows = level_tables.with_metric(results.read_runs(*args.results_dir), args.metric)
+        rows = results.read_runs(*args.results_dir, passed_over=passed_over)
+        for line in results.told_of(passed_over):
+            logger.warning(line)
+        if not rows:
+            raise ValueError(f"--results_dir {', '.join(map(str, args.results_dir))}: no file there is a run's result")
+        rows = level_tables.with_metric(rows, args.metric)
         tree = describe(rows, results.unfinished_runs(*args.results_dir), args.resamples)
     except ValueError as error:
         sys.exit(f"plot_results.py: {error}")

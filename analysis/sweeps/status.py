@@ -1,6 +1,8 @@
 """How far a sweep is, read from the run folders alone while other processes, also of other hosts, work on them."""
 
 import json
+import logging
+import math
 import os
 import random
 import statistics
@@ -10,6 +12,8 @@ from typing import NamedTuple
 
 from analysis import results
 from analysis.sweeps import commands, locks
+
+logger = logging.getLogger(__name__)
 
 DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 STATES = (DONE, RUNNING, FAILED, STOPPED, MISSING)
@@ -115,14 +119,16 @@ def survey(folders: Iterable[Path], now: float, show: int = 20) -> Report:
 
 
 def _seconds(folder: Path) -> float | None:
-    """How long a finished run took; None where it is being replaced just now."""
+    """How long a finished run took; None where it is being replaced just now, or is no run of this project."""
     path = folder / results.RESULT_FILE
     try:
-        return float(json.loads(path.read_text())["seconds"])
+        seconds = float(json.loads(path.read_bytes())["seconds"])
+        return seconds if math.isfinite(seconds) else None
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} was not written by this project: {error!r}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        logger.warning("%s is counted as done, but was not written by this project: %r", path, error)
+        return None
 
 
 def seconds_left(report: Report) -> float | None:
