@@ -19,7 +19,6 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import (
     AutoModelForMultipleChoice,
     AutoModelForSequenceClassification,
@@ -30,6 +29,7 @@ from transformers import (
 from analysis.sweeps import locks
 from GLUE_tasks import interruption
 from harness import models
+from harness.progress import Progress
 from pruning.masks import apply_masks, hold_masks
 
 logger = logging.getLogger(__name__)
@@ -244,7 +244,14 @@ def train(
         step, loss_sum = load_checkpoint(accelerator, resume_from, scheduler)
         logger.info("resumed from %s at step %d of %d", resume_from, step, num_steps)
     model.train()
-    progress = tqdm(total=num_steps, initial=step, desc="train", disable=None, leave=False)
+    told = [step, float(loss_sum)]
+
+    def recent_loss() -> str:
+        """The mean loss of the steps since it was told last."""
+        before, told[:] = (*told,), (step, float(loss_sum))
+        return f"loss {(told[1] - before[1]) / max(1, step - before[0]):.4f}"
+
+    progress = Progress(total=num_steps, initial=step, name="train", detail=recent_loss)
     for epoch in range(step // steps_per_epoch, math.ceil(num_steps / steps_per_epoch)):
         batches.epoch = epoch
         skipped = (step - epoch * steps_per_epoch) * recipe.accumulation_steps
@@ -386,7 +393,7 @@ def predict(
     loader = accelerator.prepare_data_loader(loader)
     model.eval()
     found = []
-    for batch in tqdm(loader, desc="evaluate", disable=None, leave=False):
+    for batch in Progress(loader, name="evaluate"):
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         found.append(accelerator.gather_for_metrics(outputs(model, inputs).float()).cpu().numpy())
     in_order = np.empty((len(rows), found[0].shape[1]), dtype=np.float32)

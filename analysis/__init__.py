@@ -1,1 +1,6 @@
 """What a tree of runs says: run folders, tables, statistics, figures, reports; all without torch."""
+
+import os
+
+# Nothing here needs a display, and the name of a backend that matplotlib does not know would end its import.
+os.environ.pop("MPLBACKEND", None)

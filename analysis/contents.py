@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from analysis import figures, paper, perplexity_summary, results, tables
+from analysis import figures, findings, paper, perplexity_summary, results, tables
 from analysis.domains import domain_figures, domain_summary, domain_tables, minority_tables
 from analysis.fine_tuning import human_gap, transfers, tuning_summary, tuning_trends
 from analysis.levels import level_figures, level_summary, level_tables, size_figures
@@ -30,12 +30,14 @@ class Plot(NamedTuple):
         stem: file name without ending.
         draw: makes the figure; None where there is a table alone.
         table, columns: the CSV beside it.
+        finding: what the figure shows and how sure that is, in a sentence; "" where nothing can be said.
     """
 
     stem: str
     draw: Callable[[], Figure] | None
     table: list[Row]
     columns: tuple[str, ...]
+    finding: str = ""
 
 
 class Part(NamedTuple):
@@ -129,16 +131,22 @@ def tuning_parts(rows: list[Row], resamples: int) -> list[Part]:
     """Setting 1, section 5 and appendix B: one part for every setting, model and magnitude threshold."""
     sets = tables.figure_sets(rows)
     names = tables.model_names({model for _, model, _ in sets})
+    files = tables.file_names(names.values())
     parts = []
     for (setting, model, scope), members in sets.items():
         # The global threshold is the default and the paper's; only the other one is named.
-        ending = names[model] + ("_per_layer" if scope == "layer" else "")
+        ending = files[names[model]] + ("_per_layer" if scope == "layer" else "")
         plots = []
+        found = tuning_trends.measure(members, resamples)
+        told = {
+            "data_adequacy": functools.partial(findings.of_tuning, found),
+            "four_transfers": lambda _, differences=found.differences: findings.of_transfers(differences),
+            "human_gap": functools.partial(findings.of_categories, found),
+        }
         for name, (draw, tabulate, columns) in TUNING_FIGURES.items():
             if points := tabulate(members):
                 stem = f"setting{setting}_{name}_{ending}"
-                plots.append(Plot(stem, functools.partial(draw, members), points, columns))
-        found = tuning_trends.measure(members, resamples)
+                plots.append(Plot(stem, functools.partial(draw, members), points, columns, told[name](points)))
         for name, points, columns in (
             ("transfers_compared", found.differences, transfers.DIFFERENCE_COLUMNS),
             ("tasks", known_tasks(members), human_gap.HUMAN_GAP_COLUMNS),
@@ -157,21 +165,23 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
     sets = level_tables.level_sets(rows)
     models = tables.model_names({key.model for key in sets})
     tasks = tables.text_names({key.task for key in sets})
+    files = tables.file_names([*models.values(), *tasks.values()])
     parts = []
     for key, members in sets.items():
         table = level_tables.level_table(members)
         found = trends.of_figure(key, resampling.resampled_curves(members, resamples, 0, table))
         table = trends.with_intervals(table, found)
         setting = key.setting if key.setting == level_tables.OWN_TASK else f"setting{key.setting}"
-        stem = f"{setting}_{tasks[key.task]}_{models[key.model]}"
+        stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}"
         plots = []
         if level_tables.level_curves(table):
             draw = functools.partial(level_figures.draw, table)
-            plots.append(Plot(stem, draw, table, level_tables.LEVEL_COLUMNS))
+            plots.append(Plot(stem, draw, table, level_tables.LEVEL_COLUMNS, findings.of_levels(found, table)))
         if points := size_figures.size_table(table, size):
             draw = functools.partial(size_figures.draw, points, size)
             shown = [{name: point[name] for name in size_figures.SIZE_COLUMNS} for point in points]
-            plots.append(Plot(f"{stem}_by_size", draw, shown, size_figures.SIZE_COLUMNS))
+            told = findings.of_sizes(points)
+            plots.append(Plot(f"{stem}_by_size", draw, shown, size_figures.SIZE_COLUMNS, told))
         title = f"{level_figures.set_title(key.setting, key.task)}, {models[key.model]}"
         lines = level_summary.section(table, found) + (size_figures.summary_lines(points) if points else [])
         parts.append(Part(title, plots, lines, level_summary.cautions(members, table), found))
@@ -182,18 +192,22 @@ def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
     """Multi-domain learning and translation: one part for every setting, model and task."""
     sets = domain_tables.domain_sets(rows)
     models = tables.model_names({key.model for key in sets})
+    tasks = tables.text_names({key.task for key in sets})
+    files = tables.file_names([*models.values(), *tasks.values()])
     parts = []
     for key, members in sets.items():
         table = domain_tables.domain_table(members, resamples)
         effects = minority_tables.minority_table(members, resamples)
-        ending = f"{tables.text_name(key.task)}_{models[key.model]}"
+        ending = f"{files[tasks[key.task]]}_{files[models[key.model]]}"
         plots = []
         if domain_tables.domain_curves(table):
             draw = functools.partial(domain_figures.draw_domains, table)
-            plots.append(Plot(f"{key.setting}_{ending}", draw, table, domain_tables.COLUMNS))
+            told = findings.of_domains(table)
+            plots.append(Plot(f"{key.setting}_{ending}", draw, table, domain_tables.COLUMNS, told))
         if any(row["corrected_effect"] is not None for row in effects):
             draw = functools.partial(domain_figures.draw_minorities, effects, table)
-            plots.append(Plot(f"{key.setting}_minority_{ending}", draw, effects, minority_tables.COLUMNS))
+            told = findings.of_minorities(effects)
+            plots.append(Plot(f"{key.setting}_minority_{ending}", draw, effects, minority_tables.COLUMNS, told))
         title = f"{domain_figures.TITLE[key.setting]}, {key.task}, {models[key.model]}"
         lines, cautions = domain_summary.section(table, effects), domain_summary.cautions(table, effects)
         parts.append(Part(title, plots, lines, cautions))
@@ -204,15 +218,17 @@ def interpolation_parts(rows: list[Row]) -> list[Part]:
     """Appendix C: one part for every model and amount of training data."""
     sets = interpolation_tables.interpolation_sets(rows)
     models = tables.model_names({model for _, model, _ in sets})
+    files = tables.file_names(models.values())
     parts = []
     for (setting, model, fraction), members in sets.items():
         share = "" if fraction == 1 else f"_{100 * fraction:g}"
-        stem = f"{setting}_{models[model]}{share}"
+        stem = f"{setting}_{files[models[model]]}{share}"
+        barriers = interpolation_tables.barrier_table(members)
         plots = [
             Plot(stem, functools.partial(interpolation_figures.interpolation_figure, members),
-                 interpolation_tables.interpolation_table(members), interpolation_tables.COLUMNS),
-            Plot(f"{stem}_barriers", None, interpolation_tables.barrier_table(members),
-                 interpolation_tables.BARRIER_COLUMNS),
+                 interpolation_tables.interpolation_table(members), interpolation_tables.COLUMNS,
+                 findings.of_lines(barriers)),
+            Plot(f"{stem}_barriers", None, barriers, interpolation_tables.BARRIER_COLUMNS),
         ]  # fmt: skip
         title = f"Lines between models, {models[model]}" + (f", {100 * fraction:g} % of the data" if share else "")
         lines, cautions = interpolation_summary.section(members), interpolation_summary.cautions(members)
@@ -225,14 +241,16 @@ def perplexity_parts(rows: list[Row]) -> list[Part]:
     sets = tables.perplexity_sets(rows)
     models = tables.model_names({model for _, model, _ in sets})
     texts = tables.text_names({text for _, _, text in sets})
+    files = tables.file_names([*models.values(), *texts.values()])
     parts = []
     for (setting, model, text), members in sets.items():
         table = tables.perplexity_table(members)
         plots = []
         if tables.perplexity_curves(table):
-            stem = f"{setting}_{texts[text]}_{models[model]}"
+            stem = f"{setting}_{files[texts[text]]}_{files[models[model]]}"
             draw = functools.partial(figures.perplexity, members)
-            plots.append(Plot(stem, draw, table, tables.PERPLEXITY_COLUMNS))
+            told = findings.of_perplexity(table)
+            plots.append(Plot(stem, draw, table, tables.PERPLEXITY_COLUMNS, told))
         title = f"Perplexity, {models[model]} on {texts[text]}"
         parts.append(Part(title, plots, perplexity_summary.section(table), perplexity_summary.cautions(table)))
     return parts

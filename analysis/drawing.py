@@ -4,20 +4,22 @@ A curve is a list of points of one of the tables, drawn in percent of the dense 
 touches matplotlib's global state.
 """
 
+import contextlib
 import io
 import itertools
 import math
 import textwrap
+import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
-from analysis import tables
+from analysis import layout, tables
 from analysis.monotonicity import MIN_STRENGTHS
 from analysis.tables import Row
 
@@ -62,37 +64,36 @@ LAYOUT = {
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
 }
+WIDE = {"figure.constrained_layout.w_pad": 0.1}  # for `style`: more room between panels
 MAX_TICKS = 10
 MAX_RANK_TICKS = 6  # whose labels are wider
 WARNING_WIDTH = 34  # letters in a line
+WARNED_NAMES, WARNED_LETTERS = 5, 30  # that a warning lists, and of each
 WARNING_ROOM = 0.3  # below the curves, as a share of their range
 UNBROKEN = "\N{NO-BREAK SPACE}"
 
 Band = Callable[[Row], tuple[float, float]]  # low and high bound of a point, in percent of the dense score
 
 
+@contextlib.contextmanager
+def style(more: Mapping[str, float] | None = None) -> Iterator[None]:
+    """matplotlib's defaults and LAYOUT with `more` over it, whatever the user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**LAYOUT, **(more or {})})
+        yield
+
+
 def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
     """The figure as the bytes of a png, pdf or svg file."""
-    figure.dpi = dpi
-    _draw_dollars_as_they_are(figure)
-    if figure.get_layout_engine() is not None:
-        # Once and for all: savefig would draw everything a first time to arrange it.
-        figure.get_layout_engine().execute(figure)
-        figure.set_layout_engine(None)
-    stream = io.BytesIO()
-    figure.savefig(stream, format=file_format, dpi=dpi, facecolor="white")
-    return stream.getvalue()
-
-
-def _draw_dollars_as_they_are(figure: Figure) -> None:
-    """A name such as "cost_$5_to_$9" is no formula; only the numbers on a logarithmic axis are."""
-    formulas = set()
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            ticks = axis.get_ticklabels(which="both")
-            formulas |= {id(label) for label in ticks if axis.get_scale() == "log"}
-    for text in figure.findobj(Text):
-        text.set_parse_math(id(text) in formulas)
+    with style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")  # layout.arrange says it
+        figure.dpi = dpi
+        layout.arrange(figure)
+        dpi = min(dpi, int(layout.MAX_PIXELS / max(figure.get_size_inches())))
+        stream = io.BytesIO()
+        figure.savefig(stream, format=file_format, dpi=dpi, facecolor="white")
+        return stream.getvalue()
 
 
 def compression_style(compression: str) -> dict[str, str]:
@@ -266,18 +267,24 @@ def warning(axes: Axes, curves: dict[str, list[Row]], reference: str, unit: str 
         reference: what the scores are relative to, "dense transfer".
         unit: what follows the names, " data".
     """
-    whole = {name: name.replace(" ", UNBROKEN) for name in curves}
+    whole = {name: layout.shortened(name, WARNED_LETTERS).replace(" ", UNBROKEN) for name in curves}
     missing = [whole[name] for name, points in curves.items() if points[0]["dense_mean_score"] is None]
     at_chance = [whole[name] for name, points in curves.items() if points[0]["dense_above_chance"] is False]
     texts = []
     if missing:
-        where = "" if len(missing) == len(curves) else f"\nat {', '.join(missing)}{unit}"
+        where = "" if len(missing) == len(curves) else f"\nat {_some(missing)}{unit}"
         texts.append(f"NO {reference.upper()}{where}:\nno reference, not drawn")
     if at_chance:
-        where = "" if len(at_chance) == len(curves) else f"\nat {', '.join(at_chance)}{unit}"
+        where = "" if len(at_chance) == len(curves) else f"\nat {_some(at_chance)}{unit}"
         texts.append(f"DENSE NOT ABOVE CHANCE{where}:\nits drops mean nothing")
     if texts:
         warning_box(axes, "\n".join(texts))
+
+
+def _some(names: list[str]) -> str:
+    """The first of the names, and how many more there are."""
+    rest = len(names) - WARNED_NAMES
+    return ", ".join(names[:WARNED_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def warning_box(axes: Axes, text: str) -> None:
@@ -328,4 +335,4 @@ def seeds_note(table: list[Row]) -> str:
 
 def caption(figure: Figure, note: str) -> None:
     """What a figure needs where it stands alone."""
-    figure.supxlabel(textwrap.fill(note, int(15 * figure.get_figwidth())), fontsize=8, color="0.3")
+    figure.supxlabel(note, fontsize=8, color="0.3")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from analysis import drawing, tables
+from analysis import drawing, layout, tables
 from analysis.fine_tuning import human_gap
 from analysis.tables import Row, task_name
 
@@ -32,6 +32,7 @@ PLACE_STYLE = {
     human_gap.ONLY: {"color": matplotlib.colormaps["viridis"](0.4), "marker": "D"},
 }
 MAX_COLUMNS = 5
+LONGEST_NAME = 24  # of a task in a legend
 WARNING_ROOM = 0.35
 RAW, FROM_FLOOR = "raw", "from the floor"
 GAP_AXIS = {RAW: "Score (% of dense)", FROM_FLOOR: "Score above floor (% of dense)"}
@@ -51,7 +52,7 @@ def data_adequacy(rows: list[Row]) -> Figure:
         raise ValueError("the runs hold no sparse_transfer in setting 1, so there is no figure of data adequacy")
     curves = tables.curves(table)
     tasks = {kind: list(dict.fromkeys(task for task, own, *_ in curves if own == kind)) for kind in tables.KINDS}
-    with matplotlib.rc_context(drawing.LAYOUT):
+    with drawing.style():
         columns = min(4, max(map(len, tasks.values())))
         width = min(4.2, max(3.1, 11 / columns))
         figure, panels = drawing.make_panels(tasks, columns, size=(width, 0.6 * width + 1.7))
@@ -66,7 +67,7 @@ def data_adequacy(rows: list[Row]) -> Figure:
             _limits(axes, list(levels.values()))
             named = {drawing.percent(fraction): points for fraction, points in levels.items()}
             drawing.warning(axes, named, "dense transfer", " data")
-            axes.set_title(f"{task_name(task)} ({_metric(table, task)})")
+            axes.set_title(f"{layout.title(task_name(task))} ({_metric(table, task)})")
             drawing.slope_legend(axes, "training data: Theil-Sen slope (strengths)")
         drawing.label_outer(panels, "Score (% of dense transfer)")
         _note(figure, table, "Slope: normalized drop per unit of sparsity. ")
@@ -91,7 +92,7 @@ def four_transfers(rows: list[Row]) -> Figure:
         kind: list(dict.fromkeys((task, fraction) for task, own, _, fraction in curves if own == kind))
         for kind in tables.KINDS
     }
-    with matplotlib.rc_context(drawing.LAYOUT):
+    with drawing.style():
         columns = _columns(places)
         width = min(4.0, max(2.4, 9 / columns))
         figure, panels = drawing.make_panels(places, columns, size=(width, 0.6 * width + 0.65))
@@ -106,7 +107,7 @@ def four_transfers(rows: list[Row]) -> Figure:
             # One range for all fractions of a task, so that its panels can be compared.
             _limits(axes, [points for key, points in curves.items() if key[:2] == (task, kind)])
             drawing.warning(axes, ways, "dense transfer")
-            axes.set_title(f"{task_name(task)}, {drawing.percent(fraction)} data")
+            axes.set_title(f"{layout.title(task_name(task))}, {drawing.percent(fraction)} data")
             if not axes.get_subplotspec().is_last_row():
                 axes.set_xlabel("")
         drawing.label_outer(panels, "Score (% of dense)")
@@ -135,7 +136,7 @@ def easy_and_hard_tasks(rows: list[Row]) -> Figure:
         for kind in tables.KINDS
         if any(own == kind for own, _ in shown)
     }
-    with matplotlib.rc_context(drawing.LAYOUT):
+    with drawing.style():
         width = min(4.4, max(3.2, 11 / len(categories)))
         figure, panels = drawing.make_panels(places, len(categories), size=(width, 0.55 * width + 1.35))
         for (kind, (measure, category)), axes in panels.items():
@@ -174,10 +175,10 @@ def _gap_label(place: str, gap: Row, measure: str) -> str:
     """ "RTE (hard), accuracy: -0.42", and below it "RTE, +9.9 %: -1.30"."""
     if measure == RAW:
         metric, _, _ = gap["metric"].partition("_")
-        return f"{task_name(gap['task'])} ({place}), {metric}: {drawing.slope_text(gap, gap['theil_sen_slope'])}"
+        return f"{_short(gap)} ({place}), {metric}: {drawing.slope_text(gap, gap['theil_sen_slope'])}"
     slope = drawing.slope_text(gap, gap["corrected_slope"])
     difficulty = "people not measured" if gap["difficulty"] is None else f"{100 * gap['difficulty']:+.1f} %"
-    return f"{task_name(gap['task'])}, {difficulty}: {slope}"
+    return f"{_short(gap)}, {difficulty}: {slope}"
 
 
 def perplexity(rows: list[Row]) -> Figure:
@@ -196,7 +197,7 @@ def perplexity(rows: list[Row]) -> Figure:
     if not curves:
         raise ValueError("the runs hold no perplexity of a compressed model, so there is nothing to draw")
     kinds = [kind for kind in tables.KINDS if any(key[0] == kind for key in curves)]
-    with matplotlib.rc_context(drawing.LAYOUT):
+    with drawing.style():
         figure = Figure(figsize=(max(5.5, 2.9 * len(kinds) + 0.6), 4.2), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
@@ -244,6 +245,11 @@ def _dense_band(axes: Axes, table: list[Row], task: str, fraction: float) -> Non
         if is_reference and point["dense_above_chance"] is not False and len(point["seeds"]) > 1:
             color = TRANSFER_STYLE[tables.DENSE]["color"]
             axes.axhspan(*drawing.seed_range(point), color=color, alpha=0.12, linewidth=0)
+
+
+def _short(gap: Row) -> str:
+    """The task's name, no longer than a legend has room for."""
+    return layout.shortened(task_name(gap["task"]), LONGEST_NAME)
 
 
 def _level_label(points: list[Row]) -> str:

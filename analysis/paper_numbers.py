@@ -33,7 +33,7 @@ class What(StrEnum):
 
 @functools.cache
 def _blocks() -> tuple[Row, ...]:
-    return tuple(json.loads(NUMBERS.read_text())["blocks"])
+    return tuple(json.loads(NUMBERS.read_text(encoding="utf-8"))["blocks"])
 
 
 def printed() -> list[Row]:

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
+SHORT_CELL = 32  # letters
 LONG_TABLE = 14  # rows; longer tables are folded
 TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".pdf": "application/pdf", ".csv": "text/csv"}
 STYLE = """
@@ -22,12 +23,16 @@ nav { background: #f6f6f4; padding: .6rem 1.2rem; border-radius: 6px; }
 nav ul { columns: 2; padding-left: 1.1rem; margin: .3rem 0; }
 figure { margin: 1rem 0; }
 img { max-width: 100%; height: auto; }
+h1, h2, h3, p, li, summary { overflow-wrap: anywhere; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e2e2e2; text-align: left; vertical-align: top; }
 th { background: #f6f6f4; position: sticky; top: 0; }
+td.short { white-space: nowrap; }
+td.long { min-width: 16rem; }
 summary { cursor: pointer; color: #0b5394; }
 code { background: #f1f1ef; padding: 0 .2em; font-size: .92em; overflow-wrap: anywhere; }
+@media (max-width: 600px) { body { padding: .8rem; } nav ul { columns: 1; } }
 @media print { nav { display: none; } figure, tr { break-inside: avoid; } }
 """
 
@@ -56,7 +61,7 @@ def report_html(text: str, files: dict[str, bytes]) -> str:
 
 def inline(text: str) -> str:
     """One line of text as HTML: escaped, with **bold** and `code`."""
-    pieces = re.split(r"(`[^`]*`)", text.replace("\\|", "|"))
+    pieces = re.split(r"(`[^`]*`)", re.sub(r"\\([|<])", r"\1", text))
     return "".join(
         f"<code>{html.escape(piece[1:-1])}</code>" if place % 2 else _bold(piece) for place, piece in enumerate(pieces)
     )
@@ -120,13 +125,19 @@ def _file(line: str, files: dict[str, bytes]) -> str:
 
 def _table(lines: list[str]) -> Iterable[str]:
     head, _, *body = [_cells(line) for line in lines]
-    rows = ["<tr>" + "".join(f"<td>{inline(cell)}</td>" for cell in cells) + "</tr>" for cells in body]
+    rows = ["<tr>" + "".join(map(_data_cell, cells)) + "</tr>" for cells in body]
     titles = "".join(f"<th>{inline(cell)}</th>" for cell in head)
     table = ['<div class="table">', "<table>", f"<thead><tr>{titles}</tr></thead>", "<tbody>", *rows, "</tbody>",
              "</table>", "</div>"]  # fmt: skip
     if len(body) <= LONG_TABLE:
         return table
     return ["<details>", f"<summary>{len(body)} rows: {inline(', '.join(head))}</summary>", *table, "</details>"]
+
+
+def _data_cell(cell: str) -> str:
+    """A cell that stays in one line where it is short, so that narrow screens scroll a table instead of folding it."""
+    kind = "short" if len(cell) <= SHORT_CELL else "long"
+    return f'<td class="{kind}">{inline(cell)}</td>'
 
 
 def _cells(line: str) -> list[str]:

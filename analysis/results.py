@@ -39,10 +39,17 @@ RESULT_FILE = "all_results.json"
 ITEMS_FILE = "items.npz"
 FAILURE_FILE = "failure.json"
 
+FAILURE_KEYS = ("error", "time", "host")  # that every failure.json has
 RUN_KEYS = (
     "setting", "model", "compression", "strength_kind", "strength", "requested_sparsity", "measured_sparsity",
     "seed", "seconds", "peak_memory_bytes", "recipe", "levels",
 )  # fmt: skip
+# What read_runs expects of keys that tables compute and sort by.
+RUN_TYPES = {
+    "setting": (int, str), "model": (str,), "compression": (str,), "strength_kind": (str, type(None)),
+    "requested_sparsity": (int, float, type(None)), "seed": (int,),
+}  # fmt: skip
+TOLD_FILES = 10  # that are passed over, one by one
 LEVEL_KEYS = ("level", "difficulty", "metric", "score", "chance", "stderr", "num_examples")
 # What tells the runs of one sweep apart; a run lacks those that its setting does not have.
 COORDINATES = (
@@ -145,9 +152,12 @@ def write_failure(folder: Path, error: BaseException) -> None:
 def read_failure(folder: Path) -> dict[str, Any] | None:
     """What the last attempt failed of: error, time, host, pid, traceback; None if it did not fail."""
     try:
-        return json.loads((folder / FAILURE_FILE).read_text())
+        found = json.loads((folder / FAILURE_FILE).read_bytes())
+        return {**found, **{name: found[name] for name in FAILURE_KEYS}}
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {**dict.fromkeys(FAILURE_KEYS, "unknown"), "error": f"{FAILURE_FILE} says nothing that can be read"}
 
 
 def describe_error(error: BaseException) -> str:
@@ -158,6 +168,8 @@ def describe_error(error: BaseException) -> str:
 def _missing_keys(result: dict[str, Any]) -> list[str]:
     missing = [key for key in RUN_KEYS if not (result.get(key) if key == "levels" else key in result)]
     levels = result.get("levels") or []
+    if not isinstance(levels, list) or not all(isinstance(level, dict) for level in levels):
+        return [*missing, "levels"]
     return missing + [f"levels[].{key}" for key in LEVEL_KEYS if any(key not in level for level in levels)]
 
 
@@ -213,16 +225,20 @@ def check_same_run(folder: Path, arguments: dict[str, Any]) -> None:
         )
 
 
-def read_runs(*results_dirs: Path) -> list[dict[str, Any]]:
+def read_runs(*results_dirs: Path, passed_over: list[str] | None = None) -> list[dict[str, Any]]:
     """Table of every complete run below the given folders: one row per run and level, sorted by folder.
 
     A run that two of the folders reach is read once.
 
+    Args:
+        passed_over: where one is given, files that are no result of this project are passed over, and a sentence about
+            each is added to it.
     Returns:
         Rows that hold the run's keys, the level's keys, `folder`, and the level's place among the run's as
         `level_index`; `levels` itself is left out.
     Raises:
-        ValueError: a file is not a result of this project, is cut off, or holds NaN or infinity (names the file).
+        ValueError: a file is not a result of this project, is cut off, or holds NaN or infinity (names the file), and
+            there is no `passed_over`.
     """
     shared: dict[str, str] = {}
     rows = []
@@ -231,11 +247,23 @@ def read_runs(*results_dirs: Path) -> list[dict[str, Any]]:
             run = _shared_texts(_read_result(folder / RESULT_FILE), shared)
         except FileNotFoundError:  # started again since it was found
             continue
+        except ValueError as error:
+            if passed_over is None:
+                raise
+            passed_over.append(str(error))
+            continue
         levels = run.pop("levels")
         name = str(folder)
         for index, level in enumerate(levels):
             rows.append({**run, **_shared_texts(level, shared), "level_index": index, "folder": name})
     return rows
+
+
+def told_of(passed_over: list[str]) -> list[str]:
+    """One line for each file that read_runs passed over, for many the first ones and their number."""
+    rest = len(passed_over) - TOLD_FILES
+    lines = [f"passed over: {sentence}" for sentence in passed_over[:TOLD_FILES]]
+    return [*lines, f"passed over: {rest} more such files"] if rest > 0 else lines
 
 
 def _shared_texts(found: dict[str, Any], shared: dict[str, str]) -> dict[str, Any]:
@@ -265,15 +293,26 @@ def _folders_with(name: str, results_dirs: Iterable[Path]) -> list[Path]:
 def _read_result(path: Path) -> dict[str, Any]:
     try:
         run = json.loads(path.read_bytes(), parse_constant=_refuse_constant, parse_float=_finite_float)
-    except ValueError as error:
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     missing = _missing_keys(run) if isinstance(run, dict) else RUN_KEYS
     if missing:
         raise ValueError(f"{path} was not written by this project: it lacks {', '.join(missing)}")
+    for name, kinds in RUN_TYPES.items():
+        if not _is_of(run[name], kinds):
+            raise ValueError(f"{path} was not written by this project: its {name} is {run[name]!r}")
     for level in run["levels"]:
-        if isinstance(level["score"], bool) or not isinstance(level["score"], int | float):
+        if not _is_of(level["score"], (int, float)):
             raise ValueError(f"{path}: the score of level {level['level']} is {level['score']!r}, not a number")
     return run
+
+
+def _is_of(value: object, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _refuse_constant(constant: str) -> None:

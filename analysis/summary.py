@@ -9,7 +9,7 @@ from analysis.sweeps import missing
 from analysis.tables import Row
 from analysis.uncertainty import trends
 from analysis.uncertainty.trends import Trends
-from analysis.wording import markdown
+from analysis.wording import markdown, without_tags
 
 LISTED_FOLDERS = 10
 COMPARISON_FILE, MISSING_FILE = "beside_the_paper.csv", "missing.csv"
@@ -24,19 +24,24 @@ def summary_text(tree: Tree, formats: list[str]) -> str:
         formats: of the figures that are written beside it.
     """
     names = _names(tree.rows)
-    lines = ["# Summary", "", *_runs_table(tree.rows, names), "", "## What to beware of", ""]
-    lines += [f"- {caution}" for caution in cautions(tree)] or ["Nothing was found."]
-    if tree.lacking:
-        lines += ["", "## What is missing", "", *missing.lines(tree.lacking, names), "", f"`{MISSING_FILE}`"]
-    found = [f"- **{part.title}**: {text}" for part in tree.parts for text in verdicts(part.found)]
+    lines = ["# Summary", ""]
+    found = [f"- **{part.title}**: {plot.finding}" for part in tree.parts for plot in part.plots if plot.finding]
     if found:
-        lines += ["", "## What was found", "", *found, "", f"`{VERDICTS_FILE}`", "", f"`{SLOPES_FILE}`"]
-    if tree.compared:
-        lines += ["", "## Beside the paper", "", *paper.summary_lines(tree.compared), "", f"`{COMPARISON_FILE}`"]
+        lines += ["## What was found", "", *found, ""]
+    lines += ["## What to beware of", ""]
+    lines += [f"- {caution}" for caution in cautions(tree)] or ["Nothing was found."]
     for part in tree.parts:
         # a name of the user's may hold line breaks
         lines += ["", f"## {' '.join(part.title.split())}", "", *_links(part, formats), *part.lines]
-    return "\n".join(lines) + "\n"
+    told = [f"- **{part.title}**: {text}" for part in tree.parts for text in verdicts(part.found)]
+    if told:
+        lines += ["", "## All verdicts", "", *told, "", f"`{VERDICTS_FILE}`", "", f"`{SLOPES_FILE}`"]
+    if tree.compared:
+        lines += ["", "## Beside the paper", "", *paper.summary_lines(tree.compared), "", f"`{COMPARISON_FILE}`"]
+    if tree.lacking:
+        lines += ["", "## What is missing", "", *missing.lines(tree.lacking, names), "", f"`{MISSING_FILE}`"]
+    lines += ["", "## The runs", "", *_runs_table(tree.rows, names)]
+    return "\n".join(map(without_tags, lines)) + "\n"
 
 
 def overall_tables(tree: Tree) -> dict[str, str]:
@@ -74,6 +79,7 @@ def _names(rows: list[Row]) -> dict[str, str]:
 def _links(part: Part, formats: list[str]) -> list[str]:
     lines = []
     for plot in part.plots:
+        lines += [" ".join(plot.finding.split()), ""] if plot.finding else []
         for name in (f"{plot.stem}.{ending}" for ending in (*(formats if plot.draw else ()), "csv")):
             lines += [f"![{name}]({name})" if name.endswith(".png") else f"`{name}`", ""]
     return lines

@@ -55,6 +55,8 @@ TASK_NAME = {
     "mawps": "MAWPS", "svamp": "SVAMP",
 }  # fmt: skip
 
+LONGEST_FILE_NAME = 60  # of a model, task or text in it
+
 Row = dict[str, Any]
 
 
@@ -91,19 +93,30 @@ def figure_sets(rows: list[Row]) -> dict[tuple[int, str, str | None], list[Row]]
 
 
 def model_name(model: str) -> str:
-    """Last part of a hub id or path, fit for a file name; of roberta-base/model, the folder above."""
+    """Last part of a hub id or path; of roberta-base/model, the folder above."""
     parts = [part for part in model.replace("\\", "/").split("/") if part]
-    return _fit_for_files(parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1])
+    return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
 
 
 def text_name(text: str) -> str:
     """A text's name, or the last part of its path without the endings that say how it is stored."""
     last = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return _fit_for_files(re.sub(r"(?<=.)(\.(txt|jsonl|parquet|gz))+$", "", last))
+    return re.sub(r"(?<=.)(\.(txt|jsonl|parquet|gz))+$", "", last)
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """The names fit for file names on any system, with a hash where letters are lost or several would be the same."""
+    return _distinct(names, _fit_for_files)
 
 
 def _fit_for_files(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._]+", "-", name)
+    fit = re.sub(r"[^A-Za-z0-9._]+", "-", name)
+    loses = len(fit) > LONGEST_FILE_NAME or any(letter.isalnum() and not letter.isascii() for letter in name)
+    return f"{fit[:LONGEST_FILE_NAME].rstrip('-')}-{_short_hash(name)}" if loses else fit
+
+
+def _short_hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
 
 
 def model_names(models: Iterable[str]) -> dict[str, str]:
@@ -125,8 +138,7 @@ def _distinct(originals: Iterable[str], shorten: Callable[[str], str]) -> dict[s
     names = {original: shorten(original) for original in originals}
     counts = Counter(names.values())
     return {
-        original: name if counts[name] == 1 else f"{name}-{hashlib.sha256(original.encode()).hexdigest()[:6]}"
-        for original, name in names.items()
+        original: name if counts[name] == 1 else f"{name}-{_short_hash(original)}" for original, name in names.items()
     }
 
 

@@ -1,5 +1,6 @@
 """How summary.md says things: names, numbers, tables in Markdown, and cautions that several kinds of runs share."""
 
+import re
 from collections import Counter
 
 from analysis.drawing import compression_style, percent
@@ -38,13 +39,19 @@ def spearman_text(level: Row) -> str:
 
 
 def markdown(head: list[str], body: list[list]) -> list[str]:
-    """The lines of a table; a cell's bars and line breaks do not end it."""
+    """The lines of a table; a cell's bars and line breaks do not end it, and "<" begins no tag."""
     lines = [head, ["---"] * len(head), *body]
     return ["| " + " | ".join(map(_cell, line)) + " |" for line in lines]
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).split("\n")).replace("|", "\\|")
+    return without_tags(" ".join(str(value).splitlines()).replace("|", "\\|"))
+
+
+def without_tags(line: str) -> str:
+    """A line of Markdown whose "<" begins no tag of HTML; in `code` it begins none anyway."""
+    pieces = re.split(r"(`[^`]*`)", line)
+    return "".join(piece if place % 2 else re.sub(r"(?<!\\)<", r"\<", piece) for place, piece in enumerate(pieces))
 
 
 def uneven_seeds(counts: Counter) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import identity
 from analysis.sweeps.cells import Cell
 from harness.models import load_pretrained, save_model
+from harness.progress import Progress
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of, tokens_per_batch_of
 from llm_tasks.methods import METHODS, Options, Strength
@@ -106,7 +106,7 @@ class CompressibleModel:
         """Compress every weight by the method's `shared`, which prepares each once for all `strengths`."""
         compression, strength = cell["compression"], strength_of(cell)
         shared = METHODS[compression].shared
-        for name, weight in tqdm(self.weights.items(), compression, disable=None):
+        for name, weight in Progress(self.weights.items(), compression):
             key = compression, name
             try:
                 if key not in self._prepared:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from harness.progress import Progress
 from llm_tasks.engine import cpu, proof
 from llm_tasks.engine.feed import Engine, is_out_of_memory, release_memory, sliding_window
 from llm_tasks.engine.proof import scoring_ways
@@ -158,7 +158,7 @@ def _answer_all(
     computed = 0
     faster = batches[0][1] if batches else PLAIN  # the same for all but `answers`
     total = sum(len(batch) for batch, _ in batches)
-    with tqdm(total=total, desc="answers", disable=None) as progress, cpu.prepared(model, faster):
+    with Progress(total=total, name="answers") as progress, cpu.prepared(model, faster):
         while batches:
             *batches, (some, ways) = batches
             writer = _writer(some, end.max_new_tokens, model, tokens_per_batch, precision, ways, progress)
@@ -247,7 +247,7 @@ class _Writer(Engine):
 
     def __init__(
         self, prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str,
-        ways: Ways, progress: tqdm,
+        ways: Ways, progress: Progress,
     ) -> None:  # fmt: skip
         super().__init__(model, budget, precision, ways, progress)
         self._prompts = prompts
@@ -361,7 +361,7 @@ class _Apart(_Writer):
 
 def _writer(
     prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str, ways: Ways,
-    progress: tqdm,
+    progress: Progress,
 ) -> _Writer:  # fmt: skip
     kind = _Together if ways.answers == "together" else _Apart
     return kind(prompts, max_new_tokens, model, budget, precision, ways, progress)
@@ -409,7 +409,7 @@ def _proven_answers(model: PreTrainedModel, ways: Ways, prompts: Sequence[Tokens
 
 def _tried_logits(model: PreTrainedModel, prompts: list[Tokens], ways: Ways) -> np.ndarray:
     """Log-probabilities after each prompt and each of TRIED_TOKENS more tokens, (tokens + 1, prompts, vocabulary)."""
-    with tqdm(disable=True) as progress, cpu.prepared(model, ways):
+    with Progress(quiet=True) as progress, cpu.prepared(model, ways):
         writer = _writer(prompts, TRIED_TOKENS + 1, model, 1, "no", ways, progress)
         rows = torch.arange(len(prompts), device=model.device)
         logits = [writer.start()]

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.sweeps.cells import Cell
 from analysis.sweeps.options import filled, positive, typed
 from harness.device import autocast
+from harness.progress import Progress
 from llm_tasks import arguments, experiment
 from llm_tasks.experiment import Evaluation, Setting
 from llm_tasks.processes import Processes
@@ -98,7 +98,7 @@ def evaluate(
     starts = range(0, len(windows), max(1, arguments.tokens_per_batch_of(args) // windows.shape[1]))
     part = processes.own_part([1] * len(starts))
     with processes.together():
-        for start in tqdm(starts[part.start : part.stop], "perplexity", disable=None):
+        for start in Progress(starts[part.start : part.stop], "perplexity"):
             batch = windows[start : start + starts.step]
             with autocast(precision, model.device.type, model.dtype):
                 logits = model(batch.to(model.device), use_cache=False).logits
@@ -110,7 +110,7 @@ def evaluate(
 def evaluate_streamed(stream: StreamedBlocks, windows: Tensor, cell: Cell, args: argparse.Namespace) -> Evaluation:
     """The same with one block in memory at a time: all windows go through it before the next is read."""
     replay = Replay(stream.model, stream, windows, arguments.tokens_per_batch_of(args), arguments.precision_of(args))
-    for index in tqdm(range(len(stream.blocks)), "perplexity", disable=None):
+    for index in Progress(range(len(stream.blocks)), "perplexity"):
         with stream.hold(index) as block:
             replay.advance(index, block)
     losses = [loss for batch, logits in replay.logits() for loss in window_losses(logits, batch)]

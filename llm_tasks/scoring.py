@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from harness.progress import Progress
 from llm_tasks import logits
 from llm_tasks.engine import cpu
 from llm_tasks.engine.feed import Engine
@@ -75,7 +75,7 @@ def log_likelihoods(
     # Every process cuts the batches, of which it computes its own, as the main one does: it may have other threads.
     ways, (lanes, budget) = processes.share((ways, cpu.divide(ways, tokens_per_batch, distinct)))
     in_float32 = _in_float32(model, reads, distinct, precision)
-    with tqdm(total=len(reads), desc="scoring", disable=None) as progress, cpu.prepared(model, ways):
+    with Progress(total=len(reads), name="scoring") as progress, cpu.prepared(model, ways):
         scorer = _Scorer(model, budget, precision, ways, progress, in_float32, len(continuations))
         with processes.together(), logits.output_in_float32(model, not ways.projects and all(in_float32)):
             scorer.feed(reads, lanes, processes)
@@ -126,8 +126,8 @@ class _Scorer(Engine):
     _projects = True
 
     def __init__(
-        self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: tqdm, in_float32: list[bool],
-        continuations: int,
+        self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: Progress,
+        in_float32: list[bool], continuations: int,
     ) -> None:  # fmt: skip
         super().__init__(model, budget, precision, ways, progress)
         self._in_float32 = in_float32

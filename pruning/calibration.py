@@ -17,12 +17,12 @@ import safetensors
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from harness import data as data_files
 from harness.content import content_sha256, sha256
 from harness.data import file_kind, read_rows, read_text, valid_text
+from harness.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -329,7 +329,7 @@ def _separator_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], start: np.ndarray) -> Iterator[np.ndarray]:
     """Token ids of each text, int32, with `start` in front."""
-    for first in tqdm(range(0, len(texts), BATCH), desc="tokenise", leave=False, disable=None):
+    for first in Progress(range(0, len(texts), BATCH), name="tokenise"):
         batch = list(texts[first : first + BATCH])
         encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
         for ids in encoded["input_ids"]:

@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedModel
 
 from harness.device import autocast
+from harness.progress import Progress
 from pruning.hessian import InverseFactor, add_gram, factor_inverse
 from pruning.layers import LinearWeight, block_weights, decoder_blocks
 from pruning.validation import all_finite
@@ -199,7 +199,8 @@ class _Passes:
         device = next(block.parameters()).device
         to_bf16 = self._precision == "bf16" and self._model.dtype == torch.float32
         recorder = _Recorder(kind, len(weights) if self._ends_early else None, to_bf16)
-        for run in itertools.islice(self._passes(index, block), num_batches):
+        passes = itertools.islice(self._passes(index, block), num_batches)
+        for run in Progress(passes, f"calibration of block {index}", num_batches or len(self._batches), bar=False):
             recorder.start_batch()
             with _inputs_shown(weights, recorder.record), self._autocast(device), contextlib.suppress(_Stop):
                 run()
@@ -682,7 +683,7 @@ def compress_blocks(
     with _ready_to_walk(model):
         replay = _passes(model, storage, tokens, tokens_per_batch, precision) if statistic else None
         start = replay.start if replay else storage.resume()[0]
-        for index in tqdm(range(start, len(blocks)), desc="blocks", initial=start, total=len(blocks), disable=None):
+        for index in Progress(range(start, len(blocks)), name="blocks", initial=start, total=len(blocks)):
             with storage.hold(index) as block:
                 weights = block_weights(block, f"{name}.{index}")
                 _check_finite(weights)
@@ -731,7 +732,7 @@ def _check_finite(weights: list[LinearWeight]) -> None:
 def _compress(
     weights: list[LinearWeight], statistics: dict[str, InputStatistics], compress_linear: CompressLinear
 ) -> None:
-    for weight in weights:
+    for weight in Progress(weights, "weights of a block", bar=False):
         try:
             found = compress_linear(weight.matrix, statistics.get(weight.name), weight.name)
             if found.dtype == torch.bool:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from analysis import results, tables
+from analysis import results, tables, terminal
 from analysis.fine_tuning import human_gap, tuning_trends
 from analysis.levels import level_tables
 from analysis.levels.level_tables import LevelSet
@@ -59,6 +59,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--output {args.output}: must end in .md or .csv")
         if not args.output.parent.is_dir():
             parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
+        if reason := "it is a folder" if args.output.is_dir() else options.unwritable(args.output.parent):
+            parser.error(f"--output {args.output}: cannot be written, {reason}")
     return args
 
 
@@ -80,9 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     strengths = tables.with_short_names(strengths, names)
     scores = tables.with_short_names(tolerance.junk_dna_scores(orders), names)
     text = "\n".join([*strength_lines(strengths, args), "", *score_lines(scores, args.confidence), ""])
-    print(text)
-    for file in write(args.output, text, strengths, scores):
-        print(file)
+    files = write(args.output, text, strengths, scores)
+    print(text, *files, sep="\n")
 
 
 def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
@@ -91,7 +92,10 @@ def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
     Raises:
         ValueError: there are none, or none has the metric.
     """
-    found = results.read_runs(*folders)
+    passed_over: list[str] = []
+    found = results.read_runs(*folders, passed_over=passed_over)
+    for line in results.told_of(passed_over):
+        print(f"max_strength.py: {line}", file=sys.stderr)
     rows = [row for row in found if level_tables.is_level_run(row) or tables.is_fine_tuning_run(row)]
     if not rows:
         looked = ", ".join(map(str, folders))
@@ -165,7 +169,7 @@ def write(path: Path | None, text: str, strengths: list[Row], scores: list[Row])
             path.with_name(path.stem + SCORES_ENDING): tables.csv_text(scores, tolerance.SCORE_COLUMNS),
         }
     for file, content in contents.items():
-        results.replace_file(file, content.encode())
+        results.replace_file(file, content.encode(errors="backslashreplace"))
     return list(contents)
 
 
@@ -203,4 +207,4 @@ def _failing(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    terminal.run(main)

@@ -17,10 +17,10 @@ import logging
 import sys
 from pathlib import Path
 
-from analysis import drawing, report, results, summary, tables
+from analysis import drawing, report, results, summary, tables, terminal
 from analysis.contents import RESAMPLES, Plot, describe
 from analysis.levels import level_tables, size_figures
-from analysis.sweeps.options import filled_path
+from analysis.sweeps.options import filled_path, unwritable
 
 logger = logging.getLogger("plot_results")
 SUMMARY, REPORT = "summary.md", "report.html"
@@ -64,10 +64,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--resamples {args.resamples}: must be 100 or more")
     if args.dpi < 1:
         parser.error(f"--dpi {args.dpi}: must be 1 or more")
+    if reason := unwritable(args.output_dir):
+        parser.error(f"--output_dir {args.output_dir}: cannot be written, {reason}")
     for folder in args.results_dir:
         if not folder.is_dir():
             parser.error(f"--results_dir {folder}: there is no such folder")
-        if next(folder.rglob(results.RESULT_FILE), None) is None:
+        if not any(path.is_file() for path in folder.rglob(results.RESULT_FILE)):
             started = len(results.unfinished_runs(folder))
             parser.error(
                 f"--results_dir {folder}: holds no complete run ({started} started, not complete); looked for "
@@ -80,8 +82,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    passed_over: list[str] = []
     try:
-        rows = level_tables.with_metric(results.read_runs(*args.results_dir), args.metric)
+        rows = results.read_runs(*args.results_dir, passed_over=passed_over)
+        for line in results.told_of(passed_over):
+            logger.warning(line)
+        if not rows:
+            raise ValueError(f"--results_dir {', '.join(map(str, args.results_dir))}: no file there is a run's result")
+        rows = level_tables.with_metric(rows, args.metric)
         tree = describe(rows, results.unfinished_runs(*args.results_dir), args.resamples, args.size)
     except ValueError as error:
         sys.exit(f"plot_results.py: {error}")
@@ -94,8 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     for plot in itertools.chain.from_iterable(part.plots for part in tree.parts):
         files |= write_plot(plot, args.output_dir, args.formats, args.dpi)
     text = summary.summary_text(tree, args.formats)
-    others = {name: table.encode() for name, table in summary.overall_tables(tree).items()}
-    others |= {SUMMARY: text.encode(), REPORT: report.report_html(text, {**files, **others}).encode()}
+    others = {name: _bytes(table) for name, table in summary.overall_tables(tree).items()}
+    others |= {SUMMARY: _bytes(text), REPORT: _bytes(report.report_html(text, {**files, **others}))}
     for name, content in others.items():
         results.replace_file(args.output_dir / name, content)
     for file in [*files, *others]:
@@ -104,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> dict[str, bytes]:
     """Draw it; the files written."""
-    contents = {f"{plot.stem}.csv": tables.csv_text(plot.table, plot.columns).encode()}
+    contents = {f"{plot.stem}.csv": _bytes(tables.csv_text(plot.table, plot.columns))}
     if plot.draw:
         figure = plot.draw()
         contents = {f"{plot.stem}.{name}": drawing.encode(figure, name, dpi) for name in formats} | contents
@@ -113,5 +121,10 @@ def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> di
     return contents
 
 
+def _bytes(text: str) -> bytes:
+    """UTF-8; what is no letter, such as a byte of a folder's name in another encoding, as an escape."""
+    return text.encode(errors="backslashreplace")
+
+
 if __name__ == "__main__":
-    main()
+    terminal.run(main)

@@ -18,6 +18,7 @@ import contextlib
 import sys
 from pathlib import Path
 
+from analysis import terminal
 from analysis.sweeps import locks, status
 from analysis.sweeps.commands import print_lines
 from analysis.sweeps.costs import duration
@@ -60,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
         report = status.survey(status.started_folders(args.tree), now, args.show)
     else:
         # a line ends with \n alone: names may hold what else Python takes for the end of one
-        with contextlib.nullcontext(sys.stdin) if str(args.list) == "-" else args.list.open(newline="\n") as lines:
+        # and is read as names of folders are, in whatever encoding
+        how = {"newline": "\n", "encoding": sys.getfilesystemencoding(), "errors": "surrogateescape"}
+        with contextlib.nullcontext(sys.stdin) if str(args.list) == "-" else args.list.open(**how) as lines:
             listed = status.read_list(lines, args.tree)
             if args.print_lines:
                 print_lines(line for line, folder in listed if status.state_of(folder, now)[0] in args.print_lines)
@@ -89,4 +92,4 @@ def print_report(report: status.Report, tree: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.run(main)

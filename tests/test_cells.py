@@ -19,7 +19,8 @@ CELLS = [{"task": "rte", "seed": 1}, {"task": "rte", "seed": 2}, {"task": "cola"
 def finish(folder: Path, arguments: dict, score: float = 0.5) -> None:
     level = {"level": 1, "difficulty": 0, "metric": "accuracy", "score": score, "chance": 0.5, "stderr": 0.1,
              "num_examples": 4}  # fmt: skip
-    result = dict.fromkeys(results.RUN_KEYS, 0) | {"levels": [level]}
+    texts = {"model": "model", "compression": "dense", "strength_kind": None}
+    result = dict.fromkeys(results.RUN_KEYS, 0) | texts | {"levels": [level]}
     results.start_run(folder, arguments, {})
     results.write_run(folder, result, {"prediction": np.zeros(4)})
 

@@ -207,7 +207,7 @@ def test_the_default_path_names_every_commit(hub_model: Path, hub_data: Path):
         (hub_data / name / config / "0.0.0" / COMMIT).mkdir(parents=True)
     args = argparse.Namespace(
         model_name_or_path="lab/tiny", trust_remote_code=False, revision="v2", weights="safetensors", data_dir=None,
-        calibration="c4", winogrande_config=None, num_shots=5, compression=["wanda"],
+        calibration="c4", winogrande_config=None, num_shots=5, shot_split="dev", compression=["wanda"],
     )  # fmt: skip
     for script, task, data in ((Glue_prune_oneshot, "rte", "nyu-mll/glue"),
                                (Mcq_prune_oneshot, "commonsense_qa", "tau/commonsense_qa")):  # fmt: skip

@@ -146,6 +146,13 @@ def test_many_names_in_a_warning_are_broken_into_lines(draw):
     ]
 
 
+def test_a_warning_lists_few_of_many_names(draw):
+    levels = {f"{number} {'long' * 60}": (1, 0, 0, 0) for number in range(40)} | {"last": (1, 1, 1, 1)}
+    (axes,) = panels(draw(level_run(levels=levels), level_run("wanda", 0.5, levels))).values()
+    lines = axes.texts[0].get_text().splitlines()
+    assert max(map(len, lines)) <= 34 and len(lines) < 9 and " and 35 more:" in " ".join(lines)
+
+
 def test_a_missing_dense_run_is_said_and_nothing_drawn(draw):
     (axes,) = panels(draw(level_run("wanda", 0.5))).values()
     assert axes.texts[0].get_text() == "NO DENSE RUN:\nno reference, not drawn"
@@ -187,7 +194,7 @@ def test_long_names_get_a_legend_of_one_column(draw):
     (axes,) = panels(draw(level_run(levels=levels), level_run("wanda", 0.5, levels))).values()
     legend = axes.get_legend()
     texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["Dense", "questions that customers…: no slope", "short: no slope"] and legend._ncols == 1
+    assert texts == ["Dense", "questions that c…support: no slope", "short: no slope"] and legend._ncols == 1
 
 
 def test_harder_is_darker_and_every_level_has_its_marker():

@@ -187,6 +187,56 @@ def test_a_crash_while_drawing_leaves_the_earlier_figures_whole(tmp_path, plot, 
     assert {path.name: path.read_bytes() for path in images.iterdir()} == before
 
 
+FOREIGN = {
+    "list": b"[]", "cut": b'{"setting": 1, "mod', "lacks keys": b'{"eval_accuracy": 0.9}', "no UTF-8": b"\xff\xfe{}",
+    "deep": b"[" * 100_000, "levels of text": b'{"levels": ["a"]}',
+}  # fmt: skip
+
+
+def test_foreign_files_are_told_in_a_line_each_and_the_rest_is_drawn(tmp_path, plot, caplog):
+    tree = write_tree(tmp_path / "runs", dense(), run())
+    for name, content in FOREIGN.items():
+        (tree / name).mkdir()
+        (tree / name / "all_results.json").write_bytes(content)
+    (tree / "a folder" / "all_results.json").mkdir(parents=True)
+    write_tree(tree / "wrong type", run(seed="41"))
+    names = plot("--results_dir", tree, "--output_dir", tmp_path / "images")
+    assert names[0] == "setting1_data_adequacy_model-a.png"
+    told = [message for message in caplog.messages if message.startswith("passed over: ")]
+    assert len(told) == len(FOREIGN) + 1 and all("\n" not in message for message in told)
+    assert all(any(f"/{name}/all_results.json " in message for message in told) for name in FOREIGN)
+    assert any("its seed is '41'" in message for message in told)
+
+
+def test_many_foreign_files_are_counted(tmp_path, plot, caplog):
+    tree = write_tree(tmp_path / "runs", dense(), run())
+    for number in range(30):
+        (tree / f"x{number}").mkdir()
+        (tree / f"x{number}" / "all_results.json").write_text("{}")
+    plot("--results_dir", tree, "--output_dir", tmp_path / "images")
+    told = [message for message in caplog.messages if message.startswith("passed over: ")]
+    assert len(told) == 11 and told[-1] == "passed over: 20 more such files"
+
+
+def test_foreign_files_alone_end_the_program(tmp_path, plot):
+    (tmp_path / "all_results.json").write_text("{}")
+    with pytest.raises(SystemExit, match="no file there is a run's result"):
+        plot("--results_dir", tmp_path, "--output_dir", tmp_path / "images")
+
+
+def test_a_figure_folder_that_cannot_be_written_is_refused_at_once(tmp_path, plot, capsys, monkeypatch):
+    tree = write_tree(tmp_path / "runs", dense())
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SystemExit) as error:
+            plot("--results_dir", tree, "--output_dir", folder)
+        assert error.value.code == 2 and f"{tmp_path / 'file'} is a file, not a folder" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # whoever runs the tests may write anywhere
+    with pytest.raises(SystemExit):
+        plot("--results_dir", tree, "--output_dir", tmp_path / "images")
+    assert f"cannot be written, {tmp_path} is read-only" in capsys.readouterr().err
+
+
 def test_wrong_arguments_are_refused(tmp_path, plot, capsys):
     (tmp_path / "empty").mkdir()
     results.start_run(tmp_path / "started" / "one", {}, {})

@@ -91,6 +91,14 @@ def test_names_of_models_and_tasks_are_text_and_nothing_more(name):
     assert not {"script", "img", "b", "i"} & set(page.tags) and "http://x>" not in html
 
 
+def test_narrow_screens_scroll_tables_and_shrink_figures():
+    html = report.report_html(f"# S\n\n| a |\n| --- |\n| short |\n| {'long ' * 20} |\n", {})
+    assert '<div class="table">' in html and '<td class="short">short</td>' in html and '<td class="long">long' in html
+    for rule in ("img { max-width: 100%", ".table { overflow-x: auto; }", "td.short { white-space: nowrap; }"):
+        assert rule in html
+    assert 'name="viewport" content="width=device-width' in html
+
+
 def test_long_tables_are_folded():
     rows = "".join(f"| {number} |\n" for number in range(40))
     page = Page(report.report_html(f"# S\n\n| number |\n| --- |\n{rows}", {}))

@@ -13,6 +13,7 @@ import pytest
 from analysis import results
 from analysis.sweeps import commands, costs, locks, status
 
+SCRIPT = Path(__file__).parents[1] / "scripts" / "status.py"
 STATES = {"a": "done", "b": "done", "c": "failed", "d": "running", "e": "stopped", "f": "stopped", "g": "missing"}
 DIE_HOLDING = """
 import os, pathlib, sys
@@ -131,20 +132,36 @@ def test_a_list_whose_lines_end_in_crlf_is_read_and_its_lines_handed_on_without(
         (["runs", "--print_lines", "failed"], "--print_lines prints lines of LIST; give one"),
         (["runs/a", "cells.txt"], "line 2: runs/b is not below runs/a; run this where the list was made"),
         (["runs", "grouped.txt"], "line 1: a command for several cells"),
-        (["damaged", "damaged.txt"], "damaged/a/all_results.json was not written by this project"),
     ],
 )
 def test_mistakes_are_named(
     argv: list[str], message: str, sweep: Path, script: ModuleType, capsys: pytest.CaptureFixture
 ):
     Path("grouped.txt").write_text("python x.py --output_dir 'runs/{seed}'\n")
-    Path("damaged.txt").write_text("python x.py --output_dir damaged/a\n")
-    Path("damaged/a").mkdir(parents=True)
-    Path("damaged/a/all_results.json").write_text("{}")
     with pytest.raises(SystemExit) as stopped:
         script.main(argv)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'{"seconds": ', b"\xff", b'{"seconds": "x"}'])
+def test_foreign_files_are_told_and_passed_over(
+    content: bytes, sweep: Path, script: ModuleType, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+):
+    Path("runs/a/all_results.json").write_bytes(content)
+    Path("runs/c/failure.json").write_bytes(content)
+    Path("runs/g/all_results.json").mkdir(parents=True)
+    assert script.main(["runs", "cells.txt"]) == 1
+    assert [message.partition(",")[0] for message in caplog.messages] == ["runs/a/all_results.json is counted as done"]
+    printed = capsys.readouterr().out
+    assert "failure.json says nothing that can be read" in printed and "2 of 7 cells done" in printed
+
+
+def test_head_ends_it_quietly(sweep: Path):
+    write_list([f"cell{number}" for number in range(3000)])
+    command = f"{sys.executable} {SCRIPT} runs cells.txt --show 3000 | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["runs: 0 of 3000 cells done, 3000 missing", "141"] and done.stderr == ""
 
 
 def test_the_seconds_of_many_runs_are_those_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

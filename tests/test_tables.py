@@ -208,7 +208,7 @@ def test_csv_holds_every_column_in_order(tmp_path):
 def test_models_go_by_a_name_without_whose_they_are_or_where_they_lie(tmp_path):
     paths = ["lab/model-a", "models/model-a/", "model-a", "cache/model-a/model", "C:\\models\\model-a"]
     assert [tables.model_name(path) for path in paths] == ["model-a"] * 5
-    assert tables.model_name("model") == "model" and tables.model_name("model b") == "model-b"
+    assert tables.model_name("model") == "model" and tables.model_name("model b") == "model b"
     names = tables.model_names(["lab/model-a", "copy/model-a", "lab/model-b"])
     assert names["lab/model-b"] == "model-b" and len(set(names.values())) == 3
     assert all(name.startswith("model-a-") for model, name in names.items() if model != "lab/model-b")
@@ -304,7 +304,7 @@ def test_perplexities_of_different_windows_are_never_compared(tmp_path):
 def test_texts_go_by_a_name_without_where_they_lie_or_how_they_are_stored():
     names = {
         "data/text/wiki-raw.test.txt.gz": "wiki-raw.test", "c4/train.jsonl.gz": "train", "wikitext2": "wikitext2",
-        "C:\\texts\\a b.parquet": "a-b", ".txt": ".txt",
+        "C:\\texts\\a b.parquet": "a b", ".txt": ".txt",
     }  # fmt: skip
     assert {text: tables.text_name(text) for text in names} == names
     distinct = tables.text_names(["one/train.txt", "two/train.txt", "wikitext2"])
@@ -317,3 +317,10 @@ def test_a_perplexity_csv_leaves_unknown_fields_empty(tmp_path):
     assert tuple(line) == tables.PERPLEXITY_COLUMNS
     assert (line["strength_kind"], line["strength"], line["parameter_ratio"]) == ("rank", "8", "0.25")
     assert line["loss_difference"] == line["magnitude_scope"] == ""
+
+
+def test_file_names_are_short_ascii_and_distinct():
+    names = tables.file_names(["model b", "a/b", "a:b", "模型", "x" * 240, "plain_1.5"])
+    assert names["model b"] == "model-b" and names["plain_1.5"] == "plain_1.5"
+    assert names["模型"].startswith("-") and names["x" * 240].startswith("x" * 60 + "-")
+    assert len(set(names.values())) == 6 and all(name.isascii() and len(name) < 70 for name in names.values())

@@ -3,11 +3,10 @@
 import math
 import textwrap
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import drawing, tables
+from analysis import drawing, layout, tables
 from analysis.domains import domain_tables
 from analysis.domains.domain_tables import MULTI_DOMAIN, domain_table
 from analysis.domains.minority_tables import MEAN, minority_table
@@ -52,7 +51,7 @@ def draw_domains(table: list[Row]) -> Figure:
     everything = [points for drawn in curves.values() for points in drawn.values()]
     warned = any(points[0]["dense_mean_score"] is None or points[0]["dense_above_chance"] is False
                  for points in everything)  # fmt: skip
-    with matplotlib.rc_context({**drawing.LAYOUT, "figure.constrained_layout.w_pad": 0.1}):
+    with drawing.style(drawing.WIDE):
         columns = _columns(places)
         width = min(4.4, max(3.3, 11 / columns))
         size = width, 0.7 * width + 0.9 + 0.19 * (len(looks) + 1)
@@ -102,7 +101,7 @@ def draw_minorities(effects: list[Row], domains: list[Row]) -> Figure:
         for kind in tables.KINDS
     }
     looks = {**level_looks(domains), MEAN: {"color": "0.15", "marker": "*", "linewidth": 2.4}}
-    with matplotlib.rc_context(drawing.LAYOUT):
+    with drawing.style():
         columns = _columns(places)
         width = min(5.2, max(3.4, 11 / columns))
         figure, panels = drawing.make_panels(places, columns, size=(width, 0.62 * width + 1.0 + 0.19 * len(looks)))
@@ -144,7 +143,7 @@ def _columns(places: dict[str, list]) -> int:
 
 def _label(points: list[Row]) -> str:
     level = domain_tables.level_statistics(points)
-    name = textwrap.shorten(level["level"], LONGEST_NAME, placeholder="…")
+    name = layout.shortened(level["level"], LONGEST_NAME)
     share = "" if level["share"] is None else f", {drawing.percent(level['share'])}"
     return f"{name}{share}: {drawing.slope_text(level, level['theil_sen_slope'])}"
 
@@ -175,7 +174,7 @@ def _effect_curve(axes: Axes, positions: dict[float | str, float], rows: list[Ro
     if not rows:
         return
     where = [positions[row["strength"]] for row in rows]
-    label = rows[0]["level"]
+    label = layout.shortened(rows[0]["level"], LONGEST_NAME)
     if label != MEAN:
         label += ": " + " and ".join(drawing.percent(rows[0][f"{side}_share"]) for side in ("minority", "majority"))
     axes.plot(where, [100 * row["corrected_effect"] for row in rows], **look, label=label)

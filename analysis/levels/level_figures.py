@@ -1,13 +1,12 @@
 """The paper's figures 2 to 6 and those of users' own tasks: how the levels of a setting fall as compression grows."""
 
 import math
-import textwrap
 from collections.abc import Iterable
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from analysis import drawing, tables
+from analysis import drawing, layout, tables
 from analysis.levels import level_tables
 from analysis.tables import Row
 from analysis.uncertainty import trends
@@ -48,10 +47,9 @@ def draw(table: list[Row]) -> Figure:
     looks = level_looks(list(dict.fromkeys(point["level"] for point in table if not point["reference_only"])))
     places = {kind: [key[1:] for key in curves if key[0] == kind] for kind in tables.KINDS}
     everything = [points for drawn in curves.values() for points in drawn.values()]
-    with matplotlib.rc_context({**drawing.LAYOUT, "figure.constrained_layout.w_pad": 0.1}):
+    with drawing.style(drawing.WIDE):
         figure, panels = _panels(places, looks)
-        title = textwrap.fill(_title(table), int(9 * figure.get_figwidth()))
-        figure.suptitle(title, fontsize=12, weight="bold")
+        figure.suptitle(_title(table), fontsize=12, weight="bold")
         for (kind, method), axes in panels.items():
             drawn = curves[kind, *method]
             positions = drawing.strength_axis(axes, kind, list(drawn.values()))
@@ -138,7 +136,7 @@ def _method_title(compression: str, scope: str | None) -> str:
 
 def _label(points: list[Row]) -> str:
     level = level_tables.level_statistics(points)
-    name = textwrap.shorten(level["level"], LONGEST_NAME, placeholder="…")
+    name = layout.shortened(level["level"], LONGEST_NAME)
     return f"{name}: {drawing.slope_text(level, level['theil_sen_slope'])}"
 
 

@@ -8,12 +8,11 @@ or the plain ratio that its strength names (storage.plain_fraction), as in the p
 import math
 from collections.abc import Sequence
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis import drawing, monotonicity, storage, tables
+from analysis import drawing, layout, monotonicity, storage, tables
 from analysis.levels import level_figures, level_tables
 from analysis.tables import Row
 from analysis.uncertainty import trends
@@ -104,7 +103,7 @@ def draw(points: list[Row], size: str = BYTES) -> Figure:
     lines = math.ceil(len(found) / columns)
     legend_lines = 1 + math.ceil(max(len(curves) for curves in found.values()) / 2)
     everything = [own for curves in found.values() for own in curves.values()]
-    with matplotlib.rc_context({**drawing.LAYOUT, "figure.constrained_layout.w_pad": 0.1}):
+    with drawing.style(drawing.WIDE):
         inches = (max(5.2, 4.5 * columns), lines * (2.9 + 0.19 * legend_lines) + 0.9)
         figure = Figure(figsize=inches, layout="constrained")
         FigureCanvasAgg(figure)
@@ -137,7 +136,7 @@ def _panel(axes: Axes, level: str, curves: dict[Curve, list[Row]], column: str) 
     some = next(iter(curves.values()))
     drawing.chance_line(axes, some, "0.3")
     drawing.warning(axes, {level: some}, "dense run")
-    axes.set_title(level)
+    axes.set_title(layout.title(level))
 
 
 def _size_axis(axes: Axes, points: list[Row], size: str) -> None:

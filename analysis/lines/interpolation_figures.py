@@ -1,13 +1,12 @@
 """The figure of appendix C: score and loss between two models, and how high the barriers stand."""
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import drawing, tables
+from analysis import drawing, layout, tables
 from analysis.lines import interpolation_tables
 from analysis.lines.barriers import CONNECTED_ERROR, MEAN_OF_ENDS, STRAIGHT_LINE
 from analysis.lines.interpolation_tables import LINE_KEY
@@ -48,14 +47,14 @@ def interpolation_figure(rows: list[Row]) -> Figure:
         raise ValueError("the runs hold no line between two models, so there is nothing to draw")
     tasks = list(dict.fromkeys(point["task"] for point in table))
     looks = line_looks(table)
-    with matplotlib.rc_context(drawing.LAYOUT):
+    with drawing.style():
         width = max(6.4, 2.9 * len(tasks) + 0.7)
         figure = Figure(figsize=(width, 11.2), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(len(HEIGHTS), len(tasks), squeeze=False, height_ratios=HEIGHTS)
         for column, task in zip(panels.T, tasks, strict=True):
             lines = _by_line([point for point in table if point["task"] == task])
-            column[0].set_title(f"{tables.task_name(task)} ({_metric(lines)})")
+            column[0].set_title(f"{layout.title(tables.task_name(task))} ({_metric(lines)})")
             for axes, name in zip(column, PANELS, strict=False):
                 _curves(axes, lines, name, looks)
             own = [row for row in barriers if row["task"] == task and row["split"] == "validation"]

@@ -1,29 +1,30 @@
 """What is left of a sweep, in time: from how long finished runs took."""
 
-import contextlib
 import json
+import logging
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis import results
 
+logger = logging.getLogger(__name__)
+
 SAMPLE = 100  # complete runs, spread over the sweep, tell how long one takes
 
 
 def run_seconds(folder: Path) -> float | None:
-    """How long a finished run took; None where it is being replaced just now.
-
-    Raises:
-        ValueError: the file is not ours.
-    """
+    """How long a finished run took; None where it is being replaced just now, or is no run of this project."""
     path = folder / results.RESULT_FILE
     try:
-        return float(json.loads(path.read_text())["seconds"])
+        seconds = float(json.loads(path.read_bytes())["seconds"])
+        return seconds if math.isfinite(seconds) else None
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} was not written by this project: {error!r}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        logger.warning("%s is counted as done, but was not written by this project: %r", path, error)
+        return None
 
 
 def duration(seconds: float) -> str:
@@ -50,11 +51,7 @@ def plan_line(complete: Sequence[Path], cells: int, overwrite: bool = False) -> 
     if not left:
         return told
     sample = complete[:: max(1, len(complete) // SAMPLE)]
-    seconds = []
-    for folder in sample:
-        with contextlib.suppress(ValueError):  # a damaged file is no reason not to compute the others
-            seconds.append(run_seconds(folder))
-    seconds = [taken for taken in seconds if taken is not None]
+    seconds = [taken for folder in sample if (taken := run_seconds(folder)) is not None]
     if not seconds:
         return f"{told}; the time is told after the first"
     typical = statistics.median(seconds)

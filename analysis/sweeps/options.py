@@ -1,6 +1,7 @@
 """argparse types that all scripts share, and which options a command line holds."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,14 @@ def filled(value: str) -> str:
 def filled_path(value: str) -> Path:
     """An argparse type: a path, which an empty text is not (for Path it is the current folder)."""
     return Path(filled(value))
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why no file can be written into a folder that is there or is to be made; None where one can."""
+    above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir():
+        return f"{above} is a file, not a folder"
+    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} is read-only"
 
 
 def folder_template(value: str) -> str:

@@ -14,11 +14,11 @@ import threading
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
 from harness.device import autocast
+from harness.progress import Progress
 from llm_tasks.engine import cpu
 from llm_tasks.engine.ways import Ways, lengths_of
 from llm_tasks.packing import (
@@ -93,7 +93,7 @@ class Engine:
     _keeps_own = False  # keys and values of a batch, for _collect
     _projects = False  # whether _collect multiplies hidden states by the output layer's weights, where that is all
 
-    def __init__(self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: tqdm) -> None:
+    def __init__(self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: Progress) -> None:
         self._model, self._budget, self._precision, self._ways = model, budget, precision, ways
         self._config = model.config.get_text_config()
         self._lengths = lengths_of(self._config)

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
-from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from harness.progress import Progress
 from llm_tasks.engine import cpu
 from llm_tasks.engine.feed import Engine
 from llm_tasks.engine.ways import (
@@ -241,7 +241,7 @@ def _log_likelihoods(
     """
     starts = (max(len(tokens) // 2, len(tokens) - READ_TOKENS) + 1 for tokens in compared)
     asked = [Continuation((*tokens, tokens[-1]), start) for tokens, start in zip(compared, starts, strict=True)]
-    with tqdm(disable=True) as progress, cpu.prepared(model, ways):
+    with Progress(quiet=True) as progress, cpu.prepared(model, ways):
         recorder = _Recorder(model, TOGETHER if ways.batches else 1, "no", ways, progress)
         recorder.fillers = [filler for filler in fillers if len(filler) <= LONGEST_ROW]
         recorder.feed(distinct_reads(asked), lanes=1)

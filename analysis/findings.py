@@ -1,0 +1,192 @@
+"""One sentence per figure: what it shows, and how sure that is.
+
+Verdicts are those of analysis.uncertainty and analysis.fine_tuning.transfers; a figure without one is told by its
+deepest fall, with its interval.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from analysis.domains.minority_tables import MEAN
+from analysis.drawing import percent
+from analysis.fine_tuning import human_gap, transfers
+from analysis.lines import barriers
+from analysis.tables import Row, task_name
+from analysis.uncertainty.trends import CANNOT_TELL, MONOTONIC, NOT_MONOTONIC, RAW, Trends
+from analysis.wording import compression_name, strength_text
+
+NAMED_CURVES = 3  # of those that share a verdict
+VERDICTS = {
+    MONOTONIC: "that each harder level falls faster",
+    NOT_MONOTONIC: "that some harder level falls slower than an easier one",
+    CANNOT_TELL: "nothing sure of the order of their levels",
+}
+
+
+def of_levels(found: Trends, table: Sequence[Row]) -> str:
+    """The order of the levels of a setting without training, and the deepest fall in its level_table."""
+    return _joined(_order(found.orders, compression_by_kind), _deepest(table, _level_place))
+
+
+def of_tuning(found: Trends, table: Sequence[Row]) -> str:
+    """The order of the amounts of training data, and the deepest fall of sparse transfer."""
+    orders = [row for row in found.orders if row["task"] not in human_gap.CATEGORIES]
+    points = [row for row in found.points if row["task"] not in human_gap.CATEGORIES]
+    deepest = _deepest(
+        points, lambda row: f"{task_name(row['task'])}, {row['level']} of the data, {strength_text(row)}"
+    )
+    return _joined(_order(orders, _task_by_kind), deepest or _deepest(table, _tuning_place))
+
+
+def of_categories(found: Trends, table: Sequence[Row]) -> str:
+    """Whether the harder task of each category falls faster, or the deepest fall where no category has two."""
+    orders = [row for row in found.orders if row["task"] in human_gap.CATEGORIES]
+    return _joined(_order(orders, _task_by_kind), _deepest(table, _tuning_place))
+
+
+def of_transfers(differences: Sequence[Row]) -> str:
+    """In how many comparisons each transfer is surely above or below another."""
+    pairs = [sentence.rstrip(".") for sentence in transfers.pair_sentences(differences)]
+    return _joined("At 95 % confidence corrected for their number: " + "; ".join(pairs) if pairs else "")
+
+
+def of_sizes(points: Sequence[Row]) -> str:
+    """What loses least of all that takes at most half of the dense bytes."""
+    small = [row for row in points if row["bytes_fraction"] <= 0.5 and row["normalized_drop"] is not None]
+    if not small:
+        return _joined(_deepest(points, _level_place))
+    hardest = [row for row in small if row["level"] == small[-1]["level"]]
+    best = max(hardest, key=lambda row: row["normalized_drop"])
+    return _joined(
+        f"Of {len(hardest)} points with at most half of the dense bytes, {_compressed(best)} loses least at "
+        f"{best['level']}: {_drop(best)}"
+    )
+
+
+def of_domains(table: Sequence[Row]) -> str:
+    """The deepest fall of a domain or a pair of languages."""
+    return _joined(_deepest(table, lambda row: f"{row['level']} ({row['condition']}), {strength_text(row)}"))
+
+
+def of_minorities(effects: Sequence[Row]) -> str:
+    """What being the minority costs at the strongest compression, in the mean over domains where there are several."""
+    known = [row for row in effects if row["corrected_effect"] is not None]
+    shown = [row for row in known if row["level"] == MEAN] or known
+    if not shown:
+        return ""
+    row = max(shown, key=lambda row: row["requested_sparsity"])
+    of = "the mean over domains" if row["level"] == MEAN else row["level"]
+    low, high = row["corrected_effect_low"], row["corrected_effect_high"]
+    return _joined(
+        f"At {strength_text(row)}, being the minority changes the drop of {of} by "
+        f"{_interval(row['corrected_effect'], low, high)} of the dense score above chance: {_more_or_less(low, high)}"
+    )
+
+
+def of_lines(rows: Sequence[Row]) -> str:
+    """The highest barrier in validation error above the straight line, as a share of what was learned."""
+    wanted = "validation", "error", barriers.STRAIGHT_LINE
+    own = [row for row in rows if (row["split"], row["quantity"], row["definition"]) == wanted]
+    known = [row for row in own if row["share_of_learned"] is not None]
+    if not known:
+        return ""
+    row = max(known, key=lambda row: row["share_of_learned"])
+    strength = "" if row["strength"] is None else f", {strength_text(row)}"
+    height = _interval(row["share_of_learned"], row["share_low"], row["share_high"], sign="")
+    return _joined(
+        f"The highest of {len(known)} barriers is that of {task_name(row['task'])}, {row['pair']}{strength}: {height} "
+        "of what the dense model has learned"
+    )
+
+
+def of_perplexity(table: Sequence[Row]) -> str:
+    """What raises perplexity most, and by how much with which error."""
+    dense = next((row["mean_perplexity"] for row in table if row["compression"] == "dense"), None)
+    worst = max((row for row in table if row["strength_kind"] is not None), key=lambda row: row["mean_perplexity"])
+    told = f"Perplexity is highest under {_compressed(worst)}: {worst['mean_perplexity']:.4g}"
+    if dense is not None:
+        told += f", dense {dense:.4g}"
+    if worst["loss_difference"] is not None:
+        error = worst["loss_difference_stderr"]
+        told += (
+            f"; the loss is {worst['loss_difference']:+.3f}{'' if error is None else f' ± {error:.3f}'} nats a token"
+        )
+    return _joined(told)
+
+
+def compression_by_kind(row: Row) -> str:
+    """Wanda by sparsity."""
+    return f"{compression_name(row)} by {human_gap.KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
+
+
+def _task_by_kind(row: Row) -> str:
+    name = row["task"].capitalize() if row["task"] in human_gap.CATEGORIES else task_name(row["task"])
+    return f"{name} by {human_gap.KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
+
+
+def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:
+    """How many curves' raw slopes say what of the order of their levels."""
+    own = [row for row in orders if row["measure"] == RAW]
+    if not own:
+        return ""
+    if len(own) == 1:
+        return f"{name(own[0])}: {own[0]['text'].rstrip('.')}"
+    told = []
+    for verdict, words in VERDICTS.items():
+        names = [name(row) for row in own if row["verdict"] == verdict]
+        if names:
+            more = "" if len(names) <= NAMED_CURVES else f"; and {len(names) - NAMED_CURVES} more"
+            listed = "" if verdict == CANNOT_TELL else f" ({'; '.join(names[:NAMED_CURVES])}{more})"
+            told.append(f"{len(names)} say{'s' if len(names) == 1 else ''} {words}{listed}")
+    return f"Of {len(own)} curves, at 95 % confidence corrected for their number, {', '.join(told)}"
+
+
+def _deepest(points: Iterable[Row], place: Callable[[Row], str]) -> str:
+    """The largest drop of a compressed point whose dense reference means something."""
+    drops = [
+        row for row in points
+        if row.get("normalized_drop") is not None and row["strength"] is not None
+        and row.get("dense_above_chance") is not False
+    ]  # fmt: skip
+    if not drops:
+        return ""
+    row = min(drops, key=lambda row: row["normalized_drop"])
+    return f"the deepest fall is that of {place(row)}: {_drop(row)}"
+
+
+def _drop(row: Row) -> str:
+    low, high = row.get("drop_low"), row.get("drop_high")
+    told = f"{_interval(row['normalized_drop'], low, high)} of the dense score"
+    if low is None or high is None:
+        return f"{told}, without an interval"
+    return told if high < 0 or low > 0 else f"{told}, which may be none"
+
+
+def _interval(value: float, low: float | None, high: float | None, sign: str = "+") -> str:
+    """-12.0 % [-15.0, -9.0]."""
+    bounds = "" if low is None or high is None else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"{100 * value:{sign}.1f} %{bounds}"
+
+
+def _more_or_less(low: float | None, high: float | None) -> str:
+    if low is None or high is None or low <= 0 <= high:
+        return "whether it loses more cannot be told"
+    return "it loses more" if high < 0 else "it loses less"
+
+
+def _level_place(row: Row) -> str:
+    return f"{row['level']} by {_compressed(row)}"
+
+
+def _tuning_place(row: Row) -> str:
+    return f"{task_name(row['task'])}, {percent(row['data_fraction'])} of the data, {strength_text(row)}"
+
+
+def _compressed(row: Row) -> str:
+    return f"{compression_name(row)}, {strength_text(row)}"
+
+
+def _joined(*clauses: str) -> str:
+    """The clauses as one sentence, without those that say nothing."""
+    told = "; ".join(filter(None, clauses))
+    return f"{re.sub('^the ', 'The ', told)}." if told else ""

@@ -1,0 +1,86 @@
+from synthetic_runs import dense, level_run, line_run, perplexity_run, run, write_tree
+
+from analysis import contents, findings, results, summary
+from analysis.uncertainty import trends
+
+PLACE = {"strength_kind": "sparsity", "strength": 0.5, "compression": "wanda", "magnitude_scope": None}
+
+
+def order(verdict, **changes):
+    return {**PLACE, "task": "option_count", "measure": trends.RAW, "verdict": verdict, "text": "why.", **changes}
+
+
+def point(drop, low=None, high=None, **changes):
+    return {**PLACE, "level": "hard", "normalized_drop": drop, "drop_low": low, "drop_high": high, **changes}
+
+
+def found(*orders, points=()):
+    return trends.Trends(list(points), [], list(orders), [])
+
+
+def test_one_curve_is_told_by_its_verdict_several_by_their_number():
+    assert findings.of_levels(found(order(trends.MONOTONIC)), []) == "Wanda by unstructured sparsity: why."
+    several = found(
+        order(trends.MONOTONIC), order(trends.CANNOT_TELL, strength_kind="nm"), order(trends.CANNOT_TELL),
+        order(trends.NOT_MONOTONIC, measure=trends.CORRECTED),
+    )  # fmt: skip
+    assert findings.of_levels(several, []) == (
+        "Of 3 curves, at 95 % confidence corrected for their number, 1 says that each harder level falls faster (Wanda "
+        "by unstructured sparsity), 2 say nothing sure of the order of their levels."
+    )
+
+
+def test_the_deepest_fall_comes_with_its_interval():
+    points = [point(-0.1, -0.2, -0.05), point(-0.3, -0.4, -0.2), point(-0.9, dense_above_chance=False)]
+    assert findings.of_levels(found(), points) == (
+        "The deepest fall is that of hard by Wanda, 50 %: -30.0 % [-40.0, -20.0] of the dense score."
+    )
+    doubtful = findings.of_levels(found(), [point(-0.3, -0.4, 0.1)])
+    assert doubtful.endswith("[-40.0, +10.0] of the dense score, which may be none.")
+    assert findings.of_levels(found(), [point(-0.3)]).endswith("-30.0 % of the dense score, without an interval.")
+    assert findings.of_levels(found(), []) == findings.of_levels(found(), [point(None)]) == ""
+
+
+def test_by_size_the_hardest_level_tells_what_loses_least_of_the_small():
+    points = [
+        point(-0.1, -0.2, -0.05, bytes_fraction=0.9), point(0.0, level="easy", bytes_fraction=0.4),
+        point(-0.3, -0.4, -0.2, bytes_fraction=0.5), point(-0.2, -0.3, -0.1, bytes_fraction=0.3, strength=0.7),
+    ]  # fmt: skip
+    assert findings.of_sizes(points) == (
+        "Of 2 points with at most half of the dense bytes, Wanda, 70 % loses least at hard: -20.0 % [-30.0, -10.0] of "
+        "the dense score."
+    )
+
+
+def test_being_the_minority():
+    effect = {**PLACE, "level": "tweets", "requested_sparsity": 0.5, "corrected_effect": -0.2}
+    bounds = {"corrected_effect_low": -0.3, "corrected_effect_high": -0.1}
+    told = findings.of_minorities([{**effect, **bounds}])
+    assert told == (
+        "At 50 %, being the minority changes the drop of tweets by -20.0 % [-30.0, -10.0] of the dense score above "
+        "chance: it loses more."
+    )
+    assert findings.of_minorities([{**effect, **bounds, "corrected_effect_high": 0.1}]).endswith("cannot be told.")
+    assert findings.of_minorities([{**effect, "corrected_effect": None}]) == ""
+
+
+def test_the_summary_opens_with_a_sentence_per_figure_which_stands_over_it_too(tmp_path):
+    three = [dense(), run(), run("sparse_to_dense"), dense(task="rte"), run(task="rte")]
+    levels = [level_run(), level_run("wanda", 0.5), level_run("gptq", ("bits", 4))]
+    others = [line_run(), perplexity_run(), perplexity_run("wanda", 0.5, (4.0, 4.5))]
+    rows = results.read_runs(write_tree(tmp_path, *three, *levels, *others, group_size=128, symmetric=False))
+    tree = contents.describe(rows, [], 200)
+    lines = summary.summary_text(tree, ["png"]).splitlines()
+    drawn = [plot for part in tree.parts for plot in part.plots if plot.draw]
+    assert len(drawn) == 7 and all(plot.finding.endswith(".") for plot in drawn)
+    assert lines[2] == "## What was found"
+    opening = lines[4 : lines.index("", 4)]
+    assert [line.partition("**: ")[2] for line in opening] == [plot.finding for plot in drawn]
+    for plot in drawn:
+        place = lines.index(f"![{plot.stem}.png]({plot.stem}.png)")
+        assert lines[place - 2] == plot.finding
+    # 3.25 and 4.25 nats over two windows
+    assert drawn[-1].finding == (
+        "Perplexity is highest under Wanda, 50 %: 70.11, dense 25.79; the loss is +1.000 ± 0.000 nats a token."
+    )
+    assert lines.index("## The runs") > max(place for place, line in enumerate(lines) if line.startswith("!["))

@@ -1,0 +1,159 @@
+import itertools
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
+
+from analysis import drawing, figures, layout, results
+from analysis.levels import level_figures, size_figures
+
+ODD = "$x_1^2$ %5 <script>alert(1)</script> | & "
+LONG = "abcdefghij" * 24
+CURLY = "\N{MATHEMATICAL SCRIPT CAPITAL A}"
+ARABIC = "سؤال صعب"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "plot_results.py"
+
+
+def tuning_rows(folder, names):
+    runs = []
+    for name in names:
+        runs += [dense(task=name), run(task=name), run(strength=0.3, task=name), run("sparse_to_dense", task=name)]
+    return results.read_runs(write_tree(folder, *runs))
+
+
+def level_rows(folder, names):
+    scores = dict.fromkeys(names, (1, 1, 1, 0))
+    runs = [level_run(*how, levels=scores) for how in [(), ("wanda", 0.3), ("wanda", 0.5), ("gptq", ("bits", 4))]]
+    return results.read_runs(write_tree(folder, *runs, group_size=128, symmetric=False))
+
+
+def boxes(figure):
+    """What must not overlap: titles, captions, labels of axes and legends, with their extents."""
+    parts = [figure, *figure.subfigs, *(part for own in figure.subfigs for part in own.subfigs)]
+    found = [text for part in parts for text in (part._suptitle, part._supxlabel) if text is not None]
+    found += [legend for part in parts for legend in part.legends]
+    for axes in figure.axes:
+        if axes.axison:
+            found += [axes.title, axes.xaxis.label, axes.yaxis.label, axes.get_legend()]
+    named = []
+    for artist in found:
+        if artist is not None and not (isinstance(artist, Text) and not artist.get_text()):
+            named.append((artist.get_text() if isinstance(artist, Text) else "legend", artist.get_window_extent()))
+    return named
+
+
+def check_room(figure):
+    drawing.encode(figure, "png", 50)
+    found = boxes(figure)
+    for name, box in found:
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+        assert inside, f"{name!r} runs out of the figure: {box} in {figure.bbox}"
+    for (one, first), (other, second) in itertools.combinations(found, 2):
+        wide = min(first.x1, second.x1) - max(first.x0, second.x0)
+        high = min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert wide <= 1 or high <= 1, f"{one!r} lies over {other!r}"
+    for axes in figure.axes:
+        if axes.axison:
+            box = axes.get_window_extent()
+            assert box.width > 50 and box.height > 40, f"panel {axes.get_title()!r} has no room: {box}"
+
+
+NAMES = {
+    "one": ["task"],
+    "odd": [f"{ODD}a", "问题 难度", ARABIC],
+    "long": [f"{LONG}{number}" for number in range(3)],
+    "many": [f"task number {number}" for number in range(40)],
+}
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+def test_titles_and_legends_of_levels_have_room(tmp_path, names):
+    rows = level_rows(tmp_path, names)
+    check_room(level_figures.levels(rows))
+    check_room(size_figures.by_size(rows))
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+def test_titles_and_legends_of_fine_tuned_tasks_have_room(tmp_path, names):
+    rows = tuning_rows(tmp_path, names)
+    check_room(figures.data_adequacy(rows))
+    check_room(figures.four_transfers(rows))
+
+
+def test_titles_and_legends_of_long_models_and_many_methods_have_room(tmp_path):
+    model = f"lab/{LONG}"
+    many = [perplexity_run(f"method {ODD}{number}", 0.5, model=model) for number in range(12)]
+    check_room(figures.perplexity(results.read_runs(write_tree(tmp_path, perplexity_run(model=model), *many))))
+
+
+def test_nothing_of_a_name_is_a_formula_or_lost(tmp_path):
+    figure = figures.data_adequacy(tuning_rows(tmp_path, ["$x_1^2$ {%"]))
+    drawing.encode(figure, "png", 30)
+    (title,) = [axes.title for axes in figure.axes if axes.axison]
+    assert title.get_text() == "$x_1^2$ {% (Accuracy)" and not title.get_parse_math()
+
+
+def test_a_long_name_keeps_what_tells_it_apart():
+    assert layout.shortened("abcdefghij0", 11) == "abcdefghij0"
+    assert layout.shortened("abcdefghijk0", 10) == "abcdef…jk0"
+    assert layout.shortened("问题难度问题难度", 9) == "问题…度"  # two columns a letter: 5 of 8 before, 2 after
+
+
+def test_numbers_stay_behind_names_that_are_written_from_the_right():
+    figure = Figure()
+    text = figure.text(0, 0, f"{ARABIC}: +0.5 (3)")
+    layout.arrange(figure)
+    assert text.get_text() == f"\u200e{ARABIC}\u200e: +0.5 (3)"
+
+
+def test_letters_come_from_a_font_that_has_them():
+    assert layout.fallback_fonts(f"plain äöü {ARABIC}") == ([], "")
+    families, missing = layout.fallback_fonts(f"a{CURLY}")  # of the fonts that come with matplotlib, STIX has it
+    assert families and not missing
+    figure = Figure()
+    text = figure.text(0, 0, CURLY)
+    layout.arrange(figure)
+    assert text.get_fontfamily() == [layout.FONT, *families]
+
+
+def test_letters_without_a_font_are_told_once(caplog, monkeypatch):
+    monkeypatch.setattr(layout.font_manager.fontManager, "ttflist", [])
+    monkeypatch.setattr(layout, "_told", set())
+    layout.fallback_fonts.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for name in (f"{CURLY}ab", f"{CURLY}\N{MATHEMATICAL SCRIPT CAPITAL C}"):
+            figure = Figure()
+            figure.text(0, 0, name)
+            layout.arrange(figure)
+    layout.fallback_fonts.cache_clear()
+    assert len(caplog.messages) == 1 and "no font on this machine has some letters" in caplog.text
+    assert f"such as {CURLY}: figures show boxes" in caplog.text
+
+
+def test_the_users_matplotlibrc_changes_nothing(tmp_path):
+    rows = tuning_rows(tmp_path, ["a_task"])
+    plain = drawing.encode(figures.data_adequacy(rows), "png", 30)
+    with matplotlib.rc_context({"text.usetex": True, "axes.titlesize": 40, "savefig.bbox": "tight"}):
+        assert drawing.encode(figures.data_adequacy(rows), "png", 30) == plain
+        assert matplotlib.rcParams["text.usetex"] is True
+
+
+@pytest.mark.parametrize("script", ["plot_results.py", "max_strength.py"])
+@pytest.mark.parametrize("backend", ["tkagg", "no-such-backend"])
+def test_any_backend_and_terminal_will_do(tmp_path, script, backend):
+    scores = {"难": (1, 1, 1, 0) * 5}
+    runs = [level_run(*how, levels=scores, model="lab/模型") for how in [(), ("wanda", 0.3), ("wanda", 0.5)]]
+    write_tree(tmp_path / "runs", *runs)
+    settings = {"MPLBACKEND": backend, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, SCRIPT.with_name(script), "--results_dir", tmp_path / "runs", "--resamples", "100"]
+    command += ["--output_dir", tmp_path / "图"] if script == "plot_results.py" else []
+    done = subprocess.run(list(map(str, command)), env={**os.environ, **settings}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert rb"\u" in done.stdout
