@@ -5,6 +5,8 @@
 # figure holds all.
 set -euo pipefail
 
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
 SETTING=setting2_option_count
 SETTINGS="${SETTINGS:-2 3}"
 MODEL="${MODEL:-lmsys/vicuna-7b-v1.3}"
@@ -15,4 +17,4 @@ BITS="${BITS-16 14 12 10 8 6 4 3 2}"
 SEEDS="${SEEDS:-0}"
 OUT="${OUT:-runs/compression_ratio}"
 
-source "$(dirname -- "${BASH_SOURCE[0]}")/llm_sweep.sh"
+source scripts/llm_sweep.sh

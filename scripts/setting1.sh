@@ -3,6 +3,8 @@
 # Lists and hyper-parameters as the original's README prints them; glue_sweep.sh says how to change them.
 set -euo pipefail
 
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
 MODEL="${MODEL:-roberta-base}"
 TASKS="${TASKS:-qnli sst2 mnli}"
 SEEDS="${SEEDS:-41 42 43}"
@@ -16,4 +18,4 @@ LEARNING_RATE="${LEARNING_RATE:-2e-5}"
 EPOCHS="${EPOCHS:-3}"
 OUT="${OUT:-runs/setting1}"
 
-source "$(dirname -- "${BASH_SOURCE[0]}")/glue_sweep.sh"
+source scripts/glue_sweep.sh
