@@ -2,9 +2,7 @@
 # the OPTIONS that it alone has: runs the sweep, draws its figures. Every variable can be set by the caller; arguments go
 # to the main script.
 
-cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
-# without an active environment, that of quickstart.sh
-[[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || ! -d .venv ]] || PATH="$PWD/.venv/bin:$PATH"
+[[ -n "${sweep_caller:-}" ]] || source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
 
 python "GLUE_tasks/$SCRIPT" \
   --model_name_or_path "$MODEL" "${OPTIONS[@]}" --sparse_method $TRANSFERS --noembed \

@@ -6,9 +6,7 @@
 #   SEEDS="41 42" bash scripts/setting1.sh --max_train_samples 4000
 #   bash scripts/setting1.sh --list_cells | xargs -P 4 -d '\n' -n 1 bash -c
 
-cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
-# without an active environment, that of quickstart.sh
-[[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || ! -d .venv ]] || PATH="$PWD/.venv/bin:$PATH"
+[[ -n "${sweep_caller:-}" ]] || source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
 
 # sweep SCRIPT BATCH_SIZE LEARNING_RATE EPOCHS OPTIONS...
 sweep() {

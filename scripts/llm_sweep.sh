@@ -17,9 +17,7 @@
 #   ANSWER_MODE=generate OUT=runs/setting2_generate bash scripts/setting2.sh
 #   bash scripts/setting2.sh --list_cells | xargs -P 4 -d '\n' -n 1 bash -c
 
-cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
-# without an active environment, that of quickstart.sh
-[[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || ! -d .venv ]] || PATH="$PWD/.venv/bin:$PATH"
+[[ -n "${sweep_caller:-}" ]] || source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
 
 # the Vicunas are published as .bin alone
 [[ "$MODEL" != lmsys/vicuna-* ]] || set -- --weights bin "$@"

@@ -6,6 +6,8 @@
 #   TASKS="qqp stsb" SPARSITIES="0.5 0.7" POINTS=31 bash scripts/lmc.sh --max_train_samples 4000
 set -euo pipefail
 
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
 MODEL="${MODEL:-roberta-large}"
 TASKS="${TASKS:-qqp stsb qnli rte}"
 SEEDS="${SEEDS:-41 42}" # two or more: dense-dense joins each with the next
@@ -23,7 +25,7 @@ EPOCHS="${EPOCHS:-3}"
 TREE="${OUT:-runs/lmc}"
 OUT="$TREE/models"
 
-source "$(dirname -- "${BASH_SOURCE[0]}")/glue_sweep.sh" --save_model "$@"
+source scripts/glue_sweep.sh --save_model "$@"
 
 # Lines start from models that are there: the list of a sweep is that of the training alone.
 if [[ " $* " != *" --list_cells "* ]]; then
@@ -31,4 +33,6 @@ if [[ " $* " != *" --list_cells "* ]]; then
     --num_points "$POINTS" --max_train_samples "$TRAIN_ROWS" \
     --output_dir "$TREE/lines/{task_name}/{pair}/{strength}/{fraction}/{seed}"
   python scripts/plot_results.py --results_dir "$TREE" --output_dir "$TREE/figures"
+else
+  echo "lmc.sh: the list is that of the training; once it is done, bash scripts/lmc.sh measures the lines" >&2
 fi

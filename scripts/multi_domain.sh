@@ -7,6 +7,8 @@
 #   bash scripts/multi_domain.sh --list_cells | xargs -P 4 -d '\n' -n 1 bash -c
 set -euo pipefail
 
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
 MODEL="${MODEL:-$HOME/.cache/junk_dna/models/all-MiniLM-L6-v2}"
 DATA_DIR="${DATA_DIR:-$HOME/.cache/junk_dna/data}" # DATA_DIR/TASK/<domain>/{train,validation}.jsonl[.gz]
 TASK="${TASK:-rated_sentences}"
@@ -26,4 +28,4 @@ SCRIPT=Domains_prune_oneshot.py
 CONDITION=mixture
 OPTIONS=(--data_dir "$DATA_DIR" --task_name "$TASK" --mixture $MIXTURES --max_train_samples "$ROWS" --balanced_validation)
 
-source "$(dirname -- "${BASH_SOURCE[0]}")/domain_sweep.sh"
+source scripts/domain_sweep.sh

@@ -17,7 +17,7 @@ import logging
 import sys
 from pathlib import Path
 
-from analysis import drawing, report, results, summary, tables, terminal
+from analysis import drawing, original_names, report, results, summary, tables, terminal
 from analysis.contents import RESAMPLES, Plot, describe
 from analysis.levels import level_tables, size_figures
 from analysis.sweeps.options import filled_path, unwritable
@@ -59,7 +59,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="draws of items and seeds behind the intervals of slopes and the verdicts, 100 or more; more take longer "
         "and change little (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--original_names", action="store_true",
+        help="also write copies of the PNG figures under the names of the original's first README, where the runs have "
+        "them: Task_1 (setting 1, amounts of training data), Task_2 (translation, else several domains), Task_3 "
+        "(setting 3), Task_4 (an easy and a hard task of each category) and TRUE_GEM (the four transfers); of several "
+        "models, the one with the most points",
+    )  # fmt: skip
     args = parser.parse_args(argv)
+    if args.original_names and "png" not in args.formats:
+        parser.error(f"--original_names copies PNG figures, and --formats is {' '.join(args.formats)}: add png")
     if args.resamples < 100:
         parser.error(f"--resamples {args.resamples}: must be 100 or more")
     if args.dpi < 1:
@@ -99,11 +108,14 @@ def main(argv: list[str] | None = None) -> None:
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     files: dict[str, bytes] = {}
-    for plot in itertools.chain.from_iterable(part.plots for part in tree.parts):
+    plots = list(itertools.chain.from_iterable(part.plots for part in tree.parts))
+    for plot in plots:
         files |= write_plot(plot, args.output_dir, args.formats, args.dpi)
     text = summary.summary_text(tree, args.formats)
     others = {name: _bytes(table) for name, table in summary.overall_tables(tree).items()}
     others |= {SUMMARY: _bytes(text), REPORT: _bytes(report.report_html(text, {**files, **others}))}
+    if args.original_names:
+        others |= copies(plots, files)
     for name, content in others.items():
         results.replace_file(args.output_dir / name, content)
     for file in [*files, *others]:
@@ -119,6 +131,15 @@ def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> di
     for name, content in contents.items():
         results.replace_file(output_dir / name, content)
     return contents
+
+
+def copies(plots: list[Plot], files: dict[str, bytes]) -> dict[str, bytes]:
+    """The figures that the original has too, under its names."""
+    found = original_names.originals(plots)
+    for name in original_names.RULES:
+        told = f"is {found[name].stem}.png" if name in found else "is not written: the runs have no such figure"
+        logger.info("%s.png %s", name, told)
+    return {f"{name}.png": files[f"{plot.stem}.png"] for name, plot in found.items()}
 
 
 def _bytes(text: str) -> bytes:

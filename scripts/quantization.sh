@@ -9,6 +9,8 @@
 # WikiText-2 by default: bash scripts/quantization.sh --calibration wikitext2
 set -euo pipefail
 
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
 SETTING=setting2_option_count
 SETTINGS="${SETTINGS:-2 3}"
 MODEL="${MODEL:-lmsys/vicuna-7b-v1.3}"
@@ -20,4 +22,4 @@ MAX_ITEMS="${MAX_ITEMS-1000}" # of each data set; empty: all
 SEEDS="${SEEDS:-0}"
 OUT="${OUT:-runs/compression_ratio}"
 
-source "$(dirname -- "${BASH_SOURCE[0]}")/llm_sweep.sh"
+source scripts/llm_sweep.sh

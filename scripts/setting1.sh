@@ -4,6 +4,8 @@
 # paper counts six amounts of data, which it does not name: FRACTIONS="5 10 25 50 75 100" has six.
 set -euo pipefail
 
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
 MODEL="${MODEL:-roberta-base}"
 TASKS="${TASKS:-qnli sst2 mnli}"
 SEEDS="${SEEDS:-41 42 43}"
@@ -17,4 +19,4 @@ LEARNING_RATE="${LEARNING_RATE:-2e-5}"
 EPOCHS="${EPOCHS:-3}"
 OUT="${OUT:-runs/setting1}"
 
-source "$(dirname -- "${BASH_SOURCE[0]}")/glue_sweep.sh"
+source scripts/glue_sweep.sh

@@ -5,6 +5,8 @@
 # to change them.
 set -euo pipefail
 
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
 SETTING=setting3_context_length
 MODEL="${MODEL:-lmsys/vicuna-7b-v1.3}"
 COMPRESSIONS="${COMPRESSIONS:-dense magnitude wanda sparsegpt}"
@@ -14,4 +16,4 @@ MAX_ITEMS="${MAX_ITEMS-1000}"                              # questions; empty: a
 SEEDS="${SEEDS:-0}"
 OUT="${OUT:-runs/setting3}"
 
-source "$(dirname -- "${BASH_SOURCE[0]}")/llm_sweep.sh"
+source scripts/llm_sweep.sh

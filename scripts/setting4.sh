@@ -5,6 +5,8 @@
 # from where the paper does. The paper's lists; llm_sweep.sh says how to change them.
 set -euo pipefail
 
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
 SETTING=setting4_k_shot
 MODEL="${MODEL:-lmsys/vicuna-7b-v1.3}"
 COMPRESSIONS="${COMPRESSIONS:-dense magnitude wanda sparsegpt}"
@@ -13,4 +15,4 @@ NM_RATIOS="${NM_RATIOS-7:8 6:8 5:8 4:8 3:8 2:8 1:8}"       # N kept of M; empty:
 SEEDS="${SEEDS:-0}"
 OUT="${OUT:-runs/setting4}"
 
-source "$(dirname -- "${BASH_SOURCE[0]}")/llm_sweep.sh"
+source scripts/llm_sweep.sh

@@ -41,8 +41,8 @@ mapfile -t lines < <(tail -n "+$first" -- "$1" | head -n "$chunk")
 lines=("${lines[@]%$'\r'}") # of a list whose lines end in CRLF
 ((${#lines[@]})) || stop "$1 has no line $first: --array has more tasks than the list has lines"
 
-# without an active environment, that of quickstart.sh
-[[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || ! -d .venv ]] || PATH="$PWD/.venv/bin:$PATH"
+# submit.sh has chosen a python; for a list that was submitted by hand from the project root it is chosen here
+[[ ! -f scripts/sweep_common.sh ]] || source scripts/sweep_common.sh
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 
 process="" # of the line that runs

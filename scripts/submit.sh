@@ -4,18 +4,20 @@
 #   CPUS=4 GPUS=1 MEM=32G TIME=8:00:00 PARTITION=gpu bash scripts/submit.sh --max_parallel 8 setting5 --max_items 500
 #   bash scripts/submit.sh --group_by model,task_name setting1
 #
-# A sweep is a script that takes --list_cells and writes below OUT: setting1 … setting6, true_gem, or a file of yours.
+# A sweep is a script that takes --list_cells and writes below OUT: setting1 … setting6, true_gem, human_gap, lmc,
+# quantization, low_rank, multi_domain, translation, or a file of yours.
 # What follows it goes to it; its variables (MODEL, SEEDS, DATA_DIR, OUT, …) are set as for the script itself. Submitting
 # again finishes the sweep. Options, before the sweep:
 #
 #   --max_parallel N   so many tasks at a time (default: as the scheduler likes)
 #   --chunk N          so many commands in a task, one after the other (default 1, more where Slurm's largest array asks)
 #   --group_by NAMES   a command for all cells that share these, instead of one for each: less time goes into loading
+#                      (what is complete is left out of the groups)
 #   --dry_run          write the lists, print the sbatch commands, submit nothing
 set -euo pipefail
 
 CPUS="${CPUS:-4}"
-GPUS="${GPUS:-0}"
+GPUS="${GPUS:-}"                 # empty: 1 where the partition has GPUs (sinfo), else 0
 MEM="${MEM:-16G}"
 TIME="${TIME:-4:00:00}"          # of a task
 PARTITION="${PARTITION:-}"       # empty: the default of the site
@@ -49,14 +51,25 @@ root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ "$sweep" == */* ]] || sweep="$root/scripts/${sweep%.sh}.sh"
 [[ -f "$sweep" ]] || stop "there is no sweep $sweep"
 sweep="$(realpath -- "$sweep")"
+[[ "$GPUS" =~ ^[0-9]*$ ]] || stop "GPUS '$GPUS': a number, of GPUs for each task"
 ! grep -q $'\r$' -- "$sweep" || stop "the lines of $sweep end in CRLF, which bash cannot read; end them in LF"
 [[ -n "$dry_run" ]] || command -v sbatch >/dev/null || stop "there is no sbatch here; INSTALL.md has xargs and parallel"
 
-cd "$root"
-[[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" || ! -d .venv ]] || export PATH="$PWD/.venv/bin:$PATH"
-OUT="${OUT:-$(sed -n 's/^OUT="${OUT:-\(.*\)}"$/\1/p' "$sweep")}" # the default that the sweep itself has
+source "$root/scripts/sweep_common.sh"
+# the default that the sweep itself has, whatever it calls the folder
+OUT="${OUT:-$(sed -nE 's/^(export )?[A-Z]+="\$\{OUT:-(.*)\}".*$/\2/p' "$sweep" | head -n 1)}"
 [[ -n "$OUT" ]] || stop "$sweep has no line OUT=\"\${OUT:-FOLDER}\"; set OUT to the folder that it writes to"
 export OUT GRACE
+for name in MODEL DATA_DIR; do
+  [[ -z "${!name:-}" ]] || export "${name?}" # as seen from the project root
+done
+
+gpus_of_partition() {
+  command -v sinfo >/dev/null || return 0
+  sinfo --noheader --format='%P %G' ${PARTITION:+"--partition=$PARTITION"} 2>/dev/null |
+    awk -v named="$PARTITION" 'named != "" || $1 ~ /\*$/' | grep -m 1 -o gpu || true
+}
+[[ -n "$GPUS" ]] || GPUS=$([[ -n "$(gpus_of_partition)" ]] && echo 1 || echo 0)
 
 # Lists of their own for every submission: tasks read them when they start.
 jobs="$OUT/slurm/$(date +%Y%m%d-%H%M%S)-$$"

@@ -6,6 +6,8 @@
 #   bash scripts/translation.sh --list_cells | xargs -P 2 -d '\n' -n 1 bash -c
 set -euo pipefail
 
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
 MODEL="${MODEL:-facebook/mbart-large-50-many-to-many-mmt}"
 DATASET="${DATASET:-Helsinki-NLP/opus-100}"
 CONFIGS="${CONFIGS:-de-en en-fr en-gu en-kk}"
@@ -28,4 +30,4 @@ CONDITION=shots
 OPTIONS=(--dataset_name "$DATASET" --dataset_config $CONFIGS --eval_split test --pairs $PAIRS
   ${RESOURCES:+--resources $RESOURCES} --shots $SHOTS --max_eval_samples "$EVAL_SAMPLES")
 
-source "$(dirname -- "${BASH_SOURCE[0]}")/domain_sweep.sh"
+source scripts/domain_sweep.sh

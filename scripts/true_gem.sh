@@ -6,6 +6,8 @@
 # CommonsenseQA; glue_sweep.sh says how to change them. TASKS= or MCQ_TASKS= leaves out GLUE or multiple choice.
 set -euo pipefail
 
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
 MODEL="${MODEL:-roberta-large}"
 TASKS="${TASKS-qnli sst2 mnli cola}"
 MCQ_TASKS="${MCQ_TASKS-commonsense_qa winogrande}"
@@ -23,4 +25,4 @@ MCQ_LEARNING_RATE="${MCQ_LEARNING_RATE:-1e-5}"
 MCQ_EPOCHS="${MCQ_EPOCHS:-5}"
 OUT="${OUT:-runs/true_gem}"
 
-source "$(dirname -- "${BASH_SOURCE[0]}")/glue_sweep.sh"
+source scripts/glue_sweep.sh

@@ -48,13 +48,15 @@ def start(tmp_path: Path) -> Callable[..., list[list[str]]]:
     """Run a script of the project with a stand-in for python; returns the arguments of every program that it starts."""
     (tmp_path / "bin").mkdir()
     python, calls = tmp_path / "bin" / "python", tmp_path / "calls"
-    python.write_text(f'#!/bin/bash\nprintf "%s\\x1f" "$@" >>"{calls}"\nprintf "\\n" >>"{calls}"\n')
+    python.write_text(
+        f'#!/bin/bash\n[[ "$1" != -c ]] || exit 0\nprintf "%s\\x1f" "$@" >>"{calls}"\nprintf "\\n" >>"{calls}"\n'
+    )
     python.chmod(0o755)
 
-    def run(name: str, *arguments: str, **variables: str) -> list[list[str]]:
+    def run(name: str, *arguments: str, folder: str | Path = "/", **variables: str) -> list[list[str]]:
         path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
         environment = {"PATH": path, "VIRTUAL_ENV": str(tmp_path), "HOME": str(tmp_path), **variables}
-        subprocess.run(["bash", ROOT / "scripts" / name, *arguments], env=environment, cwd="/", check=True)
+        subprocess.run(["bash", ROOT / "scripts" / name, *arguments], env=environment, cwd=folder, check=True)
         return [line.split("\x1f")[:-1] for line in calls.read_text().splitlines()]
 
     return run

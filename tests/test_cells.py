@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 
 from analysis import results
-from analysis.sweeps import locks
+from analysis.sweeps import cells, locks
 from analysis.sweeps.cells import check_folders, output_folders, run_cells
 
 CELLS = [{"task": "rte", "seed": 1}, {"task": "rte", "seed": 2}, {"task": "cola", "seed": 1}]
@@ -290,3 +290,8 @@ def test_a_read_only_tree_is_refused_unless_it_is_complete(tmp_path: Path):
     subprocess.run([*sweep, "2", "0"], check=True)
     assert in_read_only(tmp_path, [*sweep, "2", "0"]).returncode == 0
     assert "cannot be written" in in_read_only(tmp_path, [*sweep, "3", "0"]).stderr
+
+
+def test_long_waits_ask_seldom():
+    # a tenth of the time waited, between half a second and half a minute
+    assert [cells.poll_seconds(waited) for waited in (0, 5, 60, 300, 86400)] == [0.5, 0.5, 6, 30, 30]

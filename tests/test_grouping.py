@@ -44,6 +44,23 @@ def listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Ca
     return run
 
 
+def test_what_is_complete_is_left_out_of_the_groups(listed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [*NOWHERE, "--task_name", "sst2", "--sparse_method", "dense_transfer", "sparse_transfer",
+             "--sparsity", "0.5", "--seed", "7", "8", "--output_dir", "runs/{transfer}/{seed}"]  # fmt: skip
+    for name in ("dense_transfer/7", "dense_transfer/8", "sparse_transfer/7"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / results.RESULT_FILE).write_text("{}")
+    (line,) = listed(Glue_prune_oneshot.main, *words, "--group_by", "model")
+    assert "--sparse_method sparse_transfer " in line and "--seed 8 " in line
+    assert len(listed(Glue_prune_oneshot.main, *words)) == 4  # the list of single cells is whole
+    (everything,) = listed(Glue_prune_oneshot.main, *words, "--overwrite", "--group_by", "model")
+    assert "--seed 7 8 " in everything
+    (tmp_path / "runs/sparse_transfer/8").mkdir()
+    (tmp_path / "runs/sparse_transfer/8" / results.RESULT_FILE).write_text("{}")
+    assert listed(Glue_prune_oneshot.main, *words, "--group_by", "model") == []
+
+
 @pytest.mark.parametrize(
     ("main", "options", "names", "count"),
     [

@@ -9,9 +9,9 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
+from synthetic_runs import dense, level_run, line_run, perplexity_run, run, write_tree
 
-from analysis import drawing, figures, layout, results
+from analysis import contents, drawing, figures, layout, results
 from analysis.levels import level_figures, size_figures
 
 ODD = "$x_1^2$ %5 <script>alert(1)</script> | & "
@@ -157,3 +157,21 @@ def test_any_backend_and_terminal_will_do(tmp_path, script, backend):
     done = subprocess.run(list(map(str, command)), env={**os.environ, **settings}, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert rb"\u" in done.stdout
+
+
+def test_titles_and_legends_of_domains_and_lines_have_room(tmp_path):
+    def domains(make, mixture, share, **changes):
+        place = {"setting": "multi_domain", "task": LONG, "mixture": mixture, "train_rows": 9, **changes}
+        made = make(**place)
+        levels = [{**made["levels"][0], "level": name, "share": share} for name in NAMES["long"]]
+        return {**made, "levels": levels}
+
+    runs = [domains(dense, "even", 0.5), domains(run, "even", 0.5), domains(run, "even", 0.5, strength=0.3)]
+    runs += [domains(dense, LONG[:200], 0.1), domains(run, LONG[:200], 0.1)]
+    lines = [line_run(task=name, model=f"lab/{LONG}") for name in (*NAMES["long"], *NAMES["many"][:12])]
+    rows = results.read_runs(write_tree(tmp_path, *runs, *lines))
+    drawn = [plot for part in contents.domain_parts(rows, 100) + contents.interpolation_parts(rows)
+             for plot in part.plots if plot.draw]  # fmt: skip
+    assert len(drawn) == 3
+    for plot in drawn:
+        check_room(plot.draw())

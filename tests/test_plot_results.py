@@ -1,4 +1,5 @@
 import csv
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,42 @@ def test_a_crash_while_drawing_leaves_the_earlier_figures_whole(tmp_path, plot, 
     with pytest.raises(OSError, match="no space"):
         plot("--results_dir", tree, "--output_dir", images)
     assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_copies_have_the_names_of_the_original(tmp_path, plot, caplog):
+    caplog.set_level(logging.INFO)
+    domain = {"setting": "multi_domain", "task": "mood", "mixture": "even"}
+    domain |= {"level": "tweets", "share": 0.5, "train_rows": 9}
+    setting3, setting5 = {"setting": 3, "task": "context_length"}, {"setting": 5, "task": "human_gap"}
+    two = [dense(model="b"), run(model="b"), run(model="b", strength=0.3), run("sparse_to_dense", model="b")]
+    tree = write_tree(
+        tmp_path / "runs", dense(), run(), run("sparse_to_dense"), dense(task="rte"), run(task="rte"), *two,
+        dense(**domain), run(**domain), level_run(**setting3), level_run("wanda", 0.5, **setting3),
+        level_run("gptq", ("bits", 4), **setting3), level_run(**setting5), level_run("wanda", 0.5, **setting5),
+        group_size=128, symmetric=False,
+    )  # fmt: skip
+    images = tmp_path / "images"
+    names = plot("--results_dir", tree, "--output_dir", images, "--resamples", "100", "--original_names")
+    expected = {
+        "Task_1": "setting1_data_adequacy_model-a", "Task_2": "multi_domain_mood_model-a",
+        "Task_3": "setting3_context_length_model-a", "Task_4": "setting1_human_gap_model-a",
+        "TRUE_GEM": "setting1_four_transfers_b",
+    }  # fmt: skip
+    assert names[-5:] == [f"{name}.png" for name in expected]
+    for name, copied in expected.items():
+        assert (images / f"{name}.png").read_bytes() == (images / f"{copied}.png").read_bytes(), name
+        assert f"{name}.png is {copied}.png" in caplog.messages
+
+
+def test_original_names_without_such_figures_or_png(tmp_path, plot, caplog, capsys):
+    caplog.set_level(logging.INFO)
+    tree = write_tree(tmp_path / "runs", dense(), run())
+    names = plot("--results_dir", tree, "--output_dir", tmp_path / "images", "--original_names")
+    assert [name for name in names if name.startswith(("Task", "TRUE"))] == ["Task_1.png"]
+    assert "TRUE_GEM.png is not written: the runs have no such figure" in caplog.messages
+    with pytest.raises(SystemExit):
+        plot("--results_dir", tree, "--formats", "pdf", "--original_names")
+    assert "--original_names copies PNG figures, and --formats is pdf: add png" in capsys.readouterr().err
 
 
 FOREIGN = {

@@ -147,3 +147,18 @@ def test_scripts_are_valid_bash_and_stop_at_the_first_error(script: Path) -> Non
     text = script.read_text()
     # A file without a first line for the system is sourced, and obeys what the script that sources it has set.
     assert "\nset -euo pipefail\n" in text or not text.startswith("#!")
+
+
+@pytest.mark.parametrize(
+    ("variables", "installs"),
+    [
+        ({}, False), ({"CI": "true"}, True), ({"CI": "false"}, False), ({"INSTALL_PACKAGES": "1"}, True),
+        ({"CI": "true", "INSTALL_PACKAGES": "0"}, False),
+    ],
+)  # fmt: skip
+def test_ci_installs_system_packages_only_where_it_may(variables: dict[str, str], installs: bool) -> None:
+    text = (ROOT / ".ci/run").read_text()
+    (rule,) = [line for line in text.splitlines() if line.startswith("may_install()")]
+    done = subprocess.run(["bash", "-c", f"{rule}; may_install"], env={"PATH": os.environ["PATH"], **variables})
+    assert (done.returncode == 0) == installs
+    assert "if may_install && is_root" in text and text.count("apt-get install") == 1

@@ -242,3 +242,71 @@ def test_a_sweep_that_fails_or_says_no_folder_submits_nothing(sweep: Path, envir
     sweep.write_text("echo\n")
     assert 'has no line OUT="${OUT:-FOLDER}"; set OUT to the folder' in submit(sweep, environment).stderr
     assert not Path(environment["CALLS"]).exists()
+
+
+SWEEPS = [
+    path.stem
+    for path in sorted((ROOT / "scripts").glob("*.sh"))
+    if "OUT:-" in path.read_text() and path.stem not in ("quickstart", "submit", "sweep_common")
+]
+# Lists one cell where the command's cells go; what else is to be run, is.
+LISTING_PYTHON = """#!/bin/bash
+[[ "$1" != -c ]] || exit 0
+[[ "$1" != scripts/* ]] || exec {python} "$@"
+while [[ "$1" != --output_dir ]]; do shift; done
+echo "python x.py --output_dir ${{2%%{{*}}1"
+"""
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_can_be_submitted(name: str, environment: dict[str, str], tmp_path: Path):
+    (tmp_path / "bin/python").write_text(LISTING_PYTHON.format(python=sys.executable))
+    (tmp_path / "bin/python").chmod(0o755)
+    environment |= {"OUT": str(tmp_path / "runs"), "PYTHONPATH": str(ROOT)}
+    done = submit(name, environment, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/runs: " in done.stdout and "sbatch --parsable --array=" in done.stderr.replace(
+        f"--job-name={name} ", ""
+    )
+    # without OUT, the folder is the sweep's own default
+    text = (ROOT / "scripts" / f"{name}.sh").read_text()
+    found = subprocess.run(
+        ["bash", "-c", f"sed -nE {DEFAULT_OUT} | head -n 1"], input=text, capture_output=True, text=True
+    )
+    assert found.stdout.strip().startswith("runs/")
+
+
+DEFAULT_OUT = next(
+    line.partition("sed -nE ")[2].partition(' "$sweep"')[0]
+    for line in (ROOT / "scripts/submit.sh").read_text().splitlines()
+    if "sed -nE" in line
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "variables", "expected"),
+    [
+        ("gpu* gpu:a100:4\\ncpu (null)", {}, "--gres=gpu:1 "),
+        ("gpu gpu:a100:4\\ncpu* (null)", {}, None),
+        ("gpu gpu:a100:4", {"PARTITION": "gpu"}, "--gres=gpu:1 "),
+        ("gpu* gpu:a100:4", {"GPUS": "0"}, None),
+        ("gpu* gpu:a100:4", {"GPUS": "2"}, "--gres=gpu:2 "),
+    ],
+)
+def test_gpus_are_asked_for_where_the_partition_has_some(
+    answer: str,
+    variables: dict[str, str],
+    expected: str | None,
+    sweep: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+):
+    (tmp_path / "bin/sinfo").write_text(f"#!/bin/bash\nprintf '{answer}\\n'\n")
+    (tmp_path / "bin/sinfo").chmod(0o755)
+    assert submit(sweep, environment | variables).returncode == 0
+    array = submitted(environment)[0]
+    assert expected in array if expected else "--gres" not in array
+
+
+def test_gpus_that_are_no_number_are_refused(sweep: Path, environment: dict[str, str]):
+    assert "GPUS 'two': a number, of GPUs for each task" in submit(sweep, environment | {"GPUS": "two"}).stderr

@@ -1,9 +1,14 @@
-"""scripts/quantization.sh and low_rank.sh: what they start, by a stand-in for python that writes down its arguments."""
+"""The sweeps: what they start, by a stand-in for python that writes down its arguments; which python; whose paths."""
+
+import itertools
+import shutil
+import subprocess
 
 import pytest
 
 from llm_tasks import settings
 
+ROOT = Path(__file__).parents[1]
 TEMPLATE = "runs/compression_ratio/{setting}/{compression}/{strength}/{seed}"
 
 
@@ -34,8 +39,8 @@ def test_lists_can_be_changed_and_the_figures_are_drawn(start, capsys):
     first, second = start(
         "low_rank.sh", "--max_items", "9", RANKS="64 32", SETTINGS="3", SEEDS="0 1", OUT="a b", DATA_DIR="/some/data"
     )
-    assert second == ["scripts/plot_results.py", "--results_dir", "a b", "--output_dir", "a b/figures"]
-    assert first[first.index("--output_dir") + 1].startswith("a b/{setting}/") and "/some/data" in first
+    assert second == ["scripts/plot_results.py", "--results_dir", "/a b", "--output_dir", "/a b/figures"]
+    assert first[first.index("--output_dir") + 1].startswith("/a b/{setting}/") and "/some/data" in first
     listed = cells(first, capsys)
     assert len(listed) == 2 * 3 and all("--settings 3" in line and "--max_items 9" in line for line in listed)
 
@@ -96,3 +101,75 @@ def test_setting_6_has_structured_sparsity(start, capsys):
     assert settings.run(arguments[1:], 6, "") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 3 * (9 + 7) and sum("--nm_ratio 7:8" in line for line in lines) == 3
+
+
+def test_relative_paths_are_those_of_the_caller(start, tmp_path):
+    mine = tmp_path / "my folder"
+    for folder in ("model", "data", "qnli"):
+        (mine / folder).mkdir(parents=True)
+    (mine / "texts.jsonl").touch()
+    first, second = start(
+        "setting3.sh", "--calibration", "texts.jsonl", "--calibration_field", "qnli", "--revision", "a/b", folder=mine,
+        MODEL="model", DATA_DIR="./data", OUT="new/runs",
+    )  # fmt: skip
+    after = dict(itertools.pairwise(first))
+    assert after["--model_name_or_path"] == f"{mine}/model" and after["--data_dir"] == f"{mine}/data"
+    assert after["--output_dir"] == f"{mine}/new/runs/{{compression}}/{{strength}}/{{seed}}"
+    # what does not look like a path, or is not there, stays as it is
+    assert after["--calibration"] == f"{mine}/texts.jsonl"
+    assert after["--calibration_field"] == "qnli" and after["--revision"] == "a/b"
+    assert second[1:3] == ["--results_dir", f"{mine}/new/runs"]
+
+
+def test_defaults_are_those_of_the_project_wherever_it_is_called(start, tmp_path):
+    first, second = start("human_gap.sh", folder=tmp_path, MCQ_TASKS="")
+    after = dict(itertools.pairwise(first))
+    assert after["--output_dir"].startswith("runs/human_gap/{task_name}") and second[2] == "runs/human_gap"
+    assert after["--model_name_or_path"] == "roberta-large"  # of the hub: no folder is called so
+
+
+@pytest.fixture
+def choose(tmp_path):
+    """Source sweep_common.sh in a clone whose .venv, like the active environment, may have the requirements."""
+    clone, active = tmp_path / "clone", tmp_path / "conda"
+    (clone / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/sweep_common.sh", clone / "scripts")
+
+    def environment(folder, has_them):
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin/python").write_text(f"#!/bin/bash\nexit {0 if has_them else 1}\n")
+        (folder / "bin/python").chmod(0o755)
+
+    def run(active_has, venv_has, **variables):
+        if active_has is not None:
+            environment(active, active_has)
+        if venv_has is not None:
+            environment(clone / ".venv", venv_has)
+        path = f"{active}/bin:/usr/bin:/bin"
+        command = ["bash", "-c", "set -euo pipefail; source clone/scripts/sweep_common.sh; command -v python"]
+        return subprocess.run(command, env={"PATH": path, **variables}, cwd=tmp_path, capture_output=True, text=True)
+
+    return run
+
+
+def test_the_base_of_conda_is_passed_over_where_it_lacks_the_requirements(choose, tmp_path):
+    done = choose(False, True, CONDA_PREFIX="/opt/conda", CONDA_DEFAULT_ENV="base")
+    assert done.stdout == f"{tmp_path}/clone/.venv/bin/python\n"
+    assert done.stderr == f"the environment /opt/conda lacks the requirements: {tmp_path}/clone/.venv is used\n"
+
+
+def test_an_active_environment_with_the_requirements_comes_first(choose, tmp_path):
+    done = choose(True, True, CONDA_PREFIX="/opt/conda")
+    assert (done.stdout, done.stderr) == (f"{tmp_path}/conda/bin/python\n", "")
+
+
+def test_without_an_active_environment_venv_is_taken(choose, tmp_path):
+    assert choose(True, True).stdout == f"{tmp_path}/clone/.venv/bin/python\n"
+
+
+@pytest.mark.parametrize(("active", "variables"), [(False, {"VIRTUAL_ENV": "/mine"}), (None, {})])
+@pytest.mark.parametrize("venv", [False, None])
+def test_one_line_says_that_no_python_has_the_requirements(choose, active, variables, venv):
+    done = choose(active, venv, **variables)
+    assert done.returncode == 1 and not done.stdout
+    assert len(done.stderr.splitlines()) == 1 and "bash scripts/run_tests.sh makes .venv" in done.stderr

@@ -47,12 +47,16 @@ def main(output_dir: str, num_cells: str, seconds: str, journal: str = os.devnul
     return 1 if run_cells(identities, compute) else 0
 
 
+# What read_runs wants to be names.
+NAMED = {"model": "m", "compression": "dense", "strength_kind": None}
+
+
 def outcome(seed: int) -> tuple[dict, dict[str, np.ndarray]]:
     """A result and its items, 16 kB that do not compress."""
     draws = np.random.default_rng(seed).random(2000)
     level = {"level": 1, "difficulty": 0.0, "metric": "accuracy", "score": draws.mean(), "chance": 0.5,
              "stderr": draws.std(), "num_examples": len(draws)}  # fmt: skip
-    return {**dict.fromkeys(results.RUN_KEYS, 0), "seed": seed, "levels": [level]}, {"score": draws}
+    return {**dict.fromkeys(results.RUN_KEYS, 0), "seed": seed, "levels": [level], **NAMED}, {"score": draws}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from analysis.sweeps import costs, locks
 logger = logging.getLogger(__name__)
 
 Cell = dict[str, Any]
-POLL_SECONDS = 0.5  # between looks at the runs that other processes hold
+# Between looks at the runs that other processes hold: a tenth of the time waited, within these bounds, so that a long
+# wait asks the file system seldom and a short one is hardly longer for it.
+POLL_SECONDS, MOST_POLL_SECONDS = 0.5, 30.0
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that Linux takes
 
 
@@ -184,12 +186,21 @@ def _turns(
     """What to do with every folder, which is held while the caller does it; runs of others are looked at again."""
     for folder in arguments:
         yield from _turn(folder, arguments[folder], overwrite, waiting)
+    since = time.monotonic()
     while waiting:
+        before = len(waiting)
         for folder in list(waiting):
             yield from _turn(folder, arguments[folder], overwrite, waiting)
+        if len(waiting) < before:  # the others are at work: the next may be done soon
+            since = time.monotonic()
         if waiting:
-            time.sleep(POLL_SECONDS)
+            time.sleep(poll_seconds(time.monotonic() - since))
             yield _Turn("wait")  # the other processes of a job take part in every turn, so that none waits for long
+
+
+def poll_seconds(waited: float) -> float:
+    """How long to sleep before the next look, after so many seconds without news."""
+    return min(MOST_POLL_SECONDS, max(POLL_SECONDS, waited / 10))
 
 
 def _turn(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.results import is_complete
 from analysis.sweeps.cells import Cell
 
 MODEL = "model"  # one command has one; a group may be named by it
@@ -156,7 +157,7 @@ def command_lines(
     script: str, folders: Mapping[Path, Cell], template: str, options: Callable[[list[Cell]], Mapping[str, Any]],
     group_by: Sequence[str] | None, expand: Callable[[list[Cell]], Iterable[Cell]],
 ) -> Iterator[str]:  # fmt: skip
-    """The list of a sweep: one command per cell, or per group of cells.
+    """The list of a sweep: one command per cell, or per group of cells that are not complete.
 
     Args:
         folders: the cells by their folders, as output_folders made them from `template`.
@@ -170,7 +171,9 @@ def command_lines(
         for folder, cell in folders.items():
             yield command_line(script, options([cell]), folder_template(folder))
     else:
-        for group in groups(list(folders.values()), group_by, expand):
+        check_group_names(list(folders.values()), group_by)
+        todo = [cell for folder, cell in folders.items() if options([cell]).get("overwrite") or not is_complete(folder)]
+        for group in groups(todo, group_by, expand) if todo else ():
             yield command_line(script, options(group), template)
 
 
@@ -181,12 +184,17 @@ def groups(
 
     Options make every combination of their values; a group that is not all combinations is split further.
     """
+    check_group_names(cells, names)
+    for group in split(cells, [name for name in names if name != MODEL]):
+        yield from _exact(group, list(group[0]), expand)
+
+
+def check_group_names(cells: list[Cell], names: Sequence[str]) -> None:
+    """Raises ValueError where --group_by names what cells do not have."""
     allowed = [MODEL, *cells[0]]
     for name in names:
         if name not in allowed:
             raise ValueError(f"--group_by {name}: cells have no such property; allowed: {', '.join(allowed)}")
-    for group in split(cells, [name for name in names if name != MODEL]):
-        yield from _exact(group, list(group[0]), expand)
 
 
 def split(cells: Iterable[Cell], names: Sequence[str]) -> list[list[Cell]]:

@@ -1,0 +1,55 @@
+# Sourced by the sweeps, submit.sh and slurm_array.sh before anything else. Afterwards the project root is the working
+# folder; `python` has the requirements: that of the active environment where it has them, else that of .venv; and
+# relative paths mean the folder of whoever called: OUT always, MODEL, DATA_DIR and arguments where they are there.
+
+sweep_caller="$PWD"
+cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+# Whether a python is new enough and finds the packages that sweeps import; nothing is imported, which takes seconds.
+has_requirements() {
+  "$1" -c '
+import importlib.util, sys
+found = [importlib.util.find_spec(name) for name in ("torch", "transformers", "datasets", "matplotlib", "filelock")]
+sys.exit(sys.version_info < (3, 11) or None in found)' >/dev/null 2>&1
+}
+
+choose_python() {
+  local active="${VIRTUAL_ENV:-${CONDA_PREFIX:-}}"
+  if [[ -z "$active" && -x .venv/bin/python ]]; then
+    export PATH="$PWD/.venv/bin:$PATH"
+    has_requirements python && return
+  elif has_requirements python; then
+    return
+  elif [[ -n "$active" ]] && has_requirements .venv/bin/python; then
+    echo "the environment $active lacks the requirements: $PWD/.venv is used" >&2
+    export PATH="$PWD/.venv/bin:$PATH"
+    return
+  fi
+  echo "neither the python of ${active:-this shell} nor $PWD/.venv has Python 3.11 and the packages of" \
+    "requirements.txt (torch, transformers, …): bash scripts/run_tests.sh makes .venv, INSTALL.md says more" >&2
+  exit 1
+}
+
+# A path that the caller gave, as seen from the project root.
+from_caller() {
+  if [[ "$1" == /* || "$sweep_caller" -ef "$PWD" ]]; then
+    printf '%s' "$1"
+  else
+    printf '%s' "${sweep_caller%/}/${1#./}"
+  fi
+}
+
+choose_python
+[[ -z "${OUT:-}" ]] || OUT="$(from_caller "$OUT")"
+for sweep_name in MODEL DATA_DIR; do
+  [[ -z "${!sweep_name:-}" || ! -e "$sweep_caller/${!sweep_name}" ]] ||
+    printf -v "$sweep_name" '%s' "$(from_caller "${!sweep_name}")"
+done
+# An argument is taken for a path where it looks like one and is there: a task may be named as a folder is.
+for sweep_word in "$@"; do
+  shift
+  if [[ "$sweep_word" =~ /|\.(jsonl?|csv|txt|parquet|gz)$ && -e "$sweep_caller/$sweep_word" ]]; then
+    sweep_word="$(from_caller "$sweep_word")"
+  fi
+  set -- "$@" "$sweep_word"
+done
