@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
