@@ -71,16 +71,17 @@ NAMES = {
     "long": [f"{LONG}{number}" for number in range(3)],
     "many": [f"task number {number}" for number in range(40)],
 }
+EACH = [pytest.param(names, id=name, marks=pytest.mark.slow if name == "many" else ()) for name, names in NAMES.items()]
 
 
-@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("names", EACH)
 def test_titles_and_legends_of_levels_have_room(tmp_path, names):
     rows = level_rows(tmp_path, names)
     check_room(level_figures.levels(rows))
     check_room(size_figures.by_size(rows))
 
 
-@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("names", EACH)
 def test_titles_and_legends_of_fine_tuned_tasks_have_room(tmp_path, names):
     rows = tuning_rows(tmp_path, names)
     check_room(figures.data_adequacy(rows))
@@ -159,6 +160,7 @@ def test_any_backend_and_terminal_will_do(tmp_path, script, backend):
     assert rb"\u" in done.stdout
 
 
+@pytest.mark.slow
 def test_titles_and_legends_of_domains_and_lines_have_room(tmp_path):
     def domains(make, mixture, share, **changes):
         place = {"setting": "multi_domain", "task": LONG, "mixture": mixture, "train_rows": 9, **changes}

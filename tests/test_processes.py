@@ -104,6 +104,7 @@ def test_a_killed_sweep_is_finished_by_two_processes_at_once(sweep: list[str], t
     assert len(results.read_runs(runs)) == 8 and not list(runs.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_two_distributed_processes_evaluate_like_one(sweep: list[str], tmp_path: Path):
     """37 rows in batches of 8 over two processes; a learning rate of 0 leaves the same model to evaluate."""
     base = [*sweep[1:], "--learning_rate", "0", "--per_device_eval_batch_size", "8", "--sparsity", "0.4", "--seed", "1"]
