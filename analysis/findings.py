@@ -12,7 +12,7 @@ from analysis.drawing import percent
 from analysis.fine_tuning import human_gap, transfers
 from analysis.lines import barriers
 from analysis.tables import Row, task_name
-from analysis.uncertainty.trends import CANNOT_TELL, MONOTONIC, NOT_MONOTONIC, RAW, Trends
+from analysis.uncertainty.trends import CANNOT_TELL, CORRECTED, MONOTONIC, NOT_MONOTONIC, RAW, Trends
 from analysis.wording import compression_name, strength_text
 
 NAMED_CURVES = 3  # of those that share a verdict
@@ -125,12 +125,15 @@ def _task_by_kind(row: Row) -> str:
 
 
 def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:
-    """How many curves' raw slopes say what of the order of their levels."""
+    """How many curves' raw slopes say what of the order of their levels, and how many are in order above chance."""
+    orders = list(orders)
     own = [row for row in orders if row["measure"] == RAW]
     if not own:
         return ""
+    corrected = [row["verdict"] for row in orders if row["measure"] == CORRECTED]
     if len(own) == 1:
-        return f"{name(own[0])}: {own[0]['text'].rstrip('.')}"
+        more = f"; slopes corrected for chance: {corrected[0]}" if corrected else ""
+        return f"{name(own[0])}, raw slopes: {own[0]['text'].rstrip('.')}{more}"
     told = []
     for verdict, words in VERDICTS.items():
         names = [name(row) for row in own if row["verdict"] == verdict]
@@ -138,7 +141,11 @@ def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:
             more = "" if len(names) <= NAMED_CURVES else f"; and {len(names) - NAMED_CURVES} more"
             listed = "" if verdict == CANNOT_TELL else f" ({'; '.join(names[:NAMED_CURVES])}{more})"
             told.append(f"{len(names)} say{'s' if len(names) == 1 else ''} {words}{listed}")
-    return f"Of {len(own)} curves, at 95 % confidence corrected for their number, {', '.join(told)}"
+    more = ""
+    if corrected:
+        more = f"; corrected for chance, {corrected.count(MONOTONIC)} of {len(corrected)} are {MONOTONIC}"
+    sure = "one-sided, with 95 % confidence corrected for their number"
+    return f"Of the raw slopes of {len(own)} curves, {sure}, {', '.join(told)}{more}"
 
 
 def _deepest(points: Iterable[Row], place: Callable[[Row], str]) -> str:

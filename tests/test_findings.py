@@ -19,14 +19,19 @@ def found(*orders, points=()):
 
 
 def test_one_curve_is_told_by_its_verdict_several_by_their_number():
-    assert findings.of_levels(found(order(trends.MONOTONIC)), []) == "Wanda by unstructured sparsity: why."
+    assert findings.of_levels(found(order(trends.MONOTONIC)), []) == "Wanda by unstructured sparsity, raw slopes: why."
+    corrected = order(trends.CANNOT_TELL, measure=trends.CORRECTED)
+    assert findings.of_levels(found(order(trends.MONOTONIC), corrected), []) == (
+        "Wanda by unstructured sparsity, raw slopes: why; slopes corrected for chance: cannot tell."
+    )
     several = found(
         order(trends.MONOTONIC), order(trends.CANNOT_TELL, strength_kind="nm"), order(trends.CANNOT_TELL),
         order(trends.NOT_MONOTONIC, measure=trends.CORRECTED),
     )  # fmt: skip
     assert findings.of_levels(several, []) == (
-        "Of 3 curves, at 95 % confidence corrected for their number, 1 says that each harder level falls faster (Wanda "
-        "by unstructured sparsity), 2 say nothing sure of the order of their levels."
+        "Of the raw slopes of 3 curves, one-sided, with 95 % confidence corrected for their number, 1 says that each "
+        "harder level falls faster (Wanda by unstructured sparsity), 2 say nothing sure of the order of their levels; "
+        "corrected for chance, 0 of 1 are monotonic."
     )
 
 
