@@ -65,16 +65,19 @@ def is_level_run(row: Row) -> bool:
 def level_sets(rows: list[Row]) -> dict[LevelSet, list[Row]]:
     """The runs of settings without training that belong in one figure.
 
-    Returns:
-        stderr is the standard error over groups of items where a run kept its items, whatever it recorded.
     Raises:
         ValueError: runs that must not be averaged or compared (results.check_runs).
     """
     results.check_runs(rows)
     sets: dict[LevelSet, list[Row]] = {}
     for row in filter(is_level_run, rows):
-        sets.setdefault(LevelSet(row["setting"], row["model"], row["task"]), []).append(_with_error(row))
+        sets.setdefault(LevelSet(row["setting"], row["model"], row["task"]), []).append(row)
     return dict(sorted(sets.items(), key=lambda entry: tuple(map(str, entry[0]))))
+
+
+def with_errors(members: list[Row]) -> list[Row]:
+    """The rows with the standard error over groups of items where their runs kept them, whatever was recorded."""
+    return [_with_error(row) for row in members]
 
 
 def _with_error(row: Row) -> Row:
@@ -123,7 +126,7 @@ def level_table(rows: list[Row]) -> list[Row]:
     Raises:
         ValueError: runs that must not be averaged or compared (results.check_runs).
     """
-    return [point for members in level_sets(rows).values() for point in _table_of_set(members)]
+    return [point for members in level_sets(rows).values() for point in _table_of_set(with_errors(members))]
 
 
 def _table_of_set(members: list[Row]) -> list[Row]:
