@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from test_scoring import ARCHITECTURES, VOCABULARY, make_model, share_little
+from test_scoring import EACH, VOCABULARY, make_model, share_little
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
 from llm_tasks import greedy, packing
@@ -25,7 +25,7 @@ def greedy_twin(model: PreTrainedModel, prompt: tuple[int, ...], end: AnswerEnd)
     return answer
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, "mamba"])
+@pytest.mark.parametrize("name", [*EACH, "mamba"])
 def test_answers_are_those_of_one_prompt_at_a_time(name: str):
     draw = random.Random(0)
     if name == "mamba":
@@ -64,7 +64,7 @@ def prompts_about_texts(texts: int = 3, questions: int = 4) -> list[tuple[int, .
 
 
 @pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH)
 def test_sharing_changes_no_answer(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
     share_little(monkeypatch, gain)
     model, prompts = make_model(name), prompts_about_texts()

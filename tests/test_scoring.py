@@ -23,6 +23,9 @@ from llm_tasks.scoring import log_likelihoods
 
 VOCABULARY = 40
 ARCHITECTURES = decoder_configs()
+# Of each way to know where a token stands one; the others take their time.
+QUICK = ("llama", "qwen2", "gemma3", "opt", "gpt_neox", "bloom", "mixtral")
+EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
 
 
 def make_model(name: str, attention: str | None = None) -> PreTrainedModel:
@@ -81,7 +84,7 @@ def share_little(monkeypatch: pytest.MonkeyPatch, gain: int = 1) -> None:
 
 
 @pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH)
 def test_sharing_and_batching_change_nothing(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
     share_little(monkeypatch, gain)
     assert_like_twin(make_model(name), continuations(), tokens_per_batch=64)

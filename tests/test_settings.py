@@ -236,6 +236,7 @@ def test_a_sweep_has_the_runs_of_every_setting(sweep: Sweep):
     }
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(sweep: Sweep, tmp_path: Path):
     """All settings over two processes, ragged ends included; what fails in one of them fails one run, and no other."""
     words = [*sweep.options, *SWEEP, "--output_dir", str(tmp_path / TEMPLATE)]
