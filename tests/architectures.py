@@ -289,7 +289,8 @@ ARCHITECTURES = {**DECODERS, **VARIANTS, **MULTIMODAL}
 
 # These run with every test: one of each way to tell where a token stands, and of each kind of memory.
 REPRESENTATIVE = (
-    "llama", "phi3-longrope", "gemma3_text", "gpt_neo", "roberta", "bloom", "lfm2",
+    "llama", "llama-dynamic", "phi3-longrope", "gemma3_text", "gpt_neo", "roberta", "bloom", "moshi", "qwen3_moe",
+    "lfm2", "bert-encoder",
 )  # fmt: skip
 REPRESENTATIVE_IN_BF16 = ("nanochat",)
 

@@ -31,6 +31,7 @@ def test_only_float32_models_are_autocast(precision: str, dtype: torch.dtype, co
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+@pytest.mark.slow
 def test_freed_memory_is_used_again_without_asking_the_system():
     """Four tensors of 12 MB, twenty times, are zeroed pages of the system's every time, or the same pages.
 

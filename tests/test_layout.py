@@ -148,6 +148,7 @@ def test_the_users_matplotlibrc_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize("script", ["plot_results.py", "max_strength.py"])
 @pytest.mark.parametrize("backend", ["tkagg", "no-such-backend"])
+@pytest.mark.slow
 def test_any_backend_and_terminal_will_do(tmp_path, script, backend):
     scores = {"难": (1, 1, 1, 0) * 5}
     runs = [level_run(*how, levels=scores, model="lab/模型") for how in [(), ("wanda", 0.3), ("wanda", 0.5)]]

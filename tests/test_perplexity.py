@@ -332,6 +332,7 @@ def test_a_run_that_fails_leaves_no_result(options: list[str], tiny_decoder: Pat
     assert not list(tmp_path.glob("*/all_results.json"))
 
 
+@pytest.mark.slow
 def test_the_script_runs_from_its_folder(options: list[str], tmp_path: Path):
     command = [sys.executable, "perplexity.py", *options, "--max_windows", "2", "--output_dir", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT / "llm_tasks", capture_output=True, text=True)

@@ -46,6 +46,7 @@ def edit_tensors(folder: Path, **tensors: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", more_configs())
+@pytest.mark.slow
 def test_an_architecture(name: str, tmp_path: Path):
     dtype = torch.float32 if len(name) % 2 else torch.bfloat16
     random_model(name, dtype).save_pretrained(tmp_path)

@@ -66,6 +66,7 @@ def test_plot_results_and_analysis_run_without_torch():
         assert third_party <= ANALYSIS_NEEDS, f"{path.name} imports {third_party - ANALYSIS_NEEDS}"
 
 
+@pytest.mark.slow
 def test_settings_load_no_library_before_they_need_it():
     """Together they take a third of the memory that remains: 130 MB."""
     heavy = {"datasets", "pandas", "pyarrow", "numba"}
