@@ -29,7 +29,7 @@ def levels(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed: int) -
             "metric": metric,
             "score": scores["validation"][point],
             "chance": glue_data.chance_level(metric, labels),
-            "stderr": float(resampled[:, point].std(ddof=1)),
+            "stderr": bootstrap.standard_error(resampled[:, point], len(labels)),
             "num_examples": len(labels),
             "train_score": scores["train"][point],
             "train_loss": losses["train"][point],
@@ -45,14 +45,14 @@ def score_curve(metric: str, line: Line) -> np.ndarray:
 
 
 def resampled_scores(metric: str, line: Line, seed: int) -> np.ndarray:
-    """The scores of resampled items at every point, (RESAMPLES, points)."""
+    """The scores of the items and of resamples of them at every point, (1 + RESAMPLES, points)."""
     answers = Answers(line["label"], line["prediction"].T)
-    return prediction_scores.resampled_scores(answers, metric, RESAMPLES, np.random.default_rng(seed))[1:]
+    return prediction_scores.resampled_scores(answers, metric, RESAMPLES, np.random.default_rng(seed))
 
 
 def resampled_errors(metric: str, line: Line, seed: int) -> Resampled:
     """The error (1 - score) of resampled items at every point; the unseen item is wrong between the ends, or there."""
-    errors, labels = 1 - resampled_scores(metric, line, seed), line["label"]
+    errors, labels = 1 - resampled_scores(metric, line, seed)[1:], line["label"]
     unseen = prediction_scores.unseen_item(labels, metric, RESAMPLES, np.random.default_rng([seed, 1]))
     points, worst = errors.shape[1], 1 - prediction_scores.LOWEST.get(metric, 0.0)
     tall, flat = ends_and_between(points, 0.0, worst), ends_and_between(points, worst, 0.0)

@@ -29,7 +29,6 @@ LARGEST_NO_LOSS = 0.05
 ALPHA = 0.05
 
 SAME_SIGN, OTHER_SIGN = "same sign", "other sign"
-SAME_ORDER, OTHER_ORDER = "same sign and order", "same sign, other order"
 NO_LOSS, LOSS = "no loss seen", "ours loses"
 SAME, OTHER = "same", "other"
 NOT_TOLD = "ours cannot tell"
@@ -98,7 +97,7 @@ def _verdict(row: Row) -> str:
         if is_told and value < 0:
             return LOSS
         return NO_LOSS if low is not None and low > -LARGEST_NO_LOSS else NOT_TOLD
-    if value == 0 or (row["p_value"] is not None and not is_told):
+    if value == 0 or not is_told:
         return NOT_TOLD
     return SAME_SIGN if value * paper > 0 else OTHER_SIGN
 
@@ -110,8 +109,9 @@ def verdicts(comparison: list[Row]) -> list[Row]:
         comparison: what `compare` returned.
     Returns:
         agreement in a few words and text as a sentence. Numbers whose value depends on the model alone (scores, counts)
-        have no verdict. The order of levels is compared over the pairs that differ in the paper and in ours; a table
-        of two compressions has a further row for which of them correlates more closely.
+        have no verdict. What agrees or not is said where it was tested; text also counts the pairs of levels whose
+        estimates are in the paper's order, of those that differ in both. A table of two compressions has a further row
+        for which of them correlates more closely, told where intervals lie apart.
     """
     groups: dict[tuple, list[Row]] = {}
     for row in comparison:
@@ -142,14 +142,10 @@ def _signs(members: list[Row]) -> tuple[str, str]:
     known = [row for row in members if row["our_value"] is not None]
     held, total = pairs_in_order([row["paper_value"] for row in known], [row["our_value"] for row in known])
     text = f"the sign is the same in {told.count(SAME_SIGN)} of {len(members)}"
-    text += f", the order in {held} of {total} pairs" if total else ", no pair has an order in both"
-    if not told:
-        return NOT_TOLD, text
-    if OTHER_SIGN in told:
-        return OTHER_SIGN, text
-    if not total:
-        return SAME_SIGN, text
-    return SAME_ORDER if held == total else OTHER_ORDER, text
+    text += (
+        f"; of the estimates, {held} of {total} pairs are in its order" if total else "; no pair has an order in both"
+    )
+    return OTHER_SIGN if OTHER_SIGN in told else SAME_SIGN if told else NOT_TOLD, text
 
 
 def pairs_in_order(one: list[float], other: list[float]) -> tuple[int, int]:
@@ -175,7 +171,7 @@ def _claims(members: list[Row]) -> tuple[str, str]:
 
 
 def _contrasts(groups: dict[tuple, list[Row]]) -> list[Row]:
-    """Of a table with both compressions of CONTRAST, in how many levels the first correlates more closely."""
+    """Of a table with both compressions of CONTRAST, in how many levels the first surely correlates more closely."""
     found = []
     for (key, members), (other_key, others) in itertools.product(groups.items(), repeat=2):
         row, other = (dict(zip(GROUP_COLUMNS, each, strict=True)) for each in (key, other_key))
@@ -187,14 +183,22 @@ def _contrasts(groups: dict[tuple, list[Row]]) -> list[Row]:
         beside = {each["item"]: each for each in others}
         pairs = [(each, beside[each["item"]]) for each in members if each["item"] in beside]
         paper = [one["paper_value"] > two["paper_value"] for one, two in pairs]
-        known = [(one["our_value"], two["our_value"]) for one, two in pairs]
-        told = [one > two for one, two in known if None not in (one, two)]
-        agreement = NOT_TOLD if not told else SAME if all(told) == all(paper) else OTHER
+        signs = [_surely_above(one, two) - _surely_above(two, one) for one, two in pairs]
+        told = [sign == (1 if above else -1) for sign, above in zip(signs, paper, strict=True) if sign]
+        agreement = NOT_TOLD if not told else SAME if all(told) else OTHER
         named = {name: f"{row[name]} against {other[name]}" for name in ("paper_compression", "our_compression")}
-        text = f"the first is closer in {sum(told)} of {len(told)} levels, in the paper in {sum(paper)} of {len(paper)}"
+        text = (
+            f"the first is surely closer in {signs.count(1)}, surely less close in {signs.count(-1)} of {len(pairs)} "
+        )
+        text += f"levels, in the paper closer in {sum(paper)} of {len(paper)}"
         row |= named
         found.append({**row, "agreement": agreement, "text": f"{_heading(row)}: {agreement}; {text}."})
     return found
+
+
+def _surely_above(one: Row, other: Row) -> bool:
+    """Whether the interval of one lies wholly above that of the other, which asks for more than a test of 5 % does."""
+    return None not in (one["our_low"], other["our_high"]) and one["our_low"] > other["our_high"]
 
 
 def comparison(rows: list[Row], found: Trends | None = None) -> list[Row]:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -39,16 +40,18 @@ class Progress:
         self._bar = tqdm(total=self._total, initial=initial, desc=name, leave=False) if shown else None
         self._tells = not quiet and not terminal
         self._start = self._told = time.monotonic()
+        self._lock = threading.Lock()  # lanes update from threads of their own
 
     def update(self, steps: int = 1) -> None:
         """So many more steps are done."""
-        self._done += steps
-        if self._bar is not None:
-            self._bar.update(steps)
-            if self._detail and self._is_due(BAR_SECONDS):
-                self._bar.set_postfix_str(self._detail())
-        elif self._tells and self._is_due(LINE_SECONDS):
-            logger.info("%s", self._line())
+        with self._lock:
+            self._done += steps
+            if self._bar is not None:
+                self._bar.update(steps)
+                if self._detail and self._is_due(BAR_SECONDS):
+                    self._bar.set_postfix_str(self._detail())
+            elif self._tells and self._is_due(LINE_SECONDS):
+                logger.info("%s", self._line())
 
     def close(self) -> None:
         if self._bar is not None:

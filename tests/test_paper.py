@@ -68,14 +68,15 @@ def ours(what, value, low=None, high=None, p=None, setting=2, item="2 options", 
 @pytest.mark.parametrize(
     ("own", "verdict"),
     [
-        (ours("spearman", 0.5), "same sign"),
-        (ours("spearman", -0.5), "other sign"),
+        (ours("spearman", 0.5), "ours cannot tell"),  # without a test nothing is said
+        (ours("spearman", -0.5), "ours cannot tell"),
         (ours("spearman", 0.5, 0.1, 0.9, p=0.05), "same sign"),
         (ours("spearman", -0.5, -0.9, -0.1, p=0.01), "other sign"),
         (ours("spearman", 0.5, -0.1, 0.9, p=0.06), "ours cannot tell"),
         (ours("spearman", None), "ours cannot tell"),
         (ours("spearman", 0.0), "ours cannot tell"),
-        (ours("difficulty", 0.1, setting=1, item="qqp", compression="dense"), "other sign"),
+        (ours("difficulty", 0.1, setting=1, item="qqp", compression="dense"), "ours cannot tell"),
+        (ours("difficulty", 0.1, p=0.04, setting=1, item="qqp", compression="dense"), "other sign"),
         (ours("difficulty", 0.1, p=0.2, setting=1, item="qqp", compression="dense"), "ours cannot tell"),
         (ours("dense_score", 0.9, setting=1, item="qqp", compression="dense"), "ours lower"),
         (ours("dense_score", 0.9, 0.88, 0.92, setting=1, item="qqp", compression="dense"), "alike"),
@@ -135,17 +136,22 @@ def test_what_the_paper_does_not_print_is_passed_over():
 
 def spearmans(setting=2, compression="magnitude", **levels):
     names = {f"o{number}": f"{number} options" for number in (2, 3, 4)}
-    return [ours("spearman", value, item=names[name], compression=compression) for name, value in levels.items()]
+    found = []
+    for name, value in levels.items():
+        low, high = (None, None) if value is None else (value - 0.03, value + 0.03)
+        p = None if value is None else 0.001
+        found.append(ours("spearman", value, low, high, p, item=names[name], compression=compression))
+    return found
 
 
 @pytest.mark.parametrize(
     ("values", "agreement", "counts"),
     [
-        ({"o4": 0.7, "o3": 0.8, "o2": 0.9}, "same sign and order", "3 of 3, the order in 2 of 2 pairs"),
-        ({"o4": 0.8, "o3": 0.7, "o2": 0.9}, "same sign, other order", "3 of 3, the order in 1 of 2 pairs"),
-        ({"o4": 0.8, "o3": -0.7, "o2": 0.9}, "other sign", "2 of 3, the order in 1 of 2 pairs"),
-        ({"o4": 0.8}, "same sign", "1 of 1, no pair has an order in both"),
-        ({"o4": None, "o3": None}, "ours cannot tell", "0 of 2, no pair has an order in both"),
+        ({"o4": 0.7, "o3": 0.8, "o2": 0.9}, "same sign", "3 of 3; of the estimates, 2 of 2 pairs are in its order"),
+        ({"o4": 0.8, "o3": 0.7, "o2": 0.9}, "same sign", "3 of 3; of the estimates, 1 of 2 pairs are in its order"),
+        ({"o4": 0.8, "o3": -0.7, "o2": 0.9}, "other sign", "2 of 3; of the estimates, 1 of 2 pairs are in its order"),
+        ({"o4": 0.8}, "same sign", "1 of 1; no pair has an order in both"),
+        ({"o4": None, "o3": None}, "ours cannot tell", "0 of 2; no pair has an order in both"),
     ],
 )
 def test_verdict_of_a_table(values, agreement, counts):
@@ -160,12 +166,18 @@ def test_verdict_of_a_table(values, agreement, counts):
 
 def test_pruning_against_quantization_level_by_level():
     pruned = spearmans(o4=0.9, o3=0.9, o2=0.9)
-    for closer, agreement in ((0.5, "same"), (0.95, "other")):
-        quantized = spearmans(compression="gptq", o4=0.5, o3=closer, o2=None)
+    # Intervals are .03 to each side: those of .85, .86 and .95 overlap that of .9, those of .5 and 1 do not.
+    for own, agreement, closer, less in (
+        ((0.5, 0.5), "same", 2, 0), ((0.5, 0.85), "same", 1, 0), ((0.5, 1.0), "other", 1, 1),
+        ((0.86, 0.95), "ours cannot tell", 0, 0), ((0.86, None), "ours cannot tell", 0, 0),
+    ):  # fmt: skip
+        quantized = spearmans(compression="gptq", o4=own[0], o3=own[1], o2=None)
         *_, row = paper.verdicts(paper.compare([*pruned, *quantized]))
         assert row["agreement"] == agreement and row["paper_compression"] == "magnitude against gptq"
-        held = 2 if agreement == "same" else 1
-        assert row["text"].endswith(f"the first is closer in {held} of 2 levels, in the paper in 3 of 3.")
+        assert row["text"].endswith(
+            f"the first is surely closer in {closer}, surely less close in {less} of 3 levels, "
+            "in the paper closer in 3 of 3."
+        )
 
 
 def test_verdict_of_claims():
@@ -242,7 +254,7 @@ def test_difficulties_of_settings_without_training(read):
     assert found(own, "levels")["levels", None]["value"] == 2
     compared = paper.compare(own)
     assert [row["verdict"] for row in compared if row["what"] == "difficulty"] == ["same sign", "same sign"]
-    assert [row["agreement"] for row in paper.verdicts(compared)] == ["same sign and order"]
+    assert [row["agreement"] for row in paper.verdicts(compared)] == ["same sign"]
 
 
 def test_a_gap_to_people_that_items_do_not_show_has_no_sign(read):
@@ -371,7 +383,7 @@ def test_the_summary_names_both_models(read):
         "- Table 2, Spearman of compression with loss, setting 2, MAGNITUDE, model-a beside Vicuna-7B"
     )
     assert lines[-1] == (
-        "| table 2 | Spearman of compression with loss | 4 options | 0.979 | Vicuna-7B | 0.900 | model-a | MAGNITUDE | "
+        "| table 2 | Spearman of compression with loss | 4 options | 0.979 | Vicuna-7B | 0.900 [0.870, 0.930] | model-a | MAGNITUDE | "
         "same sign |"
     )
     assert paper.summary_lines([]) == [] and paper.comparison(read(run(task="own"))) != []

@@ -126,7 +126,7 @@ def test_points_share_the_draws_of_items_and_seeds(tmp_path):
     # Two seeds that differ by d leave the mean an error of d / 2, from one normal number for all points.
     moved = (found.both - found.of_items)[1:, 0] / (of_seeds[0] - of_seeds[1])[1:]
     assert (moved.mean(), moved.std()) == pytest.approx((0, 1 / 2), abs=0.03)
-    single = drawn.over_seeds(folders[0][:1], np.random.default_rng(0))
+    single = drawn.of_points([folders[0][:1]], np.random.default_rng(0)).point(0)
     assert single.both is single.of_items and (single.both == of_seeds[0]).all() and single.seeds == 1
 
 
@@ -136,6 +136,6 @@ def test_points_share_the_draws_of_items_and_seeds(tmp_path):
 def test_the_worst_score_is_that_of_the_metric(tmp_path, metric, lowest):
     rows = results.read_runs(write_tree(tmp_path, answered(1, 1, 0, 0, 1, metric=metric)))
     drawn = prediction_scores.replicates(rows, resamples=10)
-    found = drawn.over_seeds([rows[0]["folder"]], np.random.default_rng(0))
+    found = drawn.of_points([[rows[0]["folder"]]], np.random.default_rng(0)).point(0)
     assert (found.lowest, found.highest) == (lowest, 1)
     assert found.with_unseen(False) == pytest.approx(1 - (1 - lowest) * drawn.unseen)

@@ -83,15 +83,28 @@ def test_where_all_pass_more_may_be_possible(strongest):
     assert row["reason"] == "the strongest measured passes too"
 
 
+def test_more_items_are_not_asked_for_where_the_loss_itself_is_too_large(strongest):
+    """Of 20 right answers 6 are lost: so few could not show a loss of 5 %, and more of them would not make it one."""
+    runs = [level_run(levels={"task": lost(0, of=20, items=40)}, chance=0.0)]
+    (row,) = strongest(*runs, level_run("magnitude", 0.2, {"task": lost(6, of=20, items=40)}, chance=0.0))
+    assert (row["first_failing"], row["failing_drop"]) == (0.2, pytest.approx(-0.3, abs=1e-6))
+    assert (row["reason"], row["items_needed"]) == ("the weakest measured fails already", None)
+
+
 def test_items_too_few_to_show_so_small_a_loss_are_said_beforehand(strongest):
     # Of 20 right answers none is lost, yet 1 - .05 ** (1 / 20) = 13.9 % may be, 14.6 % with what Student's adds for 40.
     few = {"task": lost(0, of=20, items=40)}
     runs = [level_run(levels=few, chance=0.0), level_run("magnitude", 0.2, few, chance=0.0)]
     (row,) = strongest(*runs, tolerance=0.05, resamples=20_000)
-    assert (row["largest_strength"], row["first_failing"], row["items"], row["seeds"]) == (None, None, 40, 1)
-    found = re.fullmatch(r"too few items: had none been lost, (.*) % might be; about (.*) would do", row["reason"])
+    assert (row["largest_strength"], row["first_failing"], row["items"], row["seeds"]) == (None, 0.2, 40, 1)
+    found = re.fullmatch(
+        r"the weakest measured fails already; too few items: had none been lost, (.*) % might be; "
+        r"at least (.*) are needed",
+        row["reason"],
+    )
     assert float(found[1]) == pytest.approx(100 * worst(0, 20, 40), rel=0.03)
     assert float(found[2]) == pytest.approx(40 * worst(0, 20, 40) / 0.05, rel=0.05)
+    assert row["items_needed"] == pytest.approx(40 * worst(0, 20, 40) / 0.05, rel=0.03)
     # What might be lost is within a tolerance of 20 %, and is not known to be more than measured ones lose.
     (row,) = strongest(tolerance=0.2, resamples=20_000)
     assert row["largest_strength"] == 0.2 and row["worst_drop"] == pytest.approx(-worst(0, 20, 40), rel=0.03)

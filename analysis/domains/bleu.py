@@ -7,7 +7,7 @@ that both share, then those of the translation.
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.uncertainty.bootstrap import resampled_sums
+from analysis.uncertainty import bootstrap
 
 ORDERS = 4
 COUNT_NAMES = (
@@ -47,10 +47,10 @@ def bleu_replicates(counts: np.ndarray, resamples: int = RESAMPLES, seed: int = 
     Args:
         counts: (sentences, COUNT_NAMES).
     """
-    sums = resampled_sums(counts.astype(np.float64), resamples, np.random.default_rng(seed))
+    sums = bootstrap.resampled_sums(counts.astype(np.float64), resamples, np.random.default_rng(seed))
     return np.concatenate([corpus_bleu(part) for part in sums])
 
 
 def bleu_stderr(counts: np.ndarray) -> float:
     """Standard error of corpus BLEU over sentences, (sentences, COUNT_NAMES), by a seeded bootstrap."""
-    return float(np.std(bleu_replicates(counts)[1:], ddof=1))
+    return bootstrap.standard_error(bleu_replicates(counts), len(counts))

@@ -46,10 +46,6 @@ class ResampledRuns(NamedTuple):
     unseen: np.ndarray
     lowest: float
 
-    def over_seeds(self, folders: list[str], generator: np.random.Generator) -> Scores:
-        """The mean score of one run per seed, over items and seeds."""
-        return self.of_points([folders], generator).point(0)
-
     def of_points(self, folders: list[list[str]], generator: np.random.Generator) -> Scores:
         """The mean scores of several points, (1 + resamples, points), each with one run for every seed.
 

@@ -371,6 +371,11 @@ def spread(replicates: np.ndarray) -> float | None:
     return float(ordered[count - 1 - below] - ordered[below]) / 2
 
 
+def standard_error(replicates: np.ndarray, clusters: int) -> float:
+    """Standard error of a statistic that every resample has, (1 + resamples,); see `stretch` for the second factor."""
+    return float(replicates[1:].std(ddof=1)) * ((clusters + 1) / (clusters - 1)) ** 0.5 if clusters > 1 else 0.0
+
+
 def effective_degrees(replicates: np.ndarray, of_items: np.ndarray, clusters: int, seeds: int) -> float | None:
     """Degrees of freedom of a statistic's standard error, of whose variance items and seeds have a part each.
 

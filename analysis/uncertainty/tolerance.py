@@ -44,10 +44,10 @@ def max_strengths(
         Rows of STRENGTH_COLUMNS. Strengths are tried from weak to strong and the first that fails ends the search, so
         that the chance to name one too strong is at most 1 - confidence without further correction. worst_drop is the
         bound of the drop: with this confidence no more is lost. largest_strength is None where the weakest measured
-        strength fails already, where not even unchanged answers could show a loss so small, and where there is no
-        bound, for the reason given. items_needed is how many items would
-        show that the first that fails does not, where its drop is within the tolerance. all_passed says that the
-        strongest measured one passed too, so that more may be possible.
+        strength fails already, and where there is no bound, for the reason given. items_needed is how many items would
+        show that the first that fails does not, where its drop is within the tolerance; where not even unchanged
+        answers could show a loss so small, how many it takes at least. all_passed says that the strongest measured one
+        passed too, so that more may be possible.
     Raises:
         ValueError: a tolerance or confidence out of range.
     Source: tests in an order fixed beforehand (Maurer, Hothorn and Lehmacher 1995) each keep the whole error rate.
@@ -70,18 +70,14 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
     if own["reason"] or floor is None:
         return own | {"reason": own["reason"] or "chance is not known"}
     found = trends.drops(level, floor)
-    least = trends.no_drop(level, floor).low_bound(confidence)
-    if least is not None and least < -tolerance:
-        needed = trends.rounded(math.ceil(found.items * least / -tolerance))
-        few = f"too few items: had none been lost, {100 * -least:.3g} % might be; about {needed} would do"
-        return own | {"items": found.items, "seeds": found.seeds, "reason": few}
     passed: list[tuple[Row, float, float]] = []
     row = own | {"items": found.items, "seeds": found.seeds, "all_passed": False}
     for index, point in enumerate(level.points):
         drawn = found.point(index)
         worst = drawn.low_bound(confidence)
         if worst is None or worst < -tolerance:
-            row |= {"first_failing": point["strength"], **_failing(drawn, worst, tolerance, confidence)}
+            least = trends.no_drop(level, floor).low_bound(confidence)
+            row |= {"first_failing": point["strength"], **_failing(drawn, worst, least, tolerance, confidence)}
             row["reason"] = "; ".join(filter(None, ("" if passed else NONE_PASSES, row["reason"])))
             break
         passed.append((point, float(drawn.both[0]), worst))
@@ -99,14 +95,25 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
     return row
 
 
-def _failing(drawn: Replicates, worst: float | None, tolerance: float, confidence: float) -> Row:
-    """The drop that fails, and what would have to be otherwise where it is itself within the tolerance."""
+def _failing(
+    drawn: Replicates, worst: float | None, least: float | None, tolerance: float, confidence: float
+) -> Row:  # fmt: skip
+    """The drop that fails, and what would have to be otherwise where it is itself within the tolerance.
+
+    Args:
+        worst: bound of the drop.
+        least: that of a model whose answers are the dense one's; None where it is not known.
+    """
     if worst is None:
         return {"reason": trends.AT_CHANCE}
     drop = float(drawn.both[0])
     row = {"failing_drop": drop, "failing_worst_drop": worst, "reason": ""}
     if drop <= -tolerance:
         return row
+    if least is not None and least < -tolerance:
+        row["items_needed"] = math.ceil(drawn.items * least / -tolerance)
+        few = f"too few items: had none been lost, {100 * -least:.3g} % might be"
+        return row | {"reason": f"{few}; at least {trends.rounded(row['items_needed'])} are needed"}
     needed = trends.items_needed(drawn, drop + tolerance, confidence)
     row["items_needed"] = needed
     enough = "more items alone would not do" if needed is None else f"about {trends.rounded(needed)} items would do"
