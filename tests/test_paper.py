@@ -383,8 +383,8 @@ def test_the_summary_names_both_models(read):
         "- Table 2, Spearman of compression with loss, setting 2, MAGNITUDE, model-a beside Vicuna-7B"
     )
     assert lines[-1] == (
-        "| table 2 | Spearman of compression with loss | 4 options | 0.979 | Vicuna-7B | 0.900 [0.870, 0.930] | model-a | MAGNITUDE | "
-        "same sign |"
+        "| table 2 | Spearman of compression with loss | 4 options | 0.979 | Vicuna-7B | 0.900 [0.870, 0.930] | "
+        "model-a | MAGNITUDE | same sign |"
     )
     assert paper.summary_lines([]) == [] and paper.comparison(read(run(task="own"))) != []
 
