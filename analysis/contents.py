@@ -167,8 +167,7 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
     tasks = tables.text_names({key.task for key in sets})
     files = tables.file_names([*models.values(), *tasks.values()])
     parts = []
-    for key, runs in sets.items():
-        members = level_tables.with_errors(runs)
+    for key, members in sets.items():
         table = level_tables.level_table(members)
         found = trends.of_figure(key, resampling.resampled_curves(members, resamples, 0, table))
         table = trends.with_intervals(table, found)

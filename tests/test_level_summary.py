@@ -133,6 +133,18 @@ def test_items_of_few_groups_are_said(read, groups):
     assert cautions(rows) == ([few] if groups < 10 else [])
 
 
+def test_a_recorded_error_that_knows_no_groups_makes_no_dense_score_above_chance(read):
+    """Ten groups of twenty equal outcomes, six of them right: .6 ± .163 by groups, where .035 was recorded of items."""
+    one = {"levels": {"easy": (1,) * 120 + (0,) * 80}, "groups": [f"{number // 20}" for number in range(200)]}
+    dense, pruned = level_run(**one, chance=0.5), level_run("magnitude", 0.5, **one, chance=0.5)
+    for run in (dense, pruned):
+        run["levels"][0]["stderr"] = 0.035
+    told = cautions(read(dense, pruned))
+    assert told == [
+        "easy: DENSE NOT ABOVE CHANCE (0.600, chance 0.500, standard error 0.163), so its drops mean nothing."
+    ]
+
+
 def test_items_of_one_group_are_not_even_compared_with_chance(read):
     one = {"levels": {"easy": (1, 1, 1, 0) * 10}, "groups": ["law"] * 40}
     assert cautions(read(level_run(**one), level_run("magnitude", 0.5, **one))) == [

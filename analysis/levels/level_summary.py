@@ -289,7 +289,7 @@ def cautions(members: list[Row], table: list[Row]) -> list[str]:
 
 
 def _reference_cautions(members: list[Row], table: list[Row]) -> list[str]:
-    dense = [row for row in members if row["compression"] == "dense"]
+    dense = level_tables.with_errors([row for row in members if row["compression"] == "dense"])
     if not dense:
         return ["NO DENSE RUN, so no drop is defined."]
     found = []
