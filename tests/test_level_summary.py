@@ -137,8 +137,8 @@ def test_a_recorded_error_that_knows_no_groups_makes_no_dense_score_above_chance
     """Ten groups of twenty equal outcomes, six of them right: .6 ± .163 by groups, where .035 was recorded of items."""
     one = {"levels": {"easy": (1,) * 120 + (0,) * 80}, "groups": [f"{number // 20}" for number in range(200)]}
     dense, pruned = level_run(**one, chance=0.5), level_run("magnitude", 0.5, **one, chance=0.5)
-    for run in (dense, pruned):
-        run["levels"][0]["stderr"] = 0.035
+    for made in (dense, pruned):
+        made["levels"][0]["stderr"] = 0.035
     told = cautions(read(dense, pruned))
     assert told == [
         "easy: DENSE NOT ABOVE CHANCE (0.600, chance 0.500, standard error 0.163), so its drops mean nothing."
