@@ -24,12 +24,12 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from analysis.sweeps.cells import Cell
-from analysis.sweeps.options import checked, filled_path
 from GLUE_tasks import arguments, classification, domain_data, experiment, glue_data
 from GLUE_tasks.domain_data import DOMAIN, NATURAL, Shares
 from GLUE_tasks.glue_data import Task
 from GLUE_tasks.problem import Inputs, Outcome, Problem
+from harness.cells import Cell
+from harness.options import checked, filled_path
 
 
 @dataclass(frozen=True)

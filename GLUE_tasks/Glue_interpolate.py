@@ -34,10 +34,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from analysis import identity as records
-from analysis import results
-from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
-from analysis.sweeps.commands import command_line, folder_template, print_lines
 from GLUE_tasks import (
     Glue_prune_oneshot,
     arguments,
@@ -53,6 +49,9 @@ from GLUE_tasks import (
 from GLUE_tasks.glue_data import Task
 from GLUE_tasks.model_pairs import Pair, Strength
 from GLUE_tasks.problem import Inputs
+from harness import records, run_folder
+from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from harness.commands import command_line, folder_template, print_lines
 from harness.content import files_content, sha256
 from harness.device import peak_memory, reset_peak_memory
 from harness.model_files import weight_files
@@ -271,7 +270,7 @@ def run(
     accelerator.free_memory()
     reset_peak_memory(accelerator.device)
     if accelerator.is_main_process:
-        results.start_run(folder, identity, results.describe_environment(str(accelerator.device), precision="no"))
+        run_folder.start_run(folder, identity, run_folder.describe_environment(str(accelerator.device), precision="no"))
     accelerator.wait_for_everyone()
     ends = pair.end.folder if pair.end else f"its copy pruned to {pair.pruned.name}"
     logger.info("%s: from %s to %s, %d points", folder, pair.start.folder, ends, args.num_points)
@@ -313,7 +312,7 @@ def run(
     }
     if pair.start.result["transfer"] == model_pairs.DENSE:
         experiment.warn_at_chance(folder, result["levels"][:1])
-    results.write_run(folder, result, line_results.items(lines, train_rows))
+    run_folder.write_run(folder, result, line_results.items(lines, train_rows))
 
 
 def load_ends(

@@ -21,10 +21,10 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from analysis.sweeps.cells import Cell
 from GLUE_tasks import arguments, classification, experiment, glue_data
 from GLUE_tasks.glue_data import Task
 from GLUE_tasks.problem import Inputs, Outcome, Problem, data_share_level
+from harness.cells import Cell
 from harness.data import Source
 
 

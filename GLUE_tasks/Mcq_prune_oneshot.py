@@ -34,12 +34,12 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForMultipleChoice, PreTrainedTokenizerBase
 
-from analysis.sweeps.cells import Cell
-from analysis.sweeps.options import number
 from GLUE_tasks import arguments, experiment, glue_data, mcq_data, multiple_choice
 from GLUE_tasks.mcq_data import Task
 from GLUE_tasks.problem import Inputs, Outcome, Problem, data_share_level
+from harness.cells import Cell
 from harness.data import Source
+from harness.options import number
 
 # fairseq, examples/roberta/commonsense_qa/README.md: 3,000 updates of 16 are 4.9 epochs of 9,741 questions.
 RECIPE = {"learning_rate": 1e-5, "per_device_train_batch_size": 16, "weight_decay": 0.01, "num_train_epochs": 5,

@@ -23,15 +23,15 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from analysis.sweeps.cells import Cell
-from analysis.sweeps.options import checked, filled_path, number, positive
 from GLUE_tasks import arguments, domain_data, experiment, glue_data, translation, translation_data
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from GLUE_tasks.translation import Search, TranslationTask
 from GLUE_tasks.translation_data import Corpus, Pair
 from harness import models
+from harness.cells import Cell
 from harness.data import Source
 from harness.models import meta_model
+from harness.options import checked, filled_path, number, positive
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from accelerate.tracking import get_available_trackers
 
-from analysis import identity as records
-from analysis.sweeps.cells import Cell
-from analysis.sweeps.commands import group_names, values
-from analysis.sweeps.options import checked, filled, filled_path, folder_template, number, positive
 from GLUE_tasks.finetune import SCHEDULERS, TRANSFERS, Recipe
 from GLUE_tasks.glue_data import name_of_files
 from GLUE_tasks.problem import Problem
+from harness import records
+from harness.cells import Cell
+from harness.commands import group_names, values
 from harness.models import add_model_options
+from harness.options import checked, filled, filled_path, folder_template, number, positive
 from pruning import magnitude
 from pruning.nm import parse_nm
 

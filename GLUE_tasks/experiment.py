@@ -27,14 +27,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from analysis import identity as records
-from analysis import results
 from analysis.monotonicity import above_chance
-from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
-from analysis.sweeps.commands import print_commands
 from GLUE_tasks import arguments, finetune, interruption, labels, resuming
 from GLUE_tasks.problem import Inputs, Outcome, Problem
-from harness import models
+from harness import models, records, run_folder
+from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from harness.commands import print_commands
 from harness.content import files_content, model_content
 from harness.data import Source
 from harness.device import best_precision, device_name, peak_memory, reset_peak_memory
@@ -117,7 +115,7 @@ def main(description: str, problem: Problem, argv: list[str] | None = None) -> i
     if args.resume_from_checkpoint:
         ((folder, identity),) = identities.items()
         try:
-            if args.overwrite or not results.is_complete(folder):
+            if args.overwrite or not run_folder.is_complete(folder):
                 resuming.check_named(
                     args.resume_from_checkpoint, resuming.origin(identity, accelerator.mixed_precision)
                 )
@@ -409,7 +407,7 @@ def run(
     }
     if cell["transfer"] == "dense_transfer":
         warn_at_chance(folder, outcome.levels)
-    results.write_run(folder, result, outcome.items)
+    run_folder.write_run(folder, result, outcome.items)
     for checkpoint in finetune.checkpoints(folder):
         if not resuming.is_same(checkpoint, args.resume_from_checkpoint):
             shutil.rmtree(checkpoint)
@@ -427,11 +425,11 @@ def begin(
     if accelerator.is_main_process:
         resuming.drop_others(folder, origin, named)
         device = accelerator.device
-        environment = results.describe_environment(
+        environment = run_folder.describe_environment(
             str(device), device_name=device_name(device), dtype="torch.float32",
             precision=accelerator.mixed_precision, variables=number_variables(),
         )  # fmt: skip
-        results.start_run(folder, identity, environment)
+        run_folder.start_run(folder, identity, environment)
     accelerator.wait_for_everyone()
     return named or resuming.newest(folder)
 

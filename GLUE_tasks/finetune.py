@@ -26,9 +26,8 @@ from transformers import (
     get_scheduler,
 )
 
-from analysis.sweeps import locks
 from GLUE_tasks import interruption
-from harness import models
+from harness import leases, models
 from harness.progress import Progress
 from pruning.masks import apply_masks, hold_masks
 
@@ -332,7 +331,7 @@ def save_checkpoint(
     """
     partial, final = folder / "checkpoint.partial", folder / f"checkpoint-{step}"
     if accelerator.is_main_process:
-        locks.check(folder)
+        leases.check(folder)
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))

@@ -2,8 +2,8 @@
 
 import argparse
 
-from analysis.sweeps.options import checked, filled_path, folder_template, number, positive
 from GLUE_tasks import arguments, glue_data, model_pairs
+from harness.options import checked, filled_path, folder_template, number, positive
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:

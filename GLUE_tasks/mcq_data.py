@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from GLUE_tasks.glue_data import name_of_files
+from harness.choices import gap_choices, gold_index, labelled_choices, lettered_choices, read_choices
 from harness.data import (
     TABLE_SUFFIXES,
     Source,
@@ -24,7 +25,6 @@ from harness.data import (
     read_source,
     valid_text,
 )
-from pruning.choices import gap_choices, gold_index, labelled_choices, lettered_choices, read_choices
 
 logger = logging.getLogger(__name__)
 

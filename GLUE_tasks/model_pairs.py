@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis import identity as records
-from analysis import results
 from GLUE_tasks import interpolation
+from harness import records, run_folder
 from pruning.nm import parse_nm
 
 DENSE, SPARSE = "dense_transfer", "sparse_transfer"
@@ -27,8 +26,8 @@ class SavedModel(NamedTuple):
     Fields:
         folder: the run's.
         arguments: what its args.json records.
-        identity: what of it tells the run from others (results.recorded_identity).
-        result: its row of results.read_runs.
+        identity: what of it tells the run from others (run_folder.recorded_identity).
+        result: its row of run_folder.read_runs.
     """
 
     folder: Path
@@ -83,8 +82,8 @@ def saved_model(folder: Path) -> SavedModel:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    run = folder.parent if folder.name == "model" and results.is_complete(folder.parent) else folder
-    rows = [row for row in results.read_runs(run) if Path(row["folder"]) == run]
+    run = folder.parent if folder.name == "model" and run_folder.is_complete(folder.parent) else folder
+    rows = [row for row in run_folder.read_runs(run) if Path(row["folder"]) == run]
     if not rows or not _is_fine_tuned(rows[0]):
         raise ValueError(f"{run} holds no complete run of Glue_prune_oneshot.py, whose args.json says what it learned")
     if not _is_saved(run):
@@ -104,7 +103,7 @@ def saved_models(results_dir: Path, tasks: Sequence[str] = ()) -> list[SavedMode
     """
     if not results_dir.is_dir():
         raise ValueError(f"--results_dir {results_dir}: no such folder")
-    rows = [row for row in results.read_runs(results_dir) if _is_fine_tuned(row)]
+    rows = [row for row in run_folder.read_runs(results_dir) if _is_fine_tuned(row)]
     folders = {row["folder"]: Path(row["folder"]) for row in rows}
     saved = [row for row in rows if _is_saved(folders[row["folder"]]) and _has_head(folders[row["folder"]])]
     if not saved:
@@ -116,12 +115,12 @@ def saved_models(results_dir: Path, tasks: Sequence[str] = ()) -> list[SavedMode
     if missing := set(tasks) - {row["task"] for row in wanted}:
         there = ", ".join(sorted({row["task"] for row in saved}))
         raise ValueError(f"--task_name {' '.join(sorted(missing))}: no saved model of that task; there are {there}")
-    results.check_runs(wanted)
+    run_folder.check_runs(wanted)
     return [_read(folders[row["folder"]], row) for row in wanted]
 
 
 def _read(run: Path, row: dict[str, Any]) -> SavedModel:
-    return SavedModel(run, results.recorded_arguments(run), results.recorded_identity(run), row)
+    return SavedModel(run, run_folder.recorded_arguments(run), run_folder.recorded_identity(run), row)
 
 
 def _is_fine_tuned(row: dict[str, Any]) -> bool:

@@ -10,8 +10,8 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis.sweeps.cells import Cell
 from GLUE_tasks import finetune, glue_data
+from harness.cells import Cell
 from harness.data import Source
 from harness.models import SEGMENTS, has_segments
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from analysis import identity as records
-from analysis import results
 from GLUE_tasks import finetune
+from harness import records, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +33,12 @@ def differences(checkpoint: Path, wanted: Mapping[str, Any]) -> list[str]:
     """
     found = _progress(checkpoint)
     if "identity" not in found:
-        recorded = results.recorded_arguments(checkpoint.parent)
+        recorded = run_folder.recorded_arguments(checkpoint.parent)
         if recorded is None:
             raise ValueError(f"{checkpoint} does not say which run it is of, and no args.json stands beside it")
-        precision = json.loads((checkpoint.parent / results.ARGUMENTS_FILE).read_text())["environment"].get("precision")
+        precision = json.loads((checkpoint.parent / run_folder.ARGUMENTS_FILE).read_text())["environment"].get(
+            "precision"
+        )
         found = {"identity": recorded, "precision": precision}
     changed = records.differences(wanted["identity"], found["identity"])
     if found["precision"] != wanted["precision"]:

@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from analysis import figures, findings, paper, perplexity_summary, results, tables
+from analysis import figures, findings, missing, paper, perplexity_summary, tables
 from analysis.domains import domain_figures, domain_summary, domain_tables, minority_tables
 from analysis.fine_tuning import human_gap, transfers, tuning_summary, tuning_trends
 from analysis.levels import level_figures, level_summary, level_tables, size_figures
 from analysis.lines import interpolation_figures, interpolation_summary, interpolation_tables
-from analysis.sweeps import missing
 from analysis.tables import Row
 from analysis.uncertainty import resampling, trends
 from analysis.uncertainty.bootstrap import RESAMPLES
 from analysis.uncertainty.trends import Trends
+from harness import run_folder
 
 
 class Plot(NamedTuple):
@@ -62,8 +62,8 @@ class Tree(NamedTuple):
     """All that is known of a tree of runs.
 
     Fields:
-        rows: what results.read_runs returned.
-        unfinished: what results.unfinished_runs returned.
+        rows: what run_folder.read_runs returned.
+        unfinished: what run_folder.unfinished_runs returned.
         parts: in the order of the paper.
         found: of all parts.
         lacking: what missing.missing_runs returned.
@@ -104,14 +104,14 @@ def describe(
     """All that is known of a tree of runs.
 
     Args:
-        rows: what results.read_runs returned.
-        unfinished: what results.unfinished_runs returned.
+        rows: what run_folder.read_runs returned.
+        unfinished: what run_folder.unfinished_runs returned.
         resamples: of items and seeds, behind all intervals and verdicts.
         size: one of size_figures.SIZES, the axis of the figures by size.
     Raises:
-        ValueError: runs that must not be averaged or compared (results.check_runs).
+        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
-    results.check_runs(rows)
+    run_folder.check_runs(rows)
     parts = [*tuning_parts(rows, resamples), *level_parts(rows, resamples, size)]
     parts += [*domain_parts(rows, resamples), *interpolation_parts(rows), *perplexity_parts(rows)]
     found = Trends(*([row for part in parts for row in part.found[place]] for place in range(len(Trends._fields))))

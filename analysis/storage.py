@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from analysis import results
+from harness import run_folder
 
 DENSE_BITS = 16
 SCALE_BITS = 16  # of a group that shares a scale; its zero point takes as many bits as a weight
@@ -78,6 +78,6 @@ def _quantized(bits: int, arguments: dict[str, Any]) -> float | None:
 
 
 def run_bytes_fraction(row: dict[str, Any]) -> float | None:
-    """bytes_fraction of a run as results.read_runs gives it, its arguments read from its folder where it has bits."""
-    arguments = results.recorded_arguments(Path(row["folder"])) if row["strength_kind"] == "bits" else None
+    """bytes_fraction of a run as run_folder.read_runs gives it; where it has bits, its arguments are read from its folder."""
+    arguments = run_folder.recorded_arguments(Path(row["folder"])) if row["strength_kind"] == "bits" else None
     return bytes_fraction(row, arguments)

@@ -3,13 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
-from analysis import paper, results, tables
+from analysis import missing, paper, tables
 from analysis.contents import Part, Tree, is_known
-from analysis.sweeps import missing
 from analysis.tables import Row
 from analysis.uncertainty import trends
 from analysis.uncertainty.trends import Trends
 from analysis.wording import markdown, without_tags
+from harness import run_folder
 
 LISTED_FOLDERS = 10
 COMPARISON_FILE, MISSING_FILE = "beside_the_paper.csv", "missing.csv"
@@ -108,7 +108,7 @@ def _runs_table(rows: list[Row], names: dict[str, str]) -> list[str]:
     for (setting, model, task), members in sorted(groups.items(), key=str):
         seeds = " ".join(map(str, sorted({row["seed"] for row in members})))
         runs = len({row["folder"] for row in members})
-        example = Path(members[0]["folder"]) / results.ARGUMENTS_FILE
+        example = Path(members[0]["folder"]) / run_folder.ARGUMENTS_FILE
         body.append(
             [setting, names[model], names.get(task, task) or "", runs, seeds, members[0]["recipe"], f"`{example}`"]
         )

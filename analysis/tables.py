@@ -1,6 +1,6 @@
 """Tables of runs: means over seeds beside the dense reference, and the statistics of each curve.
 
-Rows of runs are what results.read_runs returns. In fine-tuning a point is one task, data fraction, transfer and
+Rows of runs are what run_folder.read_runs returns. In fine-tuning a point is one task, data fraction, transfer and
 strength: the mean over its seeds; a curve is the points of one task, data fraction, transfer and kind of strength. In
 perplexity a point is one text, compression and strength, and higher is worse. The settings without training have
 theirs in analysis.levels.level_tables.
@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis import monotonicity, results
+from analysis import monotonicity
+from harness import run_folder
 
 DENSE = "dense_transfer"
 FREEZING = "dense_transfer_freezing"
@@ -77,15 +78,15 @@ def figure_sets(rows: list[Row]) -> dict[tuple[int, str, str | None], list[Row]]
     the scope is None where no run has one.
 
     Raises:
-        ValueError: runs that must not be averaged or compared (results.check_runs).
+        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
-    results.check_runs(rows)
+    run_folder.check_runs(rows)
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in filter(is_fine_tuning_run, rows):
         groups.setdefault((row["setting"], row["model"]), []).append(row)
     sets = {}
     for setting, model in sorted(groups):
-        scopes = [results.coordinates(row)["magnitude_scope"] for row in groups[setting, model]]
+        scopes = [run_folder.coordinates(row)["magnitude_scope"] for row in groups[setting, model]]
         for scope in sorted(set(scopes) - {None}) or [None]:
             members = zip(groups[setting, model], scopes, strict=True)
             sets[setting, model, scope] = [row for row, own in members if own in (scope, None)]
@@ -338,9 +339,9 @@ def perplexity_sets(rows: list[Row]) -> dict[tuple[str, str, str], list[Row]]:
     """The perplexity runs that belong in one figure, by PERPLEXITY, model and text.
 
     Raises:
-        ValueError: runs that must not be averaged or compared (results.check_runs).
+        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
-    results.check_runs(rows)
+    run_folder.check_runs(rows)
     sets: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row["setting"] == PERPLEXITY:
@@ -360,13 +361,13 @@ def perplexity_table(rows: list[Row]) -> list[Row]:
         without a dense run on the same windows, the error also with one window. vocabulary is the perplexity of a model
         that knows nothing. calibrated: whether the seed, which draws the calibration text, makes a difference.
     Raises:
-        ValueError: runs that must not be averaged or compared (results.check_runs).
+        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     table = []
     for members in perplexity_sets(rows).values():
         points: dict[tuple, list[Row]] = {}
         for row in members:
-            place = results.coordinates(row)
+            place = run_folder.coordinates(row)
             key = ("compression", "strength_kind", "strength", "magnitude_scope")
             points.setdefault(tuple(place[name] for name in key), []).append(row)
         dense = _window_losses(points.get(("dense", None, None, None), []))
@@ -382,7 +383,7 @@ def _perplexity_point(point: list[Row], dense_losses: np.ndarray | None) -> Row:
         "model": model_name(first["model"]),
         "text": text_name(first["level"]),
         **{name: first[name] for name in ("compression", "strength_kind", "strength", "requested_sparsity")},
-        "magnitude_scope": results.coordinates(first)["magnitude_scope"],
+        "magnitude_scope": run_folder.coordinates(first)["magnitude_scope"],
         "measured_sparsity": mean_of(point, "measured_sparsity"),
         "parameter_ratio": mean_of(point, "parameter_ratio"),
         "mean_perplexity": statistics.fmean(scores),
@@ -401,9 +402,9 @@ def _perplexity_point(point: list[Row], dense_losses: np.ndarray | None) -> Row:
 def _window_losses(runs: list[Row]) -> np.ndarray | None:
     """Loss of each window, mean over runs; None without runs, where one lacks its items, or on different windows."""
     folders = [Path(row["folder"]) for row in runs]
-    if not runs or not all((folder / results.ITEMS_FILE).is_file() for folder in folders):
+    if not runs or not all((folder / run_folder.ITEMS_FILE).is_file() for folder in folders):
         return None
-    losses = [results.read_items(folder)["window_loss"] for folder in folders]
+    losses = [run_folder.read_items(folder)["window_loss"] for folder in folders]
     return None if len({len(each) for each in losses}) > 1 else np.mean(losses, axis=0)
 
 

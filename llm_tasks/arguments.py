@@ -17,13 +17,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from analysis import identity as records
-from analysis.sweeps.cells import Cell
-from analysis.sweeps.commands import group_names, values
-from analysis.sweeps.options import checked, filled, filled_path, folder_template, number, positive
+from harness import records
+from harness.cells import Cell
+from harness.commands import group_names, values
 from harness.device import best_precision, device_named
 from harness.model_files import check_checkpoint_files
 from harness.models import add_model_options, longest_input, meta_model, stored_dtype
+from harness.options import checked, filled, filled_path, folder_template, number, positive
 from llm_tasks.engine import ways as engine
 from llm_tasks.engine.cpu import LANE_TOKENS
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength, check_methods

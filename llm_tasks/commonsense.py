@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.choices import LETTERS, choice_index, gap_choices, labelled_choices, option_texts
 from harness.data import Source, checked_text, read_source, valid_text
 from llm_tasks.prompts import Prompt, continued, distinct, item_id, lettered
-from pruning.choices import LETTERS, choice_index, gap_choices, labelled_choices, option_texts
 
 UNLABELLED = ("", "-1", "None")
 

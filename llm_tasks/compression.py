@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis import identity
-from analysis.sweeps.cells import Cell
+from harness import records
+from harness.cells import Cell
 from harness.models import load_pretrained, save_model
 from harness.progress import Progress
 from llm_tasks import arguments
@@ -194,7 +194,7 @@ def stream(
     remove_converted(folder)
     if cell["compression"] == DENSE:
         return StreamedBlocks(source, None, dtype, trust_remote_code=trust, scratch=folder)
-    job = identity.recipe(run_identity)
+    job = records.recipe(run_identity)
     if StreamedBlocks.is_complete(out, job):
         return StreamedBlocks(out, trust_remote_code=trust, scratch=folder)
     storage = StreamedBlocks(source, out, dtype, job, trust)

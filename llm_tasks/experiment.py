@@ -15,9 +15,9 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis import results
-from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells, start_logging
-from analysis.sweeps.commands import print_commands, values
+from harness import run_folder
+from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from harness.commands import print_commands, values
 from harness.content import model_content
 from harness.device import (
     available_memory,
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluation(NamedTuple):
-    """What a setting measured on one model: results.LEVEL_KEYS per level, outcome per item, and anything else."""
+    """What a setting measured on one model: run_folder.LEVEL_KEYS per level, outcome per item, and anything else."""
 
     levels: list[dict[str, Any]]
     items: dict[str, np.ndarray]
@@ -120,7 +120,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
         processes = join(device_of(args))
         tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code, args.revision)
         max_length = arguments.max_length(skeleton)
-        pending = [cell for folder, cell in folders.items() if args.overwrite or not results.is_complete(folder)]
+        pending = [cell for folder, cell in folders.items() if args.overwrite or not run_folder.is_complete(folder)]
 
         @functools.cache
         def data(setting: str | int) -> Any:
@@ -157,7 +157,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
         reset_peak_memory(device)
         with processes.together():
             if processes.is_main:
-                results.start_run(folder, run_identity, environment(args, skeleton))
+                run_folder.start_run(folder, run_identity, environment(args, skeleton))
             tokens = windows(cell["seed"]) if is_calibrated(cell) and processes.is_main else None
             if not args.stream:
                 loaded()
@@ -191,7 +191,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
             "peak_memory_bytes": peak_memory(device),
             "levels": found.levels,
         }
-        results.write_run(folder, result, found.items)
+        run_folder.write_run(folder, result, found.items)
 
     share = processes.share if processes.count > 1 else None
     failed = run_cells(identities, compute, args.overwrite, share, processes.is_main, fails_together=True)
@@ -204,7 +204,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, settings: Seq
 def environment(args: argparse.Namespace, model: PreTrainedModel) -> dict[str, Any]:
     """What a run records of where it is made; `model` may be without weights."""
     device = device_of(args)
-    return results.describe_environment(
+    return run_folder.describe_environment(
         str(device), device_name=device_name(device), dtype=str(arguments.dtype_of(args, model)),
         precision=arguments.precision_of(args), threads=torch.get_num_threads(),
     )  # fmt: skip

@@ -11,10 +11,10 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import monotonicity
-from analysis.sweeps.cells import Cell
-from analysis.sweeps.options import checked, number, positive
+from harness.cells import Cell
 from harness.content import files_content
 from harness.data import Source
+from harness.options import checked, number, positive
 from llm_tasks import answers, arguments
 from llm_tasks.arguments import DENSE
 from llm_tasks.chat import as_messages, template_values, user_turn

@@ -38,14 +38,14 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from analysis.sweeps.options import filled, filled_path, typed
+from harness.choices import LETTERS, gold_index, read_choices, read_texts
 from harness.data import SUFFIXES, check_fields, checked_text, read_rows, valid_text
+from harness.options import filled, filled_path, typed
 from llm_tasks import arguments, experiment, levels
 from llm_tasks.answers import contains
 from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level, Prompt, continued, distinct, item_id, lettered
 from llm_tasks.task_files import sample
-from pruning.choices import LETTERS, gold_index, read_choices, read_texts
 
 logger = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis.sweeps.cells import Cell
-from analysis.sweeps.options import filled, positive, typed
+from harness.cells import Cell
 from harness.device import autocast
+from harness.options import filled, positive, typed
 from harness.progress import Progress
 from llm_tasks import arguments, experiment
 from llm_tasks.experiment import Evaluation, Setting

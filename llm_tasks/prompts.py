@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pruning.choices import LETTERS
+from harness.choices import LETTERS
 
 READERS = ("letter", "generate", "cloze", "answer")
 

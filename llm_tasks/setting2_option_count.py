@@ -30,8 +30,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from analysis.sweeps.options import number
 from harness.data import Source, placed
+from harness.options import number
 from llm_tasks import mmlu
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.mmlu import Question

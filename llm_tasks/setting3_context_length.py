@@ -29,8 +29,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from analysis.sweeps.options import number, positive
 from harness.data import Source, placed
+from harness.options import number, positive
 from llm_tasks import triviaqa
 from llm_tasks.levels import ANSWER_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level, Prompt

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from analysis.sweeps.options import checked
 from harness.data import Source, placed
+from harness.options import checked
 from llm_tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task, sources
 from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
 from llm_tasks.prompts import Level

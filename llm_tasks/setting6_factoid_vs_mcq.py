@@ -31,8 +31,8 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from analysis.sweeps.options import filled_path
 from harness.data import Source, placed
+from harness.options import filled_path
 from llm_tasks import factoid, mmlu
 from llm_tasks.factoid import FACTOID_SETS
 from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting

@@ -2,7 +2,7 @@
 
 import argparse
 
-from analysis.sweeps.options import typed
+from harness.options import typed
 from llm_tasks import (
     arguments,
     experiment,

@@ -14,16 +14,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from analysis import results, tables, terminal
+from analysis import tables, terminal
 from analysis.fine_tuning import human_gap, tuning_trends
 from analysis.levels import level_tables
 from analysis.levels.level_tables import LevelSet
-from analysis.sweeps import options
 from analysis.tables import Row
 from analysis.uncertainty import resampling, tolerance, trends
 from analysis.uncertainty.bootstrap import RESAMPLES
 from analysis.uncertainty.resampling import CurveKey, LevelCurve
 from analysis.wording import compression_name, markdown, strength_text, with_bounds
+from harness import options, run_folder
 
 SCORES_ENDING = "_junk_dna.csv"
 
@@ -93,8 +93,8 @@ def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
         ValueError: there are none, or none has the metric.
     """
     passed_over: list[str] = []
-    found = results.read_runs(*folders, passed_over=passed_over)
-    for line in results.told_of(passed_over):
+    found = run_folder.read_runs(*folders, passed_over=passed_over)
+    for line in run_folder.told_of(passed_over):
         print(f"max_strength.py: {line}", file=sys.stderr)
     rows = [row for row in found if level_tables.is_level_run(row) or tables.is_fine_tuning_run(row)]
     if not rows:
@@ -169,7 +169,7 @@ def write(path: Path | None, text: str, strengths: list[Row], scores: list[Row])
             path.with_name(path.stem + SCORES_ENDING): tables.csv_text(scores, tolerance.SCORE_COLUMNS),
         }
     for file, content in contents.items():
-        results.replace_file(file, content.encode(errors="backslashreplace"))
+        run_folder.replace_file(file, content.encode(errors="backslashreplace"))
     return list(contents)
 
 

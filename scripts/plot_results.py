@@ -17,10 +17,11 @@ import logging
 import sys
 from pathlib import Path
 
-from analysis import drawing, original_names, report, results, summary, tables, terminal
+from analysis import drawing, original_names, report, summary, tables, terminal
 from analysis.contents import RESAMPLES, Plot, describe
 from analysis.levels import level_tables, size_figures
-from analysis.sweeps.options import filled_path, unwritable
+from harness import run_folder
+from harness.options import filled_path, unwritable
 
 logger = logging.getLogger("plot_results")
 SUMMARY, REPORT = "summary.md", "report.html"
@@ -78,11 +79,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for folder in args.results_dir:
         if not folder.is_dir():
             parser.error(f"--results_dir {folder}: there is no such folder")
-        if not any(path.is_file() for path in folder.rglob(results.RESULT_FILE)):
-            started = len(results.unfinished_runs(folder))
+        if not any(path.is_file() for path in folder.rglob(run_folder.RESULT_FILE)):
+            started = len(run_folder.unfinished_runs(folder))
             parser.error(
                 f"--results_dir {folder}: holds no complete run ({started} started, not complete); looked for "
-                f"{results.RESULT_FILE} in it and all folders below. Any script's --output_dir is such a folder; "
+                f"{run_folder.RESULT_FILE} in it and all folders below. Any script's --output_dir is such a folder; "
                 "bash scripts/quickstart.sh makes one"
             )
     return args
@@ -93,13 +94,13 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     passed_over: list[str] = []
     try:
-        rows = results.read_runs(*args.results_dir, passed_over=passed_over)
-        for line in results.told_of(passed_over):
+        rows = run_folder.read_runs(*args.results_dir, passed_over=passed_over)
+        for line in run_folder.told_of(passed_over):
             logger.warning(line)
         if not rows:
             raise ValueError(f"--results_dir {', '.join(map(str, args.results_dir))}: no file there is a run's result")
         rows = level_tables.with_metric(rows, args.metric)
-        tree = describe(rows, results.unfinished_runs(*args.results_dir), args.resamples, args.size)
+        tree = describe(rows, run_folder.unfinished_runs(*args.results_dir), args.resamples, args.size)
     except ValueError as error:
         sys.exit(f"plot_results.py: {error}")
     logger.info("%d complete runs, %d not complete", len({row["folder"] for row in rows}), len(tree.unfinished))
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.original_names:
         others |= copies(plots, files)
     for name, content in others.items():
-        results.replace_file(args.output_dir / name, content)
+        run_folder.replace_file(args.output_dir / name, content)
     for file in [*files, *others]:
         print(args.output_dir / file)
 
@@ -129,7 +130,7 @@ def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> di
         figure = plot.draw()
         contents = {f"{plot.stem}.{name}": drawing.encode(figure, name, dpi) for name in formats} | contents
     for name, content in contents.items():
-        results.replace_file(output_dir / name, content)
+        run_folder.replace_file(output_dir / name, content)
     return contents
 
 

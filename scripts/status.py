@@ -19,10 +19,10 @@ import sys
 from pathlib import Path
 
 from analysis import terminal
-from analysis.sweeps import locks, status
-from analysis.sweeps.commands import print_lines
-from analysis.sweeps.costs import duration
-from analysis.sweeps.options import number
+from harness import leases, status
+from harness.commands import print_lines
+from harness.costs import duration
+from harness.options import number
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    now = locks.file_system_time(args.tree)
+    now = leases.file_system_time(args.tree)
     if args.list is None:
         report = status.survey(status.started_folders(args.tree), now, args.show)
     else:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis import results
 from analysis.lines import barriers
+from harness import run_folder
 
 LEVEL_DEFAULTS = {"dataset": "mmlu", "reader": "letter", "human": None, "metrics": {}, "facts": {}}
 
@@ -125,7 +125,7 @@ def level_run(
         changes: reach level and run keys alike; `facts` and others that are no keys of a run reach the levels.
     """
     levels = levels or {"2 options": (1, 1, 1, 0) * 10, "4 options": (1, 1, 0, 0) * 10}
-    of_all = {name: changes.pop(name) for name in (*LEVEL_DEFAULTS, *results.LEVEL_KEYS) if name in changes}
+    of_all = {name: changes.pop(name) for name in (*LEVEL_DEFAULTS, *run_folder.LEVEL_KEYS) if name in changes}
     found, columns = [], {"level": [], "item": [], "group": [], "score": []}
     for place, (name, scores) in enumerate(levels.items()):
         mean = sum(scores) / len(scores)
@@ -192,10 +192,10 @@ def write_tree(root: Path, *runs: dict[str, Any], **arguments: Any) -> Path:
     for result in runs:
         folder = root / f"{len(list(root.glob('*'))):03d}"
         recorded = {"seed": result["seed"], "sparsity": result["strength"], "learning_rate": 2e-5, **arguments}
-        results.start_run(folder, recorded, {"device": "cpu"})
+        run_folder.start_run(folder, recorded, {"device": "cpu"})
         items = {"idx": np.arange(3), "prediction": np.array([0, 1, 1])}
         if "window_loss" in result:
             items = {"window_loss": np.array(result["window_loss"])}
         items = result.get("items", items)
-        results.write_run(folder, {name: value for name, value in result.items() if name != "items"}, items)
+        run_folder.write_run(folder, {name: value for name, value in result.items() if name != "items"}, items)
     return root

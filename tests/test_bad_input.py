@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis import results
 from GLUE_tasks import Glue_prune_oneshot, finetune
+from harness import run_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -31,7 +31,7 @@ def error(monkeypatch, capsys, tiny_encoder, sentence_files, tmp_path):
         with pytest.raises(SystemExit) as stopped:
             Glue_prune_oneshot.main([*argv, *map(str, words)])
         assert stopped.value.code == 2
-        assert not results.is_complete(tmp_path / "out")
+        assert not run_folder.is_complete(tmp_path / "out")
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     return run
@@ -185,8 +185,8 @@ def test_several_cells_and_no_placeholder(error):
 
 def test_output_dir_that_holds_a_different_run(tiny_encoder, sentence_files, tmp_path: Path, capsys):
     folder = tmp_path / "other"
-    results.start_run(folder, {"learning_rate": 5.0}, {})
-    results.write_json(folder / results.RESULT_FILE, {})
+    run_folder.start_run(folder, {"learning_rate": 5.0}, {})
+    run_folder.write_json(folder / run_folder.RESULT_FILE, {})
     with pytest.raises(SystemExit):
         Glue_prune_oneshot.main([
             "--model_name_or_path", str(tiny_encoder), "--train_file", str(sentence_files[0]), "--validation_file",

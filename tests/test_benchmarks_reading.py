@@ -2,8 +2,8 @@
 
 import pytest
 
-from analysis import results
 from analysis.contents import describe
+from harness import run_folder
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +13,7 @@ def benchmark(load_script):
 
 def test_the_runs_that_it_makes_up_are_sound(benchmark, tmp_path):
     benchmark.write_made_up_runs(tmp_path, 88, 20)
-    rows = results.read_runs(tmp_path)
+    rows = run_folder.read_runs(tmp_path)
     assert len({row["folder"] for row in rows}) == 88 and len(rows) == 3 * 88
     assert {row["compression"] for row in rows} == {
         "dense", "magnitude", "wanda", "sparsegpt", "ria", "rtn", "gptq", "low_rank",

@@ -9,7 +9,7 @@ import broken_options
 import pytest
 from broken import Assets, Broken
 
-from analysis import results
+from harness import run_folder
 
 CASES = [*broken_checkpoints.CASES, *broken_data.CASES, *broken_options.CASES]
 
@@ -37,7 +37,7 @@ def test_it_is_refused_in_one_line(
     assert code not in (0, None), said
     assert lines, said
     assert "Traceback" not in said and not any(record.exc_info for record in caplog.records)
-    assert not list(tmp_path.rglob(results.RESULT_FILE))
+    assert not list(tmp_path.rglob(run_folder.RESULT_FILE))
 
 
 def test_there_are_enough() -> None:

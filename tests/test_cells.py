@@ -9,9 +9,8 @@ import pytest
 from jinja2 import TemplateError
 from safetensors import SafetensorError
 
-from analysis import results
-from analysis.sweeps import cells, locks
-from analysis.sweeps.cells import check_folders, output_folders, run_cells
+from harness import cells, leases, run_folder
+from harness.cells import check_folders, output_folders, run_cells
 
 CELLS = [{"task": "rte", "seed": 1}, {"task": "rte", "seed": 2}, {"task": "cola", "seed": 1}]
 
@@ -20,9 +19,9 @@ def finish(folder: Path, arguments: dict, score: float = 0.5) -> None:
     level = {"level": 1, "difficulty": 0, "metric": "accuracy", "score": score, "chance": 0.5, "stderr": 0.1,
              "num_examples": 4}  # fmt: skip
     texts = {"model": "model", "compression": "dense", "strength_kind": None}
-    result = dict.fromkeys(results.RUN_KEYS, 0) | texts | {"levels": [level]}
-    results.start_run(folder, arguments, {})
-    results.write_run(folder, result, {"prediction": np.zeros(4)})
+    result = dict.fromkeys(run_folder.RUN_KEYS, 0) | texts | {"levels": [level]}
+    run_folder.start_run(folder, arguments, {})
+    run_folder.write_run(folder, result, {"prediction": np.zeros(4)})
 
 
 def test_every_cell_gets_the_folder_of_its_template():
@@ -59,7 +58,7 @@ def test_complete_runs_are_skipped_and_failures_do_not_stop_the_others(tmp_path:
 
     assert run_cells(arguments, compute) == 1
     assert computed == ["b", "c"]
-    assert not results.is_complete(tmp_path / "b") and results.is_complete(tmp_path / "c")
+    assert not run_folder.is_complete(tmp_path / "b") and run_folder.is_complete(tmp_path / "c")
     assert f"failed: {tmp_path / 'b'} (FloatingPointError: loss is NaN)" in caplog.text
     assert "3 runs: 1 computed, 1 already complete, 1 failed" in caplog.text
     assert run_cells(arguments, lambda folder: finish(folder, arguments[folder])) == 0
@@ -78,10 +77,10 @@ def test_whatever_a_cell_dies_of_is_one_line_and_the_next_is_computed(error: Exc
         finish(folder, {})
 
     assert run_cells({tmp_path / name: {} for name in "ab"}, compute) == 1
-    assert results.is_complete(tmp_path / "b") and not results.is_complete(tmp_path / "a")
+    assert run_folder.is_complete(tmp_path / "b") and not run_folder.is_complete(tmp_path / "a")
     assert f"{tmp_path / 'a'}: failed: {type(error).__name__}" in caplog.text
     assert "Traceback" not in caplog.text + capfd.readouterr().err
-    assert "in compute" in results.read_failure(tmp_path / "a")["traceback"]
+    assert "in compute" in run_folder.read_failure(tmp_path / "a")["traceback"]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
@@ -91,24 +90,24 @@ def test_who_stops_the_sweep_stops_it(stop: type[BaseException], tmp_path: Path)
 
     with pytest.raises(stop):
         run_cells({tmp_path / name: {} for name in "ab"}, compute)
-    assert not (tmp_path / "b").exists() and results.read_failure(tmp_path / "a") is None
+    assert not (tmp_path / "b").exists() and run_folder.read_failure(tmp_path / "a") is None
 
 
 def test_overwrite_computes_again(tmp_path: Path):
     finish(tmp_path, {"lr": 1})
     run_cells({tmp_path: {"lr": 2}}, lambda folder: finish(folder, {"lr": 2}, score=0.75), overwrite=True)
-    assert results.read_runs(tmp_path)[0]["score"] == 0.75
+    assert run_folder.read_runs(tmp_path)[0]["score"] == 0.75
 
 
 def test_a_run_with_other_arguments_is_refused_by_name(tmp_path: Path):
     finish(tmp_path, {"lr": 1, "seed": 3})
-    with pytest.raises(results.DifferentRunError, match=r"other arguments \(lr: 2 here, 1 there\).*--overwrite"):
+    with pytest.raises(run_folder.DifferentRunError, match=r"other arguments \(lr: 2 here, 1 there\).*--overwrite"):
         check_folders({tmp_path: {"lr": 2, "seed": 3}})
     check_folders({tmp_path: {"lr": 2, "seed": 3}}, overwrite=True)
 
 
 def test_an_unfinished_run_with_other_arguments_is_no_obstacle(tmp_path: Path):
-    results.start_run(tmp_path, {"lr": 1}, {})
+    run_folder.start_run(tmp_path, {"lr": 1}, {})
     check_folders({tmp_path: {"lr": 2}})
 
 
@@ -132,7 +131,7 @@ def test_a_cell_that_another_process_holds_comes_last_and_is_then_skipped(tmp_pa
     order = []
 
     def other() -> None:
-        lock = locks.RunLock(tmp_path / "a")
+        lock = leases.RunLease(tmp_path / "a")
         assert lock.acquire()
         holds.set()
         b_is_done.wait(10)
@@ -179,28 +178,28 @@ def test_a_failure_says_why_until_the_run_starts_again(tmp_path: Path):
     folder = tmp_path / "a"
 
     def fail(folder: Path) -> None:
-        results.start_run(folder, {}, {})
+        run_folder.start_run(folder, {}, {})
         raise FloatingPointError("loss is NaN\nand more")
 
     assert run_cells({folder: {}}, fail) == 1
-    assert results.read_failure(folder)["error"] == "FloatingPointError: loss is NaN"
-    assert not results.is_complete(folder) and locks.owner(folder) is None
+    assert run_folder.read_failure(folder)["error"] == "FloatingPointError: loss is NaN"
+    assert not run_folder.is_complete(folder) and leases.owner(folder) is None
     assert run_cells({folder: {}}, lambda folder: finish(folder, {})) == 0
-    assert results.read_failure(folder) is None
+    assert run_folder.read_failure(folder) is None
 
 
 def test_a_folder_that_cannot_be_claimed_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
-    acquire = locks.RunLock.acquire
+    acquire = leases.RunLease.acquire
 
-    def full(lock: locks.RunLock) -> bool:
+    def full(lock: leases.RunLease) -> bool:
         if lock._path.parent.name == "a":
             raise OSError(28, "No space left on device")
         return acquire(lock)
 
-    monkeypatch.setattr(locks.RunLock, "acquire", full)
+    monkeypatch.setattr(leases.RunLease, "acquire", full)
     arguments = {tmp_path / name: {} for name in "ab"}
     assert run_cells(arguments, lambda folder: finish(folder, {})) == 1
-    assert results.is_complete(tmp_path / "b")
+    assert run_folder.is_complete(tmp_path / "b")
     assert f"failed: {tmp_path / 'a'} (OSError: [Errno 28] No space left on device)" in caplog.text
 
 
@@ -208,7 +207,7 @@ def test_a_disk_that_is_full_when_the_failure_is_written_stops_nothing(tmp_path:
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results, "replace_file", full)
+    monkeypatch.setattr(run_folder, "replace_file", full)
     assert run_cells({tmp_path / name: {} for name in "ab"}, lambda folder: finish(folder, {})) == 2
     assert f"{tmp_path / 'b'}: why it failed cannot be written: [Errno 28]" in caplog.text
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b"]
@@ -216,15 +215,15 @@ def test_a_disk_that_is_full_when_the_failure_is_written_stops_nothing(tmp_path:
 
 def test_a_run_that_another_took_over_is_left_to_it_and_looked_at_again(tmp_path: Path, monkeypatch, caplog):
     """While "a" is computed for the first time, another host comes to hold it, and then stays quiet."""
-    monkeypatch.setattr(locks, "LEASE_SECONDS", 0.3)
-    monkeypatch.setattr(locks, "HEARTBEAT", 0.1)
-    monkeypatch.setattr("analysis.sweeps.cells.POLL_SECONDS", 0.05)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(leases, "HEARTBEAT", 0.1)
+    monkeypatch.setattr("harness.cells.POLL_SECONDS", 0.05)
     order = []
 
     def compute(folder: Path) -> None:
         order.append(folder.name)
         if order == ["a"]:
-            owner = folder / locks.OWNER_FILE
+            owner = folder / leases.OWNER_FILE
             said = owner.read_text().splitlines()
             owner.unlink()
             said[2] = "host=elsewhere"
@@ -233,7 +232,7 @@ def test_a_run_that_another_took_over_is_left_to_it_and_looked_at_again(tmp_path
 
     assert run_cells({tmp_path / name: {} for name in "ab"}, compute) == 0
     assert order == ["a", "b", "a"]
-    assert "was taken over by process" in caplog.text and results.is_complete(tmp_path / "a")
+    assert "was taken over by process" in caplog.text and run_folder.is_complete(tmp_path / "a")
 
 
 def test_processes_that_fail_together_go_on_together(tmp_path: Path):
@@ -268,7 +267,7 @@ def test_a_failure_ends_a_job_whose_processes_wait_for_each_other(tmp_path: Path
 
     with pytest.raises(FloatingPointError):
         run_cells({tmp_path / name: {} for name in "ab"}, fail, share=lambda turn: turn)
-    assert results.read_failure(tmp_path / "a") and locks.owner(tmp_path / "a") is None
+    assert run_folder.read_failure(tmp_path / "a") and leases.owner(tmp_path / "a") is None
 
 
 WORKER = Path(__file__).parent / "torture_worker.py"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis.sweeps import commands
-from analysis.sweeps.cells import Cell, output_folders
+from harness import commands
+from harness.cells import Cell, output_folders
 
 # Every name tries to make a file called "executed".
 HOSTILE = [
@@ -163,7 +163,7 @@ def test_a_reader_that_has_seen_enough_ends_the_list_quietly():
     """More than a pipe holds, so that the list meets the closed pipe while it prints."""
     program = (
         "from pathlib import Path\n"
-        "from analysis.sweeps.commands import print_commands\n"
+        "from harness.commands import print_commands\n"
         "cells = {Path(str(seed)): {'seed': seed} for seed in range(20000)}\n"
         "print_commands(True, cells, '{seed}', lambda some: {'seed': [cell['seed'] for cell in some]}, None, list)\n"
     )

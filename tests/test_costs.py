@@ -8,13 +8,12 @@ from types import SimpleNamespace
 import pytest
 from test_cells import finish
 
-from analysis import results
-from analysis.sweeps import cells, costs
+from harness import cells, costs, run_folder
 
 
 def complete(folder: Path, seconds: float) -> Path:
     finish(folder, {})
-    path = folder / results.RESULT_FILE
+    path = folder / run_folder.RESULT_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": seconds}))
     return folder
 
@@ -34,7 +33,7 @@ def test_the_median_of_complete_runs_tells_the_time(tmp_path: Path):
 
 def test_a_damaged_result_is_passed_over(tmp_path: Path):
     folders = [complete(tmp_path / "a", 5), complete(tmp_path / "b", 7)]
-    (folders[0] / results.RESULT_FILE).write_text("{")
+    (folders[0] / run_folder.RESULT_FILE).write_text("{")
     assert "took 7 s each" in costs.plan_line(folders, 3)
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from analysis import results
+from harness import run_folder
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "differences.md").read_text()
@@ -119,7 +119,7 @@ def test_settings_4_and_6_run_as_the_table_says_and_are_drawn(
         own = {**variables, **small, "OUT": str(tmp_path / "runs" / f"setting{setting}")}
         call = start(Path(words[1]).name, *words[2:], **own)[-2]
         assert run(call, load_script) == 0
-    found = results.read_runs(tmp_path / "runs")
+    found = run_folder.read_runs(tmp_path / "runs")
     assert len({row["folder"] for row in found}) == 4
     assert [row["level"] for row in found if row["setting"] == 4][:6] == [
         "5 shots", "4 shots", "3 shots", "2 shots", "1 shot", "0 shots"
@@ -136,7 +136,7 @@ def test_settings_4_and_6_run_as_the_table_says_and_are_drawn(
 def test_commands_that_draw_are_taken(command: str, load_script, tmp_path: Path):
     words = parts(command)[1][2:]
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / results.RESULT_FILE).touch()
+    (tmp_path / "run" / run_folder.RESULT_FILE).touch()
     words[words.index("--results_dir") + 1] = str(tmp_path)
     assert load_script("plot_results").parse_args(words).results_dir == [tmp_path]
 

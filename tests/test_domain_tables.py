@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 from synthetic_runs import run, write_tree
 
-from analysis import results
 from analysis.domains import domain_figures, domain_summary, domain_tables, minority_tables
+from harness import run_folder
 
 LABELS = np.tile([0, 1], 10)  # 20 items a domain, chance 1/2
 
@@ -41,7 +41,7 @@ def rows(tmp_path: Path) -> list[dict]:
         domain_run("dense_transfer", None, {"movies": 18, "tweets": 20}, TWEETS),
         domain_run("sparse_transfer", 0.5, {"movies": 14, "tweets": 18}, TWEETS),
     )
-    return results.read_runs(tmp_path)
+    return run_folder.read_runs(tmp_path)
 
 
 def sections(rows: list[dict]) -> list[str]:
@@ -112,7 +112,7 @@ def test_mixtures_that_give_a_domain_the_same_share_are_averaged(tmp_path: Path)
     for share, right in zip(shares, sparse, strict=True):
         runs.append(domain_run("dense_transfer", None, {"a": 20, "b": 20, "c": 20}, share))
         runs.append(domain_run("sparse_transfer", 0.5, right, share))
-    table = minority_tables.minority_table(results.read_runs(write_tree(tmp_path, *runs)))
+    table = minority_tables.minority_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
     effects = {row["level"]: row["corrected_effect"] for row in table}
     # minority means 14, 14, 12 of 20; majority 18: (mean - 20) / 10 each
     assert effects == {
@@ -130,7 +130,7 @@ def test_seeds_are_averaged_and_their_range_is_kept(tmp_path: Path):
             runs.append(domain_run("dense_transfer", None, {"movies": 20, "tweets": 20}, share, seed=seed))
             right = {"movies": 20, "tweets": count if few else 20}
             runs.append(domain_run("sparse_transfer", 0.5, right, share, seed=seed))
-    rows = results.read_runs(write_tree(tmp_path, *runs))
+    rows = run_folder.read_runs(write_tree(tmp_path, *runs))
     found = point(domain_tables.domain_table(rows), level="tweets", condition=str(MOVIES), strength=0.5)
     assert found["seeds"] == (1, 2) and found["mean_score"] == 0.8
     effect = point(minority_tables.minority_table(rows), level="tweets")
@@ -140,7 +140,7 @@ def test_seeds_are_averaged_and_their_range_is_kept(tmp_path: Path):
 
 
 def test_what_needs_the_dense_run_is_missing_without_it(tmp_path: Path):
-    rows = results.read_runs(
+    rows = run_folder.read_runs(
         write_tree(tmp_path, domain_run("sparse_transfer", 0.5, {"a": 9, "b": 8}, {"a": 0.9, "b": 0.1}))
     )
     for found in domain_tables.domain_table(rows):
@@ -154,7 +154,7 @@ def test_what_needs_the_dense_run_is_missing_without_it(tmp_path: Path):
 
 def test_dense_at_chance_has_no_corrected_drop_and_is_cautioned(tmp_path: Path):
     share = {"a": 0.9, "b": 0.1}
-    rows = results.read_runs(write_tree(
+    rows = run_folder.read_runs(write_tree(
         tmp_path, domain_run("dense_transfer", None, {"a": 20, "b": 11}, share),
         domain_run("sparse_transfer", 0.5, {"a": 15, "b": 10}, share),
     ))  # fmt: skip
@@ -167,7 +167,7 @@ def test_dense_at_chance_has_no_corrected_drop_and_is_cautioned(tmp_path: Path):
 
 def test_runs_without_items_have_no_intervals(rows: list[dict]):
     for row in rows:
-        (Path(row["folder"]) / results.ITEMS_FILE).unlink(missing_ok=True)
+        (Path(row["folder"]) / run_folder.ITEMS_FILE).unlink(missing_ok=True)
     found = point(domain_tables.domain_table(rows), level="tweets", condition=str(MOVIES), strength=0.5)
     assert found["drop_low"] is None and found["normalized_drop"] is not None
 
@@ -184,7 +184,7 @@ def test_bleu_is_resampled_from_its_counts(tmp_path: Path):
         level = {**like, "level": "a-b", "metric": "bleu", "score": 0.5 if strength else 1.0, "chance": 0.0,
                  "num_examples": 20, "share": None, "difficulty": None}  # fmt: skip
         runs.append({**base, "levels": [level], "items": {"bleu_counts_a-b": np.array(counts, dtype=np.int32)}})
-    rows = results.read_runs(write_tree(tmp_path, *runs))
+    rows = run_folder.read_runs(write_tree(tmp_path, *runs))
     found = point(domain_tables.domain_table(rows), strength=0.5)
     assert found["condition"] == "no fine-tuning" and found["share"] is None
     assert found["drop_low"] < -0.5 < found["drop_high"] < 0
@@ -225,7 +225,7 @@ def test_seeds_that_differ_widen_the_interval(tmp_path: Path):
     for seed, count in ((1, 20), (2, 12)):
         runs.append(domain_run("dense_transfer", None, {"movies": 20, "tweets": 20}, MOVIES, seed=seed))
         runs.append(domain_run("sparse_transfer", 0.5, {"movies": 16, "tweets": count}, MOVIES, seed=seed))
-    table = domain_tables.domain_table(results.read_runs(write_tree(tmp_path, *runs)))
+    table = domain_tables.domain_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
     movies, tweets = (point(table, level=level, strength=0.5) for level in ("movies", "tweets"))
     assert movies["points_drop"] == tweets["points_drop"] == pytest.approx(-0.2)
     assert tweets["points_low"] < -0.2 - 1.96 * 0.2 < movies["points_low"] < -0.2

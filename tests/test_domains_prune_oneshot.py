@@ -10,9 +10,9 @@ import pytest
 from accelerate.state import AcceleratorState
 from conftest import WORDS
 
-from analysis import results
 from analysis.domains import domain_tables
 from GLUE_tasks import Domains_prune_oneshot, finetune
+from harness import run_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -66,7 +66,7 @@ def swept(tmp_path_factory, tiny_encoder, domain_dir) -> Path:
 
 
 def test_every_domain_is_a_level_with_its_share_and_rows(swept: Path):
-    rows = results.read_runs(swept)
+    rows = run_folder.read_runs(swept)
     assert len(rows) == 2 * 2 * 3 and {row["num_train_examples"] for row in rows} == {40}
     found = {(row["mixture"], row["level"]): (row["share"], row["train_rows"], row["difficulty"]) for row in rows}
     assert found == {
@@ -74,12 +74,12 @@ def test_every_domain_is_a_level_with_its_share_and_rows(swept: Path):
         ("movies=0.8", "tweets"): (0.1, 4, 0.9), ("tweets=0.8,news=0.1", "tweets"): (0.8, 32, 1 - 0.8),
         ("tweets=0.8,news=0.1", "news"): (0.1, 4, 0.9), ("tweets=0.8,news=0.1", "movies"): (0.1, 4, 0.9),
     }  # fmt: skip
-    results.check_runs(rows)
+    run_folder.check_runs(rows)
 
 
 def test_scores_are_those_of_the_stored_items_on_balanced_rows(swept: Path):
-    for row in results.read_runs(swept):
-        items = results.read_items(row["folder"])
+    for row in run_folder.read_runs(swept):
+        items = run_folder.read_items(row["folder"])
         labels = items[f"label_{row['level']}"]
         assert np.mean(items[f"prediction_{row['level']}"] == labels) == row["score"]
         assert row["num_examples"] == len(labels) == 10 and row["chance"] == labels.mean() == 0.5
@@ -89,7 +89,7 @@ def test_scores_are_those_of_the_stored_items_on_balanced_rows(swept: Path):
 def test_the_sweep_gives_figures_and_the_cost_of_being_the_minority(swept: Path):
     from analysis.domains.minority_tables import minority_table
 
-    rows = results.read_runs(swept)
+    rows = run_folder.read_runs(swept)
     assert len(domain_tables.domain_table(rows)) == 12
     assert {row["level"]: (row["minority_share"], row["majority_share"]) for row in minority_table(rows)} == {
         "movies": (0.1, 0.8), "tweets": (0.1, 0.8), "mean of the domains": (None, None)
@@ -98,7 +98,7 @@ def test_the_sweep_gives_figures_and_the_cost_of_being_the_minority(swept: Path)
 
 def test_natural_mixture_is_the_default_and_takes_all_rows(options, tmp_path: Path):
     assert run(*options, "--sparse_method", "dense_transfer", "--output_dir", tmp_path) == 0
-    rows = results.read_runs(tmp_path)
+    rows = run_folder.read_runs(tmp_path)
     assert {(row["mixture"], row["train_rows"], row["num_train_examples"]) for row in rows} == {("natural", 40, 120)}
     assert {row["num_examples"] for row in rows} == {11}
 
@@ -106,7 +106,7 @@ def test_natural_mixture_is_the_default_and_takes_all_rows(options, tmp_path: Pa
 def test_a_share_of_the_data_keeps_the_mixture(options, tmp_path: Path):
     assert run(*options, "--mixture", "movies=0.8", "--validation_split_percentage", 50, "--sparse_method",
                "dense_transfer", "--output_dir", tmp_path) == 0  # fmt: skip
-    rows = results.read_runs(tmp_path)
+    rows = run_folder.read_runs(tmp_path)
     assert rows[0]["num_train_examples"] == 25, "40 movies are 0.8 of 50 rows; half of these"
     assert {row["level"]: row["train_rows"] for row in rows} == {"movies": 20, "news": 3, "tweets": 2}
 

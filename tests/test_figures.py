@@ -8,13 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from synthetic_runs import dense, perplexity_run, run, write_tree
 
-from analysis import drawing, figures, results, tables
+from analysis import drawing, figures, tables
+from harness import run_folder
 from llm_tasks import methods
 
 
 @pytest.fixture
 def read(tmp_path):
-    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
+    return lambda *runs: run_folder.read_runs(write_tree(tmp_path, *runs))
 
 
 def panels(figure):

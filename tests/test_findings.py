@@ -1,7 +1,8 @@
 from synthetic_runs import dense, level_run, line_run, perplexity_run, run, write_tree
 
-from analysis import contents, findings, results, summary
+from analysis import contents, findings, summary
 from analysis.uncertainty import trends
+from harness import run_folder
 
 PLACE = {"strength_kind": "sparsity", "strength": 0.5, "compression": "wanda", "magnitude_scope": None}
 
@@ -73,7 +74,7 @@ def test_the_summary_opens_with_a_sentence_per_figure_which_stands_over_it_too(t
     three = [dense(), run(), run("sparse_to_dense"), dense(task="rte"), run(task="rte")]
     levels = [level_run(), level_run("wanda", 0.5), level_run("gptq", ("bits", 4))]
     others = [line_run(), perplexity_run(), perplexity_run("wanda", 0.5, (4.0, 4.5))]
-    rows = results.read_runs(write_tree(tmp_path, *three, *levels, *others, group_size=128, symmetric=False))
+    rows = run_folder.read_runs(write_tree(tmp_path, *three, *levels, *others, group_size=128, symmetric=False))
     tree = contents.describe(rows, [], 200)
     lines = summary.summary_text(tree, ["png"]).splitlines()
     drawn = [plot for part in tree.parts for plot in part.plots if plot.draw]

@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSequenceClassification
 
-from analysis.sweeps import locks
 from GLUE_tasks import finetune
 from GLUE_tasks.finetune import LengthGroupedBatches
+from harness import leases
 from harness.models import meta_model
 
 
@@ -83,12 +83,12 @@ def test_only_whole_checkpoints_count_and_the_newest_is_last(tmp_path: Path):
 
 
 def test_no_checkpoint_is_written_into_a_run_that_another_process_took_over(tmp_path: Path):
-    (tmp_path / locks.OWNER_FILE).write_text(
-        f"filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken={'0' * 32}\nduration={locks.LEASE_SECONDS}\n"
+    (tmp_path / leases.OWNER_FILE).write_text(
+        f"filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken={'0' * 32}\nduration={leases.LEASE_SECONDS}\n"
     )
-    with pytest.raises(locks.LostRunError, match="taken over by process 1 of elsewhere"):
+    with pytest.raises(leases.LostRunError, match="taken over by process 1 of elsewhere"):
         finetune.save_checkpoint(Accelerator(cpu=True), tmp_path, None, 3, 0.5)
-    assert [path.name for path in tmp_path.iterdir()] == [locks.OWNER_FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [leases.OWNER_FILE]
 
 
 def test_there_is_one_training_loop():

@@ -14,8 +14,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from analysis import results
 from GLUE_tasks import Glue_prune_oneshot, experiment, finetune
+from harness import run_folder
 from harness.models import meta_model
 from pruning.layers import prunable_weights
 
@@ -69,7 +69,7 @@ def swept(tmp_path_factory, tiny_encoder, sentence_files) -> Path:
 
 
 def test_sweep_writes_every_cell_with_the_contract_keys(swept: Path):
-    rows = results.read_runs(swept)
+    rows = run_folder.read_runs(swept)
     assert len(rows) == 1 + 3 * 3
     assert {(row["transfer"], row["strength"]) for row in rows} == {
         ("dense_transfer", None), *((t, s) for t in TRANSFERS for s in (0, 0.37, "6:8"))
@@ -77,7 +77,7 @@ def test_sweep_writes_every_cell_with_the_contract_keys(swept: Path):
     for row in rows:
         assert row["num_examples"] == 37 and row["num_train_examples"] == 90 and row["level"] == 100
         assert row["eval_accuracy"] == row["score"]
-        items = results.read_items(row["folder"])
+        items = run_folder.read_items(row["folder"])
         assert np.mean(items["prediction"] == items["label"]) == row["score"]
         assert row["chance"] == 19 / 37
 
@@ -135,7 +135,7 @@ def test_saved_model_loads_and_predicts_what_was_measured(swept: Path, sentence_
         int(model(**tokenizer(row["sentence"], truncation=True, max_length=16, return_tensors="pt")).logits.argmax())
         for row in rows
     ]
-    assert predicted == results.read_items(folder)["prediction"].tolist()
+    assert predicted == run_folder.read_items(folder)["prediction"].tolist()
 
 
 def test_a_trained_head_is_evaluated_without_training_and_a_new_one_is_refused(swept, options, tmp_path: Path, caplog):
@@ -210,7 +210,7 @@ def test_killed_and_resumed_training_equals_an_uninterrupted_one(
     monkeypatch.setattr(finetune, "train_step", killed_at_18)
     with pytest.raises(Killed):
         run(*cut)
-    assert not results.is_complete(tmp_path / "cut")
+    assert not run_folder.is_complete(tmp_path / "cut")
     assert len(finetune.checkpoints(tmp_path / "cut")) == 1
     calls = []
     monkeypatch.setattr(finetune, "train_step", lambda *args: calls.append(1) or original(*args))
@@ -256,7 +256,7 @@ def test_failed_cell_leaves_nothing_that_looks_finished_and_the_exit_code_says_s
     """A learning rate and a weight decay that overflow float32."""
     assert run(*options, "--learning_rate", "10", "--weight_decay", 10, "--max_train_steps", 400,
                "--sparse_method", "dense_transfer", "--output_dir", tmp_path) == 1  # fmt: skip
-    assert not results.is_complete(tmp_path)
+    assert not run_folder.is_complete(tmp_path)
 
 
 def test_a_full_disk_fails_the_cell_and_keeps_what_was_finished(swept, options, tmp_path: Path, monkeypatch):
@@ -265,12 +265,12 @@ def test_a_full_disk_fails_the_cell_and_keeps_what_was_finished(swept, options, 
 
     finished, failing = (tmp_path / "sparse_transfer" / strength for strength in ("0.37", "0.5"))
     shutil.copytree(swept / "sparse_transfer" / "0.37", finished)
-    before = (finished / results.RESULT_FILE).read_bytes()
-    monkeypatch.setattr(results, "replace_file", full)
+    before = (finished / run_folder.RESULT_FILE).read_bytes()
+    monkeypatch.setattr(run_folder, "replace_file", full)
     assert run(*options, "--save_model", "--sparse_method", "sparse_transfer", "--sparsity", 0.37, 0.5,
                "--output_dir", tmp_path / "{transfer}" / "{strength}") == 1  # fmt: skip
-    assert (finished / results.RESULT_FILE).read_bytes() == before
-    assert not results.is_complete(failing)
+    assert (finished / run_folder.RESULT_FILE).read_bytes() == before
+    assert not run_folder.is_complete(failing)
 
 
 def test_bf16_holds_the_mask_exactly(options: list[str], tmp_path: Path, tiny_encoder: Path):
@@ -297,7 +297,7 @@ def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, m
         "--validation_split_percentage", 50, 100,
         "--output_dir", tmp_path / "{strength}" / "{fraction}" / "{seed}")  # fmt: skip
     assert calls == [[0.2, 0.4]]
-    assert {row["num_train_examples"] for row in results.read_runs(tmp_path)} == {45, 90}
+    assert {row["num_train_examples"] for row in run_folder.read_runs(tmp_path)} == {45, 90}
 
 
 def test_list_cells_prints_commands_that_make_the_same_runs(options, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -310,9 +310,9 @@ def test_list_cells_prints_commands_that_make_the_same_runs(options, tmp_path: P
     assert len(lines) == 3 and not any(tmp_path.iterdir())
     for line in lines:
         assert run(*shlex.split(line)[2:]) == 0
-    before = {row["folder"]: row["seconds"] for row in results.read_runs(tmp_path)}
+    before = {row["folder"]: row["seconds"] for row in run_folder.read_runs(tmp_path)}
     assert run(*sweep) == 0  # all complete, with the same arguments
-    assert {row["folder"]: row["seconds"] for row in results.read_runs(tmp_path)} == before
+    assert {row["folder"]: row["seconds"] for row in run_folder.read_runs(tmp_path)} == before
 
 
 def test_regression_from_files(options: list[str], tmp_path: Path):

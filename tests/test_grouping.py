@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import WORDS
 
-from analysis import results
-from analysis.sweeps import commands
 from GLUE_tasks import Glue_prune_oneshot
+from harness import commands, run_folder
 from llm_tasks import perplexity, setting5_human_gap
 
 Main = Callable[[list[str]], int]
@@ -50,14 +49,14 @@ def test_what_is_complete_is_left_out_of_the_groups(listed, tmp_path, monkeypatc
              "--sparsity", "0.5", "--seed", "7", "8", "--output_dir", "runs/{transfer}/{seed}"]  # fmt: skip
     for name in ("dense_transfer/7", "dense_transfer/8", "sparse_transfer/7"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / results.RESULT_FILE).write_text("{}")
+        (tmp_path / "runs" / name / run_folder.RESULT_FILE).write_text("{}")
     (line,) = listed(Glue_prune_oneshot.main, *words, "--group_by", "model")
     assert "--sparse_method sparse_transfer " in line and "--seed 8 " in line
     assert len(listed(Glue_prune_oneshot.main, *words)) == 4  # the list of single cells is whole
     (everything,) = listed(Glue_prune_oneshot.main, *words, "--overwrite", "--group_by", "model")
     assert "--seed 7 8 " in everything
     (tmp_path / "runs/sparse_transfer/8").mkdir()
-    (tmp_path / "runs/sparse_transfer/8" / results.RESULT_FILE).write_text("{}")
+    (tmp_path / "runs/sparse_transfer/8" / run_folder.RESULT_FILE).write_text("{}")
     assert listed(Glue_prune_oneshot.main, *words, "--group_by", "model") == []
 
 
@@ -134,7 +133,7 @@ def test_grouped_commands_make_the_sweeps_runs(
         for line in groups:
             assert main(commands.words(line)[2:]) == 0
         folders = [commands.run_folder(line) for line in listed(main, *options)]
-        made = {folder: (folder / results.RESULT_FILE).stat().st_mtime_ns for folder in folders}
+        made = {folder: (folder / run_folder.RESULT_FILE).stat().st_mtime_ns for folder in folders}
         assert len(made) == cells
         assert main(options) == 0
-        assert {folder: (folder / results.RESULT_FILE).stat().st_mtime_ns for folder in folders} == made
+        assert {folder: (folder / run_folder.RESULT_FILE).stat().st_mtime_ns for folder in folders} == made

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from synthetic_runs import dense, run, write_tree
 
-from analysis import figures, paper_numbers, results, tables
+from analysis import figures, paper_numbers, tables
 from analysis.fine_tuning import human_gap, tuning_trends
+from harness import run_folder
 
 PEARSON = {"metric": "pearson", "chance": 0.0}
 
 
 @pytest.fixture
 def read(tmp_path):
-    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
+    return lambda *runs: run_folder.read_runs(write_tree(tmp_path, *runs))
 
 
 def curve(task, score, *scores, strengths=(0.2, 0.4, 0.6), **changes):

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from analysis import results
 from analysis.lines import barriers
 from GLUE_tasks import (
     Glue_interpolate,
@@ -26,6 +25,7 @@ from GLUE_tasks import (
     line_results,
     model_pairs,
 )
+from harness import run_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -201,11 +201,11 @@ def lines(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
 
 
 def result(folder: Path) -> dict:
-    return json.loads((folder / results.RESULT_FILE).read_text())
+    return json.loads((folder / run_folder.RESULT_FILE).read_text())
 
 
 def test_the_tree_gives_every_pair(lines: Path):
-    rows = results.read_runs(lines)
+    rows = run_folder.read_runs(lines)
     found = {(row["task"], row["pair"], row["strength"], row["seed"], row["end_seed"]) for row in rows}
     of_task = {
         ("dense-sparse", 0.37, 41, 41), ("dense-sparse", "6:8", 41, 41), ("dense-dense", None, 41, 42),
@@ -233,12 +233,12 @@ def test_the_ends_reproduce_the_two_models_own_scores_exactly(lines: Path, model
     ]
     for pair, strength, seed, end in pairs if task == "rte" else pairs[:2]:
         line = result(lines / task / pair / strength / seed)
-        items = results.read_items(lines / task / pair / strength / seed)
+        items = run_folder.read_items(lines / task / pair / strength / seed)
         for place, model in ((0, models / task / "dense_transfer/dense/41"), (-1, models / task / end)):
             assert line["levels"][place]["score"] == result(model)["levels"][0]["score"]
             # a bootstrap's standard error of 1,000 draws, and the binomial one or that of 200 draws
             assert line["levels"][place]["stderr"] == pytest.approx(result(model)["levels"][0]["stderr"], rel=0.25)
-            own = results.read_items(model)
+            own = run_folder.read_items(model)
             np.testing.assert_array_equal(items["prediction"][:, place], own["prediction"])
             np.testing.assert_array_equal(items["label"], own["label"])
 
@@ -246,7 +246,7 @@ def test_the_ends_reproduce_the_two_models_own_scores_exactly(lines: Path, model
 def test_items_add_up_to_the_levels(lines: Path):
     for task in ("rte", "stsb"):
         folder = lines / task / "dense-sparse" / "0.37" / "41"
-        items, levels = results.read_items(folder), result(folder)["levels"]
+        items, levels = run_folder.read_items(folder), result(folder)["levels"]
         assert items["loss"].shape == items["prediction"].shape == (37, 5)
         for place, level in enumerate(levels):
             assert level["validation_loss"] == pytest.approx(float(items["loss"][:, place].mean()), rel=1e-6)
@@ -271,7 +271,7 @@ def test_a_point_between_is_the_mean_of_the_saved_weights(lines: Path, models: P
     for row in map(json.loads, sentence_files[1].read_text().splitlines()):
         encoded = tokenizer(row["sentence"], "film", truncation=True, max_length=16, return_tensors="pt")
         losses.append(float(model(**encoded, labels=torch.tensor([row["label"]])).loss.detach()))
-    measured = results.read_items(lines / "rte/dense-sparse/0.37/41")["loss"][:, 2]
+    measured = run_folder.read_items(lines / "rte/dense-sparse/0.37/41")["loss"][:, 2]
     np.testing.assert_allclose(measured, losses, rtol=1e-4)
 
 
@@ -335,9 +335,9 @@ def test_a_task_from_files_and_a_start_that_is_not_dense(
 def test_training_rows_are_those_that_both_ends_saw(lines: Path, models: Path):
     """60 of 90 rows each; the two seeds drew different ones."""
     seen = {seed: set(np.random.default_rng(seed).permutation(90)[:60].tolist()) for seed in (41, 42)}
-    alone = results.read_items(lines / "rte/dense-sparse/0.37/41")["train_row"]
+    alone = run_folder.read_items(lines / "rte/dense-sparse/0.37/41")["train_row"]
     assert set(alone.tolist()) == seen[41]
-    common = results.read_items(lines / "rte/dense-dense/dense/41-42")["train_row"]
+    common = run_folder.read_items(lines / "rte/dense-dense/dense/41-42")["train_row"]
     assert set(common.tolist()) == seen[41] & seen[42] and len(common) < 60
     pair = model_pairs.named_pair(*(model_pairs.saved_model(models / f"rte/dense_transfer/dense/{s}") for s in seen))
     some = Glue_interpolate.common_rows(pair, 90, 10, seed=1)
@@ -369,9 +369,9 @@ def test_listed_commands_are_the_same_lines(lines: Path, models: Path, tmp_path:
     assert len(commands) == 7 and not any(tmp_path.iterdir())
     for command in (commands[0], *(line for line in commands if "--nm_ratio" in line)):
         assert interpolate(*shlex.split(command)[2:]) == 0
-    for row in results.read_runs(tmp_path):
+    for row in run_folder.read_runs(tmp_path):
         twin = lines / Path(row["folder"]).relative_to(tmp_path)
-        assert results.recorded_arguments(Path(row["folder"])) == results.recorded_arguments(twin)
+        assert run_folder.recorded_arguments(Path(row["folder"])) == run_folder.recorded_arguments(twin)
         assert row["validation_loss"] == result(twin)["levels"][row["level_index"]]["validation_loss"]
 
 

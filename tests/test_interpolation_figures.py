@@ -7,15 +7,16 @@ import pytest
 from matplotlib.colors import to_rgb
 from synthetic_runs import dense, line_run, run, write_tree
 
-from analysis import results, tables
+from analysis import tables
 from analysis.lines import interpolation_figures, interpolation_summary, interpolation_tables
+from harness import run_folder
 
 CONTROL = {"pair": "dense-dense", "strength": None}
 
 
 @pytest.fixture
 def read(tmp_path):
-    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
+    return lambda *runs: run_folder.read_runs(write_tree(tmp_path, *runs))
 
 
 def test_sets_part_models_and_shares_of_data_and_pass_over_other_settings(read):

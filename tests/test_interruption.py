@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from analysis import results
-from analysis.sweeps import locks
 from GLUE_tasks import Glue_prune_oneshot, finetune, interruption
+from harness import leases, run_folder
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,8 +47,8 @@ def test_a_signalled_run_saves_and_the_same_command_ends_with_the_same_bits(
     assert ended.value.code == interruption.EXIT_CODE == 75
     assert signal.getsignal(signal.SIGUSR1) is before
     assert [path.name for path in finetune.checkpoints(tmp_path / "cut/0.3")] == ["checkpoint-7"]
-    assert not results.is_complete(tmp_path / "cut/0.3") and not (tmp_path / "cut/0.6").exists()
-    assert results.read_failure(tmp_path / "cut/0.3") is None
+    assert not run_folder.is_complete(tmp_path / "cut/0.3") and not (tmp_path / "cut/0.6").exists()
+    assert run_folder.read_failure(tmp_path / "cut/0.3") is None
 
     assert Glue_prune_oneshot.main(command) == 0
     assert len(steps) == 2 * 24, "no step was made twice"
@@ -57,8 +56,10 @@ def test_a_signalled_run_saves_and_the_same_command_ends_with_the_same_bits(
     for strength in ("0.3", "0.6"):
         cut, whole = tmp_path / "cut" / strength, tmp_path / "whole" / strength
         assert not finetune.checkpoints(cut)
-        np.testing.assert_array_equal(results.read_items(cut)["prediction"], results.read_items(whole)["prediction"])
-        (row,), (other,) = results.read_runs(cut), results.read_runs(whole)
+        np.testing.assert_array_equal(
+            run_folder.read_items(cut)["prediction"], run_folder.read_items(whole)["prediction"]
+        )
+        (row,), (other,) = run_folder.read_runs(cut), run_folder.read_runs(whole)
         assert (row["score"], row["train_loss"]) == (other["score"], other["train_loss"])
 
 
@@ -75,7 +76,7 @@ def test_a_signal_after_the_last_step_lets_the_run_end_and_stops_before_the_next
     with pytest.raises(SystemExit) as ended:
         Glue_prune_oneshot.main([*sweep, str(tmp_path / "{strength}")])
     assert ended.value.code == 75
-    assert results.is_complete(tmp_path / "0.3") and not (tmp_path / "0.6").exists()
+    assert run_folder.is_complete(tmp_path / "0.3") and not (tmp_path / "0.6").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
@@ -121,7 +122,7 @@ def test_two_processes_of_which_one_is_told_save_together_and_go_on(sweep: list[
 
     told = start("cut")
     deadline = time.monotonic() + 300
-    while not (owner := locks.owner(tmp_path / "cut")) or not (tmp_path / "cut" / results.ARGUMENTS_FILE).exists():
+    while not (owner := leases.owner(tmp_path / "cut")) or not (tmp_path / "cut" / run_folder.ARGUMENTS_FILE).exists():
         assert told.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     os.kill(owner.pid, signal.SIGUSR1)
@@ -132,7 +133,7 @@ def test_two_processes_of_which_one_is_told_save_together_and_go_on(sweep: list[
     for folder in ("cut", "whole"):
         again = start(folder)
         assert again.communicate(timeout=300)[1] is not None and again.returncode == 0
-    (row,), (other,) = results.read_runs(tmp_path / "cut"), results.read_runs(tmp_path / "whole")
+    (row,), (other,) = run_folder.read_runs(tmp_path / "cut"), run_folder.read_runs(tmp_path / "whole")
     assert (row["score"], row["train_loss"]) == (other["score"], other["train_loss"])
-    items, others = results.read_items(tmp_path / "cut"), results.read_items(tmp_path / "whole")
+    items, others = run_folder.read_items(tmp_path / "cut"), run_folder.read_items(tmp_path / "whole")
     np.testing.assert_array_equal(items["prediction"], others["prediction"])

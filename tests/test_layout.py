@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from synthetic_runs import dense, level_run, line_run, perplexity_run, run, write_tree
 
-from analysis import contents, drawing, figures, layout, results
+from analysis import contents, drawing, figures, layout
 from analysis.levels import level_figures, size_figures
+from harness import run_folder
 
 ODD = "$x_1^2$ %5 <script>alert(1)</script> | & "
 LONG = "abcdefghij" * 24
@@ -25,13 +26,13 @@ def tuning_rows(folder, names):
     runs = []
     for name in names:
         runs += [dense(task=name), run(task=name), run(strength=0.3, task=name), run("sparse_to_dense", task=name)]
-    return results.read_runs(write_tree(folder, *runs))
+    return run_folder.read_runs(write_tree(folder, *runs))
 
 
 def level_rows(folder, names):
     scores = dict.fromkeys(names, (1, 1, 1, 0))
     runs = [level_run(*how, levels=scores) for how in [(), ("wanda", 0.3), ("wanda", 0.5), ("gptq", ("bits", 4))]]
-    return results.read_runs(write_tree(folder, *runs, group_size=128, symmetric=False))
+    return run_folder.read_runs(write_tree(folder, *runs, group_size=128, symmetric=False))
 
 
 def boxes(figure):
@@ -91,7 +92,7 @@ def test_titles_and_legends_of_fine_tuned_tasks_have_room(tmp_path, names):
 def test_titles_and_legends_of_long_models_and_many_methods_have_room(tmp_path):
     model = f"lab/{LONG}"
     many = [perplexity_run(f"method {ODD}{number}", 0.5, model=model) for number in range(12)]
-    check_room(figures.perplexity(results.read_runs(write_tree(tmp_path, perplexity_run(model=model), *many))))
+    check_room(figures.perplexity(run_folder.read_runs(write_tree(tmp_path, perplexity_run(model=model), *many))))
 
 
 def test_nothing_of_a_name_is_a_formula_or_lost(tmp_path):
@@ -172,7 +173,7 @@ def test_titles_and_legends_of_domains_and_lines_have_room(tmp_path):
     runs = [domains(dense, "even", 0.5), domains(run, "even", 0.5), domains(run, "even", 0.5, strength=0.3)]
     runs += [domains(dense, LONG[:200], 0.1), domains(run, LONG[:200], 0.1)]
     lines = [line_run(task=name, model=f"lab/{LONG}") for name in (*NAMES["long"], *NAMES["many"][:12])]
-    rows = results.read_runs(write_tree(tmp_path, *runs, *lines))
+    rows = run_folder.read_runs(write_tree(tmp_path, *runs, *lines))
     drawn = [plot for part in contents.domain_parts(rows, 100) + contents.interpolation_parts(rows)
              for plot in part.plots if plot.draw]  # fmt: skip
     assert len(drawn) == 3

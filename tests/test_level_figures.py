@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, run, write_tree
 
-from analysis import results
 from analysis.levels import level_figures
 from analysis.uncertainty import trends
+from harness import run_folder
 
 
 @pytest.fixture
 def draw(tmp_path):
-    return lambda *runs: level_figures.levels(results.read_runs(write_tree(tmp_path, *runs)))
+    return lambda *runs: level_figures.levels(run_folder.read_runs(write_tree(tmp_path, *runs)))
 
 
 def panels(figure):
@@ -69,7 +69,7 @@ def test_the_band_is_the_interval_of_the_drop(tmp_path):
         # The same items are lost by both seeds, or others: 10 of 40, and 2 more.
         scores = [(1,) * right + (0,) * (40 - right), (0,) * (40 - right) + (1,) * right]
         runs += [level_run("gptq", ("bits", bits), {"easy": own}, seed) for seed, own in enumerate(scores)]
-    rows = results.read_runs(write_tree(tmp_path, *runs))
+    rows = run_folder.read_runs(write_tree(tmp_path, *runs))
     figure = level_figures.levels(rows)
     (axes,) = panels(figure).values()
     (found,) = axes.collections
@@ -108,9 +108,9 @@ def test_slopes_say_over_how_many_strengths_they_are(draw):
 def test_without_items_the_band_is_the_range_of_the_seeds(tmp_path):
     runs = [level_run(), level_run("wanda", 0.5), level_run("wanda", 0.5, {"2 options": (1, 0, 0, 0)}, 1)]
     tree = write_tree(tmp_path, *runs)
-    for file in tree.rglob(results.ITEMS_FILE):
+    for file in tree.rglob(run_folder.ITEMS_FILE):
         file.unlink()
-    rows = results.read_runs(tree)
+    rows = run_folder.read_runs(tree)
     assert "Band: lowest to highest seed." in note(level_figures.levels(rows))
     assert "Band: none" in note(level_figures.levels([row for row in rows if row["seed"] == 0]))
 
@@ -208,4 +208,4 @@ def test_what_has_no_figure_is_refused(draw, tmp_path):
     with pytest.raises(ValueError, match="no compressed model"):
         draw(level_run(), run())
     with pytest.raises(ValueError, match="belong in 2 figures"):
-        level_figures.levels(results.read_runs(write_tree(tmp_path / "two", level_run(), level_run(model="other"))))
+        level_figures.levels(run_folder.read_runs(write_tree(tmp_path / "two", level_run(), level_run(model="other"))))

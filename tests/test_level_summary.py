@@ -3,11 +3,12 @@ import re
 import pytest
 from synthetic_runs import dense, level_run, run, write_tree
 
-from analysis import results, summary
+from analysis import summary
 from analysis.contents import describe
 from analysis.levels import level_summary, level_tables
 from analysis.uncertainty import trends
 from analysis.wording import with_bounds
+from harness import run_folder
 
 # Nine groups of items, too few for intervals, each of which holds the same scores.
 NINE = [f"group {number // 4}" for number in range(36)]
@@ -15,7 +16,7 @@ NINE = [f"group {number // 4}" for number in range(36)]
 
 @pytest.fixture
 def read(tmp_path):
-    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
+    return lambda *runs: run_folder.read_runs(write_tree(tmp_path, *runs))
 
 
 def cautions(rows):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
-from analysis import results, tables
+from analysis import tables
 from analysis.levels import level_tables
+from harness import run_folder
 
 
 @pytest.fixture
 def table(tmp_path):
-    return lambda *runs: level_tables.level_table(results.read_runs(write_tree(tmp_path, *runs)))
+    return lambda *runs: level_tables.level_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
 
 
 def find(points, level, compression="wanda", strength=0.5):
@@ -62,14 +63,14 @@ def test_the_error_of_a_score_is_over_groups_whatever_the_run_recorded(tmp_path)
         level_run("wanda", strength, {"easy": (1, 1, 1, 0)}, groups=groups, stderr=0.9)
         for strength, groups in zip((0.2, 0.4, 0.6), of_groups.values(), strict=True)
     ]
-    points = level_tables.level_table(results.read_runs(write_tree(tmp_path, *runs)))
+    points = level_tables.level_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
     # Deviations .25 .25 .25 -.75 add up to .5 and -.5 in two groups: sqrt(2 / 1 * .5 / 16); apart, sqrt(.75 / 3 / 4).
     assert [point["mean_stderr"] for point in points] == [
         pytest.approx(0.25, rel=1e-12), None, pytest.approx(0.25, rel=1e-12),
     ]  # fmt: skip
-    for file in tmp_path.rglob(results.ITEMS_FILE):
+    for file in tmp_path.rglob(run_folder.ITEMS_FILE):
         file.unlink()
-    points = level_tables.level_table(results.read_runs(tmp_path))
+    points = level_tables.level_table(run_folder.read_runs(tmp_path))
     assert [point["mean_stderr"] for point in points] == [0.9] * 3
 
 
@@ -139,8 +140,8 @@ def test_an_item_that_stands_several_times_is_paired_in_order(table):
 def test_runs_without_items_have_no_uncertainty(tmp_path):
     other_columns = {**level_run("ria", 0.5), "items": {"correct": np.zeros(8)}}
     tree = write_tree(tmp_path, level_run(), level_run("wanda", 0.5), other_columns)
-    (tree / "001" / results.ITEMS_FILE).unlink()
-    points = level_tables.level_table(results.read_runs(tree))
+    (tree / "001" / run_folder.ITEMS_FILE).unlink()
+    points = level_tables.level_table(run_folder.read_runs(tree))
     for compression in ("wanda", "ria"):
         point = find(points, "2 options", compression)
         assert point["points_drop"] == 0
@@ -262,7 +263,7 @@ def test_slopes_are_per_unit_of_what_is_gone(table):
 
 
 def test_settings_models_and_tasks_are_not_mixed(tmp_path):
-    rows = results.read_runs(
+    rows = run_folder.read_runs(
         write_tree(
             tmp_path, level_run(setting="own_task", task="b"), level_run(setting=5, task="human_gap"),
             level_run(setting=5, task="human_gap", model="b"), level_run(setting="own_task", task="a"),
@@ -277,7 +278,7 @@ def test_settings_models_and_tasks_are_not_mixed(tmp_path):
 
 
 def test_answers_that_were_read_otherwise_are_never_compared(tmp_path):
-    rows = results.read_runs(write_tree(tmp_path, level_run(), level_run("wanda", 0.5, recipe="cloze")))
+    rows = run_folder.read_runs(write_tree(tmp_path, level_run(), level_run("wanda", 0.5, recipe="cloze")))
     with pytest.raises(ValueError, match=r"setting 2, .* different recipes"):
         level_tables.level_table(rows)
 
@@ -300,7 +301,7 @@ def test_the_uncertainty_equals_that_of_a_loop_in_plain_python(tmp_path):
         kept[name, seed] = {items[number]: score for number, score in zip(own, scores, strict=True)}
         places = {"items": [items[number] for number in own], "groups": [f"group {number % 7}" for number in own]}
         runs.append(level_run(name, None if name == "dense" else 0.5, {"easy": scores}, seed, **places))
-    point = find(level_tables.level_table(results.read_runs(write_tree(tmp_path, *runs))), "easy")
+    point = find(level_tables.level_table(run_folder.read_runs(write_tree(tmp_path, *runs))), "easy")
     differences = {}
     for item in items:
         dense_scores = {seed: kept["dense", seed][item] for seed in (0, 1) if item in kept["dense", seed]}
@@ -341,7 +342,7 @@ def test_another_recorded_metric_becomes_the_score(tmp_path):
     ]
     for like, other in zip(runs, ((1, 0, 1, 0), (0, 0, 1, 0)), strict=True):
         like["items"]["level0_accuracy_norm"] = np.array(other, dtype=float)
-    rows = results.read_runs(write_tree(tmp_path, *runs))
+    rows = run_folder.read_runs(write_tree(tmp_path, *runs))
     reference, point = level_tables.level_table(level_tables.with_metric(rows, ["accuracy_norm"]))
     assert (point["metric"], point["mean_score"], point["dense_mean_score"]) == ("accuracy_norm", 0.25, 0.5)
     assert reference["mean_stderr"] == pytest.approx(math.sqrt(1 / 3 / 4))  # of 1, 0, 1, 0
@@ -350,6 +351,6 @@ def test_another_recorded_metric_becomes_the_score(tmp_path):
 
 
 def test_a_metric_that_no_run_recorded_is_refused(tmp_path):
-    rows = results.read_runs(write_tree(tmp_path, level_run()))
+    rows = run_folder.read_runs(write_tree(tmp_path, level_run()))
     with pytest.raises(ValueError, match="--metric f1: the runs recorded accuracy"):
         level_tables.with_metric(rows, ["f1"])

@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
-from analysis import results
 from GLUE_tasks import Mcq_prune_oneshot, finetune, multiple_choice
 from GLUE_tasks.mcq_data import Question
 from GLUE_tasks.problem import Inputs
+from harness import run_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -146,7 +146,7 @@ def test_a_sweep_learns_and_a_second_start_computes_nothing(options, tmp_path: P
     sweep = [*options, "--sparse_method", "dense_transfer", "sparse_transfer", "--sparsity", 0.5,
              "--output_dir", tmp_path / "{task_name}" / "{transfer}" / "{strength}"]  # fmt: skip
     assert run(*sweep) == 0
-    dense, sparse = results.read_runs(tmp_path / "opinions")
+    dense, sparse = run_folder.read_runs(tmp_path / "opinions")
     assert (dense["transfer"], sparse["transfer"], sparse["measured_sparsity"]) == (
         "dense_transfer", "sparse_transfer", pytest.approx(0.5, abs=1e-4)
     )  # fmt: skip
@@ -154,7 +154,7 @@ def test_a_sweep_learns_and_a_second_start_computes_nothing(options, tmp_path: P
         assert (row["task"], row["metric"], row["num_examples"], row["level"]) == ("opinions", "accuracy", 41, 100)
         assert row["chance"] == pytest.approx((14 / 2 + 14 / 3 + 13 / 4) / 41)
         assert row["option_counts"] == {"2": 14, "3": 14, "4": 13}
-        items = results.read_items(row["folder"])
+        items = run_folder.read_items(row["folder"])
         assert np.mean(items["prediction"] == items["label"]) == row["score"] == row["eval_accuracy"]
         assert row["stderr"] == pytest.approx(np.sqrt(row["score"] * (1 - row["score"]) / 41))
         assert (items["prediction"] < items["num_options"]).all()
@@ -197,7 +197,7 @@ def test_arithmetic_tasks_run_by_name(tiny_encoder: Path, tmp_path: Path):
         3, "--max_length", 16, "--max_train_steps", 1, "--noembed", "--sparse_method", "sparse_transfer", "--sparsity",
         0.5, "--output_dir", tmp_path / "runs" / "{task_name}",
     ) == 0  # fmt: skip
-    rows = results.read_runs(tmp_path / "runs")
+    rows = run_folder.read_runs(tmp_path / "runs")
     assert [(row["task"], row["num_examples"], row["chance"]) for row in rows] == [
         ("mawps", 20, pytest.approx(1 / 3)), ("svamp", 20, pytest.approx(1 / 3))
     ]  # fmt: skip

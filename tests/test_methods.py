@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis import results
+from harness import run_folder
 from llm_tasks import compression, methods, perplexity
 from llm_tasks.methods import METHODS, Method, Options, Shared, Strength
 from pruning.walk import InputStatistics
@@ -59,9 +59,9 @@ def test_a_method_that_takes_ranks_is_called_whatever_their_number(
     assert sweep("--compression", "halved", "low_rank", "--rank", *ranks) == 0
     # 3 blocks of 7 weights
     assert called == [Strength("rank", int(rank)) for rank in ranks for _ in range(21)]
-    scores = {row["level_index"]: row["score"] for row in results.read_runs(tmp_path / "halved")}
+    scores = {row["level_index"]: row["score"] for row in run_folder.read_runs(tmp_path / "halved")}
     assert len(scores) == 1  # the same at every rank
-    low_rank = [row["score"] for row in results.read_runs(tmp_path / "low_rank")]
+    low_rank = [row["score"] for row in run_folder.read_runs(tmp_path / "low_rank")]
     assert len(set(low_rank)) == len(ranks) and not set(low_rank) & set(scores.values())
 
 
@@ -92,10 +92,10 @@ def test_what_strengths_share_is_prepared_once_for_each_weight(
     monkeypatch.setitem(METHODS, "scaled", Method(alone, ("bits",), shared=Shared(prepare, scaled)))
     assert sweep("--compression", "scaled", "--bits", "2", "4") == 0
     assert prepared == [[2, 4]] * 21
-    together = [row["score"] for row in results.read_runs(tmp_path)]
+    together = [row["score"] for row in run_folder.read_runs(tmp_path)]
     assert sweep("--compression", "scaled", "--bits", "2", "--overwrite") == 0
     assert sweep("--compression", "scaled", "--bits", "4", "--overwrite") == 0
-    assert [row["score"] for row in results.read_runs(tmp_path)] == together
+    assert [row["score"] for row in run_folder.read_runs(tmp_path)] == together
 
 
 @pytest.mark.parametrize(

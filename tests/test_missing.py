@@ -1,6 +1,6 @@
 from synthetic_runs import dense, level_run, run
 
-from analysis.sweeps import missing
+from analysis import missing
 
 
 def row(result, folder="a"):

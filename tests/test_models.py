@@ -24,9 +24,8 @@ from transformers import (
     ModernBertForMaskedLM,
 )
 
-from analysis import results
 from GLUE_tasks import Glue_prune_oneshot, finetune
-from harness import models
+from harness import models, run_folder
 from harness.content import sha256
 from harness.device import default_device, device_named
 from harness.loading_report import check_finite
@@ -72,7 +71,7 @@ def load_encoder(folder: Path, **options: object) -> finetune.Pretrained:
 def measure(folder: Path, text: Path, out: Path, *more: str) -> float:
     options = ["--model_name_or_path", str(folder), "--text", str(text), "--seq_len", "8", "--max_windows", "4"]
     assert perplexity.main([*options, "--precision", "no", "--output_dir", str(out), *more]) == 0
-    return results.read_runs(out)[0]["score"]
+    return run_folder.read_runs(out)[0]["score"]
 
 
 def fine_tune(folder: Path, files: tuple[Path, Path], out: Path, *more: str) -> int:
@@ -91,9 +90,9 @@ def test_weights_that_end_too_early_fail_their_run_alone(
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
     assert fine_tune(folder, sentence_files, tmp_path / "run") == 1
-    said = results.read_failure(tmp_path / "run")["error"]
+    said = run_folder.read_failure(tmp_path / "run")["error"]
     assert f"{WEIGHTS} is cut short: {len(content) // 2:,} of {len(content):,} bytes" in said
-    assert "Traceback" not in capsys.readouterr().err and not results.is_complete(tmp_path / "run")
+    assert "Traceback" not in capsys.readouterr().err and not run_folder.is_complete(tmp_path / "run")
 
 
 # devices
@@ -116,7 +115,7 @@ def test_scripts_end_well_where_torch_claims_cuda(
     more = ["--sparse_method", "sparse_transfer", "--sparsity", "0.5", "--checkpointing_steps", "1"]
     assert fine_tune(tiny_encoder, sentence_files, tmp_path / "encoder", *more) == 0
     for run in ("lm", "encoder"):
-        recorded = json.loads((tmp_path / run / results.ARGUMENTS_FILE).read_text())
+        recorded = json.loads((tmp_path / run / run_folder.ARGUMENTS_FILE).read_text())
         assert recorded["environment"]["device"] == "cpu"
 
 
@@ -264,7 +263,7 @@ def test_bin_gives_what_safetensors_give(tiny_decoder: Path, text_file: Path, tm
     assert len(weight_files(str(folder), "bin")) == shards and weight_files(str(folder)) == []
     found = measure(folder, text_file, tmp_path / "run", "--weights", "bin")
     assert found == measure(tiny_decoder, text_file, tmp_path / "dense")
-    recorded = json.loads((tmp_path / "run" / results.ARGUMENTS_FILE).read_text())["arguments"]
+    recorded = json.loads((tmp_path / "run" / run_folder.ARGUMENTS_FILE).read_text())["arguments"]
     assert recorded["model_sha256"] == sha256(weight_files(str(folder), "bin"))
 
 
@@ -353,7 +352,7 @@ def test_a_revision_of_a_hub_model(hub: Path, text_file: Path, tmp_path: Path, c
     for name, commit in (("main", A), ("v2", B)):
         more = [] if name == "main" else ["--revision", name]
         score = measure(Path("org/tiny"), text_file, tmp_path / name, *more)
-        recorded = json.loads((tmp_path / name / results.ARGUMENTS_FILE).read_text())
+        recorded = json.loads((tmp_path / name / run_folder.ARGUMENTS_FILE).read_text())
         assert recorded["arguments"]["model_commit"] == commit
         assert recorded["arguments"].get("revision") == (None if name == "main" else name)
         assert score == measure(hub / "snapshots" / commit, text_file, tmp_path / f"plain {name}")
@@ -368,7 +367,7 @@ def test_a_hub_model_of_bin_alone_is_refused_by_the_option(hub: Path, text_file:
     shutil.copytree(tmp_path / "bin", hub / "snapshots" / A)
     options = ["--model_name_or_path", "org/tiny", "--text", str(text_file), "--seq_len", "8", "--max_windows", "4"]
     assert perplexity.main([*options, "--output_dir", str(tmp_path / "run")]) == 1
-    assert "--weights bin reads pytorch_model.bin" in results.read_failure(tmp_path / "run")["error"]
+    assert "--weights bin reads pytorch_model.bin" in run_folder.read_failure(tmp_path / "run")["error"]
     assert perplexity.main([*options, "--output_dir", str(tmp_path / "run"), "--weights", "bin"]) == 0
 
 
@@ -422,7 +421,7 @@ def test_a_custom_decoder_is_measured_and_compressed(custom_decoder: Path, text_
             hidden = hidden + (hidden @ weights[f"layers.{number}.mlp.weight"].T).relu()
         logits = hidden @ weights["head.weight"].T
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        (row,) = results.read_runs(tmp_path / compression)
+        (row,) = run_folder.read_runs(tmp_path / compression)
         assert row["score"] == pytest.approx(loss.exp().item(), rel=1e-4)
     zeros = sum((weights[key] == 0).float().mean().item() for key in weights if key.startswith("layers.")) / 4
     assert zeros == pytest.approx(0.5)
@@ -439,7 +438,7 @@ def test_a_custom_decoder_answers_questions(custom_decoder: Path, tmp_path: Path
     scores = []
     for name, more in (("together", []), ("alone", ["--tokens_per_batch", "1"])):
         assert setting5_human_gap.main([*options, "--output_dir", str(tmp_path / name), *more]) == 0
-        scores.append(results.read_items(tmp_path / name))
+        scores.append(run_folder.read_items(tmp_path / name))
     key = next(key for key in scores[0] if key.endswith("option_log_likelihood"))
     assert len(set(scores[0][key].round(4).tolist())) == 2
     assert scores[0][key] == pytest.approx(scores[1][key], abs=1e-4)
@@ -471,7 +470,7 @@ def test_a_decoder_without_padding_is_fine_tuned(
     assert model.config.pad_token_id == tokenizer.pad_token_id == 2
     rows = [json.loads(line) for line in sentence_files[1].read_text().splitlines()]
     alone = [model(**tokenizer(row["sentence"], return_tensors="pt")).logits.argmax().item() for row in rows]
-    assert results.read_items(tmp_path / "run")["prediction"].tolist() == alone
+    assert run_folder.read_items(tmp_path / "run")["prediction"].tolist() == alone
 
 
 def test_a_decoder_without_padding_and_without_an_end_is_refused(
@@ -503,7 +502,7 @@ def test_tokens_beyond_the_embedding_are_harmless_until_a_text_needs_one(
     options = ["--model_name_or_path", str(folder), "--text", str(tmp_path / "strange.txt"), "--seq_len", "6"]
     for more in ([], ["--stream"]):
         assert perplexity.main([*options, *more, "--output_dir", str(tmp_path / "refused")]) == 1
-        assert "the texts hold token 17 ('strange')" in results.read_failure(tmp_path / "refused")["error"]
+        assert "the texts hold token 17 ('strange')" in run_folder.read_failure(tmp_path / "refused")["error"]
 
 
 # a sweep
@@ -522,7 +521,7 @@ def test_a_sweep_goes_on_after_a_cell_whose_compression_fails(
                "4", "--compression", "rtn", "magnitude", "--bits", "4", "--sparsity", "0.5", "--group_size",
                "8"]  # fmt: skip
     assert perplexity.main([*options, "--output_dir", str(tmp_path / "{compression}")]) == 1
-    assert results.is_complete(tmp_path / "magnitude") and not results.is_complete(tmp_path / "rtn")
-    assert results.read_failure(tmp_path / "rtn")["error"] == "IndexError: index 3 is out of bounds"
+    assert run_folder.is_complete(tmp_path / "magnitude") and not run_folder.is_complete(tmp_path / "rtn")
+    assert run_folder.read_failure(tmp_path / "rtn")["error"] == "IndexError: index 3 is out of bounds"
     assert f"{tmp_path / 'rtn'}: failed: IndexError: index 3 is out of bounds" in caplog.text
     assert not any(record.exc_info for record in caplog.records)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from analysis import results
+from harness import run_folder
 from llm_tasks import arguments
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -102,7 +102,7 @@ def test_another_run_is_refused_by_what_differs(tree: Path, case: str, capsys: p
 def test_older_trees_are_read_and_drawn(tree: Path, load_script):
     """Lines beside their ends, settings beside perplexity, as before."""
     folders = ["glue", "lines", "mcq", "perplexity", "setting2", "letter", "cloze", "answers"]
-    assert len({row["folder"] for row in results.read_runs(tree / "runs")}) == 30
+    assert len({row["folder"] for row in run_folder.read_runs(tree / "runs")}) == 30
     plot(load_script, *(f"runs/{name}" for name in folders))
     drawn = {path.name for path in (tree / "figures").glob("*.png")}
     for kind in ("setting1", "interpolation", "perplexity", "setting2", "own_task"):
@@ -133,7 +133,7 @@ def test_a_mixture_of_older_runs_is_refused(tree: Path, case: str, load_script):
 
 def test_older_and_newer_runs_of_one_sweep_stand_together(tree: Path, load_script):
     assert start(COMMANDS["perplexity"], "--sparsity", "0.5", "0.25") == 0
-    rows = results.read_runs(tree / "runs/perplexity")
+    rows = run_folder.read_runs(tree / "runs/perplexity")
     assert len(rows) == 6 and len({row["recipe"] for row in rows}) == 2
     plot(load_script, "runs/perplexity")
     table = (tree / "figures").glob("perplexity*.csv")

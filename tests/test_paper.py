@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from synthetic_runs import dense, level_run, line_run, run, write_tree
 
-from analysis import counterparts, monotonicity, paper, paper_numbers, results
+from analysis import counterparts, monotonicity, paper, paper_numbers
 from analysis.fine_tuning import human_gap
 from analysis.uncertainty import trends
 from analysis.uncertainty.trends import Trends
+from harness import run_folder
 
 ROOT = Path(__file__).parents[1]
 NOTHING = Trends([], [], [], [])
@@ -228,7 +229,7 @@ def test_scores_and_counts_have_no_verdict_and_models_are_kept_apart():
 
 @pytest.fixture
 def read(tmp_path):
-    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
+    return lambda *runs: run_folder.read_runs(write_tree(tmp_path, *runs))
 
 
 def found(rows, what):

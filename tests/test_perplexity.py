@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from analysis import results
+from harness import run_folder
 from llm_tasks import experiment, perplexity
 from llm_tasks.processes import Processes
 from pruning import calibration
@@ -59,7 +59,7 @@ def test_perplexity_is_as_published(tiny_decoder: Path, text_file: Path, options
     assert level["num_examples"] == len(losses)
     assert level["stderr"] == pytest.approx(level["score"] * np.std(losses, ddof=1) / math.sqrt(len(losses)), rel=1e-4)
     assert level["chance"] == 17
-    np.testing.assert_allclose(results.read_items(tmp_path / "run")["window_loss"], losses, rtol=1e-4)
+    np.testing.assert_allclose(run_folder.read_items(tmp_path / "run")["window_loss"], losses, rtol=1e-4)
 
 
 SWEEP = [
@@ -71,7 +71,7 @@ SWEEP = [
 def test_a_sweep_equals_single_runs_from_the_checkpoint(options: list[str], tmp_path: Path):
     template = str(tmp_path / "sweep/{compression}/{strength}/{seed}")
     assert perplexity.main([*options, *SWEEP, "--output_dir", template]) == 0
-    rows = {(row["compression"], row["strength"], row["seed"]): row for row in results.read_runs(tmp_path / "sweep")}
+    rows = {(row["compression"], row["strength"], row["seed"]): row for row in run_folder.read_runs(tmp_path / "sweep")}
     # dense, magnitude, rtn and low_rank have one seed, calibrated methods two
     assert len(rows) == 1 + 2 + 1 + 1 + 2 * (2 + 2 + 2 + 1)
     alone = {"wanda": "--sparsity 0.5", "gptq": "--bits 4 --group_size 8", "low_rank": "--rank 3"}
@@ -81,12 +81,12 @@ def test_a_sweep_equals_single_runs_from_the_checkpoint(options: list[str], tmp_
         assert perplexity.main([*words, "--output_dir", str(single)]) == 0
         value = read(single)["strength"]
         assert read(single)["levels"] == [
-            {key: rows[compression, value, 0][key] for key in results.LEVEL_KEYS}
+            {key: rows[compression, value, 0][key] for key in run_folder.LEVEL_KEYS}
         ]  # dense weights came back unchanged between the cells
     several = [*options, "--compression", "low_rank", "--rank", "3", "5", "--output_dir", str(tmp_path / "{strength}")]
     assert perplexity.main(several) == 0
     assert read(tmp_path / "rank3")["levels"] == read(tmp_path / "single" / "low_rank")["levels"]
-    results.check_runs(list(results.read_runs(tmp_path / "sweep")))
+    run_folder.check_runs(list(run_folder.read_runs(tmp_path / "sweep")))
     assert rows["wanda", 0.5, 0]["measured_sparsity"] == 0.5
     assert rows["sparsegpt", "2:4", 1]["measured_sparsity"] == 0.5
     assert rows["low_rank", 3, 0]["parameter_ratio"] == pytest.approx(
@@ -99,7 +99,7 @@ def test_processes_divide_the_windows_of_one_among_them(options: list[str], tmp_
     """The losses of all processes, each with 0 in the others' places, are those of one, to the last bit."""
     words = [*options, "--tokens_per_batch", "48", "--output_dir", str(tmp_path / "run")]
     assert perplexity.main(words) == 0
-    alone = results.read_items(tmp_path / "run")["window_loss"]
+    alone = run_folder.read_items(tmp_path / "run")["window_loss"]
     parts = []
     monkeypatch.setattr(Processes, "merge", lambda self, losses: losses)
     monkeypatch.setattr(perplexity, "perplexity", lambda losses, *_: parts.append(losses))
@@ -203,10 +203,10 @@ def test_listed_cells_are_commands_that_make_the_same_runs(
 def test_runs_of_one_method_told_differently_do_not_stand_in_one_figure(options: list[str], tmp_path: Path):
     words = [*options, "--compression", "gptq", "rtn", "--output_dir", str(tmp_path / "{compression}/{strength}")]
     assert perplexity.main([*words, "--bits", "4", "--group_size", "8"]) == 0
-    results.check_runs(results.read_runs(tmp_path))
+    run_folder.check_runs(run_folder.read_runs(tmp_path))
     assert perplexity.main([*words, "--bits", "8", "--group_size", "4"]) == 0
     with pytest.raises(ValueError, match=r"runs of .*compression (gptq|rtn) .*group_size: [48] here, [48] there"):
-        results.check_runs(results.read_runs(tmp_path))
+        run_folder.check_runs(run_folder.read_runs(tmp_path))
 
 
 BAD = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic_runs import dense, level_run, line_run, perplexity_run, run, write_tree
 
-from analysis import results
+from harness import run_folder
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "plot_results.py"
 
@@ -162,7 +162,7 @@ def test_what_is_missing_is_listed_and_written(tmp_path, plot):
 
 def test_cautions_are_logged(tmp_path, plot, caplog):
     tree = write_tree(tmp_path / "runs", run())
-    results.start_run(tree / "failed", {"seed": 1}, {})
+    run_folder.start_run(tree / "failed", {"seed": 1}, {})
     plot("--results_dir", tree, "--output_dir", tmp_path / "images")
     assert "NO DENSE TRANSFER" in caplog.text and "1 runs were started and are not complete" in caplog.text
 
@@ -276,7 +276,7 @@ def test_a_figure_folder_that_cannot_be_written_is_refused_at_once(tmp_path, plo
 
 def test_wrong_arguments_are_refused(tmp_path, plot, capsys):
     (tmp_path / "empty").mkdir()
-    results.start_run(tmp_path / "started" / "one", {}, {})
+    run_folder.start_run(tmp_path / "started" / "one", {}, {})
     cases = {
         ("--results_dir", tmp_path / "nowhere"): f"--results_dir {tmp_path / 'nowhere'}: there is no such folder",
         ("--results_dir", tmp_path / "empty"): "holds no complete run (0 started, not complete)",

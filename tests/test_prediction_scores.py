@@ -4,9 +4,9 @@ import scipy.stats
 import sklearn.metrics
 from synthetic_runs import run, write_tree
 
-from analysis import results
 from analysis.fine_tuning import prediction_scores
 from analysis.fine_tuning.prediction_scores import Answers
+from harness import run_folder
 
 TWINS = {
     "accuracy": lambda guess, label, weight: np.average(guess == label, weights=weight),
@@ -71,7 +71,7 @@ def answered(*predictions, labels=(1, 1, 0, 0, 1), **changes):
 
 def test_runs_with_the_same_items_are_scored_on_the_same_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_scores, "RUNS_AT_A_TIME", 2)
-    rows = results.read_runs(write_tree(
+    rows = run_folder.read_runs(write_tree(
         tmp_path, answered(1, 1, 0, 0, 1), answered(1, 0, 0, 1, 1, seed=42), answered(0, 0, 1, 1, 0, seed=43),
         answered(1, 0, 0, 1, 1, seed=44), answered(1, 1, 1, 1, 1, labels=(0, 1, 0, 1, 1), seed=45), run(seed=46),
     ))  # fmt: skip
@@ -85,8 +85,8 @@ def test_runs_with_the_same_items_are_scored_on_the_same_draws(tmp_path, monkeyp
 
 
 def test_without_predictions_or_a_known_metric_there_are_no_replicates(tmp_path):
-    rows = results.read_runs(write_tree(tmp_path, run(), answered(1, 1, 0, 0, 1, metric="spearmanr", task="stsb")))
-    (tmp_path / "000" / results.ITEMS_FILE).unlink()
+    rows = run_folder.read_runs(write_tree(tmp_path, run(), answered(1, 1, 0, 0, 1, metric="spearmanr", task="stsb")))
+    (tmp_path / "000" / run_folder.ITEMS_FILE).unlink()
     for members in ([rows[0]], [rows[1]], []):
         found = prediction_scores.replicates(members, resamples=20)
         assert (found.items, found.scores) == (0, {}) and found.unseen.tolist() == [0] * 21
@@ -112,7 +112,7 @@ def test_f1_without_positive_items_counts_as_of_one():
 def test_points_share_the_draws_of_items_and_seeds(tmp_path):
     """Points that differ in nothing have the same mean in every resample; a point of one seed has its items' alone."""
     first, second = (1, 1, 0, 0, 1), (1, 0, 0, 1, 1)
-    rows = results.read_runs(write_tree(
+    rows = run_folder.read_runs(write_tree(
         tmp_path, *[answered(*own, seed=seed, strength=strength)
                     for strength in (0.3, 0.5) for seed, own in ((41, first), (42, second))],
     ))  # fmt: skip
@@ -134,7 +134,7 @@ def test_points_share_the_draws_of_items_and_seeds(tmp_path):
     ("metric", "lowest"), [("accuracy", 0), ("f1", 0), ("matthews_correlation", -1), ("pearson", -1)]
 )
 def test_the_worst_score_is_that_of_the_metric(tmp_path, metric, lowest):
-    rows = results.read_runs(write_tree(tmp_path, answered(1, 1, 0, 0, 1, metric=metric)))
+    rows = run_folder.read_runs(write_tree(tmp_path, answered(1, 1, 0, 0, 1, metric=metric)))
     drawn = prediction_scores.replicates(rows, resamples=10)
     found = drawn.of_points([[rows[0]["folder"]]], np.random.default_rng(0)).point(0)
     assert (found.lowest, found.highest) == (lowest, 1)

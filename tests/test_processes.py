@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
-from analysis import results
 from GLUE_tasks import Glue_prune_oneshot
+from harness import run_folder
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -67,7 +67,7 @@ def test_the_original_readmes_command_runs_as_printed(tiny_encoder: Path, qnli_d
         --output_dir {tmp_path}/roberta/Glue_noembed_freeze_weights/$TASK_NAME/$sparsity/100/$seed/
     """
     subprocess.run(["bash", "-euc", command], cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
-    (row,) = results.read_runs(tmp_path / "roberta/Glue_noembed_freeze_weights/QNLI/0.5/100/41")
+    (row,) = run_folder.read_runs(tmp_path / "roberta/Glue_noembed_freeze_weights/QNLI/0.5/100/41")
     assert row["transfer"] == "sparse_to_dense" and row["task"] == "qnli" and row["num_steps"] == 6
     assert row["method"] == "Glue_noembed_freeze_weights" and row["eval_accuracy"] == row["score"]
 
@@ -84,10 +84,10 @@ def test_a_killed_sweep_is_finished_by_two_processes_at_once(sweep: list[str], t
     """kill -9 when the third run has started; what is missing is then computed once, and nothing else."""
     runs = tmp_path / "runs"
     process = subprocess.Popen(sweep, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    wait_for(lambda: len(list(runs.rglob(results.ARGUMENTS_FILE))) >= 3)
+    wait_for(lambda: len(list(runs.rglob(run_folder.ARGUMENTS_FILE))) >= 3)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in runs.rglob(results.RESULT_FILE)}
+    finished = {path: path.stat().st_mtime_ns for path in runs.rglob(run_folder.RESULT_FILE)}
     assert 2 <= len(finished) < 8
     for path in finished:
         json.loads(path.read_text())
@@ -101,7 +101,7 @@ def test_a_killed_sweep_is_finished_by_two_processes_at_once(sweep: list[str], t
     assert sum(int(found[1]) for found in counts) == 8 - len(finished) == sum(log.count(": done in") for log in logs)
     assert sum(int(found[2]) for found in counts) == 8 + len(finished)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert len(results.read_runs(runs)) == 8 and not list(runs.rglob("*.partial"))
+    assert len(run_folder.read_runs(runs)) == 8 and not list(runs.rglob("*.partial"))
 
 
 @pytest.mark.slow
@@ -114,9 +114,9 @@ def test_two_distributed_processes_evaluate_like_one(sweep: list[str], tmp_path:
     done = subprocess.run([*launch, *base, "--output_dir", str(tmp_path / "two")], cwd=ROOT, text=True,
                           capture_output=True, env=ENVIRONMENT | {"ACCELERATE_USE_CPU": "true"})  # fmt: skip
     assert done.returncode == 0, done.stderr
-    one, two = (results.read_items(tmp_path / name) for name in ("one", "two"))
+    one, two = (run_folder.read_items(tmp_path / name) for name in ("one", "two"))
     assert len(two["label"]) == 37
     assert np.array_equal(one["prediction"], two["prediction"]) and np.array_equal(one["label"], two["label"])
-    (alone,), (together,) = (results.read_runs(tmp_path / name) for name in ("one", "two"))
+    (alone,), (together,) = (run_folder.read_runs(tmp_path / name) for name in ("one", "two"))
     assert alone["score"] == together["score"]
     assert (alone["num_steps"], together["num_steps"]) == (12, 6)  # 90 rows, batches of 8, on each process

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, write_tree
 
-from analysis import results
 from analysis.levels import level_tables
 from analysis.uncertainty import bootstrap, resampling
 from analysis.uncertainty.resampling import CurveKey
+from harness import run_folder
 
 WANDA = CurveKey("sparsity", "wanda", None)
 
@@ -15,7 +15,7 @@ WANDA = CurveKey("sparsity", "wanda", None)
 @pytest.fixture
 def curves(tmp_path):
     def read(*runs, resamples=200, seed=0):
-        ((_, members),) = level_tables.level_sets(results.read_runs(write_tree(tmp_path, *runs))).items()
+        ((_, members),) = level_tables.level_sets(run_folder.read_runs(write_tree(tmp_path, *runs))).items()
         return resampling.resampled_curves(members, resamples, seed)
 
     return read
@@ -114,7 +114,7 @@ def test_levels_and_settings_that_share_groups_are_drawn_together_and_others_apa
     )
     drawn = [
         [level.replicates.dense for level in resampling.resampled_curves(members, 100, 0)[WANDA]]
-        for members in level_tables.level_sets(results.read_runs(tree)).values()
+        for members in level_tables.level_sets(run_folder.read_runs(tree)).values()
     ]
     (five_a, five_b), (six_a, six_b) = drawn
     for one, other in ((five_a, six_a), (five_b, six_b)):
@@ -152,7 +152,7 @@ def test_what_cannot_be_drawn_says_why(tmp_path, curves):
         "the runs have no items in common",
         "there is no dense run of this level",
     ]
-    (tmp_path / "001" / results.ITEMS_FILE).unlink()
+    (tmp_path / "001" / run_folder.ITEMS_FILE).unlink()
     assert curves()[WANDA][0].reason == "some runs kept no outcomes per item"
 
 

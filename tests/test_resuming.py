@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from analysis import results
 from GLUE_tasks import Glue_prune_oneshot, finetune, resuming
+from harness import run_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 OPTIONS = {"--max_length": "16", "--per_device_train_batch_size": "8", "--learning_rate": "1e-3",
@@ -56,8 +56,8 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 def outcome(folder: Path) -> tuple[float, list]:
-    (row,) = results.read_runs(folder)
-    return row["train_loss"], results.read_items(folder)["prediction"].tolist()
+    (row,) = run_folder.read_runs(folder)
+    return row["train_loss"], run_folder.read_items(folder)["prediction"].tolist()
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_named_checkpoint_of_another_run_is_refused(
             start(command(tmp_path / folder, resume_from_checkpoint=str(named), **changed))
         said = capsys.readouterr().err
         assert f"--resume_from_checkpoint {named} is of another run: " in said and says in said
-        assert named.is_dir() and not results.is_complete(tmp_path / folder)
+        assert named.is_dir() and not run_folder.is_complete(tmp_path / folder)
 
 
 def test_a_checkpoint_without_its_run_is_taken_by_the_args_beside_it(command, start, whole, tmp_path: Path, capsys):

@@ -25,8 +25,8 @@ from huggingface_hub import HfApi, constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from analysis import identity, results
 from analysis.levels import level_tables
+from harness import records, run_folder
 from llm_tasks import (
     arguments,
     experiment,
@@ -201,13 +201,13 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / results.RESULT_FILE).read_text())
+    return json.loads((folder / run_folder.RESULT_FILE).read_text())
 
 
 def assert_same_outcome(one: Path, other: Path) -> None:
     """All scores and all items are equal, to the last bit."""
     assert read(one)["levels"] == read(other)["levels"]
-    first, second = results.read_items(one), results.read_items(other)
+    first, second = run_folder.read_items(one), run_folder.read_items(other)
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
@@ -226,7 +226,7 @@ def test_every_model_is_made_once_for_all_settings(sweep: Sweep):
 
 def test_a_sweep_has_the_runs_of_every_setting(sweep: Sweep):
     """The seed changes the questions of 2, 3 and 4, and wanda's calibration text."""
-    found = {tuple(path.parent.relative_to(sweep.folder).parts) for path in sweep.folder.rglob(results.RESULT_FILE)}
+    found = {tuple(path.parent.relative_to(sweep.folder).parts) for path in sweep.folder.rglob(run_folder.RESULT_FILE)}
     assert found == {
         (setting, compression, strength, seed)
         for setting in "23456"
@@ -244,15 +244,15 @@ def test_two_processes_measure_what_one_does(sweep: Sweep, tmp_path: Path):
     done = subprocess.run([*launch, str(ROOT / "tests" / "processes_worker.py"), *words], text=True,
                           capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
     assert done.returncode == 1, done.stderr
-    folders = [path.parent.relative_to(sweep.folder) for path in sweep.folder.rglob(results.RESULT_FILE)]
-    missing = [folder for folder in folders if not results.is_complete(tmp_path / folder)]
+    folders = [path.parent.relative_to(sweep.folder) for path in sweep.folder.rglob(run_folder.RESULT_FILE)]
+    missing = [folder for folder in folders if not run_folder.is_complete(tmp_path / folder)]
     assert len(missing) == 1, done.stderr
-    said = results.read_failure(tmp_path / missing[0])["error"]
+    said = run_folder.read_failure(tmp_path / missing[0])["error"]
     assert said == "RuntimeError: process 1 of the job failed: the model's logits are NaN, here alone"
     for folder in set(folders) - set(missing):
         assert_same_outcome(sweep.folder / folder, tmp_path / folder)
         assert read(sweep.folder / folder)["measured_sparsity"] == read(tmp_path / folder)["measured_sparsity"]
-    recorded = json.loads((tmp_path / folders[0] / results.ARGUMENTS_FILE).read_text())["environment"]
+    recorded = json.loads((tmp_path / folders[0] / run_folder.ARGUMENTS_FILE).read_text())["environment"]
     assert recorded["num_processes"] == 2 and recorded["dtype"] == "torch.float32"
 
 
@@ -272,10 +272,10 @@ def test_a_model_in_parts_measures_the_same(sweep: Sweep, tmp_path: Path, monkey
     words = [*sweep.options, *OWN[6], "--settings", "2", "6", "--compression", "dense", "wanda", "--sparsity", "0.5"]
     words += ["--device_map", "auto", "--output_dir", str(tmp_path / TEMPLATE)]
     assert setting2_option_count.main(words) == 0
-    folders = [path.parent.relative_to(tmp_path) for path in tmp_path.rglob(results.RESULT_FILE)]
+    folders = [path.parent.relative_to(tmp_path) for path in tmp_path.rglob(run_folder.RESULT_FILE)]
     assert len(folders) == 4
     for folder in folders:
-        one, other = (results.read_items(tree / folder) for tree in (sweep.folder, tmp_path))
+        one, other = (run_folder.read_items(tree / folder) for tree in (sweep.folder, tmp_path))
         for name in one:
             if name.endswith("log_likelihood"):
                 np.testing.assert_allclose(one[name], other[name], atol=1e-4)
@@ -284,7 +284,7 @@ def test_a_model_in_parts_measures_the_same(sweep: Sweep, tmp_path: Path, monkey
 
 
 def test_the_runs_say_what_was_asked(sweep: Sweep):
-    rows = results.read_runs(sweep.folder)
+    rows = run_folder.read_runs(sweep.folder)
     found: dict[tuple, list[dict]] = {}
     for row in rows:
         if row["compression"] == "dense" and row["seed"] == 0:
@@ -309,8 +309,8 @@ def test_the_runs_say_what_was_asked(sweep: Sweep):
 
 
 def test_runs_hold_their_items_in_one_form(sweep: Sweep):
-    for row in results.read_runs(sweep.folder):
-        items = results.read_items(Path(row["folder"]))
+    for row in run_folder.read_runs(sweep.folder):
+        items = run_folder.read_items(Path(row["folder"]))
         own = items["level"] == row["level_index"]
         assert own.sum() == row["num_examples"] == len(set(items["item"][own]))
         assert items["score"][own].mean() == pytest.approx(row["score"])
@@ -319,7 +319,7 @@ def test_runs_hold_their_items_in_one_form(sweep: Sweep):
 
 
 def test_the_tables_pair_compressed_with_dense(sweep: Sweep):
-    rows = results.read_runs(sweep.folder)
+    rows = run_folder.read_runs(sweep.folder)
     table = level_tables.level_table(rows)
     assert len(table) == (4 + 3 + 4 + 3 + 2) * 3
     by_score = {(row["setting"], row["level"], row["compression"], row["seed"]): row["score"] for row in rows}
@@ -396,10 +396,10 @@ def test_newer_options_are_no_part_of_what_a_run_is_called_without_them(
 ):
     """So runs from before there was --chat_template or --eval_split stay complete."""
     for run in ("2/dense/dense/0", "5/dense/dense/0"):
-        recorded = json.loads((sweep.folder / run / results.ARGUMENTS_FILE).read_text())["arguments"]
+        recorded = json.loads((sweep.folder / run / run_folder.ARGUMENTS_FILE).read_text())["arguments"]
         older = {name: value for name, value in recorded.items() if name not in ("chat_template", "eval_split")}
-        assert identity.differences(recorded, older) == []
-        assert identity.recipe(recorded) == identity.recipe(older)
+        assert records.differences(recorded, older) == []
+        assert records.recipe(recorded) == records.recipe(older)
     message = error_of(setting2_option_count.main, [*sweep.words, "--chat_template"], capsys)
     assert "holds a run with other arguments (chat_template: True here, None there)" in message
 
@@ -418,7 +418,7 @@ def test_every_prompt_stands_in_the_chat_template(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
     contexts = [context for encoded in measured for context in encoded.contexts]
     assert all(tokenizer.decode(context).split()[0 :: len(context) - 1] == ["sky", "sea"] for context in contexts)
-    found = [point["reader"] for point in level_tables.level_table(results.read_runs(tmp_path / "runs"))]
+    found = [point["reader"] for point in level_tables.level_table(run_folder.read_runs(tmp_path / "runs"))]
     assert found == [*["answer in the chat template"] * 3, "letter in the chat template", "answer in the chat template"]
 
 
@@ -525,7 +525,7 @@ def test_answers_are_read_as_asked_and_like_one_by_one(
             num_options = level["difficulty"] if setting == "2" else 4
             assert level["reader"] == ("answer" if is_factoid else mode)
             assert level["chance"] == pytest.approx(0 if is_factoid or mode == "generate" else 1 / num_options)
-        first, second = results.read_items(shared), results.read_items(apart)
+        first, second = run_folder.read_items(shared), run_folder.read_items(apart)
         for name in first:
             if name.endswith("log_likelihood"):
                 np.testing.assert_allclose(first[name], second[name], atol=1e-4)
@@ -535,7 +535,7 @@ def test_answers_are_read_as_asked_and_like_one_by_one(
 
 def test_a_seed_draws_other_questions(sweep: Sweep):
     """Setting 2: other distractors in other places; the untouched questions are the same."""
-    one, two = (results.read_items(sweep.folder / "2/dense/dense" / seed) for seed in "01")
+    one, two = (run_folder.read_items(sweep.folder / "2/dense/dense" / seed) for seed in "01")
     assert not np.array_equal(one["level2_gold"], two["level2_gold"])
     assert np.array_equal(one["level3_gold"], two["level3_gold"])
     np.testing.assert_allclose(one["level3_option_log_likelihood"], two["level3_option_log_likelihood"], atol=1e-5)
@@ -554,7 +554,7 @@ def test_a_dense_model_at_chance_is_logged_loudly(options: list[str], tmp_path: 
         "SETTING 5, PIQA: THE DENSE MODEL IS NOT ABOVE CHANCE (0.500, standard error 0.121, chance 0.500): "
         "its drops mean nothing"  # sqrt(0.25 / 17)
     )
-    table = level_tables.level_table(results.read_runs(tmp_path))
+    table = level_tables.level_table(run_folder.read_runs(tmp_path))
     assert [point["dense_above_chance"] for point in table] == [False, False]
 
 
@@ -741,7 +741,7 @@ def test_an_own_task_of_choices_in_levels(
     words = [*own(*rows), "--compression", "dense", "magnitude", "--sparsity", "0.5", "--answer_mode", "cloze",
              "--length_normalized"]  # fmt: skip
     assert own_task.main(words) == 0
-    runs = results.read_runs(tmp_path)
+    runs = run_folder.read_runs(tmp_path)
     assert [(row["setting"], row["task"], row["level"], row["difficulty"]) for row in runs[:2]] == [
         ("own_task", "mine", "1", 1.0), ("own_task", "mine", "2", 2.0)
     ]  # fmt: skip
@@ -772,14 +772,14 @@ def test_an_item_too_long_for_the_model_is_left_out_and_told(
         assert level["num_examples"] == len(WORDS) - 1
         assert level["facts"] == {"shortened": 0, "skipped_too_long": 1}
     assert "setting own_task, 2 (mine, letter): 13 items, skipped as too long: 1" in caplog.text
-    items = results.read_items(tmp_path / "dense/dense")["item"]
+    items = run_folder.read_items(tmp_path / "dense/dense")["item"]
     assert items[:13].tolist() == items[13:].tolist() and len(items) == 26
 
 
 def test_an_own_task_of_answers(own: Callable[..., list[str]], tmp_path: Path):
     rows = [{**ANSWER, "question": f"{ANSWER['question']} {word}", "context": "The sky."} for word in WORDS]
     assert own_task.main([*own(*rows), "--task_name", "colours", "--answer_metric", "f1"]) == 0
-    (run,) = results.read_runs(tmp_path)
+    (run,) = run_folder.read_runs(tmp_path)
     assert (run["task"], run["dataset"], run["reader"], run["metric"], run["chance"]) == (
         "colours", "colours", "answer", "f1", 0.0
     )  # fmt: skip
@@ -822,7 +822,7 @@ for _ in sys.stdin:
 
 def finished_runs(folder: Path) -> dict[Path, int]:
     """When each was written."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob(results.RESULT_FILE)}
+    return {path: path.stat().st_mtime_ns for path in folder.rglob(run_folder.RESULT_FILE)}
 
 
 def kill_after(starter: subprocess.Popen, folder: Path, count: int, seconds: float) -> None:
@@ -858,10 +858,12 @@ def test_a_sweep_that_is_killed_again_and_again_equals_one_that_is_not(options: 
     assert setting4_k_shot.main(words) == 0
     assert finished.items() <= finished_runs(killed).items()
     assert setting4_k_shot.main([*words[:-1], str(whole / TEMPLATE)]) == 0
-    paths = sorted(path.relative_to(whole) for path in whole.rglob(results.RESULT_FILE))
-    assert len(paths) == 24 and paths == sorted(path.relative_to(killed) for path in killed.rglob(results.RESULT_FILE))
+    paths = sorted(path.relative_to(whole) for path in whole.rglob(run_folder.RESULT_FILE))
+    assert len(paths) == 24 and paths == sorted(
+        path.relative_to(killed) for path in killed.rglob(run_folder.RESULT_FILE)
+    )
     for path in paths:
         assert_same_outcome((killed / path).parent, (whole / path).parent)
-    tables = [level_tables.level_table(results.read_runs(folder)) for folder in (killed, whole)]
+    tables = [level_tables.level_table(run_folder.read_runs(folder)) for folder in (killed, whole)]
     assert tables[0] == tables[1] and len(tables[0]) == 8 * (4 + 3 + 2)
-    assert not results.unfinished_runs(killed)
+    assert not run_folder.unfinished_runs(killed)

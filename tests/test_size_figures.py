@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, run, write_tree
 
-from analysis import results
 from analysis.contents import describe
 from analysis.levels import level_tables, size_figures
 from analysis.uncertainty import trends
+from harness import run_folder
 
 EASY, HARD = "2 options", "4 options"
 GROUPS = {"group_size": 128, "symmetric": False}
@@ -18,7 +18,7 @@ def levels(easy, hard):
 
 @pytest.fixture
 def read(tmp_path):
-    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs, **GROUPS))
+    return lambda *runs: run_folder.read_runs(write_tree(tmp_path, *runs, **GROUPS))
 
 
 def compared():
@@ -98,7 +98,7 @@ def test_the_option_of_plot_results_reaches_the_figure(read, load_script, tmp_pa
 
 def test_the_plain_ratio_is_known_where_the_bytes_are_not(tmp_path):
     tree = write_tree(tmp_path, *compared(), group_size=-1, symmetric=False)
-    points = size_figures.size_table(level_tables.level_table(results.read_runs(tree)), "plain")
+    points = size_figures.size_table(level_tables.level_table(run_folder.read_runs(tree)), "plain")
     assert {point["compression"] for point in points} == {"magnitude", "low_rank", "gptq"}
 
 
@@ -156,17 +156,17 @@ def test_a_missing_dense_run_is_said(read):
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
     alone = write_tree(tmp_path / "alone", level_run(), level_run("magnitude", 0.5), level_run("wanda", "2:4"))
-    assert size_figures.size_table(level_tables.level_table(results.read_runs(alone))) == []
+    assert size_figures.size_table(level_tables.level_table(run_folder.read_runs(alone))) == []
     with pytest.raises(ValueError, match="fewer than two of pruning, quantization and low rank"):
-        size_figures.by_size(results.read_runs(alone))
+        size_figures.by_size(run_folder.read_runs(alone))
     with pytest.raises(ValueError, match="fewer than two"):
-        size_figures.by_size(results.read_runs(write_tree(tmp_path / "tuned", run())))
+        size_figures.by_size(run_folder.read_runs(write_tree(tmp_path / "tuned", run())))
     with pytest.raises(ValueError, match="belong in 2 figures"):
-        size_figures.by_size(results.read_runs(write_tree(tmp_path / "two", *compared(), level_run(model="other"))))
+        size_figures.by_size(run_folder.read_runs(write_tree(tmp_path / "two", *compared(), level_run(model="other"))))
 
 
 def test_runs_whose_size_is_not_known_are_left_out(tmp_path):
     """A scale per row: how long rows are is not recorded."""
     tree = write_tree(tmp_path, *compared(), group_size=-1, symmetric=False)
-    points = size_figures.size_table(level_tables.level_table(results.read_runs(tree)))
+    points = size_figures.size_table(level_tables.level_table(run_folder.read_runs(tree)))
     assert {point["compression"] for point in points} == {"magnitude", "low_rank"}

@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 from conftest import WORDS
 
-from analysis import results
-from analysis.sweeps import locks, status
+from harness import leases, run_folder, status
 
 ROOT = Path(__file__).resolve().parent.parent
 NODE = ROOT / "tests/slurm/one_node.sh"
@@ -108,7 +107,7 @@ class Sweep:
             return [cell.folder for cell in status.read_list(lines, self.folder)]
 
     def states(self) -> list[str]:
-        now = locks.file_system_time(self.folder)
+        now = leases.file_system_time(self.folder)
         return [status.state_of(folder, now)[0] for folder in self.folders()]
 
     def status(self) -> tuple[int, str]:
@@ -168,13 +167,13 @@ def active(slurm: dict[str, str]) -> list[str]:
 
 def kill_run(folder: Path) -> None:
     """kill -9 of the process that computes the run, and of nothing else."""
-    owner = locks.owner(folder)
+    owner = leases.owner(folder)
     assert owner is not None and owner.alive
     os.kill(owner.pid, 9)
 
 
 def table(folder: Path) -> list[dict]:
-    rows = [{**row, "place": str(Path(row["folder"]).relative_to(folder))} for row in results.read_runs(folder)]
+    rows = [{**row, "place": str(Path(row["folder"]).relative_to(folder))} for row in run_folder.read_runs(folder)]
     return [{name: value for name, value in row.items() if name not in NOT_COMPARED} for row in rows]
 
 
@@ -182,7 +181,7 @@ def assert_same(sweep: Sweep, local: Path) -> None:
     """Every number of the runs and of their items, and the figures' tables."""
     assert table(sweep.folder) == table(local) != []
     for folder in sweep.folders():
-        items, others = results.read_items(folder), results.read_items(local / folder.relative_to(sweep.folder))
+        items, others = run_folder.read_items(folder), run_folder.read_items(local / folder.relative_to(sweep.folder))
         assert items.keys() == others.keys()
         for name, column in items.items():
             np.testing.assert_array_equal(column, others[name])
@@ -204,7 +203,7 @@ def test_killed_drained_and_submitted_again_two_sweeps_come_to_a_local_runs_tabl
     log = training.jobs() / f"{first}_1.log"
     with signalled(slurm, "--signal=USR1", "--batch", f"{first}_1"):
         wait_until(lambda: "saved; the same command goes on" in log.read_text(), "the first run has saved")
-    assert any(saved.glob("checkpoint-*/progress.json")) and not results.is_complete(saved)
+    assert any(saved.glob("checkpoint-*/progress.json")) and not run_folder.is_complete(saved)
 
     # kill -9: the run's process is gone without a word; its task fails.
     wait_until(lambda: training.states()[1] == "running", "the second run trains")

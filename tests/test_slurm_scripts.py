@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import results
+from harness import run_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = """#!/bin/bash
@@ -161,10 +161,12 @@ def sweep(tmp_path: Path, environment: dict[str, str]) -> Path:
     """A sweep of three cells below <tmp_path>/it's here, the second of which is complete."""
     environment["OUT"] = str(tmp_path / "runs")
     folder = tmp_path / "runs/2"
-    results.start_run(folder, {}, {})
+    run_folder.start_run(folder, {}, {})
     level = {"level": 1, "difficulty": 0, "metric": "accuracy", "score": 1.0, "chance": 0.5, "stderr": 0.1,
              "num_examples": 4}  # fmt: skip
-    results.write_run(folder, dict.fromkeys(results.RUN_KEYS, 0) | {"levels": [level]}, {"prediction": np.zeros(4)})
+    run_folder.write_run(
+        folder, dict.fromkeys(run_folder.RUN_KEYS, 0) | {"levels": [level]}, {"prediction": np.zeros(4)}
+    )
     (tmp_path / "mine.sh").write_text(SWEEP)
     return tmp_path / "mine.sh"
 

@@ -10,15 +10,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from analysis import results
-from analysis.sweeps import commands, costs, locks, status
+from harness import commands, costs, leases, run_folder, status
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "status.py"
 STATES = {"a": "done", "b": "done", "c": "failed", "d": "running", "e": "stopped", "f": "stopped", "g": "missing"}
 DIE_HOLDING = """
 import os, pathlib, sys
-from analysis.sweeps import locks
-lock = locks.RunLock(pathlib.Path(sys.argv[1]))
+from harness import leases
+lock = leases.RunLease(pathlib.Path(sys.argv[1]))
 os._exit(0 if lock.acquire() else 1)
 """
 
@@ -35,13 +34,14 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, seconds in (("a", 10), ("b", 30)):
         finish(Path("runs") / name, seconds)
     for name in "cdef":
-        results.start_run(Path("runs") / name, {}, {})
-    results.write_json(
-        Path("runs/c") / results.FAILURE_FILE, {"error": "OSError: disk full", "time": "noon", "host": "n3", "pid": 7}
+        run_folder.start_run(Path("runs") / name, {}, {})
+    run_folder.write_json(
+        Path("runs/c") / run_folder.FAILURE_FILE,
+        {"error": "OSError: disk full", "time": "noon", "host": "n3", "pid": 7},
     )
     subprocess.run([sys.executable, "-c", DIE_HOLDING, "runs/e"], check=True)
     write_list(STATES)
-    lock = locks.RunLock(Path("runs/d"))
+    lock = leases.RunLease(Path("runs/d"))
     assert lock.acquire()
     yield tmp_path
     lock.release()
@@ -50,8 +50,8 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def finish(folder: Path, seconds: float) -> None:
     level = {"level": 1, "difficulty": 0, "metric": "accuracy", "score": 1.0, "chance": 0.5, "stderr": 0.1,
              "num_examples": 4}  # fmt: skip
-    results.start_run(folder, {}, {})
-    results.write_run(folder, dict.fromkeys(results.RUN_KEYS, 0) | {"levels": [level], "seconds": seconds},
+    run_folder.start_run(folder, {}, {})
+    run_folder.write_run(folder, dict.fromkeys(run_folder.RUN_KEYS, 0) | {"levels": [level], "seconds": seconds},
                       {"prediction": np.zeros(4)})  # fmt: skip
 
 
@@ -104,8 +104,8 @@ def test_the_lines_of_what_is_left_are_printed(sweep: Path, script: ModuleType, 
 
 
 def test_a_finished_run_with_a_leftover_owner_is_done(sweep: Path):
-    (Path("runs/e") / results.RESULT_FILE).write_text('{"seconds": 1}')
-    assert status.state_of(Path("runs/e"), locks.file_system_time(Path("runs")))[0] == "done"
+    (Path("runs/e") / run_folder.RESULT_FILE).write_text('{"seconds": 1}')
+    assert status.state_of(Path("runs/e"), leases.file_system_time(Path("runs")))[0] == "done"
 
 
 def test_a_folder_that_stands_twice_counts_once_and_hostile_names_are_read(sweep: Path, script: ModuleType):
@@ -168,7 +168,7 @@ def test_the_seconds_of_many_runs_are_those_of_a_sample(tmp_path: Path, monkeypa
     monkeypatch.setattr(status, "SECONDS_SAMPLE", 5)
     for number in range(40):
         (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / results.RESULT_FILE).write_text(f'{{"seconds": {number}}}')
+        (tmp_path / str(number) / run_folder.RESULT_FILE).write_text(f'{{"seconds": {number}}}')
     report = status.survey([tmp_path / str(number) for number in range(40)], 0)
     assert report.counts["done"] == 40 and len(set(report.seconds)) == 5 and max(report.seconds) >= 5
 

@@ -1,8 +1,9 @@
 import pytest
 from synthetic_runs import level_run, write_tree
 
-from analysis import results, storage
+from analysis import storage
 from analysis.levels import level_tables
+from harness import run_folder
 
 
 def row(kind, strength, **known):
@@ -46,6 +47,6 @@ def test_bits_come_with_their_scales(arguments, expected):
 def test_a_table_says_what_each_point_takes(tmp_path):
     write_tree(tmp_path, level_run(), level_run("magnitude", 0.5), level_run("rtn", ("bits", 3)))
     write_tree(tmp_path, level_run("gptq", ("bits", 4)), group_size=64, symmetric=False)
-    table = level_tables.level_table(results.read_runs(tmp_path))
+    table = level_tables.level_table(run_folder.read_runs(tmp_path))
     found = {point["compression"]: point["bytes_fraction"] for point in table}
     assert found == {"dense": 1.0, "magnitude": 0.5625, "rtn": None, "gptq": (4 + 20 / 64) / 16}

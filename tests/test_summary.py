@@ -3,13 +3,14 @@ import re
 import pytest
 from synthetic_runs import dense, perplexity_run, run, write_tree
 
-from analysis import results, summary, wording
+from analysis import summary, wording
 from analysis.contents import describe
+from harness import run_folder
 
 
 @pytest.fixture
 def read(tmp_path):
-    return lambda *runs: results.read_runs(write_tree(tmp_path, *runs))
+    return lambda *runs: run_folder.read_runs(write_tree(tmp_path, *runs))
 
 
 def cautions(rows, unfinished=()):

@@ -5,11 +5,12 @@ import math
 import pytest
 from synthetic_runs import dense, perplexity_run, run, write_tree
 
-from analysis import results, tables
+from analysis import tables
+from harness import run_folder
 
 
 def read(tmp_path, *runs):
-    return results.read_runs(write_tree(tmp_path, *runs))
+    return run_folder.read_runs(write_tree(tmp_path, *runs))
 
 
 def test_a_point_is_the_mean_over_seeds_against_the_mean_dense_score(tmp_path):
@@ -242,7 +243,7 @@ def test_windows_that_are_not_the_dense_ones_are_not_subtracted(tmp_path):
         point = tables.perplexity_table(read(tmp_path / name, *reference, compressed))[-1]
         assert point["loss_difference"] is None and point["loss_difference_stderr"] is None
     rows = read(tmp_path / "lost", perplexity_run(), compressed)
-    (tmp_path / "lost" / "001" / results.ITEMS_FILE).unlink()
+    (tmp_path / "lost" / "001" / run_folder.ITEMS_FILE).unlink()
     assert tables.perplexity_table(rows)[1]["loss_difference"] is None
     rows = read(tmp_path / "single", perplexity_run(losses=(2.0,)), perplexity_run("rtn", ("bits", 4), (2.5,)))
     point = tables.perplexity_table(rows)[1]

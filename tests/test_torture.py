@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import results
+from harness import run_folder
 
 pytestmark = pytest.mark.torture
 WORKER = Path(__file__).parent / "torture_worker.py"
@@ -107,13 +107,13 @@ def assert_one_at_a_time(events: list[list[str]]) -> None:
 
 
 def assert_same_tree(runs: Path, quiet: Path) -> None:
-    folders = sorted(path.parent.relative_to(quiet) for path in quiet.rglob(results.RESULT_FILE))
+    folders = sorted(path.parent.relative_to(quiet) for path in quiet.rglob(run_folder.RESULT_FILE))
     assert len(folders) == NUM_CELLS
     for folder in folders:
         files = {path.name for path in (runs / folder).iterdir()}
-        assert files - {".owner"} == {results.ARGUMENTS_FILE, results.ITEMS_FILE, results.RESULT_FILE}
-        for name in (results.ARGUMENTS_FILE, results.RESULT_FILE):
+        assert files - {".owner"} == {run_folder.ARGUMENTS_FILE, run_folder.ITEMS_FILE, run_folder.RESULT_FILE}
+        for name in (run_folder.ARGUMENTS_FILE, run_folder.RESULT_FILE):
             assert json.loads((runs / folder / name).read_text()) == json.loads((quiet / folder / name).read_text())
-        scores = (results.read_items(tree / folder)["score"] for tree in (runs, quiet))
+        scores = (run_folder.read_items(tree / folder)["score"] for tree in (runs, quiet))
         assert np.array_equal(*scores)
-    assert len(list(runs.rglob(results.RESULT_FILE))) == NUM_CELLS
+    assert len(list(runs.rglob(run_folder.RESULT_FILE))) == NUM_CELLS

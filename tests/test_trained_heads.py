@@ -10,9 +10,9 @@ import transformers
 from accelerate import Accelerator
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from analysis import results
 from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, classification, finetune, glue_data, labels
 from GLUE_tasks.problem import Inputs, fit_inputs
+from harness import run_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48,
@@ -52,11 +52,11 @@ def test_a_trained_head_answers_in_the_order_of_its_names(
     for name, outputs in (("straight", ("NEG", "POS")), ("turned", ("POS", "NEG"))):
         model = trained_head(tmp_path / name, tiny_encoder, id2label=dict(enumerate(outputs)))
         assert Glue_prune_oneshot.main(command(model, files, tmp_path / f"run_{name}", "--num_train_epochs", "0")) == 0
-        predictions[name] = results.read_items(tmp_path / f"run_{name}")["prediction"]
+        predictions[name] = run_folder.read_items(tmp_path / f"run_{name}")["prediction"]
         assert json.loads((tmp_path / f"run_{name}/all_results.json").read_text())["label_names"] == ["neg", "pos"]
     assert 0 < predictions["straight"].mean() < 1  # not all the same
     np.testing.assert_array_equal(predictions["turned"], 1 - predictions["straight"])
-    recorded = [results.recorded_arguments(tmp_path / f"run_{name}") for name in predictions]
+    recorded = [run_folder.recorded_arguments(tmp_path / f"run_{name}") for name in predictions]
     assert "label_order" not in recorded[0] and recorded[1]["label_order"] == [1, 0]
 
 
@@ -68,7 +68,7 @@ def test_training_teaches_the_outputs_that_the_names_say(
     model = trained_head(tmp_path / "model", tiny_encoder, id2label={0: "POS", 1: "NEG"}, initializer_range=0.02)
     options = ("--num_train_epochs", "12", "--learning_rate", "3e-3", "--save_model")
     assert Glue_prune_oneshot.main(command(model, files, tmp_path / "run", *options)) == 0
-    (row,) = results.read_runs(tmp_path / "run")
+    (row,) = run_folder.read_runs(tmp_path / "run")
     assert row["score"] > 0.8
     saved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run/model").eval()
     assert saved.config.id2label == {0: "pos", 1: "neg"} and saved.config.label2id == {"pos": 0, "neg": 1}
@@ -77,7 +77,7 @@ def test_training_teaches_the_outputs_that_the_names_say(
     with torch.no_grad():
         answers = saved(**tokenizer(sentences, padding=True, return_tensors="pt")).logits.argmax(-1)
     named_answers = [saved.config.id2label[int(answer)] for answer in answers]
-    items = results.read_items(tmp_path / "run")
+    items = run_folder.read_items(tmp_path / "run")
     assert named_answers == [("neg", "pos")[number] for number in items["prediction"]]
 
     line = ["--start", str(tmp_path / "run"), "--sparsity", "0.5", "--num_points", "3", "--output_dir"]
@@ -140,7 +140,7 @@ def test_f1_is_of_glues_positive_class_whatever_the_order_of_names(tiny_encoder:
     argv = ["--model_name_or_path", str(model), *data, "--mixed_precision", "no", "--num_train_epochs", "0"]
     argv += ["--output_dir", str(tmp_path / "run")]
     assert Glue_prune_oneshot.main(argv) == 0
-    items = results.read_items(tmp_path / "run")
+    items = run_folder.read_items(tmp_path / "run")
     chosen, gold = items["prediction"] == 1, items["label"] == 1
     assert gold.mean() == pytest.approx(2 / 3) and 0 < chosen.sum() < len(chosen)
     found = json.loads((tmp_path / "run/all_results.json").read_text())
@@ -194,11 +194,11 @@ def test_the_environment_changes_no_number(
         options = ("--max_train_steps", "4", "--learning_rate", "1e-2", "--per_device_train_batch_size", "8")
         argv = command(tiny_encoder, sentence_files, tmp_path / name, *options)
         assert Glue_prune_oneshot.main(argv) == 0
-        losses.append(results.read_runs(tmp_path / name)[0]["train_loss"])
+        losses.append(run_folder.read_runs(tmp_path / name)[0]["train_loss"])
     assert losses[0] == losses[1]
     assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4 is passed over: 1 counts" in caplog.text
     assert "ACCELERATE_MIXED_PRECISION=bf16 is passed over: no counts" in caplog.text
-    recorded = json.loads((tmp_path / "set" / results.ARGUMENTS_FILE).read_text())["environment"]["variables"]
+    recorded = json.loads((tmp_path / "set" / run_folder.ARGUMENTS_FILE).read_text())["environment"]["variables"]
     assert recorded["ACCELERATE_DYNAMO_BACKEND"] == "INDUCTOR"
     assert Accelerator().gradient_accumulation_steps == 4  # what it would have been
 

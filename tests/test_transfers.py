@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 from synthetic_runs import run, write_tree
 
-from analysis import results, tables
+from analysis import tables
 from analysis.fine_tuning import transfers
+from harness import run_folder
 
 LABELS = np.arange(200) % 2
 
@@ -25,7 +26,7 @@ def answered(transfer, strength, wrong, seed=41, task="qnli", labels=LABELS, **c
 @pytest.fixture
 def table(tmp_path):
     def read(*runs, resamples=500):
-        return transfers.difference_table(results.read_runs(write_tree(tmp_path, *runs)), resamples=resamples)
+        return transfers.difference_table(run_folder.read_runs(write_tree(tmp_path, *runs)), resamples=resamples)
 
     return read
 
@@ -73,7 +74,7 @@ def test_only_seeds_that_both_have_are_compared_and_their_spread_widens_the_inte
     (row,) = rows
     assert row["seeds"] == (41, 42) and row["difference"] == pytest.approx(0.225)
     one_seed = transfers.difference_table(
-        [row for row in results.read_runs(tmp_path) if row["seed"] == 41], resamples=500
+        [row for row in run_folder.read_runs(tmp_path) if row["seed"] == 41], resamples=500
     )
     width = [own["difference_high"] - own["difference_low"] for own in (row, *one_seed)]
     assert width[0] > 1.5 * width[1]
@@ -154,7 +155,7 @@ def test_tasks_whose_dense_transfer_is_at_chance_are_not_judged_and_do_not_count
 
 
 def test_the_summary_counts_what_is_sure(tmp_path):
-    rows = results.read_runs(write_tree(
+    rows = run_folder.read_runs(write_tree(
         tmp_path, answered("dense_transfer", None, range(10)), answered("sparse_to_dense", 0.5, range(90)),
         answered("sparse_transfer", 0.5, range(100)), answered("sparse_transfer", "2:4", range(50)),
         answered("sparse_to_dense", "2:4", range(50)),
@@ -175,10 +176,10 @@ def test_the_summary_counts_what_is_sure(tmp_path):
 
 
 def test_dense_and_sparse_alone_have_no_table(tmp_path):
-    rows = results.read_runs(write_tree(tmp_path, run("dense_transfer", None), run()))
+    rows = run_folder.read_runs(write_tree(tmp_path, run("dense_transfer", None), run()))
     table = transfers.difference_table(rows)
     assert table == transfers.summary_lines(table) == []
-    against_dense = transfers.difference_table(results.read_runs(write_tree(tmp_path, run("sparse_to_dense"))))
+    against_dense = transfers.difference_table(run_folder.read_runs(write_tree(tmp_path, run("sparse_to_dense"))))
     assert [(row["transfer"], row["against"]) for row in against_dense] == [
         ("sparse_to_dense", "dense_transfer"), ("sparse_to_dense", "sparse_transfer"),
     ]  # fmt: skip

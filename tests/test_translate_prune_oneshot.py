@@ -12,11 +12,11 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from sacrebleu.metrics import BLEU
 
-from analysis import results
 from analysis.domains import domain_tables
 from analysis.domains.bleu import corpus_bleu
 from GLUE_tasks import Translate_prune_oneshot, finetune, translation_data, translation_metric
 from GLUE_tasks.translation_data import Pair
+from harness import run_folder
 from harness.data import Table
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -104,11 +104,11 @@ def swept(tmp_path_factory, tiny_mbart, parallel_files) -> Path:
 
 
 def row(folder: Path, pair: Pair) -> dict:
-    return next(row for row in results.read_runs(folder) if row["level"] == str(pair))
+    return next(row for row in run_folder.read_runs(folder) if row["level"] == str(pair))
 
 
 def test_every_pair_is_a_level_with_its_share_of_what_pretraining_saw(swept: Path):
-    rows = results.read_runs(swept)
+    rows = run_folder.read_runs(swept)
     assert len(rows) == 2 * (1 + 2) * 2
     assert {(row["shots"], row["level"], row["difficulty"], row["num_examples"]) for row in rows} == {
         (shots, str(pair), difficulty, count)
@@ -116,12 +116,12 @@ def test_every_pair_is_a_level_with_its_share_of_what_pretraining_saw(swept: Pat
     }  # fmt: skip
     assert all(row["chance"] == 0 and row["metric"] == "bleu" for row in rows)
     assert {row["num_train_examples"] for row in rows if row["shots"]} == {16}
-    results.check_runs(rows)
+    run_folder.check_runs(rows)
 
 
 def test_score_is_sacrebleus_of_the_stored_translations(swept: Path, parallel_files):
     folder = swept / "8" / "dense_transfer" / "dense"
-    found, items = row(folder, GERMAN), results.read_items(folder)
+    found, items = row(folder, GERMAN), run_folder.read_items(folder)
     rows = [json.loads(line) for line in parallel_files[1].read_text().splitlines()]
     references = [row["tgt"] for row in rows if row["src_lang"] == "de_DE"]
     metric = BLEU()
@@ -162,7 +162,7 @@ def test_tied_embeddings_are_not_pruned(swept: Path):
 def test_sparsity_0_translates_as_dense_does(swept: Path, shots: str):
     one, other = (swept / shots / name for name in ("dense_transfer/dense", "sparse_transfer/0"))
     for pair in (GERMAN, GUJARATI):
-        texts = [results.read_items(folder)[f"translation_{pair}"].tolist() for folder in (one, other)]
+        texts = [run_folder.read_items(folder)[f"translation_{pair}"].tolist() for folder in (one, other)]
         assert texts[0] == texts[1]
 
 
@@ -182,13 +182,13 @@ def test_translations_are_those_of_generate_alone(swept: Path, parallel_files, t
                                 max_new_tokens=8, do_sample=False)  # fmt: skip
         assert tokens[0, 1] == first
         expected.append(tokenizer.decode(tokens[0], skip_special_tokens=True))
-    assert results.read_items(folder)[f"translation_{GUJARATI}"].tolist() == expected
+    assert run_folder.read_items(folder)[f"translation_{GUJARATI}"].tolist() == expected
 
 
 def test_runs_make_one_figure_with_a_condition_for_each_number_of_shots(swept: Path):
     from analysis.domains import domain_figures
 
-    rows = results.read_runs(swept)
+    rows = run_folder.read_runs(swept)
     table = domain_tables.domain_table(rows)
     assert list(dict.fromkeys(point["condition"] for point in table)) == ["no fine-tuning", "8 sentence pairs each"]
     assert [point["level"] for point in table if point["condition"] == "no fine-tuning"][::3] == list(

@@ -7,9 +7,9 @@ import pytest
 import scipy.stats
 from synthetic_runs import level_run, write_tree
 
-from analysis import results
 from analysis.levels import level_tables
 from analysis.uncertainty import trends
+from harness import run_folder
 
 LEVELS = ("easy", "middle", "hard")
 STRENGTHS = (0.2, 0.4, 0.6)
@@ -18,7 +18,7 @@ STRENGTHS = (0.2, 0.4, 0.6)
 @pytest.fixture
 def measured(tmp_path):
     def measure(*runs, resamples=400, **options):
-        return trends.measure(results.read_runs(write_tree(tmp_path, *runs)), resamples, **options)
+        return trends.measure(run_folder.read_runs(write_tree(tmp_path, *runs)), resamples, **options)
 
     return measure
 
@@ -80,7 +80,7 @@ def test_levels_that_fall_alike_cannot_be_told_and_many_items_would_be_needed(me
 
 def test_more_items_are_needed_where_more_curves_are_judged_together(tmp_path):
     def orders(name, *runs):
-        return trends.measure(results.read_runs(write_tree(tmp_path / name, *runs)), 500).orders
+        return trends.measure(run_folder.read_runs(write_tree(tmp_path / name, *runs)), 500).orders
 
     one, other = (sweep((-0.5, -0.5, -0.5), items=60, compression=name) for name in ("magnitude", "wanda"))
     (alone,) = orders("one", *one)
@@ -117,7 +117,7 @@ def test_the_bounds_of_a_drop_are_those_of_the_share_that_is_lost(measured, tmp_
     """
     items = 300
     found = measured(*sweep((-0.2, -1.0), items=items, clusters=items), resamples=10_000)
-    rows = results.read_runs(tmp_path)
+    rows = run_folder.read_runs(tmp_path)
     table = level_tables.level_table(rows)
     rng = np.random.default_rng(1)
     for point in found.points:
@@ -161,7 +161,7 @@ def test_a_drop_of_all_is_no_larger(measured):
 
 def test_intervals_are_put_into_the_table(measured, tmp_path):
     found = measured(*sweep((-0.2, -0.6), items=60, compression="wanda"))
-    table = level_tables.level_table(results.read_runs(tmp_path))
+    table = level_tables.level_table(run_folder.read_runs(tmp_path))
     told = trends.with_intervals(table, found)
     assert [{**row, "drop_low": None, "drop_high": None} for row in told] == table
     for row in told:
@@ -177,7 +177,7 @@ def test_intervals_are_put_into_the_table(measured, tmp_path):
 def test_seeds_are_resampled_too(measured, tmp_path):
     quiet = measured(*sweep((-0.2, -0.6), seeds=(0, 1, 2), compression="wanda"))
     noisy = trends.measure(
-        results.read_runs(write_tree(tmp_path / "b", *sweep((-0.2, -0.6), seeds=(0, 1, 2), noise=0.15))), 400
+        run_folder.read_runs(write_tree(tmp_path / "b", *sweep((-0.2, -0.6), seeds=(0, 1, 2), noise=0.15))), 400
     )
     for level in LEVELS[:2]:
         wide, narrow = only(noisy.levels, level=level), only(quiet.levels, level=level)
@@ -314,11 +314,11 @@ def test_levels_at_chance_and_few_groups_have_no_intervals(measured, tmp_path):
     found = measured(*sweep((-0.2, -0.6), of_level={"hard": {"chance": 0.9}, "middle": {"chance": 0.9}}))
     assert only(found.levels, level="middle")["reason"] == "the dense score is not above chance"
     assert only(found.levels, level="easy")["slope_low"] is not None
-    few = trends.measure(results.read_runs(write_tree(tmp_path / "b", *sweep((-0.2, -0.6), clusters=9))), 100)
+    few = trends.measure(run_folder.read_runs(write_tree(tmp_path / "b", *sweep((-0.2, -0.6), clusters=9))), 100)
     assert {level["reason"] for level in few.levels} == {"fewer than 10 groups of items"}
     assert few.levels[0]["slope"] is not None and few.levels[0]["slope_low"] is None
     assert few.orders[0]["text"] == "cannot tell: no intervals: fewer than 10 groups of items."
-    enough = trends.measure(results.read_runs(write_tree(tmp_path / "c", *sweep((-0.2, -0.6), clusters=10))), 100)
+    enough = trends.measure(run_folder.read_runs(write_tree(tmp_path / "c", *sweep((-0.2, -0.6), clusters=10))), 100)
     assert {level["reason"] for level in enough.levels} == {""} and enough.levels[0]["slope_low"] is not None
 
 
@@ -375,7 +375,7 @@ def test_columns_are_complete_and_nothing_is_nan(measured):
 
 def test_the_same_seed_gives_the_same_numbers(measured, tmp_path):
     runs = sweep((-0.2, -0.6), items=60)
-    assert measured(*runs, seed=4) == trends.measure(results.read_runs(tmp_path), 400, seed=4)
+    assert measured(*runs, seed=4) == trends.measure(run_folder.read_runs(tmp_path), 400, seed=4)
     assert measured(seed=4) != measured(seed=5)
 
 

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from synthetic_runs import run, write_tree
 
-from analysis import monotonicity, results
+from analysis import monotonicity
 from analysis.fine_tuning import transfers, tuning_trends
 from analysis.uncertainty import trends
+from harness import run_folder
 
 ITEMS = 400
 STRENGTHS = (0.2, 0.4, 0.6)
@@ -30,7 +31,7 @@ def curve(*scores, dense=0.9, strengths=STRENGTHS, **changes):
 
 @pytest.fixture
 def measure(tmp_path):
-    return lambda *runs: tuning_trends.measure(results.read_runs(write_tree(tmp_path, *runs)), resamples=500)
+    return lambda *runs: tuning_trends.measure(run_folder.read_runs(write_tree(tmp_path, *runs)), resamples=500)
 
 
 def test_a_slope_and_its_interval(measure):
@@ -60,7 +61,7 @@ def test_less_data_that_falls_faster_is_monotonic_and_the_contrary_is_not(measur
     (raw, corrected) = measure(*easy, *hard).orders
     assert (raw["measure"], corrected["measure"]) == ("raw", "chance-corrected")
     assert raw["verdict"] == corrected["verdict"] == trends.MONOTONIC and raw["order_share"] > 0.95
-    other = results.read_runs(write_tree(
+    other = run_folder.read_runs(write_tree(
         tmp_path / "other", *curve(0.8, 0.7, 0.6), *curve(0.89, 0.88, 0.87, fraction=0.1),
     ))  # fmt: skip
     assert [row["verdict"] for row in tuning_trends.measure(other, 500).orders] == [trends.NOT_MONOTONIC] * 2
@@ -82,7 +83,7 @@ def test_the_transfers_against_each_other_are_measured_too(tmp_path):
     tree = write_tree(
         tmp_path, *curve(0.8, 0.7, 0.6), {**answered(0.85, 0.4, **repaired), "transfer": "sparse_to_dense"}
     )
-    rows = results.read_runs(tree)
+    rows = run_folder.read_runs(tree)
     found = tuning_trends.measure(rows, resamples=500, seed=3)
     assert found.differences == transfers.difference_table(rows, resamples=500, seed=3)
     assert [(row["strength"], row["against"]) for row in found.differences] == [
@@ -91,7 +92,7 @@ def test_the_transfers_against_each_other_are_measured_too(tmp_path):
 
 
 def test_tasks_have_draws_of_their_own_and_data_fractions_share_theirs(tmp_path):
-    rows = results.read_runs(write_tree(
+    rows = run_folder.read_runs(write_tree(
         tmp_path, *[answered(0.8, task=task, fraction=share) for task in ("qnli", "rte") for share in (1.0, 0.1)],
     ))  # fmt: skip
     _, drawn = tuning_trends._replicates(rows, 100, 0)
@@ -102,7 +103,7 @@ def test_tasks_have_draws_of_their_own_and_data_fractions_share_theirs(tmp_path)
 
 def test_seeds_that_differ_widen_the_interval(measure, tmp_path):
     steady = measure(*curve(0.7, 0.6, 0.5), *curve(0.7, 0.6, 0.5, seed=42), *curve(0.7, 0.6, 0.5, seed=43)).levels
-    wild = tuning_trends.measure(results.read_runs(write_tree(
+    wild = tuning_trends.measure(run_folder.read_runs(write_tree(
         tmp_path / "wild", *curve(0.85, 0.8, 0.75), *curve(0.7, 0.6, 0.5, seed=42), *curve(0.55, 0.5, 0.5, seed=43),
     )), 500).levels  # fmt: skip
     widths = [level["slope_high"] - level["slope_low"] for (level,) in (steady, wild)]

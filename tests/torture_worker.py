@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis import results
-from analysis.sweeps.cells import check_folders, output_folders, run_cells, start_logging
+from harness import run_folder
+from harness.cells import check_folders, output_folders, run_cells, start_logging
 
 
 def main(output_dir: str, num_cells: str, seconds: str, journal: str = os.devnull) -> int:
@@ -36,9 +36,9 @@ def main(output_dir: str, num_cells: str, seconds: str, journal: str = os.devnul
         seed = folders[folder]["seed"]
         note("start", seed)
         try:
-            results.start_run(folder, identities[folder], {})
+            run_folder.start_run(folder, identities[folder], {})
             time.sleep(float(seconds))
-            results.write_run(folder, *outcome(seed))
+            run_folder.write_run(folder, *outcome(seed))
         except Exception:
             note("fail", seed)
             raise
@@ -56,7 +56,7 @@ def outcome(seed: int) -> tuple[dict, dict[str, np.ndarray]]:
     draws = np.random.default_rng(seed).random(2000)
     level = {"level": 1, "difficulty": 0.0, "metric": "accuracy", "score": draws.mean(), "chance": 0.5,
              "stderr": draws.std(), "num_examples": len(draws)}  # fmt: skip
-    return {**dict.fromkeys(results.RUN_KEYS, 0), "seed": seed, "levels": [level], **NAMED}, {"score": draws}
+    return {**dict.fromkeys(run_folder.RUN_KEYS, 0), "seed": seed, "levels": [level], **NAMED}, {"score": draws}
 
 
 if __name__ == "__main__":

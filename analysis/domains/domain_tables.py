@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import monotonicity, results, tables
+from analysis import monotonicity, tables
 from analysis.domains.bleu import corpus_bleu
 from analysis.tables import Row, mean_of
 from analysis.uncertainty import bootstrap
 from analysis.uncertainty.bootstrap import RESAMPLES, Replicates, Scores
+from harness import run_folder
 
 MULTI_DOMAIN, TRANSLATION = "multi_domain", "translation"
 SETTINGS = (MULTI_DOMAIN, TRANSLATION)
@@ -50,9 +51,9 @@ def domain_sets(rows: list[Row]) -> dict[DomainSet, list[Row]]:
     """The runs of multi-domain learning and translation that belong in one figure.
 
     Raises:
-        ValueError: runs that must not be averaged or compared (results.check_runs).
+        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
-    results.check_runs(rows)
+    run_folder.check_runs(rows)
     sets: dict[DomainSet, list[Row]] = {}
     for row in rows:
         if row["setting"] in SETTINGS:
@@ -81,7 +82,7 @@ def domain_table(rows: list[Row], resamples: int = RESAMPLES) -> list[Row]:
         score above chance (None where it is not above), points_drop the bare difference; their intervals are of the
         paired bootstrap over items, which both sides must have kept, and over seeds.
     Raises:
-        ValueError: runs that must not be averaged or compared (results.check_runs).
+        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     return [point for members in domain_sets(rows).values() for point in _table_of_set(members, resamples)]
 
@@ -89,7 +90,7 @@ def domain_table(rows: list[Row], resamples: int = RESAMPLES) -> list[Row]:
 def group_points(members: list[Row]) -> dict[tuple, list[Row]]:
     found: dict[tuple, list[Row]] = {}
     for row in members:
-        place = {**results.coordinates(row), "level": row["level"], "condition": condition(row)}
+        place = {**run_folder.coordinates(row), "level": row["level"], "condition": condition(row)}
         found.setdefault(tuple(place[name] for name in POINT), []).append(row)
     return found
 
@@ -191,7 +192,7 @@ def replicates_of(row: Row, resamples: int) -> np.ndarray | None:
 
     All runs see the same draws of a level's items, so that their differences are paired; levels are drawn apart.
     """
-    path = Path(row["folder"]) / results.ITEMS_FILE
+    path = Path(row["folder"]) / run_folder.ITEMS_FILE
     if not path.is_file():
         return None
     return _replicates_as_of(path.stat().st_mtime_ns, row["folder"], row["level"], row["metric"], resamples)
@@ -214,10 +215,10 @@ def read_sums(folder: Path, level: str, metric: str) -> np.ndarray | None:
         For accuracy 1 where the prediction is right, and 1; for BLEU its counts (analysis.domains.bleu). None without
         items, and for metrics that are not made of such sums.
     """
-    if metric not in ("accuracy", "bleu") or not (folder / results.ITEMS_FILE).is_file():
+    if metric not in ("accuracy", "bleu") or not (folder / run_folder.ITEMS_FILE).is_file():
         return None
     names = (f"bleu_counts_{level}",) if metric == "bleu" else (f"prediction_{level}", f"label_{level}")
-    items = results.read_items(folder, names)
+    items = run_folder.read_items(folder, names)
     if len(items) < len(names):
         return None
     if metric == "bleu":

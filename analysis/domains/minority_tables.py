@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from analysis import monotonicity, results, tables
+from analysis import monotonicity, tables
 from analysis.domains.domain_tables import (
     MULTI_DOMAIN,
     corrected_drop,
@@ -15,6 +15,7 @@ from analysis.domains.domain_tables import (
 from analysis.tables import Row, mean_of
 from analysis.uncertainty import bootstrap
 from analysis.uncertainty.bootstrap import RESAMPLES, Replicates, Scores
+from harness import run_folder
 
 MEAN = "mean of the domains"
 COLUMNS = (
@@ -97,7 +98,7 @@ def _minority(few: _Side, many: _Side) -> Row:
         "setting": first["setting"], "model": tables.model_name(first["model"]), "chance": chance,
         **{name: first[name] for name in ("task", "level", "metric", "transfer", "strength_kind", "strength")},
         "requested_sparsity": first["requested_sparsity"],
-        "magnitude_scope": results.coordinates(first)["magnitude_scope"],
+        "magnitude_scope": run_folder.coordinates(first)["magnitude_scope"],
         "seeds": tuple(sorted({row["seed"] for row in few.runs})),
     }  # fmt: skip
     sides = {"minority": few, "majority": many}

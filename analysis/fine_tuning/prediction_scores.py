@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import results
 from analysis.tables import Row
 from analysis.uncertainty import bootstrap
 from analysis.uncertainty.bootstrap import RESAMPLES, Scores
+from harness import run_folder
 
 RUNS_AT_A_TIME = 256
 COLUMNS = ("prediction", "label")
@@ -98,7 +98,7 @@ def unseen_item(labels: np.ndarray, metric: str, resamples: int, generator: np.r
 
 def _items(folder: Path) -> dict[str, np.ndarray]:
     """Predictions and labels of a run; empty where it kept none."""
-    items = results.read_items(folder, COLUMNS) if (folder / results.ITEMS_FILE).is_file() else {}
+    items = run_folder.read_items(folder, COLUMNS) if (folder / run_folder.ITEMS_FILE).is_file() else {}
     return items if len(items) == len(COLUMNS) else {}
 
 

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import monotonicity, results, storage, tables
+from analysis import monotonicity, storage, tables
 from analysis.tables import Row, mean_of
+from harness import run_folder
 
 OWN_TASK = "own_task"
 LEVEL_SETTINGS = (2, 3, 4, 5, 6, OWN_TASK)
@@ -66,9 +67,9 @@ def level_sets(rows: list[Row]) -> dict[LevelSet, list[Row]]:
     """The runs of settings without training that belong in one figure.
 
     Raises:
-        ValueError: runs that must not be averaged or compared (results.check_runs).
+        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
-    results.check_runs(rows)
+    run_folder.check_runs(rows)
     sets: dict[LevelSet, list[Row]] = {}
     for row in filter(is_level_run, rows):
         sets.setdefault(LevelSet(row["setting"], row["model"], row["task"]), []).append(row)
@@ -124,7 +125,7 @@ def level_table(rows: list[Row]) -> list[Row]:
         interval of the normalized drop comes with trends.with_intervals. Items that either side lacks are left out of
         these and counted as unpaired. In setting 5 a level without difficulty has that of human_gap.
     Raises:
-        ValueError: runs that must not be averaged or compared (results.check_runs).
+        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     return [point for members in level_sets(rows).values() for point in _table_of_set(with_errors(members))]
 
@@ -136,7 +137,7 @@ def _table_of_set(members: list[Row]) -> list[Row]:
     dense_outcomes = {level: _by_seed(own, read_dense) for level, own in dense_runs.items()}
     difficulty = {row["level"]: _difficulty(row, dense_runs.get(row["level"], [])) for row in members}
     # One recipe, so that what holds for one run holds for all.
-    arguments = results.recorded_arguments(Path(members[0]["folder"])) or {}
+    arguments = run_folder.recorded_arguments(Path(members[0]["folder"])) or {}
     prompted = " in the chat template" if arguments.get("chat_template") else ""
     table = []
     for point, levels in runs.items():
@@ -155,7 +156,7 @@ def runs_of_points(members: list[Row]) -> dict[tuple, dict[str, list[Row]]]:
     """The runs of one setting, model and task by POINT_KEY and level, one per seed."""
     runs: dict[tuple, dict[str, list[Row]]] = {}
     for row in members:
-        found = results.coordinates(row)
+        found = run_folder.coordinates(row)
         point = tuple(found[name] for name in POINT_KEY)
         runs.setdefault(point, {}).setdefault(row["level"], []).append(row)
     return runs
@@ -194,7 +195,7 @@ def _scores(point: list[Row]) -> Row:
         **{name: first[name] for name in same},
         **{name: first.get(name) for name in ("dataset", "reader", "human")},
         "model": tables.model_name(first["model"]),
-        "magnitude_scope": results.coordinates(first)["magnitude_scope"],
+        "magnitude_scope": run_folder.coordinates(first)["magnitude_scope"],
         "reference_only": bool(first.get("facts", {}).get("reference_only")),
         "calibrated": first.get("compression_recipe") is not None,
         "seeds": tuple(sorted(row["seed"] for row in point)),
@@ -246,7 +247,7 @@ def read_outcomes(folder: str, metric: str | None = None) -> dict[int, Outcomes]
         metric: another than the run's score, at the levels for which it was recorded.
     """
     try:
-        changed = os.stat(os.path.join(folder, results.ITEMS_FILE)).st_mtime_ns
+        changed = os.stat(os.path.join(folder, run_folder.ITEMS_FILE)).st_mtime_ns
     except FileNotFoundError:
         return {}
     return _outcomes_as_of(changed, folder, metric)
@@ -255,11 +256,11 @@ def read_outcomes(folder: str, metric: str | None = None) -> dict[int, Outcomes]
 @functools.lru_cache(maxsize=KEPT_RUNS)
 def _outcomes_as_of(changed: int, folder: str, metric: str | None) -> dict[int, Outcomes]:
     """read_outcomes of a file that was last changed then; tables and intervals of one figure read the same runs."""
-    columns = results.read_items(Path(folder), ITEM_COLUMNS)
+    columns = run_folder.read_items(Path(folder), ITEM_COLUMNS)
     if len(columns) < len(ITEM_COLUMNS):
         return {}
     places = _places(*(_Same(columns[name]) for name in ("level", "item", "group")))
-    others = results.read_items(Path(folder), [f"level{level}_{metric}" for level in places]) if metric else {}
+    others = run_folder.read_items(Path(folder), [f"level{level}_{metric}" for level in places]) if metric else {}
     found = {}
     for level, (own, items, groups) in places.items():
         scores = others.get(f"level{level}_{metric}")

@@ -1,15 +1,16 @@
 """Tables of lines between models (appendix C): loss and score along each, and its barriers, means over seeds.
 
 A line is what joins two models of one task: its kind of pair and the strength of its compressed end. Rows of runs are
-what results.read_runs returns; those of other settings are passed over.
+what run_folder.read_runs returns; those of other settings are passed over.
 """
 
 import math
 from typing import Any
 
-from analysis import monotonicity, results, tables
+from analysis import monotonicity, tables
 from analysis.lines.barriers import CONNECTED_ERROR
 from analysis.tables import Row
+from harness import run_folder
 
 SETTING = "interpolation"
 PAIRS = ("dense-sparse", "dense-pruned", "dense-dense")
@@ -37,10 +38,10 @@ def interpolation_sets(rows: list[Row]) -> dict[tuple[str, str, float], list[Row
     """The runs that belong in one figure, by setting, model and data fraction.
 
     Raises:
-        ValueError: runs that must not be averaged or compared (results.check_runs).
+        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     lines = [row for row in rows if row["setting"] == SETTING]
-    results.check_runs(lines)
+    run_folder.check_runs(lines)
     keys = sorted({(row["setting"], row["model"], row["data_fraction"]) for row in lines})
     return {key: [row for row in lines if (row["setting"], row["model"], row["data_fraction"]) == key] for key in keys}
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-from analysis.sweeps.options import positive
+from harness.options import positive
 from measuring import (
     HERE,
     MEMORY_TITLES,

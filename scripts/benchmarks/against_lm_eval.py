@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from analysis.sweeps.options import positive
 from analysis.wording import markdown
+from harness.options import positive
 from llm_tasks import commonsense, mmlu
 from measuring import (
     HERE,

@@ -20,10 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from analysis import results
-from analysis.sweeps.cells import Cell, check_folders, output_folders, run_cells
-from analysis.sweeps.commands import command_lines
-from analysis.sweeps.options import positive
+from harness import run_folder
+from harness.cells import Cell, check_folders, output_folders, run_cells
+from harness.commands import command_lines
+from harness.options import positive
 
 STRENGTHS = 10
 OPTIONS = {f"option_{number}": f"value {number}" for number in range(45)}  # as many as a script has
@@ -79,10 +79,10 @@ def make_cells(count: int) -> list[Cell]:
 
 
 def complete(folder: Path, identity: dict[str, Any]) -> None:
-    """The files of a complete run, written fast and without results.write_run's care."""
+    """The files of a complete run, written fast and without run_folder.write_run's care."""
     folder.mkdir(parents=True)
-    (folder / results.ARGUMENTS_FILE).write_text(json.dumps({"arguments": identity, "environment": {}}, indent=2))
-    (folder / results.RESULT_FILE).write_text("{}")
+    (folder / run_folder.ARGUMENTS_FILE).write_text(json.dumps({"arguments": identity, "environment": {}}, indent=2))
+    (folder / run_folder.RESULT_FILE).write_text("{}")
 
 
 def refuse(folder: Path) -> None:

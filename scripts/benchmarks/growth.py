@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from analysis.sweeps.options import positive
+from harness.options import positive
 from measuring import CLOCKS, DECODER, ROOT, growth_exponent, make_parser, print_table, run_quietly, seconds
 from our_compression import STATISTICS, method_of_the_peer
 from pruning.walk import compress_blocks

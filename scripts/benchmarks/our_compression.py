@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from analysis.sweeps.options import positive
 from harness.device import keep_freed_memory
+from harness.options import positive
 from measuring import DECODER, make_parser, seconds
 from process_memory import peak_bytes, reset_peak, resident_bytes
 from pruning.sparsegpt import sparsegpt_prune

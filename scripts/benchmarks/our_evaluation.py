@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis.sweeps.options import positive
 from harness.device import keep_freed_memory
+from harness.options import positive
 from llm_tasks import commonsense, mmlu, setting4_k_shot, setting5_human_gap
 from llm_tasks.arguments import max_length, scored_on_processor
 from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text

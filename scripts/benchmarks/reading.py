@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis import results
-from analysis.sweeps.options import positive
 from analysis.wording import markdown
+from harness import run_folder
+from harness.options import positive
 
 STEPS = ("read", "described", "drawn")
 PRUNERS = ("magnitude", "wanda", "sparsegpt", "ria")
@@ -66,7 +66,7 @@ def program(step: str) -> str:
             "import runpy, sys; sys.argv[1:] = ['--results_dir', sys.argv[1], '--output_dir', sys.argv[2]]; "
             f"runpy.run_path({script!r}, run_name='__main__')"
         )
-    work = "rows = results.read_runs(Path(sys.argv[1]))" + ("; contents.describe(rows, [])" * (step == "described"))
+    work = "rows = run_folder.read_runs(Path(sys.argv[1]))" + ("; contents.describe(rows, [])" * (step == "described"))
     return f"import sys; from pathlib import Path; from analysis import contents, results; {work}"
 
 
@@ -98,21 +98,21 @@ def write_made_up_runs(tree: Path, count: int, items: int) -> None:
         folder.mkdir(parents=True)
         recorded = {"seed": seed, "compression": compression, "group_size": 128, "symmetric": False}
         text = json.dumps({"arguments": recorded, "environment": {}})
-        (folder / results.ARGUMENTS_FILE).write_text(text)
-        (folder / results.ITEMS_FILE).write_bytes(content)
+        (folder / run_folder.ARGUMENTS_FILE).write_text(text)
+        (folder / run_folder.ITEMS_FILE).write_bytes(content)
         levels = [
             {"level": f"{place + 2} options", "difficulty": place, "metric": "accuracy", "score": score,
              "chance": 1 / (place + 2), "stderr": 0.01, "num_examples": items}
             for place, score in enumerate(scores)
         ]  # fmt: skip
         run = {
-            **dict.fromkeys(results.RUN_KEYS, 0), "setting": setting, "model": model, "task": f"task {setting}",
+            **dict.fromkeys(run_folder.RUN_KEYS, 0), "setting": setting, "model": model, "task": f"task {setting}",
             "compression": compression, "strength_kind": kind, "strength": strength, "seed": seed, "recipe": "one",
             "requested_sparsity": amount if kind in ("sparsity", "nm") else 0.0, "measured_sparsity": amount,
             "compression_recipe": "two", "parameter_ratio": 1 - amount, "precision": "no", "dtype": "torch.float32",
             "levels": levels,
         }  # fmt: skip
-        (folder / results.RESULT_FILE).write_text(json.dumps(run, indent=2))
+        (folder / run_folder.RESULT_FILE).write_text(json.dumps(run, indent=2))
 
 
 @functools.cache

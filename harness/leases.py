@@ -44,7 +44,7 @@ class Owner(NamedTuple):
     alive: bool
 
 
-class RunLock:
+class RunLease:
     """The right to compute the run of a folder, for one process at a time; whoever drops the object gives it up."""
 
     def __init__(self, folder: Path) -> None:

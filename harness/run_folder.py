@@ -2,7 +2,7 @@
 
 A run owns one folder. Its files appear in this order:
 
-    .owner              while a process works on the run: which one (analysis/sweeps/locks.py)
+    .owner              while a process works on the run: which one (harness/leases.py)
     args.json           at the start: every argument, and where and with what the run was made
     failure.json        the last attempt failed, and why; gone when the next one starts
     items.npz           at the end: outcome per evaluated item
@@ -31,8 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import identity
-from analysis.sweeps import locks
+from harness import leases, records
 
 ARGUMENTS_FILE = "args.json"
 RESULT_FILE = "all_results.json"
@@ -111,7 +110,7 @@ def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, An
         LostRunError: another process holds the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    locks.check(folder)
+    leases.check(folder)
     names = RESULT_FILE, ITEMS_FILE, FAILURE_FILE
     partial = [path.name for name in (ARGUMENTS_FILE, *names) for path in folder.glob(f"{name}.*.partial")]
     for name in (*names, *partial):
@@ -136,7 +135,7 @@ def write_run(folder: Path, result: dict[str, Any], items: dict[str, np.ndarray]
         raise ValueError(f"result of {folder} lacks {', '.join(missing)}")
     stored = io.BytesIO()
     np.savez_compressed(stored, allow_pickle=False, **items)
-    locks.check(folder)
+    leases.check(folder)
     replace_file(folder / ITEMS_FILE, stored.getvalue())
     write_json(folder / RESULT_FILE, result)
 
@@ -189,13 +188,13 @@ def recorded_arguments(folder: Path) -> dict[str, Any] | None:
 
 
 def recorded_identity(folder: Path) -> dict[str, Any] | None:
-    """What tells the run in `folder` from others, in today's form (identity.normal); None if none was started there.
+    """What tells the run in `folder` from others, in today's form (records.normal); None if none was started there.
 
     Raises:
         ValueError: as recorded_arguments.
     """
     found = _recorded(folder)
-    return found and identity.normal(*found)
+    return found and records.normal(*found)
 
 
 def _recorded(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -210,14 +209,14 @@ def _recorded(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
 
 
 def check_same_run(folder: Path, arguments: dict[str, Any]) -> None:
-    """Refuse a folder whose complete run is another (identity.differences).
+    """Refuse a folder whose complete run is another (records.differences).
 
     Raises:
         DifferentRunError: names every argument that differs.
     """
     if not is_complete(folder):
         return
-    changed = identity.differences(arguments, recorded_identity(folder) or {})
+    changed = records.differences(arguments, recorded_identity(folder) or {})
     if changed:
         raise DifferentRunError(
             f"--output_dir {folder} holds a run with other arguments ({'; '.join(changed)}); "
@@ -363,7 +362,7 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
         holder = holders.setdefault(tuple(place.values()), folder)
         if holder != folder:
             raise ValueError(f"the same run ({_named(place)}) is there twice, keep one: {_compared(holder, [folder])}")
-        for key in ("recipe", *identity.PARTS):
+        for key in ("recipe", *records.PARTS):
             if row.get(key) is not None or key == "method_recipe":
                 method = (place["compression"],) if key == "method_recipe" else ()
                 group = (key, *(place[name] for name in ("setting", "model", "task")), *method)
@@ -380,7 +379,7 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
 def _precision(row: dict[str, Any]) -> tuple[str | None, ...]:
     """What a run really computed in: precision and dtype; where its result does not tell, its args.json may."""
     if "precision" not in row:
-        return identity.precision((_recorded(Path(row["folder"])) or ({}, {}))[1])
+        return records.precision((_recorded(Path(row["folder"])) or ({}, {}))[1])
     return row["precision"], row.get("dtype")
 
 
@@ -389,10 +388,10 @@ def _same_recipe(key: str, folder: str, other: str, same_hash: bool) -> bool:
     recorded = [_recorded(Path(name)) for name in (folder, other)]
     if None in recorded:
         return False
-    kept = [[identity.part_of(arguments, part) for part in ("recipe", key)] for arguments, _ in recorded]
+    kept = [[records.part_of(arguments, part) for part in ("recipe", key)] for arguments, _ in recorded]
     if kept[0] == kept[1] and not same_hash:
         return False
-    return not identity.differences(*(identity.part_of(identity.normal(*record), key) for record in recorded))
+    return not records.differences(*(records.part_of(records.normal(*record), key) for record in recorded))
 
 
 def _named(place: dict[str, Any]) -> str:
@@ -402,7 +401,7 @@ def _named(place: dict[str, Any]) -> str:
 def _compared(folder: str, others: list[str]) -> str:
     """How a run differs from that of the others which is most like it: coordinates that differ too would hide why."""
     here = recorded_identity(Path(folder)) or {}
-    changes = {other: identity.differences(here, recorded_identity(Path(other)) or {}) for other in others}
+    changes = {other: records.differences(here, recorded_identity(Path(other)) or {}) for other in others}
     other = min(changes, key=lambda name: len(changes[name]))
     changed = "; ".join(changes[other]) or "nothing that args.json records"
     return f"{folder} (here) and {other} (there) differ in {changed}"

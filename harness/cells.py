@@ -13,8 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis import results
-from analysis.sweeps import costs, locks
+from harness import costs, leases, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +89,8 @@ def check_folders(arguments: Mapping[Path, dict[str, Any]], overwrite: bool = Fa
         ValueError: a folder cannot be written, and its run is not complete.
     """
     for folder, identity in arguments.items():
-        if not overwrite and results.is_complete(folder):
-            results.check_same_run(folder, identity)
+        if not overwrite and run_folder.is_complete(folder):
+            run_folder.check_same_run(folder, identity)
             continue
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not existing.is_dir():
@@ -117,11 +116,11 @@ def run_cells(
 
     Args:
         arguments: what identifies the run of each folder (args.json).
-        compute: makes the run of a folder; must end with results.write_run.
+        compute: makes the run of a folder; must end with run_folder.write_run.
         overwrite: compute complete runs again.
         share: in a distributed job, gives every process the main one's value; a failed run then ends the job, since
             its processes would wait for each other.
-        is_main: whether this process decides and locks for the job.
+        is_main: whether this process decides and holds the runs for the job.
         fails_together: the processes of a job leave a run that fails together, and go on with the next.
     Returns:
         Number of runs that failed, for the exit code; 0 in processes that are not the main one.
@@ -132,9 +131,9 @@ def run_cells(
     seconds: list[float] = []  # of the runs computed here
     skipped = 0
     if is_main:
-        logger.info(costs.plan_line([folder for folder in arguments if results.is_complete(folder)], len(arguments),
+        logger.info(costs.plan_line([folder for folder in arguments if run_folder.is_complete(folder)], len(arguments),
                                     overwrite))  # fmt: skip
-    waiting: dict[Path, locks.RunLock] = {}
+    waiting: dict[Path, leases.RunLease] = {}
     with closing(_turns(arguments, overwrite, waiting)) as turns:
         while turn := _next(turns, share, is_main):
             if turn.action == "skip":
@@ -158,14 +157,14 @@ def run_cells(
                     if share and not fails_together:
                         _record_failure(turn.folder, error)
                         raise
-                    if isinstance(error, locks.LostRunError):
+                    if isinstance(error, leases.LostRunError):
                         logger.warning("%s; waited for after the others", error)
-                        waiting[turn.folder] = locks.RunLock(turn.folder)
+                        waiting[turn.folder] = leases.RunLease(turn.folder)
                         continue
-                    logger.error("%s: failed: %s", turn.folder, results.describe_error(error))
+                    logger.error("%s: failed: %s", turn.folder, run_folder.describe_error(error))
                     if is_main:
                         _record_failure(turn.folder, error)
-                        failures[turn.folder] = results.describe_error(error)
+                        failures[turn.folder] = run_folder.describe_error(error)
     failed = len(failures)
     if is_main:
         computed = len(arguments) - skipped - failed
@@ -181,7 +180,7 @@ def _next(turns: Iterator[_Turn], share: Callable[[Any], Any] | None, is_main: b
 
 
 def _turns(
-    arguments: Mapping[Path, dict[str, Any]], overwrite: bool, waiting: dict[Path, locks.RunLock]
+    arguments: Mapping[Path, dict[str, Any]], overwrite: bool, waiting: dict[Path, leases.RunLease]
 ) -> Iterator[_Turn]:
     """What to do with every folder, which is held while the caller does it; runs of others are looked at again."""
     for folder in arguments:
@@ -204,20 +203,20 @@ def poll_seconds(waited: float) -> float:
 
 
 def _turn(
-    folder: Path, arguments: dict[str, Any], overwrite: bool, waiting: dict[Path, locks.RunLock]
+    folder: Path, arguments: dict[str, Any], overwrite: bool, waiting: dict[Path, leases.RunLease]
 ) -> Iterator[_Turn]:
-    if not overwrite and results.is_complete(folder):  # needs no lock: a tree that cannot be written may be complete
-        results.check_same_run(folder, arguments)
+    if not overwrite and run_folder.is_complete(folder):  # needs no lock: a tree that cannot be written may be complete
+        run_folder.check_same_run(folder, arguments)
         waiting.pop(folder, None)
         yield _Turn("skip", folder)
         return
-    lock = waiting.get(folder) or locks.RunLock(folder)
+    lock = waiting.get(folder) or leases.RunLease(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = lock.acquire()
     except OSError as error:
         waiting.pop(folder, None)
-        yield _Turn("fail", folder, results.describe_error(error))
+        yield _Turn("fail", folder, run_folder.describe_error(error))
         return
     if not held:
         if folder not in waiting:
@@ -226,9 +225,9 @@ def _turn(
         return
     waiting.pop(folder, None)
     try:
-        complete = not overwrite and results.is_complete(folder)  # another process may just have finished it
+        complete = not overwrite and run_folder.is_complete(folder)  # another process may just have finished it
         if complete:
-            results.check_same_run(folder, arguments)
+            run_folder.check_same_run(folder, arguments)
         yield _Turn("skip" if complete else "compute", folder)
     finally:
         lock.release()
@@ -236,7 +235,7 @@ def _turn(
 
 def _record_failure(folder: Path, error: BaseException) -> None:
     try:
-        locks.check(folder)
-        results.write_failure(folder, error)
-    except (OSError, locks.LostRunError) as reason:
+        leases.check(folder)
+        run_folder.write_failure(folder, error)
+    except (OSError, leases.LostRunError) as reason:
         logger.error("%s: why it failed cannot be written: %s", folder, reason)

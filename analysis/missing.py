@@ -3,17 +3,18 @@
 import itertools
 from typing import Any
 
-from analysis import results, tables
+from analysis import tables
 from analysis.drawing import percent
 from analysis.tables import Row
 from analysis.wording import compression_name, markdown, strength_text
+from harness import run_folder
 
 GROUP = ("setting", "model", "task")
 WAY = ("compression", "magnitude_scope", "transfer", "pair")  # how a model was made
 POINT = ("strength_kind", "strength")
 SEEDS = ("seed", "end_seed")
-PLACE = tuple(name for name in results.COORDINATES if name not in {*GROUP, *WAY, *POINT, *SEEDS})
-COLUMNS = (*results.COORDINATES, "requested_sparsity")
+PLACE = tuple(name for name in run_folder.COORDINATES if name not in {*GROUP, *WAY, *POINT, *SEEDS})
+COLUMNS = (*run_folder.COORDINATES, "requested_sparsity")
 MOST_LINES = 40
 
 Cells = dict[tuple, set[tuple]]
@@ -27,14 +28,14 @@ def missing_runs(rows: list[Row]) -> list[Row]:
     way that was never run is not missed, and neither is a strength that no run has.
 
     Args:
-        rows: what results.read_runs returned.
+        rows: what run_folder.read_runs returned.
     Returns:
-        Rows of COLUMNS: results.COORDINATES, and the requested_sparsity of runs at that strength.
+        Rows of COLUMNS: run_folder.COORDINATES, and the requested_sparsity of runs at that strength.
     """
     found: dict[tuple, Cells] = {}
     sparsity = {}
     for row in rows:
-        own = results.coordinates(row)
+        own = run_folder.coordinates(row)
         parts = [tuple(own[name] for name in names) for names in (GROUP, WAY, POINT, PLACE, SEEDS)]
         group, way, point, where, seeds = parts
         found.setdefault(group, {}).setdefault(way, set()).add((point, where, seeds))

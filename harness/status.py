@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from analysis import results
-from analysis.sweeps import commands, locks
-from analysis.sweeps.costs import run_seconds
+from harness import commands, leases, run_folder
+from harness.costs import run_seconds
 
 DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 STATES = (DONE, RUNNING, FAILED, STOPPED, MISSING)
@@ -63,7 +62,7 @@ def read_list(lines: Iterable[str], tree: Path) -> Iterator[Listed]:
 
 def started_folders(tree: Path) -> Iterator[Path]:
     """Folders below `tree` in which a run was started, whatever became of it."""
-    marks = {results.ARGUMENTS_FILE, results.FAILURE_FILE, locks.OWNER_FILE}
+    marks = {run_folder.ARGUMENTS_FILE, run_folder.FAILURE_FILE, leases.OWNER_FILE}
     for folder, subfolders, files in os.walk(tree):
         subfolders.sort()
         if marks & set(files):
@@ -74,19 +73,19 @@ def state_of(folder: Path, now: float) -> tuple[str, str]:
     """The state of a run, one of STATES, and what else is known about it.
 
     Args:
-        now: the file system's time, locks.file_system_time of the tree.
+        now: the file system's time, leases.file_system_time of the tree.
     """
-    if results.is_complete(folder):
+    if run_folder.is_complete(folder):
         return DONE, ""
-    owner = locks.owner(folder, now)
+    owner = leases.owner(folder, now)
     if owner is not None and owner.alive:
         return RUNNING, f"process {owner.pid} on {owner.host}, last sign of life {owner.quiet_seconds:.0f} s ago"
-    if results.is_complete(folder):  # its owner finished between the two looks
+    if run_folder.is_complete(folder):  # its owner finished between the two looks
         return DONE, ""
-    failure = results.read_failure(folder)
+    failure = run_folder.read_failure(folder)
     if failure is not None:
         return FAILED, f"{failure['error']} ({failure['time']}, {failure['host']})"
-    if owner is not None or (folder / results.ARGUMENTS_FILE).is_file():
+    if owner is not None or (folder / run_folder.ARGUMENTS_FILE).is_file():
         return STOPPED, "its process ended before the run did" + (f" (on {owner.host})" if owner else "")
     return MISSING, "never started"
 

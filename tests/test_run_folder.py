@@ -11,25 +11,24 @@ import numpy as np
 import pytest
 from synthetic_runs import dense, run, write_tree
 
-from analysis import results
-from analysis.sweeps import locks
+from harness import leases, run_folder
 
 
 def test_a_run_is_read_back_as_it_was_written(tmp_path):
     write_tree(tmp_path, run(strength=0.5, score=0.75))
-    (row,) = results.read_runs(tmp_path)
+    (row,) = run_folder.read_runs(tmp_path)
     assert row["score"] == 0.75 and row["strength"] == 0.5 and row["level"] == 100 and row["task"] == "qnli"
     assert row["folder"] == str(tmp_path / "000") and "levels" not in row
-    items = results.read_items(tmp_path / "000")
+    items = run_folder.read_items(tmp_path / "000")
     assert items["idx"].tolist() == [0, 1, 2] and items["prediction"].tolist() == [0, 1, 1]
-    assert results.recorded_arguments(tmp_path / "000")["learning_rate"] == 2e-5
+    assert run_folder.recorded_arguments(tmp_path / "000")["learning_rate"] == 2e-5
 
 
 @pytest.mark.parametrize("content", ['{"arguments": {"see', "[]", "{}"])
 def test_arguments_that_are_cut_off_are_named(tmp_path, content):
-    (tmp_path / results.ARGUMENTS_FILE).write_text(content)
+    (tmp_path / run_folder.ARGUMENTS_FILE).write_text(content)
     with pytest.raises(ValueError, match=r"args\.json was cut off, or not written by this project"):
-        results.recorded_arguments(tmp_path)
+        run_folder.recorded_arguments(tmp_path)
 
 
 def test_one_row_per_run_and_level_sorted_by_folder(tmp_path):
@@ -37,7 +36,7 @@ def test_one_row_per_run_and_level_sorted_by_folder(tmp_path):
     two_levels["levels"] = [{**two_levels["levels"][0], "level": level} for level in (2, 4)]
     write_tree(tmp_path / "b", two_levels)
     write_tree(tmp_path / "a", dense())
-    rows = results.read_runs(tmp_path)
+    rows = run_folder.read_runs(tmp_path)
     assert [(row["transfer"], row["level"]) for row in rows] == [
         ("dense_transfer", 100), ("sparse_transfer", 2), ("sparse_transfer", 4),
     ]  # fmt: skip
@@ -46,20 +45,20 @@ def test_one_row_per_run_and_level_sorted_by_folder(tmp_path):
 def test_a_run_that_two_folders_reach_is_read_once(tmp_path, monkeypatch):
     write_tree(tmp_path / "qnli", run())
     monkeypatch.chdir(tmp_path)
-    assert len(results.read_runs(tmp_path, tmp_path / "qnli", "qnli")) == 1
+    assert len(run_folder.read_runs(tmp_path, tmp_path / "qnli", "qnli")) == 1
 
 
 def test_an_unfinished_run_is_no_result(tmp_path):
     write_tree(tmp_path, dense())
-    results.start_run(tmp_path / "001", {"seed": 42}, {})
-    assert len(results.read_runs(tmp_path)) == 1
-    assert results.unfinished_runs(tmp_path) == [tmp_path / "001"]
-    assert not results.is_complete(tmp_path / "001")
+    run_folder.start_run(tmp_path / "001", {"seed": 42}, {})
+    assert len(run_folder.read_runs(tmp_path)) == 1
+    assert run_folder.unfinished_runs(tmp_path) == [tmp_path / "001"]
+    assert not run_folder.is_complete(tmp_path / "001")
 
 
 def test_starting_again_removes_the_earlier_result(tmp_path):
     write_tree(tmp_path, dense())
-    results.start_run(tmp_path / "000", {"seed": 42}, {})
+    run_folder.start_run(tmp_path / "000", {"seed": 42}, {})
     assert [path.name for path in (tmp_path / "000").iterdir()] == ["args.json"]
 
 
@@ -67,7 +66,7 @@ def test_starting_again_removes_the_earlier_result(tmp_path):
 def test_nan_is_never_written(tmp_path, value):
     with pytest.raises(ValueError, match=r"all_results\.json is not written: .*not JSON compliant"):
         write_tree(tmp_path, run(score=value))
-    assert not results.is_complete(tmp_path / "000")
+    assert not run_folder.is_complete(tmp_path / "000")
 
 
 def test_nan_is_never_read(tmp_path):
@@ -75,7 +74,7 @@ def test_nan_is_never_read(tmp_path):
     path = tmp_path / "000" / "all_results.json"
     path.write_text(path.read_text().replace("0.25", "NaN"))
     with pytest.raises(ValueError, match=r"000/all_results\.json is not valid JSON: it holds NaN"):
-        results.read_runs(tmp_path)
+        run_folder.read_runs(tmp_path)
 
 
 def test_every_missing_key_is_named(tmp_path):
@@ -84,8 +83,8 @@ def test_every_missing_key_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"000 lacks recipe, levels\[\]\.chance"):
         write_tree(tmp_path, result)
     with pytest.raises(ValueError, match="lacks levels"):
-        results.write_run(tmp_path, {**run(), "levels": []}, {})
-    assert results.read_runs(tmp_path) == []
+        run_folder.write_run(tmp_path, {**run(), "levels": []}, {})
+    assert run_folder.read_runs(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def test_every_missing_key_is_named(tmp_path):
 def test_a_foreign_result_is_named(tmp_path, text, message):
     (tmp_path / "all_results.json").write_text(text)
     with pytest.raises(ValueError, match=message) as error:
-        results.read_runs(tmp_path)
+        run_folder.read_runs(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / 'all_results.json'} ")
 
 
@@ -103,31 +102,31 @@ def test_a_crash_between_items_and_result_leaves_an_unfinished_run(tmp_path, mon
     def crash(path, content):
         raise KeyboardInterrupt
 
-    results.start_run(tmp_path, {}, {})
-    monkeypatch.setattr(results, "write_json", crash)
+    run_folder.start_run(tmp_path, {}, {})
+    monkeypatch.setattr(run_folder, "write_json", crash)
     with pytest.raises(KeyboardInterrupt):
-        results.write_run(tmp_path, run(), {"idx": np.arange(3)})
+        run_folder.write_run(tmp_path, run(), {"idx": np.arange(3)})
     assert (tmp_path / "items.npz").exists()
-    assert not results.is_complete(tmp_path) and results.unfinished_runs(tmp_path) == [tmp_path]
+    assert not run_folder.is_complete(tmp_path) and run_folder.unfinished_runs(tmp_path) == [tmp_path]
 
 
 def test_a_crash_within_a_write_keeps_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    results.replace_file(path, b"before")
+    run_folder.replace_file(path, b"before")
 
     def crash(descriptor):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(OSError, match="no space"):
-        results.replace_file(path, b"after")
+        run_folder.replace_file(path, b"after")
     assert path.read_bytes() == b"before" and [found.name for found in tmp_path.iterdir()] == ["file"]
 
 
 def test_names_are_synced_after_the_contents(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
-    results.replace_file(tmp_path / "file", b"content")
+    run_folder.replace_file(tmp_path / "file", b"content")
     assert synced == [f"{tmp_path}/file.{os.getpid()}.partial", str(tmp_path)]
 
 
@@ -139,47 +138,47 @@ def test_a_file_system_that_cannot_sync_names_is_taken_as_it_is(tmp_path, monkey
 
     monkeypatch.setattr(os, "fsync", sync)
     with pytest.raises(OSError) if refused else contextlib.nullcontext():
-        results.replace_file(tmp_path / "file", b"content")
+        run_folder.replace_file(tmp_path / "file", b"content")
     assert (tmp_path / "file").read_bytes() == b"content"
 
 
 def test_a_full_disk_leaves_an_unfinished_run_and_no_partial_file(tmp_path):
     """The disk is a limit on the size of files; the kernel refuses the write, not a stand-in."""
-    results.start_run(tmp_path, {}, {})
+    run_folder.start_run(tmp_path, {}, {})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            results.write_run(tmp_path, run(), {"idx": np.random.default_rng(0).random(4096)})
+            run_folder.write_run(tmp_path, run(), {"idx": np.random.default_rng(0).random(4096)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["args.json"]
-    results.write_run(tmp_path, run(), {"idx": np.arange(3)})
-    assert results.is_complete(tmp_path)
+    run_folder.write_run(tmp_path, run(), {"idx": np.arange(3)})
+    assert run_folder.is_complete(tmp_path)
 
 
 def test_starting_removes_what_killed_processes_left(tmp_path):
     for name in ("all_results.json.7.partial", "items.npz.8.partial", "failure.json", "failure.json.9.partial"):
         (tmp_path / name).write_text("half")
     (tmp_path / "notes.partial").write_text("of the user")
-    results.start_run(tmp_path, {}, {})
+    run_folder.start_run(tmp_path, {}, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["args.json", "notes.partial"]
 
 
 def test_a_run_that_another_process_holds_is_not_written(tmp_path):
-    text = f"filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken={'0' * 32}\nduration={locks.LEASE_SECONDS}\n"
-    (tmp_path / locks.OWNER_FILE).write_text(text)
-    with pytest.raises(locks.LostRunError, match="taken over by process 1 of elsewhere"):
-        results.start_run(tmp_path, {}, {})
-    with pytest.raises(locks.LostRunError):
-        results.write_run(tmp_path, run(), {"idx": np.arange(3)})
-    assert [path.name for path in tmp_path.iterdir()] == [locks.OWNER_FILE]
+    text = f"filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken={'0' * 32}\nduration={leases.LEASE_SECONDS}\n"
+    (tmp_path / leases.OWNER_FILE).write_text(text)
+    with pytest.raises(leases.LostRunError, match="taken over by process 1 of elsewhere"):
+        run_folder.start_run(tmp_path, {}, {})
+    with pytest.raises(leases.LostRunError):
+        run_folder.write_run(tmp_path, run(), {"idx": np.arange(3)})
+    assert [path.name for path in tmp_path.iterdir()] == [leases.OWNER_FILE]
 
 
 def test_a_failure_is_read_back(tmp_path):
-    assert results.read_failure(tmp_path) is None
-    results.write_failure(tmp_path, OSError(28, "No space left on device"))
-    found = results.read_failure(tmp_path)
+    assert run_folder.read_failure(tmp_path) is None
+    run_folder.write_failure(tmp_path, OSError(28, "No space left on device"))
+    found = run_folder.read_failure(tmp_path)
     assert found["error"] == "OSError: [Errno 28] No space left on device" and found["pid"] == os.getpid()
     assert found["host"] and datetime.datetime.fromisoformat(found["time"]).tzinfo
 
@@ -188,66 +187,66 @@ def test_what_a_killed_process_leaves_behind_is_not_read(tmp_path):
     write_tree(tmp_path, dense())
     done = tmp_path / "000" / "all_results.json"
     done.rename(tmp_path / "000" / "all_results.json.123.partial")
-    assert results.read_runs(tmp_path) == [] and not results.is_complete(tmp_path / "000")
+    assert run_folder.read_runs(tmp_path) == [] and not run_folder.is_complete(tmp_path / "000")
 
 
 def test_items_that_would_need_pickle_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"[Oo]bject"):
-        results.write_run(tmp_path, run(), {"answer": np.array(["a", None], dtype=object)})
-    assert not results.is_complete(tmp_path)
+        run_folder.write_run(tmp_path, run(), {"answer": np.array(["a", None], dtype=object)})
+    assert not run_folder.is_complete(tmp_path)
 
 
 def test_a_run_with_other_arguments_is_refused_and_the_difference_named(tmp_path):
     write_tree(tmp_path, run(seed=41))
     folder = tmp_path / "000"
-    results.check_same_run(folder, results.recorded_arguments(folder))
-    with pytest.raises(results.DifferentRunError, match=r"seed: 42 here, 41 there\); .*--overwrite"):
-        results.check_same_run(folder, {**results.recorded_arguments(folder), "seed": 42})
-    results.check_same_run(tmp_path / "empty", {"seed": 1})
+    run_folder.check_same_run(folder, run_folder.recorded_arguments(folder))
+    with pytest.raises(run_folder.DifferentRunError, match=r"seed: 42 here, 41 there\); .*--overwrite"):
+        run_folder.check_same_run(folder, {**run_folder.recorded_arguments(folder), "seed": 42})
+    run_folder.check_same_run(tmp_path / "empty", {"seed": 1})
 
 
 def test_the_same_run_twice_is_refused(tmp_path):
     write_tree(tmp_path, run(seed=41), run(seed=42), run(strength=0.6), run("sparse_to_dense"), run(fraction=0.5))
-    results.check_runs(results.read_runs(tmp_path))
+    run_folder.check_runs(run_folder.read_runs(tmp_path))
     write_tree(tmp_path, run(seed=42), warmup=9)
     with pytest.raises(ValueError, match=r"the same run \(setting 1, .*seed 42\).* keep one") as error:
-        results.check_runs(results.read_runs(tmp_path))
+        run_folder.check_runs(run_folder.read_runs(tmp_path))
     assert f"{tmp_path}/001 (here) and {tmp_path}/005 (there) differ in warmup: None here, 9 there" in str(error.value)
 
 
 def test_the_magnitude_scope_is_a_coordinate_of_unstructured_sparsity_alone(tmp_path):
     write_tree(tmp_path, run(), run(magnitude_scope="layer"), dense(magnitude_scope="global"))
-    results.check_runs(results.read_runs(tmp_path))
+    run_folder.check_runs(run_folder.read_runs(tmp_path))
     write_tree(tmp_path, dense(magnitude_scope="layer"))
     with pytest.raises(ValueError, match="the same run"):
-        results.check_runs(results.read_runs(tmp_path))
+        run_folder.check_runs(run_folder.read_runs(tmp_path))
 
 
 def test_two_levels_of_one_run_are_not_the_same_run_twice(tmp_path):
     row = {**run(), "folder": "a"}
-    results.check_runs([{**row, "level": 1}, {**row, "level": 2}])
+    run_folder.check_runs([{**row, "level": 1}, {**row, "level": 2}])
 
 
 def test_different_recipes_are_refused_with_the_closest_pair(tmp_path):
     write_tree(tmp_path, run(strength=0.1), run(strength=0.2))
     write_tree(tmp_path, run(strength=0.9, recipe="two", seed=43), run(strength=0.1, recipe="two", seed=42), lr=3)
     with pytest.raises(ValueError, match=r"setting 1, model lab/model-a, task qnli were made with different") as error:
-        results.check_runs(results.read_runs(tmp_path))
+        run_folder.check_runs(run_folder.read_runs(tmp_path))
     expected = f"{tmp_path}/000 (here) and {tmp_path}/003 (there) differ in lr: None here, 3 there; seed: 41 here, 42"
     assert expected in str(error.value)
 
 
 def test_recipes_are_compared_within_a_task_and_model_only(tmp_path):
     write_tree(tmp_path, run(), run(task="sst2", recipe="two"), run(model="lab/model-b", recipe="three"))
-    results.check_runs(results.read_runs(tmp_path))
+    run_folder.check_runs(run_folder.read_runs(tmp_path))
 
 
 def test_the_recipe_of_compression_does_not_concern_dense_runs(tmp_path):
     write_tree(tmp_path, dense(compression_recipe=None), run(compression_recipe="x"))
-    results.check_runs(results.read_runs(tmp_path))
+    run_folder.check_runs(run_folder.read_runs(tmp_path))
     write_tree(tmp_path, run(strength=0.6, compression_recipe="y"), noembed=True)
     with pytest.raises(ValueError, match=r"different recipes.*noembed: None here, True there"):
-        results.check_runs(results.read_runs(tmp_path))
+        run_folder.check_runs(run_folder.read_runs(tmp_path))
 
 
 def test_json_is_readable_by_any_parser(tmp_path):
@@ -259,7 +258,7 @@ def test_environment_says_where_a_run_was_made(monkeypatch):
     monkeypatch.setattr("sys.argv", ["a script.py", "--output_dir", "$(touch x)"])
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    found = results.describe_environment("cpu", data_sha256="abc")
+    found = run_folder.describe_environment("cpu", data_sha256="abc")
     assert found["device"] == "cpu" and found["data_sha256"] == "abc"
     assert found["packages"]["numpy"] == np.__version__
     assert shlex.split(found["command"])[1:] == ["a script.py", "--output_dir", "$(touch x)"]

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from analysis.sweeps import locks
-from analysis.sweeps.locks import LostRunError, RunLock
+from harness import leases
+from harness.leases import LostRunError, RunLease
 
 LEASE = 0.5
 
 
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "LEASE_SECONDS", LEASE)
-    monkeypatch.setattr(locks, "HEARTBEAT", LEASE / 5)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", LEASE)
+    monkeypatch.setattr(leases, "HEARTBEAT", LEASE / 5)
 
 
 def record(folder: Path, host: str, pid: int = 1, seconds: float = LEASE) -> Path:
     """What a process of another host leaves in a folder."""
-    path = folder / locks.OWNER_FILE
+    path = folder / leases.OWNER_FILE
     path.write_text(f"filelock/2\npid={pid}\nhost={host}\nmode=lease\ntoken={'0' * 32}\nduration={seconds}\n")
     return path
 
@@ -33,9 +33,9 @@ def other_process(folder: Path) -> subprocess.Popen:
     code = f"""
 import time
 from pathlib import Path
-from analysis.sweeps import locks
-locks.LEASE_SECONDS, locks.HEARTBEAT = {locks.LEASE_SECONDS}, {locks.HEARTBEAT}
-lock = locks.RunLock(Path({str(folder)!r}))
+from harness import leases
+leases.LEASE_SECONDS, leases.HEARTBEAT = {leases.LEASE_SECONDS}, {leases.HEARTBEAT}
+lock = leases.RunLease(Path({str(folder)!r}))
 assert lock.acquire()
 print("held", flush=True)
 time.sleep(60)
@@ -46,34 +46,34 @@ time.sleep(60)
 
 
 def test_one_at_a_time_and_nothing_is_left(tmp_path: Path):
-    one, other = RunLock(tmp_path), RunLock(tmp_path)
+    one, other = RunLease(tmp_path), RunLease(tmp_path)
     assert one.acquire() and not other.acquire()
-    owner = locks.owner(tmp_path)
-    assert (owner.host, owner.pid, owner.alive) == (locks.this_host(), os.getpid(), True)
-    assert 0 <= owner.quiet_seconds < locks.LEASE_SECONDS
-    locks.check(tmp_path)
+    owner = leases.owner(tmp_path)
+    assert (owner.host, owner.pid, owner.alive) == (leases.this_host(), os.getpid(), True)
+    assert 0 <= owner.quiet_seconds < leases.LEASE_SECONDS
+    leases.check(tmp_path)
     one.release()
-    assert locks.owner(tmp_path) is None and list(tmp_path.iterdir()) == []
+    assert leases.owner(tmp_path) is None and list(tmp_path.iterdir()) == []
     assert other.acquire()
     other.release()
 
 
 def test_a_killed_owner_is_followed_at_once(tmp_path: Path):
     process = other_process(tmp_path)
-    lock = RunLock(tmp_path)
-    assert not lock.acquire() and locks.owner(tmp_path).alive
+    lock = RunLease(tmp_path)
+    assert not lock.acquire() and leases.owner(tmp_path).alive
     with pytest.raises(LostRunError, match=rf"{tmp_path} was taken over by process {process.pid} of "):
-        locks.check(tmp_path)
+        leases.check(tmp_path)
     process.kill()
     process.wait()
-    assert not locks.owner(tmp_path).alive
+    assert not leases.owner(tmp_path).alive
     assert lock.acquire()
     lock.release()
 
 
 def test_a_stopped_owner_is_followed_after_the_lease_and_learns_it(tmp_path: Path, short_lease: None):
     process = other_process(tmp_path)
-    lock = RunLock(tmp_path)
+    lock = RunLease(tmp_path)
     os.kill(process.pid, signal.SIGSTOP)
     started = time.monotonic()
     while not lock.acquire():
@@ -82,7 +82,7 @@ def test_a_stopped_owner_is_followed_after_the_lease_and_learns_it(tmp_path: Pat
     assert time.monotonic() - started >= LEASE
     process.kill()
     process.wait()
-    locks.check(tmp_path)
+    leases.check(tmp_path)
     lock.release()
 
 
@@ -91,7 +91,7 @@ def test_an_owner_elsewhere_is_followed_when_it_stays_quiet_whatever_its_clock_s
     tmp_path: Path, short_lease: None, skew: float
 ):
     """Each touch moves the time that the waiting process counts for itself."""
-    path, lock = record(tmp_path, "elsewhere"), RunLock(tmp_path)
+    path, lock = record(tmp_path, "elsewhere"), RunLease(tmp_path)
     started = touched = time.monotonic()
     while time.monotonic() - started < 2 * LEASE:
         now = time.time() + skew
@@ -109,14 +109,14 @@ def test_an_owner_elsewhere_is_followed_when_it_stays_quiet_whatever_its_clock_s
 def test_owners_who_disagree_on_the_lease_are_refused(tmp_path: Path, short_lease: None):
     record(tmp_path, "elsewhere", seconds=9.0)
     with pytest.raises(ValueError, match="must agree on lease_duration"):
-        RunLock(tmp_path).acquire()
+        RunLease(tmp_path).acquire()
 
 
 def test_an_owner_who_died_before_it_wrote_its_name_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(locks, "UNNAMED_SECONDS", 0.2)
-    (tmp_path / locks.OWNER_FILE).touch()
-    lock = RunLock(tmp_path)
-    assert not lock.acquire() and locks.owner(tmp_path) is None
+    monkeypatch.setattr(leases, "UNNAMED_SECONDS", 0.2)
+    (tmp_path / leases.OWNER_FILE).touch()
+    lock = RunLease(tmp_path)
+    assert not lock.acquire() and leases.owner(tmp_path) is None
     time.sleep(0.3)
     assert not lock.acquire()  # breaks it
     assert lock.acquire()
@@ -124,21 +124,21 @@ def test_an_owner_who_died_before_it_wrote_its_name_is_followed(tmp_path: Path, 
 
 
 def test_who_is_alive_elsewhere_is_told_by_the_file_systems_clock(tmp_path: Path):
-    path = record(tmp_path, "elsewhere", seconds=locks.LEASE_SECONDS)
+    path = record(tmp_path, "elsewhere", seconds=leases.LEASE_SECONDS)
     clock = 10**6  # of the file system, years behind ours
     os.utime(path, (clock, clock))
-    assert locks.owner(tmp_path, now=clock + 100) == ("elsewhere", 1, 100, True)
-    assert locks.owner(tmp_path, now=clock + 181) == ("elsewhere", 1, 181, False)
-    assert not locks.owner(tmp_path).alive
+    assert leases.owner(tmp_path, now=clock + 100) == ("elsewhere", 1, 100, True)
+    assert leases.owner(tmp_path, now=clock + 181) == ("elsewhere", 1, 181, False)
+    assert not leases.owner(tmp_path).alive
 
 
 def test_the_file_systems_time_leaves_nothing_and_needs_no_writing(tmp_path: Path):
-    assert locks.file_system_time(tmp_path) == pytest.approx(time.time(), abs=60)
+    assert leases.file_system_time(tmp_path) == pytest.approx(time.time(), abs=60)
     assert list(tmp_path.iterdir()) == []
-    assert locks.file_system_time(tmp_path / "missing") == pytest.approx(time.time(), abs=60)
+    assert leases.file_system_time(tmp_path / "missing") == pytest.approx(time.time(), abs=60)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        RunLock(tmp_path / "file" / "run").acquire()
+        RunLease(tmp_path / "file" / "run").acquire()

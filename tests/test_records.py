@@ -1,11 +1,11 @@
-"""analysis/identity.py: what makes two runs the same, whatever version recorded them."""
+"""analysis/records.py: what makes two runs the same, whatever version recorded them."""
 
 import argparse
 
 import pytest
 
-from analysis import identity
-from analysis.identity import differences, normal, recipe
+from harness import records
+from harness.records import differences, normal, recipe
 from llm_tasks import arguments
 from llm_tasks.methods import Options
 
@@ -130,18 +130,18 @@ def test_recipe_ignores_what_is_left_out_order_and_paths_alone():
 
 def test_an_option_that_came_later_is_recorded_where_it_is_not_at_its_default():
     defaults = {"grid": "published", "dtype": "auto", "count": 7, "flag": False}
-    kept = identity.recorded_options({"grid": "published", "dtype": "auto", "count": 8, "flag": False}, defaults)
+    kept = records.recorded_options({"grid": "published", "dtype": "auto", "count": 8, "flag": False}, defaults)
     assert kept == {"dtype": "auto", "count": 8, "flag": False}
 
 
 def test_an_option_that_was_on_before_it_could_be_switched_off_is_recorded_as_off():
-    kept = identity.recorded_options({"untied": False}, {"untied": True})
-    assert identity.recorded_options({"untied": True}, {"untied": True}) == {}
+    kept = records.recorded_options({"untied": False}, {"untied": True})
+    assert records.recorded_options({"untied": True}, {"untied": True}) == {}
     assert differences({}, kept) == ["untied: None here, 'False' there"]
 
 
 def test_every_option_of_a_method_is_a_part_of_its_recipe():
-    assert set(arguments.METHOD_OPTIONS) <= {*identity.METHOD_OPTIONS}, "name it in analysis/identity.py"
+    assert set(arguments.METHOD_OPTIONS) <= {*records.METHOD_OPTIONS}, "name it in analysis/records.py"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.results import is_complete
-from analysis.sweeps.cells import Cell
+from harness.cells import Cell
+from harness.run_folder import is_complete
 
 MODEL = "model"  # one command has one; a group may be named by it
 # A piece of a word: $'…', '…', "…", characters that mean themselves, an escaped one.

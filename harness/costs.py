@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import results
+from harness import run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ SAMPLE = 100  # complete runs, spread over the sweep, tell how long one takes
 
 def run_seconds(folder: Path) -> float | None:
     """How long a finished run took; None where it is being replaced just now, or is no run of this project."""
-    path = folder / results.RESULT_FILE
+    path = folder / run_folder.RESULT_FILE
     try:
         seconds = float(json.loads(path.read_bytes())["seconds"])
         return seconds if math.isfinite(seconds) else None

@@ -1,1 +1,0 @@
-"""Sweeps: the cells that arguments name, who works on a run, what is done and what is missing."""
