@@ -1,4 +1,4 @@
-"""Settings 2 to 6 in one process of a job of two, for tests/test_settings.py: process 1 fails in one run."""
+"""Settings 2 to 6 in one process of a job of two, for tests/llm_tasks/test_settings.py: process 1 fails in one run."""
 
 import sys
 

@@ -14,7 +14,7 @@ import pytest
 from GLUE_tasks import Glue_prune_oneshot, finetune, interruption
 from harness import leases, run_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

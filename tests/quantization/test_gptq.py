@@ -9,7 +9,7 @@ from pruning.hessian import factor_inverse
 from quantization import gptq
 from quantization.gptq import gptq_grid, gptq_quantize, round_to_nearest, round_to_nearest_grid
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "peer_layer_a.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "peer_layer_a.npz")
 
 
 def layer(rows: int, features: int, tokens: int = 0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ import pytest
 
 from llm_tasks import settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEMPLATE = "runs/compression_ratio/{setting}/{compression}/{strength}/{seed}"
 
 

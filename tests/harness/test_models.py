@@ -378,7 +378,7 @@ def test_a_hub_model_of_bin_alone_is_refused_by_the_option(hub: Path, text_file:
 def custom_decoder(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A decoder that transformers does not know: its code is in its folder."""
     folder = tmp_path_factory.mktemp("custom")
-    for source in (Path(__file__).parent / "custom_decoder").glob("*.py"):
+    for source in (Path(__file__).parents[1] / "custom_decoder").glob("*.py"):
         shutil.copy(source, folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny_decoder / name, folder)

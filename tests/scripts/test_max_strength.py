@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "max_strength.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "max_strength.py"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from analysis.uncertainty import trends
 from analysis.uncertainty.trends import Trends
 from harness import run_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOTHING = Trends([], [], [], [])
 NOT_TOLD = "ours cannot tell"
 

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from GLUE_tasks import Glue_prune_oneshot
 from harness import run_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

@@ -270,7 +270,7 @@ def test_a_failure_ends_a_job_whose_processes_wait_for_each_other(tmp_path: Path
     assert run_folder.read_failure(tmp_path / "a") and leases.owner(tmp_path / "a") is None
 
 
-WORKER = Path(__file__).parent / "torture_worker.py"
+WORKER = Path(__file__).parents[1] / "torture_worker.py"
 
 
 def in_read_only(folder: Path, command: list) -> subprocess.CompletedProcess:

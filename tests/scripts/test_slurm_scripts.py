@@ -15,7 +15,7 @@ import pytest
 
 from harness import run_folder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = """#!/bin/bash
 printf '%s\\n' "$(basename "$0") $*" >>"$CALLS"
 case "$*" in

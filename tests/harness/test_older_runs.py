@@ -16,7 +16,7 @@ from llm_tasks import arguments
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
-TREE = Path(__file__).parent / "trees" / "before_identity"
+TREE = Path(__file__).parents[1] / "trees" / "before_identity"
 COMMANDS = json.loads((TREE / "commands.json").read_text())
 # Commands whose runs are others today, and what the refusal names.
 CHANGED = {

@@ -1,6 +1,6 @@
 """Whether intervals cover the truth, and verdicts are false, as often as they say: simulated sweeps.
 
-    python tests/test_coverage.py DRAWS      # the whole table; 2000 draws take half an hour
+    python tests/analysis/test_coverage.py DRAWS      # the whole table; 2000 draws take half an hour
 
 An item of the simulation is right where a uniform number, which the dense and all compressed models share, lies below
 its chance to be right: of an item that the dense model gets right, a compressed one loses a share that is known. Some

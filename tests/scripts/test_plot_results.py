@@ -9,7 +9,7 @@ from synthetic_runs import dense, level_run, line_run, perplexity_run, run, writ
 
 from harness import run_folder
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "plot_results.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "plot_results.py"
 
 
 @pytest.fixture

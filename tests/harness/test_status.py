@@ -12,7 +12,7 @@ import pytest
 
 from harness import commands, costs, leases, run_folder, status
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "status.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "status.py"
 STATES = {"a": "done", "b": "done", "c": "failed", "d": "running", "e": "stopped", "f": "stopped", "g": "missing"}
 DIE_HOLDING = """
 import os, pathlib, sys
@@ -181,4 +181,4 @@ def test_durations_are_told_by_their_two_largest_units():
 
 def test_it_needs_no_torch():
     code = "import sys; sys.modules.update(torch=None, transformers=None); sys.path.insert(0, 'scripts'); import status"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)

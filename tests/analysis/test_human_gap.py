@@ -247,7 +247,7 @@ def test_the_sweep_trains_the_tasks_of_the_papers_table(tmp_path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$@"\n')
     python.chmod(0o755)
-    script = Path(__file__).parents[1] / "scripts" / "human_gap.sh"
+    script = Path(__file__).parents[2] / "scripts" / "human_gap.sh"
     done = subprocess.run(
         ["bash", str(script), "--list_cells"], capture_output=True, text=True, check=True,
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(tmp_path)},

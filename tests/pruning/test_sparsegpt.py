@@ -10,7 +10,7 @@ from pruning.masks import lowest_k_mask
 from pruning.nm import nm_mask
 from pruning.sparsegpt import sparsegpt_prune
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "peer_layer_a.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "peer_layer_a.npz")
 NM = [(2, 4), (4, 8), (6, 8), (1, 8)]
 
 

@@ -7,7 +7,7 @@ import torch
 from pruning import wanda
 from pruning.wanda import wanda_mask
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "peer_layer_a.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "peer_layer_a.npz")
 
 
 def sorted_twin(scores: torch.Tensor, dropped: int) -> torch.Tensor:

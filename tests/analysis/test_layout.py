@@ -19,7 +19,7 @@ ODD = "$x_1^2$ %5 <script>alert(1)</script> | & "
 LONG = "abcdefghij" * 24
 CURLY = "\N{MATHEMATICAL SCRIPT CAPITAL A}"
 ARABIC = "سؤال صعب"
-SCRIPT = Path(__file__).parents[1] / "scripts" / "plot_results.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "plot_results.py"
 
 
 def tuning_rows(folder, names):

@@ -44,7 +44,7 @@ from llm_tasks.processes import Processes
 from llm_tasks.prompts import LETTERS
 from llm_tasks.scoring import Scores, Work
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = ["red", "blue", "green", "black", "white", "sky", "sea", "tree", "stone", "Answer", "Question", "Q", "is", ":"]
 MAX_LENGTH = 320
 SUBJECTS = ("small_sums", "large_sums")

@@ -19,7 +19,7 @@ from llm_tasks.processes import Processes
 from pruning import calibration
 from pruning.layers import decoder_weights
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

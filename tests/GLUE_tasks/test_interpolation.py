@@ -27,7 +27,7 @@ from GLUE_tasks import (
 )
 from harness import run_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Point(nn.Module):

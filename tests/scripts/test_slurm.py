@@ -21,7 +21,7 @@ from conftest import WORDS
 
 from harness import leases, run_folder, status
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NODE = ROOT / "tests/slurm/one_node.sh"
 MINUTES = 60.0
 # Of the machine and the hour, not of what was computed.
