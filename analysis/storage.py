@@ -78,6 +78,6 @@ def _quantized(bits: int, arguments: dict[str, Any]) -> float | None:
 
 
 def run_bytes_fraction(row: dict[str, Any]) -> float | None:
-    """bytes_fraction of a run as run_folder.read_runs gives it; where it has bits, its arguments are read from its folder."""
+    """bytes_fraction of a run that run_folder.read_runs gave; where it has bits, its folder tells the group size."""
     arguments = run_folder.recorded_arguments(Path(row["folder"])) if row["strength_kind"] == "bits" else None
     return bytes_fraction(row, arguments)
