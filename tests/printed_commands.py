@@ -33,7 +33,7 @@ def printed_commands(text: str) -> Iterator[str]:
     """Every command of a document: of its code blocks (continued lines joined, comments cut), and in code letters."""
     for block in code_blocks(text):
         for line in re.sub(r"\\\n\s*", "", block).splitlines():
-            command = re.sub(r"\s{2,}# .*", "", line).strip()
+            command = re.sub(r"\s+# .*", "", line).strip()
             if is_command(command):
                 yield command
     without_blocks = BLOCK.sub("\n", text)

@@ -2,6 +2,8 @@
 file that they name is there, and the README is short."""
 
 import importlib
+import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -34,17 +36,22 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                  "peers/bin/python", "lm_eval_peer/bin/python", "model/config.json"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    for tree in ("runs", "runs/mine", "runs/llama", "runs/sst2", "runs/setting5", "runs/setting2", "runs/true_gem"):
+    for tree in re.findall(r"--results_dir (\S+)", " ".join(COMMANDS)):
         (tmp_path / tree / "run").mkdir(parents=True, exist_ok=True)
         (tmp_path / tree / "run" / run_folder.RESULT_FILE).touch()
-    (tmp_path / "home").mkdir()
+    for domain in ("movie_reviews", "tweets"):
+        folder = tmp_path / "home/.cache/junk_dna/data/rated_sentences" / domain
+        folder.mkdir(parents=True)
+        for split in ("train", "validation"):
+            rows = [{"sentence": f"a film of {domain}, {number}", "label": number % 2} for number in range(40)]
+            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_there_are_commands():
-    assert len(LISTING) > 8 and len(SWEEPS) > 30 and len(OTHERS) > 12
+    assert len(LISTING) > 12 and len(SWEEPS) > 25 and len(OTHERS) > 20
     assert all(TEXTS)
 
 
@@ -54,7 +61,7 @@ def test_the_readme_is_read_in_five_minutes():
 
 @pytest.mark.parametrize("command", LISTING)
 def test_scripts_take_their_commands(command: str, elsewhere, load_script, capsys: pytest.CaptureFixture):
-    _, words = parts(command)
+    words = [os.path.expanduser(word) for word in parts(command)[1]]
     help_asked = "--help" in words
     try:
         code = run([*words[1:], *(["--list_cells"] if "--list_cells" not in words else [])], load_script)
