@@ -67,7 +67,9 @@ def program(step: str) -> str:
             f"runpy.run_path({script!r}, run_name='__main__')"
         )
     work = "rows = run_folder.read_runs(Path(sys.argv[1]))" + ("; contents.describe(rows, [])" * (step == "described"))
-    return f"import sys; from pathlib import Path; from analysis import contents, results; {work}"
+    return (
+        f"import sys; from pathlib import Path; from analysis import contents; from harness import run_folder; {work}"
+    )
 
 
 def measured(work: str, *arguments: str) -> tuple[float, float, int]:
