@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's worked examples, followed to the letter: its code goes into a copy of the tree, its commands run."""
+"""CONTRIBUTING.md's worked examples to the letter: the code goes into a copy of the tree, the commands run there."""
 
 import json
 import os
@@ -50,8 +50,8 @@ def follow(tmp_path: Path) -> Callable[[str], Path]:
         changed = apply_steps(SECTIONS[name], tree)
         assert changed
         environment = {
-            **os.environ, "PYTHONPATH": str(tree), "HOME": str(tmp_path / "home"), "VIRTUAL_ENV": "", "OMP_NUM_THREADS": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1",
+            **os.environ, "PYTHONPATH": str(tree), "HOME": str(tmp_path / "home"), "VIRTUAL_ENV": "",
+            "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
         for command in printed_commands(SECTIONS[name]):
             if "run_tests.sh" in command:  # which would install the copy

@@ -22,8 +22,8 @@ COMMANDS = sorted({command for name, text in TEXTS.items() if name != "CONTRIBUT
                    for command in printed_commands(text)})  # fmt: skip
 OPEN = ("…", "<the ", "NAME")  # what the reader is to fill in
 ELSEWHERE = {  # options of pip, git, Slurm and others
-    "--array", "--account", "--exclude", "--cpus-per-task", "--mem", "--time", "--dest", "--index-url", "--no-build-isolation",
-    "--no-deps", "--nproc_per_node", "--collect-only", "--version",
+    "--array", "--account", "--exclude", "--cpus-per-task", "--mem", "--time", "--dest", "--index-url",
+    "--no-build-isolation", "--no-deps", "--nproc_per_node", "--collect-only", "--version",
 }  # fmt: skip
 LISTING = [command for command in COMMANDS if re.search(r"python (GLUE|llm)_tasks/\w+\.py -", command)]
 SWEEPS = [command for command in COMMANDS if re.search(r"bash scripts/\w+\.sh", command)
@@ -120,8 +120,8 @@ def test_links_and_the_files_named_are_there(name: str):
         assert linked.exists(), target
         if anchor:
             assert anchor in {heading_anchor(line) for line in linked.read_text().splitlines() if line.startswith("#")}
-    for path in re.findall(r"\b((?:GLUE_tasks|llm_tasks|pruning|quantization|harness|analysis|scripts|tests|docs)/[\w./]+"
-                           r"\.(?:py|sh|md|json|npz))\b", TEXTS[name]):  # fmt: skip
+    rooms = "GLUE_tasks|llm_tasks|pruning|quantization|harness|analysis|scripts|tests|docs"
+    for path in re.findall(rf"\b((?:{rooms})/[\w./]+\.(?:py|sh|md|json|npz))\b", TEXTS[name]):
         assert (ROOT / path).is_file() or path in made_by_the_reader(), path
 
 

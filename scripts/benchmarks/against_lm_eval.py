@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from analysis.wording import markdown
 from harness.options import positive
 from llm_tasks import commonsense, mmlu
 from measuring import (
@@ -32,6 +31,7 @@ from measuring import (
     MEMORY_TITLES,
     growth_exponent,
     make_parser,
+    markdown_table,
     memory,
     memory_cells,
     print_table,
@@ -116,9 +116,8 @@ def main(argv: list[str] | None = None) -> None:
     for table in tables:
         print_table(*table)
     if args.output:
-        args.output.with_suffix(".md").write_text(
-            "\n\n".join([told, *("\n".join(markdown(*table)) for table in tables)]) + "\n"
-        )
+        shown = "\n\n".join([told, *(markdown_table(*table) for table in tables)])
+        args.output.with_suffix(".md").write_text(f"{shown}\n")
 
 
 def draw_rows(

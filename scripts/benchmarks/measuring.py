@@ -96,3 +96,9 @@ def print_table(titles: list[str], rows: list[list[str]]) -> None:
     print()
     for row in (titles, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
+
+
+def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
+    """The table in Markdown; a bar in a cell does not end it."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

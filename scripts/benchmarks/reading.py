@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.wording import markdown
 from harness import run_folder
 from harness.options import positive
+from measuring import markdown_table
 
 STEPS = ("read", "described", "drawn")
 PRUNERS = ("magnitude", "wanda", "sparsegpt", "ria")
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
             for step in args.steps:
                 wall, processor, peak = measured(program(step), str(tree), str(out))
                 rows.append([f"{count:,}", step, f"{wall:.1f}", f"{processor:.1f}", f"{peak / 1e6:.0f} MB"])
-    print("\n".join(markdown(["runs", "up to", "seconds", "processor seconds", "peak memory"], rows)))
+    print(markdown_table(["runs", "up to", "seconds", "CPU seconds", "peak memory"], rows))
 
 
 def program(step: str) -> str:
