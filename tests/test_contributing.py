@@ -49,10 +49,9 @@ def follow(tmp_path: Path) -> Callable[[str], Path]:
         shutil.copytree(ROOT, tree, ignore=NOT_COPIED)
         changed = apply_steps(SECTIONS[name], tree)
         assert changed
-        environment = {
-            **os.environ, "PYTHONPATH": str(tree), "HOME": str(tmp_path / "home"), "VIRTUAL_ENV": "",
-            "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1",
-        }  # fmt: skip
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        ours = {"PATH": path, "PYTHONPATH": str(tree), "HOME": str(tmp_path / "home"), "VIRTUAL_ENV": ""}
+        environment = {**os.environ, **ours, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         for command in printed_commands(SECTIONS[name]):
             if "run_tests.sh" in command:  # which would install the copy
                 command = command.replace("bash scripts/run_tests.sh", "python -m pytest -q -p no:cacheprovider")

@@ -65,7 +65,7 @@ class PeerTask(NamedTuple):
 
 
 class Marks:
-    """The ends of the stages of this process, on the wall clock and in CPU time of all threads."""
+    """When each stage of this process ended, by the wall clock and in CPU time of all threads."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -358,7 +358,7 @@ def watch_requests(lm: Any, marks: Marks) -> list[int]:
 
 
 def task_rows(task: PeerTask, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the peer says of each row of a task.
+    """The peer's result of each row of a task.
 
     Args:
         task: the task.
