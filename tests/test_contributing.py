@@ -15,29 +15,37 @@ from printed_commands import code_blocks, printed_commands
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", TEXT, re.MULTILINE))
-STEP = re.compile(r"^\*\*`([\w./]+)`\*\*, (?:a new file|after the line `(.+)`):\n\n((?:(?: {4}.*)?\n)+)", re.MULTILINE)
+WHERE = r"(?:a new file|(after|in place of) the line `(.+)`)"
+STEP = re.compile(rf"^\*\*`([\w./]+)`\*\*, {WHERE}:\n\n((?:(?: {{4}}.*)?\n)+)", re.MULTILINE)
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "Images_png", "runs", "*.egg-info")
 
 
 def apply_steps(section: str, tree: Path) -> list[str]:
     """Write and change the files of a tree as a section says; returns their paths."""
     changed = []
-    for path, line, block in STEP.findall(section):
+    for path, how, line, block in STEP.findall(section):
         (code,) = code_blocks(block)
         file = tree / path
-        if line:
-            before = file.read_text().splitlines()
-            assert before.count(line) == 1, f"{path} has the line {line!r} {before.count(line)} times"
-            indent = "    " if line.endswith("{") else ""
-            place = before.index(line) + 1
-            before[place:place] = [indent + added for added in code.splitlines()]
-            file.write_text("\n".join(before) + "\n")
+        if how:
+            file.write_text(with_code(file.read_text(), code, line, how == "after"))
         else:
             assert not file.exists(), f"{path} is there already"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(code + "\n")
         changed.append(path)
     return changed
+
+
+def with_code(text: str, code: str, line: str, keep_line: bool) -> str:
+    """The text with code after its one line of this content, or in its place; indented as that line, or one step more
+    where it opens a bracket or a block."""
+    lines = text.splitlines()
+    (index,) = (index for index, there in enumerate(lines) if there.strip() == line)
+    indent = " " * (len(lines[index]) - len(lines[index].lstrip()))
+    if keep_line and line.endswith(("{", "(", "[", ":")):
+        indent += "    "
+    lines[index + keep_line : index + 1] = [f"{indent}{added}".rstrip() for added in code.splitlines()]
+    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture
@@ -52,7 +60,7 @@ def follow(tmp_path: Path) -> Callable[[str], Path]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         ours = {"PATH": path, "PYTHONPATH": str(tree), "HOME": str(tmp_path / "home"), "VIRTUAL_ENV": ""}
         environment = {**os.environ, **ours, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        for command in printed_commands(SECTIONS[name]):
+        for command in printed_commands(STEP.sub("", SECTIONS[name])):
             if "run_tests.sh" in command:  # which would install the copy
                 command = command.replace("bash scripts/run_tests.sh", "python -m pytest -q -p no:cacheprovider")
             done = subprocess.run(["bash", "-c", command], cwd=tree, env=environment, capture_output=True, text=True)
