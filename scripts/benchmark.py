@@ -1,14 +1,14 @@
-"""Speed and memory, each against another way, a peer or the floor, side by side in one run.
+"""Speed and memory, measured beside another way of doing the same: the original's, a peer's, or the floor.
 
     python scripts/benchmark.py finetuning     masks and training against the original's way
     python scripts/benchmark.py compression    against llmcompressor
-    python scripts/benchmark.py growth         compression over tokens, blocks and strengths
+    python scripts/benchmark.py growth         compression over more and more tokens, blocks and strengths
     python scripts/benchmark.py evaluation     against lm-evaluation-harness
-    python scripts/benchmark.py cells          sweeps of many cells: listing, checking, skipping
+    python scripts/benchmark.py cells          long lists of cells: listing, checking, skipping
     python scripts/benchmark.py reading        large trees of runs: plot_results.py and its parts
 
-Each has options of its own: python scripts/benchmark.py evaluation --help. Seconds are of this machine; ratios carry
-over.
+Each has its own options: python scripts/benchmark.py evaluation --help. Ratios carry over to other machines; seconds do
+not. A floor is what a step cannot do without, measured in the same run.
 """
 
 import argparse

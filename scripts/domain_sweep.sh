@@ -1,6 +1,6 @@
-# Sourced by multi_domain.sh and translation.sh, which give the variables their defaults, name the main SCRIPT and set
-# the OPTIONS that it alone has: runs the sweep, draws its figures. Every variable can be set by the caller; arguments go
-# to the main script.
+# Sourced by multi_domain.sh and translation.sh: runs the sweep, draws its figures. They give the variables their
+# defaults, name the main SCRIPT, and put the options that only this script has into OPTIONS. The caller can set every
+# other variable; arguments go to the main script.
 
 [[ -n "${sweep_caller:-}" ]] || source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
 

@@ -1,6 +1,6 @@
-# Sourced by the other scripts. Afterwards `python` is one that has the requirements: that of the active virtual or
-# conda environment, else that of .venv in the project root, which is made when it is not there. pip runs only when
-# requirements.txt or pyproject.toml changed since it last ran, or when another clone was installed there.
+# Sourced by quickstart.sh and run_tests.sh. Afterwards `python` is one that has the requirements: that of the active
+# virtual or conda environment, else that of .venv in the project root, which is made when it is not there. pip runs only
+# when requirements.txt or pyproject.toml changed since it last ran, or when another clone was installed there.
 #
 #   PYTHON=python3.12   interpreter to make .venv with; default: the first that is new enough of those named below
 
@@ -35,7 +35,7 @@ make_venv() {
     stop "$python cannot make $1 (see above); on Debian and Ubuntu install the package python3-venv, or use conda"
 }
 
-# A hash over what is to be installed; the root is part of it because `-e .` points to one clone.
+# Hash of what is to be installed. The root is part of it because `-e .` installs this clone alone.
 requirements_hash() {
   "$1" - "$project_root" <<'PYTHON_CODE'
 import hashlib, pathlib, sys

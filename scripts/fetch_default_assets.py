@@ -273,7 +273,7 @@ def labelled_sentences(lines: Iterable[str]) -> list[dict[str, Any]]:
         lines: "id<TAB>mean rating<TAB>sentence", the mean of 20 ratings from -4 to 4.
     Returns:
         Rows with a mean rating of at least CLEAR_RATING either way, `idx` being the line; of sentences that differ only
-        in case or blanks, the first.
+        in case or spaces, the first.
     """
     rows, seen = [], set()
     for index, line in enumerate(lines):

@@ -1,5 +1,5 @@
-# Sourced by setting1.sh and true_gem.sh, which give the variables their defaults: runs the sweep, draws its figures.
-# Every variable can be set by the caller: MODEL TASKS SEEDS FRACTIONS TRANSFERS SPARSITIES NM_RATIOS MAX_LENGTH
+# Sourced by setting1.sh, true_gem.sh and lmc.sh, which give the variables their defaults: runs the sweep, draws its
+# figures. Every variable can be set by the caller: MODEL TASKS SEEDS FRACTIONS TRANSFERS SPARSITIES NM_RATIOS MAX_LENGTH
 # BATCH_SIZE LEARNING_RATE EPOCHS OUT, and DATA_DIR for data that is not the hub's; true_gem.sh has MCQ_TASKS
 # MCQ_BATCH_SIZE MCQ_LEARNING_RATE MCQ_EPOCHS and MCQ_TRAIN_SPLIT besides. Arguments go to the main scripts:
 #

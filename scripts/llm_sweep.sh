@@ -4,11 +4,12 @@
 #
 #   DATA_DIR      data that is not the hub's
 #   SETTINGS      "2 3": measure every compressed model in several
-#   ANSWER_MODE   how options are read; empty: as the main script does. `generate` is the paper's reading: the letter is
-#                 the token that the model writes. Setting 3, whose answers are always written, takes it too. Runs of
+#   ANSWER_MODE   how options are read; empty: as the main script does. `generate` is the paper's way: the letter is the
+#                 token that the model writes. Setting 3, whose answers are always written, takes it too. Runs with
 #                 another mode are other runs: give them another OUT
-#   MAX_ITEMS     a fixed sample of so many items of each data set; empty: all. 1000 by default with setting 3, whose texts
-#                 are 16 GB, else empty. --max_items among the arguments goes before it
+#   MAX_ITEMS     size of a fixed sample of each data set; empty: all items. 1000 by default in setting3.sh,
+#                 quantization.sh and low_rank.sh, since setting 3's texts are 16 GB, else empty. --max_items among the
+#                 arguments overrides it
 #
 # One seed, as in the paper; several draw several calibration texts and, where a setting draws options, sentences or
 # examples, several of these. Arguments go to the main script:
@@ -22,7 +23,7 @@
 # the Vicunas are published as .bin alone
 [[ "$MODEL" != lmsys/vicuna-* ]] || set -- --weights bin "$@"
 
-# setting 3 alone has no option to choose from, and refuses other modes
+# setting 3 by itself has no options to choose from, and refuses --answer_mode
 measured="${SETTINGS:-${SETTING//[!0-9]/}}"
 [[ "$measured" != 3 || "${ANSWER_MODE:-}" != generate ]] || ANSWER_MODE=
 

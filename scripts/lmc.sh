@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Appendix C of the paper: are the solutions of Dense and Sparse Transfer in one basin? QQP v. STS-B, QNLI v. RTE.
-# Trains the ends and keeps their models (OUT/models), measures loss and score on the lines between them (OUT/lines),
-# draws everything. glue_sweep.sh says how to change the lists; PAIRS POINTS and TRAIN_ROWS are of the lines alone:
+# Trains the models at the ends and keeps them (OUT/models), measures loss and score on the lines between them
+# (OUT/lines), draws everything. glue_sweep.sh says how to change the lists; PAIRS, POINTS and TRAIN_ROWS are about the
+# lines:
 #
 #   TASKS="qqp stsb" SPARSITIES="0.5 0.7" POINTS=31 bash scripts/lmc.sh --max_train_samples 4000
 set -euo pipefail
@@ -27,7 +28,7 @@ OUT="$TREE/models"
 
 source scripts/glue_sweep.sh --save_model "$@"
 
-# Lines start from models that are there: the list of a sweep is that of the training alone.
+# Lines need trained models, so --list_cells lists the training only.
 if [[ " $* " != *" --list_cells "* ]]; then
   python GLUE_tasks/Glue_interpolate.py --results_dir "$OUT" --task_name $TASKS --pairs $PAIRS \
     --num_points "$POINTS" --max_train_samples "$TRAIN_ROWS" \

@@ -7,16 +7,16 @@
 #   sbatch --array=1-5 … scripts/slurm_array.sh --chunk 5 cells.txt        # five lines per task
 #
 # A line that fails does not stop the others; the exit code is then 1. GRACE seconds before the time limit (and before a
-# preemption, where the site sends the signal) Slurm signals this script: a fine-tuning run saves a checkpoint, another
-# run may end in what time is left, and the task goes back into the queue, where it skips what is complete and goes on
-# from the checkpoint. After MAX_REQUEUES of these it fails instead: then a run needs more than the time limit.
+# preemption, where the site sends the signal) Slurm signals this script: a fine-tuning run saves a checkpoint, any other
+# run may still end in the time left, and the task goes back into the queue. There it skips what is complete and goes on
+# from the checkpoint. After MAX_REQUEUES times it fails instead: a run needs more than the time limit.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 set -euo pipefail
 
 GRACE="${GRACE:-120}"                 # as in --signal
-RESERVE="${RESERVE:-20}"              # of these, kept for putting the task back into the queue
+RESERVE="${RESERVE:-20}"              # seconds of GRACE kept for putting the task back into the queue
 MAX_REQUEUES="${MAX_REQUEUES:-20}"
 SIGNAL_NUMBER=10                      # USR1 on Linux
 
@@ -55,7 +55,7 @@ descendants() {
   done
 }
 
-# To those alone that handle it, the others would die of it: python before and after training, a launcher.
+# Only to processes that handle the signal. Others would die of it: a launcher, python before and after training.
 pass_signal_on() {
   local process caught
   for process in "$1" $(descendants "$1"); do
@@ -66,7 +66,7 @@ pass_signal_on() {
   done
 }
 
-# The time is nearly over: what the line still reaches, then back into the queue.
+# The time is nearly over: let the line end or save, then put the task back into the queue.
 leave() {
   local deadline=$((SECONDS + GRACE - RESERVE))
   while [[ -n "$process" ]] && kill -0 "$process" 2>/dev/null && ((SECONDS < deadline)); do

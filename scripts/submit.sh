@@ -6,18 +6,19 @@
 #
 # A sweep is a script that takes --list_cells and writes below OUT: setting1 … setting6, true_gem, human_gap, lmc,
 # quantization, low_rank, multi_domain, translation, or a file of yours.
-# What follows it goes to it; its variables (MODEL, SEEDS, DATA_DIR, OUT, …) are set as for the script itself. Submitting
-# again finishes the sweep. Options, before the sweep:
+# Arguments after its name go to the sweep; its variables (MODEL, SEEDS, DATA_DIR, OUT, …) are set as for the script
+# itself. Submitting again finishes the sweep. Options, before the sweep's name:
 #
-#   --max_parallel N   so many tasks at a time (default: as the scheduler likes)
-#   --chunk N          so many commands in a task, one after the other (default 1, more where Slurm's largest array asks)
-#   --group_by NAMES   a command for all cells that share these, instead of one for each: less time goes into loading
-#                      (what is complete is left out of the groups)
+#   --max_parallel N   run at most N tasks at a time (default: the scheduler decides)
+#   --chunk N          run N commands in each task, one after the other (default 1; more where the list is longer than an
+#                      array may be)
+#   --group_by NAMES   give each task all cells that share these, such as model,compression, instead of one cell: less
+#                      time goes into loading. Complete cells are left out
 #   --dry_run          write the lists, print the sbatch commands, submit nothing
 set -euo pipefail
 
 CPUS="${CPUS:-4}"
-GPUS="${GPUS:-}"                 # empty: 1 where the partition has GPUs (sinfo), else 0
+GPUS="${GPUS:-}"                 # of a task; empty: 1 where the partition has GPUs (sinfo), else 0
 MEM="${MEM:-16G}"
 TIME="${TIME:-4:00:00}"          # of a task
 PARTITION="${PARTITION:-}"       # empty: the default of the site
@@ -53,10 +54,10 @@ root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 sweep="$(realpath -- "$sweep")"
 [[ "$GPUS" =~ ^[0-9]*$ ]] || stop "GPUS '$GPUS': a number, of GPUs for each task"
 ! grep -q $'\r$' -- "$sweep" || stop "the lines of $sweep end in CRLF, which bash cannot read; end them in LF"
-[[ -n "$dry_run" ]] || command -v sbatch >/dev/null || stop "there is no sbatch here; INSTALL.md has xargs and parallel"
+[[ -n "$dry_run" ]] || command -v sbatch >/dev/null || stop "there is no sbatch here; docs/cluster.md has xargs and parallel"
 
 source "$root/scripts/sweep_common.sh"
-# the default that the sweep itself has, whatever it calls the folder
+# the default of the sweep itself, whatever its variable is called
 OUT="${OUT:-$(sed -nE 's/^(export )?[A-Z]+="\$\{OUT:-(.*)\}".*$/\2/p' "$sweep" | head -n 1)}"
 [[ -n "$OUT" ]] || stop "$sweep has no line OUT=\"\${OUT:-FOLDER}\"; set OUT to the folder that it writes to"
 export OUT GRACE
@@ -71,7 +72,7 @@ gpus_of_partition() {
 }
 [[ -n "$GPUS" ]] || GPUS=$([[ -n "$(gpus_of_partition)" ]] && echo 1 || echo 0)
 
-# Lists of their own for every submission: tasks read them when they start.
+# Each submission has its own lists, since tasks read them when they start.
 jobs="$OUT/slurm/$(date +%Y%m%d-%H%M%S)-$$"
 mkdir -p -- "$jobs"
 bash "$sweep" "$@" --list_cells >"$jobs/cells.txt"

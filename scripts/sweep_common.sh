@@ -1,6 +1,6 @@
 # Sourced by the sweeps, submit.sh and slurm_array.sh before anything else. Afterwards the project root is the working
-# folder; `python` has the requirements: that of the active environment where it has them, else that of .venv; and
-# relative paths mean the folder of whoever called: OUT always, MODEL, DATA_DIR and arguments where they are there.
+# folder. `python` is one that has the requirements: that of the active environment where it has them, else that of .venv.
+# Relative paths are seen from the caller's folder: OUT always; MODEL, DATA_DIR and arguments where such a file is there.
 
 sweep_caller="$PWD"
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -45,7 +45,7 @@ for sweep_name in MODEL DATA_DIR; do
   [[ -z "${!sweep_name:-}" || ! -e "$sweep_caller/${!sweep_name}" ]] ||
     printf -v "$sweep_name" '%s' "$(from_caller "${!sweep_name}")"
 done
-# An argument is taken for a path where it looks like one and is there: a task may be named as a folder is.
+# An argument is a path only where it looks like one and the file is there: a task may have the name of a folder.
 for sweep_word in "$@"; do
   shift
   if [[ "$sweep_word" =~ /|\.(jsonl?|csv|txt|parquet|gz)$ && -e "$sweep_caller/$sweep_word" ]]; then

@@ -1,22 +1,19 @@
 """docs/differences.md: every command of it is one that the scripts take, and every option that it names is there."""
 
-import importlib
 import json
 import re
-import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from printed_commands import is_command, parts, quoted, run
 
 from harness import run_folder
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "differences.md").read_text()
 DIFFERENCES, NAMED = TEXT.split("## What the paper and the original's READMEs name")
-ASSIGNMENT = re.compile(r"([A-Z_]+)=(.*)", re.DOTALL)
 LABELS = ["A", "B", "C", "D"]
 
 
@@ -27,31 +24,7 @@ def rows(text: str) -> Iterator[list[str]]:
             yield [cell.strip() for cell in line.strip()[1:-1].split("|")]
 
 
-def quoted(text: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", text)
-
-
-def is_command(text: str) -> bool:
-    return bool(re.search(r"(^|\s)(python|bash) ", text))
-
-
 COMMANDS = [text for row in rows(NAMED) for text in quoted(row[2]) if is_command(text)]
-
-
-def parts(command: str) -> tuple[dict[str, str], list[str]]:
-    """The variables in front of a command, and its words."""
-    variables, words = {}, shlex.split(command)
-    while found := ASSIGNMENT.fullmatch(words[0]):
-        variables[found[1]] = found[2]
-        del words[0]
-    return variables, words
-
-
-def run(words: list[str], load_script: Callable[[str], ModuleType]) -> int | None:
-    """Call the main function of the script that the words start, in this process."""
-    path = Path(words[0])
-    script = load_script(path.stem) if path.parent.name == "scripts" else None
-    return (script or importlib.import_module(".".join(path.with_suffix("").parts))).main(words[1:])
 
 
 def test_the_tables_are_whole():

@@ -2,9 +2,9 @@
 
     python scripts/benchmark.py compression --peer_python peers/bin/python --calibration c4.jsonl --text wikitext.txt
 
-On the same model, token windows and dtype; each side in a process of its own, in turn; perplexity of both by the same
-command. Ratios are medians over turns; the floor is what the walk's products take at this machine's speed, measured in
-the same run. Linux only: peak memory is read from /proc.
+Both sides get the same model, token windows and dtype, and run in separate processes, in turn: ours, the peer, ours, …
+The same command measures both sides' perplexity. Ratios are medians over turns. The floor is what the walk's matmuls
+take at this machine's speed, measured in the same run. Linux only: peak memory is read from /proc.
 """
 
 import argparse
@@ -60,12 +60,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 class Problem(NamedTuple):
-    """What both sides are given.
+    """The work that both sides are given.
 
     Fields:
         windows: safetensors file with the calibration tokens, (windows, tokens per window).
-        options: the other options that our_compression.py and peer_llmcompressor.py share, as a command line.
-        environment: of both processes.
+        options: command line of all other options that our_compression.py and peer_llmcompressor.py share.
+        environment: environment variables of both processes.
     """
 
     windows: Path
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def make_problem(args: argparse.Namespace, folder: Path) -> Problem:
-    """Draw the windows and write them where both sides read them."""
+    """Draw the calibration windows and write them to <folder>/windows.safetensors, which both sides read."""
     windows = folder / "windows.safetensors"
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     tokens = calibration_tokens(tokenizer, args.calibration, args.nsamples, args.calibration_length, seed=0)
@@ -122,7 +122,7 @@ def take_turns(
 
 
 def perplexities(args: argparse.Namespace, problem: Problem, folder: Path) -> dict[str, float]:
-    """Of the dense model and of every model in `folder`, on the same windows, by llm_tasks/perplexity.py."""
+    """Perplexity of the dense model and of each compressed one in `folder`, by name, on the same windows of --text."""
     models = {"dense": Path(args.model_name_or_path)}
     models |= {f"{method}-{side}": folder / f"{method}-{side}" for method in args.methods for side in ("ours", "peer")}
     scores = {}
@@ -139,6 +139,7 @@ def perplexities(args: argparse.Namespace, problem: Problem, folder: Path) -> di
 
 
 def print_compression(runs: dict[str, dict[str, list[dict[str, Any]]]], scores: dict[str, float]) -> None:
+    """Print seconds, memory, perplexity where it was measured, and our stages; `runs` is by method and side."""
     rows = []
     for method, sides in runs.items():
         ours, peer = ([run["seconds"] for run in sides[side]] for side in ("ours", "peer"))

@@ -4,11 +4,11 @@
     python scripts/benchmark.py evaluation --growth --tasks hellaswag --items 50
     python scripts/benchmark.py evaluation --k_shot --subjects astronomy --items 100
 
-On the same rows, model and dtype; each side in a process of its own, in turn. Linux only. Scoring is tokenising and
-computing log-likelihoods, on both sides after libraries and weights are loaded. Building, told with it too, is all that
-makes prompts: the peer's reads the chosen rows, ours reads and checks the whole file. With --growth our side alone,
-over the number of items; with --k_shot all of setting 4 at once against each number of examples apart. Ratios are
-medians over turns.
+Both sides get the same rows, model and dtype, and run in separate processes, in turn. Linux only. "Score" is tokenising
+and computing log-likelihoods, once libraries and weights are loaded. "Build" makes the prompts: the peer reads the
+chosen rows for it, our side reads and checks the whole file. With --growth our side alone runs, on more and more items;
+with --k_shot it measures all of setting 4 at once, and each number of few-shot examples apart. Ratios are medians over
+turns.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from analysis.wording import markdown
 from harness.options import positive
 from llm_tasks import commonsense, mmlu
 from measuring import (
@@ -32,6 +31,7 @@ from measuring import (
     MEMORY_TITLES,
     growth_exponent,
     make_parser,
+    markdown_table,
     memory,
     memory_cells,
     print_table,
@@ -42,8 +42,8 @@ from measuring import (
 from our_evaluation import EVALUATED, WAYS, add_questions, load_questions
 
 MOST_SHOTS = 5  # examples of a subject in MMLU's dev split
-K_SHOTS = (0, 1, 3, 5)  # of setting 4
-SIZES = (1, 2, 4)  # times --items, of --growth
+K_SHOTS = (0, 1, 3, 5)  # few-shot examples of setting 4, which --k_shot measures
+SIZES = (1, 2, 4)  # multiples of --items that --growth measures
 Table = tuple[list[str], list[list[str]]]  # titles and rows
 
 
@@ -116,9 +116,8 @@ def main(argv: list[str] | None = None) -> None:
     for table in tables:
         print_table(*table)
     if args.output:
-        args.output.with_suffix(".md").write_text(
-            "\n\n".join([told, *("\n".join(markdown(*table)) for table in tables)]) + "\n"
-        )
+        shown = "\n\n".join([told, *(markdown_table(*table) for table in tables)])
+        args.output.with_suffix(".md").write_text(f"{shown}\n")
 
 
 def draw_rows(
@@ -149,7 +148,7 @@ def draw_rows(
 def against_the_peer(
     args: argparse.Namespace, rows: dict[str, list[int]], folder: Path
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """The measurements of each task's two sides."""
+    """What was measured, by task and side."""
     runs = {}
     for task, chosen in rows.items():
         commands = {"peer": peer_command(args, task), "ours": our_command(args, task, [args.num_shots])}
@@ -177,7 +176,7 @@ def both_sides(args: argparse.Namespace, task: str) -> list[str]:
 def run_in_turn(
     title: str, commands: dict[str, list[str]], rows: dict[str, list[int]], turns: int, threads: int, folder: Path
 ) -> dict[str, list[dict[str, Any]]]:
-    """What every command measured in every turn, A B C A B C …; each is given its rows and where to write."""
+    """Run the commands in turn, A B C A B C …, each on its rows; returns the results of each, one for every turn."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     environment = side_environment(threads, model_is_local=True)
     items, result = folder / "items.json", folder / "result.json"
@@ -198,7 +197,7 @@ class Agreement(NamedTuple):
         acc: share of rows of which both hold the same option most likely.
         acc_norm: the same per character of an option; None where the peer has no such score.
         largest: the largest difference of two log-likelihoods.
-        same_text: share of rows of which both scored the same texts, cut at the same place.
+        same_text: share of rows of which both scored the same texts, split into prompt and option alike.
         differing: of the rows that are not predicted or judged alike, both sides' rows: peer, ours.
     """
 
@@ -313,7 +312,7 @@ def memory_table(runs: dict[str, dict[str, list[dict[str, Any]]]]) -> Table:
 
 
 def tokens_table(ours: dict[str, list[dict[str, Any]]]) -> Table:
-    """What we compute, padding included, the floor, and what the peer feeds, padding left out."""
+    """Tokens that our side computes, padding included; distinct ones, the floor; the peer's, padding left out."""
     rows = []
     for task, (run, *_) in ours.items():
         computed, distinct, fed = (run[f"tokens_{name}"] for name in ("computed", "distinct", "of_peer"))
@@ -334,7 +333,7 @@ def stages_table(ours: dict[str, list[dict[str, Any]]]) -> Table:
 def growth_in_items(
     args: argparse.Namespace, rows: dict[str, list[int]], folder: Path
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """The measurements of each task at each number of items."""
+    """What our side measured, by task and number of items."""
     runs = {}
     for task, chosen in rows.items():
         some = {str(args.items * size): chosen[: args.items * size] for size in SIZES}
@@ -348,7 +347,7 @@ def growth_tables(runs: dict[str, dict[str, list[dict[str, Any]]]]) -> list[Tabl
 
 
 def growth_table(task: str, runs: dict[str, list[dict[str, Any]]]) -> Table:
-    """Cost over the number of items, in all and per item."""
+    """Seconds and tokens at each number of items, in total and per item."""
     sizes = [int(name) for name in runs]
     costs = {
         "seconds": [statistics.median(spent(some, "seconds", ["score"])) for some in runs.values()],
@@ -364,7 +363,7 @@ def growth_table(task: str, runs: dict[str, list[dict[str, Any]]]) -> Table:
 
 
 def all_shots(args: argparse.Namespace, rows: dict[str, list[int]], folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The measurements of setting 4 in each way."""
+    """What our side measured of setting 4, by each of WAYS."""
     commands = {way: our_command(args, "mmlu", K_SHOTS, way) for way in WAYS}
     return run_in_turn("mmlu", commands, dict.fromkeys(WAYS, rows["mmlu"]), args.turns, args.threads, folder)
 
@@ -374,7 +373,7 @@ def ways_tables(runs: dict[str, list[dict[str, Any]]]) -> list[Table]:
 
 
 def ways_table(runs: dict[str, list[dict[str, Any]]]) -> Table:
-    """Each way against all levels together, in tokens, seconds, memory and what came out."""
+    """Tokens, seconds, memory and log-likelihoods of each way beside those of all levels together."""
     together = runs["together"]
     base = spent(together, "seconds", ["score"])
     rows = []

@@ -3,10 +3,10 @@
     python scripts/benchmark.py finetuning
     python scripts/benchmark.py finetuning masks --model_name_or_path roberta-base
 
-The original's way is written out here from what its code does (selection by a sorted top-k per sparsity; batches of
-random rows padded to their longest, float32, AdamW's default, the mask multiplied into a new tensor every step), on the
-same machine, data and model in turn. Ratios are medians over turns; the floor is what the step cannot do without,
-measured in the same run.
+The original's way is written out here after its code: it selects by a sorted top-k for each sparsity, pads batches of
+random rows to their longest, computes in float32 with AdamW's defaults, and multiplies the mask into a new tensor every
+step. Both ways get the same machine, data and model, in turn. Ratios are medians over turns. The floor is what the step
+cannot do without, measured in the same run.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorWithPadding, get_scheduler
@@ -55,6 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure the parts that are named and print what they took."""
     args = parse_args(argv)
     task = glue_data.load_files(args.train_file, args.validation_file)
     pretrained = finetune.load_pretrained(args.model_name_or_path, len(task.label_names))
@@ -86,6 +88,7 @@ def sorted_top_k_masks(weights: dict[str, Tensor], sparsity: float) -> dict[str,
 
 
 def report_masks(weights: dict[str, Tensor], turns: int) -> None:
+    """Print how long masks of all SPARSITIES take in both ways, and the floor: one selection and the mask writes."""
     weights = {name: weight.detach() for name, weight in weights.items()}
     magnitudes = torch.cat([weight.abs().flatten() for weight in weights.values()])
     half = len(magnitudes) // 2
@@ -111,8 +114,11 @@ def report_masks(weights: dict[str, Tensor], turns: int) -> None:
     print(f"  original / floor: {ratio(times['original'], times['floor'])}")
 
 
-def report_hold(pretrained, keep_masks, rows, collate, accelerator: Accelerator, args: argparse.Namespace) -> None:
-    """Steps with and without held masks, in turn, on batches as training makes them."""
+def report_hold(
+    pretrained: finetune.Pretrained, keep_masks: dict[str, Tensor], rows: Dataset, collate: DataCollatorWithPadding,
+    accelerator: Accelerator, args: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Print how long steps take with and without held masks, in turn, on batches as training makes them."""
     batches = finetune.LengthGroupedBatches(rows["length"][:], args.batch_size, seed=0)
     columns = rows.remove_columns("length")
     groups = [[collate(list(columns.select(batch)))] for batch, _ in zip(batches, range(args.turns * 4), strict=False)]
@@ -148,8 +154,11 @@ def report_hold(pretrained, keep_masks, rows, collate, accelerator: Accelerator,
     print(f"  hook / free step: {100 * statistics.median(hook) / statistics.median(free):.1f} %")
 
 
-def original_epoch(pretrained, keep_masks, rows, collate, device: torch.device, args, seed: int) -> torch.nn.Module:
-    """The original's loop: random rows padded to their longest, float32, AdamW by default, w * m after every step."""
+def original_epoch(
+    pretrained: finetune.Pretrained, keep_masks: dict[str, Tensor], rows: Dataset, collate: DataCollatorWithPadding,
+    device: torch.device, args: argparse.Namespace, seed: int,
+) -> torch.nn.Module:  # fmt: skip
+    """A model trained by the original's loop: random rows padded to their longest, float32, w * m after every step."""
     model = pretrained.copy(seed).to(device).train()
     parameters = dict(model.named_parameters())
     masks = {name: keep.to(device).float() for name, keep in keep_masks.items()}
@@ -172,7 +181,11 @@ def original_epoch(pretrained, keep_masks, rows, collate, device: torch.device, 
     return model
 
 
-def our_epoch(pretrained, keep_masks, rows, collate, accelerator: Accelerator, args, seed: int) -> torch.nn.Module:
+def our_epoch(
+    pretrained: finetune.Pretrained, keep_masks: dict[str, Tensor], rows: Dataset, collate: DataCollatorWithPadding,
+    accelerator: Accelerator, args: argparse.Namespace, seed: int,
+) -> torch.nn.Module:  # fmt: skip
+    """A model trained by our Sparse Transfer, one epoch on the same rows."""
     model = pretrained.copy(seed).to(accelerator.device)
     optimizer = finetune.make_optimizer(model, args.learning_rate, 0.0)
     finetune.start_transfer("sparse_transfer", optimizer, dict(model.named_parameters()), keep_masks)
@@ -182,7 +195,12 @@ def our_epoch(pretrained, keep_masks, rows, collate, accelerator: Accelerator, a
     return model
 
 
-def report_epoch(pretrained, keep_masks, train_rows, rows, collate, accelerator, args) -> None:
+def report_epoch(
+    pretrained: finetune.Pretrained, keep_masks: dict[str, Tensor], train_rows: Dataset, rows: Dataset,
+    collate: DataCollatorWithPadding, accelerator: Accelerator, args: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Print seconds and validation accuracy of an epoch in both ways, a pair for each seed, and the floor."""
+
     def accuracy(model: torch.nn.Module) -> float:
         outputs = finetune.predict(accelerator, model, rows, collate, 128)
         return float(np.mean(outputs.argmax(axis=1) == np.asarray(rows["labels"][:])))
@@ -199,18 +217,18 @@ def report_epoch(pretrained, keep_masks, train_rows, rows, collate, accelerator,
         times["ours"].append(time.perf_counter() - started)
         scores["ours"].append(accuracy(model))
     flops = 6 * sum(keep.numel() for keep in keep_masks.values()) * sum(train_rows["length"][:])
-    floor = flops / matrix_speed(accelerator)
+    floor = flops / matmul_speed(accelerator)
     print(f"\nepoch: {len(train_rows)} rows, sparse transfer at sparsity {args.sparsity}, seeds {args.seeds}")
     middle = {name: statistics.median(values) for name, values in times.items()}
     print(f"  seconds: original {middle['original']:.1f}, ours {middle['ours']:.1f}, floor {floor:.1f} "
-          f"({flops / 1e12:.1f} TFLOP of the real tokens at this machine's speed of matrix products)")  # fmt: skip
+          f"({flops / 1e12:.1f} TFLOP of the real tokens at this machine's speed of matmuls)")  # fmt: skip
     print(f"  original / ours: {ratio(times['original'], times['ours'])}")
     for name, values in scores.items():
         print(f"  accuracy {name}: {' '.join(f'{value:.3f}' for value in values)}")
 
 
-def matrix_speed(accelerator: Accelerator) -> float:
-    """FLOP per second of a product of large square matrices in the precision that training computes in."""
+def matmul_speed(accelerator: Accelerator) -> float:
+    """FLOP per second of a matmul of large square matrices, in the precision that training computes in."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
     matrix = torch.randn(2048, 2048, device=accelerator.device, dtype=dtype)
     times = [seconds(lambda: matrix @ matrix, accelerator.device) for _ in range(5)]

@@ -1,12 +1,12 @@
-"""What the cells of a long list cost besides their work: seconds and memory over the number of cells.
+"""What a long list of cells costs besides the cells' own work: seconds and memory, by the number of cells.
 
     python scripts/benchmark.py cells
     python scripts/benchmark.py cells --counts 1000 10000 --dir /scratch
 
-Folders: from the template and the cells. List: the printed commands. Check: before a start, of a tree in which nothing
-is. Skip: a start when every run is complete, with the check before it. Each number of cells in a process of its own;
-processor seconds stand beside those of the clock, which a shared file system or machine stretches. The tree of the
-largest number takes a folder and two small files a cell, and is removed.
+Stages: "folders" makes the folders' names from the template and the cells; "list" prints the commands; "check" compares
+with an empty tree, as a start does; "skip" is a start, check included, when every run is complete. Each number of cells
+is measured in a separate process. CPU seconds stand beside those of the clock, which a shared file system or machine
+stretches. The trees take a folder and two small files a cell, and are removed.
 """
 
 import argparse
@@ -47,18 +47,18 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(dir=args.dir) as folder:
             print(json.dumps(measure(args.counts[0], Path(folder))))
         return
-    titles = ["cells", *(f"{stage} s (processor s)" for stage in STAGES), "memory above start MB"]
+    titles = ["cells", *(f"{stage} s (CPU s)" for stage in STAGES), "memory above start MB"]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for count in args.counts:
         command = [sys.executable, __file__, "--measure", "--counts", str(count)]
         command += ["--dir", str(args.dir)] if args.dir else []
         found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        times = [f"{clock:.1f} ({processor:.1f})" for clock, processor in (found[stage] for stage in STAGES)]
+        times = [f"{clock:.1f} ({cpu:.1f})" for clock, cpu in (found[stage] for stage in STAGES)]
         print(f"| {count} | {' | '.join(times)} | {found['memory'] / 1e6:.0f} |", flush=True)
 
 
 def measure(count: int, folder: Path) -> dict[str, Any]:
-    """Seconds and processor seconds of each stage, and the process's largest growth in bytes."""
+    """(Seconds, CPU seconds) of each stage, and by how many bytes the process grew at most."""
     before = peak_bytes()
     times: dict[str, tuple[float, float]] = {}
     template = str(folder / "{compression}" / "{strength}" / "{seed}")
@@ -90,10 +90,11 @@ def refuse(folder: Path) -> None:
 
 
 def timed(stage: str, times: dict[str, tuple[float, float]], work: Callable[[], Any]) -> Any:
-    clock, processor = time.monotonic(), time.process_time()
-    found = work()
-    times[stage] = time.monotonic() - clock, time.process_time() - processor
-    return found
+    """Return what the work returns; its seconds and CPU seconds become times[stage]."""
+    clock, cpu = time.monotonic(), time.process_time()
+    result = work()
+    times[stage] = time.monotonic() - clock, time.process_time() - cpu
+    return result
 
 
 def peak_bytes() -> int:

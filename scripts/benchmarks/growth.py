@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py growth --calibration c4.jsonl
 
-Tokens and blocks on random Llamas, strengths by perplexity.py on a model of yours.
+Tokens and blocks are measured on random Llamas; strengths on a model of yours, by perplexity.py.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 def growth_times(
     name: str, models: list[tuple[PreTrainedModel, int]], length: int, turns: int, clock: Callable[[], float]
 ) -> list[float]:
-    """Fastest seconds of a method for each (model, windows), measured in turn after one uncounted turn."""
+    """Seconds of a method on each (model, windows): the fastest of the turns, after one that does not count."""
     times: list[list[float]] = [[] for _ in models]
     for _ in range(turns + 1):
         for (model, windows), measured in zip(models, times, strict=True):
@@ -79,7 +79,7 @@ def growth_times(
 
 
 def random_llama(blocks: int, hidden_size: int, dtype: torch.dtype) -> PreTrainedModel:
-    """Blocks of SmolLM2's proportions; the time of a method does not depend on what the weights are."""
+    """A Llama of SmolLM2's proportions with random weights, on whose values a method's time does not depend."""
     config = LlamaConfig(
         vocab_size=1000, hidden_size=hidden_size, intermediate_size=hidden_size * 8 // 3, num_hidden_layers=blocks,
         num_attention_heads=hidden_size // 64, num_key_value_heads=max(1, hidden_size // 192), head_dim=64,
@@ -93,7 +93,7 @@ def random_tokens(windows: int, length: int) -> Tensor:
 
 
 def print_strengths(args: argparse.Namespace) -> None:
-    """Seconds of sweeps of perplexity.py over more and more sparsities, in and outside the compressions."""
+    """Print seconds of perplexity.py with more and more sparsities: in total, per strength, and outside the runs."""
     rows = []
     for count in args.strengths:
         with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def print_strengths(args: argparse.Namespace) -> None:
 
 def sweep(args: argparse.Namespace, count: int, folder: Path) -> tuple[float, list[float]]:
     """Seconds of one process that compresses with Wanda at `count` sparsities, and of each of its runs in order."""
-    sparsities = [f"{0.3 + 0.4 * place / count:.3g}" for place in range(count)]
+    sparsities = [f"{0.3 + 0.4 * index / count:.3g}" for index in range(count)]
     command = [
         sys.executable, str(ROOT / "llm_tasks" / "perplexity.py"), "--model_name_or_path", args.model_name_or_path,
         "--dtype", args.dtype, "--compression", "wanda", "--sparsity", *sparsities, "--calibration", args.calibration,

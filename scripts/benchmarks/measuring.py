@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, runs in turn, tables."""
+"""What the benchmarks share: clocks, processes, works measured in turn, tables."""
 
 import argparse
 import os
@@ -27,6 +27,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def seconds(work: Callable[[], object], device: torch.device | None = None) -> float:
+    """Seconds that the work takes by the clock; on a GPU until all that it started has ended."""
     started = time.perf_counter()
     work()
     if device is not None and device.type == "cuda":
@@ -46,6 +47,7 @@ def in_turn(works: dict[str, Callable[[], object]], turns: int) -> dict[str, lis
 
 
 def ratio(slow: list[float], fast: list[float]) -> str:
+    """slow / fast turn by turn: the median, the smallest and the largest."""
     pairs = sorted(a / b for a, b in zip(slow, fast, strict=True))
     return f"{statistics.median(pairs):.2f} (from {pairs[0]:.2f} to {pairs[-1]:.2f})"
 
@@ -56,14 +58,14 @@ def growth_exponent(sizes: list[int], times: list[float]) -> float:
 
 
 def side_environment(threads: int, model_is_local: bool) -> dict[str, str]:
-    """Of the process of either side."""
+    """Environment variables of either side's process: as many threads, and no hub where the model is in a folder."""
     given = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     offline = {"HF_HUB_OFFLINE": "1"} if model_is_local else {}
     return {**os.environ, **given, **offline, "TOKENIZERS_PARALLELISM": "false"}
 
 
 def run_quietly(command: list[str], environment: dict[str, str] | None, folder: Path) -> None:
-    """Run with all output in <folder>/log.txt, whose end is shown where the command fails.
+    """Run a command with all output in <folder>/log.txt, of which the end is shown where the command fails.
 
     Raises:
         SystemExit: the command failed.
@@ -76,14 +78,14 @@ def run_quietly(command: list[str], environment: dict[str, str] | None, folder: 
 
 
 def memory(runs: list[dict[str, Any]], beside_the_loaded: bool, work: str = "compressing") -> float:
-    """Median over runs of peak bytes: of the whole process, or of the work beyond what was there before."""
+    """Median over runs of the peak bytes: of the whole process, or of the work beyond what loading left."""
     if beside_the_loaded:
         return statistics.median(run[f"{work}_peak_bytes"] - run["loaded_bytes"] for run in runs)
     return statistics.median(run["peak_bytes"] for run in runs)
 
 
 def memory_cells(sides: dict[str, list[dict[str, Any]]], work: str = "compressing") -> list[str]:
-    """Under MEMORY_TITLES; no ratio where the peer's work fitted into what loading had left."""
+    """The row under MEMORY_TITLES; it has no ratio where the peer's work fitted into memory that loading had freed."""
     cells = []
     for beside_the_loaded in (False, True):
         peer, ours = (memory(sides[side], beside_the_loaded, work) for side in ("peer", "ours"))
@@ -92,7 +94,14 @@ def memory_cells(sides: dict[str, list[dict[str, Any]]], work: str = "compressin
 
 
 def print_table(titles: list[str], rows: list[list[str]]) -> None:
+    """Print aligned columns after an empty line."""
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     print()
     for row in (titles, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), flush=True)
+
+
+def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
+    """The table in Markdown; a bar in a cell does not end it."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""One compression by our code, timed: the side of against_llmcompressor.py that is not peer_llmcompressor.py."""
+"""Our side of `benchmark.py compression`: one method compresses one model, timed, as peer_llmcompressor.py does."""
 
 import argparse
 import contextlib
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def method_of_the_peer(name: str, sparsity: float = 0.5, bits: int = 4, group_size: int = 64) -> CompressLinear:
-    """The methods as the peer does them: GPTQ on a symmetric grid whose scales come from the dense weight."""
+    """Our method with the peer's defaults: GPTQ on a symmetric grid whose scales come from the dense weight."""
 
     def wanda(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
         return wanda_mask(W, inputs.sq_norms, sparsity)
@@ -99,7 +99,7 @@ def method_of_the_peer(name: str, sparsity: float = 0.5, bits: int = 4, group_si
 
 
 def warm_up(compress: CompressLinear) -> None:
-    """Have the kernels compiled, or read from where the last process left them."""
+    """Compile the kernels, or load them from where an earlier process has kept them."""
     draw = torch.Generator().manual_seed(0)
     inputs = InputStatistics("hessian", 64, torch.device("cpu"))
     inputs.add(torch.randn(128, 64, generator=draw))
@@ -109,7 +109,7 @@ def warm_up(compress: CompressLinear) -> None:
 def compress_in_stages(
     model: PreTrainedModel, tokens: Tensor, compress: CompressLinear, statistic: str, windows_per_batch: int
 ) -> dict[str, float]:
-    """Compress the model in place; seconds of each stage, which add up to the whole."""
+    """Compress the model in place; returns the seconds of each stage, which add up to the whole."""
     times = dict.fromkeys(("statistics", "factorisation", "method"), 0.0)
     tokens_per_batch = windows_per_batch * tokens.shape[1]
 
@@ -131,13 +131,13 @@ def compress_in_stages(
 
 @contextlib.contextmanager
 def timed(owner: type, name: str, times: dict[str, float], stage: str) -> Iterator[None]:
-    """While this holds, the time that owner.name takes is added to times[stage]."""
-    own = getattr(owner, name)
+    """In this context, the seconds of every call of the method `name` of `owner` are added to times[stage]."""
+    method = getattr(owner, name)
 
     def call(*arguments: Any) -> Any:
         started = time.perf_counter()
         try:
-            return own(*arguments)
+            return method(*arguments)
         finally:
             times[stage] += time.perf_counter() - started
 
@@ -145,7 +145,7 @@ def timed(owner: type, name: str, times: dict[str, float], stage: str) -> Iterat
     try:
         yield
     finally:
-        setattr(owner, name, own)
+        setattr(owner, name, method)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Multiple choice by our engine, timed: the side of against_lm_eval.py that is not peer_lm_eval.py."""
+"""Our side of `benchmark.py evaluation`: the engine scores multiple-choice rows, timed, as peer_lm_eval.py does."""
 
 import argparse
 import contextlib
@@ -52,7 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Score a task's rows; write the figures that peer_lm_eval.py writes, and the tokens."""
+    """Score a task's rows; write what peer_lm_eval.py writes, and the numbers of tokens."""
     args = parse_args(argv)
     keep_freed_memory()
     gc.freeze()  # all as experiment.run does
@@ -102,7 +102,7 @@ def load_questions(task: str, data_dir: Path) -> list[mmlu.Question] | list[comm
 
 @contextlib.contextmanager
 def stage(name: str, times: dict[str, dict[str, float]]) -> Iterator[None]:
-    """Seconds of what is done while this holds become times[clock][name]."""
+    """The seconds of this context become times[clock][name], on each of CLOCKS."""
     started = {clock: now() for clock, now in CLOCKS.items()}
     yield
     for clock, now in CLOCKS.items():
@@ -113,7 +113,7 @@ def make_levels(
     task: str, data_dir: Path, questions: Sequence[mmlu.Question] | Sequence[commonsense.Question],
     shots: Sequence[int],
 ) -> list[Level]:  # fmt: skip
-    """The task as settings 4 and 5 ask it; mmlu with the examples of lm-evaluation-harness, in the file's order."""
+    """The task's levels as settings 4 and 5 build them; mmlu's few-shot examples in the file's order, as the peer's."""
     if task != "mmlu":
         return [setting5_human_gap.task_level(task, list(questions), "cloze")]
     examples = mmlu.load(data_dir, "dev")
@@ -136,7 +136,7 @@ def measure_by(
 
 
 def scored_rows(levels: list[EncodedLevel], outcome: Evaluation, chosen: dict[str, int]) -> list[dict[str, Any]]:
-    """What is said of each row at each level, as peer_lm_eval.py writes it, and the characters of its options.
+    """The result of each row at each level, as peer_lm_eval.py writes it, and its options' lengths in characters.
 
     Args:
         outcome: of the levels, by measure.

@@ -1,29 +1,27 @@
-"""The peer's side of the evaluation benchmark: lm-evaluation-harness scores multiple-choice items, timed, in its own
-environment.
+"""The peer's side of `benchmark.py evaluation`: lm-evaluation-harness scores rows of its own multiple-choice tasks,
+timed, in an environment of its own.
 
     python -m venv lm_eval_peer && lm_eval_peer/bin/pip install "torch==2.13.0" "lm-eval[hf]"
     cd scripts/benchmarks
-    …/lm_eval_peer/bin/python peer_lm_eval.py --model DIR --task generic --requests FILE.jsonl --output FILE.json
     …/lm_eval_peer/bin/python peer_lm_eval.py --model DIR --task mmlu --data_dir DIR --items FILE.json --output …
 
-`generic` scores prompts that someone else wrote, one JSON object a line:
+against_lm_eval.py starts this file with that interpreter; no package of this project is imported here.
 
-    {"prompt": "Question: Where?\\nAnswer:", "choices": ["Here", "There"], "gold": 0}
+The tasks are the peer's: its installed task files, with nothing changed but where the rows come from and, for mmlu,
+--num_fewshot. The rows are read from <data_dir>/<task>/<split>.jsonl or .jsonl.gz, with the hub's field names. --items
+chooses rows, so that another program can score the same ones.
 
-The peer puts one blank before each choice. A choice that begins with a blank has two then, which is right for those
-endings of HellaSwag that the peer's cleaning leaves so (27 % of the validation split).
+The result is JSON:
 
-The other tasks are the peer's own: its installed task files, with nothing changed but where the rows come from and, for
-mmlu, --num_fewshot. Their rows are read from <data_dir>/<task>/<split>.jsonl or .jsonl.gz, with the hub's field names.
---items and --limit choose rows, so that another program can score the same ones. No package of this project is
-imported here.
-
-The result is JSON: `rows`, sorted by `row` (index in the file), each with `group` (MMLU subject), `gold`,
-`log_likelihoods` (a number per choice), `acc`, `acc_norm` (the peer's mmlu has none) and `requests_sha256`
-(request_digest); `means` of acc and acc_norm over all rows; `seconds` and `cpu_seconds` by stage: import, load (model
-and tokenizer), build (the peer's tasks and requests), tokenize, forward, finish (the peer's metrics and report), and
-score = tokenize + forward, total; `loaded_bytes`, `scoring_peak_bytes` (from load to finish) and `peak_bytes` of this
-process; `requests`, `cut_requests` (too long for the model, cut on the left), `max_length`, `settings`, `versions`.
+    rows                sorted by `row`, the index in the file; each row has `group` (MMLU subject), `gold`,
+                        `log_likelihoods` (one of each choice), `acc`, `acc_norm` (the peer's mmlu has none) and
+                        `requests_sha256` (request_digest)
+    means               of acc and acc_norm over all rows
+    seconds             by stage: import, load (model and tokenizer), build (the peer's tasks and requests), tokenize,
+                        forward, finish (the peer's metrics and report); score = tokenize + forward; total
+    cpu_seconds         the same in CPU time of all threads
+    loaded_bytes, scoring_peak_bytes (from load to finish), peak_bytes     of this process
+    requests, cut_requests (too long for the model, cut on the left), max_length, settings, versions
 """
 
 import argparse
@@ -47,7 +45,6 @@ OWN_TASKS = {  # where the peer's package describes a task, and the split that i
     "mmlu": ("mmlu/default/mmlu_{subject}.yaml", "test"),
 }
 MOST_SHOTS = 5  # rows of a subject in MMLU's dev split
-REQUEST_FIELDS = ("prompt", "choices", "gold")
 METRICS = ("acc", "acc_norm")
 
 
@@ -68,7 +65,7 @@ class PeerTask(NamedTuple):
 
 
 class Marks:
-    """The ends of the stages of this process, on the wall clock and in CPU time of all threads."""
+    """When each stage of this process ended, by the wall clock and in CPU time of all threads."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -92,12 +89,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", type=Path, required=True, help="folder of a decoder language model with its tokenizer")
-    add("--task", choices=("generic", *OWN_TASKS), required=True, help="generic: --requests; others: --data_dir")
-    add("--requests", type=Path, help="generic: jsonl or jsonl.gz file of prompt, choices and gold")
-    add("--data_dir", type=Path, help="other tasks: folder of <task>/<split>.jsonl or .jsonl.gz")
+    add("--task", choices=tuple(OWN_TASKS), required=True)
+    add("--data_dir", type=Path, required=True, help="folder of <task>/<split>.jsonl or .jsonl.gz")
     add("--num_fewshot", type=int, help=f"mmlu: worked examples, 0 to {MOST_SHOTS} (default {MOST_SHOTS})")
     add("--items", type=Path, help="JSON list of the rows to score, counted from 0 (default: all)")
-    add("--limit", type=positive, help="score only the first LIMIT of them")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default cpu)")
     add("--batch_size", type=positive, default=8, help="sequences computed at once (default 8)")
@@ -115,21 +110,14 @@ def positive(text: str) -> int:
 
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    wanted, other = ("requests", "data_dir") if args.task == "generic" else ("data_dir", "requests")
-    if getattr(args, wanted) is None:
-        parser.error(f"--task {args.task} needs --{wanted}")
-    if getattr(args, other) is not None:
-        parser.error(f"--{other} is not for --task {args.task}, which reads --{wanted}")
     if args.num_fewshot is not None and args.task != "mmlu":
         parser.error(f"--num_fewshot is for --task mmlu, not {args.task}")
     if args.num_fewshot is not None and not 0 <= args.num_fewshot <= MOST_SHOTS:
         parser.error(f"--num_fewshot {args.num_fewshot} is outside 0 to {MOST_SHOTS}")
     if not (args.model / "config.json").is_file():
         parser.error(f"--model {args.model}: no folder with a config.json")
-    for name in ("requests", "items"):
-        path = getattr(args, name)
-        if path is not None and not path.is_file():
-            parser.error(f"--{name} {path}: no such file")
+    if args.items is not None and not args.items.is_file():
+        parser.error(f"--items {args.items}: no such file")
     if not args.output.parent.is_dir():
         parser.error(f"--output {args.output}: its folder does not exist")
 
@@ -138,11 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if args.task == "generic":
-            tasks = generic_task(args.requests, args.items, args.limit, folder)
-        else:
-            shots = MOST_SHOTS if args.num_fewshot is None else args.num_fewshot
-            tasks = own_tasks(args.task, args.data_dir, args.items, args.limit, shots, installed_tasks(), folder)
+        shots = MOST_SHOTS if args.num_fewshot is None else args.num_fewshot
+        tasks = own_tasks(args.task, args.data_dir, args.items, shots, installed_tasks(), folder)
         for task in tasks:
             (folder / f"{task.name}.yaml").write_text(task.text, encoding="utf-8")
         measured = evaluate(args.model, tasks, args.dtype, args.device, args.batch_size, args.threads, folder)
@@ -153,23 +138,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{len(result['rows'])} rows, {result['means']}: {args.output}")
 
 
-def generic_task(requests: Path, items: Path | None, limit: int | None, folder: Path) -> list[PeerTask]:
-    """The chosen rows of a file of requests as one task; they are written to `folder`.
-
-    Raises:
-        ValueError: no row, or a row or --items that cannot be used; names the file and the line.
-    """
-    rows = read_rows(requests)
-    chosen = select_rows(len(rows), items, limit)
-    for index in chosen:
-        check_request(rows[index], f"{requests}, line {index + 1}")
-    data = folder / "requests.parquet"
-    write_rows(data, [{field: rows[index][field] for field in REQUEST_FIELDS} for index in chosen])
-    return [PeerTask("generic", None, chosen, generic_text(data, folder))]
-
-
 def own_tasks(
-    task: str, data_dir: Path, items: Path | None, limit: int | None, shots: int, installed: Path, folder: Path
+    task: str, data_dir: Path, items: Path | None, shots: int, installed: Path, folder: Path
 ) -> list[PeerTask]:
     """The chosen rows of a data set under the peer's own task files; MMLU is one task per subject among the rows.
 
@@ -177,7 +147,6 @@ def own_tasks(
         task: one of OWN_TASKS.
         data_dir: <task>/<split>.jsonl or .jsonl.gz are below it.
         items: file with the rows to take, or None.
-        limit: take only so many of them, or None.
         shots: worked examples of mmlu, from its dev split.
         installed: the peer's folder of task files.
         folder: the chosen rows are written here.
@@ -186,7 +155,7 @@ def own_tasks(
     """
     template, split = OWN_TASKS[task]
     rows = read_rows(data_file(data_dir, task, split))
-    chosen = select_rows(len(rows), items, limit)
+    chosen = select_rows(len(rows), items)
     if task != "mmlu":
         data = folder / f"{split}.parquet"
         write_rows(data, [rows[index] for index in chosen])
@@ -215,29 +184,6 @@ def by_subject(rows: list[dict[str, Any]], chosen: list[int]) -> dict[str, list[
             raise ValueError(f"mmlu: line {index + 1} lacks the field 'subject'; it has {', '.join(rows[index])}")
         groups.setdefault(rows[index]["subject"], []).append(index)
     return groups
-
-
-def generic_text(data: Path, cache: Path) -> str:
-    """Task file that scores `choices` after `prompt` and a blank. It is JSON, which is YAML and needs no quoting.
-
-    A field's bare name hands its value on untouched; a template would read a prompt "12" as a number.
-    """
-    return json.dumps(
-        {
-            "task": "generic",
-            "dataset_path": "parquet",
-            "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(cache)},
-            "test_split": "test",
-            "output_type": "multiple_choice",
-            "doc_to_text": "prompt",
-            "doc_to_choice": "choices",
-            "doc_to_target": "gold",
-            "target_delimiter": " ",
-            "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
-            "metadata": {"version": 1.0},
-        },
-        ensure_ascii=False,
-    )
 
 
 def own_text(name: str, template: Path, files: dict[str, Path], shots: int, cache: Path) -> str:
@@ -314,13 +260,12 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-def select_rows(count: int, items: Path | None, limit: int | None) -> list[int]:
+def select_rows(count: int, items: Path | None) -> list[int]:
     """The rows to score, in the order of `items`.
 
     Args:
         count: rows in the data file.
         items: file with a JSON list of row indices, or None for all rows.
-        limit: take only the first of them, or None.
     Raises:
         ValueError: items is no list of distinct rows below count, or nothing is left to score.
     """
@@ -337,23 +282,7 @@ def select_rows(count: int, items: Path | None, limit: int | None) -> list[int]:
         raise ValueError(f"--items {items}: a row occurs twice")
     if not chosen:
         raise ValueError("no row to score")
-    return chosen[:limit]
-
-
-def check_request(row: dict[str, Any], where: str) -> None:
-    """Raise ValueError unless the row has a prompt, two or more choices, and gold, the index of one."""
-    for field in REQUEST_FIELDS:
-        if field not in row:
-            raise ValueError(f"{where} lacks the field {field!r}")
-    prompt, choices, gold = (row[field] for field in REQUEST_FIELDS)
-    if not isinstance(prompt, str) or not prompt:
-        raise ValueError(f"{where}: prompt is not a text, or is empty")
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) for text in choices):
-        raise ValueError(f"{where}: choices is not a list of two or more texts")
-    if "" in choices:
-        raise ValueError(f"{where}: a choice is empty")
-    if type(gold) is not int or not 0 <= gold < len(choices):
-        raise ValueError(f"{where}: gold {gold!r} is not the index of one of {len(choices)} choices")
+    return chosen
 
 
 def evaluate(
@@ -429,7 +358,7 @@ def watch_requests(lm: Any, marks: Marks) -> list[int]:
 
 
 def task_rows(task: PeerTask, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the peer says of each row of a task.
+    """The peer's result of each row of a task.
 
     Args:
         task: the task.

@@ -1,4 +1,4 @@
-"""Memory of the process itself, on Linux; needs no package, since the peers' sides have environments of their own."""
+"""Memory of this process, on Linux. No package is imported: the peers' sides run in other environments."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most that was resident since the last reset_peak; ru_maxrss may be that of the process that started this."""
+    """The most bytes that were resident since reset_peak. (ru_maxrss may include the process that started this one.)"""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

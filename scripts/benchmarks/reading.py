@@ -3,9 +3,10 @@
     python scripts/benchmark.py reading
     python scripts/benchmark.py reading --runs 100000 --steps read
 
-The runs are made up: of settings 2 to 6, three models, seven compressions at 87 strengths in all and as many seeds as
-it takes, each with its items. They are read; described (tables, intervals, verdicts); drawn by plot_results.py, which
-reads and describes them too: each step in a process of its own. Linux only: peak memory is read from /proc.
+The runs are made up: settings 2 to 6, three models, seven compressions at 87 strengths in all, and as many seeds as it
+takes, each with its items. Steps: "read" reads them; "described" makes tables, intervals and verdicts as well; "drawn"
+is all that plot_results.py does. Each step is measured in a separate process. Linux only: peak memory is read from
+/proc.
 """
 
 import argparse
@@ -22,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.wording import markdown
 from harness import run_folder
 from harness.options import positive
+from measuring import markdown_table
 
 STEPS = ("read", "described", "drawn")
 PRUNERS = ("magnitude", "wanda", "sparsegpt", "ria")
@@ -53,13 +54,13 @@ def main(argv: list[str] | None = None) -> None:
             tree, out = Path(folder) / "runs", Path(folder) / "figures"
             write_made_up_runs(tree, count, args.items)
             for step in args.steps:
-                wall, processor, peak = measured(program(step), str(tree), str(out))
-                rows.append([f"{count:,}", step, f"{wall:.1f}", f"{processor:.1f}", f"{peak / 1e6:.0f} MB"])
-    print("\n".join(markdown(["runs", "up to", "seconds", "processor seconds", "peak memory"], rows)))
+                wall, cpu, peak = measured(program(step), str(tree), str(out))
+                rows.append([f"{count:,}", step, f"{wall:.1f}", f"{cpu:.1f}", f"{peak / 1e6:.0f} MB"])
+    print(markdown_table(["runs", "up to", "seconds", "CPU seconds", "peak memory"], rows))
 
 
 def program(step: str) -> str:
-    """What a process runs, with the tree and the folder of the figures as arguments."""
+    """The Python program of a step; its arguments are the tree and the folder of the figures."""
     if step == "drawn":
         script = str(Path(__file__).resolve().parents[1] / "plot_results.py")
         return (
@@ -67,23 +68,25 @@ def program(step: str) -> str:
             f"runpy.run_path({script!r}, run_name='__main__')"
         )
     work = "rows = run_folder.read_runs(Path(sys.argv[1]))" + ("; contents.describe(rows, [])" * (step == "described"))
-    return f"import sys; from pathlib import Path; from analysis import contents; from harness import run_folder; {work}"
+    return (
+        f"import sys; from pathlib import Path; from analysis import contents; from harness import run_folder; {work}"
+    )
 
 
 def measured(work: str, *arguments: str) -> tuple[float, float, int]:
-    """Seconds, processor seconds and peak bytes of a process that runs a Python program; it must succeed."""
+    """Seconds, CPU seconds and peak bytes of a process that runs a Python program; CalledProcessError if it fails."""
     # Of the process itself: what the system tells its parent includes the parent's memory before the program starts.
     work += "; print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM:')))"
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-c", work, *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return wall, processor, 1024 * int(done.stdout.splitlines()[-1])
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return wall, cpu, 1024 * int(done.stdout.splitlines()[-1])
 
 
 def write_made_up_runs(tree: Path, count: int, items: int) -> None:
-    """So many runs as the scripts write them; the scores fall as compression grows."""
+    """Write `count` runs as the scripts write them; their scores fall as compression grows."""
     points = [("dense", None, None, 0.0)]
     points += [(name, "sparsity", amount, amount) for name in PRUNERS for amount in SPARSITIES]
     points += [(name, "nm", ratio, 1 - int(ratio[0]) / 8) for name in PRUNERS for ratio in NM_RATIOS]
@@ -101,9 +104,9 @@ def write_made_up_runs(tree: Path, count: int, items: int) -> None:
         (folder / run_folder.ARGUMENTS_FILE).write_text(text)
         (folder / run_folder.ITEMS_FILE).write_bytes(content)
         levels = [
-            {"level": f"{place + 2} options", "difficulty": place, "metric": "accuracy", "score": score,
-             "chance": 1 / (place + 2), "stderr": 0.01, "num_examples": items}
-            for place, score in enumerate(scores)
+            {"level": f"{index + 2} options", "difficulty": index, "metric": "accuracy", "score": score,
+             "chance": 1 / (index + 2), "stderr": 0.01, "num_examples": items}
+            for index, score in enumerate(scores)
         ]  # fmt: skip
         run = {
             **dict.fromkeys(run_folder.RUN_KEYS, 0), "setting": setting, "model": model, "task": f"task {setting}",
@@ -117,9 +120,9 @@ def write_made_up_runs(tree: Path, count: int, items: int) -> None:
 
 @functools.cache
 def made_up_items(amount: float, seed: int, items: int) -> tuple[list[float], bytes]:
-    """Scores at three levels and the items.npz that has them."""
+    """The scores at three levels, and the bytes of the items.npz that holds them."""
     generator = np.random.default_rng([seed, round(1000 * amount)])
-    right = [generator.random(items) < 0.4 * (1 - amount**2) + 1 / (place + 2) for place in range(3)]
+    right = [generator.random(items) < 0.4 * (1 - amount**2) + 1 / (index + 2) for index in range(3)]
     names = [f"subject {number % 57}/{number}" for number in range(items)]
     columns = {
         "level": np.repeat(np.arange(3, dtype=np.int32), items),
@@ -130,7 +133,7 @@ def made_up_items(amount: float, seed: int, items: int) -> tuple[list[float], by
     }
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **columns)
-    return [float(own.mean()) for own in right], stream.getvalue()
+    return [float(scores.mean()) for scores in right], stream.getvalue()
 
 
 if __name__ == "__main__":

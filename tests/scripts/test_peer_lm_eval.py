@@ -9,11 +9,6 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from pyarrow import parquet
 
-ROWS = [
-    {"prompt": "Question: Where?\nAnswer:", "choices": ["Here", "There"], "gold": 0},
-    {"prompt": "2020-01-02", "choices": ["2020-01-01", " 2021-02-03", "12"], "gold": 2, "note": "not for the peer"},
-    {"prompt": "{{prompt}} \u65e5\u672c", "choices": ["1", "None"], "gold": 1},
-]
 MMLU = [
     {"question": f"{subject} {number}?", "subject": subject, "choices": list("wxyz"), "answer": number % 4}
     for number in range(3)
@@ -31,8 +26,7 @@ def options(tmp_path: Path) -> dict[str, str]:
     """Options that are right; the model is a folder with a config."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    requests = write_lines(tmp_path / "requests.jsonl", ROWS)
-    chosen = {"model": tmp_path / "model", "task": "generic", "requests": requests, "output": tmp_path / "out.json"}
+    chosen = {"model": tmp_path / "model", "task": "piqa", "data_dir": "data", "output": tmp_path / "out.json"}
     return {name: str(value) for name, value in chosen.items()}
 
 
@@ -60,23 +54,19 @@ def command_line(options: dict[str, str]) -> list[str]:
 def test_defaults_are_float32_on_one_thread_of_the_cpu(peer, options):
     args = peer.parse_args(command_line(options))
     assert (args.dtype, args.device, args.batch_size, args.threads) == ("float32", "cpu", 8, 1)
-    assert (args.items, args.limit, args.num_fewshot) == (None, None, None)
+    assert (args.items, args.num_fewshot) == (None, None)
 
 
 @pytest.mark.parametrize(
     "changed, message",
     [
         ({"task": "boolq"}, "invalid choice: 'boolq'"),
-        ({"task": "piqa"}, "--task piqa needs --data_dir"),
-        ({"task": "piqa", "data_dir": "data"}, "--requests is not for --task piqa, which reads --data_dir"),
-        ({"data_dir": "data"}, "--data_dir is not for --task generic, which reads --requests"),
-        ({"num_fewshot": "5"}, "--num_fewshot is for --task mmlu, not generic"),
-        ({"requests": "no.jsonl"}, "--requests no.jsonl: no such file"),
+        ({"num_fewshot": "5"}, "--num_fewshot is for --task mmlu, not piqa"),
         ({"items": "no.json"}, "--items no.json: no such file"),
         ({"model": "no/model"}, "--model no/model: no folder with a config.json"),
         ({"output": "no/folder/out.json"}, "--output no/folder/out.json: its folder does not exist"),
         ({"batch_size": "0"}, "0 is not a whole number above 0"),
-        ({"limit": "half"}, "half is not a whole number above 0"),
+        ({"threads": "half"}, "half is not a whole number above 0"),
         ({"dtype": "int8"}, "invalid choice: 'int8'"),
     ],
 )
@@ -88,9 +78,8 @@ def test_bad_options_are_refused_by_name(peer, options, capsys, changed, message
 
 @pytest.mark.parametrize("shots", ["-1", "6"])
 def test_more_examples_than_mmlu_has_are_refused(peer, options, capsys, shots):
-    options = {name: options[name] for name in ("model", "output")} | {"task": "mmlu", "data_dir": "data"}
     with pytest.raises(SystemExit):
-        peer.parse_args(command_line(options | {"num_fewshot": shots}))
+        peer.parse_args(command_line(options | {"task": "mmlu", "num_fewshot": shots}))
     assert f"--num_fewshot {shots} is outside 0 to 5" in capsys.readouterr().err
 
 
@@ -100,22 +89,13 @@ def test_without_lm_eval_the_other_tasks_say_what_to_install(peer, monkeypatch):
         peer.installed_tasks()
 
 
-@pytest.mark.parametrize(
-    "items, limit, expected",
-    [
-        (None, None, [0, 1, 2, 3]),
-        (None, 2, [0, 1]),
-        ([3, 0, 2], None, [3, 0, 2]),
-        ([3, 0, 2], 2, [3, 0]),
-        ([1], 9, [1]),
-    ],
-)
-def test_items_choose_rows_in_their_order_and_limit_takes_the_first(peer, tmp_path, items, limit, expected):
+@pytest.mark.parametrize("items, expected", [(None, [0, 1, 2, 3]), ([3, 0, 2], [3, 0, 2]), ([1], [1])])
+def test_items_choose_rows_in_their_order(peer, tmp_path, items, expected):
     file = None
     if items is not None:
         file = tmp_path / "items.json"
         file.write_text(json.dumps(items))
-    assert peer.select_rows(4, file, limit) == expected
+    assert peer.select_rows(4, file) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,55 +113,22 @@ def test_items_choose_rows_in_their_order_and_limit_takes_the_first(peer, tmp_pa
 def test_bad_items_are_refused(peer, tmp_path, text, message):
     (tmp_path / "items.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        peer.select_rows(4, tmp_path / "items.json", None)
+        peer.select_rows(4, tmp_path / "items.json")
 
 
-@pytest.mark.parametrize(
-    "changed, message",
-    [
-        ({"prompt": ""}, "prompt is not a text, or is empty"),
-        ({"choices": ["one"]}, "choices is not a list of two or more texts"),
-        ({"choices": "ab"}, "choices is not a list of two or more texts"),
-        ({"choices": ["a", 1]}, "choices is not a list of two or more texts"),
-        ({"choices": ["a", ""]}, "a choice is empty"),
-        ({"gold": 2}, "gold 2 is not the index of one of 2 choices"),
-        ({"gold": "0"}, "gold '0' is not the index"),
-        ({"gold": True}, "gold True is not the index"),
-    ],
-)
-def test_bad_requests_are_refused_with_their_line(peer, tmp_path, changed, message):
-    file = write_lines(tmp_path / "requests.jsonl", [ROWS[0], ROWS[0] | changed])
-    with pytest.raises(ValueError, match=f"requests.jsonl, line 2: {message}"):
-        peer.generic_task(file, None, None, tmp_path)
-
-
-def test_a_request_without_a_field_and_lines_that_are_no_objects_are_refused(peer, tmp_path):
-    file = write_lines(tmp_path / "requests.jsonl", [{"prompt": "a", "choices": ["b", "c"]}])
-    with pytest.raises(ValueError, match="line 1 lacks the field 'gold'"):
-        peer.generic_task(file, None, None, tmp_path)
-    for line, message in (("[1]", "line 1: not a JSON object"), ("{", "line 1: Expecting")):
-        file.write_text(line)
-        with pytest.raises(ValueError, match=message):
-            peer.generic_task(file, None, None, tmp_path)
-
-
-def test_generic_task_hands_on_the_chosen_rows_and_their_types_untouched(peer, tmp_path):
-    file = write_lines(tmp_path / "requests.jsonl.gz", ROWS)
-    (tmp_path / "items.json").write_text("[2, 1]")
-    (task,) = peer.generic_task(file, tmp_path / "items.json", None, tmp_path)
-    assert (task.name, task.group, task.rows) == ("generic", None, [2, 1])
-    config = json.loads(task.text)
-    assert [config[f"doc_to_{part}"] for part in ("text", "choice", "target")] == ["prompt", "choices", "gold"]
-    assert config["target_delimiter"] == " " and config["output_type"] == "multiple_choice"
-    assert [metric["metric"] for metric in config["metric_list"]] == ["acc", "acc_norm"]
-    written = parquet.read_table(config["dataset_kwargs"]["data_files"]["test"]).to_pylist()
-    assert written == [{name: ROWS[row][name] for name in ("prompt", "choices", "gold")} for row in (2, 1)]
+@pytest.mark.parametrize("line, message", [("[1]", "line 1: not a JSON object"), ("{", "line 1: Expecting")])
+def test_lines_that_are_no_objects_are_refused(peer, tmp_path, line, message):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(line)
+    with pytest.raises(ValueError, match=message):
+        peer.read_rows(file)
 
 
 def test_own_task_file_includes_the_peers_and_replaces_its_data(peer, tmp_path, installed):
-    rows = [{"goal": "Sit.", "sol1": "On a chair.", "sol2": "On a fork.", "label": label} for label in (0, 1)]
+    """Texts that look like dates or numbers, and spaces before a text, arrive as they were."""
+    rows = [{"goal": "2020-01-02", "sol1": " On a chair.", "sol2": "12", "label": label} for label in (0, 1)]
     write_lines(tmp_path / "data" / "piqa" / "validation.jsonl", rows)
-    (task,) = peer.own_tasks("piqa", tmp_path / "data", None, None, 5, installed, tmp_path)
+    (task,) = peer.own_tasks("piqa", tmp_path / "data", None, 5, installed, tmp_path)
     config = json.loads(task.text)
     assert config["include"] == str(installed / "piqa" / "piqa.yaml")
     assert (config["dataset_path"], config["dataset_name"], config["num_fewshot"]) == ("parquet", None, 0)
@@ -194,7 +141,7 @@ def test_mmlu_is_one_task_per_subject_with_that_subjects_examples(peer, tmp_path
     for split in ("dev", "test"):
         write_lines(tmp_path / "data" / "mmlu" / f"{split}.jsonl.gz", MMLU)
     (tmp_path / "items.json").write_text("[5, 0, 4]")
-    tasks = peer.own_tasks("mmlu", tmp_path / "data", tmp_path / "items.json", None, 2, installed, tmp_path)
+    tasks = peer.own_tasks("mmlu", tmp_path / "data", tmp_path / "items.json", 2, installed, tmp_path)
     assert [(task.name, task.group, task.rows) for task in tasks] == [
         ("mmlu_astronomy", "astronomy", [5]),
         ("mmlu_anatomy", "anatomy", [0, 4]),
@@ -209,16 +156,16 @@ def test_mmlu_is_one_task_per_subject_with_that_subjects_examples(peer, tmp_path
 def test_missing_data_examples_and_task_files_are_named(peer, tmp_path, installed):
     data = tmp_path / "data"
     with pytest.raises(ValueError, match=r"neither mmlu/test.jsonl nor mmlu/test.jsonl.gz"):
-        peer.own_tasks("mmlu", data, None, None, 0, installed, tmp_path)
+        peer.own_tasks("mmlu", data, None, 0, installed, tmp_path)
     write_lines(data / "mmlu" / "test.jsonl", MMLU)
     write_lines(data / "mmlu" / "dev.jsonl", MMLU[:2])
     with pytest.raises(ValueError, match="--num_fewshot 2: mmlu's dev split has 1 rows of anatomy"):
-        peer.own_tasks("mmlu", data, None, None, 2, installed, tmp_path)
+        peer.own_tasks("mmlu", data, None, 2, installed, tmp_path)
     with pytest.raises(ValueError, match=r"no task file .*mmlu_anatomy.yaml"):
-        peer.own_tasks("mmlu", data, None, None, 1, tmp_path / "elsewhere", tmp_path)
+        peer.own_tasks("mmlu", data, None, 1, tmp_path / "elsewhere", tmp_path)
     write_lines(data / "mmlu" / "test.jsonl", [{"question": "Which?"}])
     with pytest.raises(ValueError, match="line 1 lacks the field 'subject'; it has question"):
-        peer.own_tasks("mmlu", data, None, None, 1, installed, tmp_path)
+        peer.own_tasks("mmlu", data, None, 1, installed, tmp_path)
 
 
 def test_rows_keep_their_index_and_the_peers_numbers(peer):

@@ -1,0 +1,114 @@
+"""CONTRIBUTING.md's worked examples to the letter: the code goes into a copy of the tree, the commands run there."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from printed_commands import code_blocks, printed_commands
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", TEXT, re.MULTILINE))
+WHERE = r"(?:a new file|(after|in place of) the line `(.+)`)"
+STEP = re.compile(rf"^\*\*`([\w./]+)`\*\*, {WHERE}:\n\n((?:(?: {{4}}.*)?\n)+)", re.MULTILINE)
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "Images_png", "runs", "*.egg-info")
+
+
+def apply_steps(section: str, tree: Path) -> list[str]:
+    """Write and change the files of a tree as a section says; returns their paths."""
+    changed = []
+    for path, how, line, block in STEP.findall(section):
+        (code,) = code_blocks(block)
+        file = tree / path
+        if how:
+            file.write_text(with_code(file.read_text(), code, line, how == "after"))
+        else:
+            assert not file.exists(), f"{path} is there already"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(code + "\n")
+        changed.append(path)
+    return changed
+
+
+def with_code(text: str, code: str, line: str, keep_line: bool) -> str:
+    """The text with code after its one line of this content, or in its place; indented as that line, or one step more
+    where it opens a bracket or a block."""
+    lines = text.splitlines()
+    (index,) = (index for index, there in enumerate(lines) if there.strip() == line)
+    indent = " " * (len(lines[index]) - len(lines[index].lstrip()))
+    if keep_line and line.endswith(("{", "(", "[", ":")):
+        indent += "    "
+    lines[index + keep_line : index + 1] = [f"{indent}{added}".rstrip() for added in code.splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def follow(tmp_path: Path) -> Callable[[str], Path]:
+    """Take a section's steps in a copy of the tree, then run its commands there; returns the copy."""
+    tree = tmp_path / "tree"
+
+    def run(name: str) -> Path:
+        shutil.copytree(ROOT, tree, ignore=NOT_COPIED)
+        changed = apply_steps(SECTIONS[name], tree)
+        assert changed
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        ours = {"PATH": path, "PYTHONPATH": str(tree), "HOME": str(tmp_path / "home"), "VIRTUAL_ENV": ""}
+        environment = {**os.environ, **ours, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        for command in printed_commands(STEP.sub("", SECTIONS[name])):
+            if "run_tests.sh" in command:  # which would install the copy
+                command = command.replace("bash scripts/run_tests.sh", "python -m pytest -q -p no:cacheprovider")
+            done = subprocess.run(["bash", "-c", command], cwd=tree, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+        written = [path for path in changed if path.endswith(".py")]
+        linted = [sys.executable, "-m", "ruff", "check", "--no-cache", *written]
+        done = subprocess.run(linted, cwd=tree, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        return tree
+
+    return run
+
+
+@pytest.fixture
+def default_assets(tmp_path: Path, tiny_encoder: Path, tiny_decoder: Path) -> None:
+    """Where the commands look for the default assets: tiny models, and texts of their words."""
+    models = tmp_path / "home/.cache/junk_dna/models"
+    shutil.copytree(tiny_encoder, models / "all-MiniLM-L6-v2")
+    decoder = Path(shutil.copytree(tiny_decoder, models / "SmolLM2-135M-Instruct"))
+    config = json.loads((decoder / "config.json").read_text())
+    (decoder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1024}))
+    for name, field in (("boolq", "passage"), ("squad", "context")):
+        path = tmp_path / "home/.cache/junk_dna/data" / name / "validation.jsonl.gz"
+        path.parent.mkdir(parents=True)
+        rows = [{field: "the film is a good story and the plot is so bad " * 60} for _ in range(20)]
+        subprocess.run(["gzip"], input="".join(json.dumps(row) + "\n" for row in rows).encode(),
+                       stdout=path.open("wb"), check=True)  # fmt: skip
+
+
+def test_every_step_is_understood():
+    """A step is a file's name in bold code; each is a new file or follows a line."""
+    assert len(re.findall(r"^\*\*`", TEXT, re.MULTILINE)) == len(STEP.findall(TEXT)) >= 8
+
+
+def test_a_compression_method(follow, default_assets):
+    tree = follow("Add a compression method")
+    scores = {}
+    for path in (tree / "runs" / "wanda_layer").glob("*/*/all_results.json"):
+        run = json.loads(path.read_text())
+        scores[run["compression"], path.parent.name] = run
+    assert set(scores) == {("dense", "dense"), *((name, strength) for name in ("wanda", "wanda_layer")
+                                                 for strength in ("0.3", "0.5", "4of8"))}  # fmt: skip
+    assert scores["wanda_layer", "0.5"]["measured_sparsity"] == pytest.approx(0.5, abs=0.001)
+    assert "wanda_layer" in (tree / "runs/wanda_layer/figures/summary.md").read_text().lower()
+
+
+def test_a_data_set(follow, default_assets):
+    tree = follow("Add a data set")
+    runs = [json.loads(path.read_text()) for path in (tree / "runs" / "tickets").glob("*/*/all_results.json")]
+    assert sorted(run["transfer"] for run in runs) == ["dense_transfer", "sparse_transfer"]
+    assert {run["levels"][0]["metric"] for run in runs} == {"f1"} and all("eval_accuracy" in run for run in runs)
