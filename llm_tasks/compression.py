@@ -17,13 +17,14 @@ from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of, tokens_per_batch_of
 from llm_tasks.methods import METHODS, Options, Strength
 from llm_tasks.processes import ALONE, Processes
+from pruning.blocks import StreamedBlocks, remove_converted
 from pruning.layers import decoder_weights
 from pruning.low_rank import parameter_ratio
 from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, zero_fraction
-from pruning.streaming import StreamedBlocks, remove_converted
+from pruning.replay import check_replayed
 from pruning.validation import all_finite
-from pruning.walk import InputStatistics, check_replayed, compress_blocks
+from pruning.walk import InputStatistics, compress_blocks
 from quantization.gptq import Quantized
 from quantization.gptqmodel_export import save_packed
 

@@ -33,8 +33,8 @@ from llm_tasks.compression import CompressibleModel, export, load_model, measure
 from llm_tasks.methods import METHODS
 from llm_tasks.processes import Processes, join, processes_here
 from pruning import calibration
+from pruning.blocks import StreamedBlocks
 from pruning.layers import decoder_weights
-from pruning.streaming import StreamedBlocks
 from pruning.walk import WalkCost, walk_cost
 
 logger = logging.getLogger(__name__)

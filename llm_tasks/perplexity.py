@@ -31,8 +31,8 @@ from llm_tasks import arguments, experiment
 from llm_tasks.experiment import Evaluation, Setting
 from llm_tasks.processes import Processes
 from pruning import calibration
-from pruning.streaming import StreamedBlocks
-from pruning.walk import Replay
+from pruning.blocks import StreamedBlocks
+from pruning.replay import Replay
 
 POSITIONS_PER_LOSS = 1024  # so many positions' logits are turned to float32 at once
 

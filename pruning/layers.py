@@ -1,9 +1,12 @@
-"""Which weights of a model are compressed."""
+"""Which weights of a model are compressed, and the inputs that each of them is given."""
 
-from collections.abc import Collection, Iterator
+import contextlib
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -147,3 +150,34 @@ def decoder_weights(model: PreTrainedModel) -> dict[str, LinearWeight]:
     return {
         weight.name: weight for index, block in enumerate(blocks) for weight in block_weights(block, f"{name}.{index}")
     }
+
+
+@contextlib.contextmanager
+def inputs_shown(weights: list[LinearWeight], record: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Inside, `record(name, inputs)` is called whenever one of `weights` is about to be used."""
+
+    def hook_of(name: str) -> Callable[[nn.Module, tuple], None]:
+        return lambda _, args: record(name, args[0])
+
+    experts = [weight for weight in weights if weight.expert is not None]
+    handles = [w.owner.register_forward_pre_hook(hook_of(w.name)) for w in weights if w.expert is None]
+    try:
+        with _ExpertInputs(experts, record) if experts else contextlib.nullcontext():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _ExpertInputs(TorchFunctionMode):
+    """Shows the input of every matmul with one expert's slice of a 3-D weight, which is no module and has no hooks."""
+
+    def __init__(self, weights: list[LinearWeight], record: Callable[[str, Tensor], None]) -> None:
+        super().__init__()
+        self._names = {weight.matrix.data_ptr(): weight.name for weight in weights}
+        self._record = record
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is nn.functional.linear and args[1].data_ptr() in self._names:
+            self._record(self._names[args[1].data_ptr()], args[0])
+        return func(*args, **(kwargs or {}))

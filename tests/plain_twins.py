@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llm_tasks.methods import METHODS, Options, Strength
+from pruning.blocks import StreamedBlocks
 from pruning.layers import decoder_weights
-from pruning.streaming import StreamedBlocks
-from pruning.walk import Replay, compress_blocks
+from pruning.replay import Replay
+from pruning.walk import compress_blocks
 
 SIZE = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 2,
         "intermediate_size": 24, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 0,

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,23 @@ def test_words_reads_what_people_quote_and_refuses_an_open_quote():
     assert commands.words(line) == ["python", "x.py", "--a", "b cde f", "", "$HOME"]
     with pytest.raises(ValueError, match="a quote is not closed in: python 'x"):
         commands.words("python 'x")
+
+
+def test_random_words_are_read_back_by_us_and_by_bash(tmp_path: Path):
+    draw = random.Random(0)
+    pieces = [*"ab $'\"\\ {}=-\t\n\r", "$'", "' $", "\\x41", "\u00e9", "\u2028", "\udcff", "\x07"]
+    lists = [["".join(draw.choices(pieces, k=draw.randrange(9))) for _ in range(12)] for _ in range(300)]
+    for some in lists:
+        assert commands.words(" ".join(map(commands.quote, some))) == some
+    hundred = list(itertools.chain(*lists[:9]))
+    assert in_bash(f"python {' '.join(map(commands.quote, hundred))}", tmp_path) == hundred
+
+
+def test_a_dollar_before_a_closing_quote_opens_nothing():
+    """Lists quote such a word as '…', and the next word may begin with a space."""
+    assert commands.words("""python --price 'US $' --unit '' --seed ' 1' $'a\\x0ab'""") == [
+        "python", "--price", "US $", "--unit", "", "--seed", " 1", "a\nb"
+    ]  # fmt: skip
 
 
 def test_command_line_leaves_out_what_is_off_and_puts_the_folder_last():

@@ -15,7 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from harness.models import load_pretrained
 from llm_tasks import perplexity
-from pruning.streaming import INDEX_FILE, StreamedBlocks
+from pruning.blocks import INDEX_FILE, StreamedBlocks
 from pruning.walk import compress_blocks
 
 WINDOWS = torch.randint(3, 17, (4, 12), generator=torch.Generator().manual_seed(0))

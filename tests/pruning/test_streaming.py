@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from llm_tasks.methods import METHODS, Options, Strength
+from pruning.blocks import INDEX_FILE, StreamedBlocks
 from pruning.layers import decoder_weights
-from pruning.streaming import INDEX_FILE, StreamedBlocks
-from pruning.walk import InputStatistics, Replay, compress_blocks
+from pruning.replay import Replay
+from pruning.walk import InputStatistics, compress_blocks
 
 WINDOWS = torch.randint(3, 17, (5, 12), generator=torch.Generator().manual_seed(0))
 
@@ -160,7 +161,7 @@ def test_a_model_larger_than_the_memory_it_may_use(tmp_path: Path):
         import torch
         torch.set_num_threads(1)
         from llm_tasks.methods import METHODS, Options, Strength
-        from pruning.streaming import StreamedBlocks
+        from pruning.blocks import StreamedBlocks
         from pruning.walk import compress_blocks
         from transformers.models.llama import modeling_llama
         def taken():

@@ -9,18 +9,10 @@ from transformers import AutoModelForCausalLM, Gemma4TextConfig, LlamaConfig, Ma
 
 from llm_tasks.methods import METHODS, Options, Strength
 from pruning import walk
+from pruning.blocks import LoadedBlocks
 from pruning.layers import block_weights, decoder_blocks, decoder_weights
-from pruning.walk import (
-    Call,
-    InputStatistics,
-    LoadedBlocks,
-    NotReplayedError,
-    Replay,
-    check_replayed,
-    compress_blocks,
-    run_block,
-    walk_cost,
-)
+from pruning.replay import Call, NotReplayedError, Replay, check_replayed, run_block
+from pruning.walk import InputStatistics, collect_statistics, compress_blocks, walk_cost
 
 ARCHITECTURES = decoder_configs()
 MORE = more_configs()
@@ -56,9 +48,9 @@ def test_replayed_blocks_equal_the_models_own_forward_bit_for_bit(architecture: 
     blocks = decoder_blocks(model)[1]
     replay = Replay(model, LoadedBlocks(blocks), WINDOWS, tokens_per_batch=24, precision="no")
     for index, block in enumerate(blocks):
-        assert torch.equal(replay._hidden, own[index])
+        assert torch.equal(replay.hidden, own[index])
         replay.advance(index, block)
-    assert torch.equal(replay._hidden, own[-1])
+    assert torch.equal(replay.hidden, own[-1])
     logits = torch.cat([logits for _, logits in replay.logits()])
     assert torch.equal(logits, torch.cat([model(batch, use_cache=False).logits for batch in batches]))
 
@@ -84,7 +76,7 @@ def test_layers_with_the_same_inputs_share_one_statistic():
     blocks = decoder_blocks(model)[1]
     replay = Replay(model, LoadedBlocks(blocks), WINDOWS, 60, "no")
     with torch.no_grad():
-        found = replay.collect(0, blocks[0], block_weights(blocks[0], "b"), "hessian")
+        found = collect_statistics(replay, 0, blocks[0], block_weights(blocks[0], "b"), "hessian")
     groups: dict[int, list[str]] = {}
     for name, statistics in found.items():
         groups.setdefault(id(statistics), []).append(name.split(".")[-2])
@@ -102,7 +94,7 @@ def test_statistics_equal_those_of_the_inputs_seen_in_a_whole_forward(architectu
     replay = Replay(model, LoadedBlocks(blocks), WINDOWS, tokens_per_batch, "no")
     replay.advance(0, blocks[0])
     weights = [weight for weight in block_weights(blocks[1], f"{name}.1") if weight.expert is None]
-    found = replay.collect(1, blocks[1], weights, "hessian")
+    found = collect_statistics(replay, 1, blocks[1], weights, "hessian")
     for weight in weights:
         seen: list[Tensor] = []
         handle = weight.owner.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
@@ -110,7 +102,7 @@ def test_statistics_equal_those_of_the_inputs_seen_in_a_whole_forward(architectu
         handle.remove()
         inputs = torch.cat([part.flatten(0, -2) for part in seen]).double()
         torch.testing.assert_close(found[weight.name].hessian.double(), inputs.T @ inputs, rtol=1e-4, atol=1e-4)
-        norms = replay.collect(1, blocks[1], [weight], "sq_norms")[weight.name]
+        norms = collect_statistics(replay, 1, blocks[1], [weight], "sq_norms")[weight.name]
         torch.testing.assert_close(norms.sq_norms.double(), inputs.square().sum(0), rtol=1e-4, atol=1e-4)
         assert norms.num_tokens == found[weight.name].num_tokens == 60
 
@@ -121,7 +113,8 @@ def test_an_expert_is_calibrated_on_the_tokens_routed_to_it():
     blocks = decoder_blocks(model)[1]
     weights = block_weights(blocks[0], "b")
     model.set_experts_implementation("eager")
-    found = Replay(model, LoadedBlocks(blocks), WINDOWS, 60, "no").collect(0, blocks[0], weights, "sq_norms")
+    replay = Replay(model, LoadedBlocks(blocks), WINDOWS, 60, "no")
+    found = collect_statistics(replay, 0, blocks[0], weights, "sq_norms")
     routed = [found[f"b.mlp.experts.gate_up_proj[{expert}]"].num_tokens for expert in range(3)]
     assert sum(routed) == 2 * WINDOWS.numel()  # each token goes to two of three experts
     assert routed == [found[f"b.mlp.experts.down_proj[{expert}]"].num_tokens for expert in range(3)]
@@ -280,13 +273,13 @@ def test_statistics_of_every_weight_equal_those_of_plain_forwards(architecture: 
 def test_calls_that_depend_on_the_tokens_are_captured_for_each_batch():
     model = lively(MORE["gemma4_text more"])
     replay = Replay(model, LoadedBlocks(model.model.layers), WINDOWS, 24, "no")
-    assert replay._own_calls
+    assert replay.own_calls
     with pytest.raises(AssertionError):  # which is what makes the difference
         own = own_hidden_states(model, WINDOWS[2:4])
         shared = Replay(model, LoadedBlocks(model.model.layers), WINDOWS[:4], 24, "no", calls="shared")
-        shared._own_calls = False
+        shared.own_calls = False
         shared.advance(0, model.model.layers[0])
-        torch.testing.assert_close(shared._hidden[2:4], own[1])
+        torch.testing.assert_close(shared.hidden[2:4], own[1])
 
 
 def kv_sharing() -> PreTrainedModel:

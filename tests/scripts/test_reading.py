@@ -114,14 +114,6 @@ def test_columns_come_back_as_numpy_itself_reads_them(tmp_path):
     assert run_folder.read_items(tmp_path, ["names", "unknown"]).keys() == {"names"}
 
 
-@pytest.mark.filterwarnings("ignore:Stored array in format 2.0")
-def test_arrays_that_are_not_written_here_are_refused(tmp_path):
-    many = np.zeros(2, dtype=[(f"field number {number} with a long name", "f8") for number in range(2000)])
-    store(tmp_path, many=many)
-    with pytest.raises(ValueError, match=r"items\.npz cannot be read: an array of format \(2, 0\)"):
-        run_folder.read_items(tmp_path)
-
-
 def test_columns_that_repeat_are_one_array_and_cannot_be_changed(tmp_path):
     items = np.array(["a", "b"])
     store(tmp_path / "0", item=items, score=np.array([0.0, 1.0]))
@@ -150,7 +142,7 @@ def test_items_that_were_cut_off_are_named(tmp_path):
 
 def test_pickled_items_are_not_read(tmp_path):
     np.savez(tmp_path / "items.npz", answers=np.array(["a", None], dtype=object))
-    with pytest.raises(ValueError, match="Python objects"):
+    with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
         run_folder.read_items(tmp_path)
 
 

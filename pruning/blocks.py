@@ -1,9 +1,10 @@
-"""Compress a model that is larger than memory: blocks come from its files one by one and go to new ones.
+"""Where the decoder blocks of a model are while a walk goes over them: all in memory, or in files, one read at a time.
 
-transformers itself opens the model, with the blocks left on disk (`device_map`): names, conversions, precisions, ties
-and buffers are the library's. At any moment memory holds one block; what lies outside the blocks is mapped from the
-files where its precision is theirs, and so are the calibration activations. Weights that transformers converts while
-loading (experts) are written once in their new form, to a scratch folder. A killed job goes on at its block:
+Streamed blocks are for a model larger than memory. transformers itself opens the model, with the blocks left on disk
+(`device_map`): names, conversions, precisions, ties and buffers are the library's. Memory holds one block at a time.
+What lies outside the blocks is mapped from the files where it has their precision, and so are the hidden states that
+enter the next block. Weights that transformers converts while loading (experts) are written once in their new form, to
+a scratch folder. A killed job goes on at its block:
 
     <out>/.stream/progress.json                next block to compress, what job this is, sha256 of what was written
     <out>/.stream/activations-{0,1}            hidden states entering the next block; the other is being filled
@@ -20,10 +21,10 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate.hooks import remove_hook_from_submodules
@@ -40,24 +41,59 @@ CONVERTED = "converted-"
 ONE_FILE = 10**18  # bytes: save_pretrained cuts nothing into several files
 
 
+class BlockStorage(Protocol):
+    """Where a walk takes blocks from, and where it leaves what it has finished."""
+
+    def hold(self, index: int) -> AbstractContextManager[nn.Module]:
+        """Block `index` with its weights in memory; afterwards they may be dropped."""
+
+    def resume(self) -> tuple[int, Tensor | None]:
+        """First block that is not finished, and the hidden states that enter it if an interrupted job stored them."""
+
+    def activations(self, shape: torch.Size, dtype: torch.dtype, index: int) -> Tensor | None:
+        """Where the hidden states that enter block `index` are stored; None where memory is enough."""
+
+    def finished(self, index: int, block: nn.Module) -> None:
+        """Block `index`, still held, is compressed; its outputs are in the activations of index + 1."""
+
+
+class LoadedBlocks:
+    """Blocks of a model that is in memory as a whole."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        self._blocks = blocks
+
+    @contextmanager
+    def hold(self, index: int) -> Iterator[nn.Module]:
+        yield self._blocks[index]
+
+    def resume(self) -> tuple[int, Tensor | None]:
+        return 0, None
+
+    def activations(self, shape: torch.Size, dtype: torch.dtype, index: int) -> Tensor | None:
+        return None
+
+    def finished(self, index: int, block: nn.Module) -> None:
+        pass
+
+
 class StreamedBlocks:
-    """Blocks of a checkpoint: read when held, written to the output folder and dropped when compressed.
+    """Blocks of a checkpoint: read when held, written to the output folder when compressed, then dropped.
 
     Attributes:
-        model: all of the model but the weights of its blocks, which are on the meta device unless held.
+        model: the model; the weights of its blocks are on the meta device unless held.
         name: of the list of blocks within the model.
         blocks: that list.
 
     Args:
         source: folder of the model, safetensors.
         out: folder of the compressed model; None only reads (to evaluate a model larger than memory).
-        dtype: of the weights; None = the checkpoint's.
-        job: what makes the output what it is; an unfinished job that differs is started anew.
-        scratch: folder in which converted weights are kept for a while where there is no `out`; when None, the
-            system's for temporary files.
+        dtype: of the weights; None takes the checkpoint's.
+        job: identifies the output; an unfinished job of another name in `out` is deleted and started anew.
+        scratch: folder for converted weights where there is no `out`; the system's temporary folder when None.
     Raises:
-        ValueError: quantized, without blocks to walk over, or the files and the model's weights do not match (names
-            one that is missing, left over or of another shape).
+        ValueError: the model is quantized or has no decoder blocks, or the files do not match the model's weights
+            (names one that is missing, unexpected or of another shape).
     """
 
     def __init__(
@@ -72,7 +108,6 @@ class StreamedBlocks:
         self._source, self._out, self._trust_remote_code = source, out, trust_remote_code
         self._work = None if out is None else out / ".stream"
         self._job = job
-        self._in_memory: Tensor | None = None
         self.progress = self._read_progress()
         if self._work is not None:
             scratch = self._work
@@ -80,23 +115,24 @@ class StreamedBlocks:
         self._converted = tempfile.TemporaryDirectory(prefix=CONVERTED, dir=scratch)  # goes with this object
         self.model, self._stored = _open(source, dtype, trust_remote_code, Path(self._converted.name))
         if out is not None:
-            _refuse_what_would_not_load(self.model)
+            _check_loads_again(self.model)
         self.name, self.blocks = decoder_blocks(self.model)
-        self._outside = _state(self.model, lambda name: not name.startswith(f"{self.name}."))
+        state = self.model.state_dict()
+        self._outside = {name: tensor for name, tensor in state.items() if not name.startswith(f"{self.name}.")}
 
     def _read_progress(self) -> dict[str, Any]:
         fresh = {"job": self._job, "next": 0, "shape": None, "dtype": None, "written": {}}
         if self._work is None:
             return fresh
         path = self._work / "progress.json"
-        found = json.loads(path.read_text()) if path.is_file() else fresh
-        if found["job"] != self._job or found.keys() != fresh.keys():
+        progress = json.loads(path.read_text()) if path.is_file() else fresh
+        if progress["job"] != self._job or progress.keys() != fresh.keys():
             shutil.rmtree(self._work)
-            found = fresh
-        if found["next"] == 0:
+            progress = fresh
+        if progress["next"] == 0:
             (self._out / INDEX_FILE).unlink(missing_ok=True)  # of a model whose shards are about to be replaced
         self._work.mkdir(parents=True, exist_ok=True)
-        return found
+        return progress
 
     @contextmanager
     def hold(self, index: int) -> Iterator[nn.Module]:
@@ -147,18 +183,16 @@ class StreamedBlocks:
             return start, None
         return start, self.activations(torch.Size(shape), getattr(torch, self.progress["dtype"]), start)
 
-    def activations(self, shape: torch.Size, dtype: torch.dtype, turn: int) -> Tensor:
-        """Hidden states that enter block `turn`: a file mapped into memory, or memory when nothing is written."""
+    def activations(self, shape: torch.Size, dtype: torch.dtype, index: int) -> Tensor | None:
+        """Hidden states that enter block `index`, in a file mapped into memory; None when nothing is written."""
         if self._work is None:
-            if self._in_memory is None or self._in_memory.dtype != dtype:
-                self._in_memory = torch.empty(shape, dtype=dtype)
-            return self._in_memory
+            return None
         self.progress |= {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-        path = self._work / f"activations-{turn % 2}"
+        path = self._work / f"activations-{index % 2}"
         return torch.from_file(str(path), shared=True, size=shape.numel(), dtype=dtype).view(shape)
 
     def finished(self, index: int, block: nn.Module) -> None:
-        """Write block `index` to its shard, then record that; its outputs are in the activations of turn index + 1."""
+        """Write block `index` to its shard, then record that; its outputs are in the activations of index + 1."""
         if self._work is None:
             return
         prefix = f"{self.name}.{index}."
@@ -172,15 +206,15 @@ class StreamedBlocks:
         partial.rename(self._work / "progress.json")
 
     def complete(self) -> "StreamedBlocks":
-        """Write what lies outside the blocks, the config and the index; returns the folder opened for reading.
+        """Write what lies outside the blocks, the config and the index; return the folder opened for reading.
 
-        Every tensor is read again as transformers loads it, and compared with what was to be written.
+        Every tensor is then loaded again by transformers and compared with what should have been written.
 
         Raises:
             ValueError: the folder does not load to the same bits (names a weight); it has no index then.
         """
         last = len(self.blocks)
-        _say_what_is_tied(self.model)
+        _correct_tied_config(self.model)
         folder = self._write_shard(last, dict(self._outside))
         for path in [folder / "config.json", *folder.glob("*.py")]:  # the code of a model that brings its own
             shutil.move(path, self._out / path.name)
@@ -204,18 +238,18 @@ class StreamedBlocks:
         return again
 
     def check(self, written: Mapping[str, str]) -> None:
-        """Compare the tensors of the model as it was loaded with what was to be written.
+        """Compare the tensors of the model, as loaded, with what should have been written.
 
         Args:
             written: by name, the sha256 of every parameter and persistent buffer.
         Raises:
             ValueError: names one that differs.
         """
-        found = {name: _digest(tensor) for name, tensor in self._outside.items()}
+        loaded = {name: _digest(tensor) for name, tensor in self._outside.items()}
         for index in range(len(self.blocks)):
             with self.hold(index) as block:
-                found |= {f"{self.name}.{index}.{key}": _digest(value) for key, value in block.state_dict().items()}
-        differing = [name for name in written.keys() | found.keys() if written.get(name) != found.get(name)]
+                loaded |= {f"{self.name}.{index}.{key}": _digest(value) for key, value in block.state_dict().items()}
+        differing = [name for name in written.keys() | loaded.keys() if written.get(name) != loaded.get(name)]
         if differing:
             raise ValueError(
                 f"{self._source}: {min(differing)} is not read as it was written ({len(differing)} such weights); "
@@ -226,13 +260,17 @@ class StreamedBlocks:
 def _open(
     source: Path, dtype: torch.dtype | None, trust_remote_code: bool, scratch: Path
 ) -> tuple[PreTrainedModel, dict[str, tuple[Mapping[str, Tensor], str]]]:
-    """The model as from_pretrained loads it, its blocks on the meta device; by name, where their weights are read."""
+    """The model as from_pretrained loads it, with its blocks on the meta device.
+
+    Returns:
+        The model; by name, the mapping that reads a block's weight, and the weight's key in it.
+    """
     structure = meta_model(str(source), AutoModelForCausalLM, trust_remote_code)
     name, blocks = decoder_blocks(structure)
-    # accelerate warns of weights on the meta device, which is what is asked for here
+    # accelerate warns of weights on the meta device, which are wanted here
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():  # that single weights in the map are no modules
+        with warnings.catch_warnings():  # transformers warns that single weights in the map are no modules
             warnings.filterwarnings("ignore", "The following device_map keys")
             model, _ = load_pretrained(
                 str(source), AutoModelForCausalLM, dtype or "auto", trust_remote_code=trust_remote_code,
@@ -252,20 +290,21 @@ def _open(
             if parameter.is_meta:
                 stored[f"{path}.{key}"] = (module._hf_hook.weights_map, key)
     remove_hook_from_submodules(model)
-    del model.hf_device_map  # save_pretrained looks for the hooks where it stands
+    del model.hf_device_map  # with it, save_pretrained would look for the hooks
     for module in model.modules():
         if getattr(vars(module).get("forward"), "__func__", None) is type(module).forward:
-            del module.forward  # which accelerate leaves on the module itself
+            del module.forward  # accelerate leaves a copy on the module itself
     return model.eval().requires_grad_(False), stored
 
 
 def _device_map(structure: PreTrainedModel, name: str, blocks: nn.ModuleList) -> dict[str, str]:
-    """Where from_pretrained leaves each part: blocks on disk, all else on the CPU.
+    """Where from_pretrained leaves each part: blocks on disk, all else in memory.
 
-    So does what a block holds in float32 whatever the model's precision: from disk it would come in the model's.
+    Parts of a block that are float32 whatever the model's precision stay in memory too: read from disk they would have
+    the model's.
 
     Raises:
-        ValueError: a weight of a block is also another block's, or stands outside as well.
+        ValueError: a weight of a block is also a weight of another block or of something outside the blocks.
     """
     seen: dict[int, str] = {}
     for key, parameter in structure.named_parameters(remove_duplicate=False):
@@ -274,14 +313,16 @@ def _device_map(structure: PreTrainedModel, name: str, blocks: nn.ModuleList) ->
             raise ValueError(f"{type(structure).__name__} cannot be streamed: {other} and {key} are one weight")
     kept = [*(structure._keep_in_fp32_modules or ()), *(structure._keep_in_fp32_modules_strict or ())]
     in_float32 = re.compile("|".join(pattern.replace("*", ".*") for pattern in kept) or "(?!)")
-    places: dict[str, str] = {}
+    device_map: dict[str, str] = {}
 
     def place(path: str, module: nn.Module) -> None:
         if not any(in_float32.search(f"{path}.{key}") for key in module.state_dict()):
-            places[path] = "disk"
+            device_map[path] = "disk"
             return
         children = dict(module.named_children())
-        places.update(dict.fromkeys((f"{path}.{key}" for key in _own_tensors(module)) if children else [path], "cpu"))
+        device_map.update(
+            dict.fromkeys((f"{path}.{key}" for key in _direct_tensors(module)) if children else [path], "cpu")
+        )
         for key, child in children.items():
             place(f"{path}.{key}", child)
 
@@ -292,17 +333,17 @@ def _device_map(structure: PreTrainedModel, name: str, blocks: nn.ModuleList) ->
         owner = structure.get_submodule(".".join(parts[:depth]))
         prefix = "".join(f"{part}." for part in parts[:depth])
         children = [key for key, _ in owner.named_children() if key != part]
-        places |= dict.fromkeys((f"{prefix}{key}" for key in (*_own_tensors(owner), *children)), "cpu")
-    return places
+        device_map |= dict.fromkeys((f"{prefix}{key}" for key in (*_direct_tensors(owner), *children)), "cpu")
+    return device_map
 
 
-def _own_tensors(module: nn.Module) -> list[str]:
+def _direct_tensors(module: nn.Module) -> list[str]:
     """Names of the parameters and buffers that a module holds itself."""
     return [key for key, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
 
 
-def _refuse_what_would_not_load(model: PreTrainedModel) -> None:
-    """Raises ValueError where AutoModelForCausalLM takes a model out of a larger one's folder, but not from its own."""
+def _check_loads_again(model: PreTrainedModel) -> None:
+    """Raises ValueError for a model that AutoModelForCausalLM loads from a larger model's folder, but not by itself."""
     if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not model.is_remote_code():
         raise ValueError(
             f"a {model.config.model_type} saved by itself has no class that loads it as a causal language model, so "
@@ -310,14 +351,10 @@ def _refuse_what_would_not_load(model: PreTrainedModel) -> None:
         )
 
 
-def _say_what_is_tied(model: PreTrainedModel) -> None:
-    """The config of a model whose files hold two weights where it says one: transformers has not tied them."""
+def _correct_tied_config(model: PreTrainedModel) -> None:
+    """Let the config say that weights are not tied where the files hold two different ones, which stay untied."""
     if model.get_expanded_tied_weights_keys(all_submodels=True) and not model.all_tied_weights_keys:
         model.config.tie_word_embeddings = False
-
-
-def _state(model: PreTrainedModel, names: Callable[[str], bool]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in model.state_dict().items() if names(name)}
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

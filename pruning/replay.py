@@ -1,0 +1,401 @@
+"""Token windows on their way through the decoder blocks, which are run one by one with the arguments the model gives.
+
+A block is replayed with its own captured arguments: masks and rotary embeddings differ between the blocks of
+sliding-window models. The KV cache is off, or every window would attend to the one before.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from harness.device import autocast
+from pruning.blocks import BlockStorage
+from pruning.layers import block_weights, decoder_blocks, inputs_shown
+
+PROOF_TOKENS = 32  # length of the two windows on which the replay is compared with the model itself
+
+
+class Call(NamedTuple):
+    """The arguments of a block besides the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class StopForward(Exception):
+    """Ends a forward pass from inside, once all that is wanted of it has been seen; no error."""
+
+
+class NotReplayedError(ValueError):
+    """The blocks, run one by one, do not give what the whole model gives."""
+
+
+def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+    """The hidden states that leave `block`; some architectures return them first in a tuple."""
+    output = block(hidden, *call.args, **call.kwargs)
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+class Batches:
+    """Token windows in batches, and forward passes of the whole model over a batch. Iterates over (rows, windows).
+
+    Args:
+        tokens: (num_samples, seq_len), without padding.
+        tokens_per_batch: a batch holds as many windows as fit into this many tokens, at least one.
+        precision: "bf16" computes the matmuls of a float32 model in bf16.
+
+    Attributes:
+        name, blocks: the model's list of decoder blocks.
+        in_bf16: whether a float32 model computes in bf16.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokens: Tensor, tokens_per_batch: int, precision: str) -> None:
+        self.model, self.num_windows = model, len(tokens)
+        self.name, self.blocks = decoder_blocks(model)
+        self.in_bf16 = precision == "bf16" and model.dtype == torch.float32
+        self._windows, self._precision = tokens.split(max(1, tokens_per_batch // tokens.shape[1])), precision
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        start = 0
+        for windows in self._windows:
+            yield slice(start, start + len(windows)), windows
+            start += len(windows)
+
+    def run_without_head(self, windows: Tensor) -> None:
+        self._forward(self.model.base_model, windows)
+
+    def logits(self, windows: Tensor) -> Tensor:
+        return self._forward(self.model, windows).logits
+
+    def autocast(self, device: torch.device) -> AbstractContextManager:
+        return autocast(self._precision, device.type, self.model.dtype)
+
+    def _forward(self, module: nn.Module, windows: Tensor) -> Any:
+        device = self.model.get_input_embeddings().weight.device
+        with self.autocast(device):
+            return module(windows.to(device), use_cache=False)
+
+
+class WholeForwards:
+    """Passes over a block by whole forward passes, anew for every block: for models whose blocks cannot run alone.
+
+    Attributes: see Replay.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokens: Tensor, tokens_per_batch: int, precision: str) -> None:
+        self.batches = Batches(model, tokens, tokens_per_batch, precision)
+        self.start, self.uses_layers_once = 0, False
+
+    def passes(self, index: int, block: nn.Module) -> Iterator[Callable[[], object]]:
+        return (functools.partial(self.batches.run_without_head, windows) for _, windows in self.batches)
+
+    def advance(self, index: int, block: nn.Module) -> None:
+        """Nothing to do: the next forward pass goes through the compressed block."""
+
+
+class Replay:
+    """Windows on their way through the blocks: their hidden states, and the call that each block wants.
+
+    Before anything relies on it, two short windows go through the blocks one by one and through the model as a whole,
+    and must come out the same.
+
+    Args:
+        model: the decoder; embeddings and everything else outside the blocks must be in memory.
+        storage: where the blocks are.
+        tokens, tokens_per_batch, precision: see Batches.
+        calls: "shared" gives all batches of one size the calls captured from the first, "own" captures each batch's;
+            "proven" takes the first of these that gives what the model gives. Without a proof nothing is stored.
+
+    Attributes:
+        hidden: (num_samples, seq_len, features), what enters the next block.
+        start: first block that is not compressed yet.
+        own_calls: whether every batch has calls of its own.
+        uses_layers_once: whether no layer is known to run twice in one pass.
+    Raises:
+        NotReplayedError: neither kind of call gives what the model gives.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, storage: BlockStorage, tokens: Tensor, tokens_per_batch: int, precision: str,
+        calls: Literal["proven", "shared", "own"] = "proven",
+    ) -> None:  # fmt: skip
+        self.batches = Batches(model, tokens, tokens_per_batch, precision)
+        self._blocks, self._storage = self.batches.blocks, storage
+        self._is_stored = calls == "proven"
+        self.uses_layers_once = False
+        if calls == "proven":
+            calls, self.uses_layers_once = _prove(model, storage, tokens, precision)
+        self._output = self._capture_first_output()
+        self._calls = self._capture_each_batch_size()
+        self.own_calls = calls == "own"
+        self.start, self.hidden = storage.resume() if self._is_stored else (0, None)
+        self._enter_all(is_resumed=self.hidden is not None)
+
+    def _enter_all(self, is_resumed: bool) -> None:
+        """Compute the hidden states that enter the first block, unless an interrupted job stored later ones.
+
+        From a batch on whose call differs from the captured one, every batch gets calls of its own.
+        """
+        for rows, windows in self.batches:
+            first, call = self._enter_first_block(windows)
+            self.own_calls |= not _same(call, self._calls[len(windows)][0])
+            if is_resumed:
+                continue
+            if self.hidden is None:
+                self.hidden = self._room(torch.Size((self.batches.num_windows, *first.shape[1:])), first, 0)
+            self.hidden[rows] = first
+
+    def _room(self, shape: torch.Size, like: Tensor, index: int) -> Tensor:
+        """Where the hidden states that enter block `index` go: where storage says, else over those that entered before.
+
+        Args:
+            like: some of them; a change of precision needs new memory.
+        """
+        stored = self._storage.activations(shape, like.dtype, index) if self._is_stored else None
+        if stored is not None:
+            return stored
+        if self.hidden is not None and self.hidden.dtype == like.dtype:
+            return self.hidden
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+    def _enter_first_block(self, windows: Tensor) -> tuple[Tensor, Call]:
+        """What the model gives its first block for these windows."""
+        seen = []
+
+        def look(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            seen.append(_split_call(type(module).__name__, args, kwargs))
+            raise StopForward
+
+        handle = self._blocks[0].register_forward_pre_hook(look, with_kwargs=True)
+        try:
+            with contextlib.suppress(StopForward):
+                self.batches.run_without_head(windows)
+        finally:
+            handle.remove()
+        if not seen:
+            raise NotReplayedError(f"{type(self.batches.model).__name__} does not run its blocks {self.batches.name}")
+        return seen[0]
+
+    def _capture_first_output(self) -> Any:
+        """What the first block returns for the first batch."""
+        hidden, call = self._enter_first_block(next(iter(self.batches))[1])
+        with self._storage.hold(0) as block, self.batches.autocast(hidden.device):
+            return block(hidden, *call.args, **call.kwargs)
+
+    def _capture_each_batch_size(self) -> dict[int, list[Call]]:
+        """The calls of all blocks, by number of windows in a batch."""
+        of_each_size: dict[int, Tensor] = {}
+        for _, windows in self.batches:
+            of_each_size.setdefault(len(windows), windows)
+        return {size: self._capture_calls(windows) for size, windows in of_each_size.items()}
+
+    def _capture_calls(self, windows: Tensor) -> list[Call]:
+        """The call of every block for these windows, from a forward pass in which no block computes anything."""
+        with _blocks_replaced(self._blocks, self._output) as seen:
+            self.batches.run_without_head(windows)
+        if len(seen) != len(self._blocks):
+            kind = type(self.batches.model).__name__
+            raise NotReplayedError(f"{kind} runs its {len(self._blocks)} blocks {len(seen)} times")
+        return [call for _, call in seen]
+
+    def _runs(self, index: int) -> Iterator[tuple[slice, Tensor, Call]]:
+        """Per batch: its rows of `hidden`, the hidden states that enter block `index`, the block's call."""
+        for rows, windows in self.batches:
+            calls = self._capture_calls(windows) if self.own_calls else self._calls[len(windows)]
+            yield rows, self.hidden[rows], calls[index]
+
+    def passes(self, index: int, block: nn.Module) -> Iterator[Callable[[], object]]:
+        """One function per batch that runs it through block `index`."""
+        device = next(block.parameters()).device
+        for _, hidden, call in self._runs(index):
+            yield functools.partial(run_block, block, hidden.to(device), call)
+
+    def advance(self, index: int, block: nn.Module) -> None:
+        """Run all windows through block `index`; its outputs replace its inputs."""
+        device, target = next(block.parameters()).device, None
+        for rows, hidden, call in self._runs(index):
+            with self.batches.autocast(device):
+                output = run_block(block, hidden.to(device), call)
+            if target is None:  # here, since some blocks return float32 where they are given less
+                target = self._room(self.hidden.shape, output, index + 1)
+            target[rows] = output
+        self.hidden = target
+
+    def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per batch, its windows and the model's logits, once all windows have gone through all blocks."""
+        device = self.batches.model.get_input_embeddings().weight.device
+        for rows, windows in self.batches:
+            with _blocks_replaced(self._blocks, self._output, self.hidden[rows].to(device)):
+                logits = self.batches.logits(windows)
+            yield windows, logits
+
+
+def check_replayed(model: PreTrainedModel, storage: BlockStorage, precision: str) -> None:
+    """Raises NotReplayedError where a model's blocks, run one by one, do not give what the model gives."""
+    tokens = torch.arange(2 * 2 * PROOF_TOKENS).view(2, -1) % model.config.get_text_config().vocab_size
+    _prove(model, storage, tokens, precision)
+
+
+@torch.no_grad()
+def _prove(
+    model: PreTrainedModel, storage: BlockStorage, tokens: Tensor, precision: str
+) -> tuple[Literal["shared", "own"], bool]:
+    """Which calls of the blocks give what the model gives, and whether each layer is used at most once in a pass.
+
+    Raises:
+        NotReplayedError: none does (says what differs).
+    """
+    length = min(PROOF_TOKENS, max(1, tokens.shape[1] // 2))
+    windows = torch.cat([tokens[:1, :length], tokens[-1:, -length:]])
+    batches = Batches(model, windows, 1, precision)
+    wanted = [_whole_pass(batches, storage, window) for _, window in batches]
+    reason = ""
+    for calls in ("shared", "own"):
+        try:
+            replay = Replay(model, storage, windows, 1, precision, calls)
+            for index in range(len(batches.blocks)):
+                _compare(
+                    f"what enters {batches.name}.{index}", replay.hidden, [passed.seen[index] for passed in wanted]
+                )
+                with storage.hold(index) as block:
+                    replay.advance(index, block)
+            given = torch.cat([logits for _, logits in replay.logits()])
+            _compare("its logits", given, [passed.logits for passed in wanted])
+            return calls, all(passed.most_uses <= 1 for passed in wanted)
+        except Exception as error:  # a block that is called in a way it is not made for may raise anything
+            reason = reason or str(error).partition("\n")[0]
+    raise _only_whole(model, reason)
+
+
+def _only_whole(model: PreTrainedModel, reason: str) -> NotReplayedError:
+    kind = type(model).__name__
+    return NotReplayedError(f"{kind} cannot be run block by block, only as a whole and in memory: {reason}")
+
+
+class _WholePass(NamedTuple):
+    """What a forward pass of the whole model shows.
+
+    Fields:
+        seen: what entered the blocks, in the order of their calls.
+        most_uses: how often the layer that ran most often did.
+    """
+
+    seen: list[Tensor]
+    logits: Tensor
+    most_uses: int
+
+
+def _whole_pass(batches: Batches, storage: BlockStorage, window: Tensor) -> _WholePass:
+    """Run the model as a whole; `storage` brings each block when it is called."""
+    seen: list[Tensor] = []
+    uses: dict[str, int] = {}
+
+    def noting(index: int, block: nn.Module) -> Callable:
+        original = block.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            seen.append(next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None))
+            with storage.hold(index):
+                return original(*args, **kwargs)
+
+        return forward
+
+    def count(name: str, inputs: Tensor) -> None:
+        uses[name] = uses.get(name, 0) + 1
+
+    blocks = batches.blocks
+    weights = [
+        weight
+        for index, block in enumerate(blocks)
+        for weight in block_weights(block, f"{batches.name}.{index}")
+        if weight.expert is None
+    ]
+    with (
+        _forwards_replaced(blocks, [noting(index, block) for index, block in enumerate(blocks)]),
+        inputs_shown(weights, count),
+    ):
+        logits = batches.logits(window)
+    if len(seen) != len(blocks):
+        raise _only_whole(batches.model, f"it runs its {len(blocks)} blocks {len(seen)} times")
+    return _WholePass(seen, logits, max(uses.values(), default=0))
+
+
+def _compare(what: str, given: Tensor, wanted: list[Tensor]) -> None:
+    """Raises NotReplayedError where two ways to the same numbers differ by more than rounding."""
+    wanted = torch.cat([part.to(given.device) for part in wanted])
+    if (given.shape, given.dtype) != (wanted.shape, wanted.dtype):
+        raise NotReplayedError(f"{what} has another shape or precision")
+    tolerance = 1e-5 if given.dtype == torch.float32 else 0.02
+    scale = float(wanted.float().abs().nan_to_num().max())
+    if not torch.allclose(given.float(), wanted.float(), rtol=0, atol=tolerance * scale, equal_nan=True):
+        raise NotReplayedError(f"{what} differs from the whole model's, so that blocks take more than hidden states")
+
+
+def _split_call(block: str, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+    """Hidden states and the rest of a block's arguments."""
+    if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3:
+        raise NotReplayedError(f"{block} does not take hidden states (batch, tokens, features) first")
+    if any(hasattr(value, "get_seq_length") for value in (*args, *kwargs.values())):
+        raise NotReplayedError(f"{block} is given a KV cache although use_cache is off")
+    return args[0], Call(args[1:], kwargs)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two arguments are equal: tensors by value, containers by content, other objects by type."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one is other or (one.dtype == other.dtype and one.device == other.device and torch.equal(one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, int | float | str | bool):
+        return one == other
+    return type(one) is type(other)
+
+
+@contextmanager
+def _forwards_replaced(blocks: nn.ModuleList, forwards: list[Callable]) -> Iterator[None]:
+    """Inside, each block computes its function of `forwards` instead of its own forward."""
+    before = [vars(block).get("forward") for block in blocks]  # accelerate sets one on modules that it places
+    for block, forward in zip(blocks, forwards, strict=True):
+        block.forward = forward
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+@contextmanager
+def _blocks_replaced(
+    blocks: nn.ModuleList, like: Any, output: Tensor | None = None
+) -> Iterator[list[tuple[Tensor, Call]]]:
+    """Inside, blocks return the hidden states they are given; the list fills with their calls, in order.
+
+    Args:
+        like: what one of these blocks returned: hidden states, by themselves or first in a tuple.
+        output: returned instead of the hidden states that a block is given.
+    """
+    seen: list[tuple[Tensor, Call]] = []
+
+    def replacement(block: nn.Module) -> Callable:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            seen.append(_split_call(type(block).__name__, args, kwargs))
+            hidden = args[0] if output is None else output
+            return hidden if isinstance(like, Tensor) else type(like)((hidden, *like[1:]))
+
+        return forward
+
+    with _forwards_replaced(blocks, [replacement(block) for block in blocks]):
+        yield seen
