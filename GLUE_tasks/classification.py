@@ -1,26 +1,74 @@
-"""Classification and regression of sentences: tokenised rows of a task, and the scores of a model on them."""
+"""Classification and regression of sentences: tokenized rows of a task, and the scores of a model on them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
-from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from scipy import stats
+from sklearn.metrics import f1_score, matthews_corrcoef
+from torch import nn
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from GLUE_tasks import finetune, glue_data, labels
+from GLUE_tasks import glue_data
 from GLUE_tasks.glue_data import Task
-from GLUE_tasks.problem import Inputs, fit_inputs
+from GLUE_tasks.runner import Inputs
+from harness import training
+from harness.cells import Cell
 
 logger = logging.getLogger(__name__)
+
+
+def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    return float(np.mean(predictions == references))
+
+
+def correlation(statistic: Callable) -> Callable[[np.ndarray, np.ndarray], float]:
+    """A scipy correlation that is 0 where it is undefined: a constant prediction knows nothing of the reference."""
+
+    def score(predictions: np.ndarray, references: np.ndarray) -> float:
+        if np.ptp(predictions) == 0 or np.ptp(references) == 0:
+            return 0.0
+        return float(statistic(predictions, references).statistic)
+
+    return score
+
+
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy,
+    "f1": lambda predictions, references: float(f1_score(references, predictions, zero_division=0)),
+    "matthews_correlation": lambda predictions, references: float(matthews_corrcoef(references, predictions)),
+    "pearson": correlation(stats.pearsonr),
+    "spearmanr": correlation(stats.spearmanr),
+}
+
+
+def chance_level(metric: str, references: np.ndarray) -> float:
+    """Score of the best constant prediction: the largest class for accuracy, 0 for correlations.
+
+    For F1 it is the score of always answering 1.
+    """
+    if metric == "accuracy":
+        return float(np.unique(references, return_counts=True)[1].max() / len(references))
+    return SCORES["f1"](np.ones_like(references), references) if metric == "f1" else 0.0
+
+
+def standard_error(metric: str, predictions: np.ndarray, references: np.ndarray, resamples: int = 200) -> float:
+    """Standard error of a score over evaluated items: binomial for accuracy, seeded bootstrap for the others."""
+    n = len(references)
+    if metric == "accuracy":
+        score = accuracy(predictions, references)
+        return float(np.sqrt(score * (1 - score) / n))
+    rows = np.random.default_rng(0).integers(n, size=(resamples, n))
+    return float(np.std([SCORES[metric](predictions[row], references[row]) for row in rows], ddof=1))
 
 
 def tokenize_task(
     task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, max_eval_samples: int | None = None
 ) -> Inputs:
-    """All rows that any cell may see, tokenised."""
+    """All rows that any cell may see, tokenized."""
     splits = {key: first_rows(split, max_eval_samples) for key, split in task.validation.items()}
     train, *rest = (
         glue_data.tokenize(split, task.columns, tokenizer, max_length) for split in (task.train, *splits.values())
@@ -31,31 +79,14 @@ def tokenize_task(
     return Inputs(train, dict(zip(splits, rest, strict=True)), DataCollatorWithPadding(tokenizer))
 
 
-def fit(task: Task, inputs: Inputs, model: PreTrainedModel, order: Sequence[int] | None) -> Inputs:
-    """The inputs as this model takes them; its config says from now on what its outputs are and how they are trained.
-
-    Args:
-        order: which of the model's outputs stands for each class (labels.head_order); None for their own order.
-    """
-    labels.name_head(model.config, task.label_names, order)
-    inputs = fit_inputs(inputs, model)
-    if order is None:
-        return inputs
-    outputs, plain = np.asarray(order), inputs.collate
-
-    def collate(rows: list[dict[str, Any]]) -> Mapping[str, Tensor]:
-        return plain([{**row, "labels": int(outputs[row["labels"]])} for row in rows])
-
-    return inputs._replace(collate=collate, order=tuple(order))
+def first_rows(split: Dataset, count: int | None) -> Dataset:
+    """The first `count` rows at most; all for None."""
+    return split.select(range(min(len(split), count or len(split))))
 
 
 def facts(task: Task) -> dict[str, Any]:
     """What results say of a task: its classes in the order of their numbers, None of a regression."""
     return {"label_names": list(task.label_names) or None}
-
-
-def first_rows(split: Dataset, count: int | None) -> Dataset:
-    return split.select(range(min(len(split), count or len(split))))
 
 
 def predict_labels(
@@ -67,7 +98,8 @@ def predict_labels(
         FloatingPointError: the model's outputs are NaN or infinite.
     """
     rows = inputs.validation[split]
-    outputs = inputs.in_order(finetune.finite(finetune.predict(accelerator, model, rows, inputs.collate, batch_size)))
+    outputs = training.finite(training.predict(accelerator, model, rows, inputs.collate, batch_size))
+    outputs = inputs.in_order(outputs)
     predictions = outputs[:, 0] if task.is_regression else outputs.argmax(axis=1)
     return predictions, np.asarray(rows["labels"][:])
 
@@ -82,7 +114,31 @@ def score_task(
     scores, items = {}, {}
     for suffix in inputs.validation:
         predictions, labels = predict_labels(accelerator, model, task, inputs, suffix, batch_size)
-        found = metric.compute(predictions=predictions, references=labels)
-        scores |= {f"eval_{name}{suffix}": value for name, value in found.items()}
+        computed = metric.compute(predictions=predictions, references=labels)
+        scores |= {f"eval_{name}{suffix}": value for name, value in computed.items()}
         items |= {f"prediction{suffix}": predictions, f"label{suffix}": labels}
     return scores, items
+
+
+def level_of(metric: str, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """What a level says of the answers to its items, by run_folder.LEVEL_KEYS, and whether all answers are the same."""
+    return {
+        "metric": metric,
+        "score": SCORES[metric](predictions, labels),
+        "chance": chance_level(metric, labels),
+        "stderr": standard_error(metric, predictions, labels),
+        "num_examples": len(labels),
+        "constant_prediction": bool(np.ptp(predictions) == 0),
+    }
+
+
+def data_share_level(
+    cell: Cell, metric: str, predictions: np.ndarray, labels: np.ndarray, **changed: float
+) -> dict[str, Any]:
+    """The run's one point on setting 1's axis: the less data, the harder.
+
+    Args:
+        changed: what the level says instead, such as another chance.
+    """
+    share = cell["validation_split_percentage"]
+    return {"level": share, "difficulty": 1 - share / 100, **level_of(metric, predictions, labels), **changed}

@@ -201,6 +201,26 @@ def largest_total(available: Mapping[str, int], shares: Shares) -> int:
     return min(math.floor(available[domain] / share + 1e-9) for domain, share in shares.items() if share > 0)
 
 
+def mixture_shares(mixture: str, domains: Iterable[str], total: int | None) -> tuple[Shares, int]:
+    """A mixture's share of each domain, and how many training rows it has.
+
+    Args:
+        mixture: "movies=0.7,tweets=0.1", or NATURAL.
+        domains: that of every training row.
+        total: rows that the mixture must have; None is as many as it can.
+    Raises:
+        ValueError: a domain that the data lack, or one with too few rows.
+    """
+    available = count_rows(domains)
+    if mixture == NATURAL:
+        shares = natural_shares(available)
+    else:
+        shares = complete_shares(parse_shares(mixture.split(",")), available)
+    total = total or largest_total(available, shares)
+    check_rows(available, shares, total)
+    return shares, total
+
+
 def check_rows(available: Mapping[str, int], shares: Shares, total: int) -> None:
     """Refuse a mixture that a domain has too few rows for.
 

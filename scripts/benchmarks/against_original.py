@@ -21,7 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorWithPadding, get_scheduler
 
-from GLUE_tasks import finetune, glue_data
+from GLUE_tasks import glue_data
+from GLUE_tasks.pretrained import load_pretrained
+from GLUE_tasks.transfers import start_transfer
+from harness import training
 from harness.device import best_precision
 from measuring import ASSETS, in_turn, make_parser, ratio, seconds
 from pruning.layers import prunable_weights
@@ -57,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task = glue_data.load_files(args.train_file, args.validation_file)
-    pretrained = finetune.load_pretrained(args.model_name_or_path, len(task.label_names))
+    pretrained = load_pretrained(args.model_name_or_path, len(task.label_names))
     accelerator = Accelerator(mixed_precision=best_precision("cuda" if torch.cuda.is_available() else "cpu"))
     print(f"{args.model_name_or_path}, {accelerator.device}, {torch.get_num_threads()} threads, "
           f"precision {accelerator.mixed_precision}")  # fmt: skip
@@ -113,14 +116,14 @@ def report_masks(weights: dict[str, Tensor], turns: int) -> None:
 
 def report_hold(pretrained, keep_masks, rows, collate, accelerator: Accelerator, args: argparse.Namespace) -> None:
     """Steps with and without held masks, in turn, on batches as training makes them."""
-    batches = finetune.LengthGroupedBatches(rows["length"][:], args.batch_size, seed=0)
+    batches = training.LengthGroupedBatches(rows["length"][:], args.batch_size, seed=0)
     columns = rows.remove_columns("length")
     groups = [[collate(list(columns.select(batch)))] for batch, _ in zip(batches, range(args.turns * 4), strict=False)]
     groups = [[{name: tensor.to(accelerator.device) for name, tensor in group[0].items()}] for group in groups]
     steppers = {}
     for name in ("free", "held"):
         model = pretrained.copy(seed=0).to(accelerator.device).train()
-        optimizer = finetune.make_optimizer(model, args.learning_rate, 0.0)
+        optimizer = training.make_optimizer(model, args.learning_rate, 0.0)
         if name == "held":
             parameters = dict(model.named_parameters())
             apply_masks(parameters, keep_masks)
@@ -129,7 +132,7 @@ def report_hold(pretrained, keep_masks, rows, collate, accelerator: Accelerator,
 
     def step(name: str, group: list) -> None:
         model, optimizer = steppers[name]
-        finetune.train_step(accelerator, model, group)
+        training.train_step(accelerator, model, group)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -159,7 +162,7 @@ def original_epoch(pretrained, keep_masks, rows, collate, device: torch.device, 
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.0)
     loader = DataLoader(rows.remove_columns("length"), args.batch_size, shuffle=True, collate_fn=collate,
                         generator=torch.Generator().manual_seed(seed))  # fmt: skip
-    scheduler = get_scheduler("linear", optimizer, int(finetune.WARMUP_FRACTION * len(loader)), len(loader))
+    scheduler = get_scheduler("linear", optimizer, int(training.WARMUP_FRACTION * len(loader)), len(loader))
     torch.manual_seed(seed)
     for batch in loader:
         model(**{name: tensor.to(device) for name, tensor in batch.items()}).loss.backward()
@@ -174,17 +177,17 @@ def original_epoch(pretrained, keep_masks, rows, collate, device: torch.device, 
 
 def our_epoch(pretrained, keep_masks, rows, collate, accelerator: Accelerator, args, seed: int) -> torch.nn.Module:
     model = pretrained.copy(seed).to(accelerator.device)
-    optimizer = finetune.make_optimizer(model, args.learning_rate, 0.0)
-    finetune.start_transfer("sparse_transfer", optimizer, dict(model.named_parameters()), keep_masks)
+    optimizer = training.make_optimizer(model, args.learning_rate, 0.0)
+    start_transfer("sparse_transfer", optimizer, dict(model.named_parameters()), keep_masks)
     model, optimizer = accelerator.prepare(model, optimizer)
-    recipe = finetune.Recipe(args.learning_rate, args.batch_size, num_epochs=1, seed=seed)
-    finetune.train(accelerator, model, optimizer, rows, collate, recipe, Path())
+    recipe = training.Recipe(args.learning_rate, args.batch_size, num_epochs=1, seed=seed)
+    training.train(accelerator, model, optimizer, rows, collate, recipe)
     return model
 
 
 def report_epoch(pretrained, keep_masks, train_rows, rows, collate, accelerator, args) -> None:
     def accuracy(model: torch.nn.Module) -> float:
-        outputs = finetune.predict(accelerator, model, rows, collate, 128)
+        outputs = training.predict(accelerator, model, rows, collate, 128)
         return float(np.mean(outputs.argmax(axis=1) == np.asarray(rows["labels"][:])))
 
     times: dict[str, list[float]] = {"original": [], "ours": []}
