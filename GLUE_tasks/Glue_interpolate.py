@@ -62,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("evaluation").add_argument
     add("--num_points", type=number(int, 3, 10_001), default=21, help="alphas from 0 to 1, both ends counted, 3 or "
         "more (default %(default)s)")  # fmt: skip
-    add("--data_dir", type=filled_path, help="where the task's data are (default: where the models' runs found them)")
+    add("--data_dir", type=filled_path, help="where the task's data are (default: where the models' runs read them)")
     add("--max_train_samples", type=positive, default=1000,
         help="training rows for the training loss, of those that both ends saw (default %(default)s)")  # fmt: skip
     add("--max_eval_samples", type=positive, help="evaluate the first rows only (default: as the start's run did)")
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
             )
             return 0
         for pair in pairs:
-            interpolation.check_data(pair, interpolation.load_task(interpolation.task_source(pair, args.data_dir)))
+            interpolation.check_data(pair, interpolation.load_task(pair, args.data_dir))
         identities = {folder: interpolation.identity(measurement, pair) for folder, pair in pair_of.items()}
         check_folders(identities, args.overwrite)
     except ValueError as error:

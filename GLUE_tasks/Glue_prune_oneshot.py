@@ -6,7 +6,7 @@ One run, as the original's README prints it:
         --freeze_weights --sparsity 0.5 --seed 41 --max_length 512 --per_device_train_batch_size 16 \\
         --output_dir runs/qnli/0.5/41
 
-A sweep, with one load of the model, one tokenisation and one selection of masks:
+A sweep, with one load of the model, one tokenization and one selection of masks:
 
     python GLUE_tasks/Glue_prune_oneshot.py --model_name_or_path roberta-base --task_name qnli sst2 --noembed \\
         --sparse_method dense_transfer sparse_transfer --sparsity 0.1 0.3 0.5 0.7 0.9 --seed 41 42 43 \\

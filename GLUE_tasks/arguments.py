@@ -142,7 +142,7 @@ def _add_training_options(add: Callable[..., argparse.Action]) -> None:
     add("--lr_scheduler_type", choices=SCHEDULERS, default="linear", help="learning rate's course (default linear)")
     add("--num_warmup_steps", type=number(int, 0, 10**9), help="default: 6 %% of all steps")
     add("--mixed_precision", choices=("auto", "no", "bf16", "fp16"), default="auto",
-        help="auto: bf16 where the processor or GPU computes in it, else float32; weights stay float32")  # fmt: skip
+        help="auto: bf16 where the CPU or GPU computes in it, else float32; weights stay float32")  # fmt: skip
     add("--seed", nargs="+", type=number(int, 0, 2**32 - 1), default=[42], metavar="SEED",
         help="head, data sample, order of rows and dropout (default 42)")  # fmt: skip
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -246,36 +246,28 @@ class Measurement:
         return self.max_eval_samples or pair.start.arguments["max_eval_samples"]
 
 
-class TaskSource(NamedTuple):
-    """Where a task's rows come from, as Glue_prune_oneshot.py names it.
-
-    Fields:
-        text_columns: what the run says of them; None where they are the first ones.
-    """
-
-    task_name: str
-    data_dir: Path | None
-    train_file: Path | None
-    validation_file: Path | None
-    text_columns: tuple[str, ...] | None
+def load_task(pair: Pair, data_dir: Path | None) -> Task:
+    """The rows of a line's task, read once: from `data_dir`, or by default from where the start's run read them."""
+    return _load_task(*_task_source(pair, data_dir))
 
 
-def task_source(pair: Pair, data_dir: Path | None) -> TaskSource:
-    """Where the rows of a line's task are: in `data_dir`, else where the start's run read them."""
+def _task_source(pair: Pair, data_dir: Path | None) -> tuple:
+    """The task's name, its --data_dir, training and validation file, and the text columns that the run recorded."""
     recorded = pair.start.arguments
-    paths = {name: recorded[name] and Path(recorded[name]) for name in ("data_dir", "train_file", "validation_file")}
-    if data_dir and not paths["train_file"]:
-        paths["data_dir"] = data_dir
-    columns = recorded.get("text_columns")
-    return TaskSource(pair.start.result["task"], **paths, text_columns=tuple(columns) if columns else None)
+    names = ("data_dir", "train_file", "validation_file")
+    folder, train_file, validation_file = (recorded[name] and Path(recorded[name]) for name in names)
+    if data_dir and not train_file:
+        folder = data_dir
+    return pair.start.result["task"], folder, train_file, validation_file, tuple(recorded.get("text_columns") or ())
 
 
 @functools.cache
-def load_task(source: TaskSource) -> Task:
-    """The task's rows, read once for all lines."""
-    if source.train_file is None:
-        return glue_data.load_glue(source.task_name, source.data_dir)
-    return glue_data.load_files(source.train_file, source.validation_file, source.text_columns, by_order=True)
+def _load_task(
+    name: str, data_dir: Path | None, train_file: Path | None, validation_file: Path | None, columns: tuple[str, ...]
+) -> Task:
+    if train_file is None:
+        return glue_data.load_glue(name, data_dir)
+    return glue_data.load_files(train_file, validation_file, columns, by_order=True)
 
 
 def check_data(pair: Pair, task: Task) -> None:
@@ -327,18 +319,14 @@ def shared_inputs(measurement: Measurement) -> Callable[[Pair], Inputs]:
     made: dict[tuple, Inputs] = {}
 
     def inputs(pair: Pair) -> Inputs:
-        source, sizes = task_source(pair, measurement.data_dir), _sizes(measurement, pair)
-        key = (source, pair.start.result["model"], *sizes)
+        data_dir, sizes = measurement.data_dir, (pair.start.arguments["max_length"], measurement.evaluated_rows(pair))
+        key = (_task_source(pair, data_dir), pair.start.result["model"], sizes)
         if key not in made:
             tokenizer = models.load_tokenizer(str(pair.start.files), measurement.trust_remote_code)
-            made[key] = classification.tokenize_task(load_task(source), tokenizer, *sizes)
+            made[key] = classification.tokenize_task(load_task(pair, data_dir), tokenizer, *sizes)
         return made[key]
 
     return inputs
-
-
-def _sizes(measurement: Measurement, pair: Pair) -> tuple[int, int | None]:
-    return pair.start.arguments["max_length"], measurement.evaluated_rows(pair)
 
 
 def run(
@@ -346,7 +334,7 @@ def run(
     inputs: Inputs,
 ) -> None:  # fmt: skip
     """One line, from the two models to all_results.json."""
-    started, task = time.monotonic(), load_task(task_source(pair, measurement.data_dir))
+    started, task = time.monotonic(), load_task(pair, measurement.data_dir)
     accelerator.free_memory()
     reset_peak_memory(accelerator.device)
     if accelerator.is_main_process:

@@ -13,11 +13,11 @@ from harness import records, run_folder
 
 DENSE, SPARSE = "dense_transfer", "sparse_transfer"
 KINDS = ("dense-sparse", "dense-pruned", "dense-dense")
-# The name of an end in that of a pair.
+# What a pair's name calls its ends, by their transfer.
 WORD = {DENSE: "dense", "dense_transfer_freezing": "frozen", SPARSE: "sparse", "sparse_to_dense": "regrown"}
 HEAD = "ForSequenceClassification"  # how the architectures end that this can load
 SETTING = "interpolation"
-# What a run's training rows follow from.
+# The arguments of a run that decide which training rows it saw.
 SAMPLE = ("validation_split_percentage", "seed", "subset", "max_train_samples")
 
 
@@ -153,7 +153,7 @@ def pairs_of(models: Sequence[SavedModel], kinds: Sequence[str], strengths: Sequ
     for model in models:
         groups.setdefault(tuple(model.result[name] for name in ("model", "task", "data_fraction")), []).append(model)
     makers = {"dense-sparse": _dense_sparse, "dense-pruned": _dense_pruned, "dense-dense": _dense_dense}
-    found = []
+    pairs = []
     for (_, task, fraction), members in groups.items():
         dense = {model.result["seed"]: model for model in members if model.result["transfer"] == DENSE}
         sparse = [model for model in members if model.result["transfer"] == SPARSE]
@@ -161,10 +161,10 @@ def pairs_of(models: Sequence[SavedModel], kinds: Sequence[str], strengths: Sequ
             raise ValueError(f"{task}, {fraction:g} of the data: no saved model of dense_transfer, where lines start")
         for kind in kinds:
             try:
-                found += makers[kind](dense, sparse, strengths)
+                pairs += makers[kind](dense, sparse, strengths)
             except ValueError as error:
                 raise ValueError(f"--pairs {kind}: {task}, {fraction:g} of the data: {error}") from error
-    return found
+    return pairs
 
 
 def _dense_sparse(dense: dict[int, SavedModel], sparse: list[SavedModel], strengths: Sequence[Strength]) -> list[Pair]:
@@ -176,10 +176,10 @@ def _dense_sparse(dense: dict[int, SavedModel], sparse: list[SavedModel], streng
 
 
 def _dense_pruned(dense: dict[int, SavedModel], sparse: list[SavedModel], strengths: Sequence[Strength]) -> list[Pair]:
-    found = strengths or dict.fromkeys(_strength(model) for model in sparse)
-    if not found:
+    chosen = strengths or dict.fromkeys(_strength(model) for model in sparse)
+    if not chosen:
         raise ValueError("no sparse_transfer whose strengths could be taken; give --sparsity or --nm_ratio")
-    return [pruned_pair(model, strength) for model in dense.values() for strength in found]
+    return [pruned_pair(model, strength) for model in dense.values() for strength in chosen]
 
 
 def _strength(model: SavedModel) -> Strength:

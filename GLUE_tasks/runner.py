@@ -83,6 +83,7 @@ class LoadedTask:
         score: the trained model's Outcome on the inputs, for a cell. Every process calls it.
         classes: names of the classes that the head's outputs stand for, none for a regression; None where the outputs
             stand for no classes, and the size of the head does not depend on the task.
+        order: which of the model's outputs stands for each class, None for their own order; load_tasks fills it in.
         loss: of the model on a batch, a mean over its rows.
         decisions: what a run's identity says of how the data are read, where earlier versions read them otherwise.
         facts: what all_results.json says of the task besides.
@@ -94,6 +95,7 @@ class LoadedTask:
     choose_rows: Callable[[int, Cell], list[int]]
     score: Callable[[Accelerator, nn.Module, Inputs, Cell], Outcome]
     classes: tuple[str, ...] | None = None
+    order: tuple[int, ...] | None = None
     loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = training.own_loss
     decisions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -125,14 +127,12 @@ class Material(NamedTuple):
 
     Fields:
         keep_masks: by name of the weight, True where it is kept; empty for dense_transfer.
-        order: which of the model's outputs stands for each class; None for their own order.
     """
 
     task: LoadedTask
     inputs: Inputs
     model: Pretrained
     keep_masks: dict[str, Tensor]
-    order: list[int] | None
 
 
 def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKind) -> int:
@@ -146,14 +146,12 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
             return 0
         training.check_environment()
         sweep.model.check_files()
-        tasks = load_tasks(kind)
+        tasks = load_tasks(sweep, kind)
         check_fit(sweep, kind, list(tasks.values()))
-        orders = {key: head_order(sweep, task) for key, task in tasks.items()}
-        key_of = functools.partial(task_key, kind)
-        contents = {key: content_of(sweep, task, orders[key]) for key, task in tasks.items()}
+        contents = {key: content_of(sweep, task) for key, task in tasks.items()}
         precision = training.precision_used(sweep.mixed_precision)
         identities = {
-            folder: arguments.identity(sweep.recorded, cell, contents[key_of(cell)], precision)
+            folder: arguments.identity(sweep.recorded, cell, contents[task_key(kind, cell)], precision)
             for folder, cell in sweep.cells.items()
         }
         check_folders(identities, sweep.overwrite)
@@ -173,7 +171,7 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
         parser.error(str(error))
     # accelerate collects garbage after every cell; what the imports made is none, and walking it takes half a second
     gc.freeze()
-    material = shared_material(sweep, kind, tasks, orders)
+    material = shared_material(sweep, kind, tasks)
 
     def compute(folder: Path) -> None:
         cell = sweep.cells[folder]
@@ -197,9 +195,10 @@ def task_key(kind: TaskKind, cell: Cell) -> tuple:
     return tuple(cell[name] for name in kind.tasks[0])
 
 
-def load_tasks(kind: TaskKind) -> dict[tuple, LoadedTask]:
-    """All tasks of a kind, by their key."""
-    return {task_key(kind, task): kind.load(task) for task in kind.tasks}
+def load_tasks(sweep: Sweep, kind: TaskKind) -> dict[tuple, LoadedTask]:
+    """All tasks of a kind by their key, each with the order in which the model's outputs stand for its classes."""
+    loaded = {task_key(kind, task): kind.load(task) for task in kind.tasks}
+    return {key: dataclasses.replace(task, order=head_order(sweep, task)) for key, task in loaded.items()}
 
 
 def check_fit(sweep: Sweep, kind: TaskKind, tasks: Sequence[LoadedTask]) -> None:
@@ -217,7 +216,7 @@ def _size(num_labels: int | None) -> int:
     return num_labels or 0
 
 
-def head_order(sweep: Sweep, task: LoadedTask) -> list[int] | None:
+def head_order(sweep: Sweep, task: LoadedTask) -> tuple[int, ...] | None:
     """Which of the model's outputs stands for each of a task's classes; logs where the model's names are others."""
     if not task.classes:
         return None
@@ -229,20 +228,18 @@ def head_order(sweep: Sweep, task: LoadedTask) -> list[int] | None:
             "%s: the model's config names its outputs %s, which are not the data's classes (%s): the data's order "
             "counts", task.name, ", ".join(own), ", ".join(task.classes),
         )  # fmt: skip
-    return order
+    return None if order is None else tuple(order)
 
 
-def content_of(sweep: Sweep, task: LoadedTask, order: list[int] | None) -> dict[str, Any]:
-    """What of model and data tells a run from others: hashes and commits, and decisions that were once other ones."""
+def content_of(sweep: Sweep, task: LoadedTask) -> dict[str, Any]:
+    """What tells a run's model and data from others: hashes and commits, and decisions that were once other ones."""
     content = sweep.model.content() | files_content(task.data) | dict(task.decisions)
-    if order is not None and order != sorted(order):
-        content["label_order"] = order
+    if task.order is not None and list(task.order) != sorted(task.order):
+        content["label_order"] = list(task.order)
     return content
 
 
-def shared_material(
-    sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTask], orders: Mapping[tuple, list[int] | None]
-) -> Callable[[Cell], Material]:
+def shared_material(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTask]) -> Callable[[Cell], Material]:
     """A function that gives a cell its material; what cells share is made when the first one that needs it asks."""
     fewest_labels = min((task.num_labels for task in tasks.values()), key=_size)
 
@@ -267,7 +264,7 @@ def shared_material(
             # without the untrained head the ranking is the same for all heads and seeds
             which = (task.num_labels, cell["seed"]) if sweep.pruning.include_new else (fewest_labels, None)
             keep_masks = masks(*which)[strength_of(cell)]
-        return Material(task, inputs(key), model(task.num_labels), keep_masks, orders[key])
+        return Material(task, inputs(key), model(task.num_labels), keep_masks)
 
     return material
 
@@ -285,7 +282,7 @@ def fit_inputs(
     Segment ids are left out if the model has no embedding of them: it would look them up elsewhere.
 
     Args:
-        classes, order: see LoadedTask and Material.
+        classes, order: see LoadedTask.
     """
     if classes is not None:
         pretrained.name_head(model.config, classes, order)
@@ -315,7 +312,7 @@ def run(
     accelerator.free_memory()
     reset_peak_memory(accelerator.device)
     model = material.model.copy(cell["seed"]).to(accelerator.device)
-    inputs = fit_inputs(material.inputs, model, task.classes, material.order)
+    inputs = fit_inputs(material.inputs, model, task.classes, task.order)
     recipe = dataclasses.replace(sweep.recipe, seed=cell["seed"])
     optimizer = training.make_optimizer(model, recipe.learning_rate, recipe.weight_decay)
     transfers.start_transfer(cell["transfer"], optimizer, dict(model.named_parameters()), material.keep_masks)

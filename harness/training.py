@@ -137,25 +137,29 @@ def own_logits(model: nn.Module, batch: Batch) -> Tensor:
     return model(**batch).logits
 
 
-@dataclass
 class _Done:
-    """How far a training is: optimizer steps, the sum of their losses, and both when they were last logged."""
+    """How far a training is: the optimizer steps made, and the sum of their losses."""
 
-    step: int
-    loss_sum: Tensor | float
-    logged: tuple[int, float] = (0, 0.0)
+    def __init__(self, num_steps: int, step: int = 0, loss_sum: float = 0.0) -> None:
+        self.num_steps, self.step = num_steps, step
+        self.loss_sum: Tensor | float = loss_sum
+        self._logged = step, loss_sum
+
+    def add(self, loss: Tensor) -> None:
+        """Count one step. Losses stay on the device; they are read, and checked, every FINITE_CHECK_STEPS steps."""
+        self.loss_sum += loss
+        self.step += 1
+        if self.step % FINITE_CHECK_STEPS == 0 or self.step == self.num_steps:
+            self.loss_sum = float(self.loss_sum)
+            if not math.isfinite(self.loss_sum):
+                raise FloatingPointError(
+                    f"the training loss is NaN or infinite by step {self.step}; try a lower --learning_rate"
+                )
 
     def recent_loss(self) -> str:
         """The mean loss of the steps since this was asked last."""
-        before, self.logged = self.logged, (self.step, float(self.loss_sum))
-        return f"loss {(self.logged[1] - before[1]) / max(1, self.step - before[0]):.4f}"
-
-    def check_finite(self) -> None:
-        self.loss_sum = float(self.loss_sum)
-        if not math.isfinite(self.loss_sum):
-            raise FloatingPointError(
-                f"the training loss is NaN or infinite by step {self.step}; try a lower --learning_rate"
-            )
+        (step, loss_sum), self._logged = self._logged, (self.step, float(self.loss_sum))
+        return f"loss {(self._logged[1] - loss_sum) / max(1, self.step - step):.4f}"
 
 
 def train(
@@ -175,11 +179,10 @@ def train(
     Args:
         model, optimizer: as accelerator.prepare returned them; the optimizer's step hooks run after every step.
         rows: training rows of token lists with `labels` and `length`.
-        checkpoints: where they are saved, and which one to go on from; None saves none.
+        checkpoints: where they are saved, and which one to go on from; None saves none and is never interrupted.
         loss: of the model on a batch, a mean over its rows.
         after_epoch: called with the number of epochs done.
-        interrupted: whether to save a checkpoint after this step and end; the same answer in all processes. A training
-            without checkpoints is never interrupted.
+        interrupted: whether to save a checkpoint after this step and end; the same answer in all processes.
     Returns:
         train_loss (mean per optimizer step, None without a step), num_steps, num_epochs.
     Raises:
@@ -194,8 +197,7 @@ def train(
         return {"train_loss": None, "num_steps": 0, "num_epochs": 0.0}
     scheduler = get_scheduler(recipe.scheduler, optimizer, recipe.warmup_of(num_steps), num_steps)
     torch.manual_seed(recipe.seed + accelerator.process_index)
-    done = _Done(*(checkpoints.resume(accelerator, scheduler, num_steps) if checkpoints else (0, 0.0)))
-    done.logged = done.step, float(done.loss_sum)
+    done = _Done(num_steps, *(checkpoints.resume(accelerator, scheduler, num_steps) if checkpoints else ()))
     model.train()
     with Progress(total=num_steps, initial=done.step, name="train", detail=done.recent_loss) as progress:
         for epoch in range(done.step // steps_per_epoch, math.ceil(num_steps / steps_per_epoch)):
@@ -203,14 +205,12 @@ def train(
             skipped = (done.step - epoch * steps_per_epoch) * recipe.accumulation_steps
             remaining = accelerator.skip_first_batches(loader, skipped) if skipped else loader
             for group in _groups(remaining, recipe.accumulation_steps):
-                done.loss_sum += train_step(accelerator, model, group, loss)
+                step_loss = train_step(accelerator, model, group, loss)
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
-                done.step += 1
+                done.add(step_loss)
                 progress.update()
-                if done.step % FINITE_CHECK_STEPS == 0 or done.step == num_steps:
-                    done.check_finite()
                 if done.step == num_steps:
                     break
                 ends = checkpoints is not None and interrupted(done.step)

@@ -326,7 +326,7 @@ def test_hub_sets_join_their_configs_and_leave_out_empty_rows(monkeypatch: pytes
     monkeypatch.setattr(datasets, "load_dataset", loaded)
     with caplog.at_level("WARNING"):
         corpus = translation_data.load_hub("lab/opus", ["de-en", "gu-en"], "test", [GERMAN, GUJARATI], pool=3)
-    assert corpus.name == "opus" and "opus gu-en, test: 1 rows without a text are left out" in caplog.text
+    assert corpus.name == "opus" and "opus gu-en test: 1 rows without a text are left out" in caplog.text
     assert corpus.train[GUJARATI]["src"][:] == ["gu 0", "gu 2"]
     assert corpus.validation[GERMAN]["tgt"][:] == ["en 0", "en 2", "en 3"]
 
