@@ -1,14 +1,11 @@
 """Classification and regression of sentences: tokenized rows of a task, and the scores of a model on them."""
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
-from scipy import stats
-from sklearn.metrics import f1_score, matthews_corrcoef
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
@@ -19,50 +16,6 @@ from harness import training
 from harness.cells import Cell
 
 logger = logging.getLogger(__name__)
-
-
-def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
-    return float(np.mean(predictions == references))
-
-
-def correlation(statistic: Callable) -> Callable[[np.ndarray, np.ndarray], float]:
-    """A scipy correlation that is 0 where it is undefined: a constant prediction knows nothing of the reference."""
-
-    def score(predictions: np.ndarray, references: np.ndarray) -> float:
-        if np.ptp(predictions) == 0 or np.ptp(references) == 0:
-            return 0.0
-        return float(statistic(predictions, references).statistic)
-
-    return score
-
-
-SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "accuracy": accuracy,
-    "f1": lambda predictions, references: float(f1_score(references, predictions, zero_division=0)),
-    "matthews_correlation": lambda predictions, references: float(matthews_corrcoef(references, predictions)),
-    "pearson": correlation(stats.pearsonr),
-    "spearmanr": correlation(stats.spearmanr),
-}
-
-
-def chance_level(metric: str, references: np.ndarray) -> float:
-    """Score of the best constant prediction: the largest class for accuracy, 0 for correlations.
-
-    For F1 it is the score of always answering 1.
-    """
-    if metric == "accuracy":
-        return float(np.unique(references, return_counts=True)[1].max() / len(references))
-    return SCORES["f1"](np.ones_like(references), references) if metric == "f1" else 0.0
-
-
-def standard_error(metric: str, predictions: np.ndarray, references: np.ndarray, resamples: int = 200) -> float:
-    """Standard error of a score over evaluated items: binomial for accuracy, seeded bootstrap for the others."""
-    n = len(references)
-    if metric == "accuracy":
-        score = accuracy(predictions, references)
-        return float(np.sqrt(score * (1 - score) / n))
-    rows = np.random.default_rng(0).integers(n, size=(resamples, n))
-    return float(np.std([SCORES[metric](predictions[row], references[row]) for row in rows], ddof=1))
 
 
 def tokenize_task(
@@ -124,9 +77,9 @@ def level_of(metric: str, predictions: np.ndarray, labels: np.ndarray) -> dict[s
     """What a level says of the answers to its items, by run_folder.LEVEL_KEYS, and whether all answers are the same."""
     return {
         "metric": metric,
-        "score": SCORES[metric](predictions, labels),
-        "chance": chance_level(metric, labels),
-        "stderr": standard_error(metric, predictions, labels),
+        "score": glue_data.SCORES[metric](predictions, labels),
+        "chance": glue_data.chance_level(metric, labels),
+        "stderr": glue_data.standard_error(metric, predictions, labels),
         "num_examples": len(labels),
         "constant_prediction": bool(np.ptp(predictions) == 0),
     }

@@ -1,9 +1,9 @@
-"""GLUE tasks and csv/json files: their columns, labels as numbers, random subsets, tokenization."""
+"""GLUE tasks and csv/json files: their columns, labels as numbers, random subsets, tokenization, scores."""
 
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from scipy import stats
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from GLUE_tasks import labels
 from GLUE_tasks.labels import LABEL, Labels
@@ -393,3 +395,47 @@ def tokenize(split: Dataset, columns: tuple[str, str | None], tokenizer: Any, ma
         return {**encoded, "labels": rows["label"], "length": [len(ids) for ids in encoded["input_ids"]]}
 
     return split.map(encode, batched=True, remove_columns=split.column_names, desc="tokenize")
+
+
+def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    return float(np.mean(predictions == references))
+
+
+def correlation(statistic: Callable) -> Callable[[np.ndarray, np.ndarray], float]:
+    """A scipy correlation that is 0 where it is undefined: a constant prediction knows nothing of the reference."""
+
+    def score(predictions: np.ndarray, references: np.ndarray) -> float:
+        if np.ptp(predictions) == 0 or np.ptp(references) == 0:
+            return 0.0
+        return float(statistic(predictions, references).statistic)
+
+    return score
+
+
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy,
+    "f1": lambda predictions, references: float(f1_score(references, predictions, zero_division=0)),
+    "matthews_correlation": lambda predictions, references: float(matthews_corrcoef(references, predictions)),
+    "pearson": correlation(stats.pearsonr),
+    "spearmanr": correlation(stats.spearmanr),
+}
+
+
+def chance_level(metric: str, references: np.ndarray) -> float:
+    """Score of the best constant prediction: the largest class for accuracy, 0 for correlations.
+
+    For F1 it is the score of always answering 1.
+    """
+    if metric == "accuracy":
+        return float(np.unique(references, return_counts=True)[1].max() / len(references))
+    return SCORES["f1"](np.ones_like(references), references) if metric == "f1" else 0.0
+
+
+def standard_error(metric: str, predictions: np.ndarray, references: np.ndarray, resamples: int = 200) -> float:
+    """Standard error of a score over evaluated items: binomial for accuracy, seeded bootstrap for the others."""
+    n = len(references)
+    if metric == "accuracy":
+        score = accuracy(predictions, references)
+        return float(np.sqrt(score * (1 - score) / n))
+    rows = np.random.default_rng(0).integers(n, size=(resamples, n))
+    return float(np.std([SCORES[metric](predictions[row], references[row]) for row in rows], ddof=1))

@@ -9,7 +9,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from GLUE_tasks.classification import SCORES
+from GLUE_tasks.glue_data import SCORES
 
 
 class GlueMetric(evaluate.Metric):

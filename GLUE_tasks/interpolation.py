@@ -160,7 +160,7 @@ def levels(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed: int) -
             "alpha": alpha,
             "metric": metric,
             "score": scores["validation"][point],
-            "chance": classification.chance_level(metric, labels),
+            "chance": glue_data.chance_level(metric, labels),
             "stderr": bootstrap.standard_error(resampled[:, point], len(labels)),
             "num_examples": len(labels),
             "train_score": scores["train"][point],
@@ -173,7 +173,7 @@ def levels(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed: int) -
 
 def score_curve(metric: str, line: Line) -> np.ndarray:
     """The score at every point of a line, as Glue_prune_oneshot.py scores a model."""
-    return np.array([classification.SCORES[metric](column, line["label"]) for column in line["prediction"].T])
+    return np.array([glue_data.SCORES[metric](column, line["label"]) for column in line["prediction"].T])
 
 
 def resampled_scores(metric: str, line: Line, seed: int) -> np.ndarray:

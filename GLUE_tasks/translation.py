@@ -40,7 +40,7 @@ class TranslationTask:
 
 
 class Search(NamedTuple):
-    """How a translation is looked for; `batch_size` rows per process at a time."""
+    """How the beam search for a translation runs, on `batch_size` rows per process at a time."""
 
     num_beams: int
     max_new_tokens: int

@@ -8,8 +8,7 @@ from scipy import stats
 from transformers import AutoTokenizer
 
 from GLUE_tasks import glue_data
-from GLUE_tasks.classification import SCORES, chance_level, standard_error
-from GLUE_tasks.glue_data import subset_indices
+from GLUE_tasks.glue_data import SCORES, chance_level, standard_error, subset_indices
 from GLUE_tasks.glue_metric import GlueMetric
 
 
