@@ -32,11 +32,10 @@ import sys
 import numpy as np
 from accelerate import Accelerator
 from torch import nn
-from transformers import AutoModelForMultipleChoice, PreTrainedTokenizerBase
+from transformers import AutoModelForMultipleChoice
 
-from GLUE_tasks import arguments, experiment, glue_data, mcq_data, multiple_choice
-from GLUE_tasks.mcq_data import Task
-from GLUE_tasks.problem import Inputs, Outcome, Problem, data_share_level
+from GLUE_tasks import arguments, classification, mcq_data, multiple_choice, runner
+from GLUE_tasks.runner import Inputs, LoadedTask, Outcome, TaskKind
 from harness.cells import Cell
 from harness.data import Source
 from harness.options import number
@@ -46,7 +45,9 @@ RECIPE = {"learning_rate": 1e-5, "per_device_train_batch_size": 16, "weight_deca
           "per_device_eval_batch_size": 32}  # fmt: skip
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def make_parser() -> argparse.ArgumentParser:
+    """All options."""
+    parser = arguments.make_parser(__doc__)
     add = arguments.add_data_options(
         parser, "multiple choice", mcq_data.canonical_name, mcq_data.BENCHMARKS, "<task>/<split>.jsonl[.gz]|.parquet",
         "csv, json(l) or parquet of questions (see above)",
@@ -62,9 +63,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--option_seed", type=number(int, 0, 2**32 - 1),
         help="--numeric_answers, mawps, svamp: of the wrong options, the same for all cells (default 0)")  # fmt: skip
     parser.set_defaults(**RECIPE)
+    return parser
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """parser.error where the data options do not go together."""
     arguments.check_data_options(parser, args)
     if args.numeric_answers and args.task_name:
         parser.error("--numeric_answers goes with --train_file and --validation_file")
@@ -77,17 +80,21 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     if args.train_split and not args.task_name:
         parser.error("--train_split goes with --task_name")
     try:
-        chosen = train_splits(args)
+        chosen = train_splits(args.train_split)
     except ValueError as error:
         parser.error(str(error))
     if unknown := set(chosen) - {*(args.task_name or ()), None}:
         parser.error(f"--train_split: {min(unknown)} is not in --task_name {' '.join(args.task_name or ())}")
 
 
-def train_splits(args: argparse.Namespace) -> dict[str | None, str]:
-    """The training split by task, and under None that of all others."""
+def train_splits(words: list[str]) -> dict[str | None, str]:
+    """["winogrande=train_pairs", "train"] -> the training split by task, and under None that of all others.
+
+    Raises:
+        ValueError: an unknown task, or two splits of one.
+    """
     chosen: dict[str | None, str] = {}
-    for text in args.train_split:
+    for text in words:
         task, named, split = text.rpartition("=")
         key = mcq_data.canonical_name(task) if named else None
         if key in chosen:
@@ -96,69 +103,67 @@ def train_splits(args: argparse.Namespace) -> dict[str | None, str]:
     return chosen
 
 
-def tasks(args: argparse.Namespace) -> list[Cell]:
+def named_tasks(args: argparse.Namespace) -> list[Cell]:
+    """The tasks that the options name, each with its training split where it is not read from files."""
     named = arguments.named_tasks(args)
     if args.train_file:
         return named
-    chosen = train_splits(args)
+    chosen = train_splits(args.train_split)
     splits = [chosen.get(task["task_name"], chosen.get(None, "train")) for task in named]
     return [{**task, "train_split": f"{task['task_name']}={split}"} for task, split in zip(named, splits, strict=True)]
 
 
-def load(task: Cell, args: argparse.Namespace) -> Task:
+def load_questions(args: argparse.Namespace, named: Cell) -> tuple[mcq_data.Task, list[Source]]:
+    """The questions of one of named_tasks, and where they are on the hub if they are not read from files."""
     numeric = mcq_data.arithmetic_reader(args.num_options or 5, args.option_seed or 0)
     if args.train_file:
         read = numeric if args.numeric_answers else mcq_data.read_question
-        return mcq_data.load_files(args.train_file, args.validation_file, read)
-    split = task["train_split"].rpartition("=")[2]
-    return mcq_data.load_benchmark(task["task_name"], args.data_dir, split, hub_config(task, args), numeric)
+        return mcq_data.load_files(args.train_file, args.validation_file, read), []
+    name, split = named["task_name"], named["train_split"].rpartition("=")[2]
+    config = (args.winogrande_config or "winogrande_xl") if name == "winogrande" else None
+    task = mcq_data.load_benchmark(name, args.data_dir, split, config, numeric)
+    return task, [hub_source(name, config)]
 
 
-def hub_config(task: Cell, args: argparse.Namespace) -> str | None:
-    return (args.winogrande_config or "winogrande_xl") if task["task_name"] == "winogrande" else None
+def hub_source(name: str, config: str | None = None) -> Source:
+    """Where a task is on the hub."""
+    return Source(name, "train", mcq_data.BENCHMARKS[name].hub_id, config, "train", ())
 
 
-def hub_data(task: Cell, args: argparse.Namespace) -> list[Source]:
-    name = task["task_name"]
-    return [Source(name, "train", mcq_data.BENCHMARKS[name].hub_id, hub_config(task, args), "train", ())]
+def task_kind(args: argparse.Namespace) -> TaskKind:
+    """Questions with any number of options."""
 
+    def score(accelerator: Accelerator, model: nn.Module, inputs: Inputs, cell: Cell) -> Outcome:
+        batch_size = args.per_device_eval_batch_size
+        chosen, gold, counts = multiple_choice.predict_options(accelerator, model, inputs, batch_size)
+        chance = float(np.mean(1 / counts))
+        level = classification.data_share_level(cell, "accuracy", chosen, gold, chance=chance)
+        items = {"prediction": chosen, "label": gold, "num_options": counts}
+        return Outcome({"eval_accuracy": level["score"]}, items, [level])
 
-def tokenize(task: Task, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace) -> Inputs:
-    return multiple_choice.tokenize_task(task, tokenizer, args.max_length, args.max_eval_samples)
+    def load(named: Cell) -> LoadedTask:
+        task, on_hub = load_questions(args, named)
+        return LoadedTask(
+            name=task.name,
+            data=task.files or on_hub,
+            tokenize=lambda tokenizer: multiple_choice.tokenize_task(
+                task, tokenizer, args.max_length, args.max_eval_samples
+            ),
+            choose_rows=arguments.share_of_rows(args),
+            score=score,
+            loss=multiple_choice.option_loss,
+            facts=task.facts,
+        )
 
-
-def score(
-    accelerator: Accelerator, model: nn.Module, task: Task, inputs: Inputs, cell: Cell, args: argparse.Namespace
-) -> Outcome:
-    batch_size = args.per_device_eval_batch_size
-    chosen, gold, counts = multiple_choice.predict_options(accelerator, model, inputs, batch_size)
-    accuracy = glue_data.accuracy(chosen, gold)
-    level = data_share_level(
-        cell, "accuracy", accuracy, float(np.mean(1 / counts)), glue_data.standard_error("accuracy", chosen, gold),
-        len(gold), constant_prediction=bool(np.ptp(chosen) == 0),
-    )  # fmt: skip
-    items = {"prediction": chosen, "label": gold, "num_options": counts}
-    return Outcome({"eval_accuracy": accuracy}, items, [level])
-
-
-PROBLEM = Problem(
-    setting=1,
-    auto_class=AutoModelForMultipleChoice,
-    add_options=add_options,
-    check_options=check_options,
-    tasks=tasks,
-    load=load,
-    tokenize=tokenize,
-    score=score,
-    hub_data=hub_data,
-    loss=multiple_choice.option_loss,
-    facts=lambda task: task.facts,
-)
+    return TaskKind(1, AutoModelForMultipleChoice, named_tasks(args), load)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Compute every cell that is not complete yet; returns the exit code."""
-    return experiment.main(__doc__, PROBLEM, argv)
+    parser = make_parser()
+    args = arguments.parse(parser, argv)
+    check_options(parser, args)
+    return runner.main(parser, args, task_kind(args))
 
 
 if __name__ == "__main__":

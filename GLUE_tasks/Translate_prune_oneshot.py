@@ -17,29 +17,29 @@ import argparse
 import functools
 import logging
 import sys
-from pathlib import Path
 
 from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from GLUE_tasks import arguments, domain_data, experiment, glue_data, translation, translation_data
-from GLUE_tasks.problem import Inputs, Outcome, Problem
+from GLUE_tasks import arguments, domain_data, glue_data, runner, translation, translation_data
+from GLUE_tasks.runner import Inputs, LoadedTask, Outcome, TaskKind
 from GLUE_tasks.translation import Search, TranslationTask
-from GLUE_tasks.translation_data import Corpus, Pair
+from GLUE_tasks.translation_data import Corpus
 from harness import models
 from harness.cells import Cell
 from harness.data import Source
-from harness.models import meta_model
 from harness.options import checked, filled_path, number, positive
 
 logger = logging.getLogger(__name__)
 
-POOL = 10_000
+POOL = 10_000  # first training rows of a pair, from which --shots are drawn
 BLEU_TOKENIZERS = ("auto", "13a", "intl", "zh", "char", "none")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def make_parser() -> argparse.ArgumentParser:
+    """All options."""
+    parser = arguments.make_parser(__doc__)
     add = parser.add_argument_group("translation").add_argument
     add("--dataset_name", help="hub data set with a 'translation' column, such as Helsinki-NLP/opus-100")
     add("--dataset_config", nargs="+", default=[], metavar="CONFIG",
@@ -63,9 +63,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--bleu_tokenize", choices=BLEU_TOKENIZERS, default="auto",
         help="sacrebleu's tokenizer; auto: 13a, for languages without spaces zh or char (default auto)")  # fmt: skip
     parser.set_defaults(max_train_samples=POOL, per_device_train_batch_size=16, per_device_eval_batch_size=16)
+    return parser
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """parser.error where the options of data and training do not go together."""
     if bool(args.dataset_name) == bool(args.validation_file):
         parser.error("give either --dataset_name or --validation_file")
     if args.dataset_name and (args.train_file or not args.pairs):
@@ -99,37 +101,6 @@ def _check_no_training(parser: argparse.ArgumentParser, args: argparse.Namespace
             parser.error(f"--shots 0 trains nothing, so that {transfer} is {same}; give that")
 
 
-def tasks(args: argparse.Namespace) -> list[Cell]:
-    name = (
-        args.dataset_name.rpartition("/")[2] if args.dataset_name else glue_data.name_of_files(args.validation_file[0])
-    )
-    return [{"task_name": name, "shots": shots} for shots in dict.fromkeys(args.shots)]
-
-
-def load(cell: Cell, args: argparse.Namespace) -> TranslationTask:
-    meta_model(args.model_name_or_path, AutoModelForSeq2SeqLM, args.trust_remote_code, check_config, args.revision)
-    corpus = load_corpus(
-        args.dataset_name, tuple(args.dataset_config), args.eval_split, tuple(args.train_file or ()),
-        tuple(args.validation_file or ()), tuple(args.pairs), args.max_train_samples,
-    )  # fmt: skip
-    tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code, args.revision)
-    translation_data.check_languages(tokenizer, corpus.validation)
-    translation_data.check_shots(corpus, cell["shots"])
-    resources = translation_data.parse_resources(args.resources)
-    if resources and (lacking := [pair for pair in corpus.validation if pair not in resources]):
-        raise ValueError(f"--resources lacks {lacking[0]}; name every pair or none")
-    if len(corpus.validation) == 1:
-        logger.warning("%s: one pair of languages, so that there is nothing to compare it with", corpus.name)
-    return TranslationTask(corpus, cell["shots"], {pair: resources[pair] for pair in corpus.validation if resources})
-
-
-def hub_data(cell: Cell, args: argparse.Namespace) -> list[Source]:
-    configs = args.dataset_config or [None]
-    return [
-        Source(args.dataset_name, args.eval_split, args.dataset_name, config, args.eval_split, ()) for config in configs
-    ]
-
-
 def check_config(config: PretrainedConfig) -> None:
     """Refuse a model that does not turn one text into another.
 
@@ -143,64 +114,81 @@ def check_config(config: PretrainedConfig) -> None:
         )
 
 
-@functools.cache
-def load_corpus(
-    dataset_name: str | None, configs: tuple[str, ...], split: str, train_files: tuple[Path, ...],
-    validation_files: tuple[Path, ...], pairs: tuple[Pair, ...], pool: int | None,
-) -> Corpus:  # fmt: skip
-    """The sentences that all cells share."""
-    if dataset_name:
-        return translation_data.load_hub(dataset_name, configs, split, pairs, pool)
-    return translation_data.load_files(train_files, validation_files, pairs, pool)
+def named_tasks(args: argparse.Namespace) -> list[Cell]:
+    """The corpus with each number of shots."""
+    name = (
+        args.dataset_name.rpartition("/")[2] if args.dataset_name else glue_data.name_of_files(args.validation_file[0])
+    )
+    return [{"task_name": name, "shots": shots} for shots in dict.fromkeys(args.shots)]
 
 
-@functools.cache
-def load_tokenizer(name: str, trust_remote_code: bool, revision: str | None) -> PreTrainedTokenizerBase:
-    return models.load_tokenizer(name, trust_remote_code, revision)
+def load_corpus(args: argparse.Namespace) -> tuple[Corpus, PreTrainedTokenizerBase]:
+    """The sentences that all cells share, and the tokenizer that knows their languages.
+
+    Raises:
+        ValueError: the model cannot translate, or not from or into one of the languages.
+    """
+    name, revision, trusted = args.model_name_or_path, args.revision, args.trust_remote_code
+    models.meta_model(name, AutoModelForSeq2SeqLM, trusted, check_config, revision)
+    if args.dataset_name:
+        configs, split = args.dataset_config, args.eval_split
+        corpus = translation_data.load_hub(args.dataset_name, configs, split, args.pairs, args.max_train_samples)
+    else:
+        files = args.train_file or (), args.validation_file
+        corpus = translation_data.load_files(*files, args.pairs, args.max_train_samples)
+    tokenizer = models.load_tokenizer(name, trusted, revision)
+    translation_data.check_languages(tokenizer, corpus.validation)
+    return corpus, tokenizer
 
 
-def tokenize(task: TranslationTask, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace) -> Inputs:
-    return translation.tokenize_task(task, tokenizer, args.max_length, args.max_eval_samples)
-
-
-def choose_rows(inputs: Inputs, task: TranslationTask, cell: Cell, args: argparse.Namespace) -> list[int]:
-    names = [str(pair) for pair, rows in task.corpus.train.items() for _ in range(len(rows))]
-    return domain_data.mixture_rows(names, {str(pair): task.shots for pair in task.corpus.train}, cell["seed"])
-
-
-def score(
-    accelerator: Accelerator,
-    model: nn.Module,
-    task: TranslationTask,
-    inputs: Inputs,
-    cell: Cell,
-    args: argparse.Namespace,
-) -> Outcome:
-    tokenizer = load_tokenizer(args.model_name_or_path, args.trust_remote_code, args.revision)
+def task_kind(args: argparse.Namespace) -> TaskKind:
+    """A corpus of sentence pairs, translated without training or after training on a few of each pair."""
+    shared = functools.cache(functools.partial(load_corpus, args))
     search = Search(args.num_beams, args.max_new_tokens, args.per_device_eval_batch_size)
     cut = None if args.bleu_tokenize == "auto" else args.bleu_tokenize
-    return translation.score_pairs(accelerator, model, tokenizer, task, inputs, search, cut)
+
+    def load(named: Cell) -> LoadedTask:
+        corpus, tokenizer = shared()
+        shots, resources = named["shots"], translation_data.parse_resources(args.resources)
+        translation_data.check_shots(corpus, shots)
+        if resources and (lacking := [pair for pair in corpus.validation if pair not in resources]):
+            raise ValueError(f"--resources lacks {lacking[0]}; name every pair or none")
+        if len(corpus.validation) == 1:
+            logger.warning("%s: one pair of languages, so that there is nothing to compare it with", corpus.name)
+        task = TranslationTask(corpus, shots, {pair: resources[pair] for pair in corpus.validation if resources})
+
+        def choose_rows(num_rows: int, cell: Cell) -> list[int]:
+            names = [str(pair) for pair, rows in corpus.train.items() for _ in range(len(rows))]
+            return domain_data.mixture_rows(names, {str(pair): shots for pair in corpus.train}, cell["seed"])
+
+        def score(accelerator: Accelerator, model: nn.Module, inputs: Inputs, cell: Cell) -> Outcome:
+            return translation.score_pairs(accelerator, model, tokenizer, task, inputs, search, cut)
+
+        return LoadedTask(
+            name=corpus.name,
+            data=corpus.files or hub_sets(args.dataset_name, args.dataset_config, args.eval_split),
+            tokenize=lambda tokenizer: translation.tokenize_task(
+                task, tokenizer, args.max_length, args.max_eval_samples
+            ),
+            choose_rows=choose_rows,
+            score=score,
+            facts={"shots": shots},
+        )
+
+    return TaskKind("translation", AutoModelForSeq2SeqLM, named_tasks(args), load)
 
 
-PROBLEM = Problem(
-    setting="translation",
-    auto_class=AutoModelForSeq2SeqLM,
-    add_options=add_options,
-    check_options=check_options,
-    tasks=tasks,
-    load=load,
-    num_labels=lambda task: None,
-    tokenize=tokenize,
-    score=score,
-    choose_rows=choose_rows,
-    facts=lambda task: {"shots": task.shots},
-    hub_data=hub_data,
-)
+def hub_sets(name: str, configs: list[str], split: str) -> list[Source]:
+    """Where the corpus is on the hub."""
+    return [Source(name, split, name, config, split, ()) for config in configs or [None]]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Compute every cell that is not complete yet; returns the exit code."""
-    return experiment.main(__doc__, PROBLEM, argv)
+    parser = make_parser()
+    args = arguments.parse(parser, argv)
+    check_options(parser, args)
+    return runner.main(parser, args, task_kind(args))
 
 
 if __name__ == "__main__":

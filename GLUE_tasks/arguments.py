@@ -1,34 +1,75 @@
-"""The fine-tuning scripts' command line: options, their checks, and the cells that several values make."""
+"""The fine-tuning scripts' command line: options and their checks, turned once into the values that a sweep works with.
+
+Only this file and the scripts read the parsed options; everything behind them takes a Sweep or plain values.
+"""
 
 import argparse
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import get_available_trackers
 
-from GLUE_tasks.finetune import SCHEDULERS, TRANSFERS, Recipe
-from GLUE_tasks.glue_data import name_of_files
-from GLUE_tasks.problem import Problem
+from GLUE_tasks.glue_data import name_of_files, subset_indices
+from GLUE_tasks.pretrained import ModelSource
+from GLUE_tasks.transfers import TRANSFERS, Pruning, Strength
 from harness import records
-from harness.cells import Cell
-from harness.commands import group_names, values
+from harness.cells import Cell, output_folders
+from harness.checkpoints import PROGRESS_FILE
+from harness.commands import group_names, print_commands, values
 from harness.models import add_model_options
 from harness.options import checked, filled, filled_path, folder_template, number, positive
+from harness.training import SCHEDULERS, Recipe
 from pruning import magnitude
 from pruning.nm import parse_nm
 
 SPARSE_INITS = ("dense", "sparse_unstructured", "sparse_unstuctured", "sparse_nm")
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """What a command line asks for, as values.
+
+    Fields:
+        cells: the cell of every run, by the run's folder.
+        model: where the pretrained model is.
+        pruning: which weights are pruned, at all strengths of the cells.
+        recipe: how every run is trained; its seed is replaced by the cell's.
+        max_length: tokens per example.
+        mixed_precision: "auto", "no", "bf16" or "fp16".
+        tracker: accelerate's name of an experiment tracker; None tracks nothing.
+        checkpoint: to go on from, of the one cell.
+        save_model, eval_each_epoch, overwrite, output_dir: the options of that name.
+        recorded: the options that tell a sweep's runs from those of another, by name.
+    """
+
+    cells: dict[Path, Cell]
+    model: ModelSource
+    pruning: Pruning
+    recipe: Recipe
+    max_length: int
+    mixed_precision: str
+    tracker: str | None
+    checkpoint: Path | None
+    save_model: bool
+    eval_each_epoch: bool
+    overwrite: bool
+    output_dir: str
+    recorded: Mapping[str, Any]
+
+
 def nm_ratio(text: str) -> str:
+    """An argparse type: N:M."""
     parse_nm(text)
     return text
 
 
 def checkpoint_interval(text: str) -> int | str:
+    """An argparse type: a number of optimizer steps, or "epoch"."""
     if text == "epoch":
         return text
     if not (text.isascii() and text.isdigit()) or int(text) == 0:
@@ -37,13 +78,13 @@ def checkpoint_interval(text: str) -> int | str:
 
 
 def epochs(text: str) -> float:
-    """A number of epochs; an int if it is whole, so that 3 and 3.0 name one run."""
+    """An argparse type: a number of epochs, an int if it is whole, so that 3 and 3.0 name one run."""
     value = number(float, 0, 10**9)(text)
     return int(value) if value.is_integer() else value
 
 
-def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
-    """All options of a fine-tuning script, in groups: the problem's own after those that every script has."""
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser of the options that every fine-tuning script has, in groups; a script adds its own after these."""
     parser = argparse.ArgumentParser(
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,8 +103,13 @@ def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
         help="which share: a random sample from --seed, or the first rows as the original takes")  # fmt: skip
     add("--max_train_samples", type=positive, help="training rows that count as 100 %% (default all)")
     add("--max_eval_samples", type=positive, help="evaluate the first rows only (default all)")
+    _add_compression_options(parser.add_argument_group("compression").add_argument)
+    _add_training_options(parser.add_argument_group("training").add_argument)
+    _add_run_options(parser.add_argument_group("run").add_argument)
+    return parser
 
-    add = parser.add_argument_group("compression").add_argument
+
+def _add_compression_options(add: Callable[..., argparse.Action]) -> None:
     add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
         help="fraction(s) of the prunable weights to prune, [0, 1)")  # fmt: skip
     add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
@@ -79,7 +125,8 @@ def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
     add("--freeze_weights_frompretrain", action="store_true",
         help="dense_transfer_freezing: small weights keep their pretrained values")  # fmt: skip
 
-    add = parser.add_argument_group("training").add_argument
+
+def _add_training_options(add: Callable[..., argparse.Action]) -> None:
     add("--per_device_train_batch_size", type=positive, default=32,
         help="rows per process and step (default %(default)s)")  # fmt: skip
     add("--per_device_eval_batch_size", type=positive, default=128, help="rows per process (default %(default)s)")
@@ -95,11 +142,12 @@ def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
     add("--lr_scheduler_type", choices=SCHEDULERS, default="linear", help="learning rate's course (default linear)")
     add("--num_warmup_steps", type=number(int, 0, 10**9), help="default: 6 %% of all steps")
     add("--mixed_precision", choices=("auto", "no", "bf16", "fp16"), default="auto",
-        help="auto: bf16 where the processor or GPU computes in it, else float32; weights stay float32")  # fmt: skip
+        help="auto: bf16 where the CPU or GPU computes in it, else float32; weights stay float32")  # fmt: skip
     add("--seed", nargs="+", type=number(int, 0, 2**32 - 1), default=[42], metavar="SEED",
         help="head, data sample, order of rows and dropout (default 42)")  # fmt: skip
 
-    add = parser.add_argument_group("run").add_argument
+
+def _add_run_options(add: Callable[..., argparse.Action]) -> None:
     add("--output_dir", type=folder_template, required=True,
         help="the run's folder; for several cells a template with {task_name} {transfer} {strength} {fraction} {seed} "
         "{compression} {method} {setting}")  # fmt: skip
@@ -116,8 +164,6 @@ def make_parser(description: str, problem: Problem) -> argparse.ArgumentParser:
     add("--resume_from_checkpoint", type=filled_path, help="go on from this checkpoint folder (one cell)")
     add("--with_tracking", action="store_true", help="log to experiment trackers")
     add("--report_to", default="all", help="accelerate's name of a tracker that is installed (default all)")
-    problem.add_options(parser)
-    return parser
 
 
 def add_data_options(
@@ -128,7 +174,7 @@ def add_data_options(
     layout: str,
     fields: str,
 ) -> Callable[..., argparse.Action]:
-    """Where the data of a problem are, which has known tasks and may be put in files; returns what adds more to them.
+    """Add the options that say where the data are, known tasks or files of one's own; returns the group's add_argument.
 
     Args:
         canonical_name: a task's name from any spelling, ValueError where it is none.
@@ -161,6 +207,16 @@ def named_tasks(args: argparse.Namespace) -> list[Cell]:
     return [{"task_name": name} for name in dict.fromkeys(args.task_name or [name_of_files(args.train_file)])]
 
 
+def share_of_rows(args: argparse.Namespace) -> Callable[[int, Cell], list[int]]:
+    """A function that chooses the training rows of a cell, of so many: its share of them, by its seed."""
+    how, limit = args.subset, args.max_train_samples
+
+    def choose(num_rows: int, cell: Cell) -> list[int]:
+        return subset_indices(num_rows, cell["validation_split_percentage"], cell["seed"], how, limit)
+
+    return choose
+
+
 def add_text_columns(add: Callable[..., argparse.Action]) -> None:
     """The option that names the columns of a file's texts."""
     add("--text_columns", nargs="+", metavar="NAME",
@@ -176,19 +232,18 @@ def check_text_columns(parser: argparse.ArgumentParser, args: argparse.Namespace
         parser.error(f"--text_columns {' '.join(names)}: one column, or two different ones")
 
 
-def parse(parser: argparse.ArgumentParser, problem: Problem, argv: list[str]) -> argparse.Namespace:
-    """The options, checked against each other.
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
+    """The options, those of all scripts checked against each other; parser.error where they do not go together.
 
     A lone "--" before an option's name is joined to it: the original's README prints "-- freeze_weights".
     """
     words: list[str] = []
-    for word in argv:
+    for word in sys.argv[1:] if argv is None else argv:
         if words and words[-1] == "--":
             words[-1] += word
         else:
             words.append(word)
     args = parser.parse_args(words)
-    problem.check_options(parser, args)
     _check_compression(parser, args)
     if args.report_to != "all" and not args.with_tracking:
         parser.error(f"--report_to {args.report_to} goes with --with_tracking")
@@ -199,10 +254,8 @@ def parse(parser: argparse.ArgumentParser, problem: Problem, argv: list[str]) ->
         if args.report_to not in installed:
             allowed = ", ".join(installed) or "none; pip install tensorboard"
             parser.error(f"--report_to {args.report_to}: not installed; installed are: {allowed}")
-    if args.resume_from_checkpoint and not (args.resume_from_checkpoint / "progress.json").is_file():
-        parser.error(f"--resume_from_checkpoint {args.resume_from_checkpoint}: no checkpoint (progress.json) there")
-    if args.resume_from_checkpoint and len(cells(args, problem)) > 1:
-        parser.error("--resume_from_checkpoint takes one cell; an interrupted sweep resumes by the same command")
+    if args.resume_from_checkpoint and not (args.resume_from_checkpoint / PROGRESS_FILE).is_file():
+        parser.error(f"--resume_from_checkpoint {args.resume_from_checkpoint}: no checkpoint ({PROGRESS_FILE}) there")
     return args
 
 
@@ -235,68 +288,136 @@ def transfers(args: argparse.Namespace) -> list[str]:
     return ["sparse_to_dense" if named and args.sparse_init != "dense" else "dense_transfer"]
 
 
-def cells(args: argparse.Namespace, problem: Problem) -> list[Cell]:
+def cells(args: argparse.Namespace, setting: int | str, tasks: Sequence[Cell]) -> list[Cell]:
     """Every combination of task, share of data, transfer, strength and seed; dense_transfer has no strength.
 
     Cells that need the same data and the same model follow each other.
+
+    Args:
+        setting: its name in results.
+        tasks: one dict per task, with `task_name` and any other option that takes several values, by its name.
     """
-    sparsities, ratios = dict.fromkeys(args.sparsity), dict.fromkeys(args.nm_ratio)
-    strengths = [{"sparsity": value, "nm_ratio": None, "strength": f"{value:g}"} for value in sparsities]
-    strengths += [{"sparsity": None, "nm_ratio": ratio, "strength": ratio.replace(":", "of")} for ratio in ratios]
     variants = []
     for transfer in transfers(args):
-        if transfer == "dense_transfer":
-            dense = {"sparsity": None, "nm_ratio": None, "strength": "dense"}
-            variants.append({"transfer": transfer, "compression": "dense", **dense})
-        else:
-            variants += [{"transfer": transfer, "compression": "magnitude", **strength} for strength in strengths]
+        compression = "dense" if transfer == "dense_transfer" else "magnitude"
+        for strength in [Strength()] if compression == "dense" else strengths(args.sparsity, args.nm_ratio):
+            named = {**strength._asdict(), "strength": strength.name}
+            variants.append({"transfer": transfer, "compression": compression, **named})
     return [
-        {"setting": problem.setting, **task, "fraction": f"{share:g}", "validation_split_percentage": share,
+        {"setting": setting, **task, "fraction": f"{share:g}", "validation_split_percentage": share,
          "seed": seed, "method": args.method, **variant}
         for task, seed, share, variant in itertools.product(
-            problem.tasks(args), *map(dict.fromkeys, (args.seed, args.validation_split_percentage)), variants
+            tasks, *map(dict.fromkeys, (args.seed, args.validation_split_percentage)), variants
         )
     ]  # fmt: skip
 
 
-def identity(
-    args: argparse.Namespace, cell: Cell, content: dict[str, str], precision: str,
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-) -> dict[str, Any]:  # fmt: skip
-    """What tells a run from another: every option that changes what is computed, with the cell's values.
+def strengths(sparsities: Iterable[float], nm_ratios: Iterable[str]) -> list[Strength]:
+    """The different strengths that two options name, sparsities first."""
+    return [Strength(sparsity=value) for value in dict.fromkeys(sparsities)] + [
+        Strength(nm_ratio=ratio) for ratio in dict.fromkeys(nm_ratios)
+    ]
+
+
+def sweep(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, setting: int | str, tasks: Sequence[Cell]
+) -> Sweep:
+    """What the options ask for, as values.
 
     Args:
-        content: hashes and commits of the model and the task's data.
-        precision: that the run is really trained in: "no" (float32), "bf16" or "fp16".
-        defaults: of the options; one that came later is left out where it has its default.
+        setting, tasks: see cells.
+    Raises:
+        ValueError: --output_dir gives two runs one folder, or a checkpoint is named for several runs.
     """
-    options = records.recorded_options(vars(args), defaults)
+    folders = output_folders(args.output_dir, cells(args, setting, tasks))
+    if args.resume_from_checkpoint and len(folders) > 1:
+        raise ValueError("--resume_from_checkpoint takes one cell; an interrupted sweep resumes by the same command")
+    return Sweep(
+        cells=folders,
+        model=ModelSource(
+            args.model_name_or_path, args.weights, args.revision, args.trust_remote_code, args.ignore_mismatched_sizes
+        ),
+        pruning=Pruning(
+            tuple(strengths(args.sparsity, args.nm_ratio)), args.magnitude_scope, not args.noembed, args.prune_new_head
+        ),
+        recipe=_recipe(args),
+        max_length=args.max_length,
+        mixed_precision=args.mixed_precision,
+        tracker=args.report_to if args.with_tracking else None,
+        checkpoint=args.resume_from_checkpoint,
+        save_model=args.save_model,
+        eval_each_epoch=args.eval_each_epoch,
+        overwrite=args.overwrite,
+        output_dir=args.output_dir,
+        recorded=recorded(args, parser),
+    )
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    return Recipe(
+        learning_rate=args.learning_rate,
+        batch_size=args.per_device_train_batch_size,
+        num_epochs=args.num_train_epochs,
+        seed=args.seed[0],
+        max_steps=args.max_train_steps,
+        weight_decay=args.weight_decay,
+        accumulation_steps=args.gradient_accumulation_steps,
+        scheduler=args.lr_scheduler_type,
+        warmup_steps=args.num_warmup_steps,
+        checkpointing_steps=args.checkpointing_steps,
+    )
+
+
+def recorded(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """The options that change what a run computes, by name; one that came later is left out at its default."""
+    options = records.recorded_options(vars(args), {name: parser.get_default(name) for name in vars(args)})
     for name in ("sparse_method", "sparse_init", "freeze_weights", "freeze_weights_frompretrain"):
         options.pop(name, None)  # the cell's transfer and strength say it
     options.pop("text_columns", None)  # a task's decisions say which were taken, where that is not by their order
-    values = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
+    return options
+
+
+def identity(options: Mapping[str, Any], cell: Cell, content: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """What tells a run from another: every option that changes what is computed, with the cell's values.
+
+    Args:
+        options: what `recorded` returned.
+        content: hashes and commits of the model and the task's data, and decisions on how the data are read.
+        precision: that the run is really trained in: "no" (float32), "bf16" or "fp16".
+    """
+    of_cell = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
     # every process takes a batch of its own, so their number is part of how a run is trained
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     return {
-        **options, **values, **content, "num_processes": processes, "precision_used": precision,
+        **options, **of_cell, **content, "num_processes": processes, "precision_used": precision,
         "dtype_used": "torch.float32",
     }  # fmt: skip
 
 
-def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, chosen: list[Cell]) -> dict[str, Any]:
-    """The options, where they are not the default, that run some cells by themselves."""
-    options = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
+def print_list(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, folders: Mapping[Path, Cell], tasks: Sequence[Cell]
+) -> None:
+    """Print what --list_cells asks for: commands that compute the cells.
+
+    Raises:
+        ValueError: --group_by without --list_cells, or by what cells do not have.
+    """
+    given = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
     for name in ("list_cells", "group_by"):
-        options.pop(name, None)
-    return {**options, **varied(args, chosen)}
+        given.pop(name, None)
+
+    def expand(chosen: list[Cell]) -> list[Cell]:
+        """All cells that the command of some cells computes: every combination of their values."""
+        named = [task for task in tasks if any(task.items() <= cell.items() for cell in chosen)]
+        return cells(argparse.Namespace(**{**vars(args), **_varied(args, chosen)}), chosen[0]["setting"], named)
+
+    print_commands(
+        args.list_cells, folders, args.output_dir, lambda chosen: {**given, **_varied(args, chosen)}, args.group_by,
+        expand,
+    )  # fmt: skip
 
 
-def combinations(args: argparse.Namespace, problem: Problem, chosen: list[Cell]) -> list[Cell]:
-    """All cells that one command computes which says what tells some cells apart."""
-    return cells(argparse.Namespace(**{**vars(args), **varied(args, chosen)}), problem)
-
-
-def varied(args: argparse.Namespace, chosen: list[Cell]) -> dict[str, Any]:
+def _varied(args: argparse.Namespace, chosen: list[Cell]) -> dict[str, Any]:
     """The options that say which some cells are: all their values, and the transfer by its name."""
     several = [name for name, value in vars(args).items() if isinstance(value, list) and name in chosen[0]]
     return {
@@ -306,19 +427,3 @@ def varied(args: argparse.Namespace, chosen: list[Cell]) -> dict[str, Any]:
         "freeze_weights": False,
         "freeze_weights_frompretrain": False,
     }
-
-
-def recipe(args: argparse.Namespace, seed: int) -> Recipe:
-    """How one run is trained."""
-    return Recipe(
-        learning_rate=args.learning_rate,
-        batch_size=args.per_device_train_batch_size,
-        num_epochs=args.num_train_epochs,
-        seed=seed,
-        max_steps=args.max_train_steps,
-        weight_decay=args.weight_decay,
-        accumulation_steps=args.gradient_accumulation_steps,
-        scheduler=args.lr_scheduler_type,
-        warmup_steps=args.num_warmup_steps,
-        checkpointing_steps=args.checkpointing_steps,
-    )

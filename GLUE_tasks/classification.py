@@ -1,18 +1,19 @@
-"""Classification and regression of sentences: tokenised rows of a task, and the scores of a model on them."""
+"""Classification and regression of sentences: tokenized rows of a task, and the scores of a model on them."""
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset
-from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from GLUE_tasks import finetune, glue_data, labels
+from GLUE_tasks import glue_data
 from GLUE_tasks.glue_data import Task
-from GLUE_tasks.problem import Inputs, fit_inputs
+from GLUE_tasks.runner import Inputs
+from harness import training
+from harness.cells import Cell
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 def tokenize_task(
     task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, max_eval_samples: int | None = None
 ) -> Inputs:
-    """All rows that any cell may see, tokenised."""
+    """All rows that any cell may see, tokenized."""
     splits = {key: first_rows(split, max_eval_samples) for key, split in task.validation.items()}
     train, *rest = (
         glue_data.tokenize(split, task.columns, tokenizer, max_length) for split in (task.train, *splits.values())
@@ -31,31 +32,14 @@ def tokenize_task(
     return Inputs(train, dict(zip(splits, rest, strict=True)), DataCollatorWithPadding(tokenizer))
 
 
-def fit(task: Task, inputs: Inputs, model: PreTrainedModel, order: Sequence[int] | None) -> Inputs:
-    """The inputs as this model takes them; its config says from now on what its outputs are and how they are trained.
-
-    Args:
-        order: which of the model's outputs stands for each class (labels.head_order); None for their own order.
-    """
-    labels.name_head(model.config, task.label_names, order)
-    inputs = fit_inputs(inputs, model)
-    if order is None:
-        return inputs
-    outputs, plain = np.asarray(order), inputs.collate
-
-    def collate(rows: list[dict[str, Any]]) -> Mapping[str, Tensor]:
-        return plain([{**row, "labels": int(outputs[row["labels"]])} for row in rows])
-
-    return inputs._replace(collate=collate, order=tuple(order))
+def first_rows(split: Dataset, count: int | None) -> Dataset:
+    """The first `count` rows at most; all for None."""
+    return split.select(range(min(len(split), count or len(split))))
 
 
 def facts(task: Task) -> dict[str, Any]:
     """What results say of a task: its classes in the order of their numbers, None of a regression."""
     return {"label_names": list(task.label_names) or None}
-
-
-def first_rows(split: Dataset, count: int | None) -> Dataset:
-    return split.select(range(min(len(split), count or len(split))))
 
 
 def predict_labels(
@@ -67,7 +51,8 @@ def predict_labels(
         FloatingPointError: the model's outputs are NaN or infinite.
     """
     rows = inputs.validation[split]
-    outputs = inputs.in_order(finetune.finite(finetune.predict(accelerator, model, rows, inputs.collate, batch_size)))
+    outputs = training.finite(training.predict(accelerator, model, rows, inputs.collate, batch_size))
+    outputs = inputs.in_order(outputs)
     predictions = outputs[:, 0] if task.is_regression else outputs.argmax(axis=1)
     return predictions, np.asarray(rows["labels"][:])
 
@@ -82,7 +67,31 @@ def score_task(
     scores, items = {}, {}
     for suffix in inputs.validation:
         predictions, labels = predict_labels(accelerator, model, task, inputs, suffix, batch_size)
-        found = metric.compute(predictions=predictions, references=labels)
-        scores |= {f"eval_{name}{suffix}": value for name, value in found.items()}
+        computed = metric.compute(predictions=predictions, references=labels)
+        scores |= {f"eval_{name}{suffix}": value for name, value in computed.items()}
         items |= {f"prediction{suffix}": predictions, f"label{suffix}": labels}
     return scores, items
+
+
+def level_of(metric: str, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """What a level says of the answers to its items, by run_folder.LEVEL_KEYS, and whether all answers are the same."""
+    return {
+        "metric": metric,
+        "score": glue_data.SCORES[metric](predictions, labels),
+        "chance": glue_data.chance_level(metric, labels),
+        "stderr": glue_data.standard_error(metric, predictions, labels),
+        "num_examples": len(labels),
+        "constant_prediction": bool(np.ptp(predictions) == 0),
+    }
+
+
+def data_share_level(
+    cell: Cell, metric: str, predictions: np.ndarray, labels: np.ndarray, **changed: float
+) -> dict[str, Any]:
+    """The run's one point on setting 1's axis: the less data, the harder.
+
+    Args:
+        changed: what the level says instead, such as another chance.
+    """
+    share = cell["validation_split_percentage"]
+    return {"level": share, "difficulty": 1 - share / 100, **level_of(metric, predictions, labels), **changed}

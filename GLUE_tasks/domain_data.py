@@ -30,11 +30,11 @@ def load_folder(data_dir: Path, name: str, text_columns: Sequence[str] | None = 
         raise ValueError(f"--data_dir {data_dir}: there is no folder {name}")
     parts: dict[str, dict[str, Table]] = {"train": {}, "validation": {}}
     for domain in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for split, own in parts.items():
+        for split, tables in parts.items():
             path = glue_data.find_split(domain, split)
             if path is None:
                 raise ValueError(f"{domain} has no {split}.jsonl (or .jsonl.gz, .parquet)")
-            own[domain.name] = read_table(path)
+            tables[domain.name] = read_table(path)
     return make_task(name, parts["train"], parts["validation"], text_columns)
 
 
@@ -57,15 +57,15 @@ def _by_domain(files: Iterable[Path]) -> dict[str, Table]:
     for path in map(Path, files):
         table = read_table(path)
         if DOMAIN in table.columns:
-            found = _split_by_column(table)
+            tables = _split_by_column(table)
         else:
             stem = path.name.partition(".")[0]
-            found = {glue_data.name_of_files(path) if stem in SPLIT_NAMES else stem: table}
-        if twice := sorted(parts.keys() & found.keys()):
+            tables = {glue_data.name_of_files(path) if stem in SPLIT_NAMES else stem: table}
+        if twice := sorted(parts.keys() & tables.keys()):
             raise ValueError(
                 f"{path} and {parts[twice[0]].name} both hold the domain {twice[0]!r}; put them in one file"
             )
-        parts |= found
+        parts |= tables
     return parts
 
 
@@ -96,14 +96,14 @@ def make_task(
             f"{', '.join(table.name for table in train.values())}: one domain ({', '.join(train)}); a mixture needs "
             f"two: give several files, or a {DOMAIN!r} column with several names"
         )
-    for side, own, other in (("validation", validation, train), ("training", train, validation)):
-        if lacking := sorted(other.keys() - own.keys()):
-            raise ValueError(f"the {side} data lack the domain {lacking[0]!r}; they have {', '.join(own)}")
+    for side, here, other in (("validation", validation, train), ("training", train, validation)):
+        if lacking := sorted(other.keys() - here.keys()):
+            raise ValueError(f"the {side} data lack the domain {lacking[0]!r}; they have {', '.join(here)}")
     known = {domain: labels.read_labels(table) for domain, table in train.items()}
     columns = glue_data.choose_columns(list(train.values()), list(known.values()), text_columns, (LABEL, DOMAIN))
     for table in (*train.values(), *validation.values()):
         glue_data.check_columns(table, columns.texts)
-    if float not in {found.kind for found in known.values()}:
+    if float not in {read.kind for read in known.values()}:
         _check_labels(train, known)
     train = dict(sorted(train.items()))
     return glue_data.make_task(
@@ -115,12 +115,12 @@ def make_task(
 
 def _check_labels(train: Mapping[str, Table], known: Mapping[str, Labels]) -> None:
     """Refuse a label that one domain alone has: its scores would be those of another task."""
-    held = {domain: set(map(labels.key, found.values)) for domain, found in known.items()}
+    held = {domain: set(map(labels.key, read.values)) for domain, read in known.items()}
     for label in sorted(set().union(*held.values())):
         holders = [domain for domain, some in held.items() if label in some]
         if len(holders) == 1:
             one = known[holders[0]].kind
-            other = next((domain for domain, found in known.items() if found.kind is not one), None)
+            other = next((domain for domain, read in known.items() if read.kind is not one), None)
             if other is not None:
                 raise ValueError(
                     f"a label is {labels.KINDS[one]} in {train[holders[0]].name} and {labels.KINDS[known[other].kind]} "
@@ -201,6 +201,26 @@ def largest_total(available: Mapping[str, int], shares: Shares) -> int:
     return min(math.floor(available[domain] / share + 1e-9) for domain, share in shares.items() if share > 0)
 
 
+def mixture_shares(mixture: str, domains: Iterable[str], total: int | None) -> tuple[Shares, int]:
+    """A mixture's share of each domain, and how many training rows it has.
+
+    Args:
+        mixture: "movies=0.7,tweets=0.1", or NATURAL.
+        domains: that of every training row.
+        total: rows that the mixture must have; None is as many as it can.
+    Raises:
+        ValueError: a domain that the data lack, or one with too few rows.
+    """
+    available = count_rows(domains)
+    if mixture == NATURAL:
+        shares = natural_shares(available)
+    else:
+        shares = complete_shares(parse_shares(mixture.split(",")), available)
+    total = total or largest_total(available, shares)
+    check_rows(available, shares, total)
+    return shares, total
+
+
 def check_rows(available: Mapping[str, int], shares: Shares, total: int) -> None:
     """Refuse a mixture that a domain has too few rows for.
 
@@ -223,8 +243,8 @@ def mixture_rows(domains: Sequence[str], counts: Mapping[str, int], seed: int) -
     names = np.asarray(domains)
     chosen: list[int] = []
     for domain, count in counts.items():
-        own = np.flatnonzero(names == domain)
-        chosen += own[np.random.default_rng(seed).permutation(len(own))[:count]].tolist()
+        rows = np.flatnonzero(names == domain)
+        chosen += rows[np.random.default_rng(seed).permutation(len(rows))[:count]].tolist()
     return chosen
 
 

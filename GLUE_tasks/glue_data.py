@@ -1,4 +1,4 @@
-"""GLUE tasks and csv/json files: columns, labels, scores, random subsets, tokenisation."""
+"""GLUE tasks and csv/json files: their columns, labels as numbers, random subsets, tokenization, scores."""
 
 import logging
 import os
@@ -53,12 +53,10 @@ class Columns:
 
     Fields:
         texts: one or two.
-        passed_over: those that determine the label, and are therefore no input.
         by_order: the first text columns, whatever is in them: what earlier versions read.
     """
 
     texts: tuple[str, str | None]
-    passed_over: tuple[str, ...] = ()
     by_order: tuple[str, str | None] = ("", None)
 
 
@@ -111,16 +109,13 @@ def load_glue(name: str, data_dir: Path | None) -> Task:
     suffixes = VALIDATION.get(name, {"": "validation"})
     if data_dir is None:
         try:
-            loaded = datasets.load_dataset(HUB_NAME, name)
-        except OSError as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            tables = hub_tables(HUB_NAME, name, ("train", *suffixes.values()))
+        except ValueError as error:
             raise ValueError(
-                f"--task_name {name}: {reason}; without a hub, give --data_dir DIR with glue/{name}/train.jsonl and "
+                f"--task_name {name}: {error}; without a hub, give --data_dir DIR with glue/{name}/train.jsonl and "
                 f"{suffixes['']}.jsonl"
             ) from error
-        train = hub_table(f"{HUB_NAME} {name} train", loaded["train"])
-        splits = {key: hub_table(f"{HUB_NAME} {name} {split}", loaded[split]) for key, split in suffixes.items()}
-        files = ()
+        train, splits, files = tables["train"], {key: tables[split] for key, split in suffixes.items()}, ()
     else:
         paths = {key: find_split(Path(data_dir) / "glue" / name, split) for key, split in suffixes.items()}
         paths = {key: path for key, path in paths.items() if path is not None}
@@ -136,9 +131,29 @@ def load_glue(name: str, data_dir: Path | None) -> Task:
     return make_task(name, COLUMNS[name], [train], splits, files, glue_task=name)
 
 
-def hub_table(name: str, split: Dataset) -> Table:
-    """A split of the hub."""
-    return Table(name, "row", range(1, len(split) + 1), {column: split[column][:] for column in split.column_names})
+def hub_tables(
+    name: str, config: str | None, splits: Sequence[str], first_train_rows: int | None = None
+) -> dict[str, Table]:
+    """Splits of a hub data set, by their names.
+
+    Args:
+        first_train_rows: most rows of "train"; None is all.
+    Raises:
+        ValueError: the hub cannot be reached or has no such data set; says why in one line.
+    """
+    try:
+        loaded = datasets.load_dataset(name, config)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError((str(error) or type(error).__name__).splitlines()[0].rstrip(".")) from error
+    tables = {}
+    for split in splits:
+        rows = loaded[split]
+        if split == "train" and first_train_rows is not None:
+            rows = rows.select(range(min(len(rows), first_train_rows)))
+        where = " ".join(filter(None, (name, config, split)))
+        columns = {column: rows[column][:] for column in rows.column_names}
+        tables[split] = Table(where, "row", range(1, len(rows) + 1), columns)
+    return tables
 
 
 def load_files(
@@ -164,12 +179,12 @@ def load_files(
 
 def decisions(name: str, columns: Columns) -> dict[str, Any]:
     """What tells a run on files from an earlier version's: other columns, or no metric by a folder's name."""
-    found: dict[str, Any] = {}
+    decided: dict[str, Any] = {}
     if columns.texts != columns.by_order:
-        found["text_columns"] = [name for name in columns.texts if name]
+        decided["text_columns"] = [name for name in columns.texts if name]
     if name in METRICS:
-        found["metrics"] = "not by the folder's name"
-    return found
+        decided["metrics"] = "not by the folder's name"
+    return decided
 
 
 def choose_columns(
@@ -217,7 +232,7 @@ def choose_columns(
         logger.warning(
             "%s: the column %r determines the label, so that it is no input; --text_columns takes it", first.name, name
         )
-    return Columns(_first_two(kept), repeating, by_old_rule)
+    return Columns(_first_two(kept), by_old_rule)
 
 
 def _first_two(texts: Sequence[str]) -> tuple[str, str | None]:
@@ -245,8 +260,8 @@ def repeats_label(tables: Sequence[Table], known: Sequence[Labels], name: str) -
     """
     label_of: dict[Any, str] = {}
     count = 0
-    for table, found in zip(tables, known, strict=True):
-        for value, label in zip(table.columns.get(name, ()), map(labels.key, found.values), strict=False):
+    for table, read in zip(tables, known, strict=True):
+        for value, label in zip(table.columns.get(name, ()), map(labels.key, read.values), strict=False):
             if not isinstance(value, str) or label_of.setdefault(value, label) != label:
                 return False
             count += 1
@@ -292,17 +307,17 @@ def make_task(
         constants: further columns with one value per training table and then per split.
     """
     known = [labels.read_labels(table) for table in train]
-    kinds = {found.kind for found in known}
+    kinds = {read.kind for read in known}
     if float in kinds and len(kinds) > 1:
         one, other = (next(t.name for t, k in zip(train, known, strict=True) if (k.kind is float) is is_float)
                       for is_float in (True, False))  # fmt: skip
         raise ValueError(f"labels are numbers with decimals in {one} and classes in {other}; give them one type")
     regression = glue_task == "stsb" or (glue_task is None and kinds == {float})
     tables = [*train, *splits.values()]
-    found = [*known, *(labels.read_labels(table) for table in splits.values())]
+    all_labels = [*known, *(labels.read_labels(table) for table in splits.values())]
     if regression:
         label_names = ()
-        encoded = [labels.scores(table, some) for table, some in zip(tables, found, strict=True)]
+        encoded = [labels.scores(table, some) for table, some in zip(tables, all_labels, strict=True)]
         if kinds == {float} and glue_task is None and all(v.is_integer() for some in known for v in some.values):
             logger.warning(
                 "%s: labels are numbers with decimals, all whole: a regression; for classes write 1, not 1.0",
@@ -313,7 +328,7 @@ def make_task(
         label_names = classes.names
         encoded = [
             labels.class_numbers(table, some, classes, kinds, glue_task is not None)
-            for table, some in zip(tables, found, strict=True)
+            for table, some in zip(tables, all_labels, strict=True)
         ]
     sets = []
     for index, (table, numbers) in enumerate(zip(tables, encoded, strict=True)):
@@ -379,7 +394,7 @@ def tokenize(split: Dataset, columns: tuple[str, str | None], tokenizer: Any, ma
         encoded = tokenizer(*texts, max_length=max_length, truncation=True)
         return {**encoded, "labels": rows["label"], "length": [len(ids) for ids in encoded["input_ids"]]}
 
-    return split.map(encode, batched=True, remove_columns=split.column_names, desc="tokenise")
+    return split.map(encode, batched=True, remove_columns=split.column_names, desc="tokenize")
 
 
 def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:

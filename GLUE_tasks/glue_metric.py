@@ -1,4 +1,7 @@
-"""GLUE's metrics as an `evaluate` module. A file of its own, because importing evaluate takes seconds."""
+"""GLUE's metrics as a module of `evaluate`, the library that the original scores with, here without its download.
+
+A file of its own: importing `evaluate` takes seconds, and the class needs it when it is defined.
+"""
 
 from collections.abc import Sequence
 

@@ -1,19 +1,40 @@
 """The line between two fine-tuned models: walked in place, with loss and answer of every item at every point."""
 
+import copy
+import functools
 import itertools
 import logging
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from accelerate import Accelerator
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
+from analysis.fine_tuning import prediction_scores
+from analysis.fine_tuning.prediction_scores import Answers
+from analysis.lines import barriers
+from analysis.lines.barriers import STRAIGHT_LINE, Resampled, ends_and_between, heights
+from analysis.uncertainty import bootstrap
+from GLUE_tasks import classification, glue_data, model_pairs, pretrained, runner, transfers
+from GLUE_tasks.glue_data import Task
+from GLUE_tasks.model_pairs import Pair, check_same_tensors
+from GLUE_tasks.runner import Inputs
+from harness import models, records, run_folder, training
+from harness.content import files_content, sha256
+from harness.device import peak_memory, reset_peak_memory
+from harness.model_files import weight_files
+from pruning.masks import apply_masks, zero_fraction
+
 logger = logging.getLogger(__name__)
 
+RESAMPLES = 1000  # behind the intervals of barriers
+Line = dict[str, np.ndarray]  # what along_line returns
 Measured = TypeVar("Measured")
 
 
@@ -32,7 +53,7 @@ def points(num_points: int) -> np.ndarray:
 def walk(
     model: nn.Module, end: Mapping[str, Tensor], alphas: np.ndarray, measure: Callable[[], Measured]
 ) -> list[Measured]:
-    """What `measure` finds at every point of the line; `model` is the start at first and bit-equal to the end at last.
+    """What `measure` returns at every point of the line; `model` begins as the start and ends bit-equal to the end.
 
     Each point is reached from the one before it, in the model's own memory: with `end` that is two models, not three.
     The rounding of the steps adds up to some units in a weight's last place (float32).
@@ -46,11 +67,11 @@ def walk(
     tensors = line_tensors(model)
     check_same_tensors({name: tensor.shape for name, tensor in tensors.items()},
                        {name: tensor.shape for name, tensor in end.items()})  # fmt: skip
-    found = [measure()]
+    measured = [measure()]
     for before, alpha in itertools.pairwise(alphas):
         step_toward(tensors, end, (alpha - before) / (1 - before))
-        found.append(measure())
-    return found
+        measured.append(measure())
+    return measured
 
 
 def step_toward(tensors: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> None:
@@ -85,40 +106,6 @@ def check_buffers(start: nn.Module, end: nn.Module) -> list[str]:
     if moved:
         logger.info("buffers that differ are interpolated too: %s", ", ".join(moved))
     return moved
-
-
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a saved model, from the headers of its files alone.
-
-    Raises:
-        ValueError: a file is no safetensors, or cut off.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "pt") as stored:
-                names = stored.keys()
-                shapes.update({name: tuple(stored.get_slice(name).get_shape()) for name in names})
-        except SafetensorError as error:
-            raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    return shapes
-
-
-def check_same_tensors(start: Mapping[str, tuple[int, ...]], end: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse two models between which there is no line.
-
-    Raises:
-        ValueError: names the first parameter that only one of them has or that has another shape.
-    """
-    for name in [*start, *end]:
-        if name not in start or name not in end:
-            owner, other = ("start", "end") if name in start else ("end", "start")
-            raise ValueError(f"the {owner} has a parameter {name}, which the {other} lacks: there is no line between")
-        if tuple(start[name]) != tuple(end[name]):
-            raise ValueError(
-                f"the parameter {name} is {list(start[name])} at the start and {list(end[name])} at the end: models of "
-                "different shapes or heads have no line between them"
-            )
 
 
 def item_losses(outputs: np.ndarray, labels: np.ndarray, is_regression: bool) -> np.ndarray:
@@ -158,3 +145,280 @@ def along_line(outputs: list[np.ndarray], labels: np.ndarray, is_regression: boo
         "prediction": np.stack([predictions(output, is_regression) for output in outputs], axis=1),
         "label": labels,
     }
+
+
+def levels(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed: int) -> list[dict[str, Any]]:
+    """One level per point of the line: score and loss on the validation rows, and on the training rows."""
+    labels = lines["validation"]["label"]
+    scores, losses, resampled = {}, {}, resampled_scores(metric, lines["validation"], seed)
+    for split, line in lines.items():
+        scores[split], losses[split] = score_curve(metric, line).tolist(), line["loss"].mean(axis=0).tolist()
+    return [
+        {
+            "level": f"{alpha:.4g}",
+            "difficulty": alpha,
+            "alpha": alpha,
+            "metric": metric,
+            "score": scores["validation"][point],
+            "chance": glue_data.chance_level(metric, labels),
+            "stderr": bootstrap.standard_error(resampled[:, point], len(labels)),
+            "num_examples": len(labels),
+            "train_score": scores["train"][point],
+            "train_loss": losses["train"][point],
+            "validation_loss": losses["validation"][point],
+        }
+        for point, alpha in enumerate(alphas.tolist())
+    ]
+
+
+def score_curve(metric: str, line: Line) -> np.ndarray:
+    """The score at every point of a line, as Glue_prune_oneshot.py scores a model."""
+    return np.array([glue_data.SCORES[metric](column, line["label"]) for column in line["prediction"].T])
+
+
+def resampled_scores(metric: str, line: Line, seed: int) -> np.ndarray:
+    """The scores of the items and of resamples of them at every point, (1 + RESAMPLES, points)."""
+    answers = Answers(line["label"], line["prediction"].T)
+    return prediction_scores.resampled_scores(answers, metric, RESAMPLES, np.random.default_rng(seed))
+
+
+def resampled_errors(metric: str, line: Line, seed: int) -> Resampled:
+    """The error (1 - score) of resampled items at every point; the unseen item is wrong between the ends, or there."""
+    errors, labels = 1 - resampled_scores(metric, line, seed)[1:], line["label"]
+    unseen = prediction_scores.unseen_item(labels, metric, RESAMPLES, np.random.default_rng([seed, 1]))
+    points, worst = errors.shape[1], 1 - prediction_scores.LOWEST.get(metric, 0.0)
+    tall, flat = ends_and_between(points, 0.0, worst), ends_and_between(points, worst, 0.0)
+    return Resampled(errors, unseen[1:], tall, flat, len(labels))
+
+
+def resampled_losses(line: Line, alphas: np.ndarray, seed: int) -> Resampled:
+    """The mean losses of resampled items at every point; the unseen item is like that with the highest or lowest bow.
+
+    A loss has no upper end that could be counted on instead.
+    """
+    losses, generator = line["loss"], np.random.default_rng(seed)
+    columns = np.concatenate([losses, np.ones((len(losses), 1))], axis=1)
+    sums = np.concatenate(list(bootstrap.resampled_sums(columns, RESAMPLES, generator)))
+    unseen = bootstrap.unseen_shares(sums[:, -1], 1, generator)
+    bows = heights(losses, alphas, STRAIGHT_LINE)[:, 1:-1].mean(axis=1)
+    tall, flat = losses[bows.argmax()], losses[bows.argmin()]
+    return Resampled(sums[1:, :-1] / sums[1:, -1:], unseen[1:], tall, flat, len(losses))
+
+
+def find_barriers(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed: int) -> list[dict[str, Any]]:
+    """Barriers in loss and in error (1 - score), by both definitions, on both splits."""
+    rows = []
+    for split, line in lines.items():
+        curves = {
+            "loss": (line["loss"].mean(axis=0), resampled_losses(line, alphas, seed)),
+            "error": (1 - score_curve(metric, line), resampled_errors(metric, line, seed)),
+        }
+        for quantity, (curve, resampled) in curves.items():
+            described = barriers.describe(curve, resampled, alphas)
+            rows += [{"split": split, "quantity": quantity, **barrier} for barrier in described]
+    return rows
+
+
+def items(lines: dict[str, Line], train_rows: list[int]) -> dict[str, np.ndarray]:
+    """Loss and answer of every item at every point, for items.npz; training rows by their index in the data."""
+    train, validation = lines["train"], lines["validation"]
+    return {
+        **{name: validation[name].astype(np.float32) if name == "loss" else validation[name] for name in validation},
+        **{f"train_{name}": train[name].astype(np.float32) if name == "loss" else train[name] for name in train},
+        "train_row": np.array(train_rows),
+    }
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How lines are measured: the options that all lines of a call share, by their names."""
+
+    num_points: int
+    max_train_samples: int
+    per_device_eval_batch_size: int
+    seed: int
+    max_eval_samples: int | None = None
+    data_dir: Path | None = None
+    trust_remote_code: bool = False
+
+    def evaluated_rows(self, pair: Pair) -> int | None:
+        """How many validation rows of a line are evaluated at most: by default as many as the start's run did."""
+        return self.max_eval_samples or pair.start.arguments["max_eval_samples"]
+
+
+def load_task(pair: Pair, data_dir: Path | None) -> Task:
+    """The rows of a line's task, read once: from `data_dir`, or by default from where the start's run read them."""
+    return _load_task(*_task_source(pair, data_dir))
+
+
+def _task_source(pair: Pair, data_dir: Path | None) -> tuple:
+    """The task's name, its --data_dir, training and validation file, and the text columns that the run recorded."""
+    recorded = pair.start.arguments
+    names = ("data_dir", "train_file", "validation_file")
+    folder, train_file, validation_file = (recorded[name] and Path(recorded[name]) for name in names)
+    if data_dir and not train_file:
+        folder = data_dir
+    return pair.start.result["task"], folder, train_file, validation_file, tuple(recorded.get("text_columns") or ())
+
+
+@functools.cache
+def _load_task(
+    name: str, data_dir: Path | None, train_file: Path | None, validation_file: Path | None, columns: tuple[str, ...]
+) -> Task:
+    if train_file is None:
+        return glue_data.load_glue(name, data_dir)
+    return glue_data.load_files(train_file, validation_file, columns, by_order=True)
+
+
+def check_data(pair: Pair, task: Task) -> None:
+    """Refuse files other than those that the models were fine-tuned on.
+
+    Raises:
+        ValueError: names the run and the files.
+    """
+    recorded = _data_content(pair)
+    was_of_files = any(form.endswith("sha256") for form in recorded)
+    if was_of_files and task.files and records.differences(recorded, files_content(task.files)):
+        names = ", ".join(map(str, task.files))
+        raise ValueError(f"{pair.start.folder} was fine-tuned on other data than {names}; give its --data_dir")
+
+
+def _data_content(pair: Pair) -> dict[str, str]:
+    """Hashes or the commit of the data that the start was fine-tuned on."""
+    return {name: value for name, value in pair.start.identity.items() if name in records.DATA_FORMS}
+
+
+@functools.cache
+def _weights_hash(folder: Path) -> str:
+    return sha256(weight_files(str(folder)))
+
+
+def identity(measurement: Measurement, pair: Pair) -> dict[str, Any]:
+    """What tells a line from another: its ends by their content, and every option that changes what is measured."""
+    line, ends = model_pairs.describe(pair), [end for end in (pair.start, pair.end) if end]
+    return {
+        "num_points": measurement.num_points,
+        "max_train_samples": measurement.max_train_samples,
+        "per_device_eval_batch_size": measurement.per_device_eval_batch_size,
+        "seed": measurement.seed,
+        "max_eval_samples": measurement.evaluated_rows(pair),
+        "task_name": line["task"],
+        **_data_content(pair),
+        **{name: line[name] for name in ("pair", "data_fraction", "strength", "magnitude_scope")},
+        "start_seed": line["seed"],
+        "end_seed": line["end_seed"],
+        "start_sha256": _weights_hash(pair.start.files),
+        "end_sha256": pair.end and _weights_hash(pair.end.files),
+        "training": sorted({records.recipe(end.identity, records.COORDINATES["fine-tuning"]) for end in ends}),
+        "precision_used": "no",
+    }
+
+
+def shared_inputs(measurement: Measurement) -> Callable[[Pair], Inputs]:
+    """A function that gives a line its tokenized rows, made when the first line that needs them asks."""
+    made: dict[tuple, Inputs] = {}
+
+    def inputs(pair: Pair) -> Inputs:
+        data_dir, sizes = measurement.data_dir, (pair.start.arguments["max_length"], measurement.evaluated_rows(pair))
+        key = (_task_source(pair, data_dir), pair.start.result["model"], sizes)
+        if key not in made:
+            tokenizer = models.load_tokenizer(str(pair.start.files), measurement.trust_remote_code)
+            made[key] = classification.tokenize_task(load_task(pair, data_dir), tokenizer, *sizes)
+        return made[key]
+
+    return inputs
+
+
+def run(
+    folder: Path, pair: Pair, identity: dict[str, Any], measurement: Measurement, accelerator: Accelerator,
+    inputs: Inputs,
+) -> None:  # fmt: skip
+    """One line, from the two models to all_results.json."""
+    started, task = time.monotonic(), load_task(pair, measurement.data_dir)
+    accelerator.free_memory()
+    reset_peak_memory(accelerator.device)
+    if accelerator.is_main_process:
+        run_folder.start_run(folder, identity, run_folder.describe_environment(str(accelerator.device), precision="no"))
+    accelerator.wait_for_everyone()
+    ends = pair.end.folder if pair.end else f"its copy pruned to {pair.pruned.name}"
+    logger.info("%s: from %s to %s, %d points", folder, pair.start.folder, ends, measurement.num_points)
+    model, end, sparsity = load_ends(pair, len(task.label_names) or 1, measurement.trust_remote_code, accelerator)
+    seed, train_rows = (
+        measurement.seed,
+        common_rows(pair, len(inputs.train), measurement.max_train_samples, measurement.seed),
+    )
+    inputs = runner.fit_inputs(inputs, model, task.label_names, pair.start.arguments.get("label_order"))
+    rows = {"train": inputs.train.select(train_rows), "validation": inputs.validation[""]}
+    alphas, batch_size = points(measurement.num_points), measurement.per_device_eval_batch_size
+
+    def measure() -> dict[str, np.ndarray]:
+        return {
+            split: inputs.in_order(training.predict(accelerator, model, some, inputs.collate, batch_size))
+            for split, some in rows.items()
+        }
+
+    outputs = walk(model, end, alphas, measure)
+    if not accelerator.is_main_process:
+        return
+    lines = {
+        split: along_line([point[split] for point in outputs], np.asarray(some["labels"][:]), task.is_regression)
+        for split, some in rows.items()
+    }
+    result = {
+        **model_pairs.describe(pair),
+        "measured_sparsity": sparsity,
+        "recipe": records.recipe(identity, records.COORDINATES["line"]),
+        "precision": "no",
+        "seconds": time.monotonic() - started,
+        "peak_memory_bytes": peak_memory(accelerator.device),
+        "num_train_examples": len(train_rows),
+        "start": str(pair.start.folder),
+        "end": str(pair.end.folder) if pair.end else None,
+        "barriers": find_barriers(task.metrics[0], alphas, lines, seed),
+        "levels": levels(task.metrics[0], alphas, lines, seed),
+    }
+    if pair.start.result["transfer"] == model_pairs.DENSE:
+        runner.warn_at_chance(folder, result["levels"][:1])
+    run_folder.write_run(folder, result, items(lines, train_rows))
+
+
+def load_ends(
+    pair: Pair, num_labels: int, trust_remote_code: bool, accelerator: Accelerator
+) -> tuple[nn.Module, dict[str, Tensor], float]:
+    """The start as a model, the end as tensors, and the measured sparsity of the compressed one."""
+
+    def loaded(folder: Path) -> nn.Module:
+        loaded = pretrained.load_pretrained(str(folder), num_labels, trust_remote_code)
+        if loaded.new_parameters:
+            raise ValueError(f"{folder} lacks {', '.join(sorted(loaded.new_parameters))}")
+        return loaded.model.to(accelerator.device)
+
+    # Memory of its own, as in training. What is mapped from a file begins at any multiple of 4 bytes, and by that MKL
+    # orders sums on some processors, where a head has one output or a batch one row.
+    start = copy.deepcopy(loaded(pair.start.files))
+    if pair.end is not None:
+        other = loaded(pair.end.files)
+        check_buffers(start, other)
+        return start, line_tensors(other), (pair.sparser or pair.start).result["measured_sparsity"]
+    body = {id(parameter) for parameter in start.base_model.parameters()}
+    head = {name for name, parameter in start.named_parameters() if id(parameter) not in body}
+    masks = transfers.select_masks(start, head, model_pairs.pruning_of(pair))[pair.pruned]
+    end = {name: tensor.clone() for name, tensor in line_tensors(start).items()}
+    apply_masks(end, masks)
+    return start, end, zero_fraction(end[name] for name in masks)
+
+
+def common_rows(pair: Pair, num_rows: int, limit: int, seed: int) -> list[int]:
+    """Training rows that both ends saw, at most `limit` of them, drawn by `seed`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    seen = [
+        set(glue_data.subset_indices(num_rows, *(end.arguments[name] for name in model_pairs.SAMPLE)))
+        for end in (pair.start, pair.end) if end is not None
+    ]  # fmt: skip
+    common = sorted(set.intersection(*seen))
+    if not common:
+        raise ValueError(f"{pair.start.folder} and {pair.end.folder} were trained on no row in common")
+    return sorted(np.random.default_rng(seed).permutation(common)[:limit].tolist())

@@ -1,4 +1,4 @@
-"""Labels of a task: from what files hold to the numbers of classes, and from these to the outputs of a trained head."""
+"""Labels of a task: read from what files hold, of one kind, and turned into numbers of classes or of a regression."""
 
 import logging
 import math
@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from transformers import PretrainedConfig
 
 from harness.data import Table
 
@@ -138,7 +136,7 @@ def make_classes(parts: Sequence[tuple[Table, Labels]], glue_task: str | None = 
         raise ValueError(f"{parts[0][0].name}: every training {LABEL} is {value!r}; nothing can be learnt")
     if glue_task in GLUE_CLASSES:
         names = GLUE_CLASSES[glue_task]
-        spellings = {**{str(number): number for number in range(len(names))}, **_by_plain_name(names)}
+        spellings = {**{str(number): number for number in range(len(names))}, **numbers_by_plain_name(names)}
         for text, (value, where) in known.items():
             if plain(text) not in spellings:
                 allowed = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
@@ -195,56 +193,6 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", name.strip().casefold())
 
 
-def _by_plain_name(names: Sequence[str]) -> dict[str, int]:
+def numbers_by_plain_name(names: Sequence[str]) -> dict[str, int]:
+    """The number of each class by its plain name, counted from 0 in the order of `names`."""
     return {plain(name): number for number, name in enumerate(names)}
-
-
-def head_order(config: PretrainedConfig, names: Sequence[str]) -> list[int] | None:
-    """Which of a head's outputs stands for each class; None where the model's names are not the data's.
-
-    Raises:
-        ValueError: the config's id2label and label2id contradict each other.
-    Source: transformers, run_glue.py, which compares lower-case names too.
-    """
-    own = config_names(config)
-    if own is None or len(own) != len(names):
-        return None
-    outputs = _by_plain_name(own)
-    wanted = [outputs.get(plain(name)) for name in names]
-    return None if len(outputs) != len(own) or None in wanted or len(set(wanted)) != len(own) else wanted
-
-
-def config_names(config: PretrainedConfig) -> list[str] | None:
-    """The names that a checkpoint's config gives to its outputs, in their order; None for LABEL_0, LABEL_1 …
-
-    Raises:
-        ValueError: id2label and label2id contradict each other.
-    """
-    count = config.num_labels or 0
-    found = {int(number): str(name) for number, name in (config.id2label or {}).items()}
-    default = {number: f"LABEL_{number}" for number in range(count)}
-    other = {int(number): str(name) for name, number in (config.label2id or {}).items()}
-    if default in (found, other) or not other:
-        found = found if found != default else other
-    elif found != other:
-        raise ValueError(
-            f"--model_name_or_path {config.name_or_path}: config.json's id2label ({found}) and label2id "
-            f"({config.label2id}) contradict each other"
-        )
-    if not found or found == default or sorted(found) != list(range(count)):
-        return None
-    return [found[number] for number in range(count)]
-
-
-def name_head(config: PretrainedConfig, names: Sequence[str], order: Sequence[int] | None) -> None:
-    """Write a task's classes and its kind of loss into a model's config, whatever a checkpoint had there.
-
-    Args:
-        names: of the classes; none for a regression.
-        order: what head_order said.
-    """
-    config.problem_type = "single_label_classification" if names else "regression"
-    if names:
-        outputs = order or range(len(names))
-        config.label2id = dict(zip(names, outputs, strict=True))
-        config.id2label = dict(sorted((number, name) for name, number in config.label2id.items()))

@@ -257,27 +257,28 @@ def _problem_text(row: dict[str, Any], where: str) -> str:
     numbers = numbers.split() if isinstance(numbers, str) else numbers
     values = [_number(number, where, "'Numbers' holds") for number in numbers]
 
-    def value(found: re.Match) -> str:
-        place = int(found[1])
-        if place >= len(values):
-            raise ValueError(f"{where}: the text has {found[0]}, 'Numbers' has {len(values)}")
-        return f"{values[place]:g}"
+    def value(match: re.Match) -> str:
+        index = int(match[1])
+        if index >= len(values):
+            raise ValueError(f"{where}: the text has {match[0]}, 'Numbers' has {len(values)}")
+        return f"{values[index]:g}"
 
     return PLACEHOLDER.sub(value, text)
 
 
 def _number(value: object, where: str, what: str) -> float:
     try:
-        found = float(str(value).replace(",", ""))
+        number = float(str(value).replace(",", ""))
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError(f"{where}: {what} {value!r}, no number")
-    return found
+    return number
 
 
 def numbers_in(text: str) -> list[float]:
-    return [float(found.replace(",", "")) for found in NUMBER.findall(text)]
+    """The numbers that a text holds in digits, in its order."""
+    return [float(number.replace(",", "")) for number in NUMBER.findall(text)]
 
 
 def numeric_options(

@@ -2,21 +2,22 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from GLUE_tasks import interpolation
+from safetensors import SafetensorError, safe_open
+
+from GLUE_tasks.transfers import Pruning, Strength
 from harness import records, run_folder
-from pruning.nm import parse_nm
 
 DENSE, SPARSE = "dense_transfer", "sparse_transfer"
 KINDS = ("dense-sparse", "dense-pruned", "dense-dense")
-# The name of an end in that of a pair.
+# What a pair's name calls its ends, by their transfer.
 WORD = {DENSE: "dense", "dense_transfer_freezing": "frozen", SPARSE: "sparse", "sparse_to_dense": "regrown"}
 HEAD = "ForSequenceClassification"  # how the architectures end that this can load
 SETTING = "interpolation"
-# What a run's training rows follow from.
+# The arguments of a run that decide which training rows it saw.
 SAMPLE = ("validation_split_percentage", "seed", "subset", "max_train_samples")
 
 
@@ -39,18 +40,6 @@ class SavedModel(NamedTuple):
     def files(self) -> Path:
         """The folder that from_pretrained takes."""
         return self.folder / "model"
-
-
-class Strength(NamedTuple):
-    """How much of a model is pruned: a sparsity, or N:M where N of M are kept."""
-
-    sparsity: float | None
-    nm_ratio: str | None
-
-    @property
-    def name(self) -> str:
-        """As in the names of folders: "0.5", "6of8"."""
-        return f"{self.sparsity:g}" if self.nm_ratio is None else self.nm_ratio.replace(":", "of")
 
 
 class Pair(NamedTuple):
@@ -164,7 +153,7 @@ def pairs_of(models: Sequence[SavedModel], kinds: Sequence[str], strengths: Sequ
     for model in models:
         groups.setdefault(tuple(model.result[name] for name in ("model", "task", "data_fraction")), []).append(model)
     makers = {"dense-sparse": _dense_sparse, "dense-pruned": _dense_pruned, "dense-dense": _dense_dense}
-    found = []
+    pairs = []
     for (_, task, fraction), members in groups.items():
         dense = {model.result["seed"]: model for model in members if model.result["transfer"] == DENSE}
         sparse = [model for model in members if model.result["transfer"] == SPARSE]
@@ -172,10 +161,10 @@ def pairs_of(models: Sequence[SavedModel], kinds: Sequence[str], strengths: Sequ
             raise ValueError(f"{task}, {fraction:g} of the data: no saved model of dense_transfer, where lines start")
         for kind in kinds:
             try:
-                found += makers[kind](dense, sparse, strengths)
+                pairs += makers[kind](dense, sparse, strengths)
             except ValueError as error:
                 raise ValueError(f"--pairs {kind}: {task}, {fraction:g} of the data: {error}") from error
-    return found
+    return pairs
 
 
 def _dense_sparse(dense: dict[int, SavedModel], sparse: list[SavedModel], strengths: Sequence[Strength]) -> list[Pair]:
@@ -187,15 +176,15 @@ def _dense_sparse(dense: dict[int, SavedModel], sparse: list[SavedModel], streng
 
 
 def _dense_pruned(dense: dict[int, SavedModel], sparse: list[SavedModel], strengths: Sequence[Strength]) -> list[Pair]:
-    found = strengths or dict.fromkeys(_strength(model) for model in sparse)
-    if not found:
+    chosen = strengths or dict.fromkeys(_strength(model) for model in sparse)
+    if not chosen:
         raise ValueError("no sparse_transfer whose strengths could be taken; give --sparsity or --nm_ratio")
-    return [pruned_pair(model, strength) for model in dense.values() for strength in found]
+    return [pruned_pair(model, strength) for model in dense.values() for strength in chosen]
 
 
 def _strength(model: SavedModel) -> Strength:
     kind, strength = model.result["strength_kind"], model.result["strength"]
-    return Strength(None, strength) if kind == "nm" else Strength(strength, None)
+    return Strength(nm_ratio=strength) if kind == "nm" else Strength(sparsity=strength)
 
 
 def _dense_dense(dense: dict[int, SavedModel], sparse: list[SavedModel], strengths: Sequence[Strength]) -> list[Pair]:
@@ -222,7 +211,7 @@ def check_pair(pair: Pair) -> None:
     if changed := records.content_differences("data", pair.start.identity, pair.end.identity):
         raise ValueError(f"{both} were fine-tuned on different data: {'; '.join(changed)}")
     try:
-        interpolation.check_same_tensors(*(interpolation.stored_shapes(end.files) for end in (pair.start, pair.end)))
+        check_same_tensors(*(stored_shapes(end.files) for end in (pair.start, pair.end)))
     except ValueError as error:
         raise ValueError(f"{both}: {error}") from error
     if changed := records.content_differences("model", pair.start.identity, pair.end.identity):
@@ -235,21 +224,59 @@ def check_pair(pair: Pair) -> None:
         raise ValueError(f"{both} differ in --max_length: {here['max_length']} and {there['max_length']}")
 
 
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a saved model, from the headers of its files alone.
+
+    Raises:
+        ValueError: a file is no safetensors, or cut off.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as stored:
+                names = stored.keys()
+                shapes.update({name: tuple(stored.get_slice(name).get_shape()) for name in names})
+        except SafetensorError as error:
+            raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    return shapes
+
+
+def check_same_tensors(start: Mapping[str, tuple[int, ...]], end: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse two models between which there is no line.
+
+    Raises:
+        ValueError: names the first parameter that only one of them has or that has another shape.
+    """
+    for name in [*start, *end]:
+        if name not in start or name not in end:
+            owner, other = ("start", "end") if name in start else ("end", "start")
+            raise ValueError(f"the {owner} has a parameter {name}, which the {other} lacks: there is no line between")
+        if tuple(start[name]) != tuple(end[name]):
+            raise ValueError(
+                f"the parameter {name} is {list(start[name])} at the start and {list(end[name])} at the end: models of "
+                "different shapes or heads have no line between them"
+            )
+
+
+def pruning_of(pair: Pair) -> Pruning:
+    """How a line's start is pruned to make its end: as the start's own run ranks weights."""
+    recorded = pair.start.arguments  # of a run that may be older than an option
+    return Pruning(
+        (pair.pruned,), recorded.get("magnitude_scope", "global"), not recorded.get("noembed", False),
+        recorded.get("prune_new_head", False),
+    )  # fmt: skip
+
+
 def describe(pair: Pair) -> dict[str, Any]:
     """The line's coordinates as results and figures name them; the strength is that of its compressed end."""
     start = pair.start.result
     names = ("compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity", "compression_recipe")
     compressed = {name: (pair.sparser or pair.start).result[name] for name in names}
     if pair.pruned is not None:
-        sparsity, ratio = pair.pruned
-        kept, group = parse_nm(ratio) if ratio else (0, 1)
         options = {name: pair.start.arguments[name] for name in ("noembed", "prune_new_head")}
         compressed = {
             "compression": "magnitude",
-            "magnitude_scope": None if ratio else pair.start.arguments["magnitude_scope"],
-            "strength_kind": "nm" if ratio else "sparsity",
-            "strength": ratio or sparsity,
-            "requested_sparsity": 1 - kept / group if ratio else sparsity,
+            **pair.pruned.facts(pair.start.arguments["magnitude_scope"]),
             "compression_recipe": records.recipe(options),
         }
     return {

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from GLUE_tasks import finetune
 from GLUE_tasks.mcq_data import Question, Task
-from GLUE_tasks.problem import Inputs
+from GLUE_tasks.runner import Inputs
+from harness import training
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ IS_OPTION = "is_option"
 def tokenize_task(
     task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, max_eval_samples: int | None = None
 ) -> Inputs:
-    """All questions that any cell may see, tokenised."""
+    """All questions that any cell may see, tokenized."""
     train, validation = (
         tokenize(questions, tokenizer, max_length) for questions in (task.train, task.validation[:max_eval_samples])
     )
@@ -58,15 +58,15 @@ def collate(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> d
     count = max(len(row["input_ids"]) for row in rows)
     names = [name for name in rows[0] if name != "labels"]
     options = [
-        {name: row[name][place if place < len(row[name]) else 0] for name in names}
+        {name: row[name][index if index < len(row[name]) else 0] for name in names}
         for row in rows
-        for place in range(count)
+        for index in range(count)
     ]
     batch = {
         name: tensor.view(len(rows), count, -1) for name, tensor in tokenizer.pad(options, return_tensors="pt").items()
     }
     batch["labels"] = torch.tensor([row["labels"] for row in rows])
-    batch[IS_OPTION] = torch.tensor([[place < len(row["input_ids"]) for place in range(count)] for row in rows])
+    batch[IS_OPTION] = torch.tensor([[index < len(row["input_ids"]) for index in range(count)] for row in rows])
     return batch
 
 
@@ -96,5 +96,5 @@ def predict_options(
     rows = inputs.validation[""]
     counts = np.array([len(ids) for ids in rows["input_ids"][:]])
     outputs: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = functools.partial(option_logits, count=counts.max())
-    logits = finetune.finite(finetune.predict(accelerator, model, rows, inputs.collate, batch_size, outputs))
+    logits = training.finite(training.predict(accelerator, model, rows, inputs.collate, batch_size, outputs))
     return logits.argmax(axis=1), np.asarray(rows["labels"][:]), counts

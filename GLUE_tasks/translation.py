@@ -1,8 +1,7 @@
-"""Translation: tokenised rows of a task, and the BLEU of what a model makes of them."""
+"""Translation: tokenized rows of a task, and the BLEU of what a model makes of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
@@ -12,10 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
-from analysis.domains.bleu import bleu_stderr
-from GLUE_tasks import classification, finetune, translation_data
-from GLUE_tasks.problem import Inputs, Outcome
+from analysis.domains.bleu import COUNT_NAMES, bleu_stderr
+from GLUE_tasks import translation_data
+from GLUE_tasks.classification import first_rows
+from GLUE_tasks.runner import Inputs, Outcome
 from GLUE_tasks.translation_data import Corpus, Pair
+from harness import training
+
+# Languages that 13a's splitting at spaces and punctuation does not cut into words, by the first letters of their code.
+# Characters are what needs no other package; sacrebleu has its own way for Chinese.
+TOKENIZERS = {"zh": "zh", "ja": "char", "th": "char", "km": "char", "my": "char", "lo": "char", "bo": "char"}
+DEFAULT_TOKENIZER = "13a"
 
 
 @dataclass(frozen=True)
@@ -27,14 +33,6 @@ class TranslationTask:
     resources: Mapping[Pair, float]
 
     @property
-    def name(self) -> str:
-        return self.corpus.name
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return self.corpus.files
-
-    @property
     def shares(self) -> dict[Pair, float | None]:
         """Each pair's share of what pretraining saw of all pairs; None where that is not known."""
         total = sum(self.resources.values())
@@ -42,7 +40,7 @@ class TranslationTask:
 
 
 class Search(NamedTuple):
-    """How a translation is looked for; `batch_size` rows per process at a time."""
+    """How the beam search for a translation runs, on `batch_size` rows per process at a time."""
 
     num_beams: int
     max_new_tokens: int
@@ -52,14 +50,13 @@ class Search(NamedTuple):
 def tokenize_task(
     task: TranslationTask, tokenizer: PreTrainedTokenizerBase, max_length: int, max_eval_samples: int | None = None
 ) -> Inputs:
-    """All rows that any cell of the task may see, tokenised; of validation one data set for every pair."""
+    """All rows that any cell of the task may see, tokenized; of validation one data set for every pair."""
 
     def tokenized(rows: datasets.Dataset, pair: Pair) -> datasets.Dataset:
         return translation_data.tokenize(rows, pair, tokenizer, max_length)
 
     validation = {
-        str(pair): tokenized(classification.first_rows(rows, max_eval_samples), pair)
-        for pair, rows in task.corpus.validation.items()
+        str(pair): tokenized(first_rows(rows, max_eval_samples), pair) for pair, rows in task.corpus.validation.items()
     }
     train = [next(iter(validation.values())).select([])]  # the columns, which is all that a run without shots needs
     if task.shots:
@@ -81,30 +78,28 @@ def score_pairs(
     Args:
         bleu_tokenizer: sacrebleu's name of one; None takes the one that suits the target language.
     """
-    from GLUE_tasks import translation_metric  # here: a mistake or a complete run should not wait for sacrebleu
-
     scores: dict[str, float] = {}
     items: dict[str, np.ndarray] = {}
     levels: list[dict[str, Any]] = []
     for pair, share in task.shares.items():
         translations = translate(accelerator, model, tokenizer, inputs, pair, search)
         references = task.corpus.validation[pair]["tgt"][: len(translations)]
-        cut = bleu_tokenizer or translation_metric.tokenizer_for(pair.target)
-        found = translation_metric.bleu(translations, references, cut)
-        scores[f"eval_bleu_{pair}"] = found.score
-        items |= {f"bleu_counts_{pair}": found.counts, f"translation_{pair}": np.array(translations)}
+        cut = bleu_tokenizer or tokenizer_for(pair.target)
+        measured = bleu(translations, references, cut)
+        scores[f"eval_bleu_{pair}"] = measured.score
+        items |= {f"bleu_counts_{pair}": measured.counts, f"translation_{pair}": np.array(translations)}
         levels.append(
             {
                 "level": str(pair),
                 "difficulty": None if share is None else 1 - share,
                 "metric": "bleu",
-                "score": found.score,
+                "score": measured.score,
                 "chance": 0.0,
-                "stderr": bleu_stderr(found.counts),
+                "stderr": bleu_stderr(measured.counts),
                 "num_examples": len(references),
                 "share": share,
                 "train_rows": task.shots,
-                "signature": found.signature,
+                "signature": measured.signature,
                 "empty_translations": sum(not text.strip() for text in translations),
             }
         )
@@ -132,5 +127,37 @@ def translate(
 
     rows = inputs.validation[str(pair)]
     # float32 holds the numbers of tokens exactly, up to 2^24
-    tokens = finetune.predict(accelerator, model, rows, inputs.collate, search.batch_size, generate)
+    tokens = training.predict(accelerator, model, rows, inputs.collate, search.batch_size, generate)
     return tokenizer.batch_decode(tokens.astype(np.int64), skip_special_tokens=True)
+
+
+class Bleu(NamedTuple):
+    """How translations compare with their references.
+
+    Fields:
+        score: corpus BLEU as a fraction.
+        signature: sacrebleu's, which says how it was computed.
+        counts: per sentence, (sentences, COUNT_NAMES); BLEU of any of them is analysis.domains.bleu's of their sum.
+    """
+
+    score: float
+    signature: str
+    counts: np.ndarray
+
+
+def bleu(translations: Sequence[str], references: Sequence[str], tokenizer: str) -> Bleu:
+    """Corpus BLEU and what it is made of; one reference per translation."""
+    from sacrebleu.metrics import BLEU  # here: a mistake or a complete run should not wait for it
+
+    corpus, sentence = BLEU(tokenize=tokenizer), BLEU(tokenize=tokenizer, effective_order=True)
+    score = corpus.corpus_score(list(translations), [list(references)]).score / 100
+    counts = np.empty((len(references), len(COUNT_NAMES)), dtype=np.int32)
+    for row, translation, reference in zip(counts, translations, references, strict=True):
+        one = sentence.sentence_score(translation, [reference])
+        row[:] = one.sys_len, one.ref_len, *one.counts, *one.totals
+    return Bleu(score, str(corpus.get_signature()), counts)
+
+
+def tokenizer_for(language: str) -> str:
+    """sacrebleu's tokenizer for a target language: that of TOKENIZERS, or DEFAULT_TOKENIZER."""
+    return TOKENIZERS.get(language[:2].lower(), DEFAULT_TOKENIZER)

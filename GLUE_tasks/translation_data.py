@@ -102,18 +102,14 @@ def load_hub(name: str, configs: Sequence[str], split: str, pairs: Sequence[Pair
     train, validation = [], []
     for config in configs or [None]:
         try:
-            loaded = datasets.load_dataset(name, config)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            tables = glue_data.hub_tables(name, config, ("train", split), pool)
+        except ValueError as error:
             raise ValueError(
-                f"--dataset_name {name}: {reason}; without a hub, give --validation_file (and --train_file) with the "
+                f"--dataset_name {name}: {error}; without a hub, give --validation_file (and --train_file) with the "
                 f"columns {', '.join(TEXT_COLUMNS + LANGUAGE_COLUMNS)}"
             ) from error
-        where = name if config is None else f"{name} {config}"
-        rows = loaded["train"].select(range(min(len(loaded["train"]), pool or len(loaded["train"]))))
-        train.append(read_pairs(glue_data.hub_table(f"{where}, train", rows), pairs, drop_empty=True))
-        evaluated = glue_data.hub_table(f"{where}, {split}", loaded[split])
-        validation.append(read_pairs(evaluated, pairs, drop_empty=True))
+        train.append(read_pairs(tables["train"], pairs, drop_empty=True))
+        validation.append(read_pairs(tables[split], pairs, drop_empty=True))
     return _corpus(name.rpartition("/")[2], _merged(train, pool), _merged(validation, None), pairs, ())
 
 

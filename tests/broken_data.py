@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from broken import Assets, Broken
 from torch.optim.lr_scheduler import ConstantLR
 
-from GLUE_tasks import finetune
+from harness.checkpoints import Checkpoints
 
 SENTENCES = "GLUE_tasks.Glue_prune_oneshot"
 QUESTIONS = "GLUE_tasks.Mcq_prune_oneshot"
@@ -182,7 +182,7 @@ def checkpoint(change: Callable[[Path], None] = lambda path: None, **origin: obj
         accelerator = Accelerator(cpu=True, mixed_precision="no")
         model = torch.nn.Linear(2, 2)
         model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
-        finetune.save_checkpoint(accelerator, folder, ConstantLR(optimizer.optimizer), 3, 0.5, origin)
+        Checkpoints(folder, origin).save(accelerator, ConstantLR(optimizer.optimizer), 3, 0.5)
         AcceleratorState._reset_state(reset_partial_state=True)
         path = folder / "checkpoint-3"
         change(path)

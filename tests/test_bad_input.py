@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from GLUE_tasks import Glue_prune_oneshot, finetune
+from GLUE_tasks import Glue_prune_oneshot, pretrained
 from harness import run_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -20,7 +20,7 @@ def error(monkeypatch, capsys, tiny_encoder, sentence_files, tmp_path):
     def load(*_):
         raise AssertionError("a model was loaded before the mistake was found")
 
-    monkeypatch.setattr(finetune, "load_pretrained", load)
+    monkeypatch.setattr(pretrained, "load_pretrained", load)
     train, validation = sentence_files
     base = {"--model_name_or_path": tiny_encoder, "--train_file": train, "--validation_file": validation,
             "--max_length": 16, "--output_dir": tmp_path / "out"}  # fmt: skip

@@ -22,7 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorWithPadding, get_scheduler
 
-from GLUE_tasks import finetune, glue_data
+from GLUE_tasks import glue_data
+from GLUE_tasks.pretrained import Pretrained, load_pretrained
+from GLUE_tasks.transfers import start_transfer
+from harness import training
 from harness.device import best_precision
 from measuring import ASSETS, in_turn, make_parser, ratio, seconds
 from pruning.layers import prunable_weights
@@ -59,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measure the parts that are named and print what they took."""
     args = parse_args(argv)
     task = glue_data.load_files(args.train_file, args.validation_file)
-    pretrained = finetune.load_pretrained(args.model_name_or_path, len(task.label_names))
+    pretrained = load_pretrained(args.model_name_or_path, len(task.label_names))
     accelerator = Accelerator(mixed_precision=best_precision("cuda" if torch.cuda.is_available() else "cpu"))
     print(f"{args.model_name_or_path}, {accelerator.device}, {torch.get_num_threads()} threads, "
           f"precision {accelerator.mixed_precision}")  # fmt: skip
@@ -115,18 +118,18 @@ def report_masks(weights: dict[str, Tensor], turns: int) -> None:
 
 
 def report_hold(
-    pretrained: finetune.Pretrained, keep_masks: dict[str, Tensor], rows: Dataset, collate: DataCollatorWithPadding,
+    pretrained: Pretrained, keep_masks: dict[str, Tensor], rows: Dataset, collate: DataCollatorWithPadding,
     accelerator: Accelerator, args: argparse.Namespace,
 ) -> None:  # fmt: skip
     """Print how long steps take with and without held masks, in turn, on batches as training makes them."""
-    batches = finetune.LengthGroupedBatches(rows["length"][:], args.batch_size, seed=0)
+    batches = training.LengthGroupedBatches(rows["length"][:], args.batch_size, seed=0)
     columns = rows.remove_columns("length")
     groups = [[collate(list(columns.select(batch)))] for batch, _ in zip(batches, range(args.turns * 4), strict=False)]
     groups = [[{name: tensor.to(accelerator.device) for name, tensor in group[0].items()}] for group in groups]
     steppers = {}
     for name in ("free", "held"):
         model = pretrained.copy(seed=0).to(accelerator.device).train()
-        optimizer = finetune.make_optimizer(model, args.learning_rate, 0.0)
+        optimizer = training.make_optimizer(model, args.learning_rate, 0.0)
         if name == "held":
             parameters = dict(model.named_parameters())
             apply_masks(parameters, keep_masks)
@@ -135,7 +138,7 @@ def report_hold(
 
     def step(name: str, group: list) -> None:
         model, optimizer = steppers[name]
-        finetune.train_step(accelerator, model, group)
+        training.train_step(accelerator, model, group)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -155,7 +158,7 @@ def report_hold(
 
 
 def original_epoch(
-    pretrained: finetune.Pretrained, keep_masks: dict[str, Tensor], rows: Dataset, collate: DataCollatorWithPadding,
+    pretrained: Pretrained, keep_masks: dict[str, Tensor], rows: Dataset, collate: DataCollatorWithPadding,
     device: torch.device, args: argparse.Namespace, seed: int,
 ) -> torch.nn.Module:  # fmt: skip
     """A model trained by the original's loop: random rows padded to their longest, float32, w * m after every step."""
@@ -168,7 +171,7 @@ def original_epoch(
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.0)
     loader = DataLoader(rows.remove_columns("length"), args.batch_size, shuffle=True, collate_fn=collate,
                         generator=torch.Generator().manual_seed(seed))  # fmt: skip
-    scheduler = get_scheduler("linear", optimizer, int(finetune.WARMUP_FRACTION * len(loader)), len(loader))
+    scheduler = get_scheduler("linear", optimizer, int(training.WARMUP_FRACTION * len(loader)), len(loader))
     torch.manual_seed(seed)
     for batch in loader:
         model(**{name: tensor.to(device) for name, tensor in batch.items()}).loss.backward()
@@ -182,27 +185,27 @@ def original_epoch(
 
 
 def our_epoch(
-    pretrained: finetune.Pretrained, keep_masks: dict[str, Tensor], rows: Dataset, collate: DataCollatorWithPadding,
+    pretrained: Pretrained, keep_masks: dict[str, Tensor], rows: Dataset, collate: DataCollatorWithPadding,
     accelerator: Accelerator, args: argparse.Namespace, seed: int,
 ) -> torch.nn.Module:  # fmt: skip
     """A model trained by our Sparse Transfer, one epoch on the same rows."""
     model = pretrained.copy(seed).to(accelerator.device)
-    optimizer = finetune.make_optimizer(model, args.learning_rate, 0.0)
-    finetune.start_transfer("sparse_transfer", optimizer, dict(model.named_parameters()), keep_masks)
+    optimizer = training.make_optimizer(model, args.learning_rate, 0.0)
+    start_transfer("sparse_transfer", optimizer, dict(model.named_parameters()), keep_masks)
     model, optimizer = accelerator.prepare(model, optimizer)
-    recipe = finetune.Recipe(args.learning_rate, args.batch_size, num_epochs=1, seed=seed)
-    finetune.train(accelerator, model, optimizer, rows, collate, recipe, Path())
+    recipe = training.Recipe(args.learning_rate, args.batch_size, num_epochs=1, seed=seed)
+    training.train(accelerator, model, optimizer, rows, collate, recipe)
     return model
 
 
 def report_epoch(
-    pretrained: finetune.Pretrained, keep_masks: dict[str, Tensor], train_rows: Dataset, rows: Dataset,
+    pretrained: Pretrained, keep_masks: dict[str, Tensor], train_rows: Dataset, rows: Dataset,
     collate: DataCollatorWithPadding, accelerator: Accelerator, args: argparse.Namespace,
 ) -> None:  # fmt: skip
     """Print seconds and validation accuracy of an epoch in both ways, a pair for each seed, and the floor."""
 
     def accuracy(model: torch.nn.Module) -> float:
-        outputs = finetune.predict(accelerator, model, rows, collate, 128)
+        outputs = training.predict(accelerator, model, rows, collate, 128)
         return float(np.mean(outputs.argmax(axis=1) == np.asarray(rows["labels"][:])))
 
     times: dict[str, list[float]] = {"original": [], "ours": []}

@@ -5,13 +5,24 @@ import shlex
 import pytest
 
 from GLUE_tasks import arguments
-from GLUE_tasks.Glue_prune_oneshot import PROBLEM
+from GLUE_tasks.Glue_prune_oneshot import make_parser
 
 BASE = "--model_name_or_path m --task_name qnli --output_dir o"
 
 
 def parsed(words: str):
-    return arguments.parse(arguments.make_parser("test", PROBLEM), PROBLEM, shlex.split(f"{BASE} {words}"))
+    return arguments.parse(make_parser(), shlex.split(f"{BASE} {words}"))
+
+
+def cells_of(words: str) -> list[dict]:
+    args = parsed(words)
+    return arguments.cells(args, 1, arguments.named_tasks(args))
+
+
+def identity(words: str, precision: str = "no") -> dict:
+    args = parsed(words)
+    content = {"data_sha256": "x"}
+    return arguments.identity(arguments.recorded(args, make_parser()), cells_of(words)[0], content, precision)
 
 
 @pytest.mark.parametrize(
@@ -41,9 +52,8 @@ def test_the_first_readmes_loose_dashes_are_read_as_the_option_they_precede():
 
 
 def test_cells_are_every_combination_and_dense_has_no_strength():
-    args = parsed("--sparse_method dense_transfer sparse_transfer --sparsity 0.1 0.9 --nm_ratio 2:8 --seed 1 2 "
-                  "--validation_split_percentage 10 100")  # fmt: skip
-    cells = arguments.cells(args, PROBLEM)
+    cells = cells_of("--sparse_method dense_transfer sparse_transfer --sparsity 0.1 0.9 --nm_ratio 2:8 --seed 1 2 "
+                     "--validation_split_percentage 10 100")  # fmt: skip
     assert len(cells) == 2 * 2 * (1 + 3)
     dense = [cell for cell in cells if cell["transfer"] == "dense_transfer"]
     assert len(dense) == 4 and all(cell["strength"] == "dense" and cell["sparsity"] is None for cell in dense)
@@ -52,22 +62,20 @@ def test_cells_are_every_combination_and_dense_has_no_strength():
 
 
 def test_what_is_given_twice_counts_once():
-    assert len(arguments.cells(parsed("--seed 1 1"), PROBLEM)) == 1
-    assert len(arguments.cells(parsed("--freeze_weights --sparsity 0.5 0.50"), PROBLEM)) == 1
+    assert len(cells_of("--seed 1 1")) == 1
+    assert len(cells_of("--freeze_weights --sparsity 0.5 0.50")) == 1
 
 
 def test_identity_holds_what_changes_numbers_and_nothing_else():
-    cell = arguments.cells(parsed("--seed 7"), PROBLEM)[0]
-    here = arguments.identity(parsed("--seed 7"), cell, {"data_sha256": "x"}, "no")
+    here = identity("--seed 7")
     assert here["seed"] == 7 and here["data_sha256"] == "x" and here["learning_rate"] == 2e-5
-    same = parsed("--seed 7 8 --overwrite --checkpointing_steps 5")
-    assert here == arguments.identity(same, cell, {"data_sha256": "x"}, "no")
-    assert here != arguments.identity(parsed("--seed 7 --learning_rate 1e-5"), cell, {"data_sha256": "x"}, "no")
-    assert here != arguments.identity(parsed("--seed 7"), cell, {"data_sha256": "x"}, "bf16")
+    assert here == identity("--seed 7 8 --overwrite --checkpointing_steps 5")
+    assert here != identity("--seed 7 --learning_rate 1e-5")
+    assert here != identity("--seed 7", "bf16")
 
 
 def test_help_explains_every_option():
-    help_text = arguments.make_parser("test", PROBLEM).format_help()
-    for action in arguments.make_parser("test", PROBLEM)._actions:
+    help_text = make_parser().format_help()
+    for action in make_parser()._actions:
         assert action.help, action.dest
     assert "KEPT in every M" in help_text and "[0, 1)" in help_text

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from conftest import WORDS
 
 from analysis.domains import domain_tables
-from GLUE_tasks import Domains_prune_oneshot, finetune
+from GLUE_tasks import Domains_prune_oneshot, pretrained
 from harness import run_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -115,7 +115,7 @@ def test_second_call_and_listed_cells_compute_nothing(swept, options, monkeypatc
     def load_pretrained(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(finetune, "load_pretrained", load_pretrained)
+    monkeypatch.setattr(pretrained, "load_pretrained", load_pretrained)
     out = ["--output_dir", swept / "{mixture}" / "{transfer}"]
     assert run(*options, *SWEEP, *out) == 0
     capsys.readouterr()
@@ -146,7 +146,7 @@ def test_mistakes_are_found_before_a_model_loads(options, words, message, tmp_pa
     def load_pretrained(*_):
         raise AssertionError("a model was loaded before the mistake was found")
 
-    monkeypatch.setattr(finetune, "load_pretrained", load_pretrained)
+    monkeypatch.setattr(pretrained, "load_pretrained", load_pretrained)
     with pytest.raises(SystemExit) as stopped:
         run(*options, "--output_dir", tmp_path / "{mixture}", *words)
     assert stopped.value.code == 2

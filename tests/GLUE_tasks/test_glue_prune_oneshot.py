@@ -14,8 +14,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from GLUE_tasks import Glue_prune_oneshot, experiment, finetune
-from harness import run_folder
+from GLUE_tasks import Glue_prune_oneshot, pretrained, transfers
+from harness import checkpoints, run_folder, training
 from harness.models import meta_model
 from pruning.layers import prunable_weights
 
@@ -199,7 +199,7 @@ def test_killed_and_resumed_training_equals_an_uninterrupted_one(
         pass
 
     steps = iter(range(1, 100))
-    original = finetune.train_step
+    original = training.train_step
 
     def killed_at_18(*args):
         if next(steps) == 18:
@@ -207,19 +207,19 @@ def test_killed_and_resumed_training_equals_an_uninterrupted_one(
         return original(*args)
 
     cut = [*base, "--checkpointing_steps", checkpointing, "--output_dir", tmp_path / "cut"]
-    monkeypatch.setattr(finetune, "train_step", killed_at_18)
+    monkeypatch.setattr(training, "train_step", killed_at_18)
     with pytest.raises(Killed):
         run(*cut)
     assert not run_folder.is_complete(tmp_path / "cut")
-    assert len(finetune.checkpoints(tmp_path / "cut")) == 1
+    assert len(checkpoints.finished(tmp_path / "cut")) == 1
     calls = []
-    monkeypatch.setattr(finetune, "train_step", lambda *args: calls.append(1) or original(*args))
+    monkeypatch.setattr(training, "train_step", lambda *args: calls.append(1) or original(*args))
     assert run(*cut) == 0
     assert len(calls) == (24 - 16 if checkpointing == "4" else 12)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert result(tmp_path / "whole")["train_loss"] == result(tmp_path / "cut")["train_loss"]
-    assert finetune.checkpoints(tmp_path / "cut") == []
+    assert checkpoints.finished(tmp_path / "cut") == []
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(tiny_encoder: Path, options: list[str], tmp_path: Path):
@@ -247,7 +247,7 @@ def test_second_call_computes_nothing_and_loads_no_model(swept, options, monkeyp
     def load(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(finetune, "load_pretrained", load)
+    monkeypatch.setattr(pretrained, "load_pretrained", load)
     assert run(*options, "--sparse_method", "dense_transfer", *TRANSFERS, "--sparsity", 0, 0.37, "--nm_ratio", "6:8",
                "--save_model", "--output_dir", swept / "{transfer}" / "{strength}") == 0  # fmt: skip
 
@@ -291,8 +291,8 @@ def test_prune_new_head_prunes_the_head_too(options: list[str], tmp_path: Path):
 
 def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
-    original = experiment.magnitude_masks
-    monkeypatch.setattr(experiment, "magnitude_masks", lambda *args: calls.append(args[1]) or original(*args))
+    original = transfers.magnitude_masks
+    monkeypatch.setattr(transfers, "magnitude_masks", lambda *args: calls.append(args[1]) or original(*args))
     run(*options, "--sparse_method", "sparse_transfer", "--sparsity", 0.2, 0.4, "--seed", 1, 2,
         "--validation_split_percentage", 50, 100,
         "--output_dir", tmp_path / "{strength}" / "{fraction}" / "{seed}")  # fmt: skip

@@ -16,16 +16,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from analysis.lines import barriers
-from GLUE_tasks import (
-    Glue_interpolate,
-    Glue_prune_oneshot,
-    finetune,
-    interpolation,
-    line_options,
-    line_results,
-    model_pairs,
-)
-from harness import run_folder
+from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, interpolation, model_pairs, pretrained
+from GLUE_tasks.transfers import Strength
+from harness import run_folder, training
 
 ROOT = Path(__file__).parents[2]
 
@@ -293,9 +286,9 @@ def test_barriers_are_those_of_the_levels(lines: Path):
 
 def test_the_pruned_copy_is_the_start_without_its_smallest_weights(models: Path, tiny_encoder: Path):
     start = model_pairs.saved_model(models / "rte/dense_transfer/dense/41")
-    pair = model_pairs.Pair("dense-pruned", start, None, model_pairs.Strength(0.37, None))
-    accelerator = Glue_interpolate.start_in_float32()
-    model, end, sparsity = Glue_interpolate.load_ends(pair, 2, False, accelerator)
+    pair = model_pairs.Pair("dense-pruned", start, None, Strength(0.37))
+    accelerator = training.start_accelerator("no")
+    model, end, sparsity = interpolation.load_ends(pair, 2, False, accelerator)
     own = interpolation.line_tensors(model)
     changed = {name for name in own if not torch.equal(own[name], end[name])}
     assert changed and not any("classifier" in name or "embeddings" in name or "bias" in name for name in changed)
@@ -340,24 +333,24 @@ def test_training_rows_are_those_that_both_ends_saw(lines: Path, models: Path):
     common = run_folder.read_items(lines / "rte/dense-dense/dense/41-42")["train_row"]
     assert set(common.tolist()) == seen[41] & seen[42] and len(common) < 60
     pair = model_pairs.named_pair(*(model_pairs.saved_model(models / f"rte/dense_transfer/dense/{s}") for s in seen))
-    some = Glue_interpolate.common_rows(pair, 90, 10, seed=1)
+    some = interpolation.common_rows(pair, 90, 10, seed=1)
     assert len(some) == 10 and set(some) < seen[41] & seen[42]
-    assert some == Glue_interpolate.common_rows(pair, 90, 10, seed=1)
-    assert some != Glue_interpolate.common_rows(pair, 90, 10, seed=2)
+    assert some == interpolation.common_rows(pair, 90, 10, seed=1)
+    assert some != interpolation.common_rows(pair, 90, 10, seed=2)
 
 
 def test_no_training_row_in_common(models: Path):
     ends = [model_pairs.saved_model(models / f"rte/dense_transfer/dense/{seed}") for seed in (41, 42)]
     ends = [end._replace(arguments={**end.arguments, "max_train_samples": 1}) for end in ends]
     with pytest.raises(ValueError, match="were trained on no row in common"):
-        Glue_interpolate.common_rows(model_pairs.named_pair(*ends), 90, 10, seed=1)
+        interpolation.common_rows(model_pairs.named_pair(*ends), 90, 10, seed=1)
 
 
 def test_a_second_call_computes_nothing(lines: Path, models: Path, monkeypatch: pytest.MonkeyPatch):
     def load(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(finetune, "load_pretrained", load)
+    monkeypatch.setattr(pretrained, "load_pretrained", load)
     argv = ["--results_dir", models, "--task_name", "rte", "--num_points", 5, "--output_dir", lines / LINE]
     assert interpolate(*argv) == 0
 
@@ -382,7 +375,7 @@ def error(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     def load(*_):
         raise AssertionError("a model was loaded before the mistake was found")
 
-    monkeypatch.setattr(finetune, "load_pretrained", load)
+    monkeypatch.setattr(pretrained, "load_pretrained", load)
 
     def call(*words: object) -> str:
         with pytest.raises(SystemExit) as stopped:
@@ -555,7 +548,7 @@ def test_lmc_trains_then_draws_the_lines(words: list[str], tmp_path: Path):
     if words:
         assert not rest
         return
-    args = line_options.parse(line_options.make_parser(""), lines[0][1:])
+    args = Glue_interpolate.parse(Glue_interpolate.make_parser(), lines[0][1:])
     assert args.results_dir == Path("runs/x/models") and args.num_points == 31 and len(lines) == 1
     assert tuple(args.pairs) == model_pairs.KINDS and args.task_name == ["qqp", "stsb", "qnli", "rte"]
     assert rest[-1] == "scripts/plot_results.py --results_dir runs/x --output_dir runs/x/figures"
@@ -571,8 +564,8 @@ def test_resampled_losses_are_means_of_the_items_drawn_at_all_points_alike():
     """Items lose 0 or 1, and 0.25 more halfway: so does every mean of them; one item's bow is higher, one's lower."""
     losses = np.array([0.0, 0, 0, 1, 1, 1])[:, None] + np.array([0, 0.25, 0])
     losses[[0, 5], 1] += [0.5, -0.5]
-    found = line_results.resampled_losses({"loss": losses}, np.array([0, 0.5, 1]), seed=0)
-    assert found.curves.shape == (line_results.RESAMPLES, 3) and found.items == 6
+    found = interpolation.resampled_losses({"loss": losses}, np.array([0, 0.5, 1]), seed=0)
+    assert found.curves.shape == (interpolation.RESAMPLES, 3) and found.items == 6
     assert (found.tall.tolist(), found.flat.tolist()) == ([0, 0.75, 0], [1, 0.75, 1])
     np.testing.assert_allclose(found.curves[:, 2], found.curves[:, 0], atol=1e-12)
     assert found.curves.mean(axis=0) == pytest.approx([0.5, 0.75, 0.5], abs=0.03)

@@ -6,13 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from GLUE_tasks import Glue_prune_oneshot, finetune, interruption
-from harness import leases, run_folder
+from GLUE_tasks import Glue_prune_oneshot
+from harness import checkpoints, leases, run_folder, training
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +30,7 @@ def test_a_signalled_run_saves_and_the_same_command_ends_with_the_same_bits(
     sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     steps = []
-    original = finetune.train_step
+    original = training.train_step
 
     def step(*args, **options):
         steps.append(1)
@@ -39,14 +38,14 @@ def test_a_signalled_run_saves_and_the_same_command_ends_with_the_same_bits(
             os.kill(os.getpid(), signal.SIGUSR1)
         return original(*args, **options)
 
-    monkeypatch.setattr(finetune, "train_step", step)
+    monkeypatch.setattr(training, "train_step", step)
     before = signal.getsignal(signal.SIGUSR1)
     command = [*sweep, str(tmp_path / "cut/{strength}")]
     with pytest.raises(SystemExit) as ended:
         Glue_prune_oneshot.main(command)
-    assert ended.value.code == interruption.EXIT_CODE == 75
+    assert ended.value.code == training.EXIT_CODE == 75
     assert signal.getsignal(signal.SIGUSR1) is before
-    assert [path.name for path in finetune.checkpoints(tmp_path / "cut/0.3")] == ["checkpoint-7"]
+    assert [path.name for path in checkpoints.finished(tmp_path / "cut/0.3")] == ["checkpoint-7"]
     assert not run_folder.is_complete(tmp_path / "cut/0.3") and not (tmp_path / "cut/0.6").exists()
     assert run_folder.read_failure(tmp_path / "cut/0.3") is None
 
@@ -55,7 +54,7 @@ def test_a_signalled_run_saves_and_the_same_command_ends_with_the_same_bits(
     assert Glue_prune_oneshot.main([*sweep, str(tmp_path / "whole/{strength}")]) == 0
     for strength in ("0.3", "0.6"):
         cut, whole = tmp_path / "cut" / strength, tmp_path / "whole" / strength
-        assert not finetune.checkpoints(cut)
+        assert not checkpoints.finished(cut)
         np.testing.assert_array_equal(
             run_folder.read_items(cut)["prediction"], run_folder.read_items(whole)["prediction"]
         )
@@ -66,49 +65,17 @@ def test_a_signalled_run_saves_and_the_same_command_ends_with_the_same_bits(
 def test_a_signal_after_the_last_step_lets_the_run_end_and_stops_before_the_next(
     sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    original = finetune.predict
+    original = training.predict
 
     def predict(*args, **options):
         os.kill(os.getpid(), signal.SIGUSR1)
         return original(*args, **options)
 
-    monkeypatch.setattr(finetune, "predict", predict)
+    monkeypatch.setattr(training, "predict", predict)
     with pytest.raises(SystemExit) as ended:
         Glue_prune_oneshot.main([*sweep, str(tmp_path / "{strength}")])
     assert ended.value.code == 75
     assert run_folder.is_complete(tmp_path / "0.3") and not (tmp_path / "0.6").exists()
-
-
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_signals_are_remembered_during_a_run_and_do_what_they_did_before_between_runs(number: int):
-    obeyed = []
-    before = signal.signal(number, lambda *_: obeyed.append(number))
-    try:
-        with interruption.announced(SimpleNamespace(num_processes=1)) as came:
-            assert not came()
-            os.kill(os.getpid(), number)
-            assert came() and not obeyed
-        os.kill(os.getpid(), number)
-        assert obeyed == [number]
-    finally:
-        signal.signal(number, before)
-
-
-def test_a_distributed_job_asks_at_some_steps_and_leaves_sigterm_alone():
-    """Every process has to ask at the same steps, since the question is a collective one."""
-    asked = []
-
-    def reduce(tensor, reduction):
-        asked.append(float(tensor))
-        return tensor + 1  # another process was told
-
-    job = SimpleNamespace(num_processes=2, device="cpu", reduce=reduce)
-    before = signal.getsignal(signal.SIGTERM)
-    with interruption.announced(job) as came:
-        assert signal.getsignal(signal.SIGTERM) is before
-        assert signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL
-        answers = [interruption.agreed_at(job, came, step) for step in range(1, 21)]
-    assert [step for step, answer in enumerate(answers, start=1) if answer] == [10, 20] and asked == [0, 0]
 
 
 @pytest.mark.torture
@@ -128,8 +95,8 @@ def test_two_processes_of_which_one_is_told_save_together_and_go_on(sweep: list[
     os.kill(owner.pid, signal.SIGUSR1)
     said = told.communicate(timeout=300)[1]
     assert told.returncode != 0 and "saved; the same command goes on" in said, said[-3000:]
-    (checkpoint,) = finetune.checkpoints(tmp_path / "cut")
-    assert int(checkpoint.name.removeprefix("checkpoint-")) % interruption.STEPS_BETWEEN_AGREEMENTS == 0
+    (checkpoint,) = checkpoints.finished(tmp_path / "cut")
+    assert int(checkpoint.name.removeprefix("checkpoint-")) % training.STEPS_BETWEEN_AGREEMENTS == 0
     for folder in ("cut", "whole"):
         again = start(folder)
         assert again.communicate(timeout=300)[1] is not None and again.returncode == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig
 
-from GLUE_tasks import glue_data, labels
+from GLUE_tasks import glue_data, labels, pretrained
 from harness.data import Table, read_table
 
 NEGATIVE_FIRST = {"id2label": {0: "NEGATIVE", 1: "POSITIVE"}, "label2id": {"NEGATIVE": 0, "POSITIVE": 1}}
@@ -56,29 +56,29 @@ def test_a_number_and_its_text_are_one_label_and_the_log_says_so(tmp_path: Path,
 
 def test_the_models_own_names_decide_the_order_of_the_outputs():
     config = BertConfig(**NEGATIVE_FIRST)
-    assert labels.head_order(config, ("positive", "negative")) == [1, 0]
-    assert labels.head_order(config, ("negative", "positive")) == [0, 1]
-    assert labels.head_order(config, ("0", "1")) is None and labels.head_order(BertConfig(), ("0", "1")) is None
-    assert labels.head_order(config, ("negative", "positive", "neutral")) is None
+    assert pretrained.head_order(config, ("positive", "negative")) == [1, 0]
+    assert pretrained.head_order(config, ("negative", "positive")) == [0, 1]
+    assert pretrained.head_order(config, ("0", "1")) is None and pretrained.head_order(BertConfig(), ("0", "1")) is None
+    assert pretrained.head_order(config, ("negative", "positive", "neutral")) is None
     mnli = BertConfig(id2label={0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"})
-    assert labels.head_order(mnli, labels.GLUE_CLASSES["mnli"]) == [2, 1, 0]
-    assert labels.head_order(BertConfig(id2label={0: "not entailment", 1: "Entailment"}),
+    assert pretrained.head_order(mnli, labels.GLUE_CLASSES["mnli"]) == [2, 1, 0]
+    assert pretrained.head_order(BertConfig(id2label={0: "not entailment", 1: "Entailment"}),
                              labels.GLUE_CLASSES["rte"]) == [1, 0]  # fmt: skip
 
 
 def test_names_that_contradict_each_other_are_refused():
     config = BertConfig(id2label={0: "neg", 1: "pos"}, label2id={"pos": 0, "neg": 1})
     with pytest.raises(ValueError, match=r"id2label .* and label2id .* contradict each other"):
-        labels.head_order(config, ("neg", "pos"))
+        pretrained.head_order(config, ("neg", "pos"))
 
 
 def test_a_head_is_called_by_the_datas_classes_and_trained_by_their_loss():
     config = BertConfig(**NEGATIVE_FIRST, problem_type="multi_label_classification")
-    labels.name_head(config, ("pos", "neg"), [1, 0])
+    pretrained.name_head(config, ("pos", "neg"), [1, 0])
     assert config.id2label == {0: "neg", 1: "pos"} and config.label2id == {"pos": 1, "neg": 0}
     assert config.problem_type == "single_label_classification"
     config = BertConfig(num_labels=1)
-    labels.name_head(config, (), None)
+    pretrained.name_head(config, (), None)
     assert config.problem_type == "regression" and config.num_labels == 1
 
 

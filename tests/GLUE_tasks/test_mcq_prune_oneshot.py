@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
-from GLUE_tasks import Mcq_prune_oneshot, finetune, multiple_choice
+from GLUE_tasks import Mcq_prune_oneshot, multiple_choice, pretrained
 from GLUE_tasks.mcq_data import Question
-from GLUE_tasks.problem import Inputs
+from GLUE_tasks.runner import Inputs
 from harness import run_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -36,7 +36,7 @@ def tokenizer(tiny_encoder: Path):
 @pytest.fixture(scope="module")
 def model(tiny_encoder: Path):
     """The encoder with a head whose weights are large enough to tell options apart."""
-    found = finetune.load_pretrained(str(tiny_encoder), None, auto_class=AutoModelForMultipleChoice).copy(0).eval()
+    found = pretrained.load_pretrained(str(tiny_encoder), None, auto_class=AutoModelForMultipleChoice).copy(0).eval()
     with torch.no_grad():
         found.classifier.weight.mul_(50)
     return found
@@ -163,7 +163,7 @@ def test_a_sweep_learns_and_a_second_start_computes_nothing(options, tmp_path: P
     def load(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(finetune, "load_pretrained", load)
+    monkeypatch.setattr(pretrained, "load_pretrained", load)
     assert run(*sweep) == 0
 
 
@@ -226,7 +226,7 @@ def test_mistakes_are_named_before_a_model_loads(words: str, message: str, tiny_
     def load(*_):
         raise AssertionError("a model was loaded before the mistake was found")
 
-    monkeypatch.setattr(finetune, "load_pretrained", load)
+    monkeypatch.setattr(pretrained, "load_pretrained", load)
     with pytest.raises(SystemExit) as stopped:
         run("--model_name_or_path", tiny_encoder, "--max_length", 16, "--output_dir", tmp_path, *words.split())
     assert stopped.value.code == 2
@@ -234,9 +234,7 @@ def test_mistakes_are_named_before_a_model_loads(words: str, message: str, tiny_
 
 
 def test_help_explains_every_option_and_says_where_the_recipe_differs():
-    from GLUE_tasks import arguments
-
-    parser = arguments.make_parser(Mcq_prune_oneshot.__doc__, Mcq_prune_oneshot.PROBLEM)
+    parser = Mcq_prune_oneshot.make_parser()
     text = " ".join(parser.format_help().split())
     assert all(action.help for action in parser._actions)
     assert "peak of AdamW's (default 1e-05)" in text and "Where we differ" in text

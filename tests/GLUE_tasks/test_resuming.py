@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from GLUE_tasks import Glue_prune_oneshot, finetune, resuming
-from harness import run_folder
+from GLUE_tasks import Glue_prune_oneshot
+from harness import run_folder, training
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 OPTIONS = {"--max_length": "16", "--per_device_train_batch_size": "8", "--learning_rate": "1e-3",
@@ -34,7 +34,7 @@ def command(tiny_encoder: Path, sentence_files: tuple[Path, Path]) -> Callable[.
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run the script; with `steps`, the run dies in the step after these."""
-    original = finetune.train_step
+    original = training.train_step
 
     def run(argv: list[str], steps: int | None = None) -> int:
         done = []
@@ -46,9 +46,9 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
             return original(*args, **options)
 
         AcceleratorState._reset_state(reset_partial_state=True)
-        monkeypatch.setattr(finetune, "train_step", step)
+        monkeypatch.setattr(training, "train_step", step)
         code = Glue_prune_oneshot.main(argv)
-        monkeypatch.setattr(finetune, "train_step", original)
+        monkeypatch.setattr(training, "train_step", original)
         run.steps = len(done)
         return code
 
@@ -164,10 +164,3 @@ def test_another_run_in_the_folder_starts_anew_and_says_so(command, start, tmp_p
     assert start(command(folder), steps=5) == 1
     assert start(command(folder, seed="8")) == 0 and start.steps == 7
     assert "checkpoint-4 is of another run and deleted: seed: 8 here, 7 there" in caplog.text
-
-
-def test_bf16_and_float32_are_not_resumed_into_each_other(tmp_path: Path):
-    wanted = resuming.origin({"mixed_precision": "auto"}, "bf16")
-    progress = {"step": 1, "loss_sums": [0.0], "scheduler": {}, **resuming.origin({"mixed_precision": "auto"}, "no")}
-    (tmp_path / "progress.json").write_text(json.dumps(progress))
-    assert resuming.differences(tmp_path, wanted) == ["precision: 'bf16' here, 'no' there"]

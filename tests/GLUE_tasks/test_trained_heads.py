@@ -10,9 +10,9 @@ import transformers
 from accelerate import Accelerator
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, classification, finetune, glue_data, labels
-from GLUE_tasks.problem import Inputs, fit_inputs
-from harness import run_folder
+from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, classification, glue_data, labels, pretrained
+from GLUE_tasks.runner import Inputs, fit_inputs
+from harness import run_folder, training
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48,
@@ -107,15 +107,14 @@ def test_problem_type_of_the_checkpoint_chooses_no_loss(
     assert found["label_names"] == (None if names[1] == 1.5 else ["0", "1"])
     if names == (0, 1):  # cross entropy of a random head, near log 2 at its usual size; a squared error is not
         task = glue_data.load_files(*files)
-        pretrained = finetune.load_pretrained(str(model), 2, ignore_mismatched_sizes=True)
-        net = pretrained.copy(42)
+        net = pretrained.load_pretrained(str(model), 2, ignore_mismatched_sizes=True).copy(42)
         inputs = classification.tokenize_task(task, AutoTokenizer.from_pretrained(model), 16)
-        inputs = classification.fit(task, inputs, net.eval(), None)
+        inputs = fit_inputs(inputs, net.eval(), task.label_names)
         batch = inputs.collate([inputs.train[n] for n in range(4)])
         batch.pop("length", None)
         out = net(**batch)
         expected = torch.nn.functional.cross_entropy(out.logits, batch["labels"])
-        assert finetune.own_loss(net, batch).item() == pytest.approx(expected.item(), abs=1e-6)
+        assert training.own_loss(net, batch).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_names_that_do_not_match_are_said(
@@ -169,7 +168,7 @@ def test_segment_ids_go_to_models_that_have_segments(tiny_encoder: Path, tmp_pat
         model = getattr(transformers, f"{name}ForSequenceClassification")(config)
         batch = fit_inputs(inputs, model).collate(rows)
         assert (batch["token_type_ids"].tolist() if "token_type_ids" in batch else None) == segments, name
-        finetune.own_loss(model, batch).backward()
+        training.own_loss(model, batch).backward()
 
 
 def test_outputs_are_put_in_the_order_of_the_classes():

@@ -14,7 +14,7 @@ from sacrebleu.metrics import BLEU
 
 from analysis.domains import domain_tables
 from analysis.domains.bleu import corpus_bleu
-from GLUE_tasks import Translate_prune_oneshot, finetune, translation_data, translation_metric
+from GLUE_tasks import Translate_prune_oneshot, pretrained, translation, translation_data
 from GLUE_tasks.translation_data import Pair
 from harness import run_folder
 from harness.data import Table
@@ -201,7 +201,7 @@ def test_second_call_computes_nothing(swept, options, monkeypatch: pytest.Monkey
     def load_pretrained(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(finetune, "load_pretrained", load_pretrained)
+    monkeypatch.setattr(pretrained, "load_pretrained", load_pretrained)
     out = ["--save_model", "--output_dir", swept / "{shots}" / "{transfer}" / "{strength}"]
     assert run(*options, *SWEEP, *out) == 0
 
@@ -231,7 +231,7 @@ def error(options, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: p
     def load_pretrained(*_):
         raise AssertionError("a model was loaded before the mistake was found")
 
-    monkeypatch.setattr(finetune, "load_pretrained", load_pretrained)
+    monkeypatch.setattr(pretrained, "load_pretrained", load_pretrained)
 
     def mistaken(*words: object) -> str:
         with pytest.raises(SystemExit) as stopped:
@@ -326,7 +326,7 @@ def test_hub_sets_join_their_configs_and_leave_out_empty_rows(monkeypatch: pytes
     monkeypatch.setattr(datasets, "load_dataset", loaded)
     with caplog.at_level("WARNING"):
         corpus = translation_data.load_hub("lab/opus", ["de-en", "gu-en"], "test", [GERMAN, GUJARATI], pool=3)
-    assert corpus.name == "opus" and "opus gu-en, test: 1 rows without a text are left out" in caplog.text
+    assert corpus.name == "opus" and "opus gu-en test: 1 rows without a text are left out" in caplog.text
     assert corpus.train[GUJARATI]["src"][:] == ["gu 0", "gu 2"]
     assert corpus.validation[GERMAN]["tgt"][:] == ["en 0", "en 2", "en 3"]
 
@@ -353,7 +353,7 @@ def test_targets_of_other_models():
 
 
 def test_languages_without_spaces_are_cut_into_characters():
-    assert [translation_metric.tokenizer_for(code) for code in ("de_DE", "zh_CN", "ja_XX", "my_MM")] == [
+    assert [translation.tokenizer_for(code) for code in ("de_DE", "zh_CN", "ja_XX", "my_MM")] == [
         "13a", "zh", "char", "char",
     ]  # fmt: skip
-    assert translation_metric.bleu(["人生苦短"], ["人生苦短"], "zh").counts[0, 0] == 4
+    assert translation.bleu(["人生苦短"], ["人生苦短"], "zh").counts[0, 0] == 4

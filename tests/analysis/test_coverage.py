@@ -22,7 +22,7 @@ from analysis.levels.level_tables import LevelSet
 from analysis.lines import barriers
 from analysis.uncertainty import bootstrap, resampling, tolerance, trends
 from analysis.uncertainty.resampling import Columns, CurveKey, LevelCurve
-from GLUE_tasks import line_results
+from GLUE_tasks import interpolation
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
 CURVE = CurveKey("sparsity", "magnitude", None)
@@ -214,7 +214,7 @@ def barrier_coverage(items: int, draws: int, seed: int = 0) -> tuple[float, floa
         wrong = 0.5 * rng.random((items, 1)) + 0.5 * rng.random((items, 3))
         wrong = scipy.stats.triang.cdf(wrong, 0.5) < errors  # uniform again, and alike along the line
         line = {"label": np.zeros(items, int), "prediction": wrong.astype(int)}
-        resampled = line_results.resampled_errors("accuracy", line, run)
+        resampled = interpolation.resampled_errors("accuracy", line, run)
         described = barriers.describe(wrong.mean(axis=0), resampled, alphas)
         (row,) = [row for row in described if row["definition"] == barriers.STRAIGHT_LINE]
         found.append((row["low"] <= height <= row["high"], row["high"] - row["low"]))

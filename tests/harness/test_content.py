@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from GLUE_tasks import Glue_prune_oneshot, Mcq_prune_oneshot
-from GLUE_tasks import experiment as fine_tuning
+from GLUE_tasks.pretrained import ModelSource
 from harness import content
 from harness.content import content_sha256, dataset_commit, files_content, model_content, sha256
 from harness.data import Source
@@ -211,8 +211,8 @@ def test_the_default_path_names_every_commit(hub_model: Path, hub_data: Path):
     )  # fmt: skip
     for script, task, data in ((Glue_prune_oneshot, "rte", "nyu-mll/glue"),
                                (Mcq_prune_oneshot, "commonsense_qa", "tau/commonsense_qa")):  # fmt: skip
-        hub = script.PROBLEM.hub_data({"task_name": task}, args)
-        assert fine_tuning.input_hashes(args, hub) == {"model_commit": OTHER, "data_commit": f"{data}@{COMMIT}"}
+        assert ModelSource("lab/tiny", revision="v2").content() == {"model_commit": OTHER}
+        assert files_content([script.hub_source(task)]) == {"data_commit": f"{data}@{COMMIT}"}
     cells = [{"compression": "wanda"}]
     found = experiment.input_hashes(args, cells)
     assert found == {"model_commit": OTHER, "calibration_commit": calibration.C4_REVISION}

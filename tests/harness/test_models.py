@@ -24,7 +24,7 @@ from transformers import (
     ModernBertForMaskedLM,
 )
 
-from GLUE_tasks import Glue_prune_oneshot, finetune
+from GLUE_tasks import Glue_prune_oneshot, pretrained
 from harness import models, run_folder
 from harness.content import sha256
 from harness.device import default_device, device_named
@@ -64,8 +64,8 @@ def load_decoder(folder: Path, **options: object) -> torch.nn.Module:
     return models.load_pretrained(str(folder), AutoModelForCausalLM, torch.float32, **options)[0]
 
 
-def load_encoder(folder: Path, **options: object) -> finetune.Pretrained:
-    return finetune.load_pretrained(str(folder), 2, **options)
+def load_encoder(folder: Path, **options: object) -> pretrained.Pretrained:
+    return pretrained.load_pretrained(str(folder), 2, **options)
 
 
 def measure(folder: Path, text: Path, out: Path, *more: str) -> float:

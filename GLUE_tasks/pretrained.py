@@ -1,0 +1,221 @@
+"""A pretrained model with the head of a task: loaded, its new head drawn, its outputs in the order of the classes."""
+
+import copy
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from GLUE_tasks.labels import numbers_by_plain_name, plain
+from GLUE_tasks.transfers import Pruning
+from harness import models
+from harness.content import model_content
+from harness.model_files import check_checkpoint_files
+
+logger = logging.getLogger(__name__)
+
+# Heads that fine-tuning may begin without; one that generates text is the language model's own.
+NEW_HEADS = (AutoModelForSequenceClassification, AutoModelForMultipleChoice)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a pretrained model is and how it is loaded: the command line's model options."""
+
+    name: str
+    weights: str = "safetensors"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    ignore_mismatched_sizes: bool = False
+
+    def check_files(self) -> None:
+        """Raises ValueError where the checkpoint's files are not those of a model that can be loaded."""
+        check_checkpoint_files(self.name, self.weights, self.trust_remote_code, self.revision)
+
+    def config(self) -> PretrainedConfig:
+        """The checkpoint's config."""
+        return models.load_config(self.name, self.trust_remote_code, self.revision)
+
+    def content(self) -> dict[str, str]:
+        """What the model is by its content: hashes of its files, or the hub's commit."""
+        return model_content(self.name, self.revision, self.weights, self.trust_remote_code)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, which pads: with its end-of-text token where it has no other, as most decoders'.
+
+        Raises:
+            ValueError: the tokenizer cannot be read, or has neither of the two tokens.
+        """
+        tokenizer = models.load_tokenizer(self.name, self.trust_remote_code, self.revision)
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise ValueError(
+                    f"--model_name_or_path {self.name}: its tokenizer has neither a pad_token nor an eos_token"
+                )
+            tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
+        return tokenizer
+
+    def load(self, num_labels: int | None, auto_class: type) -> "Pretrained":
+        """The model with a head of `num_labels` outputs, ready to read what its tokenizer makes of texts."""
+        options = self.trust_remote_code, self.ignore_mismatched_sizes, auto_class, self.weights, self.revision
+        loaded, tokenizer = load_pretrained(self.name, num_labels, *options), self.tokenizer()
+        models.refuse_unknown_ids(loaded.model, tokenizer)
+        pad_as_tokenizer(loaded.model, tokenizer)
+        return loaded
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model as its checkpoint has it, kept untouched, and the names of the parameters no checkpoint held."""
+
+    model: PreTrainedModel
+    new_parameters: frozenset[str]
+
+    def copy(self, seed: int) -> PreTrainedModel:
+        """A model to train: pretrained weights bit-equal, new parameters (the head) drawn from `seed` alone."""
+        model = copy.deepcopy(self.model)
+        draw_new_parameters(model, self.new_parameters, seed)
+        return model
+
+
+def load_pretrained(
+    name: str,
+    num_labels: int | None,
+    trust_remote_code: bool = False,
+    ignore_mismatched_sizes: bool = False,
+    auto_class: type = AutoModelForSequenceClassification,
+    weights: str = "safetensors",
+    revision: str | None = None,
+) -> Pretrained:
+    """A pretrained model in float32, with a head for classification unless `auto_class` is another kind of model.
+
+    Args:
+        num_labels: size of the head, 1 makes it a regression; None leaves it to the checkpoint's config.
+        weights, revision: see harness.models.load_pretrained.
+    Raises:
+        ValueError: the checkpoint lacks more than a head for a task, which is new here.
+    """
+    config = models.load_config(name, trust_remote_code, revision, **_head_size(num_labels))
+    model, new = models.load_pretrained(
+        name, auto_class, torch.float32, config, weights, revision, trust_remote_code, new_head=auto_class in NEW_HEADS,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
+    )  # fmt: skip
+    logger.info("%s: %d weights; new: %s", name, model.num_parameters(), ", ".join(sorted(new)) or "none")
+    return Pretrained(model, new)
+
+
+def _head_size(num_labels: int | None) -> dict[str, int | None]:
+    """Entries of a config that give the head its size, whatever the checkpoint says; none for None."""
+    return {} if num_labels is None else {"problem_type": None, "num_labels": num_labels}
+
+
+def draw_new_parameters(model: PreTrainedModel, names: Collection[str], seed: int) -> None:
+    """Initialise the named parameters as the model's own code does, from `seed`; all others stay as they are."""
+    torch.manual_seed(seed)
+    owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters() if name in names)
+    for owner in owners:
+        module = model.get_submodule(owner)
+        for name, parameter in module.named_parameters(recurse=False):
+            # transformers leaves parameters with this flag alone when it initialises a module
+            parameter._is_hf_initialized = f"{owner}.{name}" not in names
+        model._init_weights(module)
+
+
+def check_model(
+    source: ModelSource, auto_class: type, num_labels: int | None, max_length: int, pruning: Pruning
+) -> None:
+    """Refuse, from the config alone, a length the model cannot take and groups that do not divide a layer's inputs.
+
+    Raises:
+        ValueError: names the option, and what the model takes.
+    """
+    model = models.meta_model(
+        source.name, auto_class, source.trust_remote_code, revision=source.revision, **_head_size(num_labels)
+    )
+    longest = models.longest_input(model)
+    if longest is not None and max_length > longest:
+        raise ValueError(f"--max_length {max_length}: {source.name} takes at most {longest} tokens")
+    pruning.check_groups(model.base_model)
+
+
+def check_room_for_text(source: ModelSource, max_length: int) -> None:
+    """Raises ValueError where `max_length` holds only the tokens that the tokenizer puts around texts."""
+    special = source.tokenizer().num_special_tokens_to_add(pair=True)
+    if max_length < special + 2:
+        raise ValueError(
+            f"--max_length {max_length}: {source.name} puts {special} tokens around a pair of texts; "
+            f"allowed: {special + 2} or more"
+        )
+
+
+def pad_as_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write into a decoder's config what rows are padded with: its classification head reads the last token before it.
+
+    Other models keep the padding token that they have.
+    """
+    config, kind = model.config.get_text_config(), type(model.config)
+    decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING
+    if config.pad_token_id is None or (decoder and not model.config.is_encoder_decoder):
+        if config.pad_token_id != tokenizer.pad_token_id:
+            logger.info("rows are padded with %r, for the model too", tokenizer.pad_token)
+        config.pad_token_id = tokenizer.pad_token_id
+
+
+def head_order(config: PretrainedConfig, classes: Sequence[str]) -> list[int] | None:
+    """Which of a head's outputs stands for each class; None where the model's names are not the data's.
+
+    Raises:
+        ValueError: the config's id2label and label2id contradict each other.
+    Source: transformers, run_glue.py, which compares lower-case names too.
+    """
+    own = config_names(config)
+    if own is None or len(own) != len(classes):
+        return None
+    outputs = numbers_by_plain_name(own)
+    wanted = [outputs.get(plain(name)) for name in classes]
+    return None if len(outputs) != len(own) or None in wanted or len(set(wanted)) != len(own) else wanted
+
+
+def config_names(config: PretrainedConfig) -> list[str] | None:
+    """The names that a checkpoint's config gives to its outputs, in their order; None for LABEL_0, LABEL_1 …
+
+    Raises:
+        ValueError: id2label and label2id contradict each other.
+    """
+    count = config.num_labels or 0
+    names = {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    default = {number: f"LABEL_{number}" for number in range(count)}
+    other = {int(number): str(name) for name, number in (config.label2id or {}).items()}
+    if default in (names, other) or not other:
+        names = names if names != default else other
+    elif names != other:
+        raise ValueError(
+            f"--model_name_or_path {config.name_or_path}: config.json's id2label ({names}) and label2id "
+            f"({config.label2id}) contradict each other"
+        )
+    if not names or names == default or sorted(names) != list(range(count)):
+        return None
+    return [names[number] for number in range(count)]
+
+
+def name_head(config: PretrainedConfig, classes: Sequence[str], order: Sequence[int] | None) -> None:
+    """Write a task's classes and its kind of loss into a model's config, whatever a checkpoint had there.
+
+    Args:
+        classes: names, none for a regression.
+        order: what head_order returned.
+    """
+    config.problem_type = "single_label_classification" if classes else "regression"
+    if classes:
+        config.label2id = dict(zip(classes, order or range(len(classes)), strict=True))
+        config.id2label = dict(sorted((number, name) for name, number in config.label2id.items()))

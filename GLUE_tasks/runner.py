@@ -1,0 +1,412 @@
+"""From a command line to written runs: what a kind of task is, and each run from the pretrained model to its scores.
+
+A script gives a TaskKind. Everything else that fine-tuning takes stands here, in the order in which it happens: the
+tasks are read and checked before a model is loaded, then every run that is not complete is computed and written.
+"""
+
+import argparse
+import dataclasses
+import functools
+import gc
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from analysis.monotonicity import above_chance
+from GLUE_tasks import arguments, pretrained, transfers
+from GLUE_tasks.arguments import Sweep
+from GLUE_tasks.pretrained import Pretrained
+from GLUE_tasks.transfers import Strength
+from harness import models, records, run_folder, training
+from harness.cells import Cell, check_folders, run_cells, start_logging
+from harness.checkpoints import Checkpoints, origin
+from harness.content import files_content
+from harness.data import Source
+from harness.device import device_name, peak_memory, reset_peak_memory
+from pruning.masks import zero_fraction
+
+logger = logging.getLogger(__name__)
+
+
+class Inputs(NamedTuple):
+    """A task's tokenized rows.
+
+    Fields:
+        train: rows with `labels`, `length` (tokens) and the model's inputs, nothing else.
+        validation: a data set per split that is scored, by a name of the script's own.
+        collate: makes a padded batch of rows.
+        order: which of the model's outputs stands for each class; None for their own order.
+    """
+
+    train: Dataset
+    validation: dict[str, Dataset]
+    collate: Callable[[list[dict]], Mapping[str, Tensor]]
+    order: tuple[int, ...] | None = None
+
+    def in_order(self, outputs: np.ndarray) -> np.ndarray:
+        """A model's outputs, (rows, outputs), in the order of the task's classes."""
+        return outputs if self.order is None else outputs[:, self.order]
+
+
+class Outcome(NamedTuple):
+    """How a trained model did.
+
+    Fields:
+        scores: numbers by the name that all_results.json gives them, eval_*.
+        items: arrays for items.npz, one value per evaluated item.
+        levels: the run's points on its axis of difficulty, dicts of run_folder.LEVEL_KEYS.
+    """
+
+    scores: dict[str, float]
+    items: dict[str, np.ndarray]
+    levels: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedTask:
+    """One task, its data read and checked.
+
+    Fields:
+        name: what messages call it.
+        data: the files or hub data sets that its rows come from.
+        tokenize: with the model's tokenizer, all rows that any cell may see.
+        choose_rows: of so many training rows, the indices of those that a cell trains on.
+        score: the trained model's Outcome on the inputs, for a cell. Every process calls it.
+        classes: names of the classes that the head's outputs stand for, none for a regression; None where the outputs
+            stand for no classes, and the size of the head does not depend on the task.
+        order: which of the model's outputs stands for each class, None for their own order; load_tasks fills it in.
+        loss: of the model on a batch, a mean over its rows.
+        decisions: what a run's identity says of how the data are read, where earlier versions read them otherwise.
+        facts: what all_results.json says of the task besides.
+    """
+
+    name: str
+    data: Sequence[Path | Source]
+    tokenize: Callable[[PreTrainedTokenizerBase], Inputs]
+    choose_rows: Callable[[int, Cell], list[int]]
+    score: Callable[[Accelerator, nn.Module, Inputs, Cell], Outcome]
+    classes: tuple[str, ...] | None = None
+    order: tuple[int, ...] | None = None
+    loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = training.own_loss
+    decisions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_labels(self) -> int | None:
+        """Size of the task's head; None where it does not depend on the task."""
+        return None if self.classes is None else len(self.classes) or 1
+
+
+class TaskKind(NamedTuple):
+    """What kind of tasks a script fine-tunes on.
+
+    Fields:
+        setting: its name in results.
+        auto_class: what its head is, such as AutoModelForSequenceClassification.
+        tasks: one dict per task, in order: `task_name`, and any other option that takes several values, by its name.
+        load: reads and checks one of `tasks`; ValueError where it is not usable.
+    """
+
+    setting: int | str
+    auto_class: type
+    tasks: list[Cell]
+    load: Callable[[Cell], LoadedTask]
+
+
+class Material(NamedTuple):
+    """What one cell works with.
+
+    Fields:
+        keep_masks: by name of the weight, True where it is kept; empty for dense_transfer.
+    """
+
+    task: LoadedTask
+    inputs: Inputs
+    model: Pretrained
+    keep_masks: dict[str, Tensor]
+
+
+def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKind) -> int:
+    """Compute every cell that is not complete yet; returns the exit code."""
+    start_logging()
+    models.quiet_libraries()
+    try:
+        sweep = arguments.sweep(args, parser, kind.setting, kind.tasks)
+        if args.list_cells or args.group_by:
+            arguments.print_list(args, parser, sweep.cells, kind.tasks)
+            return 0
+        training.check_environment()
+        sweep.model.check_files()
+        tasks = load_tasks(sweep, kind)
+        check_fit(sweep, kind, list(tasks.values()))
+        contents = {key: content_of(sweep, task) for key, task in tasks.items()}
+        precision = training.precision_used(sweep.mixed_precision)
+        identities = {
+            folder: arguments.identity(sweep.recorded, cell, contents[task_key(kind, cell)], precision)
+            for folder, cell in sweep.cells.items()
+        }
+        check_folders(identities, sweep.overwrite)
+    except ValueError as error:
+        parser.error(str(error))
+
+    accelerator = training.start_accelerator(sweep.mixed_precision, sweep.tracker)
+    checkpoints = {
+        folder: Checkpoints(folder, origin(identity, accelerator.mixed_precision), sweep.checkpoint)
+        for folder, identity in identities.items()
+    }
+    try:
+        for folder in checkpoints:
+            if sweep.overwrite or not run_folder.is_complete(folder):
+                checkpoints[folder].check_named()
+    except ValueError as error:
+        parser.error(str(error))
+    # accelerate collects garbage after every cell; what the imports made is none, and walking it takes half a second
+    gc.freeze()
+    material = shared_material(sweep, kind, tasks)
+
+    def compute(folder: Path) -> None:
+        cell = sweep.cells[folder]
+        shared = material(cell)
+        with training.signals_remembered(accelerator) as came:
+            ask = functools.partial(training.came_to_any, accelerator, came)
+            run(sweep, accelerator, cell, identities[folder], checkpoints[folder], shared, ask)
+            if ask():
+                raise SystemExit(training.EXIT_CODE)
+
+    share = training.share_from_main(accelerator)
+    failed = run_cells(identities, compute, sweep.overwrite, share, accelerator.is_main_process)
+    if accelerator.is_main_process:
+        print(f"{len(sweep.cells) - failed} of {len(sweep.cells)} runs are complete: {sweep.output_dir}")
+    accelerator.end_training()
+    return 1 if failed else 0
+
+
+def task_key(kind: TaskKind, cell: Cell) -> tuple:
+    """Which of a kind's tasks a cell is of."""
+    return tuple(cell[name] for name in kind.tasks[0])
+
+
+def load_tasks(sweep: Sweep, kind: TaskKind) -> dict[tuple, LoadedTask]:
+    """All tasks of a kind by their key, each with the order in which the model's outputs stand for its classes."""
+    loaded = {task_key(kind, task): kind.load(task) for task in kind.tasks}
+    return {key: dataclasses.replace(task, order=head_order(sweep, task)) for key, task in loaded.items()}
+
+
+def check_fit(sweep: Sweep, kind: TaskKind, tasks: Sequence[LoadedTask]) -> None:
+    """Refuse, before the weights are loaded, a model that cannot be what the sweep asks for.
+
+    Raises:
+        ValueError: names the option.
+    """
+    largest = max((task.num_labels for task in tasks), key=_size)
+    pretrained.check_model(sweep.model, kind.auto_class, largest, sweep.max_length, sweep.pruning)
+    pretrained.check_room_for_text(sweep.model, sweep.max_length)
+
+
+def _size(num_labels: int | None) -> int:
+    return num_labels or 0
+
+
+def head_order(sweep: Sweep, task: LoadedTask) -> tuple[int, ...] | None:
+    """Which of the model's outputs stands for each of a task's classes; logs where the model's names are others."""
+    if not task.classes:
+        return None
+    config = sweep.model.config()
+    order = pretrained.head_order(config, task.classes)
+    own = pretrained.config_names(config)
+    if own and order is None:
+        logger.warning(
+            "%s: the model's config names its outputs %s, which are not the data's classes (%s): the data's order "
+            "counts", task.name, ", ".join(own), ", ".join(task.classes),
+        )  # fmt: skip
+    return None if order is None else tuple(order)
+
+
+def content_of(sweep: Sweep, task: LoadedTask) -> dict[str, Any]:
+    """What tells a run's model and data from others: hashes and commits, and decisions that were once other ones."""
+    content = sweep.model.content() | files_content(task.data) | dict(task.decisions)
+    if task.order is not None and list(task.order) != sorted(task.order):
+        content["label_order"] = list(task.order)
+    return content
+
+
+def shared_material(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTask]) -> Callable[[Cell], Material]:
+    """A function that gives a cell its material; what cells share is made when the first one that needs it asks."""
+    fewest_labels = min((task.num_labels for task in tasks.values()), key=_size)
+
+    @functools.cache
+    def inputs(key: tuple) -> Inputs:
+        return tasks[key].tokenize(sweep.model.tokenizer())
+
+    @functools.cache
+    def model(num_labels: int | None) -> Pretrained:
+        return sweep.model.load(num_labels, kind.auto_class)
+
+    @functools.cache
+    def masks(num_labels: int | None, seed: int | None) -> dict[Strength, dict[str, Tensor]]:
+        loaded = model(num_labels)
+        ranked = loaded.model if seed is None else loaded.copy(seed)
+        return transfers.select_masks(ranked, loaded.new_parameters, sweep.pruning)
+
+    def material(cell: Cell) -> Material:
+        key = task_key(kind, cell)
+        task, keep_masks = tasks[key], {}
+        if cell["transfer"] != "dense_transfer":
+            # without the untrained head the ranking is the same for all heads and seeds
+            which = (task.num_labels, cell["seed"]) if sweep.pruning.include_new else (fewest_labels, None)
+            keep_masks = masks(*which)[strength_of(cell)]
+        return Material(task, inputs(key), model(task.num_labels), keep_masks)
+
+    return material
+
+
+def strength_of(cell: Cell) -> Strength:
+    """How much a cell prunes."""
+    return Strength(cell["sparsity"], cell["nm_ratio"])
+
+
+def fit_inputs(
+    inputs: Inputs, model: PreTrainedModel, classes: Sequence[str] | None = None, order: Sequence[int] | None = None
+) -> Inputs:
+    """The inputs as a loaded model takes them; its config says from now on what its outputs are and how they train.
+
+    Segment ids are left out if the model has no embedding of them: it would look them up elsewhere.
+
+    Args:
+        classes, order: see LoadedTask.
+    """
+    if classes is not None:
+        pretrained.name_head(model.config, classes, order)
+    if order is None and models.has_segments(model):
+        return inputs
+    plain, segments = inputs.collate, () if models.has_segments(model) else (models.SEGMENTS,)
+
+    def collate(rows: list[dict[str, Any]]) -> Mapping[str, Tensor]:
+        rows = [{name: value for name, value in row.items() if name not in segments} for row in rows]
+        if order is not None:
+            rows = [{**row, "labels": int(order[row["labels"]])} for row in rows]
+        return plain(rows)
+
+    return inputs._replace(collate=collate, order=None if order is None else tuple(order))
+
+
+def run(
+    sweep: Sweep, accelerator: Accelerator, cell: Cell, identity: dict[str, Any], checkpoints: Checkpoints,
+    material: Material, interrupted: Callable[[int], bool],
+) -> None:  # fmt: skip
+    """One cell, from the pretrained model to all_results.json.
+
+    Args:
+        interrupted: whether the training must end after this step (see training.train).
+    """
+    started, folder, task = time.monotonic(), checkpoints.folder, material.task
+    accelerator.free_memory()
+    reset_peak_memory(accelerator.device)
+    model = material.model.copy(cell["seed"]).to(accelerator.device)
+    inputs = fit_inputs(material.inputs, model, task.classes, task.order)
+    recipe = dataclasses.replace(sweep.recipe, seed=cell["seed"])
+    optimizer = training.make_optimizer(model, recipe.learning_rate, recipe.weight_decay)
+    transfers.start_transfer(cell["transfer"], optimizer, dict(model.named_parameters()), material.keep_masks)
+    trained, optimizer = accelerator.prepare(model, optimizer)
+    rows = inputs.train.select(task.choose_rows(len(inputs.train), cell))
+    begin(accelerator, identity, checkpoints)
+    if sweep.tracker:
+        accelerator.init_trackers(str(folder).replace("/", "_"), identity)
+
+    def evaluate(epoch: int) -> Outcome:
+        outcome = task.score(accelerator, trained, inputs, cell)
+        texts = (f"{key} {value:.4f}" for key, value in outcome.scores.items())
+        logger.info("%s: epoch %d: %s", folder, epoch, ", ".join(texts))
+        accelerator.log(outcome.scores, step=epoch)
+        return outcome
+
+    trace = training.train(
+        accelerator, trained, optimizer, rows, inputs.collate, recipe, checkpoints, task.loss,
+        evaluate if sweep.eval_each_epoch else None, interrupted,
+    )  # fmt: skip
+    if trace["num_steps"] == 0 and (new := material.model.new_parameters):
+        raise ValueError(f"--num_train_epochs 0: {', '.join(sorted(new))} must be trained first")
+    outcome = evaluate(math.ceil(trace["num_epochs"]))
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    if not accelerator.is_main_process:
+        return
+    if sweep.save_model:
+        unwrapped = accelerator.unwrap_model(trained, keep_fp32_wrapper=False)
+        models.save_model(folder / "model", unwrapped, sweep.model.tokenizer())
+    measured = {
+        **measured_sparsity(sweep, model, material),
+        "seconds": time.monotonic() - started,
+        "peak_memory_bytes": peak_memory(accelerator.device),
+        "precision": accelerator.mixed_precision,
+        "num_train_examples": len(rows),
+        **task.facts,
+        **trace,
+    }
+    if cell["transfer"] == "dense_transfer":
+        warn_at_chance(folder, outcome.levels)
+    result = {**describe(sweep, cell, identity), **measured, "levels": outcome.levels, **outcome.scores}
+    run_folder.write_run(folder, result, outcome.items)
+    checkpoints.delete()
+
+
+def begin(accelerator: Accelerator, identity: dict[str, Any], checkpoints: Checkpoints) -> None:
+    """Record in the run's folder what is about to be run; checkpoints of another run there are deleted."""
+    if accelerator.is_main_process:
+        checkpoints.delete_others()
+        device = accelerator.device
+        environment = run_folder.describe_environment(
+            str(device), device_name=device_name(device), dtype="torch.float32",
+            precision=accelerator.mixed_precision, variables=training.number_variables(),
+        )  # fmt: skip
+        run_folder.start_run(checkpoints.folder, identity, environment)
+    accelerator.wait_for_everyone()
+
+
+def measured_sparsity(sweep: Sweep, model: PreTrainedModel, material: Material) -> dict[str, float]:
+    """Fractions of the prunable weights: of zeros after training, and of those outside their mask."""
+    weights = sweep.pruning.weights(model, material.model.new_parameters)
+    masks = material.keep_masks.values()
+    return {
+        "measured_sparsity": zero_fraction(weights.values()),
+        "masked_fraction": zero_fraction(masks) if masks else 0.0,
+    }
+
+
+def describe(sweep: Sweep, cell: Cell, identity: dict[str, Any]) -> dict[str, Any]:
+    """The run's coordinates as results and figures name them."""
+    strength = strength_of(cell)
+    pruned = strength != Strength()
+    return {
+        "setting": cell["setting"],
+        "model": sweep.model.name,
+        "task": cell["task_name"],
+        "transfer": cell["transfer"],
+        "data_fraction": cell["validation_split_percentage"] / 100,
+        "compression": cell["compression"],
+        **strength.facts(sweep.pruning.scope),
+        "seed": cell["seed"],
+        "method": cell["method"],
+        "recipe": records.recipe(identity, records.COORDINATES["fine-tuning"]),
+        "compression_recipe": records.recipe(records.part_of(identity, "compression_recipe")) if pruned else None,
+    }
+
+
+def warn_at_chance(folder: Path, levels: Sequence[Mapping[str, Any]]) -> None:
+    """Log every level of a dense run whose score is not above chance."""
+    for dense in levels:
+        if not above_chance(*(dense[name] for name in ("score", "chance", "stderr", "num_examples"))):
+            logger.warning(
+                "%s: DENSE AT CHANCE: %s %.3f +- %.3f at level %s, where chance gives %.3f; drops from "
+                "it mean nothing",
+                folder, dense["metric"], dense["score"], dense["stderr"], dense["level"], dense["chance"],
+            )  # fmt: skip

@@ -1,0 +1,142 @@
+"""The four transfers: which weights are pruned before fine-tuning, which stay zero, which keep their pretrained values.
+
+dense_transfer prunes nothing. dense_transfer_freezing keeps the small weights at their pretrained values during
+training; sparse_transfer keeps them at zero; sparse_to_dense sets them to zero once and lets them grow.
+
+Source: paper, sections 3.1.1 and 5, under the names of its figure 8.
+"""
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pruning.layers import prunable_weights
+from pruning.magnitude import magnitude_masks
+from pruning.masks import apply_masks, hold_masks
+from pruning.nm import nm_mask, parse_nm
+
+logger = logging.getLogger(__name__)
+
+TRANSFERS = ("dense_transfer", "dense_transfer_freezing", "sparse_transfer", "sparse_to_dense")
+
+
+class Strength(NamedTuple):
+    """How much of a model is pruned: a sparsity, or N:M where N of every M weights are kept; without both nothing."""
+
+    sparsity: float | None = None
+    nm_ratio: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As in the names of folders: "0.5", "6of8", "dense"."""
+        if self.nm_ratio is not None:
+            return self.nm_ratio.replace(":", "of")
+        return "dense" if self.sparsity is None else f"{self.sparsity:g}"
+
+    def facts(self, scope: str) -> dict[str, Any]:
+        """How results say it: magnitude_scope, strength_kind, strength, requested_sparsity.
+
+        Args:
+            scope: of the ranking; N:M ranks within a group of M, whatever this is.
+        """
+        kept, group = parse_nm(self.nm_ratio) if self.nm_ratio else (None, None)
+        if kept is not None:
+            kind, strength, requested = "nm", self.nm_ratio, 1 - kept / group
+        elif self.sparsity is not None:
+            kind, strength, requested = "sparsity", self.sparsity, self.sparsity
+        else:
+            kind, strength, requested = None, None, 0.0
+        return {
+            "magnitude_scope": scope if kind == "sparsity" else None,
+            "strength_kind": kind,
+            "strength": strength,
+            "requested_sparsity": requested,
+        }
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Which weights of a model may be pruned, and how they are ranked.
+
+    Fields:
+        strengths: those that the sweep needs masks for.
+        scope: of the ranking, one of pruning.magnitude.SCOPES.
+        include_embeddings: embeddings may be pruned too.
+        include_new: the untrained head may be pruned too, as in the original.
+    """
+
+    strengths: tuple[Strength, ...] = ()
+    scope: str = "global"
+    include_embeddings: bool = True
+    include_new: bool = False
+
+    def weights(self, model: nn.Module, new_parameters: Collection[str] = ()) -> dict[str, nn.Parameter]:
+        """The weights of a model that may be pruned, by name.
+
+        Args:
+            new_parameters: names of parameters that no checkpoint held.
+        """
+        return prunable_weights(model, new_parameters, self.include_embeddings, self.include_new)
+
+    def check_groups(self, model: nn.Module) -> None:
+        """Refuse N:M whose groups of M do not divide the inputs of a layer.
+
+        Args:
+            model: without a head; its weights may be on the meta device.
+        Raises:
+            ValueError: names the option, the weight and its inputs.
+        """
+        weights = self.weights(model)
+        for ratio in filter(None, (strength.nm_ratio for strength in self.strengths)):
+            _, m_group = parse_nm(ratio)
+            for name, weight in weights.items():
+                if weight.shape[1] % m_group:
+                    inputs = weight.shape[1]
+                    raise ValueError(f"--nm_ratio {ratio}: {name} has {inputs} inputs, no multiple of {m_group}")
+
+
+def select_masks(
+    model: nn.Module, new_parameters: Collection[str], pruning: Pruning
+) -> dict[Strength, dict[str, Tensor]]:
+    """Keep-masks by strength, and by name of the weight; all sparsities come from one selection pass.
+
+    Args:
+        new_parameters: names of parameters that no checkpoint held.
+    """
+    weights = pruning.weights(model, new_parameters)
+    sparse = [strength for strength in pruning.strengths if strength.sparsity is not None]
+    selected = magnitude_masks(weights, [strength.sparsity for strength in sparse], pruning.scope)
+    masks = dict(zip(sparse, selected, strict=True))
+    for strength in pruning.strengths:
+        if strength.nm_ratio:
+            n_kept, m_group = parse_nm(strength.nm_ratio)
+            masks[strength] = {
+                name: nm_mask(weight.detach().abs(), n_kept, m_group) for name, weight in weights.items()
+            }
+    total = sum(weight.numel() for weight in weights.values())
+    logger.info("prunable: %d weights in %d matrices", total, len(weights))
+    return masks
+
+
+def start_transfer(
+    transfer: str,
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    keep_masks: Mapping[str, Tensor],
+) -> None:
+    """Prune or freeze `parameters` as the transfer says, for the whole training that `optimizer` will do.
+
+    Args:
+        keep_masks: by name, True where the weight is kept; empty for dense_transfer.
+    """
+    if transfer == "dense_transfer_freezing":
+        frozen = {name: parameters[name].detach().clone() for name in keep_masks}
+        hold_masks(optimizer, parameters, keep_masks, frozen)
+    elif transfer in ("sparse_transfer", "sparse_to_dense"):
+        apply_masks(parameters, keep_masks)
+        if transfer == "sparse_transfer":
+            hold_masks(optimizer, parameters, keep_masks)

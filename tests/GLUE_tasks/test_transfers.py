@@ -1,0 +1,78 @@
+"""What the four transfers prune, hold and freeze; the script's end-to-end tests are in test_glue_prune_oneshot.py."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from GLUE_tasks.pretrained import load_pretrained
+from GLUE_tasks.transfers import TRANSFERS, Pruning, Strength, select_masks, start_transfer
+from harness.training import make_optimizer
+from pruning.layers import prunable_weights
+from pruning.magnitude import magnitude_masks
+
+
+@pytest.mark.parametrize("transfer", TRANSFERS)
+def test_what_small_weights_are_before_and_after_a_step(transfer: str):
+    """The smaller two of four weights; every step would add 1."""
+    model = nn.Linear(4, 1, bias=False)
+    model.weight.data = torch.tensor([[1.0, -2.0, 3.0, -4.0]])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    keep = {} if transfer == "dense_transfer" else {"weight": torch.tensor([[False, False, True, True]])}
+    start_transfer(transfer, optimizer, dict(model.named_parameters()), keep)
+    pruned = transfer in ("sparse_transfer", "sparse_to_dense")
+    before = [0.0, 0.0, 3.0, -4.0] if pruned else [1.0, -2.0, 3.0, -4.0]
+    assert model.weight.tolist() == [before]
+    model.weight.grad = torch.full((1, 4), -1.0)
+    optimizer.step()
+    held = transfer in ("sparse_transfer", "dense_transfer_freezing")
+    assert model.weight.tolist() == [[*before[:2], 4.0, -3.0] if held else [value + 1 for value in before]]
+
+
+def test_strengths_by_name_and_as_results_say_them():
+    assert [Strength(0.5).name, Strength(nm_ratio="6:8").name, Strength().name] == ["0.5", "6of8", "dense"]
+    assert Strength(0.5).facts("layer") == {
+        "magnitude_scope": "layer", "strength_kind": "sparsity", "strength": 0.5, "requested_sparsity": 0.5,
+    }  # fmt: skip
+    assert Strength(nm_ratio="6:8").facts("layer") == {
+        "magnitude_scope": None, "strength_kind": "nm", "strength": "6:8", "requested_sparsity": 0.25,
+    }  # fmt: skip
+    assert Strength().facts("global")["requested_sparsity"] == 0
+
+
+def test_masks_of_every_strength_come_from_the_smallest_weights():
+    model = nn.Sequential(nn.Linear(4, 1, bias=False))
+    model[0].weight.data = torch.tensor([[1.0, -2.0, 3.0, -4.0]])
+    strengths = (Strength(0.25), Strength(0.75), Strength(nm_ratio="1:2"))
+    masks = select_masks(model, (), Pruning(strengths))
+    assert [masks[strength]["0.weight"].tolist() for strength in strengths] == [
+        [[False, True, True, True]], [[False, False, False, True]], [[False, True, False, True]],
+    ]  # fmt: skip
+
+
+def test_groups_that_do_not_divide_a_layer_are_refused():
+    with pytest.raises(ValueError, match=r"--nm_ratio 3:5: 0\.weight has 4 inputs, no multiple of 5"):
+        Pruning((Strength(nm_ratio="3:5"),)).check_groups(nn.Sequential(nn.Linear(4, 1)))
+
+
+@pytest.mark.gpu
+def test_transfers_hold_on_a_gpu(tiny_encoder: Path):
+    pretrained = load_pretrained(str(tiny_encoder), num_labels=2)
+    weights = prunable_weights(pretrained.model, pretrained.new_parameters, include_embeddings=False)
+    (keep_masks,) = magnitude_masks(weights, [0.5])
+    for transfer in ("sparse_transfer", "dense_transfer_freezing"):
+        model = pretrained.copy(0).cuda()
+        optimizer = make_optimizer(model, 1e-2, 0.0)
+        parameters = dict(model.named_parameters())
+        start_transfer(transfer, optimizer, parameters, keep_masks)
+        for _ in range(3):
+            ids = torch.randint(4, 18, (4, 8), device="cuda")
+            model(input_ids=ids, labels=torch.tensor([0, 1, 0, 1], device="cuda")).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        for name, keep in keep_masks.items():
+            held = parameters[name].detach().cpu()[~keep]
+            frozen = transfer == "dense_transfer_freezing"
+            expected = weights[name].detach()[~keep] if frozen else torch.zeros_like(held)
+            assert torch.equal(held, expected)
