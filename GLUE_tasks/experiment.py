@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from analysis.monotonicity import above_chance
+from analysis.estimators import above_chance
 from GLUE_tasks import arguments, finetune, interruption, labels, resuming
 from GLUE_tasks.problem import Inputs, Outcome, Problem
 from harness import models, records, run_folder

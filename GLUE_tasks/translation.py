@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
-from analysis.domains.bleu import bleu_stderr
+from analysis.metrics import bleu_stderr
 from GLUE_tasks import classification, finetune, translation_data
 from GLUE_tasks.problem import Inputs, Outcome
 from GLUE_tasks.translation_data import Corpus, Pair

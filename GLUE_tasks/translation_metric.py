@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sacrebleu.metrics import BLEU
 
-from analysis.domains.bleu import COUNT_NAMES
+from analysis.metrics import COUNT_NAMES
 
 # Languages that 13a's splitting at spaces and punctuation does not cut into words, by the first letters of their code.
 # Characters are what needs no other package; sacrebleu has its own way for Chinese.

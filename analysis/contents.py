@@ -12,13 +12,14 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from analysis import figures, findings, missing, paper, perplexity_summary, tables
+from analysis.curves import resampled_curves
 from analysis.domains import domain_figures, domain_summary, domain_tables, minority_tables
 from analysis.fine_tuning import human_gap, transfers, tuning_summary, tuning_trends
 from analysis.levels import level_figures, level_summary, level_tables, size_figures
 from analysis.lines import interpolation_figures, interpolation_summary, interpolation_tables
+from analysis.resampling import RESAMPLES
 from analysis.tables import Row
-from analysis.uncertainty import resampling, trends
-from analysis.uncertainty.bootstrap import RESAMPLES
+from analysis.uncertainty import trends
 from analysis.uncertainty.trends import Trends
 from harness import run_folder
 
@@ -169,7 +170,7 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
     parts = []
     for key, members in sets.items():
         table = level_tables.level_table(members)
-        found = trends.of_figure(key, resampling.resampled_curves(members, resamples, 0, table))
+        found = trends.of_figure(key, resampled_curves(members, resamples, 0, table))
         table = trends.with_intervals(table, found)
         setting = key.setting if key.setting == level_tables.OWN_TASK else f"setting{key.setting}"
         stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}"

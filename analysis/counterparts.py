@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import scipy.special
 
 from analysis import tables
+from analysis.estimators import STRAIGHT_LINE
 from analysis.fine_tuning import human_gap, transfers, tuning_trends
 from analysis.levels import level_tables
 from analysis.lines import interpolation_tables
-from analysis.lines.barriers import STRAIGHT_LINE
 from analysis.paper_numbers import TUNED, What, printed
 from analysis.tables import Row, task_name
 from analysis.uncertainty import trends

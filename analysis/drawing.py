@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from analysis import layout, tables
-from analysis.monotonicity import MIN_STRENGTHS
+from analysis.estimators import MIN_STRENGTHS
 from analysis.tables import Row
 
 # Of every figure that compares compressions: the palette again, and grey and brown for the seventh and eighth.

@@ -7,10 +7,10 @@ deepest fall, with its interval.
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from analysis import estimators
 from analysis.domains.minority_tables import MEAN
 from analysis.drawing import percent
 from analysis.fine_tuning import human_gap, transfers
-from analysis.lines import barriers
 from analysis.tables import Row, task_name
 from analysis.uncertainty.trends import CANNOT_TELL, CORRECTED, MONOTONIC, NOT_MONOTONIC, RAW, Trends
 from analysis.wording import compression_name, strength_text
@@ -85,7 +85,7 @@ def of_minorities(effects: Sequence[Row]) -> str:
 
 def of_lines(rows: Sequence[Row]) -> str:
     """The highest barrier in validation error above the straight line, as a share of what was learned."""
-    wanted = "validation", "error", barriers.STRAIGHT_LINE
+    wanted = "validation", "error", estimators.STRAIGHT_LINE
     own = [row for row in rows if (row["split"], row["quantity"], row["definition"]) == wanted]
     known = [row for row in own if row["share_of_learned"] is not None]
     if not known:

@@ -6,7 +6,7 @@ side.
 
 import itertools
 
-from analysis import counterparts, monotonicity
+from analysis import counterparts, estimators
 from analysis.paper_numbers import What, printed
 from analysis.tables import Row, task_name
 from analysis.uncertainty.trends import CANNOT_TELL, Trends
@@ -63,7 +63,7 @@ def compare(ours: list[Row]) -> list[Row]:
     for row in found:
         groups.setdefault(tuple(row[name] for name in GROUP_COLUMNS), []).append(row)
     for members in groups.values():
-        for row, corrected in zip(members, monotonicity.holm([row["p_value"] for row in members]), strict=True):
+        for row, corrected in zip(members, estimators.holm([row["p_value"] for row in members]), strict=True):
             row["holm_p"] = corrected
             row["verdict"] = _verdict(row)
     return found

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import monotonicity
+from analysis import estimators
 from harness import run_folder
 
 DENSE = "dense_transfer"
@@ -183,9 +183,9 @@ def against_dense(score: float, dense: float | None, chance: float | None, learn
     """
     drop = corrected = None
     if dense is not None:
-        drop = monotonicity.normalized_drop(score, dense)
+        drop = estimators.normalized_drop(score, dense)
         if chance is not None and learned is not False:
-            corrected = monotonicity.normalized_drop(score - chance, dense - chance)
+            corrected = estimators.normalized_drop(score - chance, dense - chance)
     return {
         "dense_mean_score": dense,
         "dense_above_chance": learned,
@@ -197,7 +197,7 @@ def against_dense(score: float, dense: float | None, chance: float | None, learn
 
 def _mean_over_seeds(point: list[Row], dense: list[Row]) -> Row:
     first, scores = point[0], [row["score"] for row in point]
-    mean, low, high = monotonicity.mean_interval(scores)
+    mean, low, high = estimators.mean_interval(scores)
     dense_mean, chance, learned = mean_of(dense, "score"), mean_of(point, "chance"), is_above_chance(dense)
     return {
         **{name: first[name] for name in SHARED_BY_SEEDS},
@@ -223,7 +223,7 @@ def mean_of(rows: list[Row], name: str) -> float | None:
 def is_above_chance(runs: list[Row]) -> bool | None:
     """Whether the mean score of runs on the same items is above chance; None without runs, chance or standard error."""
     values = [mean_of(runs, name) for name in ("score", "chance", "stderr")]
-    return None if None in values else monotonicity.above_chance(*values, items=runs[0]["num_examples"])
+    return None if None in values else estimators.above_chance(*values, items=runs[0]["num_examples"])
 
 
 def _place(point: Row) -> tuple:
@@ -295,14 +295,14 @@ def curve_statistics(points: list[Row]) -> Row:
     return {
         **{name: points[0][name] for name in same},
         "strengths": tuple(point["strength"] for point in points),
-        "spearman": monotonicity.spearman(sparsity, [point["mean_score"] for point in points]),
+        "spearman": estimators.spearman(sparsity, [point["mean_score"] for point in points]),
         "theil_sen_slope": _slope(sparsity, [point["normalized_drop"] for point in points]),
         "corrected_slope": _slope(sparsity, [point["corrected_drop"] for point in points]),
     }
 
 
 def _slope(sparsity: list[float], drops: list[float | None]) -> float | None:
-    return None if None in drops else monotonicity.theil_sen_slope(sparsity, drops)
+    return None if None in drops else estimators.theil_sen_slope(sparsity, drops)
 
 
 def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
@@ -319,14 +319,14 @@ def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
         return None, f"{len(kept)} of {len(levels)} levels can be compared"
     if len({level["strengths"] for level in kept}) > 1:
         return None, "the levels were measured at different strengths"
-    if len(set(kept[0]["strengths"])) < monotonicity.MIN_STRENGTHS:
+    if len(set(kept[0]["strengths"])) < estimators.MIN_STRENGTHS:
         return None, TWO_STRENGTHS
     difficulty = [level["difficulty"] for level in kept]
     if None in difficulty:
         return None, "the difficulty of some levels is not known"
     if len(set(difficulty)) < len(difficulty):
         return None, "several levels have the same difficulty"
-    in_order = monotonicity.is_monotonic(difficulty, [level["theil_sen_slope"] for level in kept])
+    in_order = estimators.is_monotonic(difficulty, [level["theil_sen_slope"] for level in kept])
     return in_order, f"{len(kept)} of {len(levels)} levels compared"
 
 

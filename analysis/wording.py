@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 from analysis.drawing import compression_style, percent
-from analysis.monotonicity import MIN_STRENGTHS
+from analysis.estimators import MIN_STRENGTHS
 from analysis.tables import Row, is_above_chance
 
 # A larger difference means that the horizontal axis is not what it says.

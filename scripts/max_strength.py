@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from analysis import tables, terminal
+from analysis.curves import CurveKey, LevelCurve, resampled_curves
 from analysis.fine_tuning import human_gap, tuning_trends
 from analysis.levels import level_tables
 from analysis.levels.level_tables import LevelSet
+from analysis.resampling import RESAMPLES
 from analysis.tables import Row
-from analysis.uncertainty import resampling, tolerance, trends
-from analysis.uncertainty.bootstrap import RESAMPLES
-from analysis.uncertainty.resampling import CurveKey, LevelCurve
+from analysis.uncertainty import tolerance, trends
 from analysis.wording import compression_name, markdown, strength_text, with_bounds
 from harness import options, run_folder
 
@@ -112,7 +112,7 @@ def resampled_figures(
     """The curves of every setting, model and task, those of fine-tuning first."""
     yield from tuning_trends.resampled_curves(rows, resamples, seed)
     for key, members in level_tables.level_sets(rows).items():
-        yield key, resampling.resampled_curves(members, resamples, seed)
+        yield key, resampled_curves(members, resamples, seed)
 
 
 def strength_lines(strengths: list[Row], args: argparse.Namespace) -> list[str]:

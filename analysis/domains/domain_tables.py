@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import monotonicity, tables
-from analysis.domains.bleu import corpus_bleu
+from analysis import estimators, resampling, tables
+from analysis.metrics import corpus_bleu
+from analysis.resampling import RESAMPLES, Replicates, Scores
 from analysis.tables import Row, mean_of
-from analysis.uncertainty import bootstrap
-from analysis.uncertainty.bootstrap import RESAMPLES, Replicates, Scores
 from harness import run_folder
 
 MULTI_DOMAIN, TRANSLATION = "multi_domain", "translation"
@@ -119,7 +118,7 @@ def _table_of_set(members: list[Row], resamples: int) -> list[Row]:
 def _point(place: tuple, own: list[Row], dense: list[Row], resamples: int) -> Row:
     first, scores = own[0], [row["score"] for row in own]
     score, reference, chance = statistics.fmean(scores), mean_of(dense, "score"), mean_of(own, "chance")
-    drop = None if reference is None else monotonicity.normalized_drop(score, reference)
+    drop = None if reference is None else estimators.normalized_drop(score, reference)
     learned = tables.is_above_chance(dense)
     return {
         **{name: first[name] for name in SHARED},
@@ -178,12 +177,12 @@ def drop_replicates(
         def drop(one: np.ndarray, other: np.ndarray) -> np.ndarray:
             return np.divide(one - other, other - floor, out=np.full_like(one, np.nan), where=other > floor)
 
-        return bootstrap.compare(drop, compressed, dense)
+        return resampling.compare(drop, compressed, dense)
 
     return {
         "normalized_drop": relative(0.0),
         "corrected_drop": None if chance is None or learned is False else relative(chance),
-        "points_drop": bootstrap.compare(np.subtract, compressed, dense),
+        "points_drop": resampling.compare(np.subtract, compressed, dense),
     }
 
 
@@ -203,7 +202,7 @@ def _replicates_as_of(_: int, folder: str, level: str, metric: str, resamples: i
     sums = read_sums(Path(folder), level, metric)
     if sums is None:
         return None
-    draws = bootstrap.resampled_sums(sums, resamples, np.random.default_rng(zlib.crc32(level.encode())))
+    draws = resampling.resampled_sums(sums, resamples, np.random.default_rng(zlib.crc32(level.encode())))
     score = corpus_bleu if metric == "bleu" else lambda part: part[:, 0] / part[:, 1]
     return np.concatenate([score(part) for part in draws])
 
@@ -240,9 +239,9 @@ def mean_scores(runs: list[Row], resamples: int) -> Scores | None:
         return None
     (items,) = counts
     values = np.stack([np.mean(found[seed], axis=0) for seed in sorted(found)], axis=1)
-    both, of_items = bootstrap.over_seeds(values, np.random.default_rng(sorted(found)))
+    both, of_items = resampling.over_seeds(values, np.random.default_rng(sorted(found)))
     generator = np.random.default_rng([zlib.crc32(runs[0]["level"].encode()), 1])
-    unseen = bootstrap.unseen_shares(generator.gamma(items, size=len(values)), 1, generator)
+    unseen = resampling.unseen_shares(generator.gamma(items, size=len(values)), 1, generator)
     return Scores(both, of_items, unseen, items, items, len(found))
 
 
@@ -267,13 +266,12 @@ def level_statistics(points: list[Row]) -> Row:
     same = ("level", "share", "difficulty", "dense_mean_score", "dense_above_chance")
     drops = {name: [point[name] for point in points] for name in ("normalized_drop", "corrected_drop")}
     slopes = {
-        name: None if None in values else monotonicity.theil_sen_slope(sparsity, values)
-        for name, values in drops.items()
+        name: None if None in values else estimators.theil_sen_slope(sparsity, values) for name, values in drops.items()
     }
     return {
         **{name: points[0][name] for name in same},
         "strengths": tuple(point["strength"] for point in points),
-        "spearman": monotonicity.spearman(sparsity, [point["mean_score"] for point in points]),
+        "spearman": estimators.spearman(sparsity, [point["mean_score"] for point in points]),
         "theil_sen_slope": slopes["normalized_drop"],
         "corrected_slope": slopes["corrected_drop"],
     }

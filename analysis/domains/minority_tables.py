@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from analysis import monotonicity, tables
+from analysis import estimators, resampling, tables
 from analysis.domains.domain_tables import (
     MULTI_DOMAIN,
     corrected_drop,
@@ -12,9 +12,8 @@ from analysis.domains.domain_tables import (
     group_points,
     mean_scores,
 )
+from analysis.resampling import RESAMPLES, Replicates, Scores
 from analysis.tables import Row, mean_of
-from analysis.uncertainty import bootstrap
-from analysis.uncertainty.bootstrap import RESAMPLES, Replicates, Scores
 from harness import run_folder
 
 MEAN = "mean of the domains"
@@ -106,7 +105,7 @@ def _minority(few: _Side, many: _Side) -> Row:
         score, dense = mean_of(side.runs, "score"), mean_of(side.dense_runs, "score")
         found |= {
             f"{name}_share": side.share, f"{name}_conditions": side.conditions, f"{name}_score": score,
-            f"dense_{name}": dense, f"{name}_drop": monotonicity.normalized_drop(score, dense),
+            f"dense_{name}": dense, f"{name}_drop": estimators.normalized_drop(score, dense),
             f"{name}_corrected": corrected_drop(score, dense, chance, tables.is_above_chance(side.dense_runs)),
         }  # fmt: skip
     for stem, column in (("drop", "normalized_drop"), ("corrected", "corrected_drop")):
@@ -131,7 +130,7 @@ def _effect_replicates(few: _Side, many: _Side, measure: str) -> Replicates | No
         drop_replicates(side.score, side.dense, chance, tables.is_above_chance(side.dense_runs))[measure]
         for side in (few, many)
     ]
-    return None if None in drops else bootstrap.weighted_sum(drops, [1, -1])
+    return None if None in drops else resampling.weighted_sum(drops, [1, -1])
 
 
 def _mean_over_domains(compared: list[tuple[Row, Replicates | None]]) -> Row:
@@ -144,7 +143,7 @@ def _mean_over_domains(compared: list[tuple[Row, Replicates | None]]) -> Row:
         **{name: mean_of(rows, name) for name in ("minority_corrected", "majority_corrected", "corrected_effect")},
     }  # fmt: skip
     if all(values is not None for values in replicates):
-        interval = bootstrap.weighted_sum(replicates, [1 / len(replicates)] * len(replicates)).interval()
+        interval = resampling.weighted_sum(replicates, [1 / len(replicates)] * len(replicates)).interval()
         found |= {"corrected_effect_low": interval.low, "corrected_effect_high": interval.high}
     return found
 

@@ -10,7 +10,7 @@ import itertools
 import statistics
 from typing import NamedTuple
 
-from analysis import monotonicity, tables
+from analysis import estimators, tables
 from analysis.tables import Row
 from analysis.wording import markdown, number, strength_text
 
@@ -121,7 +121,7 @@ def _gap_row(dense: Row, kind: str | None, points: list[Row]) -> Row:
         "category": HUMAN[task].category if task in HUMAN else None,
         "dense_mean_score": score,
         "human": human,
-        "difficulty": None if human is None else monotonicity.human_gap(human, score),
+        "difficulty": None if human is None else estimators.human_gap(human, score),
         "difficulty_stderr": None if None in (human, stderr) else stderr / human,
         "strength_kind": kind,
         "strengths": curve.get("strengths", ()),

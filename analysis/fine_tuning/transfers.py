@@ -9,13 +9,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from analysis import monotonicity, tables
+from analysis import estimators, resampling, tables
 from analysis.drawing import percent
 from analysis.fine_tuning import prediction_scores
 from analysis.fine_tuning.prediction_scores import ResampledRuns
+from analysis.resampling import RESAMPLES
 from analysis.tables import Row, task_name
-from analysis.uncertainty import bootstrap
-from analysis.uncertainty.bootstrap import RESAMPLES
 from analysis.wording import markdown, strength_text
 
 # What the paper's section 5 asks: does freezing cost, does growing back repair, and does it repair as much as keeping.
@@ -72,7 +71,7 @@ def difference_table(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0)
                 row = _difference(points[one], points[against], runs[one], runs[against])
                 table.append(row | _uncertainty(row, runs[one], runs[against], drawn, seed))
     known = [row if row["dense_above_chance"] is not False else {"p_value": None} for row in table]
-    for row, corrected in zip(table, monotonicity.holm([row["p_value"] for row in known]), strict=True):
+    for row, corrected in zip(table, estimators.holm([row["p_value"] for row in known]), strict=True):
         row["holm_p"] = corrected
         if corrected is not None and corrected <= ALPHA:
             row["verdict"] = HIGHER if row["difference"] > 0 else LOWER
@@ -107,7 +106,7 @@ def _uncertainty(row: Row, runs: list[Row], others: list[Row], drawn: ResampledR
     if not {*paired[0], *paired[1]} <= drawn.scores.keys():
         return {**unknown, "reason": "no predictions on the same items"}
     found = drawn.of_points(paired, np.random.default_rng(seed))
-    difference = bootstrap.compare(np.subtract, found.point(0), found.point(1))
+    difference = resampling.compare(np.subtract, found.point(0), found.point(1))
     interval = difference.interval()
     return {
         "difference_low": interval.low,
@@ -115,7 +114,7 @@ def _uncertainty(row: Row, runs: list[Row], others: list[Row], drawn: ResampledR
         "p_value": difference.p_other_than_zero(),
         "items": drawn.items,
         "verdict": UNSURE,
-        "reason": f"fewer than {bootstrap.MIN_CLUSTERS} items" if interval.low is None else "",
+        "reason": f"fewer than {resampling.MIN_CLUSTERS} items" if interval.low is None else "",
     }
 
 

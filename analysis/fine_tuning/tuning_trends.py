@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from analysis import tables
+from analysis.curves import CurveKey, LevelCurve, LevelReplicates
 from analysis.drawing import percent
 from analysis.fine_tuning import human_gap, prediction_scores, transfers
 from analysis.fine_tuning.prediction_scores import ResampledRuns
 from analysis.levels.level_tables import LevelSet
+from analysis.resampling import RESAMPLES
 from analysis.tables import Row, task_name
 from analysis.uncertainty import trends
-from analysis.uncertainty.bootstrap import RESAMPLES
-from analysis.uncertainty.resampling import CurveKey, LevelCurve, LevelReplicates
 from analysis.uncertainty.trends import Trends
 from analysis.wording import markdown, number
 

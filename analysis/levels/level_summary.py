@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from analysis import tables
 from analysis.levels import level_tables
+from analysis.resampling import FEW_CLUSTERS
 from analysis.tables import Row
 from analysis.uncertainty import trends
-from analysis.uncertainty.bootstrap import FEW_CLUSTERS
 from analysis.uncertainty.trends import Trends
 from analysis.wording import (
     compression_name,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import monotonicity, storage, tables
+from analysis import estimators, storage, tables
 from analysis.tables import Row, mean_of
 from harness import run_folder
 
@@ -85,7 +85,7 @@ def _with_error(row: Row) -> Row:
     outcomes = read_outcomes(row["folder"], row.get("item_column")).get(row["level_index"])
     if outcomes is None or len(outcomes.scores) == 0:
         return row
-    return {**row, "stderr": monotonicity.clustered_error(outcomes.scores, outcomes.groups)}
+    return {**row, "stderr": estimators.clustered_error(outcomes.scores, outcomes.groups)}
 
 
 def with_metric(rows: list[Row], names: Sequence[str]) -> list[Row]:
@@ -121,7 +121,7 @@ def level_table(rows: list[Row]) -> list[Row]:
         that was not run: dense_above_chance is False where the interval of its score includes chance; normalized_drop
         is relative to its score, corrected_drop to its score above chance (None where it is not above), points_drop is
         the bare difference. points_stderr is that difference's standard error over groups of items, each item compared
-        with the dense model's outcome on it (monotonicity.clustered_error). drop_low and drop_high are None here: the
+        with the dense model's outcome on it (estimators.clustered_error). drop_low and drop_high are None here: the
         interval of the normalized drop comes with trends.with_intervals. Items that either side lacks are left out of
         these and counted as unpaired. In setting 5 a level without difficulty has that of human_gap.
     Raises:
@@ -166,7 +166,7 @@ def _difficulty(row: Row, dense: list[Row]) -> float | None:
     if row["difficulty"] is not None or row["setting"] != 5:
         return row["difficulty"]
     human, score = row.get("human"), mean_of(dense, "score")
-    return None if human is None or score is None else monotonicity.human_gap(human, score)
+    return None if human is None or score is None else estimators.human_gap(human, score)
 
 
 def _level_order(members: list[Row], difficulty: dict[str, float | None]) -> dict[str, tuple]:
@@ -234,7 +234,7 @@ def _uncertainty(compressed: dict[int, Outcomes], dense: dict[int, Outcomes]) ->
     differences, groups, unpaired = paired_differences(compressed, dense)
     found |= {"paired_items": len(differences), "unpaired_items": unpaired}
     if len(differences):
-        found["points_stderr"] = monotonicity.clustered_error(differences, groups)
+        found["points_stderr"] = estimators.clustered_error(differences, groups)
     return found
 
 
@@ -400,14 +400,14 @@ def level_statistics(points: list[Row]) -> Row:
     return {
         **{name: points[0][name] for name in same},
         "strengths": tuple(point["strength"] for point in points),
-        "spearman": None if None in amounts else monotonicity.spearman(amounts, scores),
+        "spearman": None if None in amounts else estimators.spearman(amounts, scores),
         "theil_sen_slope": _slope(amounts, [point["normalized_drop"] for point in points]),
         "corrected_slope": _slope(amounts, [point["corrected_drop"] for point in points]),
     }
 
 
 def _slope(amounts: list[float | None], drops: list[float | None]) -> float | None:
-    return None if None in (*amounts, *drops) else monotonicity.theil_sen_slope(amounts, drops)
+    return None if None in (*amounts, *drops) else estimators.theil_sen_slope(amounts, drops)
 
 
 def corrected_levels(levels: list[Row]) -> list[Row]:

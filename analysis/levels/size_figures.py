@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis import drawing, layout, monotonicity, storage, tables
+from analysis import drawing, estimators, layout, storage, tables
 from analysis.levels import level_figures, level_tables
 from analysis.tables import Row
 from analysis.uncertainty import trends
@@ -62,12 +62,12 @@ def size_curves(points: Sequence[Row]) -> dict[str, dict[Curve, list[Row]]]:
 
 
 def size_spearman(points: Sequence[Row]) -> float | None:
-    """Rank correlation of the strength with the loss of score; see monotonicity.spearman for None.
+    """Rank correlation of the strength with the loss of score; see estimators.spearman for None.
 
     Of strengths, not of sizes: all ranks that save nothing have the same size. The order is the same otherwise.
     """
     strengths = [tables.compression_order(point)[1] for point in points]
-    return monotonicity.spearman(strengths, [point["mean_score"] for point in points])
+    return estimators.spearman(strengths, [point["mean_score"] for point in points])
 
 
 def curve_label(key: Curve) -> str:

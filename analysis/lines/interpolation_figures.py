@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import drawing, layout, tables
+from analysis.estimators import MEAN_OF_ENDS, STRAIGHT_LINE
 from analysis.lines import interpolation_tables
-from analysis.lines.barriers import CONNECTED_ERROR, MEAN_OF_ENDS, STRAIGHT_LINE
-from analysis.lines.interpolation_tables import LINE_KEY
+from analysis.lines.interpolation_tables import CONNECTED_ERROR, LINE_KEY
 from analysis.tables import Row
 from analysis.wording import strength_text
 

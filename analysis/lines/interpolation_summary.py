@@ -2,12 +2,12 @@
 
 from analysis import tables
 from analysis.drawing import percent
+from analysis.estimators import MEAN_OF_ENDS, STRAIGHT_LINE
 from analysis.lines import interpolation_tables
-from analysis.lines.barriers import CONNECTED_ERROR, MEAN_OF_ENDS, STRAIGHT_LINE
 from analysis.lines.interpolation_figures import line_looks
-from analysis.lines.interpolation_tables import LINE_KEY
+from analysis.lines.interpolation_tables import CONNECTED_ERROR, LINE_KEY
+from analysis.resampling import FEW_CLUSTERS
 from analysis.tables import Row
-from analysis.uncertainty.bootstrap import FEW_CLUSTERS
 from analysis.wording import markdown, with_bounds
 
 # Appendix C: the task that it calls easy, the one whose barrier it finds higher. Of QNLI and RTE its appendix B says

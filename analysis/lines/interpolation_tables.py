@@ -7,12 +7,12 @@ what run_folder.read_runs returns; those of other settings are passed over.
 import math
 from typing import Any
 
-from analysis import monotonicity, tables
-from analysis.lines.barriers import CONNECTED_ERROR
+from analysis import estimators, tables
 from analysis.tables import Row
 from harness import run_folder
 
 SETTING = "interpolation"
+CONNECTED_ERROR = 0.02  # Frankle et al. call two models connected below this barrier in error
 PAIRS = ("dense-sparse", "dense-pruned", "dense-dense")
 # Paper, appendix C, side by side: which of two tasks has the higher barrier, and which it calls easy.
 TASKS = ("qqp", "stsb", "qnli", "rte")
@@ -162,7 +162,7 @@ def _mean_barrier(found: list[Row]) -> Row:
     heights = [one["barrier"] for one in found]
     mean, low, high = (tables.mean_of(found, name) for name in ("barrier", "low", "high"))
     if len(found) > 1 and low is not None and high is not None:
-        over_seeds = mean - monotonicity.mean_interval(heights)[1]
+        over_seeds = mean - estimators.mean_interval(heights)[1]
         low, high = max(0.0, mean - math.hypot(mean - low, over_seeds)), mean + math.hypot(high - mean, over_seeds)
     return {
         "mean_barrier": mean,

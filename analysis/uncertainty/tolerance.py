@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterable
 
 from analysis import storage
+from analysis.curves import CurveKey, LevelCurve
 from analysis.levels import level_tables
 from analysis.levels.level_tables import LevelSet
+from analysis.resampling import Replicates
 from analysis.tables import Row
 from analysis.uncertainty import trends
-from analysis.uncertainty.bootstrap import Replicates
-from analysis.uncertainty.resampling import CurveKey, LevelCurve
 from analysis.uncertainty.trends import CORRECTED, CURVE_KEYS, RAW
 
 NONE_PASSES = "the weakest measured fails already"
@@ -36,7 +36,7 @@ def max_strengths(
     """The strongest compression, per method and level, whose drop is within the tolerance with this confidence.
 
     Args:
-        key, curves: a setting, model and task, and its resampled curves (resampling.resampled_curves).
+        key, curves: a setting, model and task, and its resampled curves (curves.resampled_curves).
         tolerance: loss that may be borne, as a share of the dense score, in (0, 1).
         confidence: of the one-sided bound of the drop over items and seeds, in (0.5, 1).
         corrected: of the dense score above chance.

@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import monotonicity, tables
+from analysis import estimators, resampling, tables
+from analysis.curves import CurveKey, LevelCurve, LevelReplicates, resampled_curves
 from analysis.levels import level_tables
 from analysis.levels.level_tables import LevelSet
+from analysis.resampling import FEW_CLUSTERS, RESAMPLES, Replicates
 from analysis.tables import Row
-from analysis.uncertainty import bootstrap
-from analysis.uncertainty.bootstrap import FEW_CLUSTERS, RESAMPLES, Replicates
-from analysis.uncertainty.resampling import CurveKey, LevelCurve, LevelReplicates, resampled_curves
 from analysis.wording import compression_name
 
 RAW, CORRECTED = "raw", "chance-corrected"
@@ -123,9 +122,9 @@ def _place(point: Row) -> tuple:
 
 
 def items_needed(replicates: Replicates, distance: float, confidence: float) -> int | None:
-    """How many items would tell that the statistic is not this far off (monotonicity.items_needed)."""
+    """How many items would tell that the statistic is not this far off (estimators.items_needed)."""
     errors = replicates.errors()
-    return None if errors is None else monotonicity.items_needed(replicates.items, distance, *errors, confidence)
+    return None if errors is None else estimators.items_needed(replicates.items, distance, *errors, confidence)
 
 
 def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> Trends:
@@ -139,7 +138,7 @@ def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confiden
     Returns:
         points: the drop of each point and its interval; loss_p is the one-sided p-value of a loss.
         levels: of each curve and level the slopes, Spearman, and amount_at_5 and _10: the amount of compression
-        (level_tables.amount) at which the drop reaches 5 and 10 % (bootstrap.crossings), None where it is not reached
+        (level_tables.amount) at which the drop reaches 5 and 10 % (estimators.crossings), None where it is not reached
         within largest_amount, as amount_reason says; all with their intervals. weakest_drop is the drop at the weakest
         strength, of the score above chance where that is known: where it is beyond FALLEN, the order is not judged.
         orders: of each curve, in the paper's measure (raw) and, where levels have a chance, chance-corrected: whether
@@ -148,7 +147,7 @@ def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confiden
         since all must hold. contrary_p is that of "some harder level falls slower": the smallest, times their number.
         page_p is that of Page's test over groups of items that all levels share, where the dense model gets MIN_RIGHT
         of a group right on average. holm_ is each of these, corrected over the curves of one figure and measure; the
-        verdict rests on them. items_needed (monotonicity.items_needed) is for what cannot be told yet. junk_dna_score:
+        verdict rests on them. items_needed (estimators.items_needed) is for what cannot be told yet. junk_dna_score:
         how much steeper the hardest level falls than the easiest (least squares over the ranks of difficulty, from 0
         to 1), in shares of the dense score per unit of amount.
         Where an interval is missing, reason or text says why.
@@ -165,7 +164,7 @@ def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confiden
 
 
 def of_figure(key: LevelSet, curves: dict[CurveKey, list[LevelCurve]], confidence: float = 0.95) -> Trends:
-    """`measure` for one setting, model and task, whose curves were resampled (resampling.resampled_curves)."""
+    """`measure` for one setting, model and task, whose curves were resampled (curves.resampled_curves)."""
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0.5 and 1")
     found = Trends([], [], [], [])
@@ -198,14 +197,14 @@ def drops(level: LevelCurve, floor: float) -> Replicates:
     NaN in resamples whose dense score is not above the floor.
     """
     own = level.replicates
-    return bootstrap.compare(lambda scores, dense: _relative(scores, dense, floor), own.points, own.dense)
+    return resampling.compare(lambda scores, dense: _relative(scores, dense, floor), own.points, own.dense)
 
 
 def no_drop(level: LevelCurve, floor: float) -> Replicates:
     """The drop of a model that answers as the dense one does, which differs from 0 by the unseen unit alone."""
     dense = level.replicates.dense
     drawn = dense._replace(both=dense.both[:, None], of_items=dense.of_items[:, None])
-    return bootstrap.compare(lambda scores, of: _relative(scores, of, floor), drawn, dense).point(0)
+    return resampling.compare(lambda scores, of: _relative(scores, of, floor), drawn, dense).point(0)
 
 
 def _relative(scores: np.ndarray, dense: np.ndarray, floor: float) -> np.ndarray:
@@ -219,7 +218,7 @@ def _slopes(own: LevelReplicates, amounts: list[float], floor: float) -> Replica
     dense, points, is_weak = own.dense, own.points, _is_weak(amounts)
 
     def slopes(scores: np.ndarray, of_dense: np.ndarray) -> np.ndarray:
-        return bootstrap.theil_sen_slopes(amounts, _relative(scores, of_dense, floor))
+        return estimators.theil_sen_slopes(amounts, _relative(scores, of_dense, floor))
 
     both = slopes(points.both, dense.both)
     return Replicates(
@@ -245,7 +244,7 @@ def missing_reason(level: LevelCurve) -> str:
         return level.reason
     if level.points[0]["dense_above_chance"] is False:
         return NOT_ABOVE_CHANCE
-    return FEW_CLUSTERS if level.replicates.points.clusters < bootstrap.MIN_CLUSTERS else ""
+    return FEW_CLUSTERS if level.replicates.points.clusters < resampling.MIN_CLUSTERS else ""
 
 
 def _point_rows(place: Row, level: LevelCurve, confidence: float) -> list[Row]:
@@ -309,12 +308,12 @@ def _first_known(*values: float | None) -> float | None:
 
 def _spearman(level: LevelCurve, amounts: list[float], confidence: float) -> Row:
     points, is_weak = level.replicates.points, _is_weak(amounts)
-    both = bootstrap.spearmans(amounts, points.both)
+    both = estimators.spearmans(amounts, points.both)
     found = Replicates(
         both,
-        both if points.of_items is points.both else bootstrap.spearmans(amounts, points.of_items),
-        low=bootstrap.spearmans(amounts, points.with_unseen(~is_weak)),
-        high=bootstrap.spearmans(amounts, points.with_unseen(is_weak)),
+        both if points.of_items is points.both else estimators.spearmans(amounts, points.of_items),
+        low=estimators.spearmans(amounts, points.with_unseen(~is_weak)),
+        high=estimators.spearmans(amounts, points.with_unseen(is_weak)),
         items=points.items,
         clusters=points.clusters,
         seeds=points.seeds,
@@ -331,10 +330,10 @@ def _amounts_at(drop: Replicates, amounts: list[float], confidence: float) -> Ro
     found, missed = {}, []
     # A crossing may be infinite and has no standard error; that of the mean drop tells items and seeds apart for it.
     degrees = drop.map(lambda values: values.mean(axis=1)).degrees
-    fit = drop.map(bootstrap.falling_fit)
+    fit = drop.map(estimators.falling_fit)
     for name, tolerance in TOLERANCES.items():
-        crossing = fit.map(lambda values, tolerance=tolerance: bootstrap.crossings(amounts, values, tolerance))
-        bounds = bootstrap.reached_interval(crossing, degrees, confidence)
+        crossing = fit.map(lambda values, tolerance=tolerance: estimators.crossings(amounts, values, tolerance))
+        bounds = resampling.reached_interval(crossing, degrees, confidence)
         found |= dict(zip((name, f"{name}_low", f"{name}_high"), bounds, strict=True))
         if bounds.estimate is None:
             missed.append(f"{100 * tolerance:g} %")
@@ -358,7 +357,7 @@ def _order(place: Row, measured: str, levels: list[LevelTrend], confidence: floa
         left_out = sorted({level.row["reason"] for level in levels if level not in kept} - {""})
         return row | {"text": f"{basis} (left out: {'; '.join(left_out)})" if left_out else basis}, []
     kept.sort(key=lambda level: level.statistics["difficulty"])
-    row["luck"] = monotonicity.order_probability(len(kept))
+    row["luck"] = estimators.order_probability(len(kept))
     if any(measured not in level.slopes or level.slopes[measured].degrees is None for level in kept):
         reasons = sorted({level.row["reason"] for level in kept} - {""})
         return row | {"text": f"no intervals: {'; '.join(reasons)}"}, []
@@ -376,9 +375,9 @@ def _order(place: Row, measured: str, levels: list[LevelTrend], confidence: floa
 
 
 def _pair(easier: str, harder: str, one: Replicates, other: Replicates) -> Pair:
-    difference = bootstrap.weighted_sum([one, other], [-1.0, 1.0])
+    difference = resampling.weighted_sum([one, other], [-1.0, 1.0])
     estimate = float(difference.both[0])
-    if bootstrap.spread(difference.both) is None:
+    if resampling.spread(difference.both) is None:
         return Pair(easier, harder, estimate, None, None, difference)
     return Pair(
         easier, harder, estimate,
@@ -394,7 +393,7 @@ def _of_slopes(slopes: list[Replicates], pairs: list[Pair], confidence: float) -
     p_values, contrary = [pair.p_value for pair in pairs], [pair.contrary_p for pair in pairs]
     known = None not in p_values
     rank = np.linspace(-0.5, 0.5, len(slopes))
-    score = bootstrap.weighted_sum(slopes, list(-rank / (rank @ rank)))
+    score = resampling.weighted_sum(slopes, list(-rank / (rank @ rank)))
     estimate, low, high = score.interval(confidence)
     return {
         "order_share": float((np.diff(drawn, axis=1) < 0).all(axis=1).mean()),
@@ -421,7 +420,7 @@ def _page(measured: str, levels: list[LevelTrend]) -> Row:
         return {}
     losses = [level.losses[measured] for level in kept]
     shared = sorted(set(losses[0]).intersection(*losses[1:]))
-    trend = monotonicity.page_trend([[own[group] for own in losses] for group in shared]) if shared else None
+    trend = estimators.page_trend([[own[group] for own in losses] for group in shared]) if shared else None
     return {} if trend is None else {"page_l": trend.statistic, "page_blocks": trend.blocks, "page_p": trend.p_value}
 
 
@@ -429,7 +428,7 @@ def _judged(family: list[tuple[Row, list[Pair]]], alpha: float) -> list[Row]:
     """The rows of one figure and measure with p-values corrected for their number, verdict and text."""
     rows = [row for row, _ in family]
     for name, corrected in (("p_value", "holm_p"), ("contrary_p", "holm_contrary_p"), ("page_p", "holm_page_p")):
-        for row, p_value in zip(rows, monotonicity.holm([row[name] for row in rows]), strict=True):
+        for row, p_value in zip(rows, estimators.holm([row[name] for row in rows]), strict=True):
             row[corrected] = p_value
     tests = sum(row["p_value"] is not None for row in rows)
     for row, pairs in family:

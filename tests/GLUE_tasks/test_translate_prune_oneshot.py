@@ -13,7 +13,7 @@ from datasets import Dataset
 from sacrebleu.metrics import BLEU
 
 from analysis.domains import domain_tables
-from analysis.domains.bleu import corpus_bleu
+from analysis.metrics import corpus_bleu
 from GLUE_tasks import Translate_prune_oneshot, finetune, translation_data, translation_metric
 from GLUE_tasks.translation_data import Pair
 from harness import run_folder

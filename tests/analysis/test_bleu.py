@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 
-from analysis.domains import bleu
+from analysis import metrics
 
 # "the cat sat on the mat" against "the cat sat on a mat": 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 fours
 CAT = [6, 6, 5, 3, 2, 1, 6, 5, 4, 3]
 
 
 def test_bleu_by_hand():
-    assert float(bleu.corpus_bleu(CAT)) == pytest.approx((5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+    assert float(metrics.corpus_bleu(CAT)) == pytest.approx((5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
     shorter = [6, 12, 5, 3, 2, 1, 6, 5, 4, 3]  # half as long as the reference: exp(1 - 2) of it
-    assert float(bleu.corpus_bleu(shorter)) == pytest.approx(math.exp(-1) * float(bleu.corpus_bleu(CAT)))
+    assert float(metrics.corpus_bleu(shorter)) == pytest.approx(math.exp(-1) * float(metrics.corpus_bleu(CAT)))
     longer = [6, 3, 5, 3, 2, 1, 6, 5, 4, 3]  # no penalty
-    assert float(bleu.corpus_bleu(longer)) == float(bleu.corpus_bleu(CAT))
+    assert float(metrics.corpus_bleu(longer)) == float(metrics.corpus_bleu(CAT))
     # two orders without a match count 1/2 and 1/4
     smoothed = [6, 6, 5, 3, 0, 0, 6, 5, 4, 3]
-    assert float(bleu.corpus_bleu(smoothed)) == pytest.approx((5 / 6 * 3 / 5 * 0.5 / 4 * 0.25 / 3) ** 0.25)
+    assert float(metrics.corpus_bleu(smoothed)) == pytest.approx((5 / 6 * 3 / 5 * 0.5 / 4 * 0.25 / 3) ** 0.25)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_bleu_by_hand():
     ids=["nothing shared", "empty", "no three words anywhere"],
 )
 def test_bleu_is_0_where_it_is_not_defined(counts: list[int]):
-    assert float(bleu.corpus_bleu(counts)) == 0.0
+    assert float(metrics.corpus_bleu(counts)) == 0.0
 
 
 def test_bleu_equals_sacrebleu_on_random_texts_also_of_resamples():
@@ -44,17 +44,17 @@ def test_bleu_equals_sacrebleu_on_random_texts_also_of_resamples():
     counts = np.array([[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores])
     for rows in (range(40), range(5), draw.integers(40, size=40)):
         expected = metric.corpus_score([translations[i] for i in rows], [[references[i] for i in rows]]).score
-        assert 100 * float(bleu.corpus_bleu(counts[list(rows)].sum(axis=0))) == pytest.approx(expected, abs=1e-9)
+        assert 100 * float(metrics.corpus_bleu(counts[list(rows)].sum(axis=0))) == pytest.approx(expected, abs=1e-9)
 
 
 def test_replicates_begin_with_the_test_set_and_are_the_same_draws_for_two_systems():
     counts = np.array([CAT, [4, 4, 4, 3, 2, 1, 4, 3, 2, 1], [5, 6, 1, 0, 0, 0, 5, 4, 3, 2]] * 4)
-    found = bleu.bleu_replicates(counts, resamples=20)
-    assert found.shape == (21,) and found[0] == bleu.corpus_bleu(counts.sum(axis=0))
-    assert np.array_equal(found, bleu.bleu_replicates(counts, resamples=20))
+    found = metrics.bleu_replicates(counts, resamples=20)
+    assert found.shape == (21,) and found[0] == metrics.corpus_bleu(counts.sum(axis=0))
+    assert np.array_equal(found, metrics.bleu_replicates(counts, resamples=20))
     assert np.ptp(found) > 0
 
 
 def test_equal_sentences_have_no_standard_error():
-    assert bleu.bleu_stderr(np.array([CAT] * 10)) == pytest.approx(0, abs=1e-12)
-    assert bleu.bleu_stderr(np.array([CAT, [5, 6, 1, 0, 0, 0, 5, 4, 3, 2]] * 5)) > 0.01
+    assert metrics.bleu_stderr(np.array([CAT] * 10)) == pytest.approx(0, abs=1e-12)
+    assert metrics.bleu_stderr(np.array([CAT, [5, 6, 1, 0, 0, 0, 5, 4, 3, 2]] * 5)) > 0.01

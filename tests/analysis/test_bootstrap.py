@@ -3,8 +3,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
-from analysis import monotonicity
-from analysis.uncertainty import bootstrap
+from analysis import estimators, resampling
 
 
 def generator(seed=0):
@@ -13,8 +12,8 @@ def generator(seed=0):
 
 def test_resampled_sums_weigh_the_clusters_in_every_chunk_and_the_sample_comes_first(monkeypatch):
     sums = np.array([[1.0, 2], [10, 20], [100, 200], [1000, 2000]])
-    monkeypatch.setattr(bootstrap, "CHUNK", 12)  # three resamples of four units at a time
-    chunks = list(bootstrap.resampled_sums(sums, 7, generator(3)))
+    monkeypatch.setattr(resampling, "CHUNK", 12)  # three resamples of four units at a time
+    chunks = list(resampling.resampled_sums(sums, 7, generator(3)))
     assert [len(chunk) for chunk in chunks] == [1, 3, 3, 1]
     again = generator(3)
     weights = np.concatenate([again.exponential(size=(rows, 4)) for rows in (3, 3, 1)])
@@ -25,18 +24,18 @@ def test_resampled_sums_weigh_the_clusters_in_every_chunk_and_the_sample_comes_f
 @pytest.mark.parametrize("units", [2, 3, 5, 60])
 def test_the_variance_over_seeds_weights_is_that_of_the_mean(units):
     values = generator(units).normal(size=units)
-    weights = bootstrap.seed_weights(units, 20_000, generator())
+    weights = resampling.seed_weights(units, 20_000, generator())
     assert weights[0] == pytest.approx(1 / units) and weights.sum(axis=1) == pytest.approx(1)
     # A variance of 20,000 draws has a relative error of about 1 %, 3 of which are allowed.
     assert (weights[1:] @ values).var() == pytest.approx(values.var(ddof=1) / units, rel=0.03)
-    assert (bootstrap.seed_weights(1, 4, generator()) == 1).all()
+    assert (resampling.seed_weights(1, 4, generator()) == 1).all()
 
 
 @pytest.mark.parametrize("units", [10, 60])
 def test_the_variance_over_clusters_weights_is_that_of_the_mean_after_the_stretch(units):
     values = generator(units).normal(size=units)
     sums = np.stack([values, np.ones(units)], axis=1)
-    drawn = np.concatenate(list(bootstrap.resampled_sums(sums, 20_000, generator())))[1:]
+    drawn = np.concatenate(list(resampling.resampled_sums(sums, 20_000, generator())))[1:]
     widened = (drawn[:, 0] / drawn[:, 1]).var() * (units + 1) / (units - 1)
     assert widened == pytest.approx(values.var(ddof=1) / units, rel=0.04)
 
@@ -46,10 +45,10 @@ def test_bounds_of_a_share_are_those_of_clopper_and_pearson(lost, of):
     """Before what few clusters add: quantiles of 200,000 resamples, whose noise is below .002."""
     kept = np.repeat([0.0, 1.0], [lost, of - lost])
     sums = np.stack([kept, np.ones(of)], axis=1)
-    drawn = np.concatenate(list(bootstrap.resampled_sums(sums, 200_000, generator())))
-    unseen = bootstrap.unseen_shares(drawn[:, 1], 1, generator(1))
+    drawn = np.concatenate(list(resampling.resampled_sums(sums, 200_000, generator())))
+    unseen = resampling.unseen_shares(drawn[:, 1], 1, generator(1))
     share = drawn[:, 0] / drawn[:, 1]
-    scores = bootstrap.Scores(share, share, unseen, of, of, 1)
+    scores = resampling.Scores(share, share, unseen, of, of, 1)
     exact = scipy.stats.binomtest(of - lost, of).proportion_ci(0.95, "exact")
     assert np.quantile(scores.with_unseen(False), 0.025) == pytest.approx(exact.low, abs=0.002)
     assert np.quantile(scores.with_unseen(True), 0.975) == pytest.approx(exact.high, abs=0.002)
@@ -58,40 +57,40 @@ def test_bounds_of_a_share_are_those_of_clopper_and_pearson(lost, of):
 
 def test_a_unit_counts_for_what_its_items_have_not_in_common():
     apart, together = np.arange(40), np.repeat(np.arange(4), 10)
-    assert bootstrap.unit_size(np.ones(40), apart) == 1
-    assert bootstrap.unit_size(np.zeros(40), together) == 10  # nothing is known of how alike they are
-    assert bootstrap.unit_size(np.ones(10), np.zeros(10)) == 10
+    assert resampling.unit_size(np.ones(40), apart) == 1
+    assert resampling.unit_size(np.zeros(40), together) == 10  # nothing is known of how alike they are
+    assert resampling.unit_size(np.ones(10), np.zeros(10)) == 10
     alike = np.repeat([1.0, 0, 0, 1], 10)
-    assert bootstrap.unit_size(alike, together) == pytest.approx(10)  # correlation 1
+    assert resampling.unit_size(alike, together) == pytest.approx(10)  # correlation 1
     # Each cluster has the same: the correlation is estimated below 0 and taken to be 0; 2 of 22 counts are the prior's.
     even = np.tile(np.repeat([1.0, 0.0], 5), 4)
-    assert bootstrap.unit_size(even, together) == pytest.approx(1 + 9 * 2 / 22)
+    assert resampling.unit_size(even, together) == pytest.approx(1 + 9 * 2 / 22)
 
 
 def test_slopes_and_correlations_of_rows_are_those_of_each_row_alone():
     strength, drops = [0.1, 0.2, 0.2, 0.5, 0.7], generator().normal(size=(30, 5)).round(1)
-    slopes, correlations = bootstrap.theil_sen_slopes(strength, drops), bootstrap.spearmans(strength, drops)
+    slopes, correlations = estimators.theil_sen_slopes(strength, drops), estimators.spearmans(strength, drops)
     for row, slope, correlation in zip(drops, slopes, correlations, strict=True):
         assert slope == pytest.approx(scipy.stats.theilslopes(row, strength).slope, abs=1e-12)
         assert correlation == pytest.approx(scipy.stats.spearmanr(strength, -row).statistic, abs=1e-12)
-        assert slope == pytest.approx(monotonicity.theil_sen_slope(strength, row), abs=1e-12)
+        assert slope == pytest.approx(estimators.theil_sen_slope(strength, row), abs=1e-12)
 
 
 def test_rows_without_a_slope_or_correlation_are_marked():
     drops = np.array([[0.0, -0.1, -0.2], [0, 0, 0], [0, np.nan, -0.1]])
-    assert np.isnan(bootstrap.spearmans([1, 2, 3], drops)).tolist() == [False, True, True]
-    assert np.isnan(bootstrap.theil_sen_slopes([1, 2, 3], drops)).tolist() == [False, False, True]
-    assert np.isnan(bootstrap.theil_sen_slopes([1, 1, 1], drops)).all()
-    assert np.isnan(bootstrap.theil_sen_slopes([1], drops[:, :1])).all()
-    assert np.isnan(bootstrap.spearmans([1, 2], drops[:, :2])).all()
-    assert np.isnan(bootstrap.spearmans([1, 1, 1], drops)).all()
+    assert np.isnan(estimators.spearmans([1, 2, 3], drops)).tolist() == [False, True, True]
+    assert np.isnan(estimators.theil_sen_slopes([1, 2, 3], drops)).tolist() == [False, False, True]
+    assert np.isnan(estimators.theil_sen_slopes([1, 1, 1], drops)).all()
+    assert np.isnan(estimators.theil_sen_slopes([1], drops[:, :1])).all()
+    assert np.isnan(estimators.spearmans([1, 2], drops[:, :2])).all()
+    assert np.isnan(estimators.spearmans([1, 1, 1], drops)).all()
 
 
 def test_the_falling_fit_is_isotonic_regression():
     # 0.125 and 0.375 rise, so both become their mean; the rest falls already.
-    assert bootstrap.falling_fit(np.array([[0.5, 0.125, 0.375, 0.0]])).tolist() == [[0.5, 0.25, 0.25, 0.0]]
+    assert estimators.falling_fit(np.array([[0.5, 0.125, 0.375, 0.0]])).tolist() == [[0.5, 0.25, 0.25, 0.0]]
     values = generator().normal(size=(40, 9))
-    for row, fit in zip(values, bootstrap.falling_fit(values), strict=True):
+    for row, fit in zip(values, estimators.falling_fit(values), strict=True):
         assert fit == pytest.approx(scipy.optimize.isotonic_regression(row, increasing=False).x, abs=1e-12)
 
 
@@ -106,7 +105,7 @@ def test_the_tolerance_is_crossed_on_the_straight_line_between_two_points():
             [0.0, np.nan, -0.1],
         ]
     )
-    found = bootstrap.crossings([0.1, 0.2, 0.4], bootstrap.falling_fit(drops), 0.05)
+    found = estimators.crossings([0.1, 0.2, 0.4], estimators.falling_fit(drops), 0.05)
     assert found[:5] == pytest.approx([0.275, 0.05, np.inf, 0.2, 0.275], abs=1e-12)
     assert np.isnan(found[5])
 
@@ -121,7 +120,7 @@ def normal_replicates(seed=0, mean=1.0, error=0.5, size=200_000):
 
 def replicates(values, clusters=MANY, seeds=1, of_items=None, low=None, high=None):
     of_items, low, high = (values if given is None else given for given in (of_items, low, high))
-    return bootstrap.Replicates(values, of_items, low, high, clusters, clusters, seeds)
+    return resampling.Replicates(values, of_items, low, high, clusters, clusters, seeds)
 
 
 def test_intervals_of_many_clusters_are_normal_and_of_few_students():
@@ -133,7 +132,7 @@ def test_intervals_of_many_clusters_are_normal_and_of_few_students():
     many = replicates(values)
     assert many.low_bound(0.95) == pytest.approx(1 - 1.645 / 2, abs=0.02)
     assert many.high_bound(0.95) == pytest.approx(1 + 1.645 / 2, abs=0.02)
-    assert bootstrap.spread(values) == pytest.approx(0.5, abs=0.005)
+    assert resampling.spread(values) == pytest.approx(0.5, abs=0.005)
     assert replicates(values - 2).p_below_zero() == pytest.approx(scipy.stats.norm.cdf(-2), abs=0.002)
     assert replicates(values).p_above_zero() == pytest.approx(scipy.stats.norm.cdf(-2), abs=0.002)
     assert replicates(values).p_other_than_zero() == pytest.approx(2 * scipy.stats.norm.cdf(-2), abs=0.004)
@@ -151,17 +150,17 @@ def test_low_bounds_rest_on_the_low_replicates_and_high_ones_on_the_high():
 def test_a_difference_takes_the_low_of_the_one_and_the_high_of_the_other():
     values, moved = normal_replicates(size=1000), np.concatenate([[0], np.full(1000, 0.25)])
     part = replicates(values, clusters=20, low=values - moved, high=values + 2 * moved)
-    both = bootstrap.weighted_sum([part, part], [1.0, -1.0])
+    both = resampling.weighted_sum([part, part], [1.0, -1.0])
     assert both.both == pytest.approx(0) and both.of_items is both.both
     assert both.low[1:] == pytest.approx(-0.75) and both.high[1:] == pytest.approx(0.75)
-    assert bootstrap.weighted_sum([part, part], [0.5, 0.5]).low == pytest.approx(part.low)
+    assert resampling.weighted_sum([part, part], [0.5, 0.5]).low == pytest.approx(part.low)
     assert (both.clusters, both.items, both.seeds) == (20, 20, 1)
 
 
 def test_what_falls_with_a_score_has_its_bounds_the_other_way_round():
     drawn = np.array([0.5, 0.5])
-    scores = bootstrap.Scores(drawn, drawn, np.array([0, 0.2]), 10, 10, 1)
-    found = bootstrap.compare(np.subtract, scores, scores)
+    scores = resampling.Scores(drawn, drawn, np.array([0, 0.2]), 10, 10, 1)
+    found = resampling.compare(np.subtract, scores, scores)
     # With a fifth of the weight: .4 of a lowest and .6 of a highest unseen score.
     assert found.low.tolist() == pytest.approx([0, -0.2]) and found.high.tolist() == pytest.approx([0, 0.2])
 
@@ -179,19 +178,19 @@ def test_resamples_without_the_statistic_count_against_both_bounds():
     values[1:40] = np.nan  # more than the 2.5 % beyond a bound
     assert replicates(values, 50).interval() == (1.0, None, None)
     values[1:200] = np.nan
-    assert bootstrap.spread(values) is None and replicates(values).errors() is None
+    assert resampling.spread(values) is None and replicates(values).errors() is None
 
 
 def test_without_clusters_or_estimate_there_is_no_interval():
     values = normal_replicates(size=100)
-    few = replicates(values, bootstrap.MIN_CLUSTERS - 1, 3)
+    few = replicates(values, resampling.MIN_CLUSTERS - 1, 3)
     assert few.degrees is None
     assert few.interval() == (1.0, None, None)
     assert few.p_below_zero() is None and few.p_other_than_zero() is None
     undefined = replicates(np.full(101, np.nan), 50)
     assert undefined.interval() == (None, None, None)
-    assert undefined.p_below_zero() is None and bootstrap.spread(undefined.both) is None
-    assert bootstrap.reached_interval(undefined, 50) == (None, None, None)
+    assert undefined.p_below_zero() is None and resampling.spread(undefined.both) is None
+    assert resampling.reached_interval(undefined, 50) == (None, None, None)
     with pytest.raises(ValueError, match="confidence 95 is not between 0 and 1"):
         few.interval(confidence=95)
 
@@ -231,19 +230,19 @@ def test_degrees_of_freedom_lie_between_those_of_seeds_and_of_clusters():
         # Half of the variance each: 1 / (1/4 / 99 + 1/4 / 2)
         (normal_replicates(error=0.5 / 2**0.5), 3, 1 / (0.25 / 99 + 0.25 / 2)),
     ):
-        assert bootstrap.effective_degrees(both, of_items, 100, seeds) == pytest.approx(expected, rel=0.03)
+        assert resampling.effective_degrees(both, of_items, 100, seeds) == pytest.approx(expected, rel=0.03)
 
 
 def test_an_interval_of_what_is_not_reached_says_so():
     reached = np.concatenate([[0.5], np.linspace(0.4, 0.6, 1000)])
     # Two-sided 95 % with very many degrees: the 2.5 % quantiles.
-    assert bootstrap.reached_interval(replicates(reached), MANY) == pytest.approx((0.5, 0.405, 0.595), abs=0.001)
+    assert resampling.reached_interval(replicates(reached), MANY) == pytest.approx((0.5, 0.405, 0.595), abs=0.001)
     reached[901:] = np.inf
-    estimate, low, high = bootstrap.reached_interval(replicates(reached), MANY)
+    estimate, low, high = resampling.reached_interval(replicates(reached), MANY)
     assert (estimate, low, high) == (0.5, pytest.approx(0.405, abs=0.001), None)
     reached[0] = np.inf
-    assert bootstrap.reached_interval(replicates(reached), MANY)[0] is None
-    assert bootstrap.reached_interval(replicates(np.full(11, np.inf)), 30) == (None, None, None)
+    assert resampling.reached_interval(replicates(reached), MANY)[0] is None
+    assert resampling.reached_interval(replicates(np.full(11, np.inf)), 30) == (None, None, None)
 
 
 def test_pairing_narrows_the_interval_of_what_varies_together():
@@ -251,7 +250,7 @@ def test_pairing_narrows_the_interval_of_what_varies_together():
     ability = rng.normal(size=(50, 1))
     easy, hard = 0.8 + 0.1 * ability, 0.5 + 0.1 * ability + 0.02 * rng.normal(size=(50, 1))
     sums = np.hstack([easy, hard, np.ones((50, 1))])
-    paired, apart = (np.concatenate(list(bootstrap.resampled_sums(sums, 2000, generator(seed)))) for seed in (2, 3))
+    paired, apart = (np.concatenate(list(resampling.resampled_sums(sums, 2000, generator(seed)))) for seed in (2, 3))
 
     def width(one, other):
         _, low, high = replicates(one[:, 0] / one[:, 2] - other[:, 1] / other[:, 2], 50).interval()

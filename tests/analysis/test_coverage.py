@@ -16,12 +16,12 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from analysis.fine_tuning import prediction_scores
-from analysis.fine_tuning.prediction_scores import Answers, ResampledRuns
+from analysis import estimators, metrics, resampling
+from analysis.curves import Columns, CurveKey, LevelCurve, curve_replicates
+from analysis.fine_tuning.prediction_scores import ResampledRuns
 from analysis.levels.level_tables import LevelSet
-from analysis.lines import barriers
-from analysis.uncertainty import bootstrap, resampling, tolerance, trends
-from analysis.uncertainty.resampling import Columns, CurveKey, LevelCurve
+from analysis.metrics import Answers
+from analysis.uncertainty import tolerance, trends
 from GLUE_tasks import line_results
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
@@ -98,7 +98,7 @@ def curve(truth: Truth, design: Design, rng: np.random.Generator, name: str = "l
     scores = np.concatenate([dense[None], compressed.reshape(-1, design.items)]).astype(float)
     columns = {(CURVE, name): Columns(groups, scores, [(0,), *[seeds] * len(strengths)])}
     data = int(rng.integers(2**31))
-    replicates = resampling._replicates(columns, np.unique(groups), RESAMPLES, (data, name))[CURVE, name]
+    replicates = curve_replicates(columns, np.unique(groups), RESAMPLES, (data, name))[CURVE, name]
     reference = dense.mean()
     points = []
     for strength, own in zip(strengths, compressed, strict=True):
@@ -166,18 +166,18 @@ def transfer_coverage(metric: str, design: Design, draws: int, seed: int = 0) ->
     for _ in range(draws):
         skill, other = rng.uniform(0.6, 0.95), rng.uniform(0.6, 0.95)
         large = simulated_answers(metric, 20_000, 1, (skill, other), rng)
-        truth = np.subtract(*[prediction_scores.resampled_scores(one, metric, 0, rng)[0].mean() for one in large])
+        truth = np.subtract(*[metrics.resampled_scores(one, metric, 0, rng)[0].mean() for one in large])
         sides = simulated_answers(metric, design.items, design.seeds, (skill, other), rng)
-        drawn = [prediction_scores.resampled_scores(one, metric, RESAMPLES, np.random.default_rng(7)) for one in sides]
+        drawn = [metrics.resampled_scores(one, metric, RESAMPLES, np.random.default_rng(7)) for one in sides]
         names = [[f"{side}{run}" for run in range(design.seeds)] for side in range(2)]
         scores = {name: drawn[side][:, run] for side in range(2) for run, name in enumerate(names[side])}
         labels = sides[0].labels
         runs = ResampledRuns(
-            design.items, scores, prediction_scores.unseen_item(labels, metric, RESAMPLES, rng),
-            prediction_scores.LOWEST.get(metric, 0.0),
+            design.items, scores, metrics.unseen_item(labels, metric, RESAMPLES, rng),
+            metrics.LOWEST.get(metric, 0.0),
         )  # fmt: skip
         both = runs.of_points(names, rng)
-        _, low, high = bootstrap.compare(np.subtract, both.point(0), both.point(1)).interval()
+        _, low, high = resampling.compare(np.subtract, both.point(0), both.point(1)).interval()
         found.append((low <= truth <= high, high - low))
     return tuple(np.mean(found, axis=0))
 
@@ -215,8 +215,8 @@ def barrier_coverage(items: int, draws: int, seed: int = 0) -> tuple[float, floa
         wrong = scipy.stats.triang.cdf(wrong, 0.5) < errors  # uniform again, and alike along the line
         line = {"label": np.zeros(items, int), "prediction": wrong.astype(int)}
         resampled = line_results.resampled_errors("accuracy", line, run)
-        described = barriers.describe(wrong.mean(axis=0), resampled, alphas)
-        (row,) = [row for row in described if row["definition"] == barriers.STRAIGHT_LINE]
+        described = resampling.barrier_intervals(wrong.mean(axis=0), resampled, alphas)
+        (row,) = [row for row in described if row["definition"] == estimators.STRAIGHT_LINE]
         found.append((row["low"] <= height <= row["high"], row["high"] - row["low"]))
     return tuple(np.mean(found, axis=0))
 

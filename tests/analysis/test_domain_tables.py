@@ -235,7 +235,7 @@ def test_seeds_that_differ_widen_the_interval(tmp_path: Path):
 def test_too_few_items_have_no_interval(rows: list[dict], monkeypatch: pytest.MonkeyPatch):
     found = point(domain_tables.domain_table(rows, resamples=200), level="tweets", condition=str(MOVIES), strength=0.5)
     assert found["points_low"] is not None
-    monkeypatch.setattr("analysis.uncertainty.bootstrap.MIN_CLUSTERS", 21)
+    monkeypatch.setattr("analysis.resampling.MIN_CLUSTERS", 21)
     few = point(domain_tables.domain_table(rows, resamples=200), level="tweets", condition=str(MOVIES), strength=0.5)
     assert few["points_low"] is few["drop_low"] is few["corrected_high"] is None and few["points_drop"] is not None
 

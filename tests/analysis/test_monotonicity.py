@@ -5,37 +5,37 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from analysis import monotonicity
+from analysis import estimators
 
 
 def test_normalized_drop_is_relative_to_dense_and_negative_where_score_is_lost():
-    assert monotonicity.normalized_drop(0.6, 0.8) == pytest.approx(-0.25, abs=1e-15)  # rounding of 0.6 and 0.8
-    assert monotonicity.normalized_drop(0.75, 0.5) == 0.5
-    assert monotonicity.normalized_drop(0.5, 0.5) == 0
-    assert monotonicity.normalized_drop(-0.25, 0.5) == -1.5
+    assert estimators.normalized_drop(0.6, 0.8) == pytest.approx(-0.25, abs=1e-15)  # rounding of 0.6 and 0.8
+    assert estimators.normalized_drop(0.75, 0.5) == 0.5
+    assert estimators.normalized_drop(0.5, 0.5) == 0
+    assert estimators.normalized_drop(-0.25, 0.5) == -1.5
 
 
 @pytest.mark.parametrize("dense", [0.0, -0.1])
 def test_drop_from_a_dense_score_of_zero_or_less_is_not_defined(dense):
-    assert monotonicity.normalized_drop(0.3, dense) is None
+    assert estimators.normalized_drop(0.3, dense) is None
 
 
 def test_spearman_is_positive_where_compression_costs_score():
-    assert monotonicity.spearman([0.1, 0.5, 0.9], [0.9, 0.8, 0.1]) == 1
-    assert monotonicity.spearman([0.1, 0.5, 0.9], [0.1, 0.8, 0.9]) == -1
+    assert estimators.spearman([0.1, 0.5, 0.9], [0.9, 0.8, 0.1]) == 1
+    assert estimators.spearman([0.1, 0.5, 0.9], [0.1, 0.8, 0.9]) == -1
     # Ranks of strength 1 2 3 4, of loss 2 1 3 4: 1 - 6 * (1 + 1) / (4 * 15)
-    assert monotonicity.spearman([1, 2, 3, 4], [0.8, 0.9, 0.7, 0.6]) == pytest.approx(0.8, abs=1e-15)
+    assert estimators.spearman([1, 2, 3, 4], [0.8, 0.9, 0.7, 0.6]) == pytest.approx(0.8, abs=1e-15)
 
 
 def test_spearman_gives_ties_their_mean_rank():
     # Ranks of strength 1 2 3, of loss 1.5 1.5 3: covariance 1.5, variances 2 and 1.5.
-    assert monotonicity.spearman([1, 2, 3], [0.9, 0.9, 0.5]) == pytest.approx(1.5 / np.sqrt(2 * 1.5), abs=1e-15)
+    assert estimators.spearman([1, 2, 3], [0.9, 0.9, 0.5]) == pytest.approx(1.5 / np.sqrt(2 * 1.5), abs=1e-15)
 
 
 def test_spearman_of_scores_and_of_their_drops_is_the_same():
     strength, score = [0.1, 0.2, 0.3, 0.4], [0.7, 0.72, 0.6, 0.65]
-    drops = [monotonicity.normalized_drop(value, 0.8) for value in score]
-    assert monotonicity.spearman(strength, score) == monotonicity.spearman(strength, drops)
+    drops = [estimators.normalized_drop(value, 0.8) for value in score]
+    assert estimators.spearman(strength, score) == estimators.spearman(strength, drops)
 
 
 def test_spearman_equals_its_definition_by_ranks():
@@ -44,7 +44,7 @@ def test_spearman_equals_its_definition_by_ranks():
         strength, score = rng.integers(0, 6, 12).astype(float), rng.integers(0, 6, 12).astype(float)
         one, other = _ranks(strength), _ranks(-score)
         expected = np.corrcoef(one, other)[0, 1]
-        assert monotonicity.spearman(strength, score) == pytest.approx(expected, abs=1e-12)  # order of summation
+        assert estimators.spearman(strength, score) == pytest.approx(expected, abs=1e-12)  # order of summation
 
 
 def _ranks(values):
@@ -56,13 +56,13 @@ def _ranks(values):
     [([], []), ([0.1], [0.5]), ([0.1, 0.2], [0.5, 0.4]), ([0.1, 0.2, 0.3], [0.5, 0.5, 0.5]), ([1, 1, 1], [3, 2, 1])],
 )
 def test_spearman_is_not_defined_for_constants_or_fewer_than_three_points(strength, score):
-    assert monotonicity.spearman(strength, score) is None
+    assert estimators.spearman(strength, score) is None
 
 
 def test_theil_sen_slope_is_drop_per_unit_of_strength():
-    assert monotonicity.theil_sen_slope([0.0, 0.5, 1.0], [0.0, -0.25, -0.5]) == -0.5
+    assert estimators.theil_sen_slope([0.0, 0.5, 1.0], [0.0, -0.25, -0.5]) == -0.5
     # Slopes of the pairs: -1 (0, .1), -1.5 (0, .2), -2 (.1, .2), so x and y must not be swapped.
-    assert monotonicity.theil_sen_slope([0.0, 0.1, 0.2], [0.0, -0.1, -0.3]) == pytest.approx(-1.5, abs=1e-12)
+    assert estimators.theil_sen_slope([0.0, 0.1, 0.2], [0.0, -0.1, -0.3]) == pytest.approx(-1.5, abs=1e-12)
 
 
 def test_theil_sen_slope_equals_the_median_over_all_pairs():
@@ -72,83 +72,83 @@ def test_theil_sen_slope_equals_the_median_over_all_pairs():
         pairs = itertools.combinations(range(11), 2)
         slopes = [(drop[j] - drop[i]) / (strength[j] - strength[i]) for i, j in pairs if strength[i] != strength[j]]
         expected = np.median(slopes)
-        assert monotonicity.theil_sen_slope(strength, drop) == pytest.approx(expected, abs=1e-12)
+        assert estimators.theil_sen_slope(strength, drop) == pytest.approx(expected, abs=1e-12)
 
 
 def test_theil_sen_slope_is_not_moved_by_one_failed_point():
-    assert monotonicity.theil_sen_slope([0, 1, 2, 3, 4], [0, -1, 50, -3, -4]) == -1
+    assert estimators.theil_sen_slope([0, 1, 2, 3, 4], [0, -1, 50, -3, -4]) == -1
 
 
 @pytest.mark.parametrize(("strength", "drop"), [([], []), ([0.5], [-0.1]), ([0.5, 0.5], [-0.1, -0.2])])
 def test_theil_sen_slope_is_not_defined_without_two_strengths(strength, drop):
-    assert monotonicity.theil_sen_slope(strength, drop) is None
+    assert estimators.theil_sen_slope(strength, drop) is None
 
 
 def test_mean_interval_is_students():
     # t(0.975) is 12.706 for 1 and 4.3027 for 2 degrees of freedom (tables); standard errors 0.5 and 1 / sqrt(3).
-    assert monotonicity.mean_interval([0, 1]) == pytest.approx((0.5, 0.5 - 6.3531, 0.5 + 6.3531), abs=1e-4)
-    assert monotonicity.mean_interval([1, 2, 3]) == pytest.approx((2, 2 - 2.4841, 2 + 2.4841), abs=1e-4)
+    assert estimators.mean_interval([0, 1]) == pytest.approx((0.5, 0.5 - 6.3531, 0.5 + 6.3531), abs=1e-4)
+    assert estimators.mean_interval([1, 2, 3]) == pytest.approx((2, 2 - 2.4841, 2 + 2.4841), abs=1e-4)
     # t(0.9) for 2 degrees of freedom is 1.8856
     half = 1.8856 / np.sqrt(3)
-    assert monotonicity.mean_interval([1, 2, 3], confidence=0.8) == pytest.approx((2, 2 - half, 2 + half), abs=1e-4)
+    assert estimators.mean_interval([1, 2, 3], confidence=0.8) == pytest.approx((2, 2 - half, 2 + half), abs=1e-4)
 
 
 def test_one_value_has_no_interval_and_equal_values_have_an_empty_one():
-    assert monotonicity.mean_interval([0.7]) == (0.7, None, None)
-    assert monotonicity.mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+    assert estimators.mean_interval([0.7]) == (0.7, None, None)
+    assert estimators.mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
 
 
 def test_mean_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    intervals = [monotonicity.mean_interval(values) for values in rng.normal(3, 2, (1000, 3))]
+    intervals = [estimators.mean_interval(values) for values in rng.normal(3, 2, (1000, 3))]
     covered = np.mean([low <= 3 <= high for _, low, high in intervals])
     assert covered == pytest.approx(0.95, abs=0.03)  # more than 4 standard errors of 1000 draws
 
 
 def test_above_chance_asks_for_the_whole_interval():
     # 1.96 standard errors of 0.05 are 0.098; that of someone who guesses at 1000 items is smaller, .5 / sqrt(1000).
-    assert monotonicity.above_chance(0.599, 0.5, 0.05, 1000)
-    assert not monotonicity.above_chance(0.597, 0.5, 0.05, 1000)
-    assert monotonicity.above_chance(0.597, 0.5, 0.05, 1000, confidence=0.9)
-    assert not monotonicity.above_chance(0.4, 0.5, 0.01, 1000)
-    assert not monotonicity.above_chance(0.5, 0.5, 0.0, 1000)
+    assert estimators.above_chance(0.599, 0.5, 0.05, 1000)
+    assert not estimators.above_chance(0.597, 0.5, 0.05, 1000)
+    assert estimators.above_chance(0.597, 0.5, 0.05, 1000, confidence=0.9)
+    assert not estimators.above_chance(0.4, 0.5, 0.01, 1000)
+    assert not estimators.above_chance(0.5, 0.5, 0.0, 1000)
 
 
 def test_what_a_guesser_reaches_by_luck_is_not_above_chance():
     # Of 1 in 5 at 64 items: 1.96 * sqrt(.2 * .8 / 64) is .098, whatever the scores' own error.
-    assert monotonicity.above_chance(0.299, 0.2, 0.0, 64)
-    assert not monotonicity.above_chance(0.297, 0.2, 0.0, 64)
-    assert not monotonicity.above_chance(0.299, 0.2, 0.0, 16)
+    assert estimators.above_chance(0.299, 0.2, 0.0, 64)
+    assert not estimators.above_chance(0.297, 0.2, 0.0, 64)
+    assert not estimators.above_chance(0.299, 0.2, 0.0, 16)
     # All right at 50 %: 1.96 * .5 / sqrt(items) is .49 of 4 items and .566 of 3.
-    assert monotonicity.above_chance(1.0, 0.5, 0.0, 4)
-    assert not monotonicity.above_chance(1.0, 0.5, 0.0, 3)
+    assert estimators.above_chance(1.0, 0.5, 0.0, 4)
+    assert not estimators.above_chance(1.0, 0.5, 0.0, 3)
     # Nothing is guessed right where chance is 0, and no score is above one of 1.
-    assert monotonicity.above_chance(0.01, 0.0, 0.0, 1)
-    assert not monotonicity.above_chance(0.0, 0.0, 0.0, 1) and not monotonicity.above_chance(1.0, 1.0, 0.0, 1)
+    assert estimators.above_chance(0.01, 0.0, 0.0, 1)
+    assert not estimators.above_chance(0.0, 0.0, 0.0, 1) and not estimators.above_chance(1.0, 1.0, 0.0, 1)
 
 
 def test_is_monotonic_wants_every_harder_level_to_fall_faster():
-    assert monotonicity.is_monotonic([0.0, 0.5, 0.9], [-0.1, -0.2, -0.3]) is True
-    assert monotonicity.is_monotonic([0.9, 0.0, 0.5], [-0.3, -0.1, -0.2]) is True
-    assert monotonicity.is_monotonic([0.0, 0.5, 0.9], [-0.1, -0.3, -0.2]) is False
-    assert monotonicity.is_monotonic([0.0, 0.5], [-0.2, -0.2]) is False
-    assert monotonicity.is_monotonic([0.5], [-0.2]) is None
+    assert estimators.is_monotonic([0.0, 0.5, 0.9], [-0.1, -0.2, -0.3]) is True
+    assert estimators.is_monotonic([0.9, 0.0, 0.5], [-0.3, -0.1, -0.2]) is True
+    assert estimators.is_monotonic([0.0, 0.5, 0.9], [-0.1, -0.3, -0.2]) is False
+    assert estimators.is_monotonic([0.0, 0.5], [-0.2, -0.2]) is False
+    assert estimators.is_monotonic([0.5], [-0.2]) is None
     with pytest.raises(ValueError, match="equal levels"):
-        monotonicity.is_monotonic([0.5, 0.5], [-0.2, -0.3])
+        estimators.is_monotonic([0.5, 0.5], [-0.2, -0.3])
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: monotonicity.normalized_drop(float("nan"), 0.5),
-        lambda: monotonicity.normalized_drop(0.5, float("inf")),
-        lambda: monotonicity.spearman([0.1, 0.2, 0.3], [0.5, float("nan"), 0.3]),
-        lambda: monotonicity.theil_sen_slope([0.1, float("nan")], [0.5, 0.4]),
-        lambda: monotonicity.mean_interval([0.1, float("nan")]),
-        lambda: monotonicity.above_chance(0.5, 0.5, float("nan"), 10),
-        lambda: monotonicity.clustered_error([0.1, float("nan")], ["a", "b"]),
-        lambda: monotonicity.human_gap(float("nan"), 0.5),
-        lambda: monotonicity.is_monotonic([0.1, 0.2], [float("nan"), 0.1]),
+        lambda: estimators.normalized_drop(float("nan"), 0.5),
+        lambda: estimators.normalized_drop(0.5, float("inf")),
+        lambda: estimators.spearman([0.1, 0.2, 0.3], [0.5, float("nan"), 0.3]),
+        lambda: estimators.theil_sen_slope([0.1, float("nan")], [0.5, 0.4]),
+        lambda: estimators.mean_interval([0.1, float("nan")]),
+        lambda: estimators.above_chance(0.5, 0.5, float("nan"), 10),
+        lambda: estimators.clustered_error([0.1, float("nan")], ["a", "b"]),
+        lambda: estimators.human_gap(float("nan"), 0.5),
+        lambda: estimators.is_monotonic([0.1, 0.2], [float("nan"), 0.1]),
     ],
 )
 def test_nan_is_an_error(call):
@@ -158,40 +158,40 @@ def test_nan_is_an_error(call):
 
 def test_values_that_do_not_pair_up_are_an_error():
     with pytest.raises(ValueError, match="3 values against 2"):
-        monotonicity.spearman([1, 2, 3], [1, 2])
+        estimators.spearman([1, 2, 3], [1, 2])
     with pytest.raises(ValueError, match="shape"):
-        monotonicity.theil_sen_slope([[1, 2]], [[1, 2]])
+        estimators.theil_sen_slope([[1, 2]], [[1, 2]])
     with pytest.raises(ValueError, match="no values"):
-        monotonicity.mean_interval([])
+        estimators.mean_interval([])
     with pytest.raises(ValueError, match="confidence 95"):
-        monotonicity.mean_interval([1, 2], confidence=95)
+        estimators.mean_interval([1, 2], confidence=95)
 
 
 def test_a_mean_of_independent_values_has_its_usual_error():
     values = [0.0, 1.0, 1.0, -2.0, 0.5]
-    found = monotonicity.clustered_error(values, list("abcde"))
+    found = estimators.clustered_error(values, list("abcde"))
     assert found == pytest.approx(np.std(values, ddof=1) / np.sqrt(5), rel=1e-12)
 
 
 def test_values_that_repeat_their_group_tell_no_more_than_one_of_them():
     values = [0.0, 1.0, -2.0]
-    once = monotonicity.clustered_error(values, list("abc"))
-    assert monotonicity.clustered_error(values * 3, list("abc") * 3) == pytest.approx(once, rel=1e-12)
+    once = estimators.clustered_error(values, list("abc"))
+    assert estimators.clustered_error(values * 3, list("abc") * 3) == pytest.approx(once, rel=1e-12)
 
 
 def test_groups_of_values_add_up():
     # Mean 0; sums of the groups 3 and -3, as many values as 4: sqrt(2 / 1 * 18 / 16).
-    assert monotonicity.clustered_error([1, 2, -1, -2], [7, 7, 9, 9]) == 1.5
+    assert estimators.clustered_error([1, 2, -1, -2], [7, 7, 9, 9]) == 1.5
     # Groups that are alike as a whole leave the mean no spread, whatever lies within.
-    assert monotonicity.clustered_error([1, -1, 2, -2], [7, 7, 9, 9]) == 0
-    assert monotonicity.clustered_error([1, 2], ["a", "a"]) is None
-    assert monotonicity.clustered_error([0.5, 0.5, 0.5], ["a", "a", "b"]) == 0
+    assert estimators.clustered_error([1, -1, 2, -2], [7, 7, 9, 9]) == 0
+    assert estimators.clustered_error([1, 2], ["a", "a"]) is None
+    assert estimators.clustered_error([0.5, 0.5, 0.5], ["a", "a", "b"]) == 0
 
 
 def test_values_without_a_group_are_an_error():
     for values, groups in (([1, 2], ["a"]), ([], [])):
         with pytest.raises(ValueError, match="each needs its group"):
-            monotonicity.clustered_error(values, groups)
+            estimators.clustered_error(values, groups)
 
 
 @pytest.mark.parametrize(
@@ -204,19 +204,19 @@ def test_values_without_a_group_are_an_error():
     ],
 )  # fmt: skip
 def test_the_gap_to_people_is_what_the_paper_prints(human, model, printed):
-    assert 100 * monotonicity.human_gap(human / 100, model / 100) == pytest.approx(printed, abs=0.0051)
+    assert 100 * estimators.human_gap(human / 100, model / 100) == pytest.approx(printed, abs=0.0051)
 
 
 def test_a_gap_to_people_who_score_nothing_is_not_defined():
     with pytest.raises(ValueError, match="human score 0 is not above 0"):
-        monotonicity.human_gap(0, 0.5)
+        estimators.human_gap(0, 0.5)
 
 
 def test_the_order_of_few_levels_is_likely_by_luck():
-    assert [monotonicity.order_probability(levels) for levels in (1, 2, 4)] == [1, 1 / 2, 1 / 24]
-    assert monotonicity.order_probability(3) == pytest.approx(0.167, abs=0.0005)
+    assert [estimators.order_probability(levels) for levels in (1, 2, 4)] == [1, 1 / 2, 1 / 24]
+    assert estimators.order_probability(3) == pytest.approx(0.167, abs=0.0005)
     with pytest.raises(ValueError, match="0 levels have no order"):
-        monotonicity.order_probability(0)
+        estimators.order_probability(0)
 
 
 def test_the_same_loss_of_knowledge_gives_steeper_raw_slopes_with_more_options():
@@ -227,36 +227,36 @@ def test_the_same_loss_of_knowledge_gives_steeper_raw_slopes_with_more_options()
     raw, corrected = [], []
     for chance in (1 / 2, 1 / 3, 1 / 4):
         score, dense = chance + (1 - chance) * knowledge, chance + (1 - chance) * 0.3
-        drops = [monotonicity.normalized_drop(value, dense) for value in score]
-        above = [monotonicity.normalized_drop(value - chance, dense - chance) for value in score]
-        raw.append(monotonicity.theil_sen_slope(strength, drops))
-        corrected.append(monotonicity.theil_sen_slope(strength, above))
+        drops = [estimators.normalized_drop(value, dense) for value in score]
+        above = [estimators.normalized_drop(value - chance, dense - chance) for value in score]
+        raw.append(estimators.theil_sen_slope(strength, drops))
+        corrected.append(estimators.theil_sen_slope(strength, above))
     # .4983 * .5 / .65, .4983 * .6667 / .5333, .4983 * .75 / .475
     assert raw == pytest.approx([-0.383, -0.623, -0.787], abs=0.0005)
     assert corrected == pytest.approx([-1.661] * 3, abs=0.0005)  # .4983 / .3
-    assert monotonicity.is_monotonic([2, 3, 4], raw) is True
+    assert estimators.is_monotonic([2, 3, 4], raw) is True
 
 
 def test_pages_statistic_by_hand():
     # Ranks 1 2 3, 1 3 2, 2 1 3: sums 4, 6, 8, so L = 4 + 12 + 24. The six orders of one block have L = 14, 13, 13, 11,
     # 11, 10. Three blocks reach 42 in 1 of 216 ways, 41 in 3 * 2 and 40 in 3 * 2 * 2.
-    found = monotonicity.page_trend([[0.0, 0.1, 0.2], [0.0, 0.2, 0.1], [0.1, 0.0, 0.2]])
+    found = estimators.page_trend([[0.0, 0.1, 0.2], [0.0, 0.2, 0.1], [0.1, 0.0, 0.2]])
     assert found == (40, pytest.approx(19 / 6**3, abs=1e-12), 3)
 
 
 def test_pages_test_agrees_with_scipy():
     losses = np.random.default_rng(0).normal(size=(12, 4)) + 0.2 * np.arange(4)
     theirs = scipy.stats.page_trend_test(losses, method="exact")
-    assert monotonicity.page_trend(losses) == (theirs.statistic, pytest.approx(theirs.pvalue, rel=1e-9), 12)
+    assert estimators.page_trend(losses) == (theirs.statistic, pytest.approx(theirs.pvalue, rel=1e-9), 12)
     many = np.random.default_rng(1).normal(size=(57, 4)) + 0.2 * np.arange(4)
     theirs = scipy.stats.page_trend_test(many, method="asymptotic")
-    assert monotonicity.page_trend(many) == (theirs.statistic, pytest.approx(theirs.pvalue, rel=1e-9), 57)
+    assert estimators.page_trend(many) == (theirs.statistic, pytest.approx(theirs.pvalue, rel=1e-9), 57)
 
 
 def test_pages_test_with_ties_is_that_of_shuffled_ranks():
     rng = np.random.default_rng(2)
     losses = rng.integers(0, 3, (15, 3)).astype(float)
-    found = monotonicity.page_trend(losses)
+    found = estimators.page_trend(losses)
     ranks = scipy.stats.rankdata(losses, axis=1)
     shuffled = rng.permuted(np.broadcast_to(ranks, (20_000, *ranks.shape)), axis=2)
     drawn = (shuffled.sum(axis=1) * [1, 2, 3]).sum(axis=1)
@@ -266,17 +266,17 @@ def test_pages_test_with_ties_is_that_of_shuffled_ranks():
 
 
 def test_pages_test_needs_blocks_levels_and_differences():
-    assert monotonicity.page_trend([[0.1, 0.2, 0.3]]) is None
-    assert monotonicity.page_trend([[0.1, 0.2], [0.1, 0.3]]) is None
-    assert monotonicity.page_trend([[0.1, 0.1, 0.1], [0.2, 0.2, 0.2]]) is None
+    assert estimators.page_trend([[0.1, 0.2, 0.3]]) is None
+    assert estimators.page_trend([[0.1, 0.2], [0.1, 0.3]]) is None
+    assert estimators.page_trend([[0.1, 0.1, 0.1], [0.2, 0.2, 0.2]]) is None
     with pytest.raises(ValueError, match="NaN or infinite"):
-        monotonicity.page_trend([[0.1, float("nan"), 0.3], [0.1, 0.2, 0.3]])
+        estimators.page_trend([[0.1, float("nan"), 0.3], [0.1, 0.2, 0.3]])
 
 
 def pages_rejections(trend, tables, blocks, levels):
     rng = np.random.default_rng(3)
     losses = rng.normal(size=(tables, blocks, levels)) + trend * np.arange(levels)
-    return np.mean([monotonicity.page_trend(table).p_value <= 0.05 for table in losses])
+    return np.mean([estimators.page_trend(table).p_value <= 0.05 for table in losses])
 
 
 def test_pages_test_finds_a_trend_where_there_is_none_as_rarely_as_it_says():
@@ -290,18 +290,18 @@ def test_pages_test_finds_a_trend_of_a_third_of_the_noise_nearly_always():
 
 def test_holms_correction_by_hand():
     # Sorted .01 .02 .03 .04: times 4, 3, 2, 1 gives .04 .06 .06 .04, never less than before.
-    assert monotonicity.holm([0.03, 0.01, None, 0.04, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
-    assert monotonicity.holm([0.5, 0.6]) == [1.0, 1.0]
-    assert monotonicity.holm([]) == [] and monotonicity.holm([None]) == [None]
+    assert estimators.holm([0.03, 0.01, None, 0.04, 0.02]) == pytest.approx([0.06, 0.04, None, 0.06, 0.06])
+    assert estimators.holm([0.5, 0.6]) == [1.0, 1.0]
+    assert estimators.holm([]) == [] and estimators.holm([None]) == [None]
     with pytest.raises(ValueError, match="NaN or infinite"):
-        monotonicity.holm([float("nan")])
+        estimators.holm([float("nan")])
 
 
 def test_the_items_that_would_tell_a_difference():
     # (1.6449 + .8416) * .1 = .24865; to tell .05 this must become five times smaller, which 24.7 times the items bring.
-    assert monotonicity.items_needed(100, -0.05, 0.1) == math.ceil(100 * (0.248648 / 0.05) ** 2)
-    assert monotonicity.items_needed(100, 0.5, 0.1) == 25
+    assert estimators.items_needed(100, -0.05, 0.1) == math.ceil(100 * (0.248648 / 0.05) ** 2)
+    assert estimators.items_needed(100, 0.5, 0.1) == 25
     # Seeds leave .25 * .25 - .1243² of it: a share of 1 / .7528.
-    assert monotonicity.items_needed(100, 0.25, 0.1, 0.05) == math.ceil(100 * 0.248648**2 / (0.0625 - 0.124324**2))
-    assert monotonicity.items_needed(100, 0.1, 0.1, 0.05) is None
-    assert monotonicity.items_needed(100, 0.0, 0.1) is None
+    assert estimators.items_needed(100, 0.25, 0.1, 0.05) == math.ceil(100 * 0.248648**2 / (0.0625 - 0.124324**2))
+    assert estimators.items_needed(100, 0.1, 0.1, 0.05) is None
+    assert estimators.items_needed(100, 0.0, 0.1) is None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from synthetic_runs import dense, level_run, line_run, run, write_tree
 
-from analysis import counterparts, monotonicity, paper, paper_numbers
+from analysis import counterparts, estimators, paper, paper_numbers
 from analysis.fine_tuning import human_gap
 from analysis.uncertainty import trends
 from analysis.uncertainty.trends import Trends
@@ -25,7 +25,7 @@ def values(place, what, **others):
 @pytest.mark.parametrize("place", ["table 3", "appendix B, table"])
 def test_the_printed_difficulties_follow_from_the_printed_scores(place):
     human, score = values(place, "human"), values(place, "dense_score")
-    found = {item: round(monotonicity.human_gap(human[item], score[item]), 4) for item in human}
+    found = {item: round(estimators.human_gap(human[item], score[item]), 4) for item in human}
     assert found == pytest.approx(values(place, "difficulty"), abs=1.01e-4) and len(found) in (3, 8)
 
 

@@ -4,8 +4,9 @@ import scipy.stats
 import sklearn.metrics
 from synthetic_runs import run, write_tree
 
+from analysis import metrics
 from analysis.fine_tuning import prediction_scores
-from analysis.fine_tuning.prediction_scores import Answers
+from analysis.metrics import Answers
 from harness import run_folder
 
 TWINS = {
@@ -31,9 +32,9 @@ def test_scores_by_hand():
         "matthews_correlation": [1 / 3**0.5, 0],  # (1 * 2 - 0 * 1) / sqrt(1 * 2 * 2 * 3); always 1 is not defined
         "pearson": [1 / 3**0.5, 0],  # of two classes the same
     }
-    assert expected.keys() == prediction_scores.METRICS.keys()
+    assert expected.keys() == metrics.METRICS.keys()
     for metric, scores in expected.items():
-        found = prediction_scores.resampled_scores(answers, metric, 0, np.random.default_rng(0))
+        found = metrics.resampled_scores(answers, metric, 0, np.random.default_rng(0))
         np.testing.assert_allclose(found, [scores], atol=1e-12)
 
 
@@ -43,7 +44,7 @@ def test_every_resample_is_the_score_of_the_weighted_items(metric):
     labels = generator.random(30) * 5 if metric == "pearson" else generator.integers(0, 2, 30)
     noise = generator.normal(0, 1, (3, 30))
     predictions = labels + noise if metric == "pearson" else (labels + noise > 0.5).astype(int)
-    found = prediction_scores.resampled_scores(Answers(labels, predictions), metric, 20, np.random.default_rng(2))
+    found = metrics.resampled_scores(Answers(labels, predictions), metric, 20, np.random.default_rng(2))
     weights = np.concatenate([np.ones((1, 30)), np.random.default_rng(2).exponential(size=(20, 30))])
     for row, weight in zip(found, weights, strict=True):
         expected = [TWINS[metric](guess, labels, weight) for guess in predictions]
@@ -55,13 +56,13 @@ def test_every_resample_is_the_score_of_the_weighted_items(metric):
 
 def test_a_constant_prediction_has_no_correlation_and_no_nan():
     answers = Answers(np.linspace(0, 5, 9), np.full((1, 9), 2.3))
-    found = prediction_scores.resampled_scores(answers, "pearson", 50, np.random.default_rng(0))
+    found = metrics.resampled_scores(answers, "pearson", 50, np.random.default_rng(0))
     assert (found == 0).all()
 
 
 def test_a_metric_that_is_no_sum_is_refused():
     with pytest.raises(ValueError, match="spearmanr cannot be resampled; there are accuracy, f1"):
-        prediction_scores.resampled_scores(Answers(np.ones(1), np.ones((1, 1))), "spearmanr", 1, None)
+        metrics.resampled_scores(Answers(np.ones(1), np.ones((1, 1))), "spearmanr", 1, None)
 
 
 def answered(*predictions, labels=(1, 1, 0, 0, 1), **changes):
@@ -96,7 +97,7 @@ def test_without_predictions_or_a_known_metric_there_are_no_replicates(tmp_path)
 def test_an_unseen_item_has_its_share_of_the_items_that_the_metric_is_about(metric, items):
     """One weight of so many and one: F1 is about the positive items alone."""
     labels = np.repeat([1, 0], [3, 9])
-    shares = prediction_scores.unseen_item(labels, metric, 20_000, np.random.default_rng(0))
+    shares = metrics.unseen_item(labels, metric, 20_000, np.random.default_rng(0))
     assert shares[0] == 0 and shares.shape == (20_001,)
     # A share of the sum of independent exponential weights is beta distributed; noise of 20,000 quantiles.
     for level in (0.1, 0.5, 0.9):
@@ -105,7 +106,7 @@ def test_an_unseen_item_has_its_share_of_the_items_that_the_metric_is_about(metr
 
 
 def test_f1_without_positive_items_counts_as_of_one():
-    shares = prediction_scores.unseen_item(np.zeros(9), "f1", 20_000, np.random.default_rng(0))
+    shares = metrics.unseen_item(np.zeros(9), "f1", 20_000, np.random.default_rng(0))
     assert shares[1:].mean() == pytest.approx(1 / 2, abs=0.01)
 
 

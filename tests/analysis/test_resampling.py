@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from synthetic_runs import level_run, write_tree
 
+from analysis import resampling
+from analysis.curves import CurveKey, named_generator, resampled_curves
 from analysis.levels import level_tables
-from analysis.uncertainty import bootstrap, resampling
-from analysis.uncertainty.resampling import CurveKey
 from harness import run_folder
 
 WANDA = CurveKey("sparsity", "wanda", None)
@@ -16,7 +16,7 @@ WANDA = CurveKey("sparsity", "wanda", None)
 def curves(tmp_path):
     def read(*runs, resamples=200, seed=0):
         ((_, members),) = level_tables.level_sets(run_folder.read_runs(write_tree(tmp_path, *runs))).items()
-        return resampling.resampled_curves(members, resamples, seed)
+        return resampled_curves(members, resamples, seed)
 
     return read
 
@@ -60,9 +60,9 @@ def test_replicates_equal_a_loop_over_items_in_plain_python(curves):
                 runs.append(level_run(name, strength, {"easy": kept[strength, seed]}, seed, groups=groups))
     found = curves(*runs, resamples=50, seed=3)[WANDA][0].replicates
     names = sorted(set(groups))
-    drawn = resampling._generator(3, "mmlu").exponential(size=(50, len(names)))
-    weights = bootstrap.seed_weights(2, 50, resampling._generator(3, (0, 1)))
-    luck = resampling._generator(3, "mmlu", "unseen").exponential(size=51)
+    drawn = named_generator(3, "mmlu").exponential(size=(50, len(names)))
+    weights = resampling.seed_weights(2, 50, named_generator(3, (0, 1)))
+    luck = named_generator(3, "mmlu", "unseen").exponential(size=51)
     size = design_effect(kept, groups)
     for row, of_groups in enumerate(drawn, start=1):
         own = dict(zip(names, of_groups, strict=True))
@@ -113,7 +113,7 @@ def test_levels_and_settings_that_share_groups_are_drawn_together_and_others_apa
         ],
     )
     drawn = [
-        [level.replicates.dense for level in resampling.resampled_curves(members, 100, 0)[WANDA]]
+        [level.replicates.dense for level in resampled_curves(members, 100, 0)[WANDA]]
         for members in level_tables.level_sets(run_folder.read_runs(tree)).values()
     ]
     (five_a, five_b), (six_a, six_b) = drawn

@@ -6,8 +6,9 @@ import pytest
 import scipy.stats
 from synthetic_runs import level_run, write_tree
 
+from analysis.curves import Columns, CurveKey, LevelCurve, curve_replicates, resampled_curves
 from analysis.levels import level_tables
-from analysis.uncertainty import resampling, tolerance, trends
+from analysis.uncertainty import tolerance, trends
 from harness import run_folder
 
 
@@ -15,7 +16,7 @@ from harness import run_folder
 def strongest(tmp_path):
     def find(*runs, resamples=2000, **options):
         ((key, members),) = level_tables.level_sets(run_folder.read_runs(write_tree(tmp_path, *runs))).items()
-        return tolerance.max_strengths(key, resampling.resampled_curves(members, resamples, 0), **options)
+        return tolerance.max_strengths(key, resampled_curves(members, resamples, 0), **options)
 
     return find
 
@@ -151,12 +152,12 @@ def test_what_has_no_bound_says_why(strongest, tmp_path):
             write_tree(tmp_path / "b", *curve(1, 4, groups=[f"{number % 9}" for number in range(200)]))
         )
     ).items()
-    (row,) = tolerance.max_strengths(key, resampling.resampled_curves(members, 50, 0))
+    (row,) = tolerance.max_strengths(key, resampled_curves(members, 50, 0))
     assert row["reason"] == "fewer than 10 groups of items"
     ((key, members),) = level_tables.level_sets(
         run_folder.read_runs(write_tree(tmp_path / "c", *curve(1, 4, chance=None)))
     ).items()
-    (row,) = tolerance.max_strengths(key, resampling.resampled_curves(members, 50, 0), corrected=True)
+    (row,) = tolerance.max_strengths(key, resampled_curves(members, 50, 0), corrected=True)
     assert row["reason"] == "chance is not known"
 
 
@@ -185,19 +186,19 @@ def test_a_strength_that_loses_more_is_named_as_rarely_as_promised(tmp_path):
 
 
 def grants(runs, **options):
-    replicates = resampling._replicates({("key", "task"): columns_of(runs)}, np.arange(300), 300, (0, "data"))[
+    replicates = curve_replicates({("key", "task"): columns_of(runs)}, np.arange(300), 300, (0, "data"))[
         ("key", "task")
     ]
     point = {"level": "task", "strength": 0.5, "dense_above_chance": True, "chance": 0.0, "calibrated": False,
              "strength_kind": "sparsity", "requested_sparsity": 0.5, "bytes_fraction": None}  # fmt: skip
-    curves = {resampling.CurveKey("sparsity", "magnitude", None): [resampling.LevelCurve([point], replicates, "")]}
+    curves = {CurveKey("sparsity", "magnitude", None): [LevelCurve([point], replicates, "")]}
     (row,) = tolerance.max_strengths(level_tables.LevelSet(2, "m", "t"), curves, **options)
     return row["largest_strength"] is not None
 
 
 def columns_of(runs):
     scores = np.array([runs["dense"], runs["magnitude"]], dtype=float)
-    return resampling.Columns(np.arange(300), scores, [(0,), (0,)])
+    return Columns(np.arange(300), scores, [(0,), (0,)])
 
 
 def test_junk_dna_scores_put_the_method_first_that_spares_hard_levels(tmp_path):

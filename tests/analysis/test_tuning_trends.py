@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from synthetic_runs import run, write_tree
 
-from analysis import monotonicity
+from analysis import estimators
 from analysis.fine_tuning import transfers, tuning_trends
 from analysis.uncertainty import trends
 from harness import run_folder
@@ -73,7 +73,7 @@ def test_an_easy_and_a_hard_task_are_levels_of_their_category(measure):
     assert [(row["task"], row["level"]) for row in levels] == [
         ("natural language inference", "QNLI"), ("natural language inference", "RTE"),
     ]  # fmt: skip
-    assert levels[1]["difficulty"] == pytest.approx(monotonicity.human_gap(0.936, 0.9))
+    assert levels[1]["difficulty"] == pytest.approx(estimators.human_gap(0.936, 0.9))
     orders = [row for row in found.orders if row["setting"] == 5]
     assert [row["verdict"] for row in orders] == [trends.MONOTONIC] * 2
 

@@ -1,38 +1,37 @@
-"""Resampling: how far statistics of whole curves would move with other items and other seeds.
+"""The resampler: how far a statistic of whole curves would move with other items and other seeds.
 
-Pure functions on arrays. Items that share a document or a prompt are drawn together, as clusters; all curves are summed
-over clusters first, so that every resample of every curve is one row of one matrix product. In arrays of replicates row
-0 is the sample itself and the others are resamples; NaN stands for a resample in which the statistic is not defined,
-counts against both bounds, and never leaves this module's intervals.
+Pure functions on arrays. Items that share a document or a prompt form a cluster and are drawn together. All curves are
+summed over clusters first, so that every resample of every curve is one row of one matmul. Row 0 of an array of
+replicates is the sample itself; every other row is a resample. NaN stands for a resample in which the statistic is not
+defined; it widens both bounds and never leaves this module's intervals.
 
-What no item of the sample shows may still be: twenty items of which none was lost do not show that none ever is. So
-every resample also holds one unit more than the sample does, with an outcome that is the worst that can be for lower
-bounds and the best for upper ones. For a share of items, the bounds are then those of Clopper and Pearson.
+A sample cannot show what it holds no case of: twenty items of which none was lost do not prove that none ever is. So
+every resample also holds one unseen unit. Its outcome is the worst possible for lower bounds and the best possible for
+upper bounds. For a share of items this gives the bounds of Clopper and Pearson.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
-import scipy.stats
 from numpy.typing import ArrayLike
 
+from analysis import estimators
+
 RESAMPLES = 2000
-MIN_CLUSTERS = 10  # fewer say too little of the spread
+MIN_CLUSTERS = 10  # fewer clusters say too little about the spread
 FEW_CLUSTERS = f"fewer than {MIN_CLUSTERS} groups of items"
-CHUNK = 2**22  # weights held at a time, in rows of at most CHUNK_ROWS resamples
-CHUNK_ROWS = 1024
+CHUNK, CHUNK_ROWS = 2**22, 1024  # most weights, and most resamples, in memory at a time
 ONE_SIGMA = 0.8413447460685429  # normal probability below one standard deviation
 # Share of the resamples in which a statistic must be defined for its standard error to mean something.
 DEFINED = 0.9
-TAIL = 0.02  # of the resamples, the highest or lowest, tell how fast a distribution falls off
-# How many items with another outcome count as much for how alike a cluster's items are as knowing nothing does.
-PRIOR_ITEMS = 2
+TAIL = 0.02  # share of the resamples, the most extreme ones, to which an exponential tail is fitted
+PRIOR_ITEMS = 2  # weight, in items, of the prior that the items of a cluster are all alike
 
 
 class Interval(NamedTuple):
-    """A statistic of the sample and the bounds between which it is sure to lie; None where not defined."""
+    """A statistic of the sample and its bounds; None where not defined."""
 
     estimate: float | None
     low: float | None
@@ -45,9 +44,9 @@ class Scores(NamedTuple):
     Fields:
         both: clusters of items and seeds resampled, (1 + resamples, ...).
         of_items: clusters alone resampled; `both` itself with one seed.
-        unseen: share that the unit which the sample does not hold has in each resample, (1 + resamples,); 0 in row 0.
-        items, clusters, seeds: of how many the sample is.
-        lowest, highest: what a unit may contribute.
+        unseen: weight of the unseen unit in each resample, a share of the whole, (1 + resamples,); 0 in row 0.
+        items, clusters, seeds: how many the sample has.
+        lowest, highest: range of an item's score.
     """
 
     both: np.ndarray
@@ -60,12 +59,12 @@ class Scores(NamedTuple):
     highest: float = 1.0
 
     def with_unseen(self, is_best: ArrayLike) -> np.ndarray:
-        """`both` together with the unseen unit, whose score is the highest where `is_best`, else the lowest."""
+        """`both` with the unseen unit added, whose score is `highest` where `is_best`, else `lowest`."""
         unseen = self.unseen.reshape(-1, *[1] * (self.both.ndim - 1))
         return self.both * (1 - unseen) + unseen * np.where(is_best, self.highest, self.lowest)
 
     def point(self, index: int | slice) -> "Scores":
-        """One of several points, or some."""
+        """The scores of one point, or of a slice of points."""
         both = self.both[:, index]
         return self._replace(both=both, of_items=both if self.of_items is self.both else self.of_items[:, index])
 
@@ -76,8 +75,8 @@ class Replicates(NamedTuple):
     Fields:
         both: clusters of items and seeds resampled, (1 + resamples, ...).
         of_items: clusters alone resampled; `both` itself with one seed.
-        low, high: as `both`, with an unseen unit that makes the statistic small, or large.
-        items, clusters, seeds: of how many the sample is.
+        low, high: as `both`, with an unseen unit that makes the statistic as small, or as large, as it can.
+        items, clusters, seeds: how many the sample has.
     """
 
     both: np.ndarray
@@ -89,13 +88,13 @@ class Replicates(NamedTuple):
     seeds: int
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Replicates":
-        """A function of the statistic that grows with it."""
+        """The replicates of an increasing function of the statistic."""
         both = function(self.both)
         of_items = both if self.of_items is self.both else function(self.of_items)
         return self._replace(both=both, of_items=of_items, low=function(self.low), high=function(self.high))
 
     def point(self, index: int) -> "Replicates":
-        """One of several points."""
+        """The replicates of one of several points."""
         return self.map(lambda values: values[:, index])
 
     @property
@@ -103,11 +102,11 @@ class Replicates(NamedTuple):
         return effective_degrees(self.both, self.of_items, self.clusters, self.seeds)
 
     def low_bound(self, confidence: float) -> float | None:
-        """What the true value exceeds with this one-sided confidence (bootstrap.low_bound)."""
+        """The bound that the true value exceeds with this one-sided confidence (see the function low_bound)."""
         return low_bound(self.low, self.degrees, self.clusters, confidence)
 
     def high_bound(self, confidence: float) -> float | None:
-        """What the true value stays below with this one-sided confidence."""
+        """The bound that the true value stays below with this one-sided confidence."""
         return high_bound(self.high, self.degrees, self.clusters, confidence)
 
     def interval(self, confidence: float = 0.95) -> Interval:
@@ -124,20 +123,20 @@ class Replicates(NamedTuple):
         return Interval(_number(self.both[0]), self.low_bound(one_sided), self.high_bound(one_sided))
 
     def p_below_zero(self) -> float | None:
-        """One-sided p-value for "the true value is below 0": of one so far below in the sample, were it truly 0."""
+        """One-sided p-value of the null hypothesis that the true value is not below 0."""
         return one_sided_p(self.high, self.degrees, self.clusters)
 
     def p_above_zero(self) -> float | None:
-        """One-sided p-value for "the true value is above 0"."""
+        """One-sided p-value of the null hypothesis that the true value is not above 0."""
         return one_sided_p(-self.low, self.degrees, self.clusters)
 
     def p_other_than_zero(self) -> float | None:
-        """Two-sided p-value for "the true value is not 0"."""
+        """Two-sided p-value of the null hypothesis that the true value is 0."""
         below, above = self.p_below_zero(), self.p_above_zero()
         return None if below is None or above is None else min(1.0, 2 * min(below, above))
 
     def errors(self) -> tuple[float, float] | None:
-        """The parts of the standard error that come from items, the unseen one included, and from seeds."""
+        """The parts of the standard error from items, the unseen one included, and from seeds; None if not defined."""
         both, of_items, low = spread(self.both), spread(self.of_items), spread(self.low)
         if both is None or of_items is None or low is None:
             return None
@@ -145,15 +144,28 @@ class Replicates(NamedTuple):
         return max(low**2 - of_seeds, of_items**2) ** 0.5, of_seeds**0.5
 
 
-def compare(function: Callable[[np.ndarray, np.ndarray], np.ndarray], one: Scores, other: Scores) -> Replicates:
-    """A statistic of two scores on the same resamples, which grows with the one and falls with the other."""
+def compare(
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    one: Scores,
+    other: Scores,
+    small: tuple[ArrayLike, ArrayLike] = (False, True),
+    large: tuple[ArrayLike, ArrayLike] = (True, False),
+) -> Replicates:
+    """Replicates of a statistic of two scores on the same resamples.
+
+    Args:
+        function: the statistic; of arrays shaped like `one.both` and `other.both`.
+        small, large: whether the unseen unit is right for `one` and for `other`, in the case that makes the statistic
+            small, and large; an array says it per point. By default the statistic grows with `one` and falls with
+            `other`.
+    """
     both = function(one.both, other.both)
     has_seeds = one.of_items is not one.both or other.of_items is not other.both
     return Replicates(
         both,
         function(one.of_items, other.of_items) if has_seeds else both,
-        low=function(one.with_unseen(False), other.with_unseen(True)),
-        high=function(one.with_unseen(True), other.with_unseen(False)),
+        low=function(one.with_unseen(small[0]), other.with_unseen(small[1])),
+        high=function(one.with_unseen(large[0]), other.with_unseen(large[1])),
         items=min(one.items, other.items),
         clusters=min(one.clusters, other.clusters),
         seeds=max(one.seeds, other.seeds),
@@ -161,7 +173,7 @@ def compare(function: Callable[[np.ndarray, np.ndarray], np.ndarray], one: Score
 
 
 def weighted_sum(parts: list[Replicates], weights: list[float]) -> Replicates:
-    """The weighted sum, resample by resample: what the parts share stays in step."""
+    """The weighted sum of several statistics, resample by resample, so that what they share cancels."""
 
     def summed(names: list[str]) -> np.ndarray:
         return np.tensordot(weights, [getattr(part, name) for part, name in zip(parts, names, strict=True)], axes=1)
@@ -180,13 +192,13 @@ def weighted_sum(parts: list[Replicates], weights: list[float]) -> Replicates:
 
 
 def resampled_sums(sums: np.ndarray, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """Sums over the clusters of the sample and of each resample, all columns on the same weights of clusters.
+    """Column sums over the clusters of the sample and of each resample; all columns share the clusters' weights.
 
     Args:
         sums: what each cluster adds to each column, (clusters, columns); one column may be the number of items.
     Yields:
-        (rows, columns), one chunk after the other: the sample's row first, then `resamples` more, in each of which
-        every cluster has a weight drawn from the exponential distribution with mean 1.
+        Chunks of rows, (rows, columns): first the sample's row, then `resamples` more. In each of these every cluster
+        has a weight drawn from the exponential distribution with mean 1.
     Source: Rubin's Bayesian bootstrap (Annals of Statistics 1981).
     """
     yield sums.sum(axis=0, keepdims=True)
@@ -196,11 +208,11 @@ def resampled_sums(sums: np.ndarray, resamples: int, generator: np.random.Genera
 
 
 def unseen_shares(sizes: np.ndarray, size: float, generator: np.random.Generator) -> np.ndarray:
-    """The share in every resample of one unit that the sample does not hold, (1 + resamples,); 0 in the sample.
+    """The unseen unit's share of every resample, (1 + resamples,); 0 in row 0, the sample.
 
     Args:
-        sizes: how many items each resample has, (1 + resamples,), the sample first.
-        size: items of the unit (unit_size).
+        sizes: total weight of the items in each resample, (1 + resamples,), the sample first.
+        size: how many items the unit counts for (unit_size).
     Source: Gaffke (Mathematical Methods of Statistics 2005); Learned-Miller and Thomas (arXiv 1905.06208): weights of
         the sample and of one value at the end of the range give a bound for any bounded outcomes; for outcomes of 0
         and 1 it is that of Clopper and Pearson (Biometrika 1934).
@@ -211,15 +223,15 @@ def unseen_shares(sizes: np.ndarray, size: float, generator: np.random.Generator
 
 
 def unit_size(outcomes: np.ndarray, clusters: ArrayLike) -> float:
-    """How many items a cluster counts for: 1 where its items have nothing in common, all of them where they are alike.
+    """How many independent items the unseen unit counts for: the design effect of the clusters.
 
     Args:
-        outcomes: of each item, such as the change of its score, (items,); 0 is the rule.
-        clusters: what each belongs to, (items,).
+        outcomes: such as the change of each item's score, (items,); most are 0.
+        clusters: the cluster of each item, (items,).
     Returns:
-        1 + (m - 1) * r, the design effect, with m the mean size of an item's cluster. r is the correlation within
-        clusters, estimated from the items with another outcome than 0, e of them, and taken to be 1 where there is
-        none: (PRIOR_ITEMS + e * estimate) / (PRIOR_ITEMS + e).
+        1 + (m - 1) * r with m the mean size of an item's cluster and r the correlation of outcomes within clusters: 1
+        where items are independent, m where those of a cluster are all alike. r is estimated from the e items whose
+        outcome is not 0 and drawn towards 1 where there are few: (PRIOR_ITEMS + e * estimate) / (PRIOR_ITEMS + e).
     Source: Kish, Survey Sampling (1965), sec. 5.4; the estimate from the analysis of variance.
     """
     _, cluster, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
@@ -240,12 +252,12 @@ def unit_size(outcomes: np.ndarray, clusters: ArrayLike) -> float:
 
 
 def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Weights of a mean over seeds, (1 + resamples, seeds): equal in row 0, which is the sample, else perturbed.
+    """Weights of a mean over seeds, (1 + resamples, seeds): equal in row 0, the sample, and perturbed in all others.
 
     Returns:
-        1 / seeds + (g - mean of g) / sqrt(seeds * (seeds - 1)) with g normal: over resamples a mean then varies
-        normally about the sample's, with the variance that a mean of so many seeds has. Drawing of 2 or 3 seeds with
-        replacement has that variance too, but few values. A single seed weighs 1: it says nothing of the spread.
+        1 / seeds + (g - mean of g) / sqrt(seeds * (seeds - 1)) with g normal. A mean then varies normally about that of
+        the sample, with the variance of a mean of so many seeds. (Drawing 2 or 3 seeds with replacement has that
+        variance too, but few values.) A single seed weighs 1: it says nothing about the spread.
     Source: the wild bootstrap (Wu, Annals of Statistics 1986) of a mean.
     """
     weights = np.full((1 + resamples, seeds), 1 / seeds)
@@ -256,7 +268,7 @@ def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> 
 
 
 def over_seeds(values: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Means over seeds of what was resampled over items, with seeds resampled and as they are.
+    """Means over seeds of replicates, with the seeds resampled and with the seeds as they are.
 
     Args:
         values: (1 + resamples, seeds, ...).
@@ -270,95 +282,8 @@ def over_seeds(values: np.ndarray, generator: np.random.Generator) -> tuple[np.n
     return np.einsum("rs...,rs->r...", values, weights), of_items
 
 
-def theil_sen_slopes(strength: ArrayLike, drops: np.ndarray) -> np.ndarray:
-    """monotonicity.theil_sen_slope of every row.
-
-    Args:
-        strength: amount of compression, (points,).
-        drops: (rows, points).
-    Returns:
-        (rows,); NaN where a drop of the row is, and everywhere with fewer than 2 different strengths.
-    """
-    strength = np.asarray(strength, dtype=np.float64)
-    first, second = np.triu_indices(len(strength), 1)
-    differ = strength[first] != strength[second]
-    first, second = first[differ], second[differ]
-    if len(first) == 0:
-        return np.full(len(drops), np.nan)
-    slopes = (drops[:, second] - drops[:, first]) / (strength[second] - strength[first])
-    return _medians(slopes)
-
-
-def _medians(values: np.ndarray) -> np.ndarray:
-    """np.median of every row, seven times as fast; NaN in a row that holds one, since they are sorted to its end."""
-    ordered = np.sort(values, axis=1)
-    count = ordered.shape[1]
-    medians = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
-    return np.where(np.isnan(ordered[:, -1]), np.nan, medians)
-
-
-def spearmans(strength: ArrayLike, scores: np.ndarray) -> np.ndarray:
-    """monotonicity.spearman of every row: 1 where the score falls at every step.
-
-    Returns:
-        (rows,); NaN where a score of the row is or all are equal, and everywhere with fewer than 3 points or constant
-        strength.
-    """
-    ranks = scipy.stats.rankdata(np.asarray(strength, dtype=np.float64))
-    ranks -= ranks.mean()
-    if len(ranks) < 3 or not ranks.any():
-        return np.full(len(scores), np.nan)
-    columns = np.ascontiguousarray(scores.T)
-    # How many points of the row a point lies below, less those it lies above: twice its rank, about the mean.
-    losses = np.stack([np.sign(columns - own).sum(axis=0) for own in columns])
-    scale = np.sqrt((losses**2).sum(axis=0) * (ranks**2).sum())
-    return np.divide(ranks @ losses, scale, out=np.full(len(scores), np.nan), where=scale > 0)
-
-
-def falling_fit(values: np.ndarray) -> np.ndarray:
-    """The curves nearest to `values` in least squares that never rise.
-
-    Args:
-        values: (rows, points), from weak compression to strong.
-    Source: isotonic regression by its min-max formula (Robertson, Wright and Dykstra 1988, theorem 1.4.4): at point i
-        the least, over starts up to i, of the greatest mean up to an end from i on; scipy's takes one curve at a time.
-    """
-    columns = np.ascontiguousarray(values.T)
-    points = len(columns)
-    least = np.full(columns.shape, np.inf)
-    for start in range(points):
-        greatest = np.cumsum(columns[start:], axis=0) / np.arange(1, points - start + 1)[:, None]
-        for end in range(points - start - 2, -1, -1):
-            np.maximum(greatest[end], greatest[end + 1], out=greatest[end])
-        np.minimum(least[start:], greatest, out=least[start:])
-    return least.T
-
-
-def crossings(amounts: ArrayLike, fit: np.ndarray, tolerance: float) -> np.ndarray:
-    """The amount of compression at which each row's drop reaches -tolerance.
-
-    Args:
-        amounts: of each point, (points,), from weak compression to strong, above 0.
-        fit: the falling_fit of drops, (rows, points).
-        tolerance: loss, above 0; 0.05 is 5 % of the dense score.
-    Returns:
-        (rows,), on the straight lines between the points and the dense model, which lost nothing at amount 0; inf where
-        the loss stays below the tolerance at all points, NaN where a drop is NaN.
-    """
-    fit = np.concatenate([np.zeros((len(fit), 1)), np.minimum(fit, 0)], axis=1)
-    amounts = np.concatenate([[0.0], np.asarray(amounts, dtype=np.float64)])
-    reached = fit <= -tolerance
-    place = np.argmax(reached, axis=1)
-    rows = np.flatnonzero(reached.any(axis=1))
-    after = place[rows]
-    high, low = fit[rows, after - 1], fit[rows, after]
-    found = np.where(np.isnan(fit).any(axis=1), np.nan, np.inf)
-    found[rows] = amounts[after - 1] + (amounts[after] - amounts[after - 1]) * (high + tolerance) / (high - low)
-    return found
-
-
 def spread(replicates: np.ndarray) -> float | None:
-    """Standard error of a statistic: half the width of the middle 68 % of its resamples, which few wild ones leave be.
+    """Standard error of a statistic, robust to outliers: half the width of the middle 68 % of its resamples.
 
     Returns:
         None where fewer than DEFINED of the resamples have the statistic.
@@ -372,17 +297,20 @@ def spread(replicates: np.ndarray) -> float | None:
 
 
 def standard_error(replicates: np.ndarray, clusters: int) -> float:
-    """Standard error of a statistic that every resample has, (1 + resamples,); see `stretch` for the second factor."""
+    """Standard error of a statistic that is defined in every resample, (1 + resamples,); 0 with one cluster.
+
+    The second factor is that of `stretch`.
+    """
     return float(replicates[1:].std(ddof=1)) * ((clusters + 1) / (clusters - 1)) ** 0.5 if clusters > 1 else 0.0
 
 
 def effective_degrees(replicates: np.ndarray, of_items: np.ndarray, clusters: int, seeds: int) -> float | None:
-    """Degrees of freedom of a statistic's standard error, of whose variance items and seeds have a part each.
+    """Degrees of freedom of a statistic's standard error, to which items and seeds both contribute.
 
     Args:
-        replicates: of the statistic, items and seeds drawn.
-        of_items: items alone drawn.
-        clusters, seeds: of how many the draws were.
+        replicates: of the statistic, items and seeds resampled.
+        of_items: the same, items alone resampled.
+        clusters, seeds: how many the sample has.
     Returns:
         Between seeds - 1, where all the spread is the seeds', and clusters - 1; None with fewer than MIN_CLUSTERS.
     Source: Satterthwaite (Biometrics 1946).
@@ -399,26 +327,26 @@ def effective_degrees(replicates: np.ndarray, of_items: np.ndarray, clusters: in
 
 
 def stretch(degrees: float, clusters: int, confidence: float) -> float:
-    """How much farther from the estimate a bound stands than the resamples' quantile.
+    """Factor by which a bound is farther from the estimate than the quantile of the resamples.
 
-    Student's quantile over the normal one, as few clusters or seeds ask for; and the root of (n + 1) / (n - 1), by
-    which the variance over exponential weights of n clusters is smaller than that of a mean.
+    It is Student's quantile over the normal one, which corrects for few clusters or seeds, times the root of
+    (n + 1) / (n - 1), because exponential weights of n clusters give less variance than a mean of n has.
     """
     students = scipy.special.stdtrit(degrees, confidence) / scipy.special.ndtri(confidence)
     return students * ((clusters + 1) / (clusters - 1)) ** 0.5
 
 
 def low_bound(replicates: np.ndarray, degrees: float | None, clusters: int, confidence: float) -> float | None:
-    """What the true value exceeds with this one-sided confidence.
+    """The bound that the true value exceeds with this one-sided confidence.
 
     Args:
         replicates: of the statistic, (1 + resamples,), with an unseen unit that makes it small.
         degrees: of freedom (effective_degrees).
-        clusters: of how many the resamples were drawn.
+        clusters: how many the sample has.
         confidence: in (0.5, 1).
     Returns:
-        The resamples' quantile, moved away from the estimate by `stretch`; None without degrees of freedom or estimate,
-        and where too many resamples lack the statistic.
+        The quantile of the resamples, moved away from the estimate by `stretch`. None without degrees of freedom or
+        estimate, and where the statistic is undefined in too many resamples.
     """
     if degrees is None or not np.isfinite(replicates[0]):
         return None
@@ -429,26 +357,26 @@ def low_bound(replicates: np.ndarray, degrees: float | None, clusters: int, conf
 
 
 def high_bound(replicates: np.ndarray, degrees: float | None, clusters: int, confidence: float) -> float | None:
-    """What the true value stays below with this one-sided confidence; see low_bound."""
+    """The bound that the true value stays below with this one-sided confidence; see low_bound."""
     low = low_bound(-replicates, degrees, clusters, confidence)
     return None if low is None else -low
 
 
 def _low_quantile(drawn: np.ndarray, share: float) -> float:
-    """The value below or at which this share of the resamples lies, where one that is NaN lies below all others."""
+    """The value that this share of the resamples does not exceed; NaN counts as lower than all others."""
     ordered = np.sort(drawn)
     place = int(share * (len(ordered) - 1)) - int(np.isnan(drawn).sum())
     return -np.inf if place < 0 else ordered[place]
 
 
 def reached_interval(crossing: Replicates, degrees: float | None, confidence: float = 0.95) -> Interval:
-    """Estimate and two-sided interval of `crossings`, of which any may be infinite: not reached.
+    """Estimate and two-sided interval of estimators.crossings, any of which may be infinite: not reached.
 
     Args:
-        degrees: of freedom of the drops, since a crossing that is not reached has no standard error.
+        degrees: of freedom of the drops, because a crossing that is not reached has no standard error.
     Returns:
-        The resamples' quantiles at the tails that Student's distribution has where the normal one has its own, since
-        there is no distance to stretch from an estimate that was not reached. A bound that is not reached is None.
+        Quantiles of the resamples. Their tails are widened as `stretch` widens a distance, since an estimate that was
+        not reached has no distance to stretch. A bound that is not reached is None.
     """
     if degrees is None or np.isnan(crossing.both[0]):
         return Interval(_number(crossing.both[0]), None, None)
@@ -460,14 +388,14 @@ def reached_interval(crossing: Replicates, degrees: float | None, confidence: fl
 
 
 def one_sided_p(replicates: np.ndarray, degrees: float | None, clusters: int) -> float | None:
-    """Probability of a statistic as far below 0 as the sample's, were it truly 0.
+    """Probability of a statistic as far below 0 as the sample's if the true value were 0.
 
     Args:
         replicates: of the statistic, (1 + resamples,), with an unseen unit that makes it large.
         degrees, clusters: as in low_bound.
     Returns:
-        The share of resamples that are not below 0 (_share_not_below), taken through the normal distribution to
-        Student's; None without degrees of freedom or estimate.
+        The share of resamples that are not below 0 (_share_not_below), turned into a normal quantile and back into a
+        probability by Student's distribution; None without degrees of freedom or estimate.
     """
     if degrees is None or not np.isfinite(replicates[0]):
         return None
@@ -476,10 +404,10 @@ def one_sided_p(replicates: np.ndarray, degrees: float | None, clusters: int) ->
 
 
 def _share_not_below(drawn: np.ndarray) -> float:
-    """The share of the resamples that are not below 0, counting one more than there are; of rare ones the tail's.
+    """The share of the resamples that are not below 0, with one added; from a fitted tail where they are rare.
 
-    Where fewer than TAIL of them are above 0, resamples alone could give no small p-value: the TAIL that are highest
-    are taken to fall off exponentially, which overstates what lies beyond them where the distribution is normal.
+    Counting resamples cannot give a small p-value. Where fewer than TAIL of them are above 0, the highest TAIL are
+    taken to fall off exponentially, which overstates the p-value where the distribution is normal.
 
     Source: Knijnenburg et al. (Bioinformatics 2009), with the exponential tail, of the generalised Pareto's.
     """
@@ -494,6 +422,63 @@ def _share_not_below(drawn: np.ndarray) -> float:
     if not np.isfinite(excess) or excess <= 0:
         return counted
     return min(counted, tail / len(drawn) * float(np.exp(threshold / excess)))
+
+
+class ResampledLine(NamedTuple):
+    """A line between two models, as a curve of loss or error, on resamples of its items.
+
+    Fields:
+        curves: (resamples, points). One draw of items serves all points, so that what an item adds at every alpha
+            cancels.
+        unseen: share of the unseen item in each resample (unseen_shares), (resamples,).
+        tall, flat: curves of the unseen item that raise a barrier, and that lower it, (points,).
+        items: how many the sample has.
+    """
+
+    curves: np.ndarray
+    unseen: np.ndarray
+    tall: np.ndarray
+    flat: np.ndarray
+    items: int
+
+    def highest(self, alphas: ArrayLike, definition: str, unseen_item: np.ndarray | None = None) -> np.ndarray:
+        """The barrier of each resample, (resamples,), with the unseen item's curve where one is given."""
+        curves = self.curves
+        if unseen_item is not None:
+            curves = curves * (1 - self.unseen[:, None]) + self.unseen[:, None] * unseen_item
+        return estimators.barrier_heights(curves, alphas, definition).max(axis=1)
+
+
+def barrier_intervals(
+    curve: ArrayLike, resampled: ResampledLine, alphas: ArrayLike, confidence: float = 0.95
+) -> list[dict[str, Any]]:
+    """Both barriers of one curve with their intervals over items.
+
+    Args:
+        curve: (points,), of all items.
+        confidence: of the interval, in (0, 1).
+    Returns:
+        One dict per definition: definition, barrier, alpha, low, high. The maximum over noisy points is biased upwards,
+        and in resamples once more. So low and high are quantiles of the resamples, less the excess of their median over
+        the barrier, stretched as low_bound does, and not below 0. The barrier itself keeps the first bias: a low bound
+        slightly above 0 proves little. With fewer than MIN_CLUSTERS items the bounds are None.
+    """
+    one_sided = (1 + confidence) / 2
+    found = []
+    for definition in estimators.DEFINITIONS:
+        height, alpha = estimators.barrier(curve, alphas, definition)
+        interval: dict[str, float | None] = {"low": None, "high": None}
+        if resampled.items >= MIN_CLUSTERS:
+            middle = float(np.median(resampled.highest(alphas, definition)))
+            low = float(np.quantile(resampled.highest(alphas, definition, resampled.flat), 1 - one_sided))
+            high = float(np.quantile(resampled.highest(alphas, definition, resampled.tall), one_sided))
+            wider = stretch(resampled.items - 1, resampled.items, one_sided)
+            interval = {
+                "low": max(0.0, height - wider * max(middle - low, 0.0)),
+                "high": height + wider * max(high - middle, 0.0),
+            }
+        found.append({"definition": definition, "barrier": height, "alpha": alpha, **interval})
+    return found
 
 
 def _number(value: float) -> float | None:

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analysis import resampling
 from analysis.levels import level_tables
 from analysis.levels.level_tables import DENSE_POINT, POINT_KEY, Outcomes
+from analysis.resampling import Scores
 from analysis.tables import Row
-from analysis.uncertainty import bootstrap
-from analysis.uncertainty.bootstrap import Scores
 
 Reader = Callable[[Row], Outcomes | None]
 
@@ -100,7 +100,7 @@ def resampled_curves(
             for place, found in columns.items()
             if isinstance(found, Columns) and points[place][0]["dataset"] == dataset
         }
-        replicates |= _replicates(own, universe, resamples, (seed, dataset))
+        replicates |= curve_replicates(own, universe, resamples, (seed, dataset))
     curves: dict[CurveKey, list[LevelCurve]] = {}
     for place, own in points.items():
         reason = columns[place] if isinstance(columns[place], str) else ""
@@ -140,7 +140,7 @@ def _columns(points: list[Row], level: str, runs: dict[tuple, dict[str, list[Row
     return Columns(groups[known], scores[:, known], [tuple(row["seed"] for row in own) for own in rows])
 
 
-def _replicates(
+def curve_replicates(
     columns: dict[tuple[CurveKey, str], Columns], universe: np.ndarray, resamples: int, seed: tuple[int, str | None]
 ) -> dict[tuple[CurveKey, str], LevelReplicates]:
     """The replicates of curves on one data set, all from the same draws."""
@@ -155,7 +155,7 @@ def _replicates(
     }
     sizes = {place: np.empty(1 + resamples) for place in columns}
     start = 0
-    for drawn in bootstrap.resampled_sums(np.hstack(list(sums.values())), resamples, _generator(*seed)):
+    for drawn in resampling.resampled_sums(np.hstack(list(sums.values())), resamples, named_generator(*seed)):
         rows, first = slice(start, start + len(drawn)), 0
         for place, own in columns.items():
             last = first + sums[place].shape[1]
@@ -167,7 +167,9 @@ def _replicates(
             first = last
         start = rows.stop
     return {
-        place: _level_replicates(own, sums[place], universe, filled[place], sizes[place], _generator(*seed, "unseen"))
+        place: _level_replicates(
+            own, sums[place], universe, filled[place], sizes[place], named_generator(*seed, "unseen")
+        )
         for place, own in columns.items()
     }
 
@@ -181,10 +183,10 @@ def _cluster_sums(columns: Columns, universe: np.ndarray) -> np.ndarray:
 
 
 def _seed_weights(seeds: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
-    return bootstrap.seed_weights(len(seeds), resamples, _generator(seed, seeds))
+    return resampling.seed_weights(len(seeds), resamples, named_generator(seed, seeds))
 
 
-def _generator(seed: int, *name: object) -> np.random.Generator:
+def named_generator(seed: int, *name: object) -> np.random.Generator:
     """One stream per name, so that what is drawn for a data set does not depend on what else there is."""
     return np.random.default_rng([seed, zlib.crc32(repr(name).encode())])
 
@@ -222,7 +224,7 @@ def _level_replicates(
     losses = in_groups[:, 0] - in_groups[:, 1:].mean(axis=1)
     of_item = _over_seeds(columns.scores.T, columns.seeds, {}, slice(None))
     changes = of_item[:, 1:].mean(axis=1) - of_item[:, 0]
-    unseen = bootstrap.unseen_shares(sizes, bootstrap.unit_size(changes, columns.groups), generator)
+    unseen = resampling.unseen_shares(sizes, resampling.unit_size(changes, columns.groups), generator)
     drawn = Scores(
         both, of_items, unseen,
         items=len(columns.groups), clusters=int(has_items.sum()), seeds=max(map(len, columns.seeds)),

@@ -1,7 +1,7 @@
-"""Statistics of curves: how a score falls as compression grows, whether harder levels fall faster, how sure that is.
+"""Statistics of scores and of curves: pure functions on numbers and arrays.
 
-Pure functions on numbers and arrays. What is not defined is None, never NaN and never 0; a point that was not measured
-is left out by the caller, and NaN in an argument is an error.
+A curve is the scores of one model at rising compression. What is not defined is None for a single value and NaN in an
+array. A point that was not measured is left out by the caller: NaN or infinity in an argument is an error.
 """
 
 import math
@@ -14,8 +14,12 @@ import scipy.special
 import scipy.stats
 from numpy.typing import ArrayLike
 
-MIN_STRENGTHS = 3  # of a rank correlation and of a slope: two points give a difference
-MOST_EXACT_BLOCKS = 12  # of Page's test; the normal approximation is close from there on
+MIN_STRENGTHS = 3  # that a slope and a rank correlation need: two points give a difference
+MOST_EXACT_BLOCKS = 12  # up to which Page's test is exact; beyond, the normal approximation is close
+# A barrier is measured from the mean of the two ends (Frankle et al., ICML 2020), or from the straight line between
+# them, above which a better start than end is no barrier by itself.
+MEAN_OF_ENDS, STRAIGHT_LINE = "mean_of_ends", "straight_line"
+DEFINITIONS = (MEAN_OF_ENDS, STRAIGHT_LINE)
 
 
 def normalized_drop(compressed: float, dense: float) -> float | None:
@@ -49,6 +53,24 @@ def spearman(strength: ArrayLike, score: ArrayLike) -> float | None:
     return float(scipy.stats.spearmanr(strength, -score).statistic)
 
 
+def spearmans(strength: ArrayLike, scores: np.ndarray) -> np.ndarray:
+    """`spearman` of every row of scores, (rows, points): 1 where the score falls at every step.
+
+    Returns:
+        (rows,); NaN where a score of the row is or all are equal, and everywhere with fewer than 3 points or constant
+        strength.
+    """
+    ranks = scipy.stats.rankdata(np.asarray(strength, dtype=np.float64))
+    ranks -= ranks.mean()
+    if len(ranks) < 3 or not ranks.any():
+        return np.full(len(scores), np.nan)
+    columns = np.ascontiguousarray(scores.T)
+    # How many points of the row a point lies below, less those it lies above: twice its rank, about the mean.
+    losses = np.stack([np.sign(columns - own).sum(axis=0) for own in columns])
+    scale = np.sqrt((losses**2).sum(axis=0) * (ranks**2).sum())
+    return np.divide(ranks @ losses, scale, out=np.full(len(scores), np.nan), where=scale > 0)
+
+
 def theil_sen_slope(strength: ArrayLike, drop: ArrayLike) -> float | None:
     """Median of the slopes of all pairs of points with different strengths.
 
@@ -65,6 +87,76 @@ def theil_sen_slope(strength: ArrayLike, drop: ArrayLike) -> float | None:
         return None
     # scipy takes y first.
     return float(scipy.stats.theilslopes(drop, strength).slope)
+
+
+def theil_sen_slopes(strength: ArrayLike, drops: np.ndarray) -> np.ndarray:
+    """`theil_sen_slope` of every row.
+
+    Args:
+        strength: amount of compression, (points,).
+        drops: (rows, points).
+    Returns:
+        (rows,); NaN where a drop of the row is, and everywhere with fewer than 2 different strengths.
+    """
+    strength = np.asarray(strength, dtype=np.float64)
+    first, second = np.triu_indices(len(strength), 1)
+    differ = strength[first] != strength[second]
+    first, second = first[differ], second[differ]
+    if len(first) == 0:
+        return np.full(len(drops), np.nan)
+    slopes = (drops[:, second] - drops[:, first]) / (strength[second] - strength[first])
+    return _medians(slopes)
+
+
+def _medians(values: np.ndarray) -> np.ndarray:
+    """np.median of every row, seven times as fast; NaN where the row holds one (sorting moves NaN to its end)."""
+    ordered = np.sort(values, axis=1)
+    count = ordered.shape[1]
+    medians = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
+    return np.where(np.isnan(ordered[:, -1]), np.nan, medians)
+
+
+def falling_fit(values: np.ndarray) -> np.ndarray:
+    """The never-rising curves that are closest to `values` in least squares.
+
+    Args:
+        values: (rows, points), from weak compression to strong.
+    Source: isotonic regression by its min-max formula (Robertson, Wright and Dykstra 1988, theorem 1.4.4): the value at
+        point i is the minimum, over starts up to i, of the maximum, over ends from i on, of the mean from start to end.
+        scipy's function takes one curve at a time.
+    """
+    columns = np.ascontiguousarray(values.T)
+    points = len(columns)
+    least = np.full(columns.shape, np.inf)
+    for start in range(points):
+        greatest = np.cumsum(columns[start:], axis=0) / np.arange(1, points - start + 1)[:, None]
+        for end in range(points - start - 2, -1, -1):
+            np.maximum(greatest[end], greatest[end + 1], out=greatest[end])
+        np.minimum(least[start:], greatest, out=least[start:])
+    return least.T
+
+
+def crossings(amounts: ArrayLike, fit: np.ndarray, tolerance: float) -> np.ndarray:
+    """The amount of compression at which each row's drop reaches -tolerance.
+
+    Args:
+        amounts: amount of compression at each point, (points,), rising, above 0.
+        fit: the falling_fit of drops, (rows, points).
+        tolerance: loss, above 0; 0.05 is 5 % of the dense score.
+    Returns:
+        (rows,), interpolated linearly between the points, starting from no loss at amount 0. inf where the loss stays
+        below the tolerance at all points, NaN where a drop is NaN.
+    """
+    fit = np.concatenate([np.zeros((len(fit), 1)), np.minimum(fit, 0)], axis=1)
+    amounts = np.concatenate([[0.0], np.asarray(amounts, dtype=np.float64)])
+    reached = fit <= -tolerance
+    place = np.argmax(reached, axis=1)
+    rows = np.flatnonzero(reached.any(axis=1))
+    after = place[rows]
+    high, low = fit[rows, after - 1], fit[rows, after]
+    found = np.where(np.isnan(fit).any(axis=1), np.nan, np.inf)
+    found[rows] = amounts[after - 1] + (amounts[after] - amounts[after - 1]) * (high + tolerance) / (high - low)
+    return found
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float | None, float | None]:
@@ -91,15 +183,15 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
 
 
 def clustered_error(values: ArrayLike, groups: ArrayLike) -> float | None:
-    """Standard error of the mean of values that are alike within groups.
+    """Standard error of the mean of values that are correlated within groups.
 
     Args:
         values: (values,), such as an item's score, or its compressed minus its dense score; at least one.
-        groups: (values,), what each belongs to, such as a document; groups are independent of each other.
+        groups: (values,), the group of each value, such as its document; groups are independent of each other.
     Returns:
-        With n values d in G groups the root of G / (G - 1) * sum over groups of (sum of d - mean in the group)² / n²,
-        which is the usual error of a mean where each value is its own group; None with one group, which says nothing
-        of the spread.
+        With n values d in G groups: the root of G / (G - 1) * sum over groups of (sum of d - mean in the group)² / n².
+        This is the usual standard error where each value is its own group. None with one group, which says nothing
+        about the spread.
     Raises:
         ValueError: no value, a NaN, or another number of groups than of values.
     Source: the cluster-robust variance of Liang and Zeger (Biometrika 1986) for a mean, with its usual factor for few
@@ -107,7 +199,9 @@ def clustered_error(values: ArrayLike, groups: ArrayLike) -> float | None:
     """
     values = _array(values)
     if len(values) == 0 or len(values) != len(groups):
-        raise ValueError(f"{len(values)} values in {len(groups)} places: each needs its group, and one is needed")
+        raise ValueError(
+            f"{len(values)} values in {len(groups)} groups given: each value needs one, and there must be a value"
+        )
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     sums = np.bincount(group, values - statistics.fmean(values))
     count = len(sums)
@@ -117,12 +211,12 @@ def clustered_error(values: ArrayLike, groups: ArrayLike) -> float | None:
 
 
 def above_chance(score: float, chance: float, stderr: float, items: int, confidence: float = 0.95) -> bool:
-    """Whether `score` is above `chance` by more than the items' luck explains.
+    """Whether `score` is above `chance` by more than the luck of the items explains.
 
     Args:
         score, chance: chance is what guessing or the most frequent answer gives.
-        stderr: standard error of the score over groups of evaluated items, not over seeds: all seeds see the same
-            items. Scores near 1 leave it little, so that it counts at least as much as that of a guesser.
+        stderr: standard error of the score over groups of items, not over seeds, which all see the same items.
+            It is near 0 for scores near 1; the standard error of guessing is used where that is larger.
         items: how many were evaluated.
         confidence: of the two-sided normal interval that must lie wholly above chance, in (0, 1).
     """
@@ -132,7 +226,7 @@ def above_chance(score: float, chance: float, stderr: float, items: int, confide
 
 
 def human_gap(human: float, score: float) -> float:
-    """(human - score) / human: how far a model's score lies below people's, as a share of theirs.
+    """(human - score) / human: how far a model's score is below that of people, as a share of theirs.
 
     Args:
         human, score: of people and of the dense model, fractions or both in percent.
@@ -155,7 +249,7 @@ def is_monotonic(difficulty: ArrayLike, slope: ArrayLike) -> bool | None:
         difficulty: of each level, (levels,), in any order; no two alike.
         slope: Theil-Sen slope of each level, (levels,), all over the same strengths; more negative falls faster.
     Returns:
-        None with fewer than 2 levels. Equal slopes are not in order. By luck alone k levels are in order once in k!.
+        None with fewer than 2 levels. Equal slopes are not in order. By luck alone, k levels are in order once in k!.
     Raises:
         ValueError: two levels of the same difficulty, which have no order.
     """
@@ -181,7 +275,7 @@ class Trend(NamedTuple):
     """Page's test of an ordered alternative.
 
     Fields:
-        statistic: L, the sum over levels of the level's place times the sum of its ranks.
+        statistic: L, the sum over levels of the level's rank of difficulty times the sum of its ranks of loss.
         p_value: one-sided, of an L as large where every order within a block is equally likely.
         blocks: how many were compared.
     """
@@ -225,10 +319,10 @@ def page_trend(losses: ArrayLike) -> Trend | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Each p-value as it counts among all of them: below .05 the chance that any true null is refused is below .05.
+    """The p-values corrected for their number: refusing those below .05 refuses any true null with less than 5 %.
 
     Args:
-        p_values: of the tests of one family; None for one that could not be made, which stays None and does not count.
+        p_values: of one family of tests; None for a test that could not be made, which stays None and does not count.
     Source: Holm (Scandinavian Journal of Statistics 1979): the smallest of m times m, the next times m - 1, never less
         than one before it, never more than 1.
     """
@@ -250,23 +344,72 @@ def items_needed(
     confidence: float = 0.95,
     power: float = 0.8,
 ) -> int | None:
-    """How many items would tell the sign of a difference as large as the one seen.
+    """How many items it takes to tell the sign of a difference as large as the one measured.
 
     Args:
-        items: from how many the difference was measured.
+        items: how many the difference was measured on.
         difference: such as that of two neighbouring slopes.
-        item_error, seed_error: the parts of its standard error that come from items, which more of them make smaller as
-            1 / sqrt(items), and from seeds, which they do not.
+        item_error, seed_error: the parts of its standard error that come from items and shrink as 1 / sqrt(items), and
+            from seeds, which more items do not shrink.
         confidence: of the one-sided test, in (0.5, 1).
-        power: how often a sweep of that size would tell, in (0.5, 1).
+        power: probability that a sweep of that size tells the sign, in (0.5, 1).
     Returns:
-        items * (z * item_error)² / (difference² - (z * seed_error)²), rounded up, z the sum of the normal quantiles of
-        confidence and power (2.49 by default); None where no number would do: the difference is 0, or less than what
-        the seeds alone bring about.
+        items * (z * item_error)² / (difference² - (z * seed_error)²), rounded up; z is the sum of the normal quantiles
+        of confidence and power (2.49 by default). None where no number is enough: the difference is 0 or within the
+        spread of the seeds.
     """  # fmt: skip
     z = float(scipy.special.ndtri(confidence) + scipy.special.ndtri(power))
     left = difference**2 - (z * seed_error) ** 2
     return None if left <= 0 else math.ceil(items * (z * item_error) ** 2 / left)
+
+
+def barrier_heights(curve: ArrayLike, alphas: ArrayLike, definition: str) -> np.ndarray:
+    """Height of each point of a curve above the reference of a definition.
+
+    Args:
+        curve: loss or error, (..., points).
+        alphas: (points,), rising from 0 to 1, at least 3.
+        definition: one of DEFINITIONS.
+    Returns:
+        Shaped like `curve`. Against the straight line both ends are exactly 0, and everything is where all points are
+        equal.
+    Raises:
+        ValueError: another definition, other alphas, or a curve with another number of points or with NaN.
+    """
+    curve, alphas = np.asarray(curve, dtype=np.float64), np.asarray(alphas, dtype=np.float64)
+    if definition not in DEFINITIONS:
+        raise ValueError(f"definition {definition!r} is not one of {', '.join(DEFINITIONS)}")
+    if len(alphas) < 3 or alphas[0] != 0 or alphas[-1] != 1 or (np.diff(alphas) <= 0).any():
+        raise ValueError(f"alphas must rise from 0 to 1 over at least 3 points, not {alphas.tolist()}")
+    if curve.shape[-1] != len(alphas) or not np.isfinite(curve).all():
+        raise ValueError(f"a curve of {curve.shape[-1]} points needs as many finite numbers as there are alphas")
+    start, end = curve[..., :1], curve[..., -1:]
+    if definition == MEAN_OF_ENDS:
+        return curve - (start + end) / 2
+    # from the nearer end, so that no rounding stands between a curve's ends and themselves
+    line = np.where(alphas < 0.5, start + alphas * (end - start), end - (1 - alphas) * (end - start))
+    return curve - line
+
+
+def barrier(curve: ArrayLike, alphas: ArrayLike, definition: str) -> tuple[float, float]:
+    """The largest of a curve's heights and its alpha (the first of several).
+
+    It is never negative, because the ends take part: their height above the straight line is 0, and one of them is not
+    below their mean. Above the mean of the ends, a barrier is at least half the difference of the ends.
+
+    Source: Frankle et al. (ICML 2020), sec. 2, "linear interpolation instability"; the straight line is that of
+        Entezari et al. (ICLR 2022).
+    """
+    found = barrier_heights(curve, alphas, definition)
+    highest = int(found.argmax())
+    return float(found[highest]), float(np.asarray(alphas)[highest])
+
+
+def ends_and_between(points: int, at_ends: float, between: float) -> np.ndarray:
+    """A curve with one value at its ends and one at all points between them, (points,)."""
+    curve = np.full(points, between)
+    curve[[0, -1]] = at_ends
+    return curve
 
 
 def _paired(one: ArrayLike, other: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -294,7 +437,7 @@ def _is_constant(values: np.ndarray) -> bool:
 
 
 def _two_sided(confidence: float) -> float:
-    """The quantile whose symmetric interval has this confidence."""
+    """Probability below the upper bound of a symmetric interval with this confidence."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0 and 1")
     return (1 + confidence) / 2
