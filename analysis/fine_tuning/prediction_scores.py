@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import resampling
+from analysis import metrics, resampling
 from analysis.resampling import RESAMPLES, Scores
 from analysis.tables import Row
 from harness import run_folder
