@@ -1,19 +1,18 @@
-"""One sentence per figure: what it shows, and how sure that is.
+"""One sentence for each figure: what it shows, and how sure that is.
 
-Verdicts are those of analysis.uncertainty and analysis.fine_tuning.transfers; a figure without one is told by its
-deepest fall, with its interval.
+A figure with verdicts (analysis.verdicts, analysis.contrasts) is told by these. One without is told by its deepest
+fall, with its interval.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from analysis import estimators
-from analysis.domains.minority_tables import MEAN
-from analysis.drawing import percent
-from analysis.fine_tuning import human_gap, transfers
-from analysis.tables import Row, task_name
-from analysis.uncertainty.trends import CANNOT_TELL, CORRECTED, MONOTONIC, NOT_MONOTONIC, RAW, Trends
-from analysis.wording import compression_name, strength_text
+from analysis.contrasts import MEAN, pair_sentences
+from analysis.estimators import STRAIGHT_LINE
+from analysis.human_gap import CATEGORIES
+from analysis.names import KIND_NAME, compression_name, percent, strength_text, task_name
+from analysis.table import Row
+from analysis.verdicts import CANNOT_TELL, CORRECTED, MONOTONIC, NOT_MONOTONIC, RAW, Trends
 
 NAMED_CURVES = 3  # of those that share a verdict
 VERDICTS = {
@@ -30,8 +29,8 @@ def of_levels(found: Trends, table: Sequence[Row]) -> str:
 
 def of_tuning(found: Trends, table: Sequence[Row]) -> str:
     """The order of the amounts of training data, and the deepest fall of sparse transfer."""
-    orders = [row for row in found.orders if row["task"] not in human_gap.CATEGORIES]
-    points = [row for row in found.points if row["task"] not in human_gap.CATEGORIES]
+    orders = [row for row in found.orders if row["task"] not in CATEGORIES]
+    points = [row for row in found.points if row["task"] not in CATEGORIES]
     deepest = _deepest(
         points, lambda row: f"{task_name(row['task'])}, {row['level']} of the data, {strength_text(row)}"
     )
@@ -40,13 +39,13 @@ def of_tuning(found: Trends, table: Sequence[Row]) -> str:
 
 def of_categories(found: Trends, table: Sequence[Row]) -> str:
     """Whether the harder task of each category falls faster, or the deepest fall where no category has two."""
-    orders = [row for row in found.orders if row["task"] in human_gap.CATEGORIES]
+    orders = [row for row in found.orders if row["task"] in CATEGORIES]
     return _joined(_order(orders, _task_by_kind), _deepest(table, _tuning_place))
 
 
 def of_transfers(differences: Sequence[Row]) -> str:
     """In how many comparisons each transfer is surely above or below another."""
-    pairs = [sentence.rstrip(".") for sentence in transfers.pair_sentences(differences)]
+    pairs = [sentence.rstrip(".") for sentence in pair_sentences(differences)]
     return _joined("At 95 % confidence corrected for their number: " + "; ".join(pairs) if pairs else "")
 
 
@@ -85,7 +84,7 @@ def of_minorities(effects: Sequence[Row]) -> str:
 
 def of_lines(rows: Sequence[Row]) -> str:
     """The highest barrier in validation error above the straight line, as a share of what was learned."""
-    wanted = "validation", "error", estimators.STRAIGHT_LINE
+    wanted = "validation", "error", STRAIGHT_LINE
     own = [row for row in rows if (row["split"], row["quantity"], row["definition"]) == wanted]
     known = [row for row in own if row["share_of_learned"] is not None]
     if not known:
@@ -116,12 +115,12 @@ def of_perplexity(table: Sequence[Row]) -> str:
 
 def compression_by_kind(row: Row) -> str:
     """Wanda by sparsity."""
-    return f"{compression_name(row)} by {human_gap.KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
+    return f"{compression_name(row)} by {KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
 
 
 def _task_by_kind(row: Row) -> str:
-    name = row["task"].capitalize() if row["task"] in human_gap.CATEGORIES else task_name(row["task"])
-    return f"{name} by {human_gap.KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
+    name = row["task"].capitalize() if row["task"] in CATEGORIES else task_name(row["task"])
+    return f"{name} by {KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
 
 
 def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:

@@ -3,10 +3,9 @@
 import itertools
 from typing import Any
 
-from analysis import tables
-from analysis.drawing import percent
-from analysis.tables import Row
-from analysis.wording import compression_name, markdown, strength_text
+from analysis.names import compression_name, percent, strength_text
+from analysis.phrases import markdown
+from analysis.table import Row, compression_order
 from harness import run_folder
 
 GROUP = ("setting", "model", "task")
@@ -60,7 +59,7 @@ def _grid(ways: Cells, present: set[tuple]) -> set[tuple]:
 
 def _order(row: Row) -> tuple:
     fixed = tuple(str(row[name]) for name in (*GROUP, *PLACE, *WAY))
-    return fixed, tables.compression_order(row), row["seed"], row["end_seed"] or 0
+    return fixed, compression_order(row), row["seed"], row["end_seed"] or 0
 
 
 def lines(missing: list[Row], names: dict[Any, str]) -> list[str]:

@@ -5,9 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from of_runs import domain_table, domains, minorities, minority_table
 from synthetic_runs import run, write_tree
 
-from analysis.domains import domain_figures, domain_summary, domain_tables, minority_tables
+from analysis import tuned_sections
+from analysis.cautions import domain_cautions
+from analysis.contrasts import MEAN, MINORITY_COLUMNS
+from analysis.replicates import DomainReplicates
+from analysis.table import DOMAIN_COLUMNS
 from harness import run_folder
 
 LABELS = np.tile([0, 1], 10)  # 20 items a domain, chance 1/2
@@ -45,11 +50,11 @@ def rows(tmp_path: Path) -> list[dict]:
 
 
 def sections(rows: list[dict]) -> list[str]:
-    return domain_summary.section(domain_tables.domain_table(rows), minority_tables.minority_table(rows))
+    return tuned_sections.domain_section(domain_table(rows), minority_table(rows))
 
 
 def cautions(rows: list[dict]) -> list[str]:
-    return domain_summary.cautions(domain_tables.domain_table(rows), minority_tables.minority_table(rows))
+    return domain_cautions(domain_table(rows), minority_table(rows))
 
 
 def stretched(estimate: float, bound: float, items: int) -> float:
@@ -64,8 +69,8 @@ def point(table: list[dict], **wanted) -> dict:
 
 
 def test_drops_of_every_domain_by_hand(rows: list[dict]):
-    table = domain_tables.domain_table(rows, resamples=20_000)
-    assert len(table) == 8 and all(set(row) == set(domain_tables.COLUMNS) for row in table)
+    table = domain_table(rows, resamples=20_000)
+    assert len(table) == 8 and all(set(row) == set(DOMAIN_COLUMNS) for row in table)
     tweets = point(table, level="tweets", condition=str(MOVIES), strength=0.5)
     assert tweets["normalized_drop"] == pytest.approx((12 - 18) / 18)
     assert tweets["corrected_drop"] == pytest.approx((0.6 - 0.9) / (0.9 - 0.5))
@@ -86,8 +91,8 @@ def test_drops_of_every_domain_by_hand(rows: list[dict]):
 
 
 def test_the_same_domain_as_minority_and_majority_by_hand(rows: list[dict]):
-    table = minority_tables.minority_table(rows, resamples=10_000)
-    assert len(table) == 3 and all(set(row) == set(minority_tables.COLUMNS) for row in table)
+    table = minority_table(rows, resamples=10_000)
+    assert len(table) == 3 and all(set(row) == set(MINORITY_COLUMNS) for row in table)
     tweets = point(table, level="tweets")
     assert (tweets["minority_share"], tweets["majority_share"]) == (0.1, 0.9)
     assert tweets["minority_corrected"] == pytest.approx(-0.75)
@@ -98,7 +103,7 @@ def test_the_same_domain_as_minority_and_majority_by_hand(rows: list[dict]):
     assert tweets["lowest_seed_effect"] == tweets["highest_seed_effect"] == pytest.approx(-0.55)
     movies = point(table, level="movies")
     assert movies["corrected_effect"] == pytest.approx((0.7 - 0.9) / 0.4 - (0.8 - 1.0) / 0.5)
-    mean = point(table, level=minority_tables.MEAN)
+    mean = point(table, level=MEAN)
     assert mean["corrected_effect"] == pytest.approx((movies["corrected_effect"] + tweets["corrected_effect"]) / 2)
     widths = [row["corrected_effect_high"] - row["corrected_effect_low"] for row in (movies, tweets, mean)]
     # independent domains: the mean's error is half the root of the sum of their squares
@@ -112,12 +117,12 @@ def test_mixtures_that_give_a_domain_the_same_share_are_averaged(tmp_path: Path)
     for share, right in zip(shares, sparse, strict=True):
         runs.append(domain_run("dense_transfer", None, {"a": 20, "b": 20, "c": 20}, share))
         runs.append(domain_run("sparse_transfer", 0.5, right, share))
-    table = minority_tables.minority_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
+    table = minority_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
     effects = {row["level"]: row["corrected_effect"] for row in table}
     # minority means 14, 14, 12 of 20; majority 18: (mean - 20) / 10 each
     assert effects == {
         "a": pytest.approx(-0.4), "b": pytest.approx(-0.4), "c": pytest.approx(-0.6),
-        minority_tables.MEAN: pytest.approx(-1.4 / 3),
+        MEAN: pytest.approx(-1.4 / 3),
     }  # fmt: skip
     assert all(len(row["minority_conditions"]) == 2 for row in table[:3])
 
@@ -131,9 +136,9 @@ def test_seeds_are_averaged_and_their_range_is_kept(tmp_path: Path):
             right = {"movies": 20, "tweets": count if few else 20}
             runs.append(domain_run("sparse_transfer", 0.5, right, share, seed=seed))
     rows = run_folder.read_runs(write_tree(tmp_path, *runs))
-    found = point(domain_tables.domain_table(rows), level="tweets", condition=str(MOVIES), strength=0.5)
+    found = point(domain_table(rows), level="tweets", condition=str(MOVIES), strength=0.5)
     assert found["seeds"] == (1, 2) and found["mean_score"] == 0.8
-    effect = point(minority_tables.minority_table(rows), level="tweets")
+    effect = point(minority_table(rows), level="tweets")
     assert effect["corrected_effect"] == pytest.approx(-0.4)
     assert effect["lowest_seed_effect"] == pytest.approx(-0.6)
     assert effect["highest_seed_effect"] == pytest.approx(-0.2)
@@ -143,12 +148,12 @@ def test_what_needs_the_dense_run_is_missing_without_it(tmp_path: Path):
     rows = run_folder.read_runs(
         write_tree(tmp_path, domain_run("sparse_transfer", 0.5, {"a": 9, "b": 8}, {"a": 0.9, "b": 0.1}))
     )
-    for found in domain_tables.domain_table(rows):
+    for found in domain_table(rows):
         names = ("dense_mean_score", "normalized_drop", "corrected_drop", "drop_low", "points_drop", "relative_percent")
         assert all(found[name] is None for name in names)
-    assert minority_tables.minority_table(rows) == []
+    assert minority_table(rows) == []
     assert any("there is no dense transfer to compare with" in text for text in cautions(rows))
-    text = domain_figures.domain_figure(rows).axes[0].texts[0].get_text()
+    text = domains(rows).axes[0].texts[0].get_text()
     assert "NO DENSE RUN" in text
 
 
@@ -158,7 +163,7 @@ def test_dense_at_chance_has_no_corrected_drop_and_is_cautioned(tmp_path: Path):
         tmp_path, domain_run("dense_transfer", None, {"a": 20, "b": 11}, share),
         domain_run("sparse_transfer", 0.5, {"a": 15, "b": 10}, share),
     ))  # fmt: skip
-    found = point(domain_tables.domain_table(rows), level="b", strength=0.5)
+    found = point(domain_table(rows), level="b", strength=0.5)
     assert found["dense_above_chance"] is False and found["corrected_drop"] is None
     told = cautions(rows)
     assert any(text.startswith("b (") and "not above chance" in text for text in told)
@@ -168,7 +173,7 @@ def test_dense_at_chance_has_no_corrected_drop_and_is_cautioned(tmp_path: Path):
 def test_runs_without_items_have_no_intervals(rows: list[dict]):
     for row in rows:
         (Path(row["folder"]) / run_folder.ITEMS_FILE).unlink(missing_ok=True)
-    found = point(domain_tables.domain_table(rows), level="tweets", condition=str(MOVIES), strength=0.5)
+    found = point(domain_table(rows), level="tweets", condition=str(MOVIES), strength=0.5)
     assert found["drop_low"] is None and found["normalized_drop"] is not None
 
 
@@ -185,19 +190,19 @@ def test_bleu_is_resampled_from_its_counts(tmp_path: Path):
                  "num_examples": 20, "share": None, "difficulty": None}  # fmt: skip
         runs.append({**base, "levels": [level], "items": {"bleu_counts_a-b": np.array(counts, dtype=np.int32)}})
     rows = run_folder.read_runs(write_tree(tmp_path, *runs))
-    found = point(domain_tables.domain_table(rows), strength=0.5)
+    found = point(domain_table(rows), strength=0.5)
     assert found["condition"] == "no fine-tuning" and found["share"] is None
     assert found["drop_low"] < -0.5 < found["drop_high"] < 0
-    drawn = domain_tables.replicates_of(rows[1], 100)
+    drawn = DomainReplicates(100).of_run(rows[1])
     assert drawn[0] == 0.5 and drawn.shape == (101,) and 0 < drawn[1:].min() < 0.5 < drawn[1:].max() < 1
-    assert (domain_tables.replicates_of(rows[0], 100) == 1).all()
-    assert len(domain_figures.domain_figure(rows).axes) == 1
+    assert (DomainReplicates(100).of_run(rows[0]) == 1).all()
+    assert len(domains(rows).axes) == 1
     assert any("is the only level" in text for text in cautions(rows))
     assert "| no fine-tuning | a-b |" in "\n".join(sections(rows))
 
 
 def test_figures_have_a_panel_for_every_mixture_and_transfer(rows: list[dict]):
-    figure = domain_figures.domain_figure(rows)
+    figure = domains(rows)
     assert len(figure.axes) == 2
     labels = figure.axes[0].get_legend().get_texts()
     assert [text.get_text() for text in labels] == [
@@ -205,18 +210,18 @@ def test_figures_have_a_panel_for_every_mixture_and_transfer(rows: list[dict]):
         "movies, 90 %: no slope",
         "tweets, 10 %: no slope",
     ]
-    effect = domain_figures.minority_figure(rows)
+    effect = minorities(rows)
     heights = {line.get_label(): line.get_ydata()[0] for line in effect.axes[0].get_lines()}
     assert heights["tweets: 10 % and 90 %"] == pytest.approx(-55)
 
 
 def test_figures_refuse_what_they_cannot_draw(rows: list[dict], tmp_path: Path):
     with pytest.raises(ValueError, match="the runs belong in 2 figures"):
-        domain_figures.domain_figure([*rows, {**rows[0], "task": "other"}])
+        domains([*rows, {**rows[0], "task": "other"}])
     with pytest.raises(ValueError, match="no compressed model scored by domain"):
-        domain_figures.domain_figure([row for row in rows if row["strength"] is None])
+        domains([row for row in rows if row["strength"] is None])
     with pytest.raises(ValueError, match="no domain stands in two mixtures"):
-        domain_figures.minority_figure([row for row in rows if row["mixture"] == str(MOVIES)])
+        minorities([row for row in rows if row["mixture"] == str(MOVIES)])
 
 
 def test_seeds_that_differ_widen_the_interval(tmp_path: Path):
@@ -225,7 +230,7 @@ def test_seeds_that_differ_widen_the_interval(tmp_path: Path):
     for seed, count in ((1, 20), (2, 12)):
         runs.append(domain_run("dense_transfer", None, {"movies": 20, "tweets": 20}, MOVIES, seed=seed))
         runs.append(domain_run("sparse_transfer", 0.5, {"movies": 16, "tweets": count}, MOVIES, seed=seed))
-    table = domain_tables.domain_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
+    table = domain_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
     movies, tweets = (point(table, level=level, strength=0.5) for level in ("movies", "tweets"))
     assert movies["points_drop"] == tweets["points_drop"] == pytest.approx(-0.2)
     assert tweets["points_low"] < -0.2 - 1.96 * 0.2 < movies["points_low"] < -0.2
@@ -233,17 +238,17 @@ def test_seeds_that_differ_widen_the_interval(tmp_path: Path):
 
 
 def test_too_few_items_have_no_interval(rows: list[dict], monkeypatch: pytest.MonkeyPatch):
-    found = point(domain_tables.domain_table(rows, resamples=200), level="tweets", condition=str(MOVIES), strength=0.5)
+    found = point(domain_table(rows, resamples=200), level="tweets", condition=str(MOVIES), strength=0.5)
     assert found["points_low"] is not None
     monkeypatch.setattr("analysis.resampling.MIN_CLUSTERS", 21)
-    few = point(domain_tables.domain_table(rows, resamples=200), level="tweets", condition=str(MOVIES), strength=0.5)
+    few = point(domain_table(rows, resamples=200), level="tweets", condition=str(MOVIES), strength=0.5)
     assert few["points_low"] is few["drop_low"] is few["corrected_high"] is None and few["points_drop"] is not None
 
 
 def test_runs_share_the_draws_of_a_level_and_levels_have_their_own(rows: list[dict]):
     """Scores of both mixtures weigh the first items alike: what 14 and 16 right ones have in common is in step."""
     drawn = {
-        (row["mixture"], row["level"]): domain_tables.replicates_of(row, 2000) for row in rows if row["strength"] == 0.5
+        (row["mixture"], row["level"]): DomainReplicates(2000).of_run(row) for row in rows if row["strength"] == 0.5
     }
     movies, other, tweets = (drawn[str(MOVIES), "movies"], drawn[str(TWEETS), "movies"], drawn[str(MOVIES), "tweets"])
     assert (movies >= other).all() and (movies[0], other[0]) == (0.8, 0.7)
@@ -254,8 +259,8 @@ def test_runs_share_the_draws_of_a_level_and_levels_have_their_own(rows: list[di
 
 def test_other_settings_are_passed_over(rows: list[dict]):
     others = [{**rows[0], "setting": 1, "task": "qnli", "folder": "elsewhere"}]
-    assert domain_tables.domain_table(others) == []
-    assert len(domain_tables.domain_table(rows + others)) == 8
+    assert domain_table(others) == []
+    assert len(domain_table(rows + others)) == 8
 
 
 def test_summary_says_what_shares_do(rows: list[dict]):

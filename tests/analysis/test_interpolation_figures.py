@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from of_runs import line_cautions, line_section, lines_between_models
 from synthetic_runs import dense, line_run, run, write_tree
 
-from analysis import tables
-from analysis.lines import interpolation_figures, interpolation_summary, interpolation_tables
+from analysis import other_plots
+from analysis.lines import BARRIER_COLUMNS, LINE_COLUMNS, barrier_table, line_sets, line_table
+from analysis.table import csv_text, figure_sets
 from harness import run_folder
 
 CONTROL = {"pair": "dense-dense", "strength": None}
@@ -21,32 +23,32 @@ def read(tmp_path):
 
 def test_sets_part_models_and_shares_of_data_and_pass_over_other_settings(read):
     rows = read(line_run(), line_run(model="lab/model-b"), line_run(data_fraction=0.1), dense(), run())
-    sets = interpolation_tables.interpolation_sets(rows)
+    sets = line_sets(rows)
     assert list(sets) == [
         ("interpolation", "lab/model-a", 0.1), ("interpolation", "lab/model-a", 1.0),
         ("interpolation", "lab/model-b", 1.0),
     ]  # fmt: skip
     assert {len(members) for members in sets.values()} == {3}
-    with pytest.raises(ValueError, match=r"the runs belong in 3 figures .*take one of interpolation_sets"):
-        interpolation_tables.interpolation_table(rows)
-    assert tables.figure_sets(rows).keys() == {(1, "lab/model-a", "global")}
+    with pytest.raises(ValueError, match=r"the runs belong in 3 figures .*take those of one"):
+        line_table(rows)
+    assert figure_sets(rows).keys() == {(1, "lab/model-a", "global")}
 
 
 def test_no_line_is_an_empty_table(read):
-    assert interpolation_tables.interpolation_table(read(dense())) == []
+    assert line_table(read(dense())) == []
     with pytest.raises(ValueError, match="hold no line between two models"):
-        interpolation_figures.interpolation_figure([])
+        lines_between_models([])
 
 
 def test_the_table_has_the_mean_of_the_seeds_at_every_alpha(read):
     rows = read(line_run(scores=(0.9, 0.8, 0.7), seed=41), line_run(scores=(0.7, 0.4, 0.7), losses=(1, 2, 3), seed=42))
-    table = interpolation_tables.interpolation_table(rows)
+    table = line_table(rows)
     assert [point["alpha"] for point in table] == [0, 0.5, 1]
     np.testing.assert_allclose([point["mean_score"] for point in table], [0.8, 0.6, 0.7])
     assert [(point["lowest_score"], point["highest_score"]) for point in table] == [(0.7, 0.9), (0.4, 0.8), (0.7, 0.7)]
     np.testing.assert_allclose([point["mean_validation_loss"] for point in table], [0.625, 1.375, 1.75])
     assert {point["seeds"] for point in table} == {("41", "42")} and table[0]["model"] == "model-a"
-    header, first, *_ = tables.csv_text(table, interpolation_tables.COLUMNS).splitlines()
+    header, first, *_ = csv_text(table, LINE_COLUMNS).splitlines()
     assert header.split(",")[:3] == ["model", "data_fraction", "task"] and first.endswith(",41 42")
 
 
@@ -55,7 +57,7 @@ def test_lines_stand_in_the_papers_order(read):
         line_run(task="rte"), line_run(task="cola"), line_run(**CONTROL), line_run("dense-pruned"),
         line_run("sparse-dense"), line_run(strength=0.7), line_run(strength=0.5), line_run(task="stsb"),
     )  # fmt: skip
-    table = interpolation_tables.interpolation_table(rows)[::3]
+    table = line_table(rows)[::3]
     assert [(point["task"], point["pair"], point["strength"]) for point in table] == [
         ("qqp", "dense-sparse", 0.5), ("qqp", "dense-sparse", 0.7), ("qqp", "dense-pruned", 0.5),
         ("qqp", "dense-dense", None), ("qqp", "sparse-dense", 0.5), ("stsb", "dense-sparse", 0.5),
@@ -67,17 +69,17 @@ def test_lines_stand_in_the_papers_order(read):
 def test_lines_with_different_alphas_are_not_averaged(read):
     rows = read(line_run(seed=1), line_run(seed=2, scores=(0.9, 0.8, 0.8, 0.8), losses=(0, 0, 0, 0)))
     with pytest.raises(ValueError, match=r"lines of qqp, dense-sparse, 0.5 have different alphas: .*000 and .*001"):
-        interpolation_tables.interpolation_table(rows)
+        line_table(rows)
 
 
 def test_two_lines_from_one_seed_are_two(read):
     rows = read(line_run(seed=50, **CONTROL), line_run(seed=50, **CONTROL, end_seed=52))
-    assert interpolation_tables.interpolation_table(rows)[0]["seeds"] == ("50-51", "50-52")
+    assert line_table(rows)[0]["seeds"] == ("50-51", "50-52")
 
 
 def test_the_same_line_twice_is_refused(read):
     with pytest.raises(ValueError, match=r"the same run .*pair dense-sparse.* is there twice"):
-        interpolation_tables.interpolation_sets(read(line_run(), line_run()))
+        line_sets(read(line_run(), line_run()))
 
 
 def barrier(table, quantity, definition, split="validation"):
@@ -92,7 +94,7 @@ def test_barriers_are_means_over_seeds_with_shares_of_what_was_learned(read):
     rows = read(
         line_run(scores=(0.9, 0.65, 0.8), seed=41, noise=0.02), line_run(scores=(0.9, 0.75, 0.8), seed=42, noise=0.04)
     )
-    table = interpolation_tables.barrier_table(rows)
+    table = barrier_table(rows)
     assert len(table) == 8
     row = barrier(table, "error", "straight_line")
     assert row["mean_barrier"] == pytest.approx(0.15)
@@ -109,14 +111,14 @@ def test_barriers_are_means_over_seeds_with_shares_of_what_was_learned(read):
     assert loss["share_of_learned"] is None and loss["connected"] is None
     assert barrier(table, "loss", "mean_of_ends")["mean_barrier"] == pytest.approx(0.375)
     assert barrier(table, "error", "straight_line", "train")["share_of_learned"] is None
-    assert tables.csv_text(table, interpolation_tables.BARRIER_COLUMNS).count("\n") == 9
+    assert csv_text(table, BARRIER_COLUMNS).count("\n") == 9
 
 
 def test_seeds_that_are_alike_add_nothing_to_the_interval_over_items(read):
     rows = read(
         *[line_run(scores=(0.9, 0.65, 0.8), seed=seed, noise=noise) for seed, noise in ((41, 0.02), (42, 0.04))]
     )
-    row = barrier(interpolation_tables.barrier_table(rows), "error", "straight_line")
+    row = barrier(barrier_table(rows), "error", "straight_line")
     assert (row["interval_low"], row["interval_high"]) == pytest.approx((0.17, 0.23))
     assert (row["share_low"], row["share_high"]) == pytest.approx((0.17 / 0.4, 0.23 / 0.4))
 
@@ -125,11 +127,11 @@ def test_a_seed_without_an_interval_leaves_the_mean_without(read):
     few = line_run(scores=(0.9, 0.65, 0.8), seed=42)
     few["barriers"] = [{**found, "low": None, "high": None} for found in few["barriers"]]
     rows = read(line_run(scores=(0.9, 0.65, 0.8), seed=41), few)
-    row = barrier(interpolation_tables.barrier_table(rows), "error", "straight_line")
+    row = barrier(barrier_table(rows), "error", "straight_line")
     assert row["mean_barrier"] == pytest.approx(0.2) and row["share_of_learned"] == pytest.approx(0.5)
     names = ("interval_low", "interval_high", "share_low", "share_high", "connected")
     assert [row[name] for name in names] == [None] * 5
-    assert any("| 0.200 |" in line for line in interpolation_summary.section(rows))
+    assert any("| 0.200 |" in line for line in line_section(rows))
 
 
 @pytest.mark.parametrize(
@@ -137,19 +139,17 @@ def test_a_seed_without_an_interval_leaves_the_mean_without(read):
 )
 def test_connected_is_below_two_percent_with_the_whole_interval(read, middle: float, noise: float, connected):
     """Scores .8 x .8: the barrier is .8 - x."""
-    table = interpolation_tables.barrier_table(read(line_run(scores=(0.8, middle, 0.8), noise=noise)))
+    table = barrier_table(read(line_run(scores=(0.8, middle, 0.8), noise=noise)))
     assert barrier(table, "error", "straight_line")["connected"] is connected
     assert barrier(table, "error", "mean_of_ends")["connected"] is None
 
 
 def test_dense_at_chance_learned_nothing_to_lose(read):
     rows = read(line_run(scores=(0.5, 0.45, 0.5)))
-    row = barrier(interpolation_tables.barrier_table(rows), "error", "straight_line")
+    row = barrier(barrier_table(rows), "error", "straight_line")
     assert row["dense_above_chance"] is False and row["share_of_learned"] is row["share_low"] is None
-    assert interpolation_summary.cautions(rows)[0] == (
-        "QQP: DENSE AT CHANCE at alpha 0, so barriers from there mean nothing."
-    )
-    figure = interpolation_figures.interpolation_figure(rows)
+    assert line_cautions(rows)[0] == ("QQP: DENSE AT CHANCE at alpha 0, so barriers from there mean nothing.")
+    figure = lines_between_models(rows)
     assert any("DENSE NOT ABOVE CHANCE" in text.get_text() for axes in figure.axes for text in axes.texts)
 
 
@@ -162,14 +162,14 @@ def test_the_figure_draws_every_line_in_the_colour_of_its_pair(read):
         line_run(strength=0.5), line_run(strength=0.7, scores=(0.9, 0.6, 0.7)), line_run(**CONTROL),
         line_run(task="stsb", scores=(0.6, 0.5, 0.4), metric="pearson", chance=0.0),
     )  # fmt: skip
-    figure = interpolation_figures.interpolation_figure(rows)
+    figure = lines_between_models(rows)
     scores = [panel(figure, column, 0, 2) for column in (0, 1)]
     assert [axes.get_title() for axes in scores] == ["QQP (accuracy)", "STS-B (pearson)"]
     drawn = [line for line in scores[0].get_lines() if len(line.get_xdata()) == 3]
     np.testing.assert_allclose(
         [line.get_ydata() for line in drawn], [[0.9, 0.8, 0.7], [0.9, 0.6, 0.7], [0.9, 0.8, 0.7]]
     )
-    style = interpolation_figures.PAIR_STYLE
+    style = other_plots.PAIR_STYLE
     assert to_rgb(drawn[1].get_color()) == to_rgb(style["dense-sparse"]["color"])
     assert to_rgb(drawn[2].get_color()) == to_rgb(style["dense-dense"]["color"])
     assert sum(to_rgb(drawn[0].get_color())) > sum(to_rgb(drawn[1].get_color()))  # the weaker strength is paler
@@ -181,7 +181,7 @@ def test_the_figure_draws_every_line_in_the_colour_of_its_pair(read):
 
 
 def test_barriers_are_drawn_with_their_intervals(read):
-    figure = interpolation_figures.interpolation_figure(read(line_run(scores=(0.9, 0.65, 0.8), noise=0.05)))
+    figure = lines_between_models(read(line_run(scores=(0.9, 0.65, 0.8), noise=0.05)))
     axes = panel(figure, 0, 3, 1)
     marks = [line.get_ydata()[0] for line in axes.get_lines() if line.get_marker() == "s"]
     np.testing.assert_allclose(marks, [0.2, 0.2])  # above the line and above the mean of the ends, both .15
@@ -192,9 +192,9 @@ def test_barriers_are_drawn_with_their_intervals(read):
 
 
 def test_bands_are_the_seeds_and_one_pair_of_seeds_has_none(read):
-    one = interpolation_figures.interpolation_figure(read(line_run(seed=1)))
+    one = lines_between_models(read(line_run(seed=1)))
     assert not panel(one, 0, 0, 1).collections and "One pair of seeds" in one.get_supxlabel()
-    two = interpolation_figures.interpolation_figure(
+    two = lines_between_models(
         read(line_run(seed=3, task="rte"), line_run(seed=4, task="rte", scores=(0.8, 0.8, 0.8)))[3:]
     )
     (band,) = panel(two, 0, 0, 1).collections
@@ -204,13 +204,13 @@ def test_bands_are_the_seeds_and_one_pair_of_seeds_has_none(read):
 
 def test_a_steep_loss_gets_a_logarithmic_axis_and_a_far_floor_is_left_out(read):
     rows = read(line_run(losses=(0.01, 0.2, 1.0), scores=(0.9, 0.9, 0.88), chance=0.0))
-    figure = interpolation_figures.interpolation_figure(rows)
+    figure = lines_between_models(rows)
     assert [panel(figure, 0, row, 1).get_yscale() for row in (0, 1, 2)] == ["linear", "log", "log"]
     assert panel(figure, 0, 0, 1).get_ylim()[0] > 0.8
 
 
 def section(rows) -> str:
-    return "\n".join(interpolation_summary.section(rows))
+    return "\n".join(line_section(rows))
 
 
 def test_the_summary_gives_ends_and_barriers(read):
@@ -252,5 +252,5 @@ def test_a_pair_whose_dense_learned_nothing_is_not_judged(read):
 
 def test_a_task_without_the_control_is_named(read):
     rows = read(line_run(), line_run(**CONTROL), line_run(task="stsb"))
-    (caution,) = interpolation_summary.cautions(rows)
+    (caution,) = line_cautions(rows)
     assert caution.startswith("STS-B: no dense-dense line")

@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
+from of_runs import levels
 from synthetic_runs import level_run, run, write_tree
 
-from analysis.levels import level_figures
-from analysis.uncertainty import trends
+from analysis import style, verdicts
+from analysis.names import set_title
 from harness import run_folder
 
 
 @pytest.fixture
 def draw(tmp_path):
-    return lambda *runs: level_figures.levels(run_folder.read_runs(write_tree(tmp_path, *runs)))
+    return lambda *runs: levels(run_folder.read_runs(write_tree(tmp_path, *runs)))
 
 
 def panels(figure):
@@ -70,11 +71,11 @@ def test_the_band_is_the_interval_of_the_drop(tmp_path):
         scores = [(1,) * right + (0,) * (40 - right), (0,) * (40 - right) + (1,) * right]
         runs += [level_run("gptq", ("bits", bits), {"easy": own}, seed) for seed, own in enumerate(scores)]
     rows = run_folder.read_runs(write_tree(tmp_path, *runs))
-    figure = level_figures.levels(rows)
+    figure = levels(rows)
     (axes,) = panels(figure).values()
     (found,) = axes.collections
     corners = {(round(x, 6), round(y, 3)) for x, y in found.get_paths()[0].vertices}
-    points = {point["strength"]: point for point in trends.measure(rows).points}
+    points = {point["strength"]: point for point in verdicts.measure(rows).points}
     expected = {
         (place, round(100 + 100 * points[bits][name], 3)) for place, bits in enumerate((4, 3))
         for name in ("drop_low", "drop_high")
@@ -94,7 +95,7 @@ def test_the_band_is_the_interval_of_the_drop(tmp_path):
 def test_the_band_is_widened_to_the_seeds(low, high, expected):
     """Seeds from .6 to .72 of a dense .8 are 75 and 90 %; half an interval is none."""
     point = {"lowest_score": 0.6, "highest_score": 0.72, "dense_mean_score": 0.8, "drop_low": low, "drop_high": high}
-    assert level_figures.band(point) == pytest.approx(expected)
+    assert style.band(point) == pytest.approx(expected)
 
 
 def test_slopes_say_over_how_many_strengths_they_are(draw):
@@ -111,8 +112,8 @@ def test_without_items_the_band_is_the_range_of_the_seeds(tmp_path):
     for file in tree.rglob(run_folder.ITEMS_FILE):
         file.unlink()
     rows = run_folder.read_runs(tree)
-    assert "Band: lowest to highest seed." in note(level_figures.levels(rows))
-    assert "Band: none" in note(level_figures.levels([row for row in rows if row["seed"] == 0]))
+    assert "Band: lowest to highest seed." in note(levels(rows))
+    assert "Band: none" in note(levels([row for row in rows if row["seed"] == 0]))
 
 
 def test_dense_at_chance_is_said_loudly_and_its_curve_is_faint(draw):
@@ -179,7 +180,7 @@ def test_settings_are_named_in_words_and_levels_by_what_they_hold(draw):
     assert title == "Setting 6: factoid questions against multiple choice"
     assert figure.axes[0].get_ylabel() == "Score (% of dense)"
     assert note(figure).startswith("model-a. 2 to 3 items per level, read by letter, answer. 1 seed.")
-    assert level_figures.set_title("own_task", "my tickets") == "Own task: my tickets"
+    assert set_title("own_task", "my tickets") == "Own task: my tickets"
 
 
 def test_levels_at_a_single_strength_stand_side_by_side(draw):
@@ -198,14 +199,14 @@ def test_long_names_get_a_legend_of_one_column(draw):
 
 
 def test_harder_is_darker_and_every_level_has_its_marker():
-    looks = level_figures.level_looks([str(number) for number in range(6)])
+    looks = style.level_looks([str(number) for number in range(6)])
     shares = [sum(look["color"][:3]) for look in looks.values()]
     assert shares == sorted(shares, reverse=True) and len({look["marker"] for look in looks.values()}) == 6
-    assert list(level_figures.level_looks(["all"])) == ["all"]
+    assert list(style.level_looks(["all"])) == ["all"]
 
 
 def test_what_has_no_figure_is_refused(draw, tmp_path):
     with pytest.raises(ValueError, match="no compressed model"):
         draw(level_run(), run())
     with pytest.raises(ValueError, match="belong in 2 figures"):
-        level_figures.levels(run_folder.read_runs(write_tree(tmp_path / "two", level_run(), level_run(model="other"))))
+        levels(run_folder.read_runs(write_tree(tmp_path / "two", level_run(), level_run(model="other"))))

@@ -3,11 +3,10 @@ import re
 import pytest
 from synthetic_runs import dense, level_run, run, write_tree
 
-from analysis import summary
-from analysis.contents import describe
-from analysis.levels import level_summary, level_tables
-from analysis.uncertainty import trends
-from analysis.wording import with_bounds
+from analysis import level_sections, summary, verdicts
+from analysis.kinds import describe
+from analysis.phrases import with_bounds
+from analysis.table import level_table
 from harness import run_folder
 
 # Nine groups of items, too few for intervals, each of which holds the same scores.
@@ -233,8 +232,8 @@ def right(count, of=40):
 
 def told(rows):
     """The section with intervals, by paragraph heading."""
-    found = trends.measure(rows, resamples=2000)
-    lines = level_summary.section(trends.with_intervals(level_tables.level_table(rows), found), found)
+    found = verdicts.measure(rows, resamples=2000)
+    lines = level_sections.level_section(verdicts.with_intervals(level_table(rows), found), found)
     heads = [place for place, line in enumerate(lines) if line.startswith("### ")]
     return {lines[place]: lines[place:end] for place, end in zip(heads, [*heads[1:], len(lines)], strict=True)}
 

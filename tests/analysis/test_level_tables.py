@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
-from analysis import tables
-from analysis.levels import level_tables
+from analysis.curves import curve_statistics, level_curves, slope_order
+from analysis.outcomes import Outcomes, paired_differences
+from analysis.size import amount
+from analysis.table import LEVEL_COLUMNS, csv_text, figure_sets, level_sets, level_table, with_metric
 from harness import run_folder
 
 
 @pytest.fixture
 def table(tmp_path):
-    return lambda *runs: level_tables.level_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
+    return lambda *runs: level_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
 
 
 def find(points, level, compression="wanda", strength=0.5):
@@ -31,7 +33,7 @@ def test_a_point_is_the_mean_over_seeds_beside_the_dense_model(table):
         level_run("wanda", 0.5, {"easy": (1, 0, 1, 0)}, 0), level_run("wanda", 0.5, {"easy": (1, 0, 0, 0)}, 1),
     )  # fmt: skip
     reference, point = points
-    assert set(point) == set(level_tables.LEVEL_COLUMNS)
+    assert set(point) == set(LEVEL_COLUMNS)
     expected = {
         "setting": 2, "task": "option_count", "model": "model-a", "level": "easy", "difficulty": 0, "seeds": (0, 1),
         "dataset": "mmlu", "reader": "letter", "metric": "accuracy", "num_examples": 4, "mean_score": 0.375,
@@ -63,14 +65,14 @@ def test_the_error_of_a_score_is_over_groups_whatever_the_run_recorded(tmp_path)
         level_run("wanda", strength, {"easy": (1, 1, 1, 0)}, groups=groups, stderr=0.9)
         for strength, groups in zip((0.2, 0.4, 0.6), of_groups.values(), strict=True)
     ]
-    points = level_tables.level_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
+    points = level_table(run_folder.read_runs(write_tree(tmp_path, *runs)))
     # Deviations .25 .25 .25 -.75 add up to .5 and -.5 in two groups: sqrt(2 / 1 * .5 / 16); apart, sqrt(.75 / 3 / 4).
     assert [point["mean_stderr"] for point in points] == [
         pytest.approx(0.25, rel=1e-12), None, pytest.approx(0.25, rel=1e-12),
     ]  # fmt: skip
     for file in tmp_path.rglob(run_folder.ITEMS_FILE):
         file.unlink()
-    points = level_tables.level_table(run_folder.read_runs(tmp_path))
+    points = level_table(run_folder.read_runs(tmp_path))
     assert [point["mean_stderr"] for point in points] == [0.9] * 3
 
 
@@ -106,10 +108,10 @@ def test_a_seed_is_compared_with_the_dense_run_that_was_asked_the_same(table):
 
 def test_a_seed_without_a_dense_run_is_compared_with_the_mean_of_all():
     def outcomes(*scores):
-        return level_tables.Outcomes(np.array(["a", "b"]), np.array(["a", "b"]), np.array(scores, dtype=float))
+        return Outcomes(np.array(["a", "b"]), np.array(["a", "b"]), np.array(scores, dtype=float))
 
     dense_runs = {0: outcomes(1, 1), 1: outcomes(0, 1)}
-    found = level_tables.paired_differences({0: outcomes(1, 0), 7: outcomes(0, 0)}, dense_runs)
+    found = paired_differences({0: outcomes(1, 0), 7: outcomes(0, 0)}, dense_runs)
     differences, groups, unpaired = found
     # Seed 0: 0 and -1; seed 7, against .5 and 1: -.5 and -1.
     assert differences.tolist() == [-0.25, -1]
@@ -141,7 +143,7 @@ def test_runs_without_items_have_no_uncertainty(tmp_path):
     other_columns = {**level_run("ria", 0.5), "items": {"correct": np.zeros(8)}}
     tree = write_tree(tmp_path, level_run(), level_run("wanda", 0.5), other_columns)
     (tree / "001" / run_folder.ITEMS_FILE).unlink()
-    points = level_tables.level_table(run_folder.read_runs(tree))
+    points = level_table(run_folder.read_runs(tree))
     for compression in ("wanda", "ria"):
         point = find(points, "2 options", compression)
         assert point["points_drop"] == 0
@@ -185,10 +187,10 @@ def test_without_difficulties_levels_stand_as_the_runs_list_them(table):
     levels = {"hard": (1, 0), "easy": (1, 1)}
     points = table(level_run("wanda", 0.5, levels, of_level=human, setting=5))
     assert [(point["level"], point["difficulty"]) for point in points] == [("hard", None), ("easy", None)]
-    statistics = [level_tables.level_statistics([point]) for point in points]
-    assert tables.slope_order(statistics) == (None, "0 of 2 levels can be compared")
+    statistics = [curve_statistics([point]) for point in points]
+    assert slope_order(statistics) == (None, "0 of 2 levels can be compared")
     sloped = [{**level, "theil_sen_slope": -1.0, "strengths": (0.3, 0.5, 0.7)} for level in statistics]
-    assert tables.slope_order(sloped) == (None, "the difficulty of some levels is not known")
+    assert slope_order(sloped) == (None, "the difficulty of some levels is not known")
 
 
 def test_references_come_last_and_are_in_no_curve(table):
@@ -197,7 +199,7 @@ def test_references_come_last_and_are_in_no_curve(table):
                 "2": {"difficulty": 2}}  # fmt: skip
     points = table(level_run(levels=levels, of_level=of_level), level_run("wanda", 0.5, levels, of_level=of_level))
     assert [point["level"] for point in points] == ["2", "2", "4", "4", "untouched", "untouched"]
-    (curves,) = level_tables.level_curves(points).values()
+    (curves,) = level_curves(points).values()
     assert list(curves) == ["2", "4"]
 
 
@@ -212,7 +214,7 @@ def test_points_stand_by_kind_strength_and_compression_and_curves_by_kind_and_co
         ("dense", None, None), ("magnitude", "layer", 0.2), ("magnitude", "global", 0.2), ("wanda", None, 0.2),
         ("wanda", None, 0.7), ("wanda", None, "2:4"), ("gptq", None, 8), ("gptq", None, 3),
     ]  # fmt: skip
-    found = level_tables.level_curves(points)
+    found = level_curves(points)
     assert list(found) == [
         ("sparsity", "magnitude", "layer"), ("sparsity", "magnitude", "global"), ("sparsity", "wanda", None),
         ("nm", "wanda", None), ("bits", "gptq", None),
@@ -235,13 +237,13 @@ def test_equal_loss_of_knowledge_gives_equal_chance_corrected_slopes_and_ordered
         *[level_run("wanda", sparsity, scores(known), of_level=of_level)
           for sparsity, known in {0.2: 0.3, 0.4: 0.15, 0.6: 0.0}.items()],
     )  # fmt: skip
-    (curves,) = level_tables.level_curves(points).values()
-    found = [level_tables.level_statistics(curve) for curve in curves.values()]
+    (curves,) = level_curves(points).values()
+    found = [curve_statistics(curve) for curve in curves.values()]
     assert [level["corrected_slope"] for level in found] == pytest.approx([-2.5] * 3)
     # Of dense scores .65, .5333, .475, .15, .2, .225 lie above chance.
     expected = [-2.5 * above / dense for above, dense in ((0.15, 0.65), (0.2, 0.8 / 1.5), (0.225, 0.475))]
     assert [level["theil_sen_slope"] for level in found] == pytest.approx(expected)
-    assert tables.slope_order(found) == (True, "3 of 3 levels compared")
+    assert slope_order(found) == (True, "3 of 3 levels compared")
     assert all(level["spearman"] == 1 and level["strengths"] == (0.2, 0.4, 0.6) for level in found)
 
 
@@ -253,13 +255,13 @@ def test_slopes_are_per_unit_of_what_is_gone(table):
         level_run("low_rank", ("rank", 6), {"easy": (1,) * 8}, parameter_ratio=0.75),
         level_run("low_rank", ("rank", 2), {"easy": (1,) * 4 + (0,) * 4}, parameter_ratio=0.25),
     )
-    curves = level_tables.level_curves(points)
-    found = {kind: level_tables.level_statistics(levels["easy"]) for (kind, *_), levels in curves.items()}
+    curves = level_curves(points)
+    found = {kind: curve_statistics(levels["easy"]) for (kind, *_), levels in curves.items()}
     assert found["bits"]["theil_sen_slope"] == pytest.approx(-0.25 / (12 / 16 - 8 / 16))
     assert found["rank"]["theil_sen_slope"] == pytest.approx(-0.5 / (0.75 - 0.25))
     unknown = [{**point, "parameter_ratio": None} for point in points[-2:]]
-    assert level_tables.amount(unknown[0]) is None
-    assert level_tables.level_statistics(unknown)["theil_sen_slope"] is None
+    assert amount(unknown[0]) is None
+    assert curve_statistics(unknown)["theil_sen_slope"] is None
 
 
 def test_settings_models_and_tasks_are_not_mixed(tmp_path):
@@ -270,23 +272,23 @@ def test_settings_models_and_tasks_are_not_mixed(tmp_path):
             level_run(setting=7), run(setting=5, score=0.5), dense(setting=5), perplexity_run(),
         )
     )  # fmt: skip
-    assert list(level_tables.level_sets(rows)) == [
+    assert list(level_sets(rows)) == [
         (5, "b", "human_gap"), (5, "lab/model-a", "human_gap"), ("own_task", "lab/model-a", "a"),
         ("own_task", "lab/model-a", "b"),
     ]  # fmt: skip
-    assert list(tables.figure_sets(rows)) == [(5, "lab/model-a", "global")]
+    assert list(figure_sets(rows)) == [(5, "lab/model-a", "global")]
 
 
 def test_answers_that_were_read_otherwise_are_never_compared(tmp_path):
     rows = run_folder.read_runs(write_tree(tmp_path, level_run(), level_run("wanda", 0.5, recipe="cloze")))
     with pytest.raises(ValueError, match=r"setting 2, .* different recipes"):
-        level_tables.level_table(rows)
+        level_table(rows)
 
 
 def test_a_csv_holds_every_column(table):
     points = table(level_run(), level_run("low_rank", ("rank", 8), parameter_ratio=0.25))
-    lines = list(csv.DictReader(io.StringIO(tables.csv_text(points, level_tables.LEVEL_COLUMNS))))
-    assert tuple(lines[1]) == level_tables.LEVEL_COLUMNS
+    lines = list(csv.DictReader(io.StringIO(csv_text(points, LEVEL_COLUMNS))))
+    assert tuple(lines[1]) == LEVEL_COLUMNS
     assert (lines[1]["strength_kind"], lines[1]["strength"], lines[1]["metrics"]) == ("rank", "8", "accuracy=0.75")
     assert lines[1]["human"] == "" and lines[1]["seeds"] == "0"
 
@@ -301,7 +303,7 @@ def test_the_uncertainty_equals_that_of_a_loop_in_plain_python(tmp_path):
         kept[name, seed] = {items[number]: score for number, score in zip(own, scores, strict=True)}
         places = {"items": [items[number] for number in own], "groups": [f"group {number % 7}" for number in own]}
         runs.append(level_run(name, None if name == "dense" else 0.5, {"easy": scores}, seed, **places))
-    point = find(level_tables.level_table(run_folder.read_runs(write_tree(tmp_path, *runs))), "easy")
+    point = find(level_table(run_folder.read_runs(write_tree(tmp_path, *runs))), "easy")
     differences = {}
     for item in items:
         dense_scores = {seed: kept["dense", seed][item] for seed in (0, 1) if item in kept["dense", seed]}
@@ -343,14 +345,14 @@ def test_another_recorded_metric_becomes_the_score(tmp_path):
     for like, other in zip(runs, ((1, 0, 1, 0), (0, 0, 1, 0)), strict=True):
         like["items"]["level0_accuracy_norm"] = np.array(other, dtype=float)
     rows = run_folder.read_runs(write_tree(tmp_path, *runs))
-    reference, point = level_tables.level_table(level_tables.with_metric(rows, ["accuracy_norm"]))
+    reference, point = level_table(with_metric(rows, ["accuracy_norm"]))
     assert (point["metric"], point["mean_score"], point["dense_mean_score"]) == ("accuracy_norm", 0.25, 0.5)
     assert reference["mean_stderr"] == pytest.approx(math.sqrt(1 / 3 / 4))  # of 1, 0, 1, 0
     assert point["points_stderr"] == pytest.approx(0.25)  # of differences -1, 0, 0, 0: sqrt(3/4 / 3 / 4)
-    assert level_tables.with_metric(rows, []) == rows
+    assert with_metric(rows, []) == rows
 
 
 def test_a_metric_that_no_run_recorded_is_refused(tmp_path):
     rows = run_folder.read_runs(write_tree(tmp_path, level_run()))
     with pytest.raises(ValueError, match="--metric f1: the runs recorded accuracy"):
-        level_tables.with_metric(rows, ["f1"])
+        with_metric(rows, ["f1"])

@@ -4,9 +4,9 @@ import scipy.stats
 import sklearn.metrics
 from synthetic_runs import run, write_tree
 
-from analysis import metrics
-from analysis.fine_tuning import prediction_scores
+from analysis import metrics, replicates
 from analysis.metrics import Answers
+from analysis.replicates import resampled_runs
 from harness import run_folder
 
 TWINS = {
@@ -71,17 +71,17 @@ def answered(*predictions, labels=(1, 1, 0, 0, 1), **changes):
 
 
 def test_runs_with_the_same_items_are_scored_on_the_same_draws(tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction_scores, "RUNS_AT_A_TIME", 2)
+    monkeypatch.setattr(replicates, "RUNS_AT_A_TIME", 2)
     rows = run_folder.read_runs(write_tree(
         tmp_path, answered(1, 1, 0, 0, 1), answered(1, 0, 0, 1, 1, seed=42), answered(0, 0, 1, 1, 0, seed=43),
         answered(1, 0, 0, 1, 1, seed=44), answered(1, 1, 1, 1, 1, labels=(0, 1, 0, 1, 1), seed=45), run(seed=46),
     ))  # fmt: skip
-    found = prediction_scores.replicates(rows, resamples=100, seed=3)
+    found = resampled_runs(rows, resamples=100, seed=3)
     assert found.items == 5 and list(found.scores) == [row["folder"] for row in rows[:4]]
     right, one, wrong, other = found.scores.values()
     assert (right == 1).all() and (wrong == 0).all() and one[0] == 0.6 and one.std() > 0
     np.testing.assert_array_equal(one, other)  # in different batches of runs, on the same draws
-    again = prediction_scores.replicates(rows, resamples=100, seed=3)
+    again = resampled_runs(rows, resamples=100, seed=3)
     np.testing.assert_array_equal(again.scores[rows[1]["folder"]], one)
 
 
@@ -89,7 +89,7 @@ def test_without_predictions_or_a_known_metric_there_are_no_replicates(tmp_path)
     rows = run_folder.read_runs(write_tree(tmp_path, run(), answered(1, 1, 0, 0, 1, metric="spearmanr", task="stsb")))
     (tmp_path / "000" / run_folder.ITEMS_FILE).unlink()
     for members in ([rows[0]], [rows[1]], []):
-        found = prediction_scores.replicates(members, resamples=20)
+        found = resampled_runs(members, resamples=20)
         assert (found.items, found.scores) == (0, {}) and found.unseen.tolist() == [0] * 21
 
 
@@ -117,7 +117,7 @@ def test_points_share_the_draws_of_items_and_seeds(tmp_path):
         tmp_path, *[answered(*own, seed=seed, strength=strength)
                     for strength in (0.3, 0.5) for seed, own in ((41, first), (42, second))],
     ))  # fmt: skip
-    drawn = prediction_scores.replicates(rows, resamples=4000)
+    drawn = resampled_runs(rows, resamples=4000)
     folders = [[row["folder"] for row in rows if row["strength"] == strength] for strength in (0.3, 0.5)]
     found = drawn.of_points(folders, np.random.default_rng(0))
     assert (found.both[:, 0] == found.both[:, 1]).all() and (found.items, found.clusters, found.seeds) == (5, 5, 2)
@@ -136,7 +136,7 @@ def test_points_share_the_draws_of_items_and_seeds(tmp_path):
 )
 def test_the_worst_score_is_that_of_the_metric(tmp_path, metric, lowest):
     rows = run_folder.read_runs(write_tree(tmp_path, answered(1, 1, 0, 0, 1, metric=metric)))
-    drawn = prediction_scores.replicates(rows, resamples=10)
+    drawn = resampled_runs(rows, resamples=10)
     found = drawn.of_points([[rows[0]["folder"]]], np.random.default_rng(0)).point(0)
     assert (found.lowest, found.highest) == (lowest, 1)
     assert found.with_unseen(False) == pytest.approx(1 - (1 - lowest) * drawn.unseen)

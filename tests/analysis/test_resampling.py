@@ -5,8 +5,8 @@ import pytest
 from synthetic_runs import level_run, write_tree
 
 from analysis import resampling
-from analysis.curves import CurveKey, named_generator, resampled_curves
-from analysis.levels import level_tables
+from analysis.replicates import CurveKey, named_generator, resampled_curves
+from analysis.table import level_sets
 from harness import run_folder
 
 WANDA = CurveKey("sparsity", "wanda", None)
@@ -15,7 +15,7 @@ WANDA = CurveKey("sparsity", "wanda", None)
 @pytest.fixture
 def curves(tmp_path):
     def read(*runs, resamples=200, seed=0):
-        ((_, members),) = level_tables.level_sets(run_folder.read_runs(write_tree(tmp_path, *runs))).items()
+        ((_, members),) = level_sets(run_folder.read_runs(write_tree(tmp_path, *runs))).items()
         return resampled_curves(members, resamples, seed)
 
     return read
@@ -114,7 +114,7 @@ def test_levels_and_settings_that_share_groups_are_drawn_together_and_others_apa
     )
     drawn = [
         [level.replicates.dense for level in resampled_curves(members, 100, 0)[WANDA]]
-        for members in level_tables.level_sets(run_folder.read_runs(tree)).values()
+        for members in level_sets(run_folder.read_runs(tree)).values()
     ]
     (five_a, five_b), (six_a, six_b) = drawn
     for one, other in ((five_a, six_a), (five_b, six_b)):

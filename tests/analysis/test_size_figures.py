@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from of_runs import by_size
 from synthetic_runs import level_run, run, write_tree
 
-from analysis.contents import describe
-from analysis.levels import level_tables, size_figures
-from analysis.uncertainty import trends
+from analysis import level_sections, other_plots, verdicts
+from analysis.curves import SIZE_COLUMNS, size_curves, size_spearman, size_table
+from analysis.kinds import describe
+from analysis.table import level_table
 from harness import run_folder
 
 EASY, HARD = "2 options", "4 options"
@@ -37,7 +39,7 @@ def curve(axes, name):
 
 
 def test_all_compressions_stand_on_one_axis(read):
-    figure = size_figures.by_size(read(*compared()))
+    figure = by_size(read(*compared()))
     easy, hard = figure.axes
     assert (easy.get_title(), hard.get_title()) == (EASY, HARD)
     # what is kept and a bit per weight of 16
@@ -53,8 +55,8 @@ def test_all_compressions_stand_on_one_axis(read):
 
 
 def drawn_with_intervals(rows):
-    table = trends.with_intervals(level_tables.level_table(rows), trends.measure(rows, resamples=200))
-    return table, size_figures.draw(size_figures.size_table(table))
+    table = verdicts.with_intervals(level_table(rows), verdicts.measure(rows, resamples=200))
+    return table, other_plots.by_size(size_table(table))
 
 
 def test_bands_are_the_intervals_of_the_drops(read):
@@ -73,23 +75,23 @@ def test_bands_are_the_intervals_of_the_drops(read):
 
 def test_the_plain_ratio_counts_no_overhead(read):
     rows = read(*compared(), level_run("magnitude", "2:4", levels(8, 8)))
-    easy, _ = size_figures.by_size(rows, "plain").axes
+    easy, _ = by_size(rows, "plain").axes
     np.testing.assert_allclose(curve(easy, "Magnitude:").get_xdata(), [70, 50, 30])
     np.testing.assert_allclose(curve(easy, "Magnitude, N:M").get_xdata(), [50])
     np.testing.assert_allclose(curve(easy, "GPTQ").get_xdata(), [50, 25, 12.5])
     np.testing.assert_allclose(curve(easy, "Low rank").get_xdata(), [50])
     assert easy.get_xlabel() == "Size (% of dense: 1 - sparsity, N/M, bits/16, parameters)"
-    points = size_figures.size_table(level_tables.level_table(rows))
+    points = size_table(level_table(rows))
     both = {(point["compression"], point["strength"]): point for point in points if point["level"] == EASY}
     assert (both["gptq", 4]["plain_fraction"], both["gptq", 4]["bytes_fraction"]) == (0.25, (4 + 20 / 128) / 16)
-    assert "plain_fraction" in size_figures.SIZE_COLUMNS
+    assert "plain_fraction" in SIZE_COLUMNS
 
 
 def test_the_option_of_plot_results_reaches_the_figure(read, load_script, tmp_path):
     rows = read(*compared())
     words = ["--results_dir", str(tmp_path)]
     parse = load_script("plot_results").parse_args
-    for size, axis in (("bytes", "Size (% of the dense weights' bytes)"), ("plain", size_figures.AXIS["plain"])):
+    for size, axis in (("bytes", "Size (% of the dense weights' bytes)"), ("plain", other_plots.SIZE_AXIS["plain"])):
         args = parse([*words, *(["--size", size] if size == "plain" else [])])
         plots = [plot for part in describe(rows, [], 100, args.size).parts for plot in part.plots]
         (plot,) = [plot for plot in plots if plot.stem.endswith("_by_size")]
@@ -98,7 +100,7 @@ def test_the_option_of_plot_results_reaches_the_figure(read, load_script, tmp_pa
 
 def test_the_plain_ratio_is_known_where_the_bytes_are_not(tmp_path):
     tree = write_tree(tmp_path, *compared(), group_size=-1, symmetric=False)
-    points = size_figures.size_table(level_tables.level_table(run_folder.read_runs(tree)), "plain")
+    points = size_table(level_table(run_folder.read_runs(tree)), "plain")
     assert {point["compression"] for point in points} == {"magnitude", "low_rank", "gptq"}
 
 
@@ -116,7 +118,7 @@ def test_bands_of_several_seeds_hold_their_range(read):
 
 
 def test_the_legend_has_spearman_of_strength_and_loss(read):
-    easy, hard = size_figures.by_size(read(*compared())).axes
+    easy, hard = by_size(read(*compared())).axes
     assert curve(easy, "Magnitude").get_label() == "Magnitude: +1.00"
     # Losses 2, 2, 6 have ranks 1.5, 1.5, 3: the correlation is 1.5 / sqrt(2 * 1.5).
     assert curve(hard, "Magnitude").get_label() == "Magnitude: +0.87"
@@ -129,13 +131,13 @@ def test_ranks_that_save_nothing_are_ordered_by_rank(read):
         level_run("low_rank", ("rank", rank), levels(right, right), parameter_ratio=1.0)
         for rank, right in ((30, 9), (20, 7), (10, 5))
     ]
-    points = size_figures.size_table(level_tables.level_table(read(*runs)))
-    ranks = size_figures.size_curves(points)[EASY]["low_rank", "rank", None]
-    assert [point["strength"] for point in ranks] == [30, 20, 10] and size_figures.size_spearman(ranks) == 1
+    points = size_table(level_table(read(*runs)))
+    ranks = size_curves(points)[EASY]["low_rank", "rank", None]
+    assert [point["strength"] for point in ranks] == [30, 20, 10] and size_spearman(ranks) == 1
 
 
 def test_the_table_says_why_there_is_no_spearman(read):
-    lines = size_figures.summary_lines(size_figures.size_table(level_tables.level_table(read(*compared()))))
+    lines = level_sections.size_section(size_table(level_table(read(*compared()))))
     assert "| level | Magnitude | GPTQ | Low rank |" in lines
     assert "| 2 options | 1.000 | undefined: the same score everywhere | undefined: 1 point |" in lines
 
@@ -143,30 +145,30 @@ def test_the_table_says_why_there_is_no_spearman(read):
 def test_n_m_and_global_thresholds_are_curves_of_their_own(read):
     runs = [*compared(), level_run("magnitude", "2:4", levels(8, 8))]
     runs.append(level_run("magnitude", 0.5, levels(8, 8), magnitude_scope="global"))
-    easy, _ = size_figures.by_size(read(*runs)).axes
+    easy, _ = by_size(read(*runs)).axes
     # Half of the values, and 2 bits for the place of each.
     np.testing.assert_allclose(curve(easy, "Magnitude, N:M").get_xdata(), [100 * (0.5 + 0.5 * 2 / 16)])
     assert curve(easy, "Magnitude (global)").get_linestyle() == "-."
 
 
 def test_a_missing_dense_run_is_said(read):
-    easy, _ = size_figures.by_size(read(*compared()[1:])).axes
+    easy, _ = by_size(read(*compared()[1:])).axes
     assert easy.texts[0].get_text() == "NO DENSE RUN:\nno reference, not drawn"
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
     alone = write_tree(tmp_path / "alone", level_run(), level_run("magnitude", 0.5), level_run("wanda", "2:4"))
-    assert size_figures.size_table(level_tables.level_table(run_folder.read_runs(alone))) == []
+    assert size_table(level_table(run_folder.read_runs(alone))) == []
     with pytest.raises(ValueError, match="fewer than two of pruning, quantization and low rank"):
-        size_figures.by_size(run_folder.read_runs(alone))
+        by_size(run_folder.read_runs(alone))
     with pytest.raises(ValueError, match="fewer than two"):
-        size_figures.by_size(run_folder.read_runs(write_tree(tmp_path / "tuned", run())))
+        by_size(run_folder.read_runs(write_tree(tmp_path / "tuned", run())))
     with pytest.raises(ValueError, match="belong in 2 figures"):
-        size_figures.by_size(run_folder.read_runs(write_tree(tmp_path / "two", *compared(), level_run(model="other"))))
+        by_size(run_folder.read_runs(write_tree(tmp_path / "two", *compared(), level_run(model="other"))))
 
 
 def test_runs_whose_size_is_not_known_are_left_out(tmp_path):
     """A scale per row: how long rows are is not recorded."""
     tree = write_tree(tmp_path, *compared(), group_size=-1, symmetric=False)
-    points = size_figures.size_table(level_tables.level_table(run_folder.read_runs(tree)))
+    points = size_table(level_table(run_folder.read_runs(tree)))
     assert {point["compression"] for point in points} == {"magnitude", "low_rank"}

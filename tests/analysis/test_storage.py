@@ -1,8 +1,8 @@
 import pytest
 from synthetic_runs import level_run, write_tree
 
-from analysis import storage
-from analysis.levels import level_tables
+from analysis.size import bytes_fraction
+from analysis.table import level_table
 from harness import run_folder
 
 
@@ -26,7 +26,7 @@ def row(kind, strength, **known):
     ],
 )
 def test_what_compressed_weights_take_of_the_dense_bytes(kind, strength, known, expected):
-    assert storage.bytes_fraction(row(kind, strength, **known)) == (expected and pytest.approx(expected, abs=1e-12))
+    assert bytes_fraction(row(kind, strength, **known)) == (expected and pytest.approx(expected, abs=1e-12))
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_what_compressed_weights_take_of_the_dense_bytes(kind, strength, known, 
     ],
 )
 def test_bits_come_with_their_scales(arguments, expected):
-    found = storage.bytes_fraction(row("bits", 4), arguments)
+    found = bytes_fraction(row("bits", 4), arguments)
     assert found == (expected and pytest.approx(expected, abs=1e-12))
 
 
 def test_a_table_says_what_each_point_takes(tmp_path):
     write_tree(tmp_path, level_run(), level_run("magnitude", 0.5), level_run("rtn", ("bits", 3)))
     write_tree(tmp_path, level_run("gptq", ("bits", 4)), group_size=64, symmetric=False)
-    table = level_tables.level_table(run_folder.read_runs(tmp_path))
+    table = level_table(run_folder.read_runs(tmp_path))
     found = {point["compression"]: point["bytes_fraction"] for point in table}
     assert found == {"dense": 1.0, "magnitude": 0.5625, "rtn": None, "gptq": (4 + 20 / 64) / 16}

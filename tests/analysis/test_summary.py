@@ -3,8 +3,8 @@ import re
 import pytest
 from synthetic_runs import dense, perplexity_run, run, write_tree
 
-from analysis import summary, wording
-from analysis.contents import describe
+from analysis import phrases, summary
+from analysis.kinds import describe
 from harness import run_folder
 
 
@@ -176,11 +176,11 @@ def test_the_perplexity_table_has_a_line_per_point(read):
 
 
 def test_bars_and_line_breaks_do_not_end_a_cell():
-    assert wording.markdown(["a|b"], [["c\nd"]]) == ["| a\\|b |", "| --- |", "| c d |"]
+    assert phrases.markdown(["a|b"], [["c\nd"]]) == ["| a\\|b |", "| --- |", "| c d |"]
 
 
 def test_names_begin_no_tag_and_end_no_cell(read):
-    (cell,) = wording.markdown(["a<b>|c", "`<d>`", "e\u2028f"], [])[:1]
+    (cell,) = phrases.markdown(["a<b>|c", "`<d>`", "e\u2028f"], [])[:1]
     assert cell == r"| a\<b>\|c | `<d>` | e f |"
     text = "\n".join(lines(read(dense(task="<script>", model="lab/m<i>"), run(task="<script>", model="lab/m<i>"))))
     assert r"| m\<i> | \<script> |" in text and r"## Setting 1, m\<i>" in text and not re.search(r"[^\\]<", text)

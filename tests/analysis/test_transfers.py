@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 from synthetic_runs import run, write_tree
 
-from analysis import tables
-from analysis.fine_tuning import transfers
+from analysis import tuned_sections
+from analysis.contrasts import DIFFERENCE_COLUMNS, PAIRS, difference_table
+from analysis.table import csv_text
 from harness import run_folder
 
 LABELS = np.arange(200) % 2
@@ -26,7 +27,7 @@ def answered(transfer, strength, wrong, seed=41, task="qnli", labels=LABELS, **c
 @pytest.fixture
 def table(tmp_path):
     def read(*runs, resamples=500):
-        return transfers.difference_table(run_folder.read_runs(write_tree(tmp_path, *runs)), resamples=resamples)
+        return difference_table(run_folder.read_runs(write_tree(tmp_path, *runs)), resamples=resamples)
 
     return read
 
@@ -41,8 +42,8 @@ def test_differences_by_hand(table):
         answered("dense_transfer", None, range(20)), answered("dense_transfer_freezing", 0.5, range(20)),
         answered("sparse_transfer", 0.5, range(100)), answered("sparse_to_dense", 0.5, range(60)),
     )  # fmt: skip
-    assert [(row["transfer"], row["against"]) for row in rows] == list(transfers.PAIRS)
-    assert all(set(row) == set(transfers.DIFFERENCE_COLUMNS) for row in rows)
+    assert [(row["transfer"], row["against"]) for row in rows] == list(PAIRS)
+    assert all(set(row) == set(DIFFERENCE_COLUMNS) for row in rows)
     repaired = of_pair(rows, "sparse_to_dense", "sparse_transfer")
     assert (repaired["score"], repaired["against_score"]) == (0.7, 0.5)
     assert repaired["difference"] == pytest.approx(0.2) and repaired["verdict"] == "higher"
@@ -73,9 +74,7 @@ def test_only_seeds_that_both_have_are_compared_and_their_spread_widens_the_inte
     rows = table(*runs, *[answered("sparse_transfer", 0.5, items, seed=seed) for seed, items in wrong.items()])
     (row,) = rows
     assert row["seeds"] == (41, 42) and row["difference"] == pytest.approx(0.225)
-    one_seed = transfers.difference_table(
-        [row for row in run_folder.read_runs(tmp_path) if row["seed"] == 41], resamples=500
-    )
+    one_seed = difference_table([row for row in run_folder.read_runs(tmp_path) if row["seed"] == 41], resamples=500)
     width = [own["difference_high"] - own["difference_low"] for own in (row, *one_seed)]
     assert width[0] > 1.5 * width[1]
 
@@ -91,7 +90,7 @@ def test_why_there_is_no_interval_is_said(table):
     assert [row["reason"] for row in rows] == ["no seed in common", *["no predictions on the same items"] * 3]
     assert {row["verdict"] for row in rows} == {"cannot tell"}
     assert rows[0]["difference"] is None and rows[0]["seeds"] == () and rows[2]["difference"] == pytest.approx(-0.4)
-    lines = csv.DictReader(io.StringIO(tables.csv_text(rows, transfers.DIFFERENCE_COLUMNS)))
+    lines = csv.DictReader(io.StringIO(csv_text(rows, DIFFERENCE_COLUMNS)))
     assert [line["difference_low"] for line in lines] == [""] * 4
 
 
@@ -161,7 +160,7 @@ def test_the_summary_counts_what_is_sure(tmp_path):
         answered("sparse_to_dense", "2:4", range(50)),
         answered("dense_transfer", None, range(100), task="rte"), answered("sparse_to_dense", 0.5, (), task="rte"),
     ))  # fmt: skip
-    lines = transfers.summary_lines(transfers.difference_table(rows, resamples=2000))
+    lines = tuned_sections.transfer_lines(difference_table(rows, resamples=2000))
     assert lines[2] == "| task | data | strength | sparse to dense - dense | sparse to dense - sparse |"
     half, nm, rte = lines[4:7]
     assert half.startswith("| QNLI | 100 % | 50 % | **-0.400 [-0.4") and "| **+0.050 [+0.0" in half
@@ -177,10 +176,10 @@ def test_the_summary_counts_what_is_sure(tmp_path):
 
 def test_dense_and_sparse_alone_have_no_table(tmp_path):
     rows = run_folder.read_runs(write_tree(tmp_path, run("dense_transfer", None), run()))
-    table = transfers.difference_table(rows)
-    assert table == transfers.summary_lines(table) == []
-    against_dense = transfers.difference_table(run_folder.read_runs(write_tree(tmp_path, run("sparse_to_dense"))))
+    table = difference_table(rows)
+    assert table == tuned_sections.transfer_lines(table) == []
+    against_dense = difference_table(run_folder.read_runs(write_tree(tmp_path, run("sparse_to_dense"))))
     assert [(row["transfer"], row["against"]) for row in against_dense] == [
         ("sparse_to_dense", "dense_transfer"), ("sparse_to_dense", "sparse_transfer"),
     ]  # fmt: skip
-    assert transfers.summary_lines(against_dense) != []
+    assert tuned_sections.transfer_lines(against_dense) != []

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 from synthetic_runs import level_run, write_tree
 
-from analysis.levels import level_tables
-from analysis.uncertainty import trends
+from analysis import verdicts
+from analysis.table import level_table
 from harness import run_folder
 
 LEVELS = ("easy", "middle", "hard")
@@ -18,7 +18,7 @@ STRENGTHS = (0.2, 0.4, 0.6)
 @pytest.fixture
 def measured(tmp_path):
     def measure(*runs, resamples=400, **options):
-        return trends.measure(run_folder.read_runs(write_tree(tmp_path, *runs)), resamples, **options)
+        return verdicts.measure(run_folder.read_runs(write_tree(tmp_path, *runs)), resamples, **options)
 
     return measure
 
@@ -80,7 +80,7 @@ def test_levels_that_fall_alike_cannot_be_told_and_many_items_would_be_needed(me
 
 def test_more_items_are_needed_where_more_curves_are_judged_together(tmp_path):
     def orders(name, *runs):
-        return trends.measure(run_folder.read_runs(write_tree(tmp_path / name, *runs)), 500).orders
+        return verdicts.measure(run_folder.read_runs(write_tree(tmp_path / name, *runs)), 500).orders
 
     one, other = (sweep((-0.5, -0.5, -0.5), items=60, compression=name) for name in ("magnitude", "wanda"))
     (alone,) = orders("one", *one)
@@ -118,7 +118,7 @@ def test_the_bounds_of_a_drop_are_those_of_the_share_that_is_lost(measured, tmp_
     items = 300
     found = measured(*sweep((-0.2, -1.0), items=items, clusters=items), resamples=10_000)
     rows = run_folder.read_runs(tmp_path)
-    table = level_tables.level_table(rows)
+    table = level_table(rows)
     rng = np.random.default_rng(1)
     for point in found.points:
         row = only(table, level=point["level"], strength=point["strength"])
@@ -161,8 +161,8 @@ def test_a_drop_of_all_is_no_larger(measured):
 
 def test_intervals_are_put_into_the_table(measured, tmp_path):
     found = measured(*sweep((-0.2, -0.6), items=60, compression="wanda"))
-    table = level_tables.level_table(run_folder.read_runs(tmp_path))
-    told = trends.with_intervals(table, found)
+    table = level_table(run_folder.read_runs(tmp_path))
+    told = verdicts.with_intervals(table, found)
     assert [{**row, "drop_low": None, "drop_high": None} for row in told] == table
     for row in told:
         if row["compression"] == "dense":
@@ -171,12 +171,12 @@ def test_intervals_are_put_into_the_table(measured, tmp_path):
             point = only(found.points, level=row["level"], strength=row["strength"])
             assert (row["drop_low"], row["drop_high"]) == (point["drop_low"], point["drop_high"])
             assert row["drop_low"] < row["normalized_drop"] < row["drop_high"]
-    assert trends.with_intervals(table, trends.Trends([], [], [], [])) == table
+    assert verdicts.with_intervals(table, verdicts.Trends([], [], [])) == table
 
 
 def test_seeds_are_resampled_too(measured, tmp_path):
     quiet = measured(*sweep((-0.2, -0.6), seeds=(0, 1, 2), compression="wanda"))
-    noisy = trends.measure(
+    noisy = verdicts.measure(
         run_folder.read_runs(write_tree(tmp_path / "b", *sweep((-0.2, -0.6), seeds=(0, 1, 2), noise=0.15))), 400
     )
     for level in LEVELS[:2]:
@@ -314,11 +314,11 @@ def test_levels_at_chance_and_few_groups_have_no_intervals(measured, tmp_path):
     found = measured(*sweep((-0.2, -0.6), of_level={"hard": {"chance": 0.9}, "middle": {"chance": 0.9}}))
     assert only(found.levels, level="middle")["reason"] == "the dense score is not above chance"
     assert only(found.levels, level="easy")["slope_low"] is not None
-    few = trends.measure(run_folder.read_runs(write_tree(tmp_path / "b", *sweep((-0.2, -0.6), clusters=9))), 100)
+    few = verdicts.measure(run_folder.read_runs(write_tree(tmp_path / "b", *sweep((-0.2, -0.6), clusters=9))), 100)
     assert {level["reason"] for level in few.levels} == {"fewer than 10 groups of items"}
     assert few.levels[0]["slope"] is not None and few.levels[0]["slope_low"] is None
     assert few.orders[0]["text"] == "cannot tell: no intervals: fewer than 10 groups of items."
-    enough = trends.measure(run_folder.read_runs(write_tree(tmp_path / "c", *sweep((-0.2, -0.6), clusters=10))), 100)
+    enough = verdicts.measure(run_folder.read_runs(write_tree(tmp_path / "c", *sweep((-0.2, -0.6), clusters=10))), 100)
     assert {level["reason"] for level in enough.levels} == {""} and enough.levels[0]["slope_low"] is not None
 
 
@@ -353,7 +353,7 @@ def test_a_dense_model_that_gets_nothing_right_has_no_slope(measured):
 
 
 def test_large_numbers_of_items_are_rounded():
-    assert [trends.rounded(count) for count in (7, 1449, 36_712, 999_999, 1_000_001)] == [
+    assert [verdicts.rounded(count) for count in (7, 1449, 36_712, 999_999, 1_000_001)] == [
         "7", "1,400", "37,000", "1,000,000", "more than a million",
     ]  # fmt: skip
 
@@ -366,16 +366,16 @@ def test_ranks_of_unknown_size_have_no_slope(measured):
 
 def test_columns_are_complete_and_nothing_is_nan(measured):
     found = measured(*sweep((-0.2, -0.6, -1.0), items=40, clusters=10))
-    assert all(set(row) == set(trends.POINT_COLUMNS) for row in found.points)
-    assert all(set(row) == set(trends.LEVEL_COLUMNS) for row in found.levels)
-    assert all(set(row) == set(trends.ORDER_COLUMNS) for row in found.orders)
+    assert all(set(row) == set(verdicts.TREND_POINT_COLUMNS) for row in found.points)
+    assert all(set(row) == set(verdicts.SLOPE_COLUMNS) for row in found.levels)
+    assert all(set(row) == set(verdicts.ORDER_COLUMNS) for row in found.orders)
     json.dumps(found, allow_nan=False)
-    assert found.differences == [] and trends.measure([]) == ([], [], [], [])
+    assert verdicts.measure([]) == ([], [], [])
 
 
 def test_the_same_seed_gives_the_same_numbers(measured, tmp_path):
     runs = sweep((-0.2, -0.6), items=60)
-    assert measured(*runs, seed=4) == trends.measure(run_folder.read_runs(tmp_path), 400, seed=4)
+    assert measured(*runs, seed=4) == verdicts.measure(run_folder.read_runs(tmp_path), 400, seed=4)
     assert measured(seed=4) != measured(seed=5)
 
 
@@ -385,12 +385,12 @@ def test_a_confidence_that_is_none_is_refused(measured):
 
 
 def test_verdict_needs_its_p_values():
-    assert trends.verdict(0.05, 1.0) == "monotonic"
-    assert trends.verdict(0.06, 0.04) == "not monotonic"
-    assert trends.verdict(0.06, 0.06) == trends.verdict(None, None) == "cannot tell"
-    assert trends.verdict(0.06, 0.06, alpha=0.1) == "monotonic"
+    assert verdicts.verdict(0.05, 1.0) == "monotonic"
+    assert verdicts.verdict(0.06, 0.04) == "not monotonic"
+    assert verdicts.verdict(0.06, 0.06) == verdicts.verdict(None, None) == "cannot tell"
+    assert verdicts.verdict(0.06, 0.06, alpha=0.1) == "monotonic"
 
 
 def test_verdicts_name_the_curve(measured):
-    (line,) = trends.verdict_lines(measured(*sweep((-0.4,))).orders)
+    (line,) = verdicts.verdict_lines(measured(*sweep((-0.4,))).orders)
     assert line == ("Magnitude (threshold: layer) by sparsity, raw slopes: cannot tell: 1 of 1 levels can be compared.")

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from synthetic_runs import run, write_tree
 
-from analysis import estimators
-from analysis.fine_tuning import transfers, tuning_trends
-from analysis.uncertainty import trends
+from analysis import estimators, tuned_sections, verdicts
+from analysis.contrasts import difference_table
+from analysis.kinds import tuning_parts
+from analysis.replicates import resampled_figures
 from harness import run_folder
 
 ITEMS = 400
@@ -31,7 +32,7 @@ def curve(*scores, dense=0.9, strengths=STRENGTHS, **changes):
 
 @pytest.fixture
 def measure(tmp_path):
-    return lambda *runs: tuning_trends.measure(run_folder.read_runs(write_tree(tmp_path, *runs)), resamples=500)
+    return lambda *runs: verdicts.measure(run_folder.read_runs(write_tree(tmp_path, *runs)), resamples=500)
 
 
 def test_a_slope_and_its_interval(measure):
@@ -60,11 +61,11 @@ def test_less_data_that_falls_faster_is_monotonic_and_the_contrary_is_not(measur
     easy, hard = curve(0.89, 0.88, 0.87), curve(0.8, 0.7, 0.6, fraction=0.1)
     (raw, corrected) = measure(*easy, *hard).orders
     assert (raw["measure"], corrected["measure"]) == ("raw", "chance-corrected")
-    assert raw["verdict"] == corrected["verdict"] == trends.MONOTONIC and raw["order_share"] > 0.95
+    assert raw["verdict"] == corrected["verdict"] == verdicts.MONOTONIC and raw["order_share"] > 0.95
     other = run_folder.read_runs(write_tree(
         tmp_path / "other", *curve(0.8, 0.7, 0.6), *curve(0.89, 0.88, 0.87, fraction=0.1),
     ))  # fmt: skip
-    assert [row["verdict"] for row in tuning_trends.measure(other, 500).orders] == [trends.NOT_MONOTONIC] * 2
+    assert [row["verdict"] for row in verdicts.measure(other, 500).orders] == [verdicts.NOT_MONOTONIC] * 2
 
 
 def test_an_easy_and_a_hard_task_are_levels_of_their_category(measure):
@@ -75,7 +76,7 @@ def test_an_easy_and_a_hard_task_are_levels_of_their_category(measure):
     ]  # fmt: skip
     assert levels[1]["difficulty"] == pytest.approx(estimators.human_gap(0.936, 0.9))
     orders = [row for row in found.orders if row["setting"] == 5]
-    assert [row["verdict"] for row in orders] == [trends.MONOTONIC] * 2
+    assert [row["verdict"] for row in orders] == [verdicts.MONOTONIC] * 2
 
 
 def test_the_transfers_against_each_other_are_measured_too(tmp_path):
@@ -84,26 +85,28 @@ def test_the_transfers_against_each_other_are_measured_too(tmp_path):
         tmp_path, *curve(0.8, 0.7, 0.6), {**answered(0.85, 0.4, **repaired), "transfer": "sparse_to_dense"}
     )
     rows = run_folder.read_runs(tree)
-    found = tuning_trends.measure(rows, resamples=500, seed=3)
-    assert found.differences == transfers.difference_table(rows, resamples=500, seed=3)
-    assert [(row["strength"], row["against"]) for row in found.differences] == [
+    (part,) = tuning_parts(rows, resamples=500)
+    assert part.tables["differences"] == difference_table(rows, resamples=500)
+    assert [(row["strength"], row["against"]) for row in part.tables["differences"]] == [
         (0.4, "dense_transfer"), (0.4, "sparse_transfer"),
     ]  # fmt: skip
 
 
 def test_tasks_have_draws_of_their_own_and_data_fractions_share_theirs(tmp_path):
+    places = [(task, share) for task in ("qnli", "rte") for share in (1.0, 0.1)]
     rows = run_folder.read_runs(write_tree(
-        tmp_path, *[answered(0.8, task=task, fraction=share) for task in ("qnli", "rte") for share in (1.0, 0.1)],
+        tmp_path, *[answered(0.8, strength, task=task, fraction=share) for task, share in places
+                    for strength in (None, 0.5)],
     ))  # fmt: skip
-    _, drawn = tuning_trends._replicates(rows, 100, 0)
-    qnli, rte = ([*drawn[task].scores.values()] for task in ("qnli", "rte"))
-    np.testing.assert_array_equal(qnli[0], qnli[1])
-    assert abs(np.corrcoef(qnli[0], rte[0])[0, 1]) < 0.4
+    drawn = {key.task: [level.replicates.dense.both for level in next(iter(found.values()))]
+             for key, found in resampled_figures(rows, 100, 0) if key.setting == 1}  # fmt: skip
+    np.testing.assert_array_equal(drawn["qnli"][0], drawn["qnli"][1])
+    assert abs(np.corrcoef(drawn["qnli"][0], drawn["rte"][0])[0, 1]) < 0.4
 
 
 def test_seeds_that_differ_widen_the_interval(measure, tmp_path):
     steady = measure(*curve(0.7, 0.6, 0.5), *curve(0.7, 0.6, 0.5, seed=42), *curve(0.7, 0.6, 0.5, seed=43)).levels
-    wild = tuning_trends.measure(run_folder.read_runs(write_tree(
+    wild = verdicts.measure(run_folder.read_runs(write_tree(
         tmp_path / "wild", *curve(0.85, 0.8, 0.75), *curve(0.7, 0.6, 0.5, seed=42), *curve(0.55, 0.5, 0.5, seed=43),
     )), 500).levels  # fmt: skip
     widths = [level["slope_high"] - level["slope_low"] for (level,) in (steady, wild)]
@@ -119,18 +122,18 @@ def test_why_there_are_no_intervals_is_said(measure):
     assert reasons["qnli"] == "no dense transfer"
     assert reasons["rte"] == "dense and strengths do not have the same seeds"
     assert reasons["mnli"] == "no predictions on the same items"
-    assert reasons["cola"] == trends.NOT_ABOVE_CHANCE
+    assert reasons["cola"] == verdicts.NOT_ABOVE_CHANCE
     assert all(row["slope_low"] is None for row in found.levels)
 
 
 def test_the_summary_names_tasks_levels_and_verdicts(measure):
-    lines = tuning_trends.summary_lines(measure(*curve(0.89, 0.88, 0.87), *curve(0.8, 0.7, 0.6, fraction=0.1)))
+    lines = tuned_sections.trend_lines(measure(*curve(0.89, 0.88, 0.87), *curve(0.8, 0.7, 0.6, fraction=0.1)))
     assert lines[4].startswith("| QNLI | sparsity | 100 % | -0.056 [-") and lines[4].endswith(" | 1 | 400 |")
     assert lines[5].startswith("| QNLI | sparsity | 10 % | -0.556 [-")
     assert lines[-2].startswith("- QNLI by unstructured sparsity, raw slopes: monotonic: each harder level falls")
-    assert tuning_trends.summary_lines(trends.Trends([], [], [], [])) == []
+    assert tuned_sections.trend_lines(verdicts.Trends([], [], [])) == []
 
 
 def test_a_single_level_has_no_verdict_to_print(measure):
-    lines = tuning_trends.summary_lines(measure(*curve(0.8, 0.7, 0.6)))
+    lines = tuned_sections.trend_lines(measure(*curve(0.8, 0.7, 0.6)))
     assert not [line for line in lines if line.startswith("- ")] and len(lines) == 6

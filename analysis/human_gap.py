@@ -2,38 +2,37 @@
 
 Difficulty is (human - dense) / human, from the dense runs of the tree itself: a model that learned a task badly makes
 it difficult. Tasks are grouped as the paper and its first version group them. Their metrics have different floors:
-accuracy falls to the share of the largest class, or to one of the options, Matthews and other correlations fall to 0. A
-normalized drop is therefore bounded by the floor, and every drop stands beside the one that counts from the floor.
+accuracy falls to the share of the largest class, or to one of the options; Matthews and other correlations fall to 0.
+The floor bounds a normalized drop, so that every drop stands beside the one that counts from the floor.
 """
 
 import itertools
 import statistics
 from typing import NamedTuple
 
-from analysis import estimators, tables
-from analysis.tables import Row
-from analysis.wording import markdown, number, strength_text
+from analysis import estimators
+from analysis.curves import curve_statistics, curves_by
+from analysis.names import KIND_NAME, task_name
+from analysis.table import DENSE, KINDS, POINT_COLUMNS, SPARSE, Row
 
 CATEGORIES = ("single sentence", "sentence similarity", "natural language inference", "commonsense reasoning",
               "arithmetic reasoning")  # fmt: skip
 # Tasks for which no score of people is published, easy to hard as the paper's first version has them.
 UNMEASURED = ("mawps", "svamp")
 EASY, HARD, ONLY = "easy", "hard", "only"
-KIND_NAME = {"sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank"}
-# How a sentence names the measures by which harder tasks may lose more.
+# The measures by which harder tasks may lose more, as a sentence names them.
 MEASURES = {
     "theil_sen_slope": "by the raw slope",
     "corrected_slope": "by the slope from the floor",
     "mean_corrected_drop": "by the mean drop from the floor",
 }
-
 HUMAN_GAP_COLUMNS = (
     "model", "magnitude_scope", "category", "task", "metric", "data_fraction", "seeds", "dense_mean_score", "human",
     "difficulty", "difficulty_stderr", "chance", "dense_above_chance", "strength_kind", "strengths", "mean_scores",
     "normalized_drops", "corrected_drops", "spearman", "theil_sen_slope", "corrected_slope", "mean_drop",
     "mean_corrected_drop", "source",
 )  # fmt: skip
-FIGURE_COLUMNS = ("category", "place", "human", *tables.POINT_COLUMNS)
+FIGURE_COLUMNS = ("category", "place", "human", *POINT_COLUMNS)
 
 
 class Human(NamedTuple):
@@ -74,39 +73,30 @@ def human_score(task: str, metric: str) -> float | None:
     return HUMAN[task].scores.get(metric) if task in HUMAN else None
 
 
-def human_gap_table(rows: list[Row]) -> list[Row]:
-    """One row of HUMAN_GAP_COLUMNS per task with a dense run and kind of strength, from easy to hard.
+def gap_table(table: list[Row]) -> list[Row]:
+    """One row of HUMAN_GAP_COLUMNS for each task with a dense run and kind of strength, from easy to hard.
 
     Args:
-        rows: runs of one setting, model and magnitude scope (tables.figure_sets).
+        table: the table.seed_means of one setting, model and magnitude scope.
     Returns:
-        Each task at the largest data fraction that it has a dense run of. Scores are means over seeds; strengths,
-        mean_scores, normalized_drops and corrected_drops run along the curve of the sparse transfer, from weak to
-        strong, and are empty where that was not run or a drop is not defined; mean_drop and mean_corrected_drop are
-        means along it, which unlike a slope also count what is lost before the first strength. human, difficulty and
-        its standard error over items are None where nobody measured people, and such tasks come last.
-    Raises:
-        ValueError: runs that must not be averaged, or that belong in several figures.
+        Each task at the largest data fraction that it has a dense run of. strengths, mean_scores, normalized_drops and
+        corrected_drops run along the curve of the sparse transfer, from weak to strong; they are empty where that was
+        not run or a drop is not defined. mean_drop and mean_corrected_drop are means along the curve; unlike a slope
+        they also count what is lost before the first strength. human, difficulty and its standard error over items are
+        None where nobody measured people, and such tasks come last.
     """
-    table = tables.seed_means(rows)
-    curves = tables.curves(table)
+    of_transfer = curves_by(table, "task", "strength_kind", "transfer", "data_fraction")
     found = []
-    for dense in _references(table):
-        place = (dense["task"], dense["data_fraction"])
-        of_kind = {kind: curves.get((place[0], kind, tables.SPARSE, place[1]), []) for kind in tables.KINDS}
+    references: dict[str, Row] = {}
+    for point in table:
+        if point["transfer"] == DENSE:
+            references.setdefault(point["task"], point)  # the table starts with the largest fraction
+    for dense in references.values():
+        of_kind = {kind: of_transfer.get((dense["task"], kind, SPARSE, dense["data_fraction"]), []) for kind in KINDS}
         found += [_gap_row(dense, kind, points) for kind, points in of_kind.items() if points]
         if not any(of_kind.values()):
             found.append(_gap_row(dense, None, []))
     return sorted(found, key=_from_easy_to_hard)
-
-
-def _references(table: list[Row]) -> list[Row]:
-    """The dense point of each task at its largest data fraction."""
-    found: dict[str, Row] = {}
-    for point in table:
-        if point["transfer"] == tables.DENSE:
-            found.setdefault(point["task"], point)  # a table of seed_means starts with the largest fraction
-    return list(found.values())
 
 
 def _gap_row(dense: Row, kind: str | None, points: list[Row]) -> Row:
@@ -114,7 +104,7 @@ def _gap_row(dense: Row, kind: str | None, points: list[Row]) -> Row:
     human = human_score(task, metric)
     score, stderr = dense["mean_score"], dense["mean_stderr"]
     same = ("model", "magnitude_scope", "task", "metric", "data_fraction", "seeds", "chance", "dense_above_chance")
-    curve = tables.curve_statistics(points) if points else {}
+    curve = curve_statistics(points) if points else {}
     drops, corrected = _along(points, "normalized_drop"), _along(points, "corrected_drop")
     return {
         **{name: dense[name] for name in same},
@@ -136,28 +126,28 @@ def _gap_row(dense: Row, kind: str | None, points: list[Row]) -> Row:
 
 
 def _along(points: list[Row], name: str) -> tuple[float, ...]:
-    """A value at each point of a curve; empty where it is not defined, which depends on the dense score alone."""
+    """A value at each point of a curve; empty where it is not defined at one of them."""
     values = tuple(point[name] for point in points)
     return () if None in values else values
 
 
 def _from_easy_to_hard(row: Row) -> tuple:
     kind, difficulty = row["strength_kind"], row["difficulty"]
-    return difficulty is None, difficulty or 0.0, row["task"], -1 if kind is None else tables.KINDS.index(kind)
+    return difficulty is None, difficulty or 0.0, row["task"], -1 if kind is None else KINDS.index(kind)
 
 
 def easy_and_hard(gaps: list[Row]) -> dict[tuple[str, str], dict[str, Row]]:
     """The tasks that the figure human_gap shows, by kind of strength and category: EASY and HARD, or the ONLY one.
 
     Args:
-        gaps: a human_gap_table.
+        gaps: a gap_table.
     Returns:
         Rows of the table. Of more than two tasks those with the smallest and the largest difficulty, among those whose
         dense model learned the task where there are two such. Those of UNMEASURED have no difficulty and stand in its
         order. A category without a curve is not there.
     """
     found: dict[tuple[str, str], dict[str, Row]] = {}
-    for kind, category in itertools.product(tables.KINDS, CATEGORIES):
+    for kind, category in itertools.product(KINDS, CATEGORIES):
         drawn = [row for row in gaps if (row["strength_kind"], row["category"]) == (kind, category)]
         drawn = sorted(filter(has_place, drawn), key=_unmeasured_order)
         learned = [row for row in drawn if row["dense_above_chance"] is not False]
@@ -169,6 +159,15 @@ def easy_and_hard(gaps: list[Row]) -> dict[tuple[str, str], dict[str, Row]]:
     return found
 
 
+def comparable_pairs(gaps: list[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The easy and the hard task of each kind of strength and category, where people were measured on both."""
+    return {
+        key: [*places.values()]
+        for key, places in easy_and_hard(gaps).items()
+        if len(places) > 1 and all(gap["difficulty"] is not None for gap in places.values())
+    }
+
+
 def has_place(gap: Row) -> bool:
     """Whether it is known how hard a task is beside others of its category."""
     return gap["difficulty"] is not None or gap["task"] in UNMEASURED
@@ -178,23 +177,21 @@ def _unmeasured_order(gap: Row) -> int:
     return UNMEASURED.index(gap["task"]) if gap["task"] in UNMEASURED else 0
 
 
-def figure_table(rows: list[Row]) -> list[Row]:
-    """The points of figures.human_gap, rows of FIGURE_COLUMNS; empty where no category has a curve.
+def figure_table(table: list[Row], gaps: list[Row]) -> list[Row]:
+    """The points of the figure human_gap, rows of FIGURE_COLUMNS; empty where no category has a curve.
 
+    Args:
+        table, gaps: the table.seed_means of one setting, model and scope, and their gap_table.
     Returns:
-        Points of tables.seed_means, whose difficulty here is the gap to people: of each task shown, the dense transfer
-        and the sparse transfer.
-    Raises:
-        ValueError: runs that must not be averaged, or that belong in several figures.
+        Of each task shown, the dense and the sparse transfer, with the gap to people as the difficulty.
     """
-    table = tables.seed_means(rows)
     found = []
-    for (kind, category), shown in easy_and_hard(human_gap_table(rows)).items():
+    for (kind, category), shown in easy_and_hard(gaps).items():
         for place, gap in shown.items():
             own = {"category": category, "place": place, "human": gap["human"], "difficulty": gap["difficulty"]}
             key = (gap["task"], gap["data_fraction"])
             points = [point for point in table if (point["task"], point["data_fraction"]) == key]
-            wanted = ((tables.DENSE, None), (tables.SPARSE, kind))
+            wanted = ((DENSE, None), (SPARSE, kind))
             found += [{**point, **own} for point in points if (point["transfer"], point["strength_kind"]) in wanted]
     return [point for number, point in enumerate(found) if point not in found[:number]]
 
@@ -217,7 +214,7 @@ def pairs_in_order(gaps: list[Row], measure: str) -> tuple[int, int]:
     """In how many pairs of tasks the harder one loses more, and how many pairs can be compared.
 
     Args:
-        gaps: rows of a human_gap_table of one kind of strength.
+        gaps: rows of a gap_table of one kind of strength.
         measure: one of MEASURES; more negative is lost more.
     Returns:
         Pairs with the same strengths, both with the measure and a difficulty, both learned by their dense model. By
@@ -230,9 +227,8 @@ def pairs_in_order(gaps: list[Row], measure: str) -> tuple[int, int]:
     return sum(sign < 0 for sign in signs), len(signs)
 
 
-def left_out(rows: list[Row]) -> list[str]:
-    """One sentence for each thing that the figure human_gap does not show of the paper's, or of the tree."""
-    gaps = human_gap_table(rows)
+def left_out(table: list[Row], gaps: list[Row]) -> list[str]:
+    """One sentence for everything in the paper's figure, or in the tree, that the figure human_gap does not show."""
     shown = easy_and_hard(gaps)
     drawn = {gap["task"] for places in shown.values() for gap in places.values()}
     found = []
@@ -240,76 +236,36 @@ def left_out(rows: list[Row]) -> list[str]:
         if not any(name == category for _, name in shown):
             found.append(f"No curve of {category}.")
         found += [
-            f"{category.capitalize()} has {tables.task_name(places[ONLY]['task'])} alone in {KIND_NAME[kind]}."
+            f"{category.capitalize()} has {task_name(places[ONLY]['task'])} alone in {KIND_NAME[kind]}."
             for (kind, name), places in shown.items()
             if name == category and ONLY in places
         ]
     unseen = {gap["task"]: gap["human"] for gap in gaps if gap["task"] not in drawn}
-    unknown = [tables.task_name(task) for task, human in unseen.items() if human is None]
-    between = [tables.task_name(task) for task, human in unseen.items() if human is not None]
-    without = {row["task"] for row in rows if tables.is_fine_tuning_run(row)} - {gap["task"] for gap in gaps}
+    unknown = [task_name(task) for task, human in unseen.items() if human is None]
+    between = [task_name(task) for task, human in unseen.items() if human is not None]
+    without = {point["task"] for point in table} - {gap["task"] for gap in gaps}
     if unknown:
         found.append(f"No human score is known of {', '.join(unknown)}.")
-    if ordered := [tables.task_name(task) for task in UNMEASURED if task in drawn]:
+    if ordered := [task_name(task) for task in UNMEASURED if task in drawn]:
         found.append(f"No human score is known of {', '.join(ordered)}: in the order of the paper's first version.")
     if between:
         found.append(f"Not drawn: {', '.join(between)} (no curve, not learned, or between easy and hard).")
     if without:
-        found.append(f"No dense run, so no difficulty: {', '.join(map(tables.task_name, sorted(without)))}.")
+        found.append(f"No dense run, so no difficulty: {', '.join(map(task_name, sorted(without)))}.")
     return found
-
-
-def summary_lines(rows: list[Row]) -> list[str]:
-    """Appendix B in Markdown: the tasks from easy to hard, what pruning costs each, and whether harder costs more.
-
-    Args:
-        rows: runs of one setting, model and magnitude scope (tables.figure_sets); empty text without a human score or
-            a task of UNMEASURED.
-    """
-    gaps = human_gap_table(rows)
-    if not any(map(has_place, gaps)):
-        return []
-    head = ["task", "category", "metric", "dense", "floor", "people", "difficulty", "above floor"]
-    body = [_summary_row(gap) for gap in gaps]
-    return [
-        "Difficulty is the gap to people, (human - dense) / human, from these dense runs; ± is 1.96 standard errors "
-        "over items. Slope: Theil-Sen, drop per unit of sparsity of the sparse transfer; from the floor: of the score "
-        "above the floor, by which tasks with different metrics can be compared.",
-        "",
-        *markdown([*head, "drop by strength", "slope", "from the floor", "mean drop from the floor"], body),
-        "",
-        *[f"- {sentence}" for sentence in [*order_sentences(gaps), *left_out(rows)]],
-    ]
-
-
-def _summary_row(gap: Row) -> list[str]:
-    difficulty, stderr = gap["difficulty"], gap["difficulty_stderr"]
-    shown = "" if difficulty is None else f"{100 * difficulty:+.1f} %"
-    shown += "" if stderr is None else f" ± {196 * stderr:.1f}"
-    kind = gap["strength_kind"]
-    drops = [
-        f"{strength_text({'strength_kind': kind, 'strength': strength})}: {100 * drop:+.1f} %"
-        for strength, drop in zip(gap["strengths"], gap["normalized_drops"], strict=False)
-    ]
-    return [
-        tables.task_name(gap["task"]), gap["category"] or "", gap["metric"].replace("_", " "),
-        number(gap["dense_mean_score"]), number(gap["chance"]), number(gap["human"]), shown,
-        {True: "yes", False: "**no**", None: ""}[gap["dense_above_chance"]], "; ".join(drops),
-        *(number(gap[measure]) for measure in MEASURES),
-    ]  # fmt: skip
 
 
 def order_sentences(gaps: list[Row]) -> list[str]:
     """For each kind of strength, whether harder tasks lose more: over all pairs of tasks, and within categories.
 
     Args:
-        gaps: a human_gap_table.
+        gaps: a gap_table.
     """
-    return [_order_sentence(kind, [gap for gap in gaps if gap["strength_kind"] == kind]) for kind in _kinds(gaps)]
-
-
-def _kinds(gaps: list[Row]) -> list[str]:
-    return [kind for kind in tables.KINDS if any(gap["strength_kind"] == kind for gap in gaps)]
+    return [
+        _order_sentence(kind, [gap for gap in gaps if gap["strength_kind"] == kind])
+        for kind in KINDS
+        if any(gap["strength_kind"] == kind for gap in gaps)
+    ]
 
 
 def _order_sentence(kind: str, own: list[Row]) -> str:

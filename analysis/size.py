@@ -1,7 +1,7 @@
 """What a compressed model's weights take of the dense model's bytes: one axis for sparsity, N:M, bits and ranks.
 
-Counted are the weights that are compressed, the linear ones of the decoder blocks; embeddings and norms stay as they
-are in every method. The dense model's take 16 bits each.
+The weights that count are those that are compressed: the linear ones of the decoder blocks. Embeddings and norms stay
+as they are in every method. A dense weight takes 16 bits.
 """
 
 import math
@@ -77,7 +77,16 @@ def _quantized(bits: int, arguments: dict[str, Any]) -> float | None:
     return (bits + of_group / group_size) / DENSE_BITS
 
 
-def run_bytes_fraction(row: dict[str, Any]) -> float | None:
+def bytes_fraction_of_run(row: dict[str, Any]) -> float | None:
     """bytes_fraction of a run that run_folder.read_runs gave; where it has bits, its folder tells the group size."""
     arguments = run_folder.recorded_arguments(Path(row["folder"])) if row["strength_kind"] == "bits" else None
     return bytes_fraction(row, arguments)
+
+
+def amount(point: dict[str, Any]) -> float | None:
+    """How much of the weights is gone: sparsity, 1 - N/M, 1 - bits/16, or the share of parameters that a rank saves."""
+    if point["strength_kind"] == "bits":
+        return 1 - point["strength"] / DENSE_BITS
+    if point["strength_kind"] == "rank":
+        return None if point["parameter_ratio"] is None else 1 - point["parameter_ratio"]
+    return point["requested_sparsity"]

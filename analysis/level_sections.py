@@ -1,32 +1,33 @@
-"""What summary.md says of a setting without training: its levels, slopes and scores, and what to beware of."""
+"""What summary.md says of models that were compressed without training: levels, slopes, scores, sizes, perplexity."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 
-from analysis import tables
-from analysis.levels import level_tables
-from analysis.resampling import FEW_CLUSTERS
-from analysis.tables import Row
-from analysis.uncertainty import trends
-from analysis.uncertainty.trends import Trends
-from analysis.wording import (
-    compression_name,
-    dense_caution,
+from analysis.curves import (
+    corrected_levels,
+    curve_statistics,
+    is_comparable,
+    level_curves,
+    size_curves,
+    size_spearman,
+    slope_order,
+)
+from analysis.names import compression_name, strength_text
+from analysis.other_plots import curve_label
+from analysis.phrases import (
+    ORDER,
+    YES_NO,
     markdown,
-    misses_sparsity,
     number,
-    strength_text,
-    uneven_seeds,
+    spearman_text,
     with_bounds,
 )
+from analysis.table import LEVEL_KEY, Row, point_order
+from analysis.verdicts import Trends, verdict_lines
 
-ANSWER = {True: "yes", False: "**no**", None: ""}
 REFERENCE = "reference_only"
 SPEARMAN_CELL = 6  # of _slope_cells
-# Share of answers without a word from which a score tells whether a model answers, more than what it knows.
-MANY_EMPTY = 0.1
-# What the metrics of written answers say that are not called by what they are.
+# Metrics of written answers whose names do not say what they are.
 METRIC_NOTES = {
     "em_original": "the original's match, one of the two anywhere inside the other letter by letter, right for an "
     "empty answer too",
@@ -34,20 +35,19 @@ METRIC_NOTES = {
     "without spaces, also inside a longer word or in the question itself",
     "empty": "share of answers without a word",
 }
-ORDER = {True: "yes", False: "no", None: "cannot be told"}
 
 
-def section(table: list[Row], found: Trends | None = None) -> list[str]:
+def level_section(table: list[Row], found: Trends) -> list[str]:
     """The lines of one setting, model and task.
 
     Args:
         table: its level_table.
-        found: trends.measure of its runs, which gives slopes their intervals and the figure its verdict.
+        found: verdicts.of_figure of its curves.
     """
     return [
         "### Levels", "", *_levels(table), "",
         "### How fast the score falls", "", *_slopes(table, found), "",
-        *([] if found is None else _verdicts(found)),
+        *_verdicts(found),
         "### Scores", "", *_scores(table), *_written_answers(table),
     ]  # fmt: skip
 
@@ -67,7 +67,7 @@ def _levels(table: list[Row]) -> list[str]:
                 first["dataset"] or "", first["metric"], first["reader"] or "", first["num_examples"],
                 number(first["chance"]), number(first["human"]),
                 _with_error(first["mean_score"], first["mean_stderr"]) if is_dense else "**missing**",
-                ANSWER[first["dense_above_chance"]], _listed(first["metrics"]) if is_dense else "",
+                YES_NO[first["dense_above_chance"]], _listed(first["metrics"]) if is_dense else "",
                 _listed(fact for fact in first["facts"] if not fact.startswith(REFERENCE) and not fact.endswith("=0")),
             ]
         )  # fmt: skip
@@ -94,12 +94,12 @@ def _with_error(score: float, error: float | None) -> str:
     return f"{score:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
-def _slopes(table: list[Row], found: Trends | None) -> list[str]:
-    bounds = {} if found is None else {_curve_place(row): row for row in found.levels}
+def _slopes(table: list[Row], found: Trends) -> list[str]:
+    bounds = {_curve_place(row): row for row in found.levels}
     errors = {point["level"]: point["mean_stderr"] for point in table if point["strength_kind"] is None}
     body, orders = [], []
-    for (kind, _, _), curves in level_tables.level_curves(table).items():
-        levels = [level_tables.level_statistics(points) for points in curves.values()]
+    for (kind, _, _), curves in level_curves(table).items():
+        levels = [curve_statistics(points) for points in curves.values()]
         place = [compression_name(next(iter(curves.values()))[0]), kind]
         for level, points in zip(levels, curves.values(), strict=True):
             own = bounds.get(_curve_place(points[0]), {})
@@ -107,10 +107,10 @@ def _slopes(table: list[Row], found: Trends | None) -> list[str]:
             if len({point["mean_score"] for point in points}) == 1 < len(points):
                 cells[SPEARMAN_CELL] = "undefined: all scores are equal"
             body.append([*place, *cells])
-        for measure, own in {"raw": levels, "chance-corrected": level_tables.corrected_levels(levels)}.items():
-            in_order, basis = tables.slope_order(own)
+        for measure, own in {"raw": levels, "chance-corrected": corrected_levels(levels)}.items():
+            in_order, basis = slope_order(own)
             if in_order:
-                basis += f"; by luck alone once in {math.factorial(sum(map(tables.is_comparable, own)))}"
+                basis += f"; by luck alone once in {math.factorial(sum(map(is_comparable, own)))}"
             orders.append([*place, measure, ORDER[in_order], basis])
     head = [
         "compression", "strength", "level", "difficulty", "dense score", "chance", "above chance", "points",
@@ -121,7 +121,7 @@ def _slopes(table: list[Row], found: Trends | None) -> list[str]:
         "Theil-Sen, normalized drop per unit of weights removed (sparsity, 1 - N/M, 1 - bits/16, or the share of the "
         "parameters that a low rank saves), negative where the score falls. Chance-corrected: of the score above "
         "chance, (score - chance) / (dense - chance) - 1. A level whose dense score is not above chance has no slope."
-        + ("" if found is None else f" {_ABOUT_INTERVALS}"),
+        f" {_ABOUT_INTERVALS}",
         "",
         *markdown(head, body),
         "",
@@ -143,7 +143,7 @@ def _curve_place(row: Row) -> tuple:
 
 
 def _verdicts(found: Trends) -> list[str]:
-    lines = [f"- {line}" for line in trends.verdict_lines(found.orders)]
+    lines = [f"- {line}" for line in verdict_lines(found.orders)]
     return [
         "### Verdicts", "",
         "Whether the score falls faster at every harder level, tested one-sided at 5 % with Holm's correction over the "
@@ -186,10 +186,10 @@ def _beginning(row: Row, name: str) -> str:
 
 def _slope_cells(level: Row, error: float | None, bounds: Row) -> list:
     dense = level["dense_mean_score"]
-    slope = level["theil_sen_slope"] if tables.is_comparable(level) else None
+    slope = level["theil_sen_slope"] if is_comparable(level) else None
     return [
         level["level"], _difficulty(level["difficulty"]), "" if dense is None else _with_error(dense, error),
-        number(level["chance"]), ANSWER[level["dense_above_chance"]], len(level["strengths"]),
+        number(level["chance"]), YES_NO[level["dense_above_chance"]], len(level["strengths"]),
         *(
             with_bounds(value, bounds.get(f"{name}_low"), bounds.get(f"{name}_high"))
             for name, value in
@@ -225,10 +225,10 @@ def _scores(table: list[Row]) -> list[str]:
     ]
     lines: dict[tuple, dict[str, Row]] = {}
     for point in table:
-        key = tuple(point[name] for name in level_tables.POINT_KEY)
+        key = tuple(point[name] for name in LEVEL_KEY)
         lines.setdefault(key, {})[point["level"]] = point
     body = []
-    for line in sorted(lines.values(), key=lambda line: level_tables.place(next(iter(line.values())))):
+    for line in sorted(lines.values(), key=lambda line: point_order(next(iter(line.values())))):
         point = next(iter(line.values()))
         cells = [_score(line[level]) if level in line else "" for level in levels]
         body.append([compression_name(point), strength_text(point), " ".join(map(str, point["seeds"])), *cells])
@@ -271,133 +271,68 @@ def _score(point: Row) -> str:
     return f"{text} ({100 * drop:+.1f}{half} %)"
 
 
-def cautions(members: list[Row], table: list[Row]) -> list[str]:
-    """One sentence for everything that keeps a number from meaning what it seems to.
+def size_section(points: list[Row]) -> list[str]:
+    """Spearman's correlation by level and compression, laid out as table 2 of the paper.
 
     Args:
-        members: runs of one setting, model and task.
-        table: their level_table.
+        points: a curves.size_table.
     """
+    found = size_curves(points)
+    keys = list(dict.fromkeys(key for own in found.values() for key in own))
+    body = [
+        [level, *(spearman_text(_size_statistics(own[key])) if key in own else "" for key in keys)]
+        for level, own in found.items()
+    ]
     return [
-        *_reference_cautions(members, table),
-        *_empty_cautions(members),
-        *_seed_cautions(table),
-        *_pairing_cautions(table),
-        *_strength_cautions(table),
-        *_fact_cautions(members),
+        "",
+        "### Pruning, quantization and low rank (paper: section 4, table 2, appendix E)",
+        "",
+        "Spearman's rank correlation of the strength of compression with the loss of score, over the means of the "
+        "seeds: 1 where every stronger compression loses more.",
+        "",
+        *markdown(["level", *map(curve_label, keys)], body),
     ]
 
 
-def _reference_cautions(members: list[Row], table: list[Row]) -> list[str]:
-    dense = level_tables.with_errors([row for row in members if row["compression"] == "dense"])
-    if not dense:
-        return ["NO DENSE RUN, so no drop is defined."]
-    found = []
-    for level in _by_level(table):
-        runs = [row for row in dense if row["level"] == level]
-        said = dense_caution(runs) if runs else "NOT IN THE DENSE RUN, so no drop is defined."
-        if said:
-            found.append(f"{level}: {said}")
-    return found
+def _size_statistics(points: list[Row]) -> Row:
+    return {"spearman": size_spearman(points), "strengths": tuple(point["strength"] for point in points)}
 
 
-def _empty_cautions(members: list[Row]) -> list[str]:
-    """Levels at which models give many empty answers: a compression may silence a model that still knows."""
-    levels: dict[str, dict[str, float]] = {}
-    for row in members:
-        share = row.get("metrics", {}).get("empty")
-        if share is not None:
-            name = f"{compression_name(row)} at {strength_text(row)}" if row["strength_kind"] else "dense"
-            shares = levels.setdefault(row["level"], {})
-            shares[name] = max(share, shares.get(name, 0.0))
-    found = []
-    for level, shares in levels.items():
-        if max(shares.values()) >= MANY_EMPTY:
-            told = ", ".join(f"{name}: {100 * share:.0f} %" for name, share in shares.items())
-            found.append(
-                f"{level}: MANY ANSWERS ARE EMPTY ({told}), so that its drops say whether the model answers as much as "
-                "what it knows; --chat_template, where the model has one, or --min_new_tokens 8 asks for an answer."
-            )
-    return found
-
-
-def _seed_cautions(table: list[Row]) -> list[str]:
-    found = []
-    calibrated = Counter(point["seeds"] for point in table if point["calibrated"])
-    single = sum(count for own, count in calibrated.items() if len(own) == 1)
-    if single:
-        found.append(
-            f"{single} of {calibrated.total()} calibrated points rest on one calibration sample: the bands leave its "
-            "spread out."
-        )
-    others = Counter(point["seeds"] for point in table if not point["calibrated"])
-    for name, counts in {"calibrated points": calibrated, "points without calibration": others}.items():
-        if len(counts) > 1:
-            found.append(f"The {name} {uneven_seeds(counts)}")
-    return found
-
-
-def _pairing_cautions(table: list[Row]) -> list[str]:
-    points = [point for point in table if point["strength_kind"] is not None and point["dense_mean_score"] is not None]
-    none = sum(not point["paired_items"] for point in points)
-    partly = [point for point in points if point["paired_items"] and point["unpaired_items"]]
-    few = sum(
-        bool(point["paired_items"]) and point["drop_low"] is None and point["dense_above_chance"] is not False
-        for point in points
-    )
-    found = []
-    if none:
-        found.append(f"{none} of {len(points)} points have no items in common with the dense run: no interval.")
-    if partly:
-        worst = max(partly, key=lambda point: point["unpaired_items"])
-        found.append(
-            f"{len(partly)} of {len(points)} points have items that the dense run lacks, or lack some of its items: "
-            f"left out of the intervals (at most {worst['unpaired_items']}: {worst['level']}, "
-            f"{compression_name(worst)} at {strength_text(worst)})."
-        )
-    if few:
-        found.append(
-            f"{few} of {len(points)} points have no interval: the runs of their curve have {FEW_CLUSTERS} in common."
-        )
-    return found
-
-
-def _strength_cautions(table: list[Row]) -> list[str]:
-    found = []
-    for curves in level_tables.level_curves(table).values():
-        everything = {point["strength"]: point for points in curves.values() for point in points}
-        for level, points in curves.items():
-            own = {point["strength"] for point in points}
-            lacking = [strength_text(point) for strength, point in everything.items() if strength not in own]
-            if lacking:
-                name = compression_name(points[0])
-                found.append(f"{level}, {name}: lacks {', '.join(lacking)}, which other levels have.")
-    missed = {
-        (compression_name(point), strength_text(point)): point
+def perplexity_section(table: list[Row]) -> list[str]:
+    """The lines of one of tables.perplexity_sets; `table` is its perplexity_table."""
+    first = table[0]
+    head = ["compression", "strength", "zeros", "parameters", "perplexity", "seeds' range", "loss - dense", "seeds"]
+    body = [
+        [
+            compression_name(point), strength_text(point), _percent_or_empty(point["measured_sparsity"]),
+            _percent_or_empty(point["parameter_ratio"]), f"{point['mean_perplexity']:.4g}", _seed_range(point),
+            _loss_difference(point), " ".join(map(str, point["seeds"])) if point["calibrated"] else "",
+        ]
         for point in table
-        if point["strength_kind"] in ("sparsity", "nm") and misses_sparsity(point)
-    }
-    return found + [
-        f"{name} at {strength}: the measured sparsity is {point['measured_sparsity']:.3f}, "
-        f"not {point['requested_sparsity']:.3f}."
-        for (name, strength), point in missed.items()
+    ]  # fmt: skip
+    return [
+        f"Perplexity over {first['windows']} windows, mean over seeds; lower is better, {first['vocabulary']} (the "
+        "vocabulary) is knowing nothing. Zeros: among the weights of the decoder blocks; quantization rounds some to "
+        "zero too. Parameters: of both factors of a low rank, as a share of the weights. Loss - dense: nats per token "
+        "± its standard error over the windows, each compared with the dense model's loss on it; the spread over seeds "
+        "is not in it. Seeds: where a calibration text is drawn.",
+        "",
+        *markdown(head, body),
     ]
 
 
-def _fact_cautions(members: list[Row]) -> list[str]:
-    """What the construction of the levels left out or cut, levels with the same facts together; not its means."""
-    facts: dict[str, dict[str, set[float]]] = {}
-    for row in members:
-        own = facts.setdefault(row["level"], {})
-        for name, value in row.get("facts", {}).items():
-            if value and name != REFERENCE and not name.startswith("mean_"):
-                own.setdefault(name, set()).add(value)
-    told: dict[str, list[str]] = {}
-    for level, own in facts.items():
-        text = ", ".join(f"{name.replace('_', ' ')} {_range(values)}" for name, values in own.items())
-        told.setdefault(text, []).append(level)
-    return [f"{', '.join(levels)}: {text}." for text, levels in told.items() if text]
+def _percent_or_empty(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def _range(values: set[float]) -> str:
-    return f"{min(values):g}" if len(values) == 1 else f"{min(values):g} to {max(values):g}"
+def _seed_range(point: Row) -> str:
+    if len(point["seeds"]) == 1:
+        return ""
+    return f"{point['lowest_perplexity']:.4g} to {point['highest_perplexity']:.4g}"
+
+
+def _loss_difference(point: Row) -> str:
+    if point["compression"] == "dense" or point["loss_difference"] is None:
+        return ""
+    error = point["loss_difference_stderr"]
+    return f"{point['loss_difference']:+.3f}" + ("" if error is None else f" ± {error:.3f}")

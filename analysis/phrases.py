@@ -1,35 +1,32 @@
-"""How summary.md says things: names, numbers, tables in Markdown, and cautions that several kinds of runs share."""
+"""What several parts of the summary say alike: numbers, tables in Markdown, cautions."""
 
 import re
 from collections import Counter
 
-from analysis.drawing import compression_style, percent
 from analysis.estimators import MIN_STRENGTHS
-from analysis.tables import Row, is_above_chance
+from analysis.table import Row, is_above_chance
 
-# A larger difference means that the horizontal axis is not what it says.
-SPARSITY_TOLERANCE = 0.01
-
-
-def compression_name(point: Row) -> str:
-    name = compression_style(point["compression"])["label"]
-    return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
-
-
-def strength_text(point: Row) -> str:
-    """50 %, 2:4, 4 bits, rank 64."""
-    kind, strength = point["strength_kind"], point["strength"]
-    if kind == "sparsity":
-        return percent(strength)
-    return {None: "", "nm": f"{strength}", "bits": f"{strength} bits", "rank": f"rank {strength}"}[kind]
+YES_NO = {True: "yes", False: "**no**", None: ""}
+ORDER = {True: "yes", False: "no", None: "cannot be told"}
+SPARSITY_TOLERANCE = 0.01  # between the sparsity asked for and the one measured
 
 
 def number(value: float | None) -> str:
+    """Three decimals; empty for None."""
     return "" if value is None else f"{value:.3f}"
 
 
+def with_bounds(value: float | None, low: float | None, high: float | None) -> str:
+    """-0.345 [-0.844, 0.188]; an unknown bound is left empty, and the brackets where neither is known."""
+    return number(value) if low is None and high is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
 def spearman_text(level: Row) -> str:
-    """A curve's Spearman correlation, or why it has none; `level` holds spearman and strengths."""
+    """A curve's Spearman correlation, or why it has none.
+
+    Args:
+        level: with spearman and strengths, such as curves.curve_statistics.
+    """
     if level["spearman"] is not None:
         return number(level["spearman"])
     count = len(level["strengths"])
@@ -39,7 +36,7 @@ def spearman_text(level: Row) -> str:
 
 
 def markdown(head: list[str], body: list[list]) -> list[str]:
-    """The lines of a table; a cell's bars and line breaks do not end it, and "<" begins no tag."""
+    """The lines of a Markdown table; bars, line breaks and "<" in cells are escaped."""
     lines = [head, ["---"] * len(head), *body]
     return ["| " + " | ".join(map(_cell, line)) + " |" for line in lines]
 
@@ -49,23 +46,25 @@ def _cell(value: object) -> str:
 
 
 def without_tags(line: str) -> str:
-    """A line of Markdown whose "<" begins no tag of HTML; in `code` it begins none anyway."""
+    """A line of Markdown with every "<" outside `code` escaped, so that it begins no tag of HTML."""
     pieces = re.split(r"(`[^`]*`)", line)
     return "".join(piece if place % 2 else re.sub(r"(?<!\\)<", r"\<", piece) for place, piece in enumerate(pieces))
 
 
 def uneven_seeds(counts: Counter) -> str:
+    """The end of a caution that points rest on different seeds; `counts` are numbers of points by seeds."""
     listed = "; ".join(f"{' '.join(map(str, seeds))}: {count}" for seeds, count in counts.most_common())
     return f"do not have the same seeds (seeds: number of points; {listed}), so differences hold the seeds' noise."
 
 
 def misses_sparsity(point: Row) -> bool:
+    """Whether the measured sparsity of a point is not the requested one."""
     measured = point["measured_sparsity"]
     return measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
 
 
 def dense_caution(runs: list[Row]) -> str | None:
-    """What to beware of in drops from these dense runs; None where they are above chance."""
+    """The caution about drops relative to these dense runs; None where they are above chance."""
     learned = is_above_chance(runs)
     if learned is None:
         return "dense not compared with chance; a run lacks chance level or standard error."
@@ -73,10 +72,6 @@ def dense_caution(runs: list[Row]) -> str | None:
 
 
 def against_chance(runs: list[Row]) -> str:
+    """0.512, chance 0.500, standard error 0.010."""
     score = sum(row["score"] for row in runs) / len(runs)
     return f"{score:.3f}, chance {runs[0]['chance']:.3f}, standard error {runs[0]['stderr']:.3f}"
-
-
-def with_bounds(value: float | None, low: float | None, high: float | None) -> str:
-    """-0.345 [-0.844, 0.188], with a blank for a bound that is not known; without brackets where neither is."""
-    return number(value) if low is None and high is None else f"{number(value)} [{number(low)}, {number(high)}]"

@@ -1,19 +1,17 @@
-"""How far a model may be compressed: the strongest compression whose loss stays within a tolerance, and for whom.
+"""How far a model may be compressed: the strongest compression whose loss stays within a tolerance.
 
-And the other way round, what a method does to hard levels beyond what it does to easy ones: its Junk DNA score.
+And the Junk DNA score of a method: how much more it hurts hard levels than easy ones.
 """
 
 import math
 from collections.abc import Iterable
 
-from analysis import storage
-from analysis.curves import CurveKey, LevelCurve
-from analysis.levels import level_tables
-from analysis.levels.level_tables import LevelSet
+from analysis import verdicts
+from analysis.replicates import CurveKey, LevelCurve
 from analysis.resampling import Replicates
-from analysis.tables import Row
-from analysis.uncertainty import trends
-from analysis.uncertainty.trends import CORRECTED, CURVE_KEYS, RAW
+from analysis.size import amount, bytes_fraction
+from analysis.table import FigureKey, Row
+from analysis.verdicts import CORRECTED, CURVE_KEYS, RAW
 
 NONE_PASSES = "the weakest measured fails already"
 STRENGTH_COLUMNS = (
@@ -27,7 +25,7 @@ SCORE_COLUMNS = (
 
 
 def max_strengths(
-    key: LevelSet,
+    key: FigureKey,
     curves: dict[CurveKey, list[LevelCurve]],
     tolerance: float = 0.05,
     confidence: float = 0.95,
@@ -36,18 +34,18 @@ def max_strengths(
     """The strongest compression, per method and level, whose drop is within the tolerance with this confidence.
 
     Args:
-        key, curves: a setting, model and task, and its resampled curves (curves.resampled_curves).
+        key, curves: a setting, model and task, and its resampled curves (replicates.resampled_curves).
         tolerance: loss that may be borne, as a share of the dense score, in (0, 1).
         confidence: of the one-sided bound of the drop over items and seeds, in (0.5, 1).
         corrected: of the dense score above chance.
     Returns:
         Rows of STRENGTH_COLUMNS. Strengths are tried from weak to strong and the first that fails ends the search, so
-        that the chance to name one too strong is at most 1 - confidence without further correction. worst_drop is the
-        bound of the drop: with this confidence no more is lost. largest_strength is None where the weakest measured
-        strength fails already, and where there is no bound, for the reason given. items_needed is how many items would
-        show that the first that fails does not, where its drop is within the tolerance; where not even unchanged
-        answers could show a loss so small, how many it takes at least. all_passed says that the strongest measured one
-        passed too, so that more may be possible.
+        that the probability of naming one that is too strong is at most 1 - confidence without further correction.
+        worst_drop is the bound of the drop: with this confidence no more is lost. largest_strength is None where the
+        weakest measured strength fails already, and where there is no bound, for the reason given. Where the first
+        failing drop is within the tolerance, items_needed is how many items would show that it passes; where not even
+        unchanged answers could show so small a loss, the least number that could. all_passed: the strongest measured
+        one passed too, so that more may be possible.
     Raises:
         ValueError: a tolerance or confidence out of range.
     Source: tests in an order fixed beforehand (Maurer, Hothorn and Lehmacher 1995) each keep the whole error rate.
@@ -65,18 +63,18 @@ def max_strengths(
 
 
 def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: str) -> Row:
-    own = {"level": level.points[0]["level"], "reason": trends.missing_reason(level)}
-    floor = trends.floors(level).get(measure)
+    own = {"level": level.points[0]["level"], "reason": verdicts.missing_reason(level)}
+    floor = verdicts.floors(level).get(measure)
     if own["reason"] or floor is None:
         return own | {"reason": own["reason"] or "chance is not known"}
-    found = trends.drops(level, floor)
+    found = verdicts.drops(level, floor)
     passed: list[tuple[Row, float, float]] = []
     row = own | {"items": found.items, "seeds": found.seeds, "all_passed": False}
     for index, point in enumerate(level.points):
         drawn = found.point(index)
         worst = drawn.low_bound(confidence)
         if worst is None or worst < -tolerance:
-            least = trends.no_drop(level, floor).low_bound(confidence)
+            least = verdicts.no_drop(level, floor).low_bound(confidence)
             row |= {"first_failing": point["strength"], **_failing(drawn, worst, least, tolerance, confidence)}
             row["reason"] = "; ".join(filter(None, ("" if passed else NONE_PASSES, row["reason"])))
             break
@@ -86,8 +84,8 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
     if passed:
         point, drop, worst = passed[-1]
         row |= {
-            "largest_strength": point["strength"], "largest_amount": level_tables.amount(point),
-            "bytes_fraction": point["bytes_fraction"] if "bytes_fraction" in point else storage.bytes_fraction(point),
+            "largest_strength": point["strength"], "largest_amount": amount(point),
+            "bytes_fraction": point["bytes_fraction"] if "bytes_fraction" in point else bytes_fraction(point),
             "drop": drop, "worst_drop": worst,
         }  # fmt: skip
     if level.points[0].get("calibrated") and found.seeds == 1:
@@ -98,14 +96,14 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
 def _failing(
     drawn: Replicates, worst: float | None, least: float | None, tolerance: float, confidence: float
 ) -> Row:  # fmt: skip
-    """The drop that fails, and what would have to be otherwise where it is itself within the tolerance.
+    """The columns of the first drop that fails, with the reason where it is itself within the tolerance.
 
     Args:
         worst: bound of the drop.
-        least: that of a model whose answers are the dense one's; None where it is not known.
+        least: bound of the drop of a model whose answers are exactly the dense one's; None where it is not known.
     """
     if worst is None:
-        return {"reason": trends.AT_CHANCE}
+        return {"reason": verdicts.AT_CHANCE}
     drop = float(drawn.both[0])
     row = {"failing_drop": drop, "failing_worst_drop": worst, "reason": ""}
     if drop <= -tolerance:
@@ -113,10 +111,10 @@ def _failing(
     if least is not None and least < -tolerance:
         row["items_needed"] = math.ceil(drawn.items * least / -tolerance)
         few = f"too few items: had none been lost, {100 * -least:.3g} % might be"
-        return row | {"reason": f"{few}; at least {trends.rounded(row['items_needed'])} are needed"}
-    needed = trends.items_needed(drawn, drop + tolerance, confidence)
+        return row | {"reason": f"{few}; at least {verdicts.rounded(row['items_needed'])} are needed"}
+    needed = verdicts.items_needed(drawn, drop + tolerance, confidence)
     row["items_needed"] = needed
-    enough = "more items alone would not do" if needed is None else f"about {trends.rounded(needed)} items would do"
+    enough = "more items alone would not do" if needed is None else f"about {verdicts.rounded(needed)} items would do"
     return row | {"reason": f"what fails is within the tolerance, but not surely: {enough}"}
 
 
@@ -124,7 +122,7 @@ def junk_dna_scores(orders: Iterable[Row]) -> list[Row]:
     """How much more each method hurts hard levels than easy ones, per setting; rows of SCORE_COLUMNS.
 
     Args:
-        orders: of trends.measure.
+        orders: rows of verdicts.ORDER_COLUMNS.
     Returns:
         Sorted by setting, model and measure, the paper's first; then the method first that spares hard levels most. The
         score is the steepening of the slope from the easiest level to the hardest, in shares of the dense score per

@@ -1,7 +1,7 @@
-"""What every figure is built of: the looks of compressions, panels, axes, curves with bands, warnings, captions.
+"""What every figure is built of: colours and markers, panels, axes, curves with bands, warnings, captions.
 
-A curve is a list of points of one of the tables, drawn in percent of the dense score. Nothing here needs a display or
-touches matplotlib's global state.
+A curve is a list of points of a table, drawn in percent of the dense score. Nothing here needs a display or touches
+matplotlib's global state.
 """
 
 import contextlib
@@ -19,21 +19,31 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from analysis import layout, tables
+from analysis import layout
 from analysis.estimators import MIN_STRENGTHS
-from analysis.tables import Row
+from analysis.names import COMPRESSIONS, count_span
+from analysis.table import DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE, Row, compression_order
 
-# Of every figure that compares compressions: the palette again, and grey and brown for the seventh and eighth.
-COMPRESSION_STYLE = {
-    "dense": {"label": "Dense", "color": "#D42A2A", "linestyle": "--"},
-    "magnitude": {"label": "Magnitude", "color": "#E69F00", "marker": "s"},
-    "wanda": {"label": "Wanda", "color": "#0072B2", "marker": "o"},
-    "ria": {"label": "RIA", "color": "#56B4E9", "marker": "D"},
-    "sparsegpt": {"label": "SparseGPT", "color": "#009E73", "marker": "^"},
-    "rtn": {"label": "Round to nearest", "color": "#666666", "marker": "X"},
-    "gptq": {"label": "GPTQ", "color": "#CC79A7", "marker": "v"},
-    "low_rank": {"label": "Low rank", "color": "#7A4A21", "marker": "P"},
+# Okabe and Ito's palette, which colour-blind readers can tell apart; the markers tell the curves apart in print.
+TRANSFER_STYLE = {
+    SPARSE_TO_DENSE: {"label": "Sparse to Dense Transfer", "color": "#009E73", "marker": "^"},
+    SPARSE: {"label": "Sparse Transfer", "color": "#E69F00", "marker": "s"},
+    DENSE: {"label": "Dense Transfer", "color": "#D42A2A", "linestyle": "--"},
+    FREEZING: {"label": "Dense Transfer with Freezing", "color": "#0072B2", "marker": "o"},
 }
+# The same palette, with grey and brown for the seventh and eighth.
+_COMPRESSION_LOOKS = {
+    "dense": {"color": "#D42A2A", "linestyle": "--"},
+    "magnitude": {"color": "#E69F00", "marker": "s"},
+    "wanda": {"color": "#0072B2", "marker": "o"},
+    "ria": {"color": "#56B4E9", "marker": "D"},
+    "sparsegpt": {"color": "#009E73", "marker": "^"},
+    "rtn": {"color": "#666666", "marker": "X"},
+    "gptq": {"color": "#CC79A7", "marker": "v"},
+    "low_rank": {"color": "#7A4A21", "marker": "P"},
+}
+COMPRESSION_STYLE = {name: {"label": COMPRESSIONS[name], **look} for name, look in _COMPRESSION_LOOKS.items()}
+LEVEL_MARKERS = "os^DvPX*"
 NEW_COLORS = ("#6A3D9A", "#8C9A1E", "#C2185B", "#2F4B7C")  # of methods that users add
 KIND_TITLE = {
     "sparsity": "Unstructured sparsity",
@@ -77,7 +87,7 @@ Band = Callable[[Row], tuple[float, float]]  # low and high bound of a point, in
 
 @contextlib.contextmanager
 def style(more: Mapping[str, float] | None = None) -> Iterator[None]:
-    """matplotlib's defaults and LAYOUT with `more` over it, whatever the user's matplotlibrc says."""
+    """In the context, matplotlib has its defaults, LAYOUT and `more`, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**LAYOUT, **(more or {})})
@@ -97,7 +107,7 @@ def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
 
 
 def compression_style(compression: str) -> dict[str, str]:
-    """How a compression is drawn in every figure; one that the project does not know gets a look from its name."""
+    """How a compression is drawn in every figure; a method that users added gets a colour by its name."""
     if compression in COMPRESSION_STYLE:
         return COMPRESSION_STYLE[compression]
     number = zlib.crc32(compression.encode())
@@ -105,16 +115,31 @@ def compression_style(compression: str) -> dict[str, str]:
 
 
 def compression_look(compression: str, scope: str | None) -> dict:
-    """The compression's colour and marker; hollow where magnitude ranks all weights together."""
+    """The compression's colour and marker; hollow where magnitude has one global threshold."""
     look = compression_style(compression)
     if scope != "global":
         return look
     return {**look, "label": f"{look['label']}, global threshold", "linestyle": "-.", "markerfacecolor": "white"}
 
 
-def percent(fraction: float) -> str:
-    """0.25 -> "25 %"."""
-    return f"{100 * fraction:.4g} %"
+def fraction_color(fraction: float) -> tuple[float, float, float, float]:
+    """Light for much training data, dark for little; the same in every figure."""
+    # The square root spreads the usual fractions evenly; 4 % and less share the darkest colour.
+    return matplotlib.colormaps["viridis"](0.88 * max(0.0, (math.sqrt(fraction) - 0.2) / 0.8))
+
+
+def level_looks(names: list[str]) -> dict[str, dict]:
+    """Colour and marker of each level: light for easy, dark for hard, the same colours in all settings.
+
+    Args:
+        names: from easy to hard.
+    """
+    shares = [place / (len(names) - 1) for place in range(len(names))] if len(names) > 1 else [0.5]
+    colors = [matplotlib.colormaps["viridis"](0.82 * (1 - share)) for share in shares]
+    return {
+        name: {"color": color, "marker": LEVEL_MARKERS[place % len(LEVEL_MARKERS)]}
+        for place, (name, color) in enumerate(zip(names, colors, strict=True))
+    }
 
 
 def dense_line(axes: Axes, look: dict) -> None:
@@ -122,10 +147,10 @@ def dense_line(axes: Axes, look: dict) -> None:
 
 
 def make_panels(keys_of_kind: dict[str, list], columns: int, size: tuple[float, float]) -> tuple[Figure, dict]:
-    """A figure with one part per kind of sparsity that has panels; its axes by (kind, key), line by line.
+    """A figure with one part for each kind of strength that has panels, and its axes by (kind, key).
 
-    Parts of a single column stand side by side, and so do parts that fit into one line together; others below each
-    other.
+    Parts stand side by side where they have a single column or fit into one row together, else below each other. A key
+    of None leaves its cell empty.
     """
     kinds = [kind for kind, keys in keys_of_kind.items() if keys]
     lines = [math.ceil(len(keys_of_kind[kind]) / columns) for kind in kinds]
@@ -159,7 +184,7 @@ def make_panels(keys_of_kind: dict[str, list], columns: int, size: tuple[float, 
 
 
 def _bands(counts: dict[str, int], columns: int) -> list[list[str]]:
-    """Kinds that stand in one line: neighbours whose panels fit into the columns together."""
+    """Kinds that stand in one row: neighbours whose panels fit into the columns together."""
     bands: list[list[str]] = []
     for kind, count in counts.items():
         if bands and sum(counts[other] for other in bands[-1]) + count <= columns:
@@ -170,9 +195,9 @@ def _bands(counts: dict[str, int], columns: int) -> list[list[str]]:
 
 
 def strength_axis(axes: Axes, kind: str, curves: list[list[Row]]) -> dict[float | str, float]:
-    """Label the horizontal axis; where each strength stands on it: sparsity in percent, others evenly spaced."""
+    """Label the horizontal axis; returns the position of each strength: sparsity in percent, others evenly spaced."""
     points = {point["strength"]: point for points in curves for point in points}
-    strengths = sorted(points, key=lambda strength: tables.compression_order(points[strength]))
+    strengths = sorted(points, key=lambda strength: compression_order(points[strength]))
     if kind == "sparsity":
         positions = {strength: 100 * strength for strength in strengths}
         labels = {strength: f"{100 * strength:.4g}" for strength in strengths}
@@ -189,33 +214,41 @@ def strength_axis(axes: Axes, kind: str, curves: list[list[Row]]) -> dict[float 
 
 
 def _strength_label(point: Row) -> str:
-    """N:M, bits or rank, below a rank the share of the parameters that its two factors have."""
+    """N:M, bits or rank; below a rank the share of the parameters that its two factors have."""
     ratio = point.get("parameter_ratio")
     return str(point["strength"]) if ratio is None else f"{point['strength']}\n{100 * ratio:.0f} %"
 
 
 def seed_range(point: Row) -> tuple[float, float]:
-    """Lowest and highest seed in percent of the dense mean; Student's interval of 2 seeds would hide the curves."""
+    """Lowest and highest seed in percent of the dense mean; Student's interval of 2 seeds would cover the curves."""
     dense = point["dense_mean_score"]
     return 100 * point["lowest_score"] / dense, 100 * point["highest_score"] / dense
 
 
+def band(point: Row) -> tuple[float, float]:
+    """The paired 95 % interval of the drop, widened to the seeds' range, in percent of the dense score."""
+    low, high = seed_range(point)
+    if point["drop_low"] is None or point["drop_high"] is None:
+        return low, high
+    return min(low, 100 + 100 * point["drop_low"]), max(high, 100 + 100 * point["drop_high"])
+
+
 def curve(
-    axes: Axes, positions: dict[float | str, float], points: list[Row], look: dict, band: Band = seed_range
+    axes: Axes, positions: dict[float | str, float], points: list[Row], look: dict, bounds: Band = seed_range
 ) -> None:
-    """Mean over seeds within its band; faint marks alone where the dense model did not learn the task."""
+    """Draw the mean over seeds within its band; faint markers alone where the dense model did not learn the task."""
     drawn = [point for point in points if point["relative_percent"] is not None]
     where = [positions[point["strength"]] for point in drawn]
     learned = points[0]["dense_above_chance"] is not False
     faint = {} if learned else {"alpha": 0.5, "markerfacecolor": "white", "linestyle": "none"}
     axes.plot(where, [point["relative_percent"] for point in drawn], **look, **faint)
-    bands = [band(point) for point in drawn]
+    bands = [bounds(point) for point in drawn]
     if learned and any(low < high for low, high in bands):
         draw_band(axes, where, bands, look["color"])
 
 
 def draw_band(axes: Axes, where: list[float], bands: list[tuple[float, float]], color: object) -> None:
-    """From the low to the high bound of each point; a bar where a curve has a single point."""
+    """Draw the bounds of each point: an area, or a bar where a curve has a single point."""
     low, high = zip(*bands, strict=True)
     if len(where) > 1:
         axes.fill_between(where, low, high, color=color, alpha=0.2, linewidth=0)
@@ -224,7 +257,7 @@ def draw_band(axes: Axes, where: list[float], bands: list[tuple[float, float]], 
 
 
 def floor(points: list[Row]) -> float | None:
-    """Chance in percent of the dense mean, the level below which a score does not fall for long."""
+    """Chance in percent of the dense mean."""
     chance, dense = points[0]["chance"], points[0]["dense_mean_score"]
     return None if chance is None or dense is None or dense <= 0 else 100 * chance / dense
 
@@ -235,17 +268,16 @@ def chance_line(axes: Axes, points: list[Row], color: object) -> None:
         axes.axhline(height, color=color, linestyle=":", linewidth=1.2, zorder=1)
 
 
-def limits(axes: Axes, curves: list[list[Row]], band: Band = seed_range, room: float | None = None) -> None:
-    """Show everything that means something: curves whose dense model is at chance do not stretch the axis.
+def limits(axes: Axes, curves: list[list[Row]], bounds: Band = seed_range, room: float = WARNING_ROOM) -> None:
+    """Set the range of the vertical axis to that of the curves, without those whose dense model is at chance.
 
     Args:
-        room: what is left free below, as a share of the range; by default WARNING_ROOM where a curve gets a warning.
+        room: what is left free below for a warning, where a curve gets one, as a share of the range.
     """
-    if room is None:
-        room = WARNING_ROOM if any(map(is_warned, curves)) else 0.0
+    room = room if any(map(is_warned, curves)) else 0.0
     learned = [points for points in curves if points[0]["dense_above_chance"] is not False]
     shown = [point for points in learned or curves for point in points if point["relative_percent"] is not None]
-    heights = [height for point in shown for height in (point["relative_percent"], *band(point))]
+    heights = [height for point in shown for height in (point["relative_percent"], *bounds(point))]
     heights += [height for points in learned if (height := floor(points)) is not None] + [100.0]
     if not shown:
         heights += [0.0]
@@ -260,7 +292,7 @@ def is_warned(points: list[Row]) -> bool:
 
 
 def warning(axes: Axes, curves: dict[str, list[Row]], reference: str, unit: str = "") -> None:
-    """Say in the panel which curves have no reference, or one that means nothing.
+    """Write in the panel which curves have no dense reference, or one at chance.
 
     Args:
         curves: by name.
@@ -288,7 +320,7 @@ def _some(names: list[str]) -> str:
 
 
 def warning_box(axes: Axes, text: str) -> None:
-    """Show a warning in the panel, at the lower left, which is free: scores fall to the right."""
+    """Write a warning in the panel, at the lower left, which is free because scores fall to the right."""
     lines = [textwrap.fill(line, WARNING_WIDTH) for line in text.splitlines()]
     axes.text(
         0.04, 0.08, "\n".join(lines).replace(UNBROKEN, " "), transform=axes.transAxes, fontsize=8.5, color="#8B0000",
@@ -298,9 +330,11 @@ def warning_box(axes: Axes, text: str) -> None:
 
 
 def slope_text(level: Row, slope: float | None) -> str:
-    """A curve's slope and over how many strengths for the legend, or why it has none; a difference where two are all.
+    """A curve's slope and its number of strengths for the legend, or why it has no slope.
 
-    `level` holds the curve's dense score and strengths.
+    Args:
+        level: curves.curve_statistics of the curve.
+        slope: one of its slopes.
     """
     if level["dense_mean_score"] is None:
         return "no dense"
@@ -313,7 +347,7 @@ def slope_text(level: Row, slope: float | None) -> str:
 
 
 def slope_legend(axes: Axes, title: str, columns: int = 2, below: float = 0.45) -> None:
-    """The curves of a panel with their slopes, so many inches below its axis: inside, it would lie on some curve."""
+    """A legend `below` inches under the axis, where it covers no curve."""
     place = axes.transAxes + ScaledTranslation(0, -below, axes.get_figure(root=True).dpi_scale_trans)
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=place, ncols=columns, frameon=False,
@@ -328,11 +362,44 @@ def label_outer(panels: dict, label: str) -> None:
 
 
 def seeds_note(table: list[Row]) -> str:
-    counts = sorted({len(point["seeds"]) for point in table})
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return "One seed, no band." if counts == [1] else f"Mean of {seeds} seeds; band: lowest to highest seed."
+    """What the bands of a figure without intervals are."""
+    seeds = count_span(len(point["seeds"]) for point in table)
+    return "One seed, no band." if seeds == "1" else f"Mean of {seeds} seeds; band: lowest to highest seed."
 
 
 def caption(figure: Figure, note: str) -> None:
-    """What a figure needs where it stands alone."""
+    """Write what a reader must know where the figure stands alone."""
     figure.supxlabel(note, fontsize=8, color="0.3")
+
+
+def metric_name(table: list[Row]) -> str:
+    """The metric in words, or "Score" where the levels have several."""
+    metrics = {point["metric"] for point in table if not point["reference_only"]}
+    return metrics.pop().replace("_", " ").capitalize() if len(metrics) == 1 else "Score"
+
+
+def band_note(points: list[Row]) -> str:
+    """What the bands of points of a level_table are."""
+    has_seeds = compressed_seeds(points) != "1"
+    if all(point["drop_low"] is None for point in points):
+        return "lowest to highest seed" if has_seeds else "none, no item is paired with the dense run"
+    widened = ", widened to the range of the seeds" if has_seeds else ""
+    over = "groups of items and seeds" if has_seeds else "groups of items"
+    return f"95 % interval over {over}, each item compared with the dense model's outcome on it{widened}"
+
+
+def compressed_seeds(points: list[Row]) -> str:
+    """How many seeds compressed points have: "1", "2 to 3"."""
+    return count_span(len(point["seeds"]) for point in points if point["strength_kind"] is not None)
+
+
+def transfer_title(transfer: str, scope: str | None) -> str:
+    """The transfer in words, with the scope of magnitude where it is not the usual one."""
+    name = TRANSFER_STYLE[transfer]["label"]
+    return f"{name} (threshold per layer)" if scope == "layer" else name
+
+
+def seeds_text(table: list[Row]) -> str:
+    """ "1 seed.", "2 to 3 seeds."."""
+    seeds = count_span(len(row["seeds"]) for row in table)
+    return f"{seeds} seed{'' if seeds == '1' else 's'}."

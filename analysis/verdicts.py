@@ -1,39 +1,41 @@
 """Whether harder levels fall faster, and how sure that is: intervals, tests and a verdict in words for every curve.
 
-The paper's measures come first (Spearman's correlation, Theil-Sen slopes and their order by difficulty); around them
-stand the intervals over items and seeds (analysis.uncertainty.resampling) and what the same data say of the order.
+The paper's measures come first: Spearman's correlation, Theil-Sen slopes and their order by difficulty. Beside them
+stand intervals over items and seeds (analysis.replicates) and tests, corrected for their number over the curves of one
+figure and measure.
 """
 
 import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from analysis import estimators, resampling, tables
-from analysis.curves import CurveKey, LevelCurve, LevelReplicates, resampled_curves
-from analysis.levels import level_tables
-from analysis.levels.level_tables import LevelSet
+from analysis import estimators, resampling
+from analysis.curves import corrected_levels, curve_statistics, is_comparable, slope_order
+from analysis.names import compression_name
+from analysis.replicates import CurveKey, LevelCurve, LevelReplicates, resampled_figures
 from analysis.resampling import FEW_CLUSTERS, RESAMPLES, Replicates
-from analysis.tables import Row
-from analysis.wording import compression_name
+from analysis.size import amount
+from analysis.table import FigureKey, Row
 
 RAW, CORRECTED = "raw", "chance-corrected"
 MONOTONIC, NOT_MONOTONIC, CANNOT_TELL = "monotonic", "not monotonic", "cannot tell"
 TOLERANCES = {"amount_at_5": 0.05, "amount_at_10": 0.10}
 NOT_ABOVE_CHANCE = "the dense score is not above chance"
-# Right answers of the dense model in a group, on average at every level: with fewer, what groups lose comes in steps so
-# coarse that ranks tell levels with different scores apart where all lose the same share.
+# Right answers of the dense model in a group of items, on average. With fewer, the losses of groups come in steps so
+# coarse that their ranks differ between levels which lose the same share.
 MIN_RIGHT = 5
-# Drop at the weakest strength beyond which the slope over those measured is that of what is left, not of the fall.
+# Drop at the weakest strength beyond which the measured slope misses the fall, because most of it came before.
 FALLEN = -0.5
 AT_CHANCE = "in too many resamples the dense score is at chance"
 
 CURVE_KEYS = ("setting", "model", "task", "strength_kind", "compression", "magnitude_scope")
-POINT_COLUMNS = (
+TREND_POINT_COLUMNS = (
     *CURVE_KEYS, "level", "strength", "normalized_drop", "drop_low", "drop_high", "loss_p",
     "corrected_drop", "corrected_low", "corrected_high", "reason",
 )  # fmt: skip
-LEVEL_COLUMNS = (
+SLOPE_COLUMNS = (
     *CURVE_KEYS, "level", "difficulty", "points", "items", "clusters", "seeds", "slope", "slope_low", "slope_high",
     "corrected_slope", "corrected_slope_low", "corrected_slope_high", "spearman", "spearman_low", "spearman_high",
     "spearman_p",
@@ -48,28 +50,23 @@ ORDER_COLUMNS = (
 
 
 class Trends(NamedTuple):
-    """What `measure` found; rows of POINT_COLUMNS, LEVEL_COLUMNS and ORDER_COLUMNS, None where not defined.
-
-    Fields:
-        differences: of transfers of fine-tuned models (transfers.DIFFERENCE_COLUMNS); none without training.
-    """
+    """What of_figure found: rows of TREND_POINT_COLUMNS, SLOPE_COLUMNS and ORDER_COLUMNS, None where not defined."""
 
     points: list[Row]
     levels: list[Row]
     orders: list[Row]
-    differences: list[Row]
 
 
 class LevelTrend(NamedTuple):
     """One level of one curve.
 
     Fields:
-        statistics: level_tables.level_statistics.
-        slopes: of each measure that has replicates.
-        losses: of each measure, in shares of the dense score, by group of items; empty where groups are too small to
-            be ranked (MIN_RIGHT).
+        statistics: curves.curve_statistics.
+        slopes: by measure, where it has replicates.
+        losses: by measure and group of items, in shares of the dense score; empty where groups are too small to be
+            ranked (MIN_RIGHT).
         dataset: of its items.
-        row: of LEVEL_COLUMNS.
+        row: of SLOPE_COLUMNS.
     """
 
     statistics: Row
@@ -98,20 +95,12 @@ class Pair(NamedTuple):
     replicates: Replicates
 
     def items_needed(self, alpha: float) -> int | None:
-        """To tell its sign by a p-value of at most alpha; None where no number would."""
+        """How many items tell the sign of the difference by a p-value of at most alpha; None where no number does."""
         return None if self.p_value is None else items_needed(self.replicates, self.difference, 1 - alpha)
 
 
-def level_table(rows: list[Row], resamples: int = RESAMPLES) -> list[Row]:
-    """level_tables.level_table of the runs of one figure, with intervals."""
-    table = level_tables.level_table(rows)
-    for key, members in level_tables.level_sets(rows).items():
-        table = with_intervals(table, of_figure(key, resampled_curves(members, resamples, 0, table)))
-    return table
-
-
 def with_intervals(table: list[Row], found: Trends) -> list[Row]:
-    """The rows of one level_table with drop_low and drop_high of `measure`'s points."""
+    """The rows of one level_table with the drop_low and drop_high that of_figure found."""
     bounds = {_place(point): point for point in found.points}
     empty = {"drop_low": None, "drop_high": None}
     return [{**row, **{name: bounds.get(_place(row), empty)[name] for name in empty}} for row in table]
@@ -122,52 +111,41 @@ def _place(point: Row) -> tuple:
 
 
 def items_needed(replicates: Replicates, distance: float, confidence: float) -> int | None:
-    """How many items would tell that the statistic is not this far off (estimators.items_needed)."""
+    """How many items tell that the statistic is not this far off (estimators.items_needed)."""
     errors = replicates.errors()
     return None if errors is None else estimators.items_needed(replicates.items, distance, *errors, confidence)
 
 
-def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> Trends:
-    """Intervals, tests and verdicts of every curve of the settings without training.
+def of_figure(key: FigureKey, curves: dict[CurveKey, list[LevelCurve]], confidence: float = 0.95) -> Trends:
+    """Intervals, tests and verdicts of the curves of one figure.
 
     Args:
-        rows: runs of any setting; those with training and perplexity are passed over.
-        resamples: of whole curves over items and seeds.
-        seed: of the resamples; the same seed gives the same numbers.
-        confidence: of two-sided intervals, and of the verdicts' one-sided tests, in (0.5, 1).
+        key: setting, model and task.
+        curves: its resampled curves, the levels of each from easy to hard (replicates.resampled_curves, tuned_curves).
+        confidence: of two-sided intervals and of the verdicts' one-sided tests, in (0.5, 1).
     Returns:
         points: the drop of each point and its interval; loss_p is the one-sided p-value of a loss.
         levels: of each curve and level the slopes, Spearman, and amount_at_5 and _10: the amount of compression
-        (level_tables.amount) at which the drop reaches 5 and 10 % (estimators.crossings), None where it is not reached
-        within largest_amount, as amount_reason says; all with their intervals. weakest_drop is the drop at the weakest
-        strength, of the score above chance where that is known: where it is beyond FALLEN, the order is not judged.
-        orders: of each curve, in the paper's measure (raw) and, where levels have a chance, chance-corrected: whether
-        the slopes are in the order of difficulty, in which share of the resamples, how often by luck, and the verdict.
-        p_value is that of "each harder level falls faster": the largest of the neighbouring levels' one-sided ones,
-        since all must hold. contrary_p is that of "some harder level falls slower": the smallest, times their number.
-        page_p is that of Page's test over groups of items that all levels share, where the dense model gets MIN_RIGHT
-        of a group right on average. holm_ is each of these, corrected over the curves of one figure and measure; the
-        verdict rests on them. items_needed (estimators.items_needed) is for what cannot be told yet. junk_dna_score:
-        how much steeper the hardest level falls than the easiest (least squares over the ranks of difficulty, from 0
-        to 1), in shares of the dense score per unit of amount.
+        (size.amount) at which the drop reaches 5 and 10 % (estimators.crossings), None where it is not reached within
+        largest_amount, as amount_reason says; all with intervals. weakest_drop is the drop at the weakest strength, of
+        the score above chance where that is known; where it is beyond FALLEN, the order is not judged.
+        orders: of each curve, for the paper's measure (raw) and, where levels have a chance, the chance-corrected one:
+        whether the slopes are in the order of difficulty, in which share of the resamples, how often by luck, and the
+        verdict. p_value is that of "each harder level falls faster": the largest of the one-sided p-values of
+        neighbouring levels, since all must hold. contrary_p is that of "some harder level falls slower": the smallest,
+        times their number. page_p is that of Page's test over groups of items that all levels share, where the dense
+        model gets MIN_RIGHT of a group right on average. holm_ is each of these, corrected over the curves of one
+        figure and measure; the verdict rests on them. items_needed (estimators.items_needed) is for what cannot be told
+        yet.
+        junk_dna_score: how much steeper the hardest level falls than the easiest (least squares over the ranks of
+        difficulty, from 0 to 1), in shares of the dense score per unit of amount.
         Where an interval is missing, reason or text says why.
     Raises:
-        ValueError: runs that must not be compared (results.check_runs), or a confidence outside (0.5, 1).
+        ValueError: a confidence outside (0.5, 1).
     """
-    found = Trends([], [], [], [])
-    for key, members in level_tables.level_sets(rows).items():
-        for into, own in zip(
-            found, of_figure(key, resampled_curves(members, resamples, seed), confidence), strict=True
-        ):
-            into.extend(own)
-    return found
-
-
-def of_figure(key: LevelSet, curves: dict[CurveKey, list[LevelCurve]], confidence: float = 0.95) -> Trends:
-    """`measure` for one setting, model and task, whose curves were resampled (curves.resampled_curves)."""
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0.5 and 1")
-    found = Trends([], [], [], [])
+    found = Trends([], [], [])
     chances = {level.points[0]["chance"] for levels in curves.values() for level in levels}
     # Where no level has a chance to guess right, both measures are the same.
     families: dict[str, list] = {RAW: [], CORRECTED: []} if chances - {0, None} else {RAW: []}
@@ -183,8 +161,22 @@ def of_figure(key: LevelSet, curves: dict[CurveKey, list[LevelCurve]], confidenc
     return found
 
 
+def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> Trends:
+    """of_figure of every figure whose levels are judged (replicates.resampled_figures), together."""
+    return joined(of_figure(*figure, confidence) for figure in resampled_figures(rows, resamples, seed))
+
+
+def joined(parts: Iterable[Trends]) -> Trends:
+    """The rows of several figures together."""
+    found = Trends([], [], [])
+    for part in parts:
+        for into, own in zip(found, part, strict=True):
+            into.extend(own)
+    return found
+
+
 def floors(level: LevelCurve) -> dict[str, float]:
-    """What the measures subtract from scores: nothing, and chance where the dense model is above it."""
+    """What each measure subtracts from scores: 0, or chance where the dense model is above it."""
     first = level.points[0]
     if level.replicates is None or first["dense_above_chance"] is False:
         return {}
@@ -201,13 +193,14 @@ def drops(level: LevelCurve, floor: float) -> Replicates:
 
 
 def no_drop(level: LevelCurve, floor: float) -> Replicates:
-    """The drop of a model that answers as the dense one does, which differs from 0 by the unseen unit alone."""
+    """The drop of a model that answers exactly as the dense one: 0 but for the unseen unit."""
     dense = level.replicates.dense
     drawn = dense._replace(both=dense.both[:, None], of_items=dense.of_items[:, None])
     return resampling.compare(lambda scores, of: _relative(scores, of, floor), drawn, dense).point(0)
 
 
 def _relative(scores: np.ndarray, dense: np.ndarray, floor: float) -> np.ndarray:
+    # As table.drop, in an order of operations that needs no second array.
     above = dense.astype(np.float64) - floor
     above[~(above > 0)] = np.nan
     return (scores - floor) / above[:, None] - 1
@@ -215,25 +208,18 @@ def _relative(scores: np.ndarray, dense: np.ndarray, floor: float) -> np.ndarray
 
 def _slopes(own: LevelReplicates, amounts: list[float], floor: float) -> Replicates:
     """The slope of the drops, whose unseen unit is right up to the middle amount alone, or from there on alone."""
-    dense, points, is_weak = own.dense, own.points, _is_weak(amounts)
-
-    def slopes(scores: np.ndarray, of_dense: np.ndarray) -> np.ndarray:
-        return estimators.theil_sen_slopes(amounts, _relative(scores, of_dense, floor))
-
-    both = slopes(points.both, dense.both)
-    return Replicates(
-        both,
-        both if points.of_items is points.both else slopes(points.of_items, dense.of_items),
-        low=slopes(points.with_unseen(is_weak), dense.with_unseen(True)),
-        high=slopes(points.with_unseen(~is_weak), dense.with_unseen(False)),
-        items=points.items,
-        clusters=points.clusters,
-        seeds=points.seeds,
+    is_weak = _is_weak(amounts)
+    return resampling.compare(
+        lambda scores, dense: estimators.theil_sen_slopes(amounts, _relative(scores, dense, floor)),
+        own.points,
+        own.dense,
+        small=(is_weak, True),
+        large=(~is_weak, False),
     )
 
 
 def _is_weak(amounts: list[float]) -> np.ndarray:
-    """The weaker half of the points, (points,)."""
+    """Whether each point is in the weaker half, (points,)."""
     ordered = sorted(set(amounts))
     return np.asarray(amounts) < ordered[(len(ordered) + 1) // 2] if len(ordered) > 1 else np.ones(len(amounts), bool)
 
@@ -267,15 +253,15 @@ def _point_rows(place: Row, level: LevelCurve, confidence: float) -> list[Row]:
 
 
 def _level_trend(place: Row, level: LevelCurve, confidence: float) -> LevelTrend:
-    statistics = level_tables.level_statistics(level.points)
-    amounts = [level_tables.amount(point) for point in level.points]
+    statistics = curve_statistics(level.points)
+    amounts = [amount(point) for point in level.points]
     own = level.replicates
     row = {
-        **dict.fromkeys(LEVEL_COLUMNS), **place,
+        **dict.fromkeys(SLOPE_COLUMNS), **place,
         **{name: statistics[name] for name in ("level", "difficulty", "spearman")},
         "points": len(level.points),
         **{name: own and getattr(own.points, name) for name in ("items", "clusters", "seeds")},
-        "slope": statistics["theil_sen_slope"] if tables.is_comparable(statistics) else None,
+        "slope": statistics["theil_sen_slope"] if is_comparable(statistics) else None,
         "corrected_slope": statistics["corrected_slope"],
         "weakest_drop": _first_known(level.points[0]["corrected_drop"], level.points[0]["normalized_drop"]),
         "reason": missing_reason(level),
@@ -307,16 +293,13 @@ def _first_known(*values: float | None) -> float | None:
 
 
 def _spearman(level: LevelCurve, amounts: list[float], confidence: float) -> Row:
-    points, is_weak = level.replicates.points, _is_weak(amounts)
-    both = estimators.spearmans(amounts, points.both)
-    found = Replicates(
-        both,
-        both if points.of_items is points.both else estimators.spearmans(amounts, points.of_items),
-        low=estimators.spearmans(amounts, points.with_unseen(~is_weak)),
-        high=estimators.spearmans(amounts, points.with_unseen(is_weak)),
-        items=points.items,
-        clusters=points.clusters,
-        seeds=points.seeds,
+    own, is_weak = level.replicates, _is_weak(amounts)
+    found = resampling.compare(
+        lambda scores, _: estimators.spearmans(amounts, scores),
+        own.points,
+        own.dense,
+        small=(~is_weak, True),
+        large=(is_weak, True),
     )
     _, low, high = found.interval(confidence)
     return {
@@ -328,7 +311,7 @@ def _spearman(level: LevelCurve, amounts: list[float], confidence: float) -> Row
 
 def _amounts_at(drop: Replicates, amounts: list[float], confidence: float) -> Row:
     found, missed = {}, []
-    # A crossing may be infinite and has no standard error; that of the mean drop tells items and seeds apart for it.
+    # A crossing may be infinite and then has no standard error; the mean drop gives the degrees of freedom instead.
     degrees = drop.map(lambda values: values.mean(axis=1)).degrees
     fit = drop.map(estimators.falling_fit)
     for name, tolerance in TOLERANCES.items():
@@ -343,12 +326,12 @@ def _amounts_at(drop: Replicates, amounts: list[float], confidence: float) -> Ro
 
 
 def _order(place: Row, measured: str, levels: list[LevelTrend], confidence: float) -> tuple[Row, list[Pair]]:
-    """A row of ORDER_COLUMNS without verdict, whose text says why there is none; and its neighbouring levels."""
+    """A row of ORDER_COLUMNS before its verdict, and its pairs of neighbouring levels; text says why it has none."""
     statistics = [level.statistics for level in levels]
     if measured == CORRECTED:
-        statistics = level_tables.corrected_levels(statistics)
-    order, basis = tables.slope_order(statistics)
-    kept = [level for level, own in zip(levels, statistics, strict=True) if tables.is_comparable(own)]
+        statistics = corrected_levels(statistics)
+    order, basis = slope_order(statistics)
+    kept = [level for level, own in zip(levels, statistics, strict=True) if is_comparable(own)]
     row = {
         **dict.fromkeys(ORDER_COLUMNS), **place, **_page(measured, levels),
         "measure": measured, "levels": len(kept), "order": order, "verdict": CANNOT_TELL, "text": basis,
@@ -388,7 +371,7 @@ def _pair(easier: str, harder: str, one: Replicates, other: Replicates) -> Pair:
 
 
 def _of_slopes(slopes: list[Replicates], pairs: list[Pair], confidence: float) -> Row:
-    """What the slopes of a curve's levels, from easy to hard, say together."""
+    """The columns that rest on the slopes of all levels, from easy to hard."""
     drawn = np.stack([own.both for own in slopes], axis=1)[1:]
     p_values, contrary = [pair.p_value for pair in pairs], [pair.contrary_p for pair in pairs]
     known = None not in p_values
@@ -408,7 +391,7 @@ def _of_slopes(slopes: list[Replicates], pairs: list[Pair], confidence: float) -
 
 
 def _page(measured: str, levels: list[LevelTrend]) -> Row:
-    """Page's test over the groups of items that all comparable levels share; nothing where they share none."""
+    """Page's test over the groups of items that all comparable levels share; no columns where they share none."""
     kept = [level for level in levels if level.statistics["dense_above_chance"] is not False]
     if any(measured not in level.losses or level.statistics["difficulty"] is None for level in kept):
         return {}
@@ -441,10 +424,10 @@ def _judged(family: list[tuple[Row, list[Pair]]], alpha: float) -> list[Row]:
 
 
 def _outlook(pairs: list[Pair], alpha: float) -> tuple[int | None, str]:
-    """Items that would tell that a harder level falls slower, if one does in the sample, or that none does; and words.
+    """How many items would decide the order, and a sentence: on a pair that contradicts it if there is one.
 
     Args:
-        alpha: what the p-value of this one curve may be at most.
+        alpha: largest p-value of this one curve that decides.
     """
     contrary = [pair for pair in pairs if pair.difference > 0]
     found = [(pair.items_needed(alpha / len(pairs) if contrary else alpha), pair) for pair in contrary or pairs]
@@ -464,7 +447,7 @@ def verdict(p_value: float | None, contrary_p: float | None, alpha: float = 0.05
     Args:
         p_value: of "each harder level falls faster", corrected for all tests of the family; None where not known.
         contrary_p: of "some harder level falls slower", likewise.
-        alpha: what a p-value may be at most.
+        alpha: largest p-value that decides.
     """
     if p_value is not None and p_value <= alpha:
         return MONOTONIC
@@ -494,7 +477,7 @@ def _sentence(row: Row, pairs: list[Pair], alpha: float, outlook: str) -> str:
 
 
 def rounded(count: int) -> str:
-    """Two digits, as much as such a number is worth."""
+    """The number with two digits; it is not more exact than that."""
     return "more than a million" if count > 1_000_000 else f"{float(f'{count:.2g}'):,.0f}"
 
 
@@ -507,7 +490,7 @@ def _percent(share: float) -> str:
 
 
 def verdict_lines(orders: list[Row]) -> list[str]:
-    """What the rows of Trends.orders say, one sentence each, named by compression, strength and measure."""
+    """One sentence for each row of Trends.orders, which names compression, strength and measure."""
     return [
         f"{compression_name(row)} by {row['strength_kind']}, {row['measure']} slopes: {row['text']}" for row in orders
     ]

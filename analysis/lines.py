@@ -1,17 +1,16 @@
-"""Tables of lines between models (appendix C): loss and score along each, and its barriers, means over seeds.
+"""Lines between two models of one task (appendix C): loss and score along each, and its barriers, means over seeds.
 
-A line is what joins two models of one task: its kind of pair and the strength of its compressed end. Rows of runs are
-what run_folder.read_runs returns; those of other settings are passed over.
+A line joins two models; what tells lines apart is the task, the kind of pair and the strength of the compressed end.
 """
 
 import math
 from typing import Any
 
-from analysis import estimators, tables
-from analysis.tables import Row
-from harness import run_folder
+from analysis import estimators
+from analysis.estimators import STRAIGHT_LINE
+from analysis.names import model_name
+from analysis.table import INTERPOLATION, Row, compression_order, is_above_chance, mean_of, only_set, sets
 
-SETTING = "interpolation"
 CONNECTED_ERROR = 0.02  # Frankle et al. call two models connected below this barrier in error
 PAIRS = ("dense-sparse", "dense-pruned", "dense-dense")
 # Paper, appendix C, side by side: which of two tasks has the higher barrier, and which it calls easy.
@@ -19,7 +18,7 @@ TASKS = ("qqp", "stsb", "qnli", "rte")
 CURVES = ("score", "train_score", "validation_loss", "train_loss")
 
 LINE_KEY = ("task", "pair", "magnitude_scope", "strength_kind", "strength")
-COLUMNS = (
+LINE_COLUMNS = (
     "model", "data_fraction", *LINE_KEY, "requested_sparsity", "measured_sparsity", "alpha", "metric",
     *(f"{kind}_{name}" for name in CURVES for kind in ("mean", "lowest", "highest")),
     "mean_stderr", "chance", "dense_above_chance", "num_examples", "num_train_examples", "seeds",
@@ -34,20 +33,17 @@ BARRIER_COLUMNS = (
 SHARES = {"share_of_learned": "mean_barrier", "share_low": "interval_low", "share_high": "interval_high"}
 
 
-def interpolation_sets(rows: list[Row]) -> dict[tuple[str, str, float], list[Row]]:
+def line_sets(rows: list[Row]) -> dict[tuple[str, str, float], list[Row]]:
     """The runs that belong in one figure, by setting, model and data fraction.
 
     Raises:
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
-    lines = [row for row in rows if row["setting"] == SETTING]
-    run_folder.check_runs(lines)
-    keys = sorted({(row["setting"], row["model"], row["data_fraction"]) for row in lines})
-    return {key: [row for row in lines if (row["setting"], row["model"], row["data_fraction"]) == key] for key in keys}
+    return sets(rows, lambda row: row["setting"] == INTERPOLATION, ("setting", "model", "data_fraction"))
 
 
-def interpolation_table(rows: list[Row]) -> list[Row]:
-    """One row of COLUMNS per line and alpha, the paper's tasks first, in each the pairs in the order of PAIRS.
+def line_table(rows: list[Row]) -> list[Row]:
+    """One row of LINE_COLUMNS per line and alpha, the paper's tasks first, in each the pairs in the order of PAIRS.
 
     Args:
         rows: runs of one set.
@@ -69,18 +65,18 @@ def interpolation_table(rows: list[Row]) -> list[Row]:
 
 
 def barrier_table(rows: list[Row]) -> list[Row]:
-    """One row of BARRIER_COLUMNS per line, split, quantity and definition, in the order of interpolation_table.
+    """One row of BARRIER_COLUMNS per line, split, quantity and definition, in the order of line_table.
 
     Args:
         rows: runs of one set.
     Returns:
-        Losses in their own units, errors (1 - score) as fractions. The interval is each run's over items, averaged over
-        seeds, joined with Student's over seeds: the two distances from the mean add up as squares do, which counts what
-        items add to the spread of seeds twice. start and end are the values at alpha 0 and 1. share_of_learned is the
-        barrier in error as a share of what the start's score is above chance, by which tasks can be compared, and
-        share_low and share_high are its interval; None for losses and where nothing was learned. connected, of the
-        error against the straight line, is True where the interval is below CONNECTED_ERROR, False where it is above,
-        else None.
+        Losses have their own units, errors (1 - score) are fractions. The interval joins that of each run over items,
+        averaged over seeds, with Student's over seeds: the squares of their distances from the mean are added, which
+        counts what items add to the spread of seeds twice. start and end are the values at alpha 0 and 1.
+        share_of_learned is the barrier in error as a share of what the start's score is above chance, which makes tasks
+        comparable; share_low and share_high are its interval. They are None for losses and where nothing was learned.
+        connected is told of the error above the straight line: True where the interval is below CONNECTED_ERROR, False
+        where it is above, else None.
     """
     table = []
     for runs in _lines(rows):
@@ -102,12 +98,8 @@ def barrier_table(rows: list[Row]) -> list[Row]:
 
 def _lines(rows: list[Row]) -> list[list[list[Row]]]:
     """The runs of each line, every run as its points in order; sorted."""
-    sets = interpolation_sets(rows)
-    if len(sets) > 1:
-        names = "; ".join(f"model {model}, {fraction:g} of the data" for _, model, fraction in sets)
-        raise ValueError(f"the runs belong in {len(sets)} figures ({names}); take one of interpolation_sets")
     runs: dict[str, list[Row]] = {}
-    for row in next(iter(sets.values()), []):
+    for row in only_set(line_sets(rows), ("setting", "model", "data_fraction")):
         runs.setdefault(row["folder"], []).append(row)
     lines: dict[tuple, list[list[Row]]] = {}
     for run in runs.values():
@@ -118,16 +110,16 @@ def _lines(rows: list[Row]) -> list[list[list[Row]]]:
 def _place(row: Row) -> tuple:
     tasks, pairs = TASKS.index(row["task"]) if row["task"] in TASKS else len(TASKS), len(PAIRS)
     pair = PAIRS.index(row["pair"]) if row["pair"] in PAIRS else pairs
-    return tasks, row["task"], pair, row["pair"], tables.compression_order(row), str(row["magnitude_scope"])
+    return tasks, row["task"], pair, row["pair"], compression_order(row), str(row["magnitude_scope"])
 
 
 def _shared(runs: list[list[Row]]) -> Row:
     """What all points of a line have in common."""
     first = runs[0][0]
     return {
-        "model": tables.model_name(first["model"]),
+        "model": model_name(first["model"]),
         **{name: first[name] for name in ("data_fraction", *LINE_KEY, "requested_sparsity", "metric")},
-        "measured_sparsity": tables.mean_of([run[0] for run in runs], "measured_sparsity"),
+        "measured_sparsity": mean_of([run[0] for run in runs], "measured_sparsity"),
         "seeds": tuple(sorted(map(_end_key, runs))),
         "dense_above_chance": _above_chance([run[0] for run in runs]),
     }
@@ -141,7 +133,7 @@ def _above_chance(starts: list[Row]) -> bool | None:
     """Whether the dense models at alpha 0 learned the task; None where the line starts at no dense model."""
     if not starts[0]["pair"].startswith("dense-"):
         return None
-    return tables.is_above_chance(starts)
+    return is_above_chance(starts)
 
 
 def _point(points: list[Row]) -> Row:
@@ -151,7 +143,7 @@ def _point(points: list[Row]) -> Row:
         values = [point[name] for point in points]
         found |= {f"mean_{name}": sum(values) / len(values), f"lowest_{name}": min(values),
                   f"highest_{name}": max(values)}  # fmt: skip
-    return {**found, "mean_stderr": tables.mean_of(points, "stderr")}
+    return {**found, "mean_stderr": mean_of(points, "stderr")}
 
 
 def _barrier_key(found: Row) -> tuple[str, str, str]:
@@ -160,7 +152,7 @@ def _barrier_key(found: Row) -> tuple[str, str, str]:
 
 def _mean_barrier(found: list[Row]) -> Row:
     heights = [one["barrier"] for one in found]
-    mean, low, high = (tables.mean_of(found, name) for name in ("barrier", "low", "high"))
+    mean, low, high = (mean_of(found, name) for name in ("barrier", "low", "high"))
     if len(found) > 1 and low is not None and high is not None:
         over_seeds = mean - estimators.mean_interval(heights)[1]
         low, high = max(0.0, mean - math.hypot(mean - low, over_seeds)), mean + math.hypot(high - mean, over_seeds)
@@ -185,11 +177,11 @@ def _learned(runs: list[list[Row]], split: str) -> float | None:
     starts = [run[0] for run in runs]
     if split != "validation" or not _above_chance(starts):
         return None
-    return tables.mean_of(starts, "score") - tables.mean_of(starts, "chance")
+    return mean_of(starts, "score") - mean_of(starts, "chance")
 
 
 def _connected(row: Row) -> bool | None:
-    if (row["quantity"], row["definition"]) != ("error", "straight_line") or row["interval_high"] is None:
+    if (row["quantity"], row["definition"]) != ("error", STRAIGHT_LINE) or row["interval_high"] is None:
         return None
     if row["interval_high"] < CONNECTED_ERROR:
         return True

@@ -1,0 +1,279 @@
+"""What to beware of: one sentence for everything that keeps a number from meaning what it seems to."""
+
+from collections import Counter
+
+from analysis.curves import curves_by, level_curves
+from analysis.names import compression_name, percent, strength_text, task_name
+from analysis.outcomes import ItemReader, with_error
+from analysis.phrases import against_chance, dense_caution, misses_sparsity, uneven_seeds
+from analysis.resampling import FEW_CLUSTERS
+from analysis.table import DENSE, MULTI_DOMAIN, SPARSE, Row, is_above_chance
+
+REFERENCE = "reference_only"
+# Share of empty answers from which on a score says whether a model answers rather than what it knows.
+MANY_EMPTY = 0.1
+# Below this the windows drawn move a perplexity by more than most compressions do.
+FEW_WINDOWS = 100
+
+
+def tuning_cautions(members: list[Row], table: list[Row]) -> list[str]:
+    """One sentence for everything that keeps a number from meaning what it seems to."""
+    return [*_tuning_references(members, table), *_tuning_seeds(table), *_tuning_points(table)]
+
+
+def _tuning_references(members: list[Row], table: list[Row]) -> list[str]:
+    found = []
+    dense_runs = [row for row in members if row["transfer"] == DENSE]
+    # A dict, not a set, for the order of the table.
+    for task, fraction in dict.fromkeys((point["task"], point["data_fraction"]) for point in table):
+        where = f"{task_name(task)}, {percent(fraction)} data"
+        runs = [row for row in dense_runs if (row["task"], row["data_fraction"]) == (task, fraction)]
+        said = dense_caution(runs) if runs else "NO DENSE TRANSFER, so no drop is defined."
+        if said:
+            found.append(f"{where}: {said}")
+        else:
+            failed = [row for row in runs if not is_above_chance([row])]
+            found += [
+                f"{where}: dense transfer with seed {row['seed']} is not above chance ({against_chance([row])}) "
+                "and moves the mean that all drops are relative to."
+                for row in failed
+            ]
+    return found
+
+
+def _tuning_seeds(table: list[Row]) -> list[str]:
+    found = []
+    single = sum(len(point["seeds"]) == 1 for point in table)
+    if single:
+        found.append(f"{single} of {len(table)} points rest on one seed: no interval, no band.")
+    places: dict[tuple[str, float], Counter] = {}
+    for point in table:
+        places.setdefault((point["task"], point["data_fraction"]), Counter())[point["seeds"]] += 1
+    for (task, fraction), counts in places.items():
+        if len(counts) > 1:
+            found.append(f"{task_name(task)}, {percent(fraction)} data: the points {uneven_seeds(counts)}")
+    return found
+
+
+def _tuning_points(table: list[Row]) -> list[str]:
+    found = []
+    curves = curves_by(table, "task", "strength_kind", "transfer", "data_fraction")
+    for (task, kind, transfer, fraction), points in curves.items():
+        where = f"{task_name(task)}, {percent(fraction)} data, {transfer}"
+        others = [other for key, other in curves.items() if key[:3] == (task, kind, transfer)]
+        measured = {point["strength"] for point in points}
+        lacking = {point["strength"] for other in others for point in other} - measured
+        if lacking:
+            found.append(f"{where}: lacks {', '.join(map(str, sorted(lacking)))}, which other amounts of data have.")
+        found += [
+            f"{where}: at {point['strength']} the measured sparsity is {point['measured_sparsity']:.3f}, "
+            f"not {point['requested_sparsity']:.3f}."
+            for point in points
+            if transfer == SPARSE and misses_sparsity(point)
+        ]
+    return found
+
+
+def level_cautions(members: list[Row], table: list[Row], read: ItemReader) -> list[str]:
+    """One sentence for everything that keeps a number from meaning what it seems to.
+
+    Args:
+        members: runs of one setting, model and task.
+        table: their level_table.
+    """
+    return [
+        *_reference_cautions(members, table, read),
+        *_empty_cautions(members),
+        *_seed_cautions(table),
+        *_pairing_cautions(table),
+        *_strength_cautions(table),
+        *_fact_cautions(members),
+    ]
+
+
+def _reference_cautions(members: list[Row], table: list[Row], read: ItemReader) -> list[str]:
+    dense = [with_error(row, read) for row in members if row["compression"] == "dense"]
+    if not dense:
+        return ["NO DENSE RUN, so no drop is defined."]
+    found = []
+    for level in dict.fromkeys(point["level"] for point in table):
+        runs = [row for row in dense if row["level"] == level]
+        said = dense_caution(runs) if runs else "NOT IN THE DENSE RUN, so no drop is defined."
+        if said:
+            found.append(f"{level}: {said}")
+    return found
+
+
+def _empty_cautions(members: list[Row]) -> list[str]:
+    """Levels at which models give many empty answers: a compression may silence a model that still knows."""
+    levels: dict[str, dict[str, float]] = {}
+    for row in members:
+        share = row.get("metrics", {}).get("empty")
+        if share is not None:
+            name = f"{compression_name(row)} at {strength_text(row)}" if row["strength_kind"] else "dense"
+            shares = levels.setdefault(row["level"], {})
+            shares[name] = max(share, shares.get(name, 0.0))
+    found = []
+    for level, shares in levels.items():
+        if max(shares.values()) >= MANY_EMPTY:
+            told = ", ".join(f"{name}: {100 * share:.0f} %" for name, share in shares.items())
+            found.append(
+                f"{level}: MANY ANSWERS ARE EMPTY ({told}), so that its drops say whether the model answers as much as "
+                "what it knows; --chat_template, where the model has one, or --min_new_tokens 8 asks for an answer."
+            )
+    return found
+
+
+def _seed_cautions(table: list[Row]) -> list[str]:
+    found = []
+    calibrated = Counter(point["seeds"] for point in table if point["calibrated"])
+    single = sum(count for own, count in calibrated.items() if len(own) == 1)
+    if single:
+        found.append(
+            f"{single} of {calibrated.total()} calibrated points rest on one calibration sample: the bands leave its "
+            "spread out."
+        )
+    others = Counter(point["seeds"] for point in table if not point["calibrated"])
+    for name, counts in {"calibrated points": calibrated, "points without calibration": others}.items():
+        if len(counts) > 1:
+            found.append(f"The {name} {uneven_seeds(counts)}")
+    return found
+
+
+def _pairing_cautions(table: list[Row]) -> list[str]:
+    points = [point for point in table if point["strength_kind"] is not None and point["dense_mean_score"] is not None]
+    none = sum(not point["paired_items"] for point in points)
+    partly = [point for point in points if point["paired_items"] and point["unpaired_items"]]
+    few = sum(
+        bool(point["paired_items"]) and point["drop_low"] is None and point["dense_above_chance"] is not False
+        for point in points
+    )
+    found = []
+    if none:
+        found.append(f"{none} of {len(points)} points have no items in common with the dense run: no interval.")
+    if partly:
+        worst = max(partly, key=lambda point: point["unpaired_items"])
+        found.append(
+            f"{len(partly)} of {len(points)} points have items that the dense run lacks, or lack some of its items: "
+            f"left out of the intervals (at most {worst['unpaired_items']}: {worst['level']}, "
+            f"{compression_name(worst)} at {strength_text(worst)})."
+        )
+    if few:
+        found.append(
+            f"{few} of {len(points)} points have no interval: the runs of their curve have {FEW_CLUSTERS} in common."
+        )
+    return found
+
+
+def _strength_cautions(table: list[Row]) -> list[str]:
+    found = []
+    for curves in level_curves(table).values():
+        everything = {point["strength"]: point for points in curves.values() for point in points}
+        for level, points in curves.items():
+            own = {point["strength"] for point in points}
+            lacking = [strength_text(point) for strength, point in everything.items() if strength not in own]
+            if lacking:
+                name = compression_name(points[0])
+                found.append(f"{level}, {name}: lacks {', '.join(lacking)}, which other levels have.")
+    missed = {
+        (compression_name(point), strength_text(point)): point
+        for point in table
+        if point["strength_kind"] in ("sparsity", "nm") and misses_sparsity(point)
+    }
+    return found + [
+        f"{name} at {strength}: the measured sparsity is {point['measured_sparsity']:.3f}, "
+        f"not {point['requested_sparsity']:.3f}."
+        for (name, strength), point in missed.items()
+    ]
+
+
+def _fact_cautions(members: list[Row]) -> list[str]:
+    """What the construction of the levels left out or cut, levels with the same facts together; not its means."""
+    facts: dict[str, dict[str, set[float]]] = {}
+    for row in members:
+        own = facts.setdefault(row["level"], {})
+        for name, value in row.get("facts", {}).items():
+            if value and name != REFERENCE and not name.startswith("mean_"):
+                own.setdefault(name, set()).add(value)
+    told: dict[str, list[str]] = {}
+    for level, own in facts.items():
+        text = ", ".join(f"{name.replace('_', ' ')} {_range(values)}" for name, values in own.items())
+        told.setdefault(text, []).append(level)
+    return [f"{', '.join(levels)}: {text}." for text, levels in told.items() if text]
+
+
+def _range(values: set[float]) -> str:
+    return f"{min(values):g}" if len(values) == 1 else f"{min(values):g} to {max(values):g}"
+
+
+def domain_cautions(table: list[Row], minorities: list[Row]) -> list[str]:
+    """One sentence for everything that keeps a number from meaning what it seems to."""
+    found = []
+    for point in table:
+        where = f"{point['level']} ({point['condition']})"
+        if point["transfer"] == DENSE and point["dense_above_chance"] is False:
+            found.append(f"{where}: the dense transfer is not above chance, so its drops mean nothing.")
+    lacking = {point["condition"]: None for point in table if point["dense_mean_score"] is None}
+    found += [f"{condition}: there is no dense transfer to compare with." for condition in lacking]
+    if len({point["level"] for point in table}) == 1:
+        found.append(f"{table[0]['level']} is the only level, so that nothing is compared.")
+    if table and table[0]["setting"] == MULTI_DOMAIN and not minorities:
+        found.append("No domain stands in two mixtures: its share cannot be told from its own difficulty.")
+    return found
+
+
+def line_cautions(table: list[Row]) -> list[str]:
+    """One sentence for everything that keeps a line from meaning what it seems to."""
+    starts = [point for point in table if point["alpha"] == 0]
+    at_chance = dict.fromkeys(point["task"] for point in starts if point["dense_above_chance"] is False)
+    found = [
+        f"{task_name(task)}: DENSE AT CHANCE at alpha 0, so barriers from there mean nothing." for task in at_chance
+    ]
+    tasks = dict.fromkeys(point["task"] for point in starts)
+    controlled = {point["task"] for point in starts if point["pair"] == "dense-dense"}
+    lacking = [task_name(task) for task in tasks if task not in controlled]
+    if lacking:
+        found.append(
+            f"{', '.join(lacking)}: no dense-dense line, so how high the barrier between two seeds is remains unknown."
+        )
+    return found
+
+
+def perplexity_cautions(table: list[Row]) -> list[str]:
+    """One sentence for everything that keeps a number from meaning what it seems to."""
+    dense, windows = table[0], table[0]["windows"]
+    found = []
+    if dense["compression"] != "dense":
+        found.append("NO DENSE RUN, so no difference is defined.")
+    else:
+        unpaired = sum(point["loss_difference"] is None for point in table)
+        if unpaired:
+            found.append(f"{unpaired} of {len(table)} points lack losses on the windows of the dense run.")
+    if windows < FEW_WINDOWS:
+        error = (
+            ""
+            if dense["mean_stderr"] is None
+            else f" ({compression_name(dense).lower()}: {dense['mean_perplexity']:.4g} ± {dense['mean_stderr']:.2g})"
+        )
+        found.append(
+            f"The text has {windows} windows{error}: others give other perplexities; compare within this table alone."
+        )
+    seeds = Counter(point["seeds"] for point in table if point["calibrated"])
+    single = sum(count for own, count in seeds.items() if len(own) == 1)
+    if single:
+        found.append(f"{single} of {seeds.total()} calibrated points rest on one calibration sample: no band.")
+    if len(seeds) > 1:
+        found.append(f"The calibrated points {uneven_seeds(seeds)}")
+    for point in table:
+        where = f"{compression_name(point)} at {strength_text(point)}"
+        if point["strength_kind"] in ("sparsity", "nm") and misses_sparsity(point):
+            found.append(
+                f"{where}: the measured sparsity is {point['measured_sparsity']:.3f}, "
+                f"not {point['requested_sparsity']:.3f}."
+            )
+        if point["mean_perplexity"] > point["vocabulary"]:
+            found.append(
+                f"{where}: a perplexity of {point['mean_perplexity']:.4g} is above the vocabulary of "
+                f"{point['vocabulary']}: worse than knowing nothing, so by how much means nothing."
+            )
+    return found

@@ -1,0 +1,114 @@
+"""How models, tasks, compressions and strengths are called in figures, file names and sentences."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+# In the order of panels and legends.
+COMPRESSIONS = {
+    "dense": "Dense", "magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT",
+    "rtn": "Round to nearest", "gptq": "GPTQ", "low_rank": "Low rank",
+}  # fmt: skip
+KIND_NAME = {"sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank"}
+TASK_NAME = {
+    "cola": "CoLA", "mnli": "MNLI", "mrpc": "MRPC", "qnli": "QNLI", "qqp": "QQP", "rte": "RTE", "sst2": "SST-2",
+    "stsb": "STS-B", "wnli": "WNLI", "commonsense_qa": "CommonsenseQA", "winogrande": "WinoGrande",
+    "mawps": "MAWPS", "svamp": "SVAMP",
+}  # fmt: skip
+SETTING_TITLE = {
+    2: "Setting 2: number of options to choose from",
+    3: "Setting 3: share of the context that is given",
+    4: "Setting 4: number of worked examples",
+    5: "Setting 5: gap to human performance",
+    6: "Setting 6: factoid questions against multiple choice",
+    "multi_domain": "Multi-domain learning",
+    "translation": "Translation",
+}
+LONGEST_FILE_NAME = 60  # letters of a model, task or text in it
+
+
+def task_name(task: str) -> str:
+    """The task as its authors write it."""
+    return TASK_NAME.get(task, task)
+
+
+def set_title(setting: int | str, task: str) -> str:
+    """The setting in words."""
+    return SETTING_TITLE.get(setting) or f"Own task: {task}"
+
+
+def model_name(model: str) -> str:
+    """Last part of a hub id or path; of roberta-base/model, the folder above."""
+    parts = [part for part in model.replace("\\", "/").split("/") if part]
+    return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
+
+
+def text_name(text: str) -> str:
+    """A text's name, or the last part of its path without the endings that say how it is stored."""
+    last = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return re.sub(r"(?<=.)(\.(txt|jsonl|parquet|gz))+$", "", last)
+
+
+def model_names(models: Iterable[str]) -> dict[str, str]:
+    """The model_name of each model, with a hash where several models would have the same."""
+    return _distinct(models, model_name)
+
+
+def text_names(texts: Iterable[str]) -> dict[str, str]:
+    """The text_name of each text, with a hash where several texts would have the same."""
+    return _distinct(texts, text_name)
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """The names fit for file names on any system, with a hash where letters are lost or names would be the same."""
+    return _distinct(names, _fit_for_files)
+
+
+def with_short_names(rows: list[dict[str, Any]], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows with short names instead of hub ids and paths; `names` as from model_names and text_names."""
+    return [{**row, "model": names[row["model"]], "task": names.get(row["task"], row["task"])} for row in rows]
+
+
+def _fit_for_files(name: str) -> str:
+    fit = re.sub(r"[^A-Za-z0-9._]+", "-", name)
+    loses = len(fit) > LONGEST_FILE_NAME or any(letter.isalnum() and not letter.isascii() for letter in name)
+    return f"{fit[:LONGEST_FILE_NAME].rstrip('-')}-{_short_hash(name)}" if loses else fit
+
+
+def _short_hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
+
+
+def _distinct(originals: Iterable[str], shorten: Callable[[str], str]) -> dict[str, str]:
+    names = {original: shorten(original) for original in originals}
+    counts = Counter(names.values())
+    return {
+        original: name if counts[name] == 1 else f"{name}-{_short_hash(original)}" for original, name in names.items()
+    }
+
+
+def percent(fraction: float) -> str:
+    """0.25 -> "25 %"."""
+    return f"{100 * fraction:.4g} %"
+
+
+def compression_name(point: Mapping[str, Any]) -> str:
+    """Wanda; Magnitude (threshold: layer)."""
+    name = COMPRESSIONS.get(point["compression"], point["compression"])
+    return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
+
+
+def strength_text(point: Mapping[str, Any]) -> str:
+    """50 %, 2:4, 4 bits, rank 64; empty for a dense model."""
+    kind, strength = point["strength_kind"], point["strength"]
+    if kind == "sparsity":
+        return percent(strength)
+    return {None: "", "nm": f"{strength}", "bits": f"{strength} bits", "rank": f"rank {strength}"}[kind]
+
+
+def count_span(counts: Iterable[int]) -> str:
+    """(3, 2, 3) -> "2 to 3"; a single number where all are the same."""
+    found = sorted(set(counts))
+    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
