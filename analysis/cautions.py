@@ -5,10 +5,10 @@ from collections import Counter
 from analysis.curves import curves_by, level_curves
 from analysis.names import compression_name, percent, strength_text, task_name
 from analysis.outcomes import ItemReader, with_error
-from analysis.phrases import against_chance, dense_caution, misses_sparsity, uneven_seeds
 from analysis.resampling import FEW_CLUSTERS
 from analysis.table import DENSE, MULTI_DOMAIN, SPARSE, Row, is_above_chance
 
+SPARSITY_TOLERANCE = 0.01  # between the sparsity asked for and the one measured
 REFERENCE = "reference_only"
 # Share of empty answers from which on a score says whether a model answers rather than what it knows.
 MANY_EMPTY = 0.1
@@ -277,3 +277,29 @@ def perplexity_cautions(table: list[Row]) -> list[str]:
                 f"{point['vocabulary']}: worse than knowing nothing, so by how much means nothing."
             )
     return found
+
+
+def dense_caution(runs: list[Row]) -> str | None:
+    """The caution about drops relative to these dense runs; None where they are above chance."""
+    learned = is_above_chance(runs)
+    if learned is None:
+        return "dense not compared with chance; a run lacks chance level or standard error."
+    return None if learned else f"DENSE NOT ABOVE CHANCE ({against_chance(runs)}), so its drops mean nothing."
+
+
+def against_chance(runs: list[Row]) -> str:
+    """0.512, chance 0.500, standard error 0.010."""
+    score = sum(row["score"] for row in runs) / len(runs)
+    return f"{score:.3f}, chance {runs[0]['chance']:.3f}, standard error {runs[0]['stderr']:.3f}"
+
+
+def uneven_seeds(counts: Counter) -> str:
+    """The end of a caution that points rest on different seeds; `counts` are numbers of points by seeds."""
+    listed = "; ".join(f"{' '.join(map(str, seeds))}: {count}" for seeds, count in counts.most_common())
+    return f"do not have the same seeds (seeds: number of points; {listed}), so differences hold the seeds' noise."
+
+
+def misses_sparsity(point: Row) -> bool:
+    """Whether the measured sparsity of a point is not the requested one."""
+    measured = point["measured_sparsity"]
+    return measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE

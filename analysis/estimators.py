@@ -83,10 +83,7 @@ def theil_sen_slope(strength: ArrayLike, drop: ArrayLike) -> float | None:
     Source: paper sec. 2, whose slopes are magnitudes. A slope depends on the range of strengths: compare equal ranges.
     """
     strength, drop = _paired(strength, drop)
-    if _is_constant(strength):
-        return None
-    # scipy takes y first.
-    return float(scipy.stats.theilslopes(drop, strength).slope)
+    return None if _is_constant(strength) else float(theil_sen_slopes(strength, drop[None])[0])
 
 
 def theil_sen_slopes(strength: ArrayLike, drops: np.ndarray) -> np.ndarray:
@@ -199,9 +196,7 @@ def clustered_error(values: ArrayLike, groups: ArrayLike) -> float | None:
     """
     values = _array(values)
     if len(values) == 0 or len(values) != len(groups):
-        raise ValueError(
-            f"{len(values)} values in {len(groups)} groups given: each value needs one, and there must be a value"
-        )
+        raise ValueError(f"{len(values)} values in {len(groups)} groups given: each needs its group, and one is needed")
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     sums = np.bincount(group, values - statistics.fmean(values))
     count = len(sums)

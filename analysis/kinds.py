@@ -22,7 +22,7 @@ from analysis.contrasts import (
     minority_table,
 )
 from analysis.curves import BYTES, SIZE_COLUMNS, curves_by, size_table
-from analysis.lines import BARRIER_COLUMNS, LINE_COLUMNS, barrier_table, line_sets, line_table
+from analysis.lines import BARRIER_COLUMNS, LINE_COLUMNS, barrier_table, line_table
 from analysis.missing import missing_runs
 from analysis.names import file_names, model_names, set_title, text_names
 from analysis.outcomes import ItemReader
@@ -33,10 +33,12 @@ from analysis.table import (
     DOMAIN_COLUMNS,
     INTERPOLATION,
     LEVEL_COLUMNS,
+    MULTI_DOMAIN,
     OWN_TASK,
     PERPLEXITY,
     PERPLEXITY_COLUMNS,
     POINT_COLUMNS,
+    TRANSLATION,
     Row,
     domain_sets,
     figure_sets,
@@ -45,6 +47,7 @@ from analysis.table import (
     is_level_run,
     level_sets,
     level_table,
+    line_sets,
     perplexity_sets,
     perplexity_table,
     seed_means,
@@ -52,6 +55,16 @@ from analysis.table import (
 )
 from analysis.verdicts import Trends, joined, of_figure, with_intervals
 from harness import run_folder
+
+# Names in the first README of the original repository (Images_png), by columns of our table and words of our file name.
+# The first rule that some figure obeys counts.
+ORIGINAL_NAMES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "Task_1": ((POINT_COLUMNS, "_setting1_data_adequacy_"),),
+    "Task_2": ((DOMAIN_COLUMNS, f"_{TRANSLATION}_"), (DOMAIN_COLUMNS, f"_{MULTI_DOMAIN}_")),
+    "Task_3": ((LEVEL_COLUMNS, "_setting3_"),),
+    "Task_4": ((human_gap.FIGURE_COLUMNS, "_human_gap_"),),
+    "TRUE_GEM": ((POINT_COLUMNS, "_four_transfers_"),),
+}
 
 
 class Plot(NamedTuple):
@@ -292,3 +305,16 @@ def _short_names(
     """Short names of models and of tasks or texts, and of these the forms that are fit for file names."""
     of_models, of_tasks = model_names(set(models)), text_names(set(tasks))
     return of_models, of_tasks, file_names([*of_models.values(), *of_tasks.values()])
+
+
+def original_figures(plots: Iterable[Plot]) -> dict[str, Plot]:
+    """Our figure for each name of the original; of several models' figures, the first with the most points."""
+    drawn = [plot for plot in plots if plot.draw]
+    found = {}
+    for name, rules in ORIGINAL_NAMES.items():
+        for columns, words in rules:
+            # File names of different kinds may be alike, and so may columns.
+            if fitting := [plot for plot in drawn if plot.columns == columns and words in f"_{plot.stem}"]:
+                found[name] = max(fitting, key=lambda plot: len(plot.table))
+                break
+    return found

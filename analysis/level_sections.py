@@ -12,16 +12,17 @@ from analysis.curves import (
     size_spearman,
     slope_order,
 )
-from analysis.names import compression_name, strength_text
-from analysis.other_plots import curve_label
-from analysis.phrases import (
+from analysis.names import (
     ORDER,
     YES_NO,
+    compression_name,
     markdown,
     number,
     spearman_text,
+    strength_text,
     with_bounds,
 )
+from analysis.other_plots import curve_label
 from analysis.table import LEVEL_KEY, Row, point_order
 from analysis.verdicts import Trends, verdict_lines
 

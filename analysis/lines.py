@@ -9,7 +9,7 @@ from typing import Any
 from analysis import estimators
 from analysis.estimators import STRAIGHT_LINE
 from analysis.names import model_name
-from analysis.table import INTERPOLATION, Row, compression_order, is_above_chance, mean_of, only_set, sets
+from analysis.table import Row, compression_order, is_above_chance, line_sets, mean_of, only_set
 
 CONNECTED_ERROR = 0.02  # Frankle et al. call two models connected below this barrier in error
 PAIRS = ("dense-sparse", "dense-pruned", "dense-dense")
@@ -31,15 +31,6 @@ BARRIER_COLUMNS = (
 )  # fmt: skip
 # A barrier and its bounds as shares of what was learned.
 SHARES = {"share_of_learned": "mean_barrier", "share_low": "interval_low", "share_high": "interval_high"}
-
-
-def line_sets(rows: list[Row]) -> dict[tuple[str, str, float], list[Row]]:
-    """The runs that belong in one figure, by setting, model and data fraction.
-
-    Raises:
-        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
-    """
-    return sets(rows, lambda row: row["setting"] == INTERPOLATION, ("setting", "model", "data_fraction"))
 
 
 def line_table(rows: list[Row]) -> list[Row]:

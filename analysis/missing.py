@@ -3,8 +3,7 @@
 import itertools
 from typing import Any
 
-from analysis.names import compression_name, percent, strength_text
-from analysis.phrases import markdown
+from analysis.names import compression_name, markdown, percent, strength_text
 from analysis.table import Row, compression_order
 from harness import run_folder
 

@@ -1,10 +1,12 @@
-"""How models, tasks, compressions and strengths are called in figures, file names and sentences."""
+"""How things are written: names of models, tasks and strengths in figures and files, numbers and tables in Markdown."""
 
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from analysis.estimators import MIN_STRENGTHS
 
 # In the order of panels and legends.
 COMPRESSIONS = {
@@ -26,6 +28,8 @@ SETTING_TITLE = {
     "multi_domain": "Multi-domain learning",
     "translation": "Translation",
 }
+YES_NO = {True: "yes", False: "**no**", None: ""}
+ORDER = {True: "yes", False: "no", None: "cannot be told"}
 LONGEST_FILE_NAME = 60  # letters of a model, task or text in it
 
 
@@ -112,3 +116,43 @@ def count_span(counts: Iterable[int]) -> str:
     """(3, 2, 3) -> "2 to 3"; a single number where all are the same."""
     found = sorted(set(counts))
     return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def number(value: float | None) -> str:
+    """Three decimals; empty for None."""
+    return "" if value is None else f"{value:.3f}"
+
+
+def with_bounds(value: float | None, low: float | None, high: float | None) -> str:
+    """-0.345 [-0.844, 0.188]; an unknown bound is left empty, and the brackets where neither is known."""
+    return number(value) if low is None and high is None else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def spearman_text(level: Mapping[str, Any]) -> str:
+    """A curve's Spearman correlation, or why it has none.
+
+    Args:
+        level: with spearman and strengths, such as curves.curve_statistics.
+    """
+    if level["spearman"] is not None:
+        return number(level["spearman"])
+    count = len(level["strengths"])
+    if count < MIN_STRENGTHS:
+        return f"undefined: {count} point{'s' if count > 1 else ''}"
+    return "undefined: the same score everywhere"
+
+
+def markdown(head: list[str], body: list[list]) -> list[str]:
+    """The lines of a Markdown table; bars, line breaks and "<" in cells are escaped."""
+    lines = [head, ["---"] * len(head), *body]
+    return ["| " + " | ".join(map(_cell, line)) + " |" for line in lines]
+
+
+def _cell(value: object) -> str:
+    return without_tags(" ".join(str(value).splitlines()).replace("|", "\\|"))
+
+
+def without_tags(line: str) -> str:
+    """A line of Markdown with every "<" outside `code` escaped, so that it begins no tag of HTML."""
+    pieces = re.split(r"(`[^`]*`)", line)
+    return "".join(piece if place % 2 else re.sub(r"(?<!\\)<", r"\<", piece) for place, piece in enumerate(pieces))

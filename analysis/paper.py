@@ -19,8 +19,7 @@ from analysis import estimators
 from analysis.contrasts import HIGHER, LOWER, SHORT
 from analysis.estimators import STRAIGHT_LINE
 from analysis.human_gap import CATEGORIES
-from analysis.names import compression_name, model_name, strength_text, task_name
-from analysis.phrases import markdown
+from analysis.names import compression_name, markdown, model_name, strength_text, task_name
 from analysis.replicates import DATA_SETTING
 from analysis.table import DENSE, FREEZING, INTERPOLATION, Row, figure_sets, grouped, level_sets
 from analysis.verdicts import CANNOT_TELL, CURVE_KEYS, RAW, Trends

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from analysis import missing, paper
 from analysis.kinds import Part, Tree, is_known
-from analysis.names import model_names, task_name, text_names, with_short_names
-from analysis.phrases import markdown, without_tags
+from analysis.names import markdown, model_names, task_name, text_names, with_short_names, without_tags
 from analysis.table import PERPLEXITY, Row, csv_text
 from analysis.verdicts import CANNOT_TELL, ORDER_COLUMNS, SLOPE_COLUMNS, Trends, verdict_lines
 from harness import run_folder

@@ -164,6 +164,11 @@ def perplexity_sets(rows: list[Row]) -> dict[tuple[str, str, str], list[Row]]:
     return sets(rows, lambda row: row["setting"] == PERPLEXITY, ("setting", "model", "level"))
 
 
+def line_sets(rows: list[Row]) -> dict[tuple[str, str, float], list[Row]]:
+    """The lines between models that belong in one figure, by setting, model and data fraction; raises likewise."""
+    return sets(rows, lambda row: row["setting"] == INTERPOLATION, ("setting", "model", "data_fraction"))
+
+
 def only_set(found: dict[tuple, list[Row]], names: Sequence[str] = FigureKey._fields) -> list[Row]:
     """The runs of the one figure that there is; none where there is none.
 

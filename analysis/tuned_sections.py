@@ -9,16 +9,19 @@ from analysis.curves import curve_statistics, curves_by, domain_curves, is_compa
 from analysis.estimators import MEAN_OF_ENDS, STRAIGHT_LINE
 from analysis.human_gap import MEASURES, has_place, left_out, order_sentences
 from analysis.lines import CONNECTED_ERROR, LINE_KEY
-from analysis.names import KIND_NAME, percent, strength_text, task_name
-from analysis.other_plots import line_looks
-from analysis.phrases import (
+from analysis.names import (
+    KIND_NAME,
     ORDER,
     YES_NO,
     markdown,
     number,
+    percent,
     spearman_text,
+    strength_text,
+    task_name,
     with_bounds,
 )
+from analysis.other_plots import line_looks
 from analysis.resampling import FEW_CLUSTERS
 from analysis.table import (
     DENSE,

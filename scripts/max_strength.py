@@ -15,8 +15,7 @@ from pathlib import Path
 
 from analysis import terminal, tolerance, verdicts
 from analysis.human_gap import CATEGORIES
-from analysis.names import compression_name, model_names, strength_text, with_short_names
-from analysis.phrases import markdown, with_bounds
+from analysis.names import compression_name, markdown, model_names, strength_text, with_bounds, with_short_names
 from analysis.replicates import resampled_figures
 from analysis.resampling import RESAMPLES
 from analysis.table import OWN_TASK, Row, csv_text, is_fine_tuning_run, is_level_run, with_metric

@@ -17,9 +17,9 @@ import logging
 import sys
 from pathlib import Path
 
-from analysis import original_names, report, style, summary, terminal
+from analysis import report, style, summary, terminal
 from analysis.curves import BYTES, SIZES
-from analysis.kinds import Plot, describe
+from analysis.kinds import ORIGINAL_NAMES, Plot, describe, original_figures
 from analysis.resampling import RESAMPLES
 from analysis.table import csv_text, with_metric
 from harness import run_folder
@@ -138,8 +138,8 @@ def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> di
 
 def copies(plots: list[Plot], files: dict[str, bytes]) -> dict[str, bytes]:
     """The figures that the original has too, under its names."""
-    found = original_names.originals(plots)
-    for name in original_names.RULES:
+    found = original_figures(plots)
+    for name in ORIGINAL_NAMES:
         told = f"is {found[name].stem}.png" if name in found else "is not written: the runs have no such figure"
         logger.info("%s.png %s", name, told)
     return {f"{name}.png": files[f"{plot.stem}.png"] for name, plot in found.items()}

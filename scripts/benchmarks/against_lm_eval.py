@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from analysis.phrases import markdown
+from analysis.names import markdown
 from harness.options import positive
 from llm_tasks import commonsense, mmlu
 from measuring import (

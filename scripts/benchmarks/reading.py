@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.phrases import markdown
+from analysis.names import markdown
 from harness import run_folder
 from harness.options import positive
 

@@ -5,7 +5,7 @@ from synthetic_runs import dense, level_run, run, write_tree
 
 from analysis import level_sections, summary, verdicts
 from analysis.kinds import describe
-from analysis.phrases import with_bounds
+from analysis.names import with_bounds
 from analysis.table import level_table
 from harness import run_folder
 

@@ -3,7 +3,7 @@ import re
 import pytest
 from synthetic_runs import dense, perplexity_run, run, write_tree
 
-from analysis import phrases, summary
+from analysis import names, summary
 from analysis.kinds import describe
 from harness import run_folder
 
@@ -176,11 +176,11 @@ def test_the_perplexity_table_has_a_line_per_point(read):
 
 
 def test_bars_and_line_breaks_do_not_end_a_cell():
-    assert phrases.markdown(["a|b"], [["c\nd"]]) == ["| a\\|b |", "| --- |", "| c d |"]
+    assert names.markdown(["a|b"], [["c\nd"]]) == ["| a\\|b |", "| --- |", "| c d |"]
 
 
 def test_names_begin_no_tag_and_end_no_cell(read):
-    (cell,) = phrases.markdown(["a<b>|c", "`<d>`", "e\u2028f"], [])[:1]
+    (cell,) = names.markdown(["a<b>|c", "`<d>`", "e\u2028f"], [])[:1]
     assert cell == r"| a\<b>\|c | `<d>` | e f |"
     text = "\n".join(lines(read(dense(task="<script>", model="lab/m<i>"), run(task="<script>", model="lab/m<i>"))))
     assert r"| m\<i> | \<script> |" in text and r"## Setting 1, m\<i>" in text and not re.search(r"[^\\]<", text)
