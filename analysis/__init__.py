@@ -1,4 +1,4 @@
-"""What a tree of runs says: run folders, tables, statistics, figures, reports; all without torch."""
+"""What a tree of runs says: tables, statistics, figures, reports; without torch."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What to beware of: one sentence for everything that keeps a number from meaning what it seems to."""
+"""Cautions: one sentence for everything that keeps a number from meaning what it seems to mean."""
 
 from collections import Counter
 
@@ -8,16 +8,13 @@ from analysis.outcomes import ItemReader, with_error
 from analysis.resampling import FEW_CLUSTERS
 from analysis.table import DENSE, MULTI_DOMAIN, SPARSE, Row, is_above_chance
 
-SPARSITY_TOLERANCE = 0.01  # between the sparsity asked for and the one measured
-REFERENCE = "reference_only"
-# Share of empty answers from which on a score says whether a model answers rather than what it knows.
-MANY_EMPTY = 0.1
-# Below this the windows drawn move a perplexity by more than most compressions do.
-FEW_WINDOWS = 100
+SPARSITY_TOLERANCE = 0.01  # between the requested and the measured sparsity
+MANY_EMPTY = 0.1  # share of empty answers from which on a score says whether a model answers, not what it knows
+FEW_WINDOWS = 100  # with fewer, the choice of windows changes a perplexity more than most compressions do
 
 
 def tuning_cautions(members: list[Row], table: list[Row]) -> list[str]:
-    """One sentence for everything that keeps a number from meaning what it seems to."""
+    """Of fine-tuning: `members` are the runs of one setting, model and scope, and `table` their seed_means."""
     return [*_tuning_references(members, table), *_tuning_seeds(table), *_tuning_points(table)]
 
 
@@ -28,13 +25,13 @@ def _tuning_references(members: list[Row], table: list[Row]) -> list[str]:
     for task, fraction in dict.fromkeys((point["task"], point["data_fraction"]) for point in table):
         where = f"{task_name(task)}, {percent(fraction)} data"
         runs = [row for row in dense_runs if (row["task"], row["data_fraction"]) == (task, fraction)]
-        said = dense_caution(runs) if runs else "NO DENSE TRANSFER, so no drop is defined."
+        said = _dense_caution(runs) if runs else "NO DENSE TRANSFER, so no drop is defined."
         if said:
             found.append(f"{where}: {said}")
         else:
             failed = [row for row in runs if not is_above_chance([row])]
             found += [
-                f"{where}: dense transfer with seed {row['seed']} is not above chance ({against_chance([row])}) "
+                f"{where}: dense transfer with seed {row['seed']} is not above chance ({_against_chance([row])}) "
                 "and moves the mean that all drops are relative to."
                 for row in failed
             ]
@@ -51,7 +48,7 @@ def _tuning_seeds(table: list[Row]) -> list[str]:
         places.setdefault((point["task"], point["data_fraction"]), Counter())[point["seeds"]] += 1
     for (task, fraction), counts in places.items():
         if len(counts) > 1:
-            found.append(f"{task_name(task)}, {percent(fraction)} data: the points {uneven_seeds(counts)}")
+            found.append(f"{task_name(task)}, {percent(fraction)} data: the points {_uneven_seeds(counts)}")
     return found
 
 
@@ -66,20 +63,20 @@ def _tuning_points(table: list[Row]) -> list[str]:
         if lacking:
             found.append(f"{where}: lacks {', '.join(map(str, sorted(lacking)))}, which other amounts of data have.")
         found += [
-            f"{where}: at {point['strength']} the measured sparsity is {point['measured_sparsity']:.3f}, "
-            f"not {point['requested_sparsity']:.3f}."
+            f"{where}: at {point['strength']} {_missed_sparsity(point)}"
             for point in points
-            if transfer == SPARSE and misses_sparsity(point)
+            if transfer == SPARSE and _misses_sparsity(point)
         ]
     return found
 
 
 def level_cautions(members: list[Row], table: list[Row], read: ItemReader) -> list[str]:
-    """One sentence for everything that keeps a number from meaning what it seems to.
+    """Of a setting without training.
 
     Args:
-        members: runs of one setting, model and task.
-        table: their level_table.
+        members: the runs of one setting, model and task.
+        table: their level_table, with intervals.
+        read: reads the items of runs.
     """
     return [
         *_reference_cautions(members, table, read),
@@ -98,14 +95,14 @@ def _reference_cautions(members: list[Row], table: list[Row], read: ItemReader) 
     found = []
     for level in dict.fromkeys(point["level"] for point in table):
         runs = [row for row in dense if row["level"] == level]
-        said = dense_caution(runs) if runs else "NOT IN THE DENSE RUN, so no drop is defined."
+        said = _dense_caution(runs) if runs else "NOT IN THE DENSE RUN, so no drop is defined."
         if said:
             found.append(f"{level}: {said}")
     return found
 
 
 def _empty_cautions(members: list[Row]) -> list[str]:
-    """Levels at which models give many empty answers: a compression may silence a model that still knows."""
+    """Levels with many empty answers: a compressed model may stop answering although it still knows."""
     levels: dict[str, dict[str, float]] = {}
     for row in members:
         share = row.get("metrics", {}).get("empty")
@@ -136,7 +133,7 @@ def _seed_cautions(table: list[Row]) -> list[str]:
     others = Counter(point["seeds"] for point in table if not point["calibrated"])
     for name, counts in {"calibrated points": calibrated, "points without calibration": others}.items():
         if len(counts) > 1:
-            found.append(f"The {name} {uneven_seeds(counts)}")
+            found.append(f"The {name} {_uneven_seeds(counts)}")
     return found
 
 
@@ -175,25 +172,17 @@ def _strength_cautions(table: list[Row]) -> list[str]:
             if lacking:
                 name = compression_name(points[0])
                 found.append(f"{level}, {name}: lacks {', '.join(lacking)}, which other levels have.")
-    missed = {
-        (compression_name(point), strength_text(point)): point
-        for point in table
-        if point["strength_kind"] in ("sparsity", "nm") and misses_sparsity(point)
-    }
-    return found + [
-        f"{name} at {strength}: the measured sparsity is {point['measured_sparsity']:.3f}, "
-        f"not {point['requested_sparsity']:.3f}."
-        for (name, strength), point in missed.items()
-    ]
+    missed = {(compression_name(point), strength_text(point)): point for point in table if _misses_sparsity(point)}
+    return found + [f"{name} at {strength}: {_missed_sparsity(point)}" for (name, strength), point in missed.items()]
 
 
 def _fact_cautions(members: list[Row]) -> list[str]:
-    """What the construction of the levels left out or cut, levels with the same facts together; not its means."""
+    """What was left out or cut where the levels were built; levels with the same facts share a sentence."""
     facts: dict[str, dict[str, set[float]]] = {}
     for row in members:
         own = facts.setdefault(row["level"], {})
         for name, value in row.get("facts", {}).items():
-            if value and name != REFERENCE and not name.startswith("mean_"):
+            if value and name != "reference_only" and not name.startswith("mean_"):
                 own.setdefault(name, set()).add(value)
     told: dict[str, list[str]] = {}
     for level, own in facts.items():
@@ -207,7 +196,7 @@ def _range(values: set[float]) -> str:
 
 
 def domain_cautions(table: list[Row], minorities: list[Row]) -> list[str]:
-    """One sentence for everything that keeps a number from meaning what it seems to."""
+    """Of several domains or pairs of languages: a contrasts.domain_table and minority_table."""
     found = []
     for point in table:
         where = f"{point['level']} ({point['condition']})"
@@ -223,7 +212,7 @@ def domain_cautions(table: list[Row], minorities: list[Row]) -> list[str]:
 
 
 def line_cautions(table: list[Row]) -> list[str]:
-    """One sentence for everything that keeps a line from meaning what it seems to."""
+    """Of lines between models: a lines.line_table."""
     starts = [point for point in table if point["alpha"] == 0]
     at_chance = dict.fromkeys(point["task"] for point in starts if point["dense_above_chance"] is False)
     found = [
@@ -240,7 +229,7 @@ def line_cautions(table: list[Row]) -> list[str]:
 
 
 def perplexity_cautions(table: list[Row]) -> list[str]:
-    """One sentence for everything that keeps a number from meaning what it seems to."""
+    """Of perplexity: the table.perplexity_table of one model and text."""
     dense, windows = table[0], table[0]["windows"]
     found = []
     if dense["compression"] != "dense":
@@ -250,11 +239,10 @@ def perplexity_cautions(table: list[Row]) -> list[str]:
         if unpaired:
             found.append(f"{unpaired} of {len(table)} points lack losses on the windows of the dense run.")
     if windows < FEW_WINDOWS:
-        error = (
-            ""
-            if dense["mean_stderr"] is None
-            else f" ({compression_name(dense).lower()}: {dense['mean_perplexity']:.4g} ± {dense['mean_stderr']:.2g})"
+        measured = (
+            f"{compression_name(dense).lower()}: {dense['mean_perplexity']:.4g} ± {dense['mean_stderr'] or 0:.2g}"
         )
+        error = "" if dense["mean_stderr"] is None else f" ({measured})"
         found.append(
             f"The text has {windows} windows{error}: others give other perplexities; compare within this table alone."
         )
@@ -263,14 +251,11 @@ def perplexity_cautions(table: list[Row]) -> list[str]:
     if single:
         found.append(f"{single} of {seeds.total()} calibrated points rest on one calibration sample: no band.")
     if len(seeds) > 1:
-        found.append(f"The calibrated points {uneven_seeds(seeds)}")
+        found.append(f"The calibrated points {_uneven_seeds(seeds)}")
     for point in table:
         where = f"{compression_name(point)} at {strength_text(point)}"
-        if point["strength_kind"] in ("sparsity", "nm") and misses_sparsity(point):
-            found.append(
-                f"{where}: the measured sparsity is {point['measured_sparsity']:.3f}, "
-                f"not {point['requested_sparsity']:.3f}."
-            )
+        if _misses_sparsity(point):
+            found.append(f"{where}: {_missed_sparsity(point)}")
         if point["mean_perplexity"] > point["vocabulary"]:
             found.append(
                 f"{where}: a perplexity of {point['mean_perplexity']:.4g} is above the vocabulary of "
@@ -279,27 +264,30 @@ def perplexity_cautions(table: list[Row]) -> list[str]:
     return found
 
 
-def dense_caution(runs: list[Row]) -> str | None:
+def _dense_caution(runs: list[Row]) -> str | None:
     """The caution about drops relative to these dense runs; None where they are above chance."""
     learned = is_above_chance(runs)
     if learned is None:
         return "dense not compared with chance; a run lacks chance level or standard error."
-    return None if learned else f"DENSE NOT ABOVE CHANCE ({against_chance(runs)}), so its drops mean nothing."
+    return None if learned else f"DENSE NOT ABOVE CHANCE ({_against_chance(runs)}), so its drops mean nothing."
 
 
-def against_chance(runs: list[Row]) -> str:
+def _against_chance(runs: list[Row]) -> str:
     """0.512, chance 0.500, standard error 0.010."""
     score = sum(row["score"] for row in runs) / len(runs)
     return f"{score:.3f}, chance {runs[0]['chance']:.3f}, standard error {runs[0]['stderr']:.3f}"
 
 
-def uneven_seeds(counts: Counter) -> str:
-    """The end of a caution that points rest on different seeds; `counts` are numbers of points by seeds."""
+def _uneven_seeds(counts: Counter) -> str:
+    """The end of the sentence that points do not have the same seeds; `counts` are numbers of points by seeds."""
     listed = "; ".join(f"{' '.join(map(str, seeds))}: {count}" for seeds, count in counts.most_common())
     return f"do not have the same seeds (seeds: number of points; {listed}), so differences hold the seeds' noise."
 
 
-def misses_sparsity(point: Row) -> bool:
-    """Whether the measured sparsity of a point is not the requested one."""
-    measured = point["measured_sparsity"]
-    return measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
+def _misses_sparsity(point: Row) -> bool:
+    measured, is_pruned = point["measured_sparsity"], point["strength_kind"] in ("sparsity", "nm")
+    return is_pruned and measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
+
+
+def _missed_sparsity(point: Row) -> str:
+    return f"the measured sparsity is {point['measured_sparsity']:.3f}, not {point['requested_sparsity']:.3f}."

@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis import estimators, resampling
 from analysis.names import model_name
-from analysis.replicates import DomainReplicates, ResampledRuns, resampled_runs
+from analysis.replicates import ResampledRuns, resampled_levels, resampled_runs
 from analysis.resampling import RESAMPLES, Replicates, Scores
 from analysis.table import (
     DENSE,
@@ -157,12 +157,15 @@ def pair_sentences(table: Iterable[Row]) -> list[str]:
     ]
 
 
-def domain_table(rows: list[Row], replicates: DomainReplicates | None = None) -> list[Row]:
+def domain_table(
+    rows: list[Row], resamples: int = RESAMPLES, drawn: dict[str, ResampledRuns] | None = None
+) -> list[Row]:
     """Points over several domains or pairs of languages, rows of DOMAIN_COLUMNS, with intervals.
 
     Args:
         rows: runs of any setting; those of other kinds are passed over.
-        replicates: scores of the runs on resampled items.
+        resamples: of the items and seeds.
+        drawn: the resampled_levels of the runs, where they are of one figure and it is there already.
     Returns:
         By condition, then from the largest share of the training rows to the smallest, dense first. What needs the
         dense transfer is None where it was not run in the same condition. The intervals of the three losses against
@@ -170,22 +173,23 @@ def domain_table(rows: list[Row], replicates: DomainReplicates | None = None) ->
     Raises:
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
-    replicates, table = replicates or DomainReplicates(RESAMPLES), []
+    table = []
     for members in domain_sets(rows).values():
-        points = domain_points(members)
+        points, of_level = domain_points(members), drawn or resampled_levels(members, resamples)
         found = []
         for key, own in points.items():
             dense = dense_of(points, key)
             point = seed_mean(own, dense)
             if own is not dense:
-                point |= _loss_intervals(replicates.mean(own), replicates.mean(dense), point)
+                scores = of_level[point["level"]]
+                point |= _loss_intervals(scores.mean(own), scores.mean(dense), point)
             found.append(select(point, DOMAIN_COLUMNS))
         table += sorted(found, key=domain_order(members))
     return table
 
 
 def _loss_intervals(compressed: Scores | None, dense: Scores | None, point: Row) -> Row:
-    if compressed is None or dense is None or compressed.items != dense.items:
+    if compressed is None or dense is None:
         return {}
     found = {}
     for name, values in drop_replicates(compressed, dense, point["chance"], point["dense_above_chance"]).items():
@@ -216,7 +220,9 @@ def drop_replicates(
     }
 
 
-def minority_table(rows: list[Row], replicates: DomainReplicates | None = None) -> list[Row]:
+def minority_table(
+    rows: list[Row], resamples: int = RESAMPLES, drawn: dict[str, ResampledRuns] | None = None
+) -> list[Row]:
     """What being the minority costs: every domain where its share is smallest beside itself where it is largest.
 
     The domain's own difficulty, chance level and items are the same on both sides, so that they cancel. Several
@@ -224,7 +230,8 @@ def minority_table(rows: list[Row], replicates: DomainReplicates | None = None) 
 
     Args:
         rows: runs of any setting; only multi-domain learning has minorities.
-        replicates: scores of the runs on resampled items.
+        resamples: of the items and seeds.
+        drawn: the resampled_levels of the runs, where they are of one figure and it is there already.
     Returns:
         One row of MINORITY_COLUMNS for each domain, transfer and strength where two shares and their dense transfers
         were run, and one of level MEAN over the domains. Negative effects mean that pruning costs the minority more.
@@ -232,12 +239,15 @@ def minority_table(rows: list[Row], replicates: DomainReplicates | None = None) 
         intervals of the paired bootstrap over items and seeds. lowest_ and highest_seed_effect are the range of the
         corrected effect of single seeds.
     """
-    replicates = replicates or DomainReplicates(RESAMPLES)
-    sets = domain_sets(rows).items()
-    return [row for key, own in sets if key.setting == MULTI_DOMAIN for row in _minorities(own, replicates)]
+    return [
+        row
+        for key, members in domain_sets(rows).items()
+        if key.setting == MULTI_DOMAIN
+        for row in _minorities(members, drawn or resampled_levels(members, resamples))
+    ]
 
 
-def _minorities(members: list[Row], replicates: DomainReplicates) -> list[Row]:
+def _minorities(members: list[Row], drawn: dict[str, ResampledRuns]) -> list[Row]:
     points = domain_points(members)
     shares: dict[tuple, dict[float, list[tuple]]] = {}
     for key, own in points.items():
@@ -245,9 +255,9 @@ def _minorities(members: list[Row], replicates: DomainReplicates) -> list[Row]:
             whole = own[0].get("data_fraction"), *key[1:]
             shares.setdefault(whole, {}).setdefault(own[0]["share"], []).append(key)
     found: dict[tuple, list[tuple[Row, Replicates | None]]] = {}
-    for (fraction, _, *rest), by_share in shares.items():
+    for (fraction, level, *rest), by_share in shares.items():
         if len(by_share) > 1:
-            few, many = (_side(points, by_share[share], replicates) for share in (min(by_share), max(by_share)))
+            few, many = (_side(points, by_share[share], drawn[level]) for share in (min(by_share), max(by_share)))
             compared = _minority(few, many), _effect_replicates(few, many, "corrected_drop")
             found.setdefault((fraction, *rest), []).append(compared)
     table = [row for compared in found.values() for row, _ in compared]
@@ -275,11 +285,11 @@ class _Side(NamedTuple):
         return drop(mean_of(runs, "score"), mean_of(dense, "score"), chance, learned)
 
 
-def _side(points: dict[tuple, list[Row]], keys: list[tuple], replicates: DomainReplicates) -> _Side:
+def _side(points: dict[tuple, list[Row]], keys: list[tuple], drawn: ResampledRuns) -> _Side:
     runs = [row for key in keys for row in points[key]]
     dense = [row for key in keys for row in dense_of(points, key)]
     conditions = tuple(key[0] for key in keys)
-    return _Side(runs[0]["share"], conditions, runs, dense, replicates.mean(runs), replicates.mean(dense))
+    return _Side(runs[0]["share"], conditions, runs, dense, drawn.mean(runs), drawn.mean(dense))
 
 
 def _minority(few: _Side, many: _Side) -> Row:
@@ -307,9 +317,9 @@ def _minority(few: _Side, many: _Side) -> Row:
 
 
 def _effect_replicates(few: _Side, many: _Side, measure: str) -> Replicates | None:
-    """Resamples of the minority's drop minus the majority's; None without the same items on both sides."""
+    """Resamples of the minority's drop minus the majority's; None where a side lacks its items."""
     scores = few.score, few.dense, many.score, many.dense
-    if any(score is None for score in scores) or len({row["num_examples"] for row in few.runs + many.runs}) > 1:
+    if any(score is None for score in scores):
         return None
     chance = mean_of(few.runs, "chance")
     drops = [

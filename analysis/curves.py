@@ -1,8 +1,11 @@
 """Curves of a table and their statistics: how fast a score falls, and whether harder levels fall faster."""
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from analysis import estimators
+from analysis.names import ORDER
 from analysis.size import amount, plain_fraction
 from analysis.table import KINDS, Row, compression_order, compression_rank, grouped
 
@@ -23,21 +26,21 @@ def curves_by(table: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
     return grouped(compressed, names)
 
 
-def levels_by(table: Iterable[Row], *names: str) -> dict[tuple, dict[str, list[Row]]]:
-    """curves_by of `names`, and within each by level."""
-    return {key: {level: own for (level,), own in grouped(points, ["level"]).items()}
+def levels_by(table: Iterable[Row], level: str, *names: str) -> dict[tuple, dict[Any, list[Row]]]:
+    """curves_by of `names`, and within each by the column that is the level of difficulty."""
+    return {key: {value: own for (value,), own in grouped(points, [level]).items()}
             for key, points in curves_by(table, *names).items()}  # fmt: skip
 
 
 def domain_curves(table: list[Row]) -> dict[tuple[str, str, str, str | None], dict[str, list[Row]]]:
     """The curves of a domain_table: by kind of strength, condition, transfer and scope; then by level."""
-    found = levels_by(table, "strength_kind", "condition", "transfer", "magnitude_scope")
+    found = levels_by(table, "level", "strength_kind", "condition", "transfer", "magnitude_scope")
     return dict(sorted(found.items(), key=lambda own: KINDS.index(own[0][0])))
 
 
 def level_curves(table: list[Row]) -> dict[tuple[str, str, str | None], dict[str, list[Row]]]:
     """The curves of a level_table: in the order of panels: by kind of strength, compression, scope; then level."""
-    found = levels_by(table, "strength_kind", "compression", "magnitude_scope")
+    found = levels_by(table, "level", "strength_kind", "compression", "magnitude_scope")
     return dict(sorted(found.items(), key=lambda own: (KINDS.index(own[0][0]), compression_rank(own[0][1]),
                                                        own[0][2] != "layer")))  # fmt: skip
 
@@ -93,6 +96,14 @@ def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
         return None, "several levels have the same difficulty"
     in_order = estimators.is_monotonic(difficulty, [level["theil_sen_slope"] for level in kept])
     return in_order, f"{len(kept)} of {len(levels)} levels compared"
+
+
+def order_cells(levels: list[Row]) -> list[str]:
+    """Two cells of a table: whether the slopes steepen with difficulty, and what this rests on (slope_order)."""
+    in_order, basis = slope_order(levels)
+    if in_order:
+        basis += f"; by luck alone once in {math.factorial(sum(map(is_comparable, levels)))}"
+    return [ORDER[in_order], basis]
 
 
 def is_comparable(level: Row) -> bool:

@@ -23,12 +23,12 @@ VERDICTS = {
 
 
 def of_levels(found: Trends, table: Sequence[Row]) -> str:
-    """The order of the levels of a setting without training, and the deepest fall in its level_table."""
+    """Of a setting without training: what its curves say of the order of the levels, and its largest drop."""
     return _joined(_order(found.orders, compression_by_kind), _deepest(table, _level_place))
 
 
 def of_tuning(found: Trends, table: Sequence[Row]) -> str:
-    """The order of the amounts of training data, and the deepest fall of sparse transfer."""
+    """Of training data: what the curves say of the order of its amounts, and the largest drop of sparse transfer."""
     orders = [row for row in found.orders if row["task"] not in CATEGORIES]
     points = [row for row in found.points if row["task"] not in CATEGORIES]
     deepest = _deepest(
@@ -38,19 +38,19 @@ def of_tuning(found: Trends, table: Sequence[Row]) -> str:
 
 
 def of_categories(found: Trends, table: Sequence[Row]) -> str:
-    """Whether the harder task of each category falls faster, or the deepest fall where no category has two."""
+    """Whether the harder task of each category falls faster, and the largest drop."""
     orders = [row for row in found.orders if row["task"] in CATEGORIES]
     return _joined(_order(orders, _task_by_kind), _deepest(table, _tuning_place))
 
 
 def of_transfers(differences: Sequence[Row]) -> str:
-    """In how many comparisons each transfer is surely above or below another."""
+    """Of the four transfers: in how many comparisons one is surely above or below another."""
     pairs = [sentence.rstrip(".") for sentence in pair_sentences(differences)]
     return _joined("At 95 % confidence corrected for their number: " + "; ".join(pairs) if pairs else "")
 
 
 def of_sizes(points: Sequence[Row]) -> str:
-    """What loses least of all that takes at most half of the dense bytes."""
+    """Of sizes: which compression to at most half of the dense bytes loses least at the hardest level."""
     small = [row for row in points if row["bytes_fraction"] <= 0.5 and row["normalized_drop"] is not None]
     if not small:
         return _joined(_deepest(points, _level_place))
@@ -63,12 +63,12 @@ def of_sizes(points: Sequence[Row]) -> str:
 
 
 def of_domains(table: Sequence[Row]) -> str:
-    """The deepest fall of a domain or a pair of languages."""
+    """Of several domains or pairs of languages: the largest drop."""
     return _joined(_deepest(table, lambda row: f"{row['level']} ({row['condition']}), {strength_text(row)}"))
 
 
 def of_minorities(effects: Sequence[Row]) -> str:
-    """What being the minority costs at the strongest compression, in the mean over domains where there are several."""
+    """Of minorities: the effect at the strongest compression, as a mean over domains where there are several."""
     known = [row for row in effects if row["corrected_effect"] is not None]
     shown = [row for row in known if row["level"] == MEAN] or known
     if not shown:
@@ -83,7 +83,7 @@ def of_minorities(effects: Sequence[Row]) -> str:
 
 
 def of_lines(rows: Sequence[Row]) -> str:
-    """The highest barrier in validation error above the straight line, as a share of what was learned."""
+    """Of lines between models: the highest barrier in validation error, as a share of what dense learned."""
     wanted = "validation", "error", STRAIGHT_LINE
     own = [row for row in rows if (row["split"], row["quantity"], row["definition"]) == wanted]
     known = [row for row in own if row["share_of_learned"] is not None]
@@ -99,7 +99,7 @@ def of_lines(rows: Sequence[Row]) -> str:
 
 
 def of_perplexity(table: Sequence[Row]) -> str:
-    """What raises perplexity most, and by how much with which error."""
+    """Of perplexity: the compression that raises it most, and by how much."""
     dense = next((row["mean_perplexity"] for row in table if row["compression"] == "dense"), None)
     worst = max((row for row in table if row["strength_kind"] is not None), key=lambda row: row["mean_perplexity"])
     told = f"Perplexity is highest under {_compressed(worst)}: {worst['mean_perplexity']:.4g}"
@@ -114,7 +114,7 @@ def of_perplexity(table: Sequence[Row]) -> str:
 
 
 def compression_by_kind(row: Row) -> str:
-    """Wanda by sparsity."""
+    """Wanda by unstructured sparsity."""
     return f"{compression_name(row)} by {KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
 
 
@@ -124,7 +124,7 @@ def _task_by_kind(row: Row) -> str:
 
 
 def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:
-    """How many curves' raw slopes say what of the order of their levels, and how many are in order above chance."""
+    """What the raw slopes say of the order of levels, counted over curves where there are several; "" without any."""
     orders = list(orders)
     own = [row for row in orders if row["measure"] == RAW]
     if not own:
@@ -148,7 +148,7 @@ def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:
 
 
 def _deepest(points: Iterable[Row], place: Callable[[Row], str]) -> str:
-    """The largest drop of a compressed point whose dense reference means something."""
+    """A clause about the largest drop of the compressed points, without those whose dense model is at chance."""
     drops = [
         row for row in points
         if row.get("normalized_drop") is not None and row["strength"] is not None
@@ -193,6 +193,6 @@ def _compressed(row: Row) -> str:
 
 
 def _joined(*clauses: str) -> str:
-    """The clauses as one sentence, without those that say nothing."""
+    """The clauses as one sentence, empty ones left out."""
     told = "; ".join(filter(None, clauses))
     return f"{re.sub('^the ', 'The ', told)}." if told else ""

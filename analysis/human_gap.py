@@ -169,7 +169,7 @@ def comparable_pairs(gaps: list[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def has_place(gap: Row) -> bool:
-    """Whether it is known how hard a task is beside others of its category."""
+    """Whether the task has a rank of difficulty in its category."""
     return gap["difficulty"] is not None or gap["task"] in UNMEASURED
 
 
@@ -197,7 +197,7 @@ def figure_table(table: list[Row], gaps: list[Row]) -> list[Row]:
 
 
 def from_the_floor(point: Row) -> Row:
-    """The point with its scores counted from chance, so that it is drawn in percent of what dense has above the floor.
+    """The point with its scores less chance, to be drawn in percent of the dense score above chance.
 
     Returns:
         relative_percent is None where chance is not known or the dense model not above it.
@@ -211,14 +211,14 @@ def from_the_floor(point: Row) -> Row:
 
 
 def pairs_in_order(gaps: list[Row], measure: str) -> tuple[int, int]:
-    """In how many pairs of tasks the harder one loses more, and how many pairs can be compared.
+    """The number of pairs of tasks of which the harder one loses more, and the number of pairs that can be compared.
 
     Args:
         gaps: rows of a gap_table of one kind of strength.
-        measure: one of MEASURES; more negative is lost more.
+        measure: one of MEASURES; more negative is a larger loss.
     Returns:
-        Pairs with the same strengths, both with the measure and a difficulty, both learned by their dense model. By
-        luck alone about half of them are in the order that the hypothesis says.
+        A pair can be compared where both tasks have the same strengths, the measure and a difficulty, and their dense
+        models are above chance. By luck alone about half of the pairs are in the order of the hypothesis.
     """
     known = [gap for gap in gaps if None not in (gap[measure], gap["difficulty"])]
     known = [gap for gap in known if gap["dense_above_chance"] is not False]

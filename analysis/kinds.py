@@ -27,7 +27,7 @@ from analysis.missing import missing_runs
 from analysis.names import file_names, model_names, set_title, text_names
 from analysis.outcomes import ItemReader
 from analysis.paper import Measured, compare, our_numbers
-from analysis.replicates import DomainReplicates, resampled_curves, tuned_curves
+from analysis.replicates import resampled_curves, resampled_levels, tuned_curves
 from analysis.resampling import RESAMPLES
 from analysis.table import (
     DOMAIN_COLUMNS,
@@ -233,8 +233,8 @@ def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
     models, tasks, files = _short_names((key.model for key in found), (key.task for key in found))
     parts = []
     for key, members in found.items():
-        replicates = DomainReplicates(resamples)
-        table, effects = domain_table(members, replicates), minority_table(members, replicates)
+        drawn = resampled_levels(members, resamples)
+        table, effects = domain_table(members, drawn=drawn), minority_table(members, drawn=drawn)
         ending = f"{files[tasks[key.task]]}_{files[models[key.model]]}"
         drawn = []
         if curves_by(table, "level"):

@@ -1,6 +1,5 @@
 """What summary.md says of models that were compressed without training: levels, slopes, scores, sizes, perplexity."""
 
-import math
 from collections.abc import Iterable
 
 from analysis.curves import (
@@ -8,12 +7,11 @@ from analysis.curves import (
     curve_statistics,
     is_comparable,
     level_curves,
+    order_cells,
     size_curves,
     size_spearman,
-    slope_order,
 )
 from analysis.names import (
-    ORDER,
     YES_NO,
     compression_name,
     markdown,
@@ -23,7 +21,7 @@ from analysis.names import (
     with_bounds,
 )
 from analysis.other_plots import curve_label
-from analysis.table import LEVEL_KEY, Row, point_order
+from analysis.table import LEVEL_KEY, Row, grouped, point_order
 from analysis.verdicts import Trends, verdict_lines
 
 REFERENCE = "reference_only"
@@ -39,10 +37,10 @@ METRIC_NOTES = {
 
 
 def level_section(table: list[Row], found: Trends) -> list[str]:
-    """The lines of one setting, model and task.
+    """The lines of summary.md on one setting, model and task.
 
     Args:
-        table: its level_table.
+        table: its level_table, with intervals.
         found: verdicts.of_figure of its curves.
     """
     return [
@@ -59,8 +57,7 @@ def _levels(table: list[Row]) -> list[str]:
         "above chance", "dense by every metric", "how it was made",
     ]  # fmt: skip
     body = []
-    for name, points in _by_level(table).items():
-        first = points[0]
+    for (name,), (first, *_) in grouped(table, ["level"]).items():
         is_dense = first["strength_kind"] is None
         body.append(
             [
@@ -73,13 +70,6 @@ def _levels(table: list[Row]) -> list[str]:
             ]
         )  # fmt: skip
     return ["From easy to hard.", "", *markdown(head, body)]
-
-
-def _by_level(table: list[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
-    for point in table:
-        found.setdefault(point["level"], []).append(point)
-    return found
 
 
 def _listed(told: Iterable[str]) -> str:
@@ -99,20 +89,17 @@ def _slopes(table: list[Row], found: Trends) -> list[str]:
     bounds = {_curve_place(row): row for row in found.levels}
     errors = {point["level"]: point["mean_stderr"] for point in table if point["strength_kind"] is None}
     body, orders = [], []
-    for (kind, _, _), curves in level_curves(table).items():
-        levels = [curve_statistics(points) for points in curves.values()]
-        place = [compression_name(next(iter(curves.values()))[0]), kind]
-        for level, points in zip(levels, curves.values(), strict=True):
+    for (kind, _, _), of_level in level_curves(table).items():
+        levels = [curve_statistics(points) for points in of_level.values()]
+        place = [compression_name(next(iter(of_level.values()))[0]), kind]
+        for level, points in zip(levels, of_level.values(), strict=True):
             own = bounds.get(_curve_place(points[0]), {})
             cells = _slope_cells(level, errors.get(level["level"]), own)
             if len({point["mean_score"] for point in points}) == 1 < len(points):
                 cells[SPEARMAN_CELL] = "undefined: all scores are equal"
             body.append([*place, *cells])
         for measure, own in {"raw": levels, "chance-corrected": corrected_levels(levels)}.items():
-            in_order, basis = slope_order(own)
-            if in_order:
-                basis += f"; by luck alone once in {math.factorial(sum(map(is_comparable, own)))}"
-            orders.append([*place, measure, ORDER[in_order], basis])
+            orders.append([*place, measure, *order_cells(own)])
     head = [
         "compression", "strength", "level", "difficulty", "dense score", "chance", "above chance", "points",
         "Spearman", "slope", "chance-corrected slope",
@@ -200,7 +187,7 @@ def _slope_cells(level: Row, error: float | None, bounds: Row) -> list:
 
 
 def _about_chance(table: list[Row]) -> list[str]:
-    """That raw slopes are in order for another reason than difficulty, where the levels' chance differs."""
+    """A paragraph on chance, where levels that differ in it may have ordered raw slopes for this reason alone."""
     chances = {point["chance"] for point in table if not point["reference_only"]} - {None}
     if table[0]["setting"] == 2:
         return [
@@ -219,19 +206,12 @@ def _about_chance(table: list[Row]) -> list[str]:
 
 
 def _scores(table: list[Row]) -> list[str]:
-    levels = _by_level(table)
-    heads = [
-        f"{name} (**dense at chance**)" if points[0]["dense_above_chance"] is False else name
-        for name, points in levels.items()
-    ]
-    lines: dict[tuple, dict[str, Row]] = {}
-    for point in table:
-        key = tuple(point[name] for name in LEVEL_KEY)
-        lines.setdefault(key, {})[point["level"]] = point
+    levels = {name: points[0]["dense_above_chance"] for (name,), points in grouped(table, ["level"]).items()}
+    heads = [f"{name} (**dense at chance**)" if learned is False else name for name, learned in levels.items()]
     body = []
-    for line in sorted(lines.values(), key=lambda line: point_order(next(iter(line.values())))):
-        point = next(iter(line.values()))
-        cells = [_score(line[level]) if level in line else "" for level in levels]
+    for points in sorted(grouped(table, LEVEL_KEY).values(), key=lambda points: point_order(points[0])):
+        point, of_level = points[0], {point["level"]: _score(point) for point in points}
+        cells = [of_level.get(level, "") for level in levels]
         body.append([compression_name(point), strength_text(point), " ".join(map(str, point["seeds"])), *cells])
     return [
         "Mean over seeds; in brackets the normalized drop with its 95 % interval over groups of items and over seeds, "
@@ -242,7 +222,7 @@ def _scores(table: list[Row]) -> list[str]:
 
 
 def _written_answers(table: list[Row]) -> list[str]:
-    """Written answers by every metric that was recorded, the original's among them; nothing without such answers."""
+    """A table of written answers by every metric that was recorded; no lines without such answers."""
     points = [point for point in table if (point["reader"] or "").startswith("answer") and point["metrics"]]
     recorded = [dict(text.split("=", 1) for text in point["metrics"]) for point in points]
     names = list(dict.fromkeys(name for metrics in recorded for name in metrics))
@@ -261,7 +241,7 @@ def _written_answers(table: list[Row]) -> list[str]:
 
 
 def _score(point: Row) -> str:
-    """0.412 (-12.3 [-15.5, -9.1] %); without what is not known."""
+    """0.412 (-12.3 [-15.5, -9.1] %); unknown numbers are left out."""
     text = f"{point['mean_score']:.3f}"
     drop = point["normalized_drop"]
     if point["strength_kind"] is None or drop is None or point["dense_above_chance"] is False:
@@ -300,7 +280,7 @@ def _size_statistics(points: list[Row]) -> Row:
 
 
 def perplexity_section(table: list[Row]) -> list[str]:
-    """The lines of one of tables.perplexity_sets; `table` is its perplexity_table."""
+    """The lines of one model and text; `table` is their perplexity_table."""
     first = table[0]
     head = ["compression", "strength", "zeros", "parameters", "perplexity", "seeds' range", "loss - dense", "seeds"]
     body = [

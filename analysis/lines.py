@@ -1,6 +1,6 @@
-"""Lines between two models of one task (appendix C): loss and score along each, and its barriers, means over seeds.
+"""Lines between two models of one task (appendix C): score and loss along each and its barriers, means over seeds.
 
-A line joins two models; what tells lines apart is the task, the kind of pair and the strength of the compressed end.
+Lines differ in task, kind of pair and strength of the compressed end (LINE_KEY).
 """
 
 import math
@@ -13,7 +13,7 @@ from analysis.table import Row, compression_order, is_above_chance, line_sets, m
 
 CONNECTED_ERROR = 0.02  # Frankle et al. call two models connected below this barrier in error
 PAIRS = ("dense-sparse", "dense-pruned", "dense-dense")
-# Paper, appendix C, side by side: which of two tasks has the higher barrier, and which it calls easy.
+# In the order of the paper's appendix C.
 TASKS = ("qqp", "stsb", "qnli", "rte")
 CURVES = ("score", "train_score", "validation_loss", "train_loss")
 
@@ -29,12 +29,12 @@ BARRIER_COLUMNS = (
     "highest_barrier", "alphas", "start", "end", "dense_above_chance", "share_of_learned", "share_low", "share_high",
     "connected", "seeds",
 )  # fmt: skip
-# A barrier and its bounds as shares of what was learned.
+# By share of what was learned, the column that it is a share of.
 SHARES = {"share_of_learned": "mean_barrier", "share_low": "interval_low", "share_high": "interval_high"}
 
 
 def line_table(rows: list[Row]) -> list[Row]:
-    """One row of LINE_COLUMNS per line and alpha, the paper's tasks first, in each the pairs in the order of PAIRS.
+    """One row of LINE_COLUMNS for each line and alpha; the paper's tasks come first, and pairs in the order of PAIRS.
 
     Args:
         rows: runs of one set.
@@ -56,7 +56,7 @@ def line_table(rows: list[Row]) -> list[Row]:
 
 
 def barrier_table(rows: list[Row]) -> list[Row]:
-    """One row of BARRIER_COLUMNS per line, split, quantity and definition, in the order of line_table.
+    """One row of BARRIER_COLUMNS for each line, split, quantity and definition, in the order of line_table.
 
     Args:
         rows: runs of one set.
@@ -88,7 +88,7 @@ def barrier_table(rows: list[Row]) -> list[Row]:
 
 
 def _lines(rows: list[Row]) -> list[list[list[Row]]]:
-    """The runs of each line, every run as its points in order; sorted."""
+    """The runs of each line, in the order of the tables; a run is the list of its points, from alpha 0 to 1."""
     runs: dict[str, list[Row]] = {}
     for row in only_set(line_sets(rows), ("setting", "model", "data_fraction")):
         runs.setdefault(row["folder"], []).append(row)
@@ -105,7 +105,7 @@ def _place(row: Row) -> tuple:
 
 
 def _shared(runs: list[list[Row]]) -> Row:
-    """What all points of a line have in common."""
+    """The columns that all points of a line share."""
     first = runs[0][0]
     return {
         "model": model_name(first["model"]),
@@ -121,7 +121,7 @@ def _end_key(run: list[Row]) -> str:
 
 
 def _above_chance(starts: list[Row]) -> bool | None:
-    """Whether the dense models at alpha 0 learned the task; None where the line starts at no dense model."""
+    """Whether the dense models at alpha 0 are above chance; None where the line starts at another model."""
     if not starts[0]["pair"].startswith("dense-"):
         return None
     return is_above_chance(starts)
@@ -164,7 +164,7 @@ def _value(end: Row, split: str, quantity: str) -> float:
 
 
 def _learned(runs: list[list[Row]], split: str) -> float | None:
-    """How far the start's score is above chance; None where it is not, or on training rows, whose chance is unknown."""
+    """The start's score above chance; None where it is not above, and on training rows, whose chance is unknown."""
     starts = [run[0] for run in runs]
     if split != "validation" or not _above_chance(starts):
         return None

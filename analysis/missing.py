@@ -1,4 +1,4 @@
-"""Which runs a sweep lacks: the cells of the full grid of what a tree holds that are not in it."""
+"""Which runs a sweep lacks: the cells of the full grid over everything in the tree that have no run."""
 
 import itertools
 from typing import Any
@@ -8,7 +8,7 @@ from analysis.table import Row, compression_order
 from harness import run_folder
 
 GROUP = ("setting", "model", "task")
-WAY = ("compression", "magnitude_scope", "transfer", "pair")  # how a model was made
+WAY = ("compression", "magnitude_scope", "transfer", "pair")  # the method by which a model was made
 POINT = ("strength_kind", "strength")
 SEEDS = ("seed", "end_seed")
 PLACE = tuple(name for name in run_folder.COORDINATES if name not in {*GROUP, *WAY, *POINT, *SEEDS})
@@ -19,11 +19,11 @@ Cells = dict[tuple, set[tuple]]
 
 
 def missing_runs(rows: list[Row]) -> list[Row]:
-    """The coordinates of every run that the full grid would have.
+    """The coordinates of every run of the full grid that is not there.
 
-    The grid of one setting, model and task: every way in which its models were made, at every strength that some way
-    has (of the kinds that this way takes), in every place (amount of data, mixture) and with every seed of its own. A
-    way that was never run is not missed, and neither is a strength that no run has.
+    The grid of one setting, model and task has a cell for every method (WAY) at every strength that any method has, of
+    the kinds that this method takes, in every place (amount of data, mixture), with every seed of this method. A method
+    that was never run is not missed, and neither is a strength that no run has.
 
     Args:
         rows: what run_folder.read_runs returned.
@@ -62,7 +62,7 @@ def _order(row: Row) -> tuple:
 
 
 def lines(missing: list[Row], names: dict[Any, str]) -> list[str]:
-    """As Markdown, a line for every way and place.
+    """A Markdown table with a line for every method and place.
 
     Args:
         missing: what missing_runs returned.

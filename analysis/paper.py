@@ -29,7 +29,7 @@ TUNED = "fine-tuned tasks"  # the task of numbers on GLUE and multiple choice
 
 
 class What(StrEnum):
-    """What a number or claim is about; the human scores that it prints too are in analysis.human_gap."""
+    """What a number or claim is about."""
 
     SPEARMAN = "spearman"
     DIFFICULTY = "difficulty"
@@ -54,16 +54,11 @@ TITLE = {
     What.LEVELS: "number of levels",
 }
 CONTRAST = ("magnitude", "gptq")
-# A claim of no loss is not borne out by an interval that allows more than this, as a fraction.
-LARGEST_NO_LOSS = 0.05
+LARGEST_NO_LOSS = 0.05  # of the dense score; a claim of no loss holds where the interval allows no larger one
 ALPHA = 0.05
-SAME_SIGN, OTHER_SIGN = "same sign", "other sign"
-NO_LOSS, LOSS = "no loss seen", "ours loses"
-SAME, OTHER = "same", "other"
-NOT_TOLD = "ours cannot tell"
-TUNED_SETTING = 1
-# By compression, the kind of strength that the paper's tables are about.
-KIND = {"magnitude": "sparsity", "gptq": "bits", "low_rank": "rank"}
+SAME, OTHER, SAME_SIGN, OTHER_SIGN = "same", "other", "same sign", "other sign"
+NO_LOSS, LOSS, NOT_TOLD = "no loss seen", "ours loses", "ours cannot tell"
+KIND = {"magnitude": "sparsity", "gptq": "bits", "low_rank": "rank"}  # of strength in the paper's tables
 PAPER_COLUMNS = ("place", "what", "setting", "task", "item", "model", "compression", "strength", "value", "quote")
 OUR_COLUMNS = (
     "what", "setting", "task", "item", "where", "model", "compression", "method", "strength", "value", "low", "high",
@@ -80,7 +75,7 @@ VERDICT_COLUMNS = (*GROUP_COLUMNS, "agreement", "text")
 
 
 class Measured(NamedTuple):
-    """What was measured on a tree of runs that the paper prints too, beside the runs themselves.
+    """What a tree of runs was measured for that the paper prints too.
 
     Fields:
         trends: verdicts of all curves.
@@ -101,9 +96,9 @@ def printed() -> list[Row]:
     """What the paper prints, rows of PAPER_COLUMNS.
 
     Returns:
-        place is a table, figure or section; item a level or task by our names; value a number (score, drop and
-        difficulty as fractions) or, where the paper claims an order, trends.MONOTONIC or NOT_MONOTONIC. strength is
-        the sparsity of which a claim of no loss speaks, quote the claim.
+        place is a table, figure or section; item is a level or task by our names. value is a number (a fraction) or,
+        where the paper claims an order, verdicts.MONOTONIC or NOT_MONOTONIC. strength is the sparsity of a claim of no
+        loss, and quote the claim.
     """
     return [
         {
@@ -124,7 +119,7 @@ def _blocks() -> tuple[Row, ...]:
 
 
 def our_numbers(rows: list[Row], measured: Measured) -> list[Row]:
-    """Everything in a tree of runs that has a counterpart in the paper, rows of OUR_COLUMNS.
+    """Every number and verdict of a tree that the paper prints too, rows of OUR_COLUMNS.
 
     Args:
         rows: what run_folder.read_runs returned.
@@ -147,7 +142,7 @@ def _row(what: str, setting: int | str, task: str, item: str, **others: object) 
 
 
 def _method(row: Row) -> Row:
-    """Who was compressed by what, for a row of analysis.verdicts."""
+    """The columns that name model and method, from a row of analysis.verdicts."""
     kind = "" if row["strength_kind"] == KIND.get(row["compression"], "sparsity") else f", {row['strength_kind']}"
     return {
         "model": model_name(row["model"]),
@@ -169,7 +164,7 @@ def _spearmans(levels: Iterable[Row]) -> list[Row]:
 
 
 def _orders(orders: Iterable[Row]) -> list[Row]:
-    """The verdicts on raw slopes, which are the paper's, with what is left of them above chance as a note."""
+    """The verdicts on raw slopes, which the paper uses; those on chance-corrected slopes stand in the note."""
     found: dict[tuple, Row] = {}
     for order in orders:
         key = tuple(order[name] for name in CURVE_KEYS)
@@ -213,7 +208,7 @@ def _tuned_difficulties(tables: Iterable[list[Row]]) -> list[Row]:
         for task, gap in {gap["task"]: gap for gap in gaps if gap["human"] is not None}.items():
             stderr = None if gap["difficulty_stderr"] is None else gap["difficulty_stderr"] * gap["human"]
             dense = {"model": gap["model"], "mean_score": gap["dense_mean_score"], "mean_stderr": stderr}
-            found += _difficulty(TUNED_SETTING, TUNED, task, dense, gap["human"], gap["difficulty"])
+            found += _difficulty(DATA_SETTING, TUNED, task, dense, gap["human"], gap["difficulty"])
     return found
 
 
@@ -231,7 +226,7 @@ def _difficulty(setting: int, task: str, item: str, dense: Row, human: float, di
 
 
 def _p(distance: float, stderr: float | None) -> float | None:
-    """Two-sided, of a distance from 0 by the normal approximation."""
+    """Two-sided p-value of a distance from 0, by the normal approximation."""
     return 2 * float(scipy.special.ndtr(-abs(distance) / stderr)) if stderr else None
 
 
@@ -242,7 +237,7 @@ def _around(value: float, half: float | None) -> tuple[float | None, float | Non
 def _freezing(differences: Iterable[Row]) -> list[Row]:
     return [
         _row(
-            What.FREEZING, TUNED_SETTING, TUNED, row["task"], strength=row["strength"], value=row["difference"],
+            What.FREEZING, DATA_SETTING, TUNED, row["task"], strength=row["strength"], value=row["difference"],
             low=row["difference_low"], high=row["difference_high"], p_value=row["p_value"], note=row["reason"] or None,
             **_method({**row, "compression": "magnitude"}),
         )
@@ -252,7 +247,7 @@ def _freezing(differences: Iterable[Row]) -> list[Row]:
 
 
 def _transfer_orders(differences: Iterable[Row]) -> list[Row]:
-    """For each task, kind of strength and pair of transfers, what holds at some strength and at none the contrary."""
+    """For each task, kind of strength and pair of transfers, the verdict that no strength contradicts."""
     judged = (row for row in differences if row["dense_above_chance"] is not False)
     names = ("model", "magnitude_scope", "task", "strength_kind", "transfer", "against")
     found = []
@@ -263,7 +258,7 @@ def _transfer_orders(differences: Iterable[Row]) -> list[Row]:
         named = f"{task_name(task)}, {SHORT[first]} - {SHORT[other]}"
         found.append(
             _row(
-                What.TRANSFER, TUNED_SETTING, TUNED, f"{first} - {other}", where=named,
+                What.TRANSFER, DATA_SETTING, TUNED, f"{first} - {other}", where=named,
                 value=CANNOT_TELL if not sure else sure.pop() if len(sure) == 1 else "both",
                 note=f"{counts} of {len(told)}", **_method({**own[0], "compression": "magnitude"}),
             )
@@ -272,7 +267,7 @@ def _transfer_orders(differences: Iterable[Row]) -> list[Row]:
 
 
 def _barrier_orders(tables: Iterable[list[Row]]) -> list[Row]:
-    """Which of two tasks has the higher barrier in error to Sparse Transfer, as a share of what dense learned."""
+    """For the paper's pairs of tasks, which has the higher barrier in error, as a share of what dense learned."""
     pairs = {row["item"]: row["item"].split(" - ") for row in printed() if row["what"] == What.BARRIER}
     found = []
     for barriers in tables:
@@ -319,7 +314,7 @@ def _count(setting: int | str, task: str, model: str, count: int) -> Row:
 
 
 def compare(ours: list[Row]) -> list[Row]:
-    """One row of COMPARISON_COLUMNS for each of the paper's numbers and each of ours that stands beside it.
+    """One row of COMPARISON_COLUMNS for each number of the paper and each of ours that corresponds to it.
 
     Args:
         ours: rows of OUR_COLUMNS; those without a counterpart are passed over.
@@ -419,7 +414,7 @@ def _signs(members: list[Row]) -> tuple[str, str]:
 
 
 def pairs_in_order(one: list[float], other: list[float]) -> tuple[int, int]:
-    """How many pairs of places have both values in the same order, and how many have an order in both lists."""
+    """The number of pairs of indices that both lists order alike, and the number that both lists order at all."""
     pairs = itertools.combinations(zip(one, other, strict=True), 2)
     signs = [(first[0] - second[0]) * (first[1] - second[1]) for first, second in pairs]
     return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
@@ -441,7 +436,7 @@ def _claims(members: list[Row]) -> tuple[str, str]:
 
 
 def _contrasts(groups: dict[tuple, list[Row]]) -> list[Row]:
-    """Of a table with both compressions of CONTRAST, in how many levels the first surely correlates more closely."""
+    """For tables with both compressions of CONTRAST, at how many levels the first surely correlates more closely."""
     found = []
     for (key, members), (other_key, others) in itertools.product(groups.items(), repeat=2):
         row, other = (dict(zip(GROUP_COLUMNS, each, strict=True)) for each in (key, other_key))
@@ -457,17 +452,15 @@ def _contrasts(groups: dict[tuple, list[Row]]) -> list[Row]:
         told = [sign == (1 if above else -1) for sign, above in zip(signs, paper, strict=True) if sign]
         agreement = NOT_TOLD if not told else SAME if all(told) else OTHER
         named = {name: f"{row[name]} against {other[name]}" for name in ("paper_compression", "our_compression")}
-        text = (
-            f"the first is surely closer in {signs.count(1)}, surely less close in {signs.count(-1)} of {len(pairs)} "
-        )
-        text += f"levels, in the paper closer in {sum(paper)} of {len(paper)}"
+        text = f"the first is surely closer in {signs.count(1)}, surely less close in {signs.count(-1)} "
+        text += f"of {len(pairs)} levels, in the paper closer in {sum(paper)} of {len(paper)}"
         row |= named
         found.append({**row, "agreement": agreement, "text": f"{_heading(row)}: {agreement}; {text}."})
     return found
 
 
 def _surely_above(one: Row, other: Row) -> bool:
-    """Whether the interval of one lies wholly above that of the other, which asks for more than a test of 5 % does."""
+    """Whether the interval of one lies wholly above that of the other; this is stricter than a test at 5 %."""
     return None not in (one["our_low"], other["our_high"]) and one["our_low"] > other["our_high"]
 
 

@@ -111,7 +111,7 @@ class PanelFigure:
 
 
 def draw(wanted: PanelFigure) -> Figure:
-    """The figure, drawn."""
+    """Draw a figure of curves."""
     keys: dict[str, list] = {kind: [] for kind in KINDS}
     for (kind, key), panel in wanted.panels.items():
         keys[kind].append(None if panel is None else key)
@@ -168,11 +168,6 @@ def slope_label(points: list[Row], name: str, slope: str = "theil_sen_slope") ->
     """The name of a curve with its slope, for a legend."""
     statistics = curve_statistics(points)
     return f"{name}: {style.slope_text(statistics, statistics[slope])}"
-
-
-def by_kind(keys: list[tuple]) -> dict[str, list[tuple]]:
-    """Keys of panels that begin with the kind of strength, in the order of KINDS."""
-    return {kind: [key[1:] for key in keys if key[0] == kind] for kind in KINDS}
 
 
 def data_adequacy(table: list[Row]) -> Figure:

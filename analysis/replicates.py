@@ -16,7 +16,7 @@ import numpy as np
 from analysis import resampling
 from analysis.curves import curves_by, level_curves
 from analysis.human_gap import comparable_pairs, gap_table
-from analysis.metrics import LOWEST, METRICS, Answers, corpus_bleu, resampled_scores, unseen_item
+from analysis.metrics import LOWEST, METRICS, Answers, bleu_replicates, resampled_scores, unseen_item
 from analysis.names import percent, task_name
 from analysis.outcomes import ItemReader, aligned
 from analysis.resampling import Scores
@@ -277,45 +277,81 @@ class ResampledRuns(NamedTuple):
             generator: draws the seeds, the same for all points.
         """
         values = np.stack([np.stack([self.scores[one] for one in own], axis=1) for own in folders], axis=2)
+        return self._over_seeds(values, generator)
+
+    def mean(self, runs: list[Row]) -> Scores | None:
+        """Mean over the seeds of runs, and of one seed over its runs; None without runs or without the scores of one."""
+        if not runs or not {run["folder"] for run in runs} <= self.scores.keys():
+            return None
+        of_seed = dict(sorted(grouped(runs, ["seed"]).items()))
+        values = [np.mean([self.scores[run["folder"]] for run in own], axis=0) for own in of_seed.values()]
+        return self._over_seeds(np.stack(values, axis=1), np.random.default_rng([seed for (seed,) in of_seed]))
+
+    def _over_seeds(self, values: np.ndarray, generator: np.random.Generator) -> Scores:
         both, of_items = resampling.over_seeds(values, generator)
-        return Scores(both, of_items, self.unseen, self.items, self.items, len(folders[0]), self.lowest)
+        return Scores(both, of_items, self.unseen, self.items, self.items, values.shape[1], self.lowest)
 
 
-def resampled_runs(runs: list[Row], resamples: int, seed: int | list[int] = 0) -> ResampledRuns:
+def resampled_runs(runs: list[Row], resamples: int, seed: int | list[int] = 0, suffix: str = "") -> ResampledRuns:
     """The score of every fine-tuned model on its items and on resamples of them, which are the same for all.
 
     Args:
-        runs: of one task.
+        runs: of one task, or of one level of a run over several domains.
         seed: of the resamples.
+        suffix: of the names of the items' columns.
     Returns:
         Runs that kept no predictions, or answered other items than most, are left out. No run is in it where the metric
-        is not one of metrics.METRICS. Items are matched by labels and order: check_runs has seen that the data are the
-        same, and every run evaluates them from the first on.
+        is neither BLEU nor one of metrics.METRICS. Items are matched by labels and order: check_runs has seen that the
+        data are the same, and every run evaluates them from the first on.
     """
     named = {row["metric"] for row in runs}
-    found = {row["folder"]: _answers(Path(row["folder"])) for row in runs}
-    labels = Counter(items["label"].tobytes() for items in found.values() if items)
-    if not labels or len(named) > 1 or not named <= METRICS.keys():
+    (metric,) = named if len(named) == 1 else (None,)
+    if metric == "bleu":
+        return _resampled_bleu(runs, resamples, seed, f"bleu_counts{suffix}")
+    columns = f"prediction{suffix}", f"label{suffix}"
+    found = {row["folder"]: _columns_of(row["folder"], *columns) for row in runs}
+    labels = Counter(label.tobytes() for _, label in filter(None, found.values()))
+    if not labels or metric not in METRICS:
         return ResampledRuns(0, {}, np.zeros(1 + resamples), 0.0)
     ((most, _),) = labels.most_common(1)
-    kept = {folder: items for folder, items in found.items() if items and items["label"].tobytes() == most}
-    (metric,), folders = named, list(kept)
-    reference, scores = kept[folders[0]]["label"], {}
+    kept = {folder: own for folder, own in found.items() if own and own[1].tobytes() == most}
+    folders, (_, reference), scores = list(kept), next(iter(kept.values())), {}
     for start in range(0, len(folders), RUNS_AT_A_TIME):
         own = folders[start : start + RUNS_AT_A_TIME]
-        answers = Answers(reference, np.array([kept[folder]["prediction"] for folder in own]))
+        answers = Answers(reference, np.array([kept[folder][0] for folder in own]))
         drawn = resampled_scores(answers, metric, resamples, np.random.default_rng(seed))
         scores |= dict(zip(own, drawn.T, strict=True))
     unseen = unseen_item(reference, metric, resamples, np.random.default_rng([*np.atleast_1d(seed), 1]))
     return ResampledRuns(len(reference), scores, unseen, LOWEST.get(metric, 0.0))
 
 
-def _answers(folder: Path) -> dict[str, np.ndarray]:
-    """Predictions and labels of a run; empty where it kept none."""
-    if not (folder / run_folder.ITEMS_FILE).is_file():
-        return {}
-    items = run_folder.read_items(folder, ("prediction", "label"))
-    return items if len(items) == 2 else {}
+def _resampled_bleu(runs: list[Row], resamples: int, seed: int | list[int], column: str) -> ResampledRuns:
+    found = {row["folder"]: _columns_of(row["folder"], column) for row in runs}
+    counts = {folder: own[0] for folder, own in found.items() if own}
+    items = len(next(iter(counts.values()), ()))
+    scores = {folder: bleu_replicates(own, resamples, seed) for folder, own in counts.items() if len(own) == items}
+    unseen = unseen_item(np.zeros(items), "bleu", resamples, np.random.default_rng([*np.atleast_1d(seed), 1]))
+    return ResampledRuns(items, scores, unseen, 0.0)
+
+
+def resampled_levels(members: list[Row], resamples: int) -> dict[str, ResampledRuns]:
+    """The runs of one set over several domains or pairs of languages, resampled at each level.
+
+    All runs see the same draws of a level's items, so that their differences are paired; levels are drawn apart.
+    """
+    of_level = grouped(members, ["level"])
+    return {
+        level: resampled_runs(runs, resamples, zlib.crc32(level.encode()), f"_{level}")
+        for (level,), runs in of_level.items()
+    }
+
+
+def _columns_of(folder: str, *names: str) -> list[np.ndarray]:
+    """Columns of a run's items; none where it lacks one of them."""
+    if not (Path(folder) / run_folder.ITEMS_FILE).is_file():
+        return []
+    items = run_folder.read_items(Path(folder), names)
+    return [items[name] for name in names] if len(items) == len(names) else []
 
 
 def tuned_curves(
@@ -396,54 +432,3 @@ def _tuned_curve(
     folders_of = [[by_seed[one] for one in sorted(by_seed)] for by_seed in runs]
     scores = drawn.of_points(folders_of, np.random.default_rng([*_seed_of(first["task"], seed), 2]))
     return LevelCurve(points, LevelReplicates(scores.point(0), scores.point(slice(1, None)), losses={}), "")
-
-
-class DomainReplicates:
-    """Scores of runs over several domains or pairs of languages on resamples of a level's items, each run read once.
-
-    All runs see the same draws of a level's items, so that their differences are paired; levels are drawn apart.
-    """
-
-    def __init__(self, resamples: int) -> None:
-        self.resamples = resamples
-        self._runs: dict[tuple[str, str], np.ndarray | None] = {}
-
-    def of_run(self, row: Row) -> np.ndarray | None:
-        """The score of a run at a row's level and those of its resamples, (1 + resamples,); None without its items."""
-        key = row["folder"], row["level"]
-        if key not in self._runs:
-            self._runs[key] = self._draw(Path(row["folder"]), row["level"], row["metric"])
-        return self._runs[key]
-
-    def _draw(self, folder: Path, level: str, metric: str) -> np.ndarray | None:
-        if metric not in ("accuracy", "bleu") or not (folder / run_folder.ITEMS_FILE).is_file():
-            return None
-        names = [f"bleu_counts_{level}"] if metric == "bleu" else [f"prediction_{level}", f"label_{level}"]
-        items = run_folder.read_items(folder, names)
-        if len(items) < len(names):
-            return None
-        generator = np.random.default_rng(zlib.crc32(level.encode()))
-        if metric == "bleu":
-            sums = resampling.resampled_sums(items[names[0]].astype(np.float64), self.resamples, generator)
-            return np.concatenate([corpus_bleu(part) for part in sums])
-        answers = Answers(items[names[1]], items[names[0]][None])
-        return resampled_scores(answers, metric, self.resamples, generator)[:, 0]
-
-    def mean(self, runs: list[Row]) -> Scores | None:
-        """Mean over the seeds of runs at one level, and of one seed over its runs.
-
-        Returns:
-            None without runs, and where one lacks its items or has another number of them.
-        """
-        found: dict[int, list[np.ndarray | None]] = {}
-        for row in runs:
-            found.setdefault(row["seed"], []).append(self.of_run(row))
-        counts = {row["num_examples"] for row in runs}
-        if len(counts) != 1 or any(values is None for own in found.values() for values in own):
-            return None
-        (items,) = counts
-        values = np.stack([np.mean(found[seed], axis=0) for seed in sorted(found)], axis=1)
-        both, of_items = resampling.over_seeds(values, np.random.default_rng(sorted(found)))
-        generator = np.random.default_rng([zlib.crc32(runs[0]["level"].encode()), 1])
-        unseen = resampling.unseen_shares(generator.gamma(items, size=len(values)), 1, generator)
-        return Scores(both, of_items, unseen, items, items, len(found))

@@ -1,4 +1,4 @@
-"""What a compressed model's weights take of the dense model's bytes: one axis for sparsity, N:M, bits and ranks.
+"""How much of a model is left or gone: one axis for sparsity, N:M, bits and ranks.
 
 The weights that count are those that are compressed: the linear ones of the decoder blocks. Embeddings and norms stay
 as they are in every method. A dense weight takes 16 bits.
@@ -15,22 +15,22 @@ SCALE_BITS = 16  # of a group that shares a scale; its zero point takes as many 
 
 
 def bytes_fraction(row: dict[str, Any], arguments: dict[str, Any] | None = None) -> float | None:
-    """Bytes of the compressed weights over those of the dense ones, with what finding or scaling them takes.
+    """Bytes of the compressed weights, with their indices and scales, over those of the dense weights.
 
     Args:
         row: a run's, or a point of a table: strength_kind, strength, requested_sparsity, and measured_sparsity and
             parameter_ratio where they are known.
         arguments: of the run (args.json), where it has bits: group_size and symmetric.
     Returns:
-        1 for the dense model, at most 1 for a pruned one, which is stored dense where that is smaller; None where the
-        run lacks what is needed.
+        1 for the dense model, at most 1 for a pruned one (stored dense where that is smaller); None where the run lacks
+        what is needed.
         sparsity s: 1 - s of the values and a bitmap of one bit per weight.
-        N:M: N / M of the values, each with its place in the group (log2 M bits rounded up, 2 bits at 2:4 as in NVIDIA's
-        sparse tensor cores), or the bitmap where that is smaller.
+        N:M: N / M of the values, each with its index in the group (log2 M bits rounded up: 2 bits at 2:4, as in
+        NVIDIA's sparse tensor cores), or the bitmap where that is smaller.
         bits: bits per weight and, per group_size weights, a scale of 16 bits and a zero point of `bits` (none with
-        symmetric); a row's last, short group counts as a full one's share. A scale per row (group_size -1) is not
-        known from the run.
-        rank: the share of the parameters that the two factors have, a matrix being stored dense where they are larger.
+        symmetric); a shorter last group of a row counts by its length. With a scale per row (group_size -1) the size is
+        not known from the run.
+        rank: parameters of the two factors over those of the matrix, which is stored dense where they are more.
     """
     kind = row["strength_kind"]
     if kind is None:
@@ -47,7 +47,7 @@ def bytes_fraction(row: dict[str, Any], arguments: dict[str, Any] | None = None)
 
 
 def plain_fraction(row: dict[str, Any]) -> float | None:
-    """The share of the dense weights that a strength names, without what finding or scaling them takes.
+    """The share of the dense weights that a strength names, without indices and scales.
 
     Args:
         row: as in bytes_fraction.
@@ -65,7 +65,7 @@ def plain_fraction(row: dict[str, Any]) -> float | None:
 
 
 def _pruned(kept: float, index_bits: float) -> float:
-    """Of `kept` of the weights, with so many bits per weight, kept or not, that say where they are."""
+    """The fraction for `kept` of the weights and `index_bits` for each weight, kept or not, at most a bitmap's."""
     return min(1.0, kept + min(index_bits, 1.0) / DENSE_BITS)
 
 
@@ -78,7 +78,7 @@ def _quantized(bits: int, arguments: dict[str, Any]) -> float | None:
 
 
 def bytes_fraction_of_run(row: dict[str, Any]) -> float | None:
-    """bytes_fraction of a run that run_folder.read_runs gave; where it has bits, its folder tells the group size."""
+    """bytes_fraction of a row of run_folder.read_runs; the run's folder tells the group size of bits."""
     arguments = run_folder.recorded_arguments(Path(row["folder"])) if row["strength_kind"] == "bits" else None
     return bytes_fraction(row, arguments)
 

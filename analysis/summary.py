@@ -16,7 +16,7 @@ SLOPES_FILE, VERDICTS_FILE = "slopes.csv", "verdicts.csv"
 
 
 def summary_text(tree: Tree, formats: list[str]) -> str:
-    """summary.md.
+    """The text of summary.md.
 
     Args:
         tree: what kinds.describe returned.

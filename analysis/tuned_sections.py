@@ -1,11 +1,10 @@
 """What summary.md says of models that were fine-tuned: on one task, over several domains, and on lines between them."""
 
-import math
 from collections import Counter
 from collections.abc import Callable
 
 from analysis.contrasts import SHORT, UNSURE, pair_sentences
-from analysis.curves import curve_statistics, curves_by, domain_curves, is_comparable, slope_order
+from analysis.curves import curve_statistics, domain_curves, levels_by, order_cells, slope_order
 from analysis.estimators import MEAN_OF_ENDS, STRAIGHT_LINE
 from analysis.human_gap import MEASURES, has_place, left_out, order_sentences
 from analysis.lines import CONNECTED_ERROR, LINE_KEY
@@ -40,7 +39,7 @@ CONNECTED = {True: "yes", False: "**no**", None: "cannot be told"}
 
 
 def tuning_section(table: list[Row], gaps: list[Row], differences: list[Row], found: Trends) -> list[str]:
-    """The lines of the fine-tuning runs of one setting, model and scope.
+    """The lines of summary.md on the fine-tuning runs of one setting, model and scope.
 
     Args:
         table: their table.seed_means.
@@ -61,14 +60,12 @@ def tuning_section(table: list[Row], gaps: list[Row], differences: list[Row], fo
 
 
 def _slope_table(table: list[Row]) -> list[str]:
-    """Spearman and Theil-Sen per curve, and after each task's levels whether the slopes stand in order."""
-    levels: dict[tuple[str, str, str], list[Row]] = {}
-    for (task, kind, transfer, _), points in curves_by(
-        table, "task", "strength_kind", "transfer", "data_fraction"
-    ).items():
-        levels.setdefault((task, kind, transfer), []).append(curve_statistics(points))
+    """Spearman and Theil-Sen of each curve, and for each task whether the slopes are in the order of difficulty."""
     body, orders = [], []
-    for (task, kind, transfer), group in levels.items():
+    for (task, kind, transfer), of_level in levels_by(
+        table, "data_fraction", "task", "strength_kind", "transfer"
+    ).items():
+        group = list(map(curve_statistics, of_level.values()))
         place = [task_name(task), kind, transfer]
         body += [
             [
@@ -78,10 +75,7 @@ def _slope_table(table: list[Row]) -> list[str]:
             ]
             for level in group
         ]  # fmt: skip
-        in_order, basis = slope_order(group)
-        if in_order:
-            basis += f"; by luck alone once in {math.factorial(sum(map(is_comparable, group)))}"
-        orders.append([*place, ORDER[in_order], basis])
+        orders.append([*place, *order_cells(group)])
     head = ["task", "strength", "transfer", "data", "dense score", "above chance", "points", "Spearman", "slope"]
     order_head = ["task", "strength", "transfer", "each smaller amount of data falls faster", "basis"]
     return [
@@ -119,7 +113,7 @@ def _score_tables(table: list[Row]) -> list[str]:
 
 
 def _score(point: Row) -> str:
-    """0.912 ± 0.004 (-3.1 %); without what is not known."""
+    """0.912 ± 0.004 (-3.1 %); unknown numbers are left out."""
     text = f"{point['mean_score']:.3f}"
     if point["interval_low"] is not None:
         text += f" ± {point['mean_score'] - point['interval_low']:.3f}"
@@ -165,7 +159,7 @@ def _curve(row: Row) -> tuple:
 
 
 def gap_lines(table: list[Row], gaps: list[Row]) -> list[str]:
-    """The tasks from easy to hard, what pruning costs each, and whether harder costs more; none without a known gap."""
+    """The tasks from easy to hard, their drops, and whether harder tasks lose more; no lines without a known gap."""
     if not any(map(has_place, gaps)):
         return []
     head = ["task", "category", "metric", "dense", "floor", "people", "difficulty", "above floor"]
@@ -199,7 +193,7 @@ def _gap_cells(gap: Row) -> list[str]:
 
 
 def transfer_lines(table: list[Row]) -> list[str]:
-    """The differences with their intervals, and how often each pair differs; none where section 5 has no pair here."""
+    """The differences with their intervals, and how often each pair differs; no lines without a pair of section 5."""
     if not any(row["transfer"] == FREEZING or row["against"] == SPARSE for row in table):
         return []
     pairs = list(dict.fromkeys((row["transfer"], row["against"]) for row in table))
@@ -306,7 +300,7 @@ def _minority_shares(minorities: list[Row]) -> list[str]:
 
 
 def _both(row: Row, name: str, show: Callable[[float], str]) -> str:
-    """A column of the minority and of the majority; empty in the mean over domains, which have their own."""
+    """A column of the minority and that of the majority; empty for the mean over domains."""
     values = [row[name.format(side)] for side in ("minority", "majority")]
     return "" if None in values else " and ".join(map(show, values))
 
@@ -399,7 +393,7 @@ def _line_key(row: Row) -> tuple:
 
 
 def _pair_verdict(names: list[str], easy: Row, hard: Row) -> str:
-    """What two barriers say of the paper's claim that the second is higher."""
+    """Whether two barriers agree with the paper's claim that the second is higher."""
     if easy["share_of_learned"] is None or hard["share_of_learned"] is None:
         return "dense is not above chance on both, so nothing can be said."
     if easy["share_low"] is None or hard["share_low"] is None:

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from analysis import cautions, contrasts, curves, human_gap, lines, other_plots, plots, tuned_sections, verdicts
-from analysis.replicates import DomainReplicates, resampled_curves
+from analysis.replicates import resampled_curves
 from analysis.resampling import RESAMPLES
 from analysis.table import domain_sets, level_sets, level_table, only_set, perplexity_sets, perplexity_table, seed_means
 
@@ -65,21 +65,13 @@ def by_size(rows: Rows, size: str = curves.BYTES) -> Figure:
     return other_plots.by_size(curves.size_table(levels_with_intervals(rows), size), size)
 
 
-def domain_table(rows: Rows, resamples: int = RESAMPLES) -> Rows:
-    return contrasts.domain_table(rows, DomainReplicates(resamples))
-
-
-def minority_table(rows: Rows, resamples: int = RESAMPLES) -> Rows:
-    return contrasts.minority_table(rows, DomainReplicates(resamples))
-
-
 def domains(rows: Rows) -> Figure:
-    return plots.domains(domain_table(only_set(domain_sets(rows))))
+    return plots.domains(contrasts.domain_table(only_set(domain_sets(rows))))
 
 
 def minorities(rows: Rows) -> Figure:
     members = only_set(domain_sets(rows))
-    return other_plots.minorities(minority_table(members), domain_table(members))
+    return other_plots.minorities(contrasts.minority_table(members), contrasts.domain_table(members))
 
 
 def lines_between_models(rows: Rows) -> Figure:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from conftest import WORDS
-from of_runs import domain_table, minority_table
 
+from analysis.contrasts import domain_table, minority_table
 from GLUE_tasks import Domains_prune_oneshot, finetune
 from harness import run_folder
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
-from of_runs import domain_table, domains
+from of_runs import domains
 from sacrebleu.metrics import BLEU
 
+from analysis.contrasts import domain_table
 from analysis.metrics import corpus_bleu
 from GLUE_tasks import Translate_prune_oneshot, finetune, translation_data, translation_metric
 from GLUE_tasks.translation_data import Pair

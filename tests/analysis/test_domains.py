@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from of_runs import domain_table, domains, minorities, minority_table
+from of_runs import domains, minorities
 from synthetic_runs import run, write_tree
 
 from analysis import tuned_sections
 from analysis.cautions import domain_cautions
-from analysis.contrasts import MEAN, MINORITY_COLUMNS
-from analysis.replicates import DomainReplicates
+from analysis.contrasts import MEAN, MINORITY_COLUMNS, domain_table, minority_table
+from analysis.replicates import resampled_levels
 from analysis.table import DOMAIN_COLUMNS
 from harness import run_folder
 
@@ -66,6 +66,11 @@ def stretched(estimate: float, bound: float, items: int) -> float:
 def point(table: list[dict], **wanted) -> dict:
     (found,) = [row for row in table if all(row[name] == value for name, value in wanted.items())]
     return found
+
+
+def replicates_of(rows: list[dict], row: dict, resamples: int) -> np.ndarray:
+    """The score of a run at a row's level, and those of its resamples."""
+    return resampled_levels(rows, resamples)[row["level"]].scores[row["folder"]]
 
 
 def test_drops_of_every_domain_by_hand(rows: list[dict]):
@@ -193,9 +198,9 @@ def test_bleu_is_resampled_from_its_counts(tmp_path: Path):
     found = point(domain_table(rows), strength=0.5)
     assert found["condition"] == "no fine-tuning" and found["share"] is None
     assert found["drop_low"] < -0.5 < found["drop_high"] < 0
-    drawn = DomainReplicates(100).of_run(rows[1])
+    drawn = replicates_of(rows, rows[1], 100)
     assert drawn[0] == 0.5 and drawn.shape == (101,) and 0 < drawn[1:].min() < 0.5 < drawn[1:].max() < 1
-    assert (DomainReplicates(100).of_run(rows[0]) == 1).all()
+    assert (replicates_of(rows, rows[0], 100) == 1).all()
     assert len(domains(rows).axes) == 1
     assert any("is the only level" in text for text in cautions(rows))
     assert "| no fine-tuning | a-b |" in "\n".join(sections(rows))
@@ -247,9 +252,7 @@ def test_too_few_items_have_no_interval(rows: list[dict], monkeypatch: pytest.Mo
 
 def test_runs_share_the_draws_of_a_level_and_levels_have_their_own(rows: list[dict]):
     """Scores of both mixtures weigh the first items alike: what 14 and 16 right ones have in common is in step."""
-    drawn = {
-        (row["mixture"], row["level"]): DomainReplicates(2000).of_run(row) for row in rows if row["strength"] == 0.5
-    }
+    drawn = {(row["mixture"], row["level"]): replicates_of(rows, row, 2000) for row in rows if row["strength"] == 0.5}
     movies, other, tweets = (drawn[str(MOVIES), "movies"], drawn[str(TWEETS), "movies"], drawn[str(MOVIES), "tweets"])
     assert (movies >= other).all() and (movies[0], other[0]) == (0.8, 0.7)
     # 16 and 14 of 20 that start alike: correlation sqrt(14 * 4 / (6 * 16)).
