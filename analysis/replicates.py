@@ -280,7 +280,7 @@ class ResampledRuns(NamedTuple):
         return self._over_seeds(values, generator)
 
     def mean(self, runs: list[Row]) -> Scores | None:
-        """Mean over the seeds of runs, and of one seed over its runs; None where a run has no scores, or without runs."""
+        """Mean over seeds, and within a seed over its runs; None without runs, or where one has no scores."""
         if not runs or not {run["folder"] for run in runs} <= self.scores.keys():
             return None
         of_seed = dict(sorted(grouped(runs, ["seed"]).items()))

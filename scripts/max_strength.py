@@ -77,7 +77,8 @@ def main(argv: list[str] | None = None) -> None:
     names = model_names({row["model"] for row in rows})
     strengths = with_short_names(strengths, names)
     scores = with_short_names(tolerance.junk_dna_scores(orders), names)
-    text = "\n".join([*strength_lines(strengths, args), "", *score_lines(scores, args.confidence), ""])
+    told = strength_lines(strengths, args.tolerance, args.confidence, args.corrected)
+    text = "\n".join([*told, "", *score_lines(scores, args.confidence), ""])
     files = write(args.output, text, strengths, scores)
     print(text, *files, sep="\n")
 
@@ -102,12 +103,12 @@ def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
     return with_metric(rows, metric)
 
 
-def strength_lines(strengths: list[Row], args: argparse.Namespace) -> list[str]:
-    """The answers in Markdown, a table per model and setting."""
-    measure = "the dense score above chance" if args.corrected else "the dense score"
+def strength_lines(strengths: list[Row], tolerance: float, confidence: float, corrected: bool) -> list[str]:
+    """The answers in Markdown, a table for each model and setting."""
+    measure = "the dense score above chance" if corrected else "the dense score"
     lines = [
-        f"# Strongest compression that loses at most {100 * args.tolerance:g} % of {measure}", "",
-        f"With {100 * args.confidence:g} % confidence (one-sided, items and seeds resampled together); every weaker "
+        f"# Strongest compression that loses at most {100 * tolerance:g} % of {measure}", "",
+        f"With {100 * confidence:g} % confidence (one-sided, items and seeds resampled together); every weaker "
         "strength that was measured passes too. In brackets the drop, and the loss that is not exceeded with this "
         "confidence. Bytes: of the compressed weights, indices, scales and factors counted, over 16-bit dense ones.",
     ]  # fmt: skip
