@@ -1,4 +1,20 @@
-"""What a tree of runs says: tables, statistics, figures, reports; without torch."""
+"""What a tree of runs says: tables, statistics, figures, reports; without torch.
+
+In the order in which the runs go through them:
+
+    table outcomes size              rows of runs to points, means over seeds beside the dense model; items; bytes
+    curves human_gap lines           curves and their slopes; difficulty by the gap to people; lines between models
+    estimators resampling metrics    pure statistics on arrays, which the runs themselves use too
+    replicates                       runs on resampled items and seeds
+    verdicts tolerance contrasts     whether harder levels fall faster; how far one may compress; transfers, minorities
+    plots other_plots style layout   figures
+    kinds                            what belongs together, with its figures and all that is said of it
+    findings cautions                a sentence for each figure, and for everything to beware of
+    level_sections tuned_sections    tables and explanations of summary.md
+    paper missing                    the paper's numbers beside ours; runs that a sweep lacks
+    summary report                   summary.md and report.html
+    names terminal                   how things are written; how a script prints
+"""
 
 import os
 

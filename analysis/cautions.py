@@ -259,7 +259,7 @@ def perplexity_cautions(table: list[Row]) -> list[str]:
         if point["mean_perplexity"] > point["vocabulary"]:
             found.append(
                 f"{where}: a perplexity of {point['mean_perplexity']:.4g} is above the vocabulary of "
-                f"{point['vocabulary']}: worse than knowing nothing, so by how much means nothing."
+                f"{point['vocabulary']}: worse than guessing, so its size means nothing."
             )
     return found
 

@@ -1,7 +1,7 @@
 """One sentence for each figure: what it shows, and how sure that is.
 
-A figure with verdicts (analysis.verdicts, analysis.contrasts) is told by these. One without is told by its deepest
-fall, with its interval.
+A figure with verdicts (analysis.verdicts, analysis.contrasts) is told by these. One without is told by its largest
+drop, with its interval.
 """
 
 import re
@@ -24,23 +24,23 @@ VERDICTS = {
 
 def of_levels(found: Trends, table: Sequence[Row]) -> str:
     """Of a setting without training: what its curves say of the order of the levels, and its largest drop."""
-    return _joined(_order(found.orders, compression_by_kind), _deepest(table, _level_place))
+    return _joined(_order(found.orders, compression_by_kind), _largest_drop(table, _level_place))
 
 
 def of_tuning(found: Trends, table: Sequence[Row]) -> str:
     """Of training data: what the curves say of the order of its amounts, and the largest drop of sparse transfer."""
     orders = [row for row in found.orders if row["task"] not in CATEGORIES]
     points = [row for row in found.points if row["task"] not in CATEGORIES]
-    deepest = _deepest(
+    largest = _largest_drop(
         points, lambda row: f"{task_name(row['task'])}, {row['level']} of the data, {strength_text(row)}"
     )
-    return _joined(_order(orders, _task_by_kind), deepest or _deepest(table, _tuning_place))
+    return _joined(_order(orders, _task_by_kind), largest or _largest_drop(table, _tuning_place))
 
 
 def of_categories(found: Trends, table: Sequence[Row]) -> str:
     """Whether the harder task of each category falls faster, and the largest drop."""
     orders = [row for row in found.orders if row["task"] in CATEGORIES]
-    return _joined(_order(orders, _task_by_kind), _deepest(table, _tuning_place))
+    return _joined(_order(orders, _task_by_kind), _largest_drop(table, _tuning_place))
 
 
 def of_transfers(differences: Sequence[Row]) -> str:
@@ -53,7 +53,7 @@ def of_sizes(points: Sequence[Row]) -> str:
     """Of sizes: which compression to at most half of the dense bytes loses least at the hardest level."""
     small = [row for row in points if row["bytes_fraction"] <= 0.5 and row["normalized_drop"] is not None]
     if not small:
-        return _joined(_deepest(points, _level_place))
+        return _joined(_largest_drop(points, _level_place))
     hardest = [row for row in small if row["level"] == small[-1]["level"]]
     best = max(hardest, key=lambda row: row["normalized_drop"])
     return _joined(
@@ -64,7 +64,7 @@ def of_sizes(points: Sequence[Row]) -> str:
 
 def of_domains(table: Sequence[Row]) -> str:
     """Of several domains or pairs of languages: the largest drop."""
-    return _joined(_deepest(table, lambda row: f"{row['level']} ({row['condition']}), {strength_text(row)}"))
+    return _joined(_largest_drop(table, lambda row: f"{row['level']} ({row['condition']}), {strength_text(row)}"))
 
 
 def of_minorities(effects: Sequence[Row]) -> str:
@@ -147,7 +147,7 @@ def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:
     return f"Of the raw slopes of {len(own)} curves, {sure}, {', '.join(told)}{more}"
 
 
-def _deepest(points: Iterable[Row], place: Callable[[Row], str]) -> str:
+def _largest_drop(points: Iterable[Row], place: Callable[[Row], str]) -> str:
     """A clause about the largest drop of the compressed points, without those whose dense model is at chance."""
     drops = [
         row for row in points
@@ -157,7 +157,7 @@ def _deepest(points: Iterable[Row], place: Callable[[Row], str]) -> str:
     if not drops:
         return ""
     row = min(drops, key=lambda row: row["normalized_drop"])
-    return f"the deepest fall is that of {place(row)}: {_drop(row)}"
+    return f"the largest drop is that of {place(row)}: {_drop(row)}"
 
 
 def _drop(row: Row) -> str:

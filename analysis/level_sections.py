@@ -154,8 +154,8 @@ def _beginnings(levels: list[Row]) -> list[str]:
     ]  # fmt: skip
     return [
         "The share of the weights removed (measured as the slopes are) at which the drop reaches 5 and 10 % of the "
-        "dense score, on the falling curve (isotonic) nearest to the points, with its 95 % interval; a bound that is "
-        "blank lies beyond the strengths measured.",
+        "dense score, on the falling curve (isotonic) nearest to the points, with its 95 % interval; an empty "
+        "bound lies beyond the measured strengths.",
         "",
         *markdown(head, body),
     ]
@@ -293,7 +293,7 @@ def perplexity_section(table: list[Row]) -> list[str]:
     ]  # fmt: skip
     return [
         f"Perplexity over {first['windows']} windows, mean over seeds; lower is better, {first['vocabulary']} (the "
-        "vocabulary) is knowing nothing. Zeros: among the weights of the decoder blocks; quantization rounds some to "
+        "vocabulary) is guessing. Zeros: among the weights of the decoder blocks; quantization rounds some to "
         "zero too. Parameters: of both factors of a low rank, as a share of the weights. Loss - dense: nats per token "
         "± its standard error over the windows, each compared with the dense model's loss on it; the spread over seeds "
         "is not in it. Seeds: where a calibration text is drawn.",

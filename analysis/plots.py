@@ -207,6 +207,8 @@ def data_adequacy(table: list[Row]) -> Figure:
 def data_adequacy_points(table: list[Row]) -> list[Row]:
     """The points of data_adequacy: dense and sparse transfer in setting 1; none without sparse transfer."""
     points = [point for point in table if point["setting"] == 1 and point["transfer"] in (DENSE, SPARSE)]
+    if not any(point["strength_kind"] == "sparsity" for point in points):  # other kinds have no scope
+        points = [{**point, "magnitude_scope": None} for point in points]
     return points if any(point["transfer"] == SPARSE for point in points) else []
 
 

@@ -37,10 +37,10 @@ def test_one_curve_is_told_by_its_verdict_several_by_their_number():
     )
 
 
-def test_the_deepest_fall_comes_with_its_interval():
+def test_the_largest_drop_comes_with_its_interval():
     points = [point(-0.1, -0.2, -0.05), point(-0.3, -0.4, -0.2), point(-0.9, dense_above_chance=False)]
     assert findings.of_levels(found(), points) == (
-        "The deepest fall is that of hard by Wanda, 50 %: -30.0 % [-40.0, -20.0] of the dense score."
+        "The largest drop is that of hard by Wanda, 50 %: -30.0 % [-40.0, -20.0] of the dense score."
     )
     doubtful = findings.of_levels(found(), [point(-0.3, -0.4, 0.1)])
     assert doubtful.endswith("[-40.0, +10.0] of the dense score, which may be none.")
