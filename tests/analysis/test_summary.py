@@ -147,8 +147,8 @@ def test_what_is_wrong_with_perplexities(read):
         "The calibrated points do not have the same seeds (seeds: number of points; 0: 1; 0 1: 1), "
         "so differences hold the seeds' noise.",
         "Wanda at 50 %: the measured sparsity is 0.450, not 0.500.",
-        "Round to nearest at 2 bits: a perplexity of 2981 is above the vocabulary of 1000: worse than knowing "
-        "nothing, so by how much means nothing.",
+        "Round to nearest at 2 bits: a perplexity of 2981 is above the vocabulary of 1000: worse than "
+        "guessing, so its size means nothing.",
     ]
 
 
