@@ -2,16 +2,16 @@
 
 In the order in which the runs go through them:
 
-    table outcomes size              rows of runs to points, means over seeds beside the dense model; items; bytes
+    table outcomes                   rows of runs to points: means over seeds beside the dense model; single items
     curves human_gap lines           curves and their slopes; difficulty by the gap to people; lines between models
     estimators resampling metrics    pure statistics on arrays, which the runs themselves use too
     replicates                       runs on resampled items and seeds
     verdicts tolerance contrasts     whether harder levels fall faster; how far one may compress; transfers, minorities
     plots other_plots style layout   figures
     kinds                            what belongs together, with its figures and all that is said of it
-    findings cautions                a sentence for each figure, and for everything to beware of
+    findings cautions                a sentence for each figure, and for everything to beware of; missing runs
     level_sections tuned_sections    tables and explanations of summary.md
-    paper missing                    the paper's numbers beside ours; runs that a sweep lacks
+    paper                            the paper's numbers beside ours
     summary report                   summary.md and report.html
     names terminal                   how things are written; how a script prints
 """

@@ -5,7 +5,7 @@ item hard for both cancels.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,18 +16,15 @@ from analysis.replicates import ResampledRuns, resampled_levels, resampled_runs
 from analysis.resampling import RESAMPLES, Replicates, Scores
 from analysis.table import (
     DENSE,
-    DOMAIN_COLUMNS,
     FREEZING,
     MULTI_DOMAIN,
     SPARSE,
     SPARSE_TO_DENSE,
     TRANSFERS,
+    TRANSLATION,
     TUNING_KEY,
     Row,
     compression_order,
-    dense_of,
-    domain_order,
-    domain_points,
     domain_sets,
     drop,
     grouped,
@@ -51,6 +48,14 @@ DIFFERENCE_COLUMNS = (
     "holm_p", "verdict", "seeds", "items", "dense_above_chance", "reason",
 )  # fmt: skip
 
+DOMAIN_COLUMNS = (
+    "setting", "model", "task", "condition", "level", "share", "train_rows", "difficulty", "metric", "transfer",
+    "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity", "measured_sparsity", "seeds",
+    "num_examples", "mean_score", "lowest_score", "highest_score", "mean_stderr", "chance", "dense_mean_score",
+    "dense_above_chance", "relative_percent", "normalized_drop", "drop_low", "drop_high", "corrected_drop",
+    "corrected_low", "corrected_high", "points_drop", "points_low", "points_high",
+)  # fmt: skip
+DOMAIN_KEY = ("condition", "level", "transfer", "strength_kind", "strength", "magnitude_scope")  # makes a point
 # Columns of a loss against dense, and how those of its interval begin.
 MEASURES = {"normalized_drop": "drop", "corrected_drop": "corrected", "points_drop": "points"}
 MEAN = "mean of the domains"
@@ -155,6 +160,42 @@ def pair_sentences(table: Iterable[Row]) -> list[str]:
         f"{found.count(LOWER)}, cannot tell in {found.count(UNSURE)} of {len(found)} comparisons."
         for (first, other), found in counted.items()
     ]
+
+
+def condition(row: Row) -> str:
+    """What a run over several domains or pairs of languages was fine-tuned on, in words."""
+    if row["setting"] == TRANSLATION:
+        shots = row["shots"]
+        return f"{shots} sentence pairs each" if shots else "no fine-tuning"
+    share = row.get("data_fraction", 1)
+    return row["mixture"] if share == 1 else f"{row['mixture']}, {100 * share:.4g} % of the rows"
+
+
+def domain_points(members: list[Row]) -> dict[tuple, list[Row]]:
+    """The runs over several domains by DOMAIN_KEY."""
+    placed = [{**row, "condition": condition(row), "magnitude_scope": scope_of(row)} for row in members]
+    return grouped(placed, DOMAIN_KEY)
+
+
+def dense_of(points: dict[tuple, list[Row]], key: tuple) -> list[Row]:
+    """The dense runs of the same condition and level as the point of this DOMAIN_KEY."""
+    return points.get((*key[:2], DENSE, None, None, None), [])
+
+
+def domain_order(members: list[Row]) -> Callable[[Row], tuple]:
+    """Sort key of points: by condition, from the largest share of the rows to the smallest, dense first."""
+    conditions = list(dict.fromkeys(condition(row) for row in members))
+    index = {row["level"]: row["level_index"] for row in members}
+
+    def order(point: Row) -> tuple:
+        share = point["share"]
+        hardness = index[point["level"]] if share is None else -share  # without shares, as the runs list their levels
+        return (
+            conditions.index(point["condition"]), hardness, point["level"], TRANSFERS.index(point["transfer"]),
+            point["magnitude_scope"] == "global", compression_order(point),
+        )  # fmt: skip
+
+    return order
 
 
 def domain_table(

@@ -6,8 +6,7 @@ from typing import Any
 
 from analysis import estimators
 from analysis.names import ORDER
-from analysis.size import amount, plain_fraction
-from analysis.table import KINDS, Row, compression_order, compression_rank, grouped
+from analysis.table import KINDS, Row, amount, compression_order, compression_rank, grouped, plain_fraction
 
 # By what a size is, its column.
 BYTES, PLAIN = "bytes", "plain"

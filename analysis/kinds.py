@@ -14,8 +14,10 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from analysis import cautions, findings, human_gap, level_sections, other_plots, plots, tuned_sections
+from analysis.cautions import missing_runs
 from analysis.contrasts import (
     DIFFERENCE_COLUMNS,
+    DOMAIN_COLUMNS,
     MINORITY_COLUMNS,
     difference_table,
     domain_table,
@@ -23,14 +25,12 @@ from analysis.contrasts import (
 )
 from analysis.curves import BYTES, SIZE_COLUMNS, curves_by, size_table
 from analysis.lines import BARRIER_COLUMNS, LINE_COLUMNS, barrier_table, line_table
-from analysis.missing import missing_runs
 from analysis.names import file_names, model_names, set_title, text_names
 from analysis.outcomes import ItemReader
 from analysis.paper import Measured, compare, our_numbers
 from analysis.replicates import resampled_curves, resampled_levels, tuned_curves
 from analysis.resampling import RESAMPLES
 from analysis.table import (
-    DOMAIN_COLUMNS,
     INTERPOLATION,
     LEVEL_COLUMNS,
     MULTI_DOMAIN,
@@ -112,7 +112,7 @@ class Tree(NamedTuple):
         unfinished: what run_folder.unfinished_runs returned.
         parts: in the order of the paper.
         trends: of all parts.
-        lacking: what missing.missing_runs returned.
+        lacking: what cautions.missing_runs returned.
         compared: what paper.compare returned.
     """
 

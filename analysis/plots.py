@@ -18,9 +18,8 @@ from matplotlib.lines import Line2D
 from analysis import human_gap, layout, style
 from analysis.curves import curve_statistics, curves_by, level_curves
 from analysis.names import compression_name, count_span, percent, set_title, task_name
-from analysis.size import DENSE_BITS
 from analysis.style import COMPRESSION_STYLE, TRANSFER_STYLE, Band
-from analysis.table import DENSE, KINDS, MULTI_DOMAIN, SPARSE, Row
+from analysis.table import DENSE, DENSE_BITS, KINDS, MULTI_DOMAIN, SPARSE, Row
 
 GAP_STYLE = {
     human_gap.EASY: {"color": matplotlib.colormaps["viridis"](0.66), "marker": "o"},

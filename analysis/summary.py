@@ -3,7 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-from analysis import missing, paper
+from analysis import paper
+from analysis.cautions import MISSING_COLUMNS, missing_lines
 from analysis.kinds import Part, Tree, is_known
 from analysis.names import markdown, model_names, task_name, text_names, with_short_names, without_tags
 from analysis.table import PERPLEXITY, Row, csv_text
@@ -38,7 +39,7 @@ def summary_text(tree: Tree, formats: list[str]) -> str:
     if tree.compared:
         lines += ["", "## Beside the paper", "", *paper.comparison_lines(tree.compared), "", f"`{COMPARISON_FILE}`"]
     if tree.lacking:
-        lines += ["", "## What is missing", "", *missing.lines(tree.lacking, names), "", f"`{MISSING_FILE}`"]
+        lines += ["", "## What is missing", "", *missing_lines(tree.lacking, names), "", f"`{MISSING_FILE}`"]
     lines += ["", "## The runs", "", *_runs_table(tree.rows, names)]
     return "\n".join(map(without_tags, lines)) + "\n"
 
@@ -48,7 +49,7 @@ def overall_tables(tree: Tree) -> dict[str, str]:
     found: dict[str, str] = {}
     names = _names(tree.rows)
     if tree.lacking:
-        found[MISSING_FILE] = csv_text(with_short_names(tree.lacking, names), missing.COLUMNS)
+        found[MISSING_FILE] = csv_text(with_short_names(tree.lacking, names), MISSING_COLUMNS)
     if tree.trends.orders:
         orders, levels = (with_short_names(rows, names) for rows in (tree.trends.orders, tree.trends.levels))
         found[VERDICTS_FILE] = csv_text(orders, ORDER_COLUMNS)

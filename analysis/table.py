@@ -7,6 +7,7 @@ is None, never NaN and never 0.
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 from analysis import estimators
 from analysis.names import COMPRESSIONS, model_name, text_name
 from analysis.outcomes import ItemReader, paired_difference, paired_loss, with_error
-from analysis.size import bytes_fraction_of_run
 from harness import run_folder
 
 DENSE = "dense_transfer"
@@ -46,23 +46,17 @@ LEVEL_COLUMNS = (
     "relative_percent", "normalized_drop", "drop_low", "drop_high", "corrected_drop", "points_drop", "points_stderr",
     "paired_items", "unpaired_items",
 )  # fmt: skip
-DOMAIN_COLUMNS = (
-    "setting", "model", "task", "condition", "level", "share", "train_rows", "difficulty", "metric", "transfer",
-    "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity", "measured_sparsity", "seeds",
-    "num_examples", "mean_score", "lowest_score", "highest_score", "mean_stderr", "chance", "dense_mean_score",
-    "dense_above_chance", "relative_percent", "normalized_drop", "drop_low", "drop_high", "corrected_drop",
-    "corrected_low", "corrected_high", "points_drop", "points_low", "points_high",
-)  # fmt: skip
 PERPLEXITY_COLUMNS = (
     "model", "text", "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity",
     "measured_sparsity", "parameter_ratio", "mean_perplexity", "lowest_perplexity", "highest_perplexity", "mean_stderr",
     "loss_difference", "loss_difference_stderr", "vocabulary", "windows", "calibrated", "seeds",
 )  # fmt: skip
 
-# What makes a point of fine-tuning, of a setting without training (besides the level), and of several domains.
+DENSE_BITS = 16
+SCALE_BITS = 16  # of a group that shares a scale; its zero point takes as many bits as a weight
+# What makes a point of fine-tuning, and of a setting without training besides the level.
 TUNING_KEY = ("task", "data_fraction", "transfer", "strength_kind", "strength")
 LEVEL_KEY = ("compression", "magnitude_scope", "strength_kind", "strength")
-DOMAIN_KEY = ("condition", "level", "transfer", "strength_kind", "strength", "magnitude_scope")
 DENSE_POINT = ("dense", None, None, None)  # by LEVEL_KEY
 
 Row = dict[str, Any]
@@ -187,15 +181,6 @@ def only_set(found: dict[tuple, list[Row]], names: Sequence[str] = FigureKey._fi
 def scope_of(row: Row) -> str | None:
     """The magnitude scope where it counts: dense runs have none, and N:M compares within a group."""
     return row.get("magnitude_scope") if row["strength_kind"] == "sparsity" else None
-
-
-def condition(row: Row) -> str:
-    """What a run over several domains or pairs of languages was fine-tuned on, in words."""
-    if row["setting"] == TRANSLATION:
-        shots = row["shots"]
-        return f"{shots} sentence pairs each" if shots else "no fine-tuning"
-    share = row.get("data_fraction", 1)
-    return row["mixture"] if share == 1 else f"{row['mixture']}, {100 * share:.4g} % of the rows"
 
 
 def mean_of(rows: list[Row], name: str) -> float | None:
@@ -376,33 +361,6 @@ def _means_as_texts(runs: list[Row]) -> tuple[str, ...]:
     return tuple(f"{name}={value:.6g}" for name, value in means.items() if value is not None)
 
 
-def domain_points(members: list[Row]) -> dict[tuple, list[Row]]:
-    """The runs over several domains by DOMAIN_KEY."""
-    placed = [{**row, "condition": condition(row), "magnitude_scope": scope_of(row)} for row in members]
-    return grouped(placed, DOMAIN_KEY)
-
-
-def dense_of(points: dict[tuple, list[Row]], key: tuple) -> list[Row]:
-    """The dense runs of the same condition and level as the point of this DOMAIN_KEY."""
-    return points.get((*key[:2], DENSE, None, None, None), [])
-
-
-def domain_order(members: list[Row]) -> Callable[[Row], tuple]:
-    """Sort key of points: by condition, from the largest share of the rows to the smallest, dense first."""
-    conditions = list(dict.fromkeys(condition(row) for row in members))
-    index = {row["level"]: row["level_index"] for row in members}
-
-    def order(point: Row) -> tuple:
-        share = point["share"]
-        hardness = index[point["level"]] if share is None else -share  # without shares, as the runs list their levels
-        return (
-            conditions.index(point["condition"]), hardness, point["level"], TRANSFERS.index(point["transfer"]),
-            point["magnitude_scope"] == "global", compression_order(point),
-        )  # fmt: skip
-
-    return order
-
-
 def perplexity_table(rows: list[Row]) -> list[Row]:
     """Points of perplexity, rows of PERPLEXITY_COLUMNS, by model and text: dense first, from weak to strong.
 
@@ -436,8 +394,7 @@ def perplexity_table(rows: list[Row]) -> list[Row]:
 
 def compression_rank(compression: str) -> tuple[int, str]:
     """Sort key: the order of names.COMPRESSIONS, then methods that are not among them, by name."""
-    known = list(COMPRESSIONS)
-    return known.index(compression) if compression in known else len(known), compression
+    return [*COMPRESSIONS, compression].index(compression), compression
 
 
 def compression_order(point: Row) -> tuple[int, float, int]:
@@ -452,6 +409,82 @@ def point_order(point: Row) -> tuple:
     """Sort key of a level's points: dense, then by kind of strength, from weak to strong, by compression."""
     is_global = point["magnitude_scope"] == "global"
     return compression_order(point), compression_rank(point["compression"]), is_global
+
+
+def amount(point: Row) -> float | None:
+    """How much of the weights is gone: sparsity, 1 - N/M, 1 - bits/16, or the share of parameters that a rank saves."""
+    if point["strength_kind"] == "bits":
+        return 1 - point["strength"] / DENSE_BITS
+    if point["strength_kind"] == "rank":
+        return None if point["parameter_ratio"] is None else 1 - point["parameter_ratio"]
+    return point["requested_sparsity"]
+
+
+def plain_fraction(row: Row) -> float | None:
+    """The share of the dense weights that a strength names, without indices and scales.
+
+    Args:
+        row: as in bytes_fraction.
+    Returns:
+        1 - sparsity, N / M, bits / 16, or the share of the parameters that a low rank has; 1 for the dense model; None
+        where the run lacks what is needed.
+    """
+    kind = row["strength_kind"]
+    if kind in ("rank", "bits"):
+        return row.get("parameter_ratio") if kind == "rank" else row["strength"] / DENSE_BITS
+    measured = row.get("measured_sparsity")
+    return 1.0 - (row["requested_sparsity"] if kind == "nm" or measured is None else measured)
+
+
+def bytes_fraction(row: Row, arguments: Row | None = None) -> float | None:
+    """Bytes of the compressed weights, with their indices and scales, over those of the dense weights.
+
+    Args:
+        row: a run's, or a point of a table: strength_kind, strength, requested_sparsity, and measured_sparsity and
+            parameter_ratio where they are known.
+        arguments: of the run (args.json), where it has bits: group_size and symmetric.
+    Returns:
+        1 for the dense model, at most 1 for a pruned one (stored dense where that is smaller); None where the run lacks
+        what is needed.
+        sparsity s: 1 - s of the values and a bitmap of one bit per weight.
+        N:M: N / M of the values, each with its index in the group (log2 M bits rounded up: 2 bits at 2:4, as in
+        NVIDIA's sparse tensor cores), or the bitmap where that is smaller.
+        bits: bits per weight and, per group_size weights, a scale of 16 bits and a zero point of `bits` (none with
+        symmetric); a shorter last group of a row counts by its length. With a scale per row (group_size -1) the size is
+        not known from the run.
+        rank: parameters of the two factors over those of the matrix, which is stored dense where they are more.
+    """
+    kind = row["strength_kind"]
+    if kind is None:
+        return 1.0
+    if kind == "rank":
+        return row.get("parameter_ratio")
+    if kind == "bits":
+        return _quantized(row["strength"], arguments or {})
+    if kind == "nm":
+        kept, group = map(int, row["strength"].split(":"))
+        return _pruned(kept / group, kept / group * math.ceil(math.log2(group)))
+    measured = row.get("measured_sparsity")
+    return _pruned(1 - (row["requested_sparsity"] if measured is None else measured), 1.0)
+
+
+def bytes_fraction_of_run(row: Row) -> float | None:
+    """bytes_fraction of a row of run_folder.read_runs; the run's folder tells the group size of bits."""
+    arguments = run_folder.recorded_arguments(Path(row["folder"])) if row["strength_kind"] == "bits" else None
+    return bytes_fraction(row, arguments)
+
+
+def _pruned(kept: float, index_bits: float) -> float:
+    """The fraction for `kept` of the weights and `index_bits` for each weight, kept or not, at most a bitmap's."""
+    return min(1.0, kept + min(index_bits, 1.0) / DENSE_BITS)
+
+
+def _quantized(bits: int, arguments: Row) -> float | None:
+    group_size, symmetric = arguments.get("group_size"), arguments.get("symmetric")
+    if group_size is None or symmetric is None or group_size < 1:
+        return None
+    of_group = SCALE_BITS + (0 if symmetric else bits)
+    return (bits + of_group / group_size) / DENSE_BITS
 
 
 def csv_text(table: Iterable[Row], columns: Iterable[str] = POINT_COLUMNS) -> str:

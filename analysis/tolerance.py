@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from analysis import verdicts
 from analysis.replicates import CurveKey, LevelCurve
 from analysis.resampling import Replicates
-from analysis.size import amount, bytes_fraction
-from analysis.table import FigureKey, Row
+from analysis.table import FigureKey, Row, amount, bytes_fraction
 from analysis.verdicts import CORRECTED, CURVE_KEYS, RAW
 
 NONE_PASSES = "the weakest measured fails already"

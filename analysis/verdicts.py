@@ -16,8 +16,7 @@ from analysis.curves import corrected_levels, curve_statistics, is_comparable, s
 from analysis.names import compression_name
 from analysis.replicates import CurveKey, LevelCurve, LevelReplicates, resampled_figures
 from analysis.resampling import FEW_CLUSTERS, RESAMPLES, Replicates
-from analysis.size import amount
-from analysis.table import FigureKey, Row
+from analysis.table import FigureKey, Row, amount
 
 RAW, CORRECTED = "raw", "chance-corrected"
 MONOTONIC, NOT_MONOTONIC, CANNOT_TELL = "monotonic", "not monotonic", "cannot tell"
@@ -126,7 +125,7 @@ def of_figure(key: FigureKey, curves: dict[CurveKey, list[LevelCurve]], confiden
     Returns:
         points: the drop of each point and its interval; loss_p is the one-sided p-value of a loss.
         levels: of each curve and level the slopes, Spearman, and amount_at_5 and _10: the amount of compression
-        (size.amount) at which the drop reaches 5 and 10 % (estimators.crossings), None where it is not reached within
+        (table.amount) at which the drop reaches 5 and 10 % (estimators.crossings), None where it is not reached within
         largest_amount, as amount_reason says; all with intervals. weakest_drop is the drop at the weakest strength, of
         the score above chance where that is known; where it is beyond FALLEN, the order is not judged.
         orders: of each curve, for the paper's measure (raw) and, where levels have a chance, the chance-corrected one:

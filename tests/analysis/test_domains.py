@@ -10,9 +10,8 @@ from synthetic_runs import run, write_tree
 
 from analysis import tuned_sections
 from analysis.cautions import domain_cautions
-from analysis.contrasts import MEAN, MINORITY_COLUMNS, domain_table, minority_table
+from analysis.contrasts import DOMAIN_COLUMNS, MEAN, MINORITY_COLUMNS, domain_table, minority_table
 from analysis.replicates import resampled_levels
-from analysis.table import DOMAIN_COLUMNS
 from harness import run_folder
 
 LABELS = np.tile([0, 1], 10)  # 20 items a domain, chance 1/2

@@ -8,8 +8,7 @@ from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
 from analysis.curves import curve_statistics, level_curves, slope_order
 from analysis.outcomes import Outcomes, paired_differences
-from analysis.size import amount
-from analysis.table import LEVEL_COLUMNS, csv_text, figure_sets, level_sets, level_table, with_metric
+from analysis.table import LEVEL_COLUMNS, amount, csv_text, figure_sets, level_sets, level_table, with_metric
 from harness import run_folder
 
 

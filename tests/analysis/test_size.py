@@ -1,8 +1,7 @@
 import pytest
 from synthetic_runs import level_run, write_tree
 
-from analysis.size import bytes_fraction
-from analysis.table import level_table
+from analysis.table import bytes_fraction, level_table
 from harness import run_folder
 
 
