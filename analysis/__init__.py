@@ -7,7 +7,8 @@ In the order in which the runs go through them:
     estimators resampling metrics    pure statistics on arrays, which the runs themselves use too
     replicates                       runs on resampled items and seeds
     verdicts tolerance contrasts     whether harder levels fall faster; how far one may compress; transfers, minorities
-    plots other_plots style layout   figures
+    plots compression_plots          figures of curves by strength; of compressions by size, of perplexity;
+    tuned_plots style layout         of minorities and lines between models; what they are built of
     kinds                            what belongs together, with its figures and all that is said of it
     findings cautions                a sentence for each figure, and for everything to beware of; missing runs
     level_sections tuned_sections    tables and explanations of summary.md

@@ -13,7 +13,16 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from analysis import cautions, findings, human_gap, level_sections, other_plots, plots, tuned_sections
+from analysis import (
+    cautions,
+    compression_plots,
+    findings,
+    human_gap,
+    level_sections,
+    plots,
+    tuned_plots,
+    tuned_sections,
+)
 from analysis.cautions import missing_runs
 from analysis.contrasts import (
     DIFFERENCE_COLUMNS,
@@ -210,7 +219,7 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
             drawn.append(Plot(stem, functools.partial(plots.levels, table), table, LEVEL_COLUMNS, told))
         points = size_table(table, size)
         if points:
-            draw = functools.partial(other_plots.by_size, points, size)
+            draw = functools.partial(compression_plots.by_size, points, size)
             shown = [select(point, SIZE_COLUMNS) for point in points]
             drawn.append(Plot(f"{stem}_by_size", draw, shown, SIZE_COLUMNS, findings.of_sizes(points)))
         sizes = level_sections.size_section(points) if points else []
@@ -241,7 +250,7 @@ def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
             draw = functools.partial(plots.domains, table)
             drawn.append(Plot(f"{key.setting}_{ending}", draw, table, DOMAIN_COLUMNS, findings.of_domains(table)))
         if any(row["corrected_effect"] is not None for row in effects):
-            draw = functools.partial(other_plots.minorities, effects, table)
+            draw = functools.partial(tuned_plots.minorities, effects, table)
             told = findings.of_minorities(effects)
             drawn.append(Plot(f"{key.setting}_minority_{ending}", draw, effects, MINORITY_COLUMNS, told))
         parts.append(
@@ -264,7 +273,7 @@ def line_parts(rows: list[Row]) -> list[Part]:
         share = "" if fraction == 1 else f"_{100 * fraction:g}"
         stem = f"{setting}_{files[models[model]]}{share}"
         table, barriers = line_table(members), barrier_table(members)
-        draw = functools.partial(other_plots.lines_between_models, table, barriers)
+        draw = functools.partial(tuned_plots.lines_between_models, table, barriers)
         parts.append(
             Part(
                 title=f"Lines between models, {models[model]}"
@@ -291,7 +300,7 @@ def perplexity_parts(rows: list[Row]) -> list[Part]:
         drawn = []
         if curves_by(table, "compression"):
             stem = f"{setting}_{files[texts[text]]}_{files[models[model]]}"
-            draw = functools.partial(other_plots.perplexity, table)
+            draw = functools.partial(compression_plots.perplexity, table)
             drawn.append(Plot(stem, draw, table, PERPLEXITY_COLUMNS, findings.of_perplexity(table)))
         lines = level_sections.perplexity_section(table)
         title = f"Perplexity, {models[model]} on {texts[text]}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from analysis.compression_plots import curve_label
 from analysis.curves import (
     corrected_levels,
     curve_statistics,
@@ -20,7 +21,6 @@ from analysis.names import (
     strength_text,
     with_bounds,
 )
-from analysis.other_plots import curve_label
 from analysis.table import LEVEL_KEY, Row, grouped, point_order
 from analysis.verdicts import Trends, verdict_lines
 

@@ -20,7 +20,6 @@ from analysis.names import (
     task_name,
     with_bounds,
 )
-from analysis.other_plots import line_looks
 from analysis.resampling import FEW_CLUSTERS
 from analysis.table import (
     DENSE,
@@ -30,6 +29,7 @@ from analysis.table import (
     Row,
     compression_order,
 )
+from analysis.tuned_plots import line_looks
 from analysis.verdicts import CURVE_KEYS, Trends
 
 # Appendix C: the task that it calls easy, the one whose barrier it finds higher. Of QNLI and RTE its appendix B says

@@ -4,7 +4,18 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from analysis import cautions, contrasts, curves, human_gap, lines, other_plots, plots, tuned_sections, verdicts
+from analysis import (
+    cautions,
+    compression_plots,
+    contrasts,
+    curves,
+    human_gap,
+    lines,
+    plots,
+    tuned_plots,
+    tuned_sections,
+    verdicts,
+)
 from analysis.replicates import resampled_curves
 from analysis.resampling import RESAMPLES
 from analysis.table import domain_sets, level_sets, level_table, only_set, perplexity_sets, perplexity_table, seed_means
@@ -62,7 +73,7 @@ def levels(rows: Rows) -> Figure:
 
 
 def by_size(rows: Rows, size: str = curves.BYTES) -> Figure:
-    return other_plots.by_size(curves.size_table(levels_with_intervals(rows), size), size)
+    return compression_plots.by_size(curves.size_table(levels_with_intervals(rows), size), size)
 
 
 def domains(rows: Rows) -> Figure:
@@ -71,11 +82,11 @@ def domains(rows: Rows) -> Figure:
 
 def minorities(rows: Rows) -> Figure:
     members = only_set(domain_sets(rows))
-    return other_plots.minorities(contrasts.minority_table(members), contrasts.domain_table(members))
+    return tuned_plots.minorities(contrasts.minority_table(members), contrasts.domain_table(members))
 
 
 def lines_between_models(rows: Rows) -> Figure:
-    return other_plots.lines_between_models(lines.line_table(rows), lines.barrier_table(rows))
+    return tuned_plots.lines_between_models(lines.line_table(rows), lines.barrier_table(rows))
 
 
 def line_section(rows: Rows) -> list[str]:
@@ -87,4 +98,4 @@ def line_cautions(rows: Rows) -> list[str]:
 
 
 def perplexity(rows: Rows) -> Figure:
-    return other_plots.perplexity(perplexity_table(only_set(perplexity_sets(rows))))
+    return compression_plots.perplexity(perplexity_table(only_set(perplexity_sets(rows))))

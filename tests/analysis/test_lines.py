@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from of_runs import line_cautions, line_section, lines_between_models
 from synthetic_runs import dense, line_run, run, write_tree
 
-from analysis import other_plots
+from analysis import tuned_plots
 from analysis.lines import BARRIER_COLUMNS, LINE_COLUMNS, barrier_table, line_sets, line_table
 from analysis.table import csv_text, figure_sets
 from harness import run_folder
@@ -169,7 +169,7 @@ def test_the_figure_draws_every_line_in_the_colour_of_its_pair(read):
     np.testing.assert_allclose(
         [line.get_ydata() for line in drawn], [[0.9, 0.8, 0.7], [0.9, 0.6, 0.7], [0.9, 0.8, 0.7]]
     )
-    style = other_plots.PAIR_STYLE
+    style = tuned_plots.PAIR_STYLE
     assert to_rgb(drawn[1].get_color()) == to_rgb(style["dense-sparse"]["color"])
     assert to_rgb(drawn[2].get_color()) == to_rgb(style["dense-dense"]["color"])
     assert sum(to_rgb(drawn[0].get_color())) > sum(to_rgb(drawn[1].get_color()))  # the weaker strength is paler

@@ -3,7 +3,7 @@ import pytest
 from of_runs import by_size
 from synthetic_runs import level_run, run, write_tree
 
-from analysis import level_sections, other_plots, verdicts
+from analysis import compression_plots, level_sections, verdicts
 from analysis.curves import SIZE_COLUMNS, size_curves, size_spearman, size_table
 from analysis.kinds import describe
 from analysis.table import level_table
@@ -56,7 +56,7 @@ def test_all_compressions_stand_on_one_axis(read):
 
 def drawn_with_intervals(rows):
     table = verdicts.with_intervals(level_table(rows), verdicts.measure(rows, resamples=200))
-    return table, other_plots.by_size(size_table(table))
+    return table, compression_plots.by_size(size_table(table))
 
 
 def test_bands_are_the_intervals_of_the_drops(read):
@@ -91,7 +91,10 @@ def test_the_option_of_plot_results_reaches_the_figure(read, load_script, tmp_pa
     rows = read(*compared())
     words = ["--results_dir", str(tmp_path)]
     parse = load_script("plot_results").parse_args
-    for size, axis in (("bytes", "Size (% of the dense weights' bytes)"), ("plain", other_plots.SIZE_AXIS["plain"])):
+    for size, axis in (
+        ("bytes", "Size (% of the dense weights' bytes)"),
+        ("plain", compression_plots.SIZE_AXIS["plain"]),
+    ):
         args = parse([*words, *(["--size", size] if size == "plain" else [])])
         plots = [plot for part in describe(rows, [], 100, args.size).parts for plot in part.plots]
         (plot,) = [plot for plot in plots if plot.stem.endswith("_by_size")]
