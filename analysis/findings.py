@@ -22,24 +22,24 @@ VERDICTS = {
 }
 
 
-def of_levels(found: Trends, table: Sequence[Row]) -> str:
+def of_levels(trends: Trends, table: Sequence[Row]) -> str:
     """Of a setting without training: what its curves say of the order of the levels, and its largest drop."""
-    return _joined(_order(found.orders, compression_by_kind), _largest_drop(table, _level_place))
+    return _joined(_order(trends.orders, compression_by_kind), _largest_drop(table, _level_place))
 
 
-def of_tuning(found: Trends, table: Sequence[Row]) -> str:
+def of_tuning(trends: Trends, table: Sequence[Row]) -> str:
     """Of training data: what the curves say of the order of its amounts, and the largest drop of sparse transfer."""
-    orders = [row for row in found.orders if row["task"] not in CATEGORIES]
-    points = [row for row in found.points if row["task"] not in CATEGORIES]
+    orders = [row for row in trends.orders if row["task"] not in CATEGORIES]
+    points = [row for row in trends.points if row["task"] not in CATEGORIES]
     largest = _largest_drop(
         points, lambda row: f"{task_name(row['task'])}, {row['level']} of the data, {strength_text(row)}"
     )
     return _joined(_order(orders, _task_by_kind), largest or _largest_drop(table, _tuning_place))
 
 
-def of_categories(found: Trends, table: Sequence[Row]) -> str:
+def of_categories(trends: Trends, table: Sequence[Row]) -> str:
     """Whether the harder task of each category falls faster, and the largest drop."""
-    orders = [row for row in found.orders if row["task"] in CATEGORIES]
+    orders = [row for row in trends.orders if row["task"] in CATEGORIES]
     return _joined(_order(orders, _task_by_kind), _largest_drop(table, _tuning_place))
 
 

@@ -36,17 +36,17 @@ METRIC_NOTES = {
 }
 
 
-def level_section(table: list[Row], found: Trends) -> list[str]:
+def level_section(table: list[Row], trends: Trends) -> list[str]:
     """The lines of summary.md on one setting, model and task.
 
     Args:
         table: its level_table, with intervals.
-        found: verdicts.of_figure of its curves.
+        trends: verdicts.of_figure of its curves.
     """
     return [
         "### Levels", "", *_levels(table), "",
-        "### How fast the score falls", "", *_slopes(table, found), "",
-        *_verdicts(found),
+        "### How fast the score falls", "", *_slopes(table, trends), "",
+        *_verdicts(trends),
         "### Scores", "", *_scores(table), *_written_answers(table),
     ]  # fmt: skip
 
@@ -85,8 +85,8 @@ def _with_error(score: float, error: float | None) -> str:
     return f"{score:.3f}" + ("" if error is None else f" ± {error:.3f}")
 
 
-def _slopes(table: list[Row], found: Trends) -> list[str]:
-    bounds = {_curve_place(row): row for row in found.levels}
+def _slopes(table: list[Row], trends: Trends) -> list[str]:
+    bounds = {_curve_place(row): row for row in trends.levels}
     errors = {point["level"]: point["mean_stderr"] for point in table if point["strength_kind"] is None}
     body, orders = [], []
     for (kind, _, _), of_level in level_curves(table).items():
@@ -130,15 +130,15 @@ def _curve_place(row: Row) -> tuple:
     return tuple(row[name] for name in ("strength_kind", "compression", "magnitude_scope", "level"))
 
 
-def _verdicts(found: Trends) -> list[str]:
-    lines = [f"- {line}" for line in verdict_lines(found.orders)]
+def _verdicts(trends: Trends) -> list[str]:
+    lines = [f"- {line}" for line in verdict_lines(trends.orders)]
     return [
         "### Verdicts", "",
         "Whether the score falls faster at every harder level, tested one-sided at 5 % with Holm's correction over the "
         "lines of one measure. The slopes decide; Page's test of the losses, averaged over the strengths, stands "
         "beside them where all levels share groups of items that are large enough to be ranked.",
         "", *(lines or ["Nothing was compressed."]), "",
-        "### Where the score begins to fall", "", *_beginnings(found.levels), "",
+        "### Where the score begins to fall", "", *_beginnings(trends.levels), "",
     ]  # fmt: skip
 
 

@@ -59,15 +59,15 @@ def overall_tables(tree: Tree) -> dict[str, str]:
     return found
 
 
-def verdicts(found: Trends) -> list[str]:
+def verdicts(trends: Trends) -> list[str]:
     """One sentence for each verdict on the order of levels, and one for all orders that cannot be told."""
-    several = len({row["task"] for row in found.orders}) > 1
-    told = [row for row in found.orders if row["verdict"] not in (None, CANNOT_TELL)]
-    silent = len(found.orders) - len(told)
+    several = len({row["task"] for row in trends.orders}) > 1
+    told = [row for row in trends.orders if row["verdict"] not in (None, CANNOT_TELL)]
+    silent = len(trends.orders) - len(told)
     names = [f"{task_name(row['task'])}, " if several else "" for row in told]
     lines = [name + line for name, line in zip(names, verdict_lines(told), strict=True)]
     if silent:
-        lines.append(f"{silent} of {len(found.orders)} orders of levels cannot be told (below, and why).")
+        lines.append(f"{silent} of {len(trends.orders)} orders of levels cannot be told (below, and why).")
     return lines
 
 

@@ -38,17 +38,17 @@ PAPER_PAIRS = (("qqp", "stsb"), ("rte", "qnli"))
 CONNECTED = {True: "yes", False: "**no**", None: "cannot be told"}
 
 
-def tuning_section(table: list[Row], gaps: list[Row], differences: list[Row], found: Trends) -> list[str]:
+def tuning_section(table: list[Row], gaps: list[Row], differences: list[Row], trends: Trends) -> list[str]:
     """The lines of summary.md on the fine-tuning runs of one setting, model and scope.
 
     Args:
         table: their table.seed_means.
         gaps: their human_gap.gap_table.
         differences: their contrasts.difference_table.
-        found: the verdicts of their curves.
+        trends: the verdicts of their curves.
     """
     titles = {
-        "### How sure that is": trend_lines(found),
+        "### How sure that is": trend_lines(trends),
         "### Tasks by the gap to people (appendix B)": gap_lines(table, gaps),
         "### The transfers against each other (section 5)": transfer_lines(differences),
     }
@@ -122,11 +122,11 @@ def _score(point: Row) -> str:
     return text
 
 
-def trend_lines(found: Trends) -> list[str]:
+def trend_lines(trends: Trends) -> list[str]:
     """The slopes with their intervals, and the verdicts; none where nothing was measured."""
-    if not found.levels:
+    if not trends.levels:
         return []
-    levels = Counter(map(_curve, found.levels))
+    levels = Counter(map(_curve, trends.levels))
     head = ["task or category", "strength", "level", "slope", "slope from the floor", "5 % lost at", "seeds", "items"]
     body = [
         [
@@ -134,7 +134,7 @@ def trend_lines(found: Trends) -> list[str]:
             *(_bounded(row, name) for name in ("slope", "corrected_slope", "amount_at_5")),
             row["seeds"] or "", row["reason"] or row["items"],
         ]
-        for row in found.levels
+        for row in trends.levels
     ]  # fmt: skip
     return [
         "Sparse transfer, 95 % intervals over items and seeds; two seeds say little of their own spread, so that such "
@@ -144,7 +144,7 @@ def trend_lines(found: Trends) -> list[str]:
         "",
         *[
             f"- {task_name(row['task'])} by {KIND_NAME[row['strength_kind']]}, {row['measure']} slopes: {row['text']}"
-            for row in found.orders
+            for row in trends.orders
             if levels[_curve(row)] > 1
         ],
     ]

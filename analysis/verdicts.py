@@ -98,9 +98,9 @@ class Pair(NamedTuple):
         return None if self.p_value is None else items_needed(self.replicates, self.difference, 1 - alpha)
 
 
-def with_intervals(table: list[Row], found: Trends) -> list[Row]:
-    """The rows of one level_table with the drop_low and drop_high that of_figure found."""
-    bounds = {_place(point): point for point in found.points}
+def with_intervals(table: list[Row], trends: Trends) -> list[Row]:
+    """The rows of one level_table with the drop_low and drop_high that of_figure gave."""
+    bounds = {_place(point): point for point in trends.points}
     empty = {"drop_low": None, "drop_high": None}
     return [{**row, **{name: bounds.get(_place(row), empty)[name] for name in empty}} for row in table]
 
