@@ -27,7 +27,7 @@ Cells = dict[tuple, set[tuple]]
 
 
 def tuning_cautions(members: list[Row], table: list[Row]) -> list[str]:
-    """Of fine-tuning: `members` are the runs of one setting, model and scope, and `table` their seed_means."""
+    """Cautions about fine-tuning; `members` are runs of one setting, model and scope, and `table` their seed_means."""
     return [*_tuning_references(members, table), *_tuning_seeds(table), *_tuning_points(table)]
 
 
@@ -84,7 +84,7 @@ def _tuning_points(table: list[Row]) -> list[str]:
 
 
 def level_cautions(members: list[Row], table: list[Row], read: ItemReader) -> list[str]:
-    """Of a setting without training.
+    """Cautions about a setting without training.
 
     Args:
         members: the runs of one setting, model and task.
@@ -209,7 +209,7 @@ def _range(values: set[float]) -> str:
 
 
 def domain_cautions(table: list[Row], minorities: list[Row]) -> list[str]:
-    """Of several domains or pairs of languages: a contrasts.domain_table and minority_table."""
+    """Cautions about several domains or languages; the arguments are a contrasts.domain_table and minority_table."""
     found = []
     for point in table:
         where = f"{point['level']} ({point['condition']})"
@@ -225,7 +225,7 @@ def domain_cautions(table: list[Row], minorities: list[Row]) -> list[str]:
 
 
 def line_cautions(table: list[Row]) -> list[str]:
-    """Of lines between models: a lines.line_table."""
+    """Cautions about lines between models; `table` is a lines.line_table."""
     starts = [point for point in table if point["alpha"] == 0]
     at_chance = dict.fromkeys(point["task"] for point in starts if point["dense_above_chance"] is False)
     found = [
@@ -242,7 +242,7 @@ def line_cautions(table: list[Row]) -> list[str]:
 
 
 def perplexity_cautions(table: list[Row]) -> list[str]:
-    """Of perplexity: the table.perplexity_table of one model and text."""
+    """Cautions about perplexity; `table` is the table.perplexity_table of one model and text."""
     dense, windows = table[0], table[0]["windows"]
     found = []
     if dense["compression"] != "dense":

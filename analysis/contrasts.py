@@ -206,7 +206,7 @@ def domain_table(
     Args:
         rows: runs of any setting; those of other kinds are passed over.
         resamples: of the items and seeds.
-        drawn: the resampled_levels of the runs, where they are of one figure and it is there already.
+        drawn: the resampled_levels of the runs, if they are of one figure and already computed.
     Returns:
         By condition, then from the largest share of the training rows to the smallest, dense first. What needs the
         dense transfer is None where it was not run in the same condition. The intervals of the three losses against
@@ -264,7 +264,7 @@ def drop_replicates(
 def minority_table(
     rows: list[Row], resamples: int = RESAMPLES, drawn: dict[str, ResampledRuns] | None = None
 ) -> list[Row]:
-    """What being the minority costs: every domain where its share is smallest beside itself where it is largest.
+    """The loss of every domain at its smallest share of the training rows beside its loss at its largest.
 
     The domain's own difficulty, chance level and items are the same on both sides, so that they cancel. Several
     mixtures with the domain's smallest share (or its largest) are averaged.
@@ -272,7 +272,7 @@ def minority_table(
     Args:
         rows: runs of any setting; only multi-domain learning has minorities.
         resamples: of the items and seeds.
-        drawn: the resampled_levels of the runs, where they are of one figure and it is there already.
+        drawn: the resampled_levels of the runs, if they are of one figure and already computed.
     Returns:
         One row of MINORITY_COLUMNS for each domain, transfer and strength where two shares and their dense transfers
         were run, and one of level MEAN over the domains. Negative effects mean that pruning costs the minority more.

@@ -23,12 +23,12 @@ VERDICTS = {
 
 
 def of_levels(trends: Trends, table: Sequence[Row]) -> str:
-    """Of a setting without training: what its curves say of the order of the levels, and its largest drop."""
+    """On a setting without training: what its curves say of the order of the levels, and its largest drop."""
     return _joined(_order(trends.orders, compression_by_kind), _largest_drop(table, _level_place))
 
 
 def of_tuning(trends: Trends, table: Sequence[Row]) -> str:
-    """Of training data: what the curves say of the order of its amounts, and the largest drop of sparse transfer."""
+    """On amounts of training data: what the curves say of their order, and the largest drop of sparse transfer."""
     orders = [row for row in trends.orders if row["task"] not in CATEGORIES]
     points = [row for row in trends.points if row["task"] not in CATEGORIES]
     largest = _largest_drop(
@@ -38,19 +38,19 @@ def of_tuning(trends: Trends, table: Sequence[Row]) -> str:
 
 
 def of_categories(trends: Trends, table: Sequence[Row]) -> str:
-    """Whether the harder task of each category falls faster, and the largest drop."""
+    """On easy and hard tasks: whether the harder one of each category falls faster, and the largest drop."""
     orders = [row for row in trends.orders if row["task"] in CATEGORIES]
     return _joined(_order(orders, _task_by_kind), _largest_drop(table, _tuning_place))
 
 
 def of_transfers(differences: Sequence[Row]) -> str:
-    """Of the four transfers: in how many comparisons one is surely above or below another."""
+    """On the four transfers: in how many comparisons one is surely above or below another."""
     pairs = [sentence.rstrip(".") for sentence in pair_sentences(differences)]
     return _joined("At 95 % confidence corrected for their number: " + "; ".join(pairs) if pairs else "")
 
 
 def of_sizes(points: Sequence[Row]) -> str:
-    """Of sizes: which compression to at most half of the dense bytes loses least at the hardest level."""
+    """On sizes: which compression to at most half of the dense bytes loses least at the hardest level."""
     small = [row for row in points if row["bytes_fraction"] <= 0.5 and row["normalized_drop"] is not None]
     if not small:
         return _joined(_largest_drop(points, _level_place))
@@ -63,12 +63,12 @@ def of_sizes(points: Sequence[Row]) -> str:
 
 
 def of_domains(table: Sequence[Row]) -> str:
-    """Of several domains or pairs of languages: the largest drop."""
+    """On several domains or pairs of languages: the largest drop."""
     return _joined(_largest_drop(table, lambda row: f"{row['level']} ({row['condition']}), {strength_text(row)}"))
 
 
 def of_minorities(effects: Sequence[Row]) -> str:
-    """Of minorities: the effect at the strongest compression, as a mean over domains where there are several."""
+    """On minorities: the effect at the strongest compression, as a mean over domains where there are several."""
     known = [row for row in effects if row["corrected_effect"] is not None]
     shown = [row for row in known if row["level"] == MEAN] or known
     if not shown:
@@ -83,7 +83,7 @@ def of_minorities(effects: Sequence[Row]) -> str:
 
 
 def of_lines(rows: Sequence[Row]) -> str:
-    """Of lines between models: the highest barrier in validation error, as a share of what dense learned."""
+    """On lines between models: the highest barrier in validation error, as a share of what dense learned."""
     wanted = "validation", "error", STRAIGHT_LINE
     own = [row for row in rows if (row["split"], row["quantity"], row["definition"]) == wanted]
     known = [row for row in own if row["share_of_learned"] is not None]
@@ -99,7 +99,7 @@ def of_lines(rows: Sequence[Row]) -> str:
 
 
 def of_perplexity(table: Sequence[Row]) -> str:
-    """Of perplexity: the compression that raises it most, and by how much."""
+    """On perplexity: the compression that raises it most, and by how much."""
     dense = next((row["mean_perplexity"] for row in table if row["compression"] == "dense"), None)
     worst = max((row for row in table if row["strength_kind"] is not None), key=lambda row: row["mean_perplexity"])
     told = f"Perplexity is highest under {_compressed(worst)}: {worst['mean_perplexity']:.4g}"

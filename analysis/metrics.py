@@ -114,7 +114,7 @@ def _accuracy(own: np.ndarray, shared: np.ndarray) -> np.ndarray:
 
 
 def _confusion(predictions: np.ndarray, labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Of two classes: true and all positives of each run; items and those that are positive."""
+    """Of two classes: each run's true positives and all its positives; then all items and those labelled positive."""
     positive, true = (predictions == 1).astype(np.float64), (labels == 1).astype(np.float64)
     return [positive * true, positive], np.stack([np.ones(len(labels)), true])
 

@@ -416,7 +416,7 @@ def domain_looks(table: list[Row]) -> dict[str, dict]:
 
 
 def domain_columns(places: list[list[tuple]]) -> int:
-    """Panels in a row: as many as a condition has transfers, or all where they are few."""
+    """How many panels stand in a row: all where they are few, else as many as a condition has transfers."""
     most_columns, most = 4, max(places, key=len)
     if len(most) <= most_columns:
         return len(most)

@@ -87,7 +87,7 @@ def _links(part: Part, formats: list[str]) -> list[str]:
 
 
 def cautions(tree: Tree) -> list[str]:
-    """One sentence for everything that keeps a number from meaning what it seems to."""
+    """The cautions about the whole tree, then those of its parts."""
     found = []
     if tree.unfinished:
         listed = ", ".join(f"`{folder}`" for folder in tree.unfinished[:LISTED_FOLDERS])

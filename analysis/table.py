@@ -475,7 +475,7 @@ def bytes_fraction_of_run(row: Row) -> float | None:
 
 
 def _pruned(kept: float, index_bits: float) -> float:
-    """The fraction for `kept` of the weights and `index_bits` for each weight, kept or not, at most a bitmap's."""
+    """Bytes fraction where this share of the weights is kept; an index takes at most one bit per weight, a bitmap."""
     return min(1.0, kept + min(index_bits, 1.0) / DENSE_BITS)
 
 

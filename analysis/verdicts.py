@@ -161,7 +161,7 @@ def of_figure(key: FigureKey, curves: dict[CurveKey, list[LevelCurve]], confiden
 
 
 def measure(rows: list[Row], resamples: int = RESAMPLES, seed: int = 0, confidence: float = 0.95) -> Trends:
-    """of_figure of every figure whose levels are judged (replicates.resampled_figures), together."""
+    """The Trends of all figures whose levels are judged (replicates.resampled_figures)."""
     return joined(of_figure(*figure, confidence) for figure in resampled_figures(rows, resamples, seed))
 
 
