@@ -16,11 +16,10 @@ from accelerate import Accelerator
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
-from analysis.fine_tuning import prediction_scores
-from analysis.fine_tuning.prediction_scores import Answers
-from analysis.lines import barriers
-from analysis.lines.barriers import STRAIGHT_LINE, Resampled, ends_and_between, heights
-from analysis.uncertainty import bootstrap
+from analysis import metrics, resampling
+from analysis.estimators import STRAIGHT_LINE, barrier_heights, ends_and_between
+from analysis.metrics import Answers
+from analysis.resampling import ResampledLine
 from GLUE_tasks import classification, glue_data, model_pairs, pretrained, runner, transfers
 from GLUE_tasks.glue_data import Task
 from GLUE_tasks.model_pairs import Pair, check_same_tensors
@@ -161,7 +160,7 @@ def levels(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed: int) -
             "metric": metric,
             "score": scores["validation"][point],
             "chance": glue_data.chance_level(metric, labels),
-            "stderr": bootstrap.standard_error(resampled[:, point], len(labels)),
+            "stderr": resampling.standard_error(resampled[:, point], len(labels)),
             "num_examples": len(labels),
             "train_score": scores["train"][point],
             "train_loss": losses["train"][point],
@@ -179,30 +178,30 @@ def score_curve(metric: str, line: Line) -> np.ndarray:
 def resampled_scores(metric: str, line: Line, seed: int) -> np.ndarray:
     """The scores of the items and of resamples of them at every point, (1 + RESAMPLES, points)."""
     answers = Answers(line["label"], line["prediction"].T)
-    return prediction_scores.resampled_scores(answers, metric, RESAMPLES, np.random.default_rng(seed))
+    return metrics.resampled_scores(answers, metric, RESAMPLES, np.random.default_rng(seed))
 
 
-def resampled_errors(metric: str, line: Line, seed: int) -> Resampled:
+def resampled_errors(metric: str, line: Line, seed: int) -> ResampledLine:
     """The error (1 - score) of resampled items at every point; the unseen item is wrong between the ends, or there."""
     errors, labels = 1 - resampled_scores(metric, line, seed)[1:], line["label"]
-    unseen = prediction_scores.unseen_item(labels, metric, RESAMPLES, np.random.default_rng([seed, 1]))
-    points, worst = errors.shape[1], 1 - prediction_scores.LOWEST.get(metric, 0.0)
+    unseen = metrics.unseen_item(labels, metric, RESAMPLES, np.random.default_rng([seed, 1]))
+    points, worst = errors.shape[1], 1 - metrics.LOWEST.get(metric, 0.0)
     tall, flat = ends_and_between(points, 0.0, worst), ends_and_between(points, worst, 0.0)
-    return Resampled(errors, unseen[1:], tall, flat, len(labels))
+    return ResampledLine(errors, unseen[1:], tall, flat, len(labels))
 
 
-def resampled_losses(line: Line, alphas: np.ndarray, seed: int) -> Resampled:
+def resampled_losses(line: Line, alphas: np.ndarray, seed: int) -> ResampledLine:
     """The mean losses of resampled items at every point; the unseen item is like that with the highest or lowest bow.
 
     A loss has no upper end that could be counted on instead.
     """
     losses, generator = line["loss"], np.random.default_rng(seed)
     columns = np.concatenate([losses, np.ones((len(losses), 1))], axis=1)
-    sums = np.concatenate(list(bootstrap.resampled_sums(columns, RESAMPLES, generator)))
-    unseen = bootstrap.unseen_shares(sums[:, -1], 1, generator)
-    bows = heights(losses, alphas, STRAIGHT_LINE)[:, 1:-1].mean(axis=1)
+    sums = np.concatenate(list(resampling.resampled_sums(columns, RESAMPLES, generator)))
+    unseen = resampling.unseen_shares(sums[:, -1], 1, generator)
+    bows = barrier_heights(losses, alphas, STRAIGHT_LINE)[:, 1:-1].mean(axis=1)
     tall, flat = losses[bows.argmax()], losses[bows.argmin()]
-    return Resampled(sums[1:, :-1] / sums[1:, -1:], unseen[1:], tall, flat, len(losses))
+    return ResampledLine(sums[1:, :-1] / sums[1:, -1:], unseen[1:], tall, flat, len(losses))
 
 
 def find_barriers(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed: int) -> list[dict[str, Any]]:
@@ -214,7 +213,7 @@ def find_barriers(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed:
             "error": (1 - score_curve(metric, line), resampled_errors(metric, line, seed)),
         }
         for quantity, (curve, resampled) in curves.items():
-            described = barriers.describe(curve, resampled, alphas)
+            described = resampling.barrier_intervals(curve, resampled, alphas)
             rows += [{"split": split, "quantity": quantity, **barrier} for barrier in described]
     return rows
 

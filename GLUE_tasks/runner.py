@@ -21,7 +21,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis.monotonicity import above_chance
+from analysis.estimators import above_chance
 from GLUE_tasks import arguments, pretrained, transfers
 from GLUE_tasks.arguments import Sweep
 from GLUE_tasks.pretrained import Pretrained

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
-from analysis.domains.bleu import COUNT_NAMES, bleu_stderr
+from analysis.metrics import COUNT_NAMES, bleu_stderr
 from GLUE_tasks import translation_data
 from GLUE_tasks.classification import first_rows
 from GLUE_tasks.runner import Inputs, Outcome
@@ -137,7 +137,7 @@ class Bleu(NamedTuple):
     Fields:
         score: corpus BLEU as a fraction.
         signature: sacrebleu's, which says how it was computed.
-        counts: per sentence, (sentences, COUNT_NAMES); BLEU of any of them is analysis.domains.bleu's of their sum.
+        counts: per sentence, (sentences, COUNT_NAMES); BLEU of any of them is analysis.metrics' of their sum.
     """
 
     score: float

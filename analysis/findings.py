@@ -1,19 +1,18 @@
-"""One sentence per figure: what it shows, and how sure that is.
+"""One sentence for each figure: what it shows, and how sure that is.
 
-Verdicts are those of analysis.uncertainty and analysis.fine_tuning.transfers; a figure without one is told by its
-deepest fall, with its interval.
+A figure with verdicts (analysis.verdicts, analysis.contrasts) is told by these. One without is told by its largest
+drop, with its interval.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from analysis.domains.minority_tables import MEAN
-from analysis.drawing import percent
-from analysis.fine_tuning import human_gap, transfers
-from analysis.lines import barriers
-from analysis.tables import Row, task_name
-from analysis.uncertainty.trends import CANNOT_TELL, CORRECTED, MONOTONIC, NOT_MONOTONIC, RAW, Trends
-from analysis.wording import compression_name, strength_text
+from analysis.contrasts import MEAN, pair_sentences
+from analysis.estimators import STRAIGHT_LINE
+from analysis.human_gap import CATEGORIES
+from analysis.names import KIND_NAME, compression_name, percent, strength_text, task_name
+from analysis.table import Row
+from analysis.verdicts import CANNOT_TELL, CORRECTED, MONOTONIC, NOT_MONOTONIC, RAW, Trends
 
 NAMED_CURVES = 3  # of those that share a verdict
 VERDICTS = {
@@ -23,38 +22,38 @@ VERDICTS = {
 }
 
 
-def of_levels(found: Trends, table: Sequence[Row]) -> str:
-    """The order of the levels of a setting without training, and the deepest fall in its level_table."""
-    return _joined(_order(found.orders, compression_by_kind), _deepest(table, _level_place))
+def of_levels(trends: Trends, table: Sequence[Row]) -> str:
+    """On a setting without training: what its curves say of the order of the levels, and its largest drop."""
+    return _joined(_order(trends.orders, compression_by_kind), _largest_drop(table, _level_place))
 
 
-def of_tuning(found: Trends, table: Sequence[Row]) -> str:
-    """The order of the amounts of training data, and the deepest fall of sparse transfer."""
-    orders = [row for row in found.orders if row["task"] not in human_gap.CATEGORIES]
-    points = [row for row in found.points if row["task"] not in human_gap.CATEGORIES]
-    deepest = _deepest(
+def of_tuning(trends: Trends, table: Sequence[Row]) -> str:
+    """On amounts of training data: what the curves say of their order, and the largest drop of sparse transfer."""
+    orders = [row for row in trends.orders if row["task"] not in CATEGORIES]
+    points = [row for row in trends.points if row["task"] not in CATEGORIES]
+    largest = _largest_drop(
         points, lambda row: f"{task_name(row['task'])}, {row['level']} of the data, {strength_text(row)}"
     )
-    return _joined(_order(orders, _task_by_kind), deepest or _deepest(table, _tuning_place))
+    return _joined(_order(orders, _task_by_kind), largest or _largest_drop(table, _tuning_place))
 
 
-def of_categories(found: Trends, table: Sequence[Row]) -> str:
-    """Whether the harder task of each category falls faster, or the deepest fall where no category has two."""
-    orders = [row for row in found.orders if row["task"] in human_gap.CATEGORIES]
-    return _joined(_order(orders, _task_by_kind), _deepest(table, _tuning_place))
+def of_categories(trends: Trends, table: Sequence[Row]) -> str:
+    """On easy and hard tasks: whether the harder one of each category falls faster, and the largest drop."""
+    orders = [row for row in trends.orders if row["task"] in CATEGORIES]
+    return _joined(_order(orders, _task_by_kind), _largest_drop(table, _tuning_place))
 
 
 def of_transfers(differences: Sequence[Row]) -> str:
-    """In how many comparisons each transfer is surely above or below another."""
-    pairs = [sentence.rstrip(".") for sentence in transfers.pair_sentences(differences)]
+    """On the four transfers: in how many comparisons one is surely above or below another."""
+    pairs = [sentence.rstrip(".") for sentence in pair_sentences(differences)]
     return _joined("At 95 % confidence corrected for their number: " + "; ".join(pairs) if pairs else "")
 
 
 def of_sizes(points: Sequence[Row]) -> str:
-    """What loses least of all that takes at most half of the dense bytes."""
+    """On sizes: which compression to at most half of the dense bytes loses least at the hardest level."""
     small = [row for row in points if row["bytes_fraction"] <= 0.5 and row["normalized_drop"] is not None]
     if not small:
-        return _joined(_deepest(points, _level_place))
+        return _joined(_largest_drop(points, _level_place))
     hardest = [row for row in small if row["level"] == small[-1]["level"]]
     best = max(hardest, key=lambda row: row["normalized_drop"])
     return _joined(
@@ -64,12 +63,12 @@ def of_sizes(points: Sequence[Row]) -> str:
 
 
 def of_domains(table: Sequence[Row]) -> str:
-    """The deepest fall of a domain or a pair of languages."""
-    return _joined(_deepest(table, lambda row: f"{row['level']} ({row['condition']}), {strength_text(row)}"))
+    """On several domains or pairs of languages: the largest drop."""
+    return _joined(_largest_drop(table, lambda row: f"{row['level']} ({row['condition']}), {strength_text(row)}"))
 
 
 def of_minorities(effects: Sequence[Row]) -> str:
-    """What being the minority costs at the strongest compression, in the mean over domains where there are several."""
+    """On minorities: the effect at the strongest compression, as a mean over domains where there are several."""
     known = [row for row in effects if row["corrected_effect"] is not None]
     shown = [row for row in known if row["level"] == MEAN] or known
     if not shown:
@@ -84,8 +83,8 @@ def of_minorities(effects: Sequence[Row]) -> str:
 
 
 def of_lines(rows: Sequence[Row]) -> str:
-    """The highest barrier in validation error above the straight line, as a share of what was learned."""
-    wanted = "validation", "error", barriers.STRAIGHT_LINE
+    """On lines between models: the highest barrier in validation error, as a share of what dense learned."""
+    wanted = "validation", "error", STRAIGHT_LINE
     own = [row for row in rows if (row["split"], row["quantity"], row["definition"]) == wanted]
     known = [row for row in own if row["share_of_learned"] is not None]
     if not known:
@@ -100,7 +99,7 @@ def of_lines(rows: Sequence[Row]) -> str:
 
 
 def of_perplexity(table: Sequence[Row]) -> str:
-    """What raises perplexity most, and by how much with which error."""
+    """On perplexity: the compression that raises it most, and by how much."""
     dense = next((row["mean_perplexity"] for row in table if row["compression"] == "dense"), None)
     worst = max((row for row in table if row["strength_kind"] is not None), key=lambda row: row["mean_perplexity"])
     told = f"Perplexity is highest under {_compressed(worst)}: {worst['mean_perplexity']:.4g}"
@@ -115,17 +114,17 @@ def of_perplexity(table: Sequence[Row]) -> str:
 
 
 def compression_by_kind(row: Row) -> str:
-    """Wanda by sparsity."""
-    return f"{compression_name(row)} by {human_gap.KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
+    """Wanda by unstructured sparsity."""
+    return f"{compression_name(row)} by {KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
 
 
 def _task_by_kind(row: Row) -> str:
-    name = row["task"].capitalize() if row["task"] in human_gap.CATEGORIES else task_name(row["task"])
-    return f"{name} by {human_gap.KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
+    name = row["task"].capitalize() if row["task"] in CATEGORIES else task_name(row["task"])
+    return f"{name} by {KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
 
 
 def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:
-    """How many curves' raw slopes say what of the order of their levels, and how many are in order above chance."""
+    """What the raw slopes say of the order of levels, counted over curves where there are several; "" without any."""
     orders = list(orders)
     own = [row for row in orders if row["measure"] == RAW]
     if not own:
@@ -148,8 +147,8 @@ def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:
     return f"Of the raw slopes of {len(own)} curves, {sure}, {', '.join(told)}{more}"
 
 
-def _deepest(points: Iterable[Row], place: Callable[[Row], str]) -> str:
-    """The largest drop of a compressed point whose dense reference means something."""
+def _largest_drop(points: Iterable[Row], place: Callable[[Row], str]) -> str:
+    """A clause about the largest drop of the compressed points, without those whose dense model is at chance."""
     drops = [
         row for row in points
         if row.get("normalized_drop") is not None and row["strength"] is not None
@@ -158,7 +157,7 @@ def _deepest(points: Iterable[Row], place: Callable[[Row], str]) -> str:
     if not drops:
         return ""
     row = min(drops, key=lambda row: row["normalized_drop"])
-    return f"the deepest fall is that of {place(row)}: {_drop(row)}"
+    return f"the largest drop is that of {place(row)}: {_drop(row)}"
 
 
 def _drop(row: Row) -> str:
@@ -194,6 +193,6 @@ def _compressed(row: Row) -> str:
 
 
 def _joined(*clauses: str) -> str:
-    """The clauses as one sentence, without those that say nothing."""
+    """The clauses as one sentence, empty ones left out."""
     told = "; ".join(filter(None, clauses))
     return f"{re.sub('^the ', 'The ', told)}." if told else ""

@@ -1,7 +1,7 @@
-"""Texts of a figure that fit: letters as they are, in fonts that have them, and nothing over anything else.
+"""Layout that measures texts: every letter in a font that has it, and no text over another.
 
-Names of models, tasks and levels are the user's, of any length, script and number. `arrange` is called once, before a
-figure is written.
+The names of models, tasks and levels come from users: they may have any length and script. `arrange` is called once,
+before a figure is written.
 """
 
 import functools
@@ -23,7 +23,7 @@ from matplotlib.text import Text
 logger = logging.getLogger(__name__)
 
 FONT = "DejaVu Sans"  # matplotlib's own
-# Of what the machine has, these are taken first: sans serif fonts of many scripts.
+# Preferred among the fonts of a machine: sans serif fonts with many scripts.
 PREFERRED_FONTS = (
     "Noto Sans", "Noto Sans CJK", "Source Han Sans", "WenQuanYi", "Droid Sans Fallback", "PingFang", "Hiragino Sans",
     "Microsoft YaHei", "SimHei", "Malgun Gothic", "Arial Unicode MS", "Unifont", "FreeSans",
@@ -31,24 +31,23 @@ PREFERRED_FONTS = (
 NO_FONTS = ("Last Resort",)  # has a box for every letter
 ROUNDS = 8
 MIN_WIDTH, MIN_HEIGHT = 1.4, 1.0  # of a panel's axes, in inches
-COLLAPSED_GROWTH = 1.25  # of width and height where the engine found no room for the axes at all
+COLLAPSED_GROWTH = 1.25  # factor where the layout engine found no room for the axes at all
 GAP = 0.15  # between the texts of neighbouring panels, in inches
 TITLE_LINES = 4
 TITLE_LETTERS = 70
 MAX_PIXELS = 2**16 - 1  # of a side; the renderer draws no more
-# A name in Hebrew or Arabic stands within a line that reads from the left, so that the numbers after it stay there.
+# Names in Hebrew or Arabic, which marks keep from reordering the numbers after them in a line that reads from the left.
 RIGHT_TO_LEFT = re.compile(
     "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]+(?:[ ,.;:]+[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]+)*"
 )
-_told: set[str] = set()  # letters of which a warning was given
+_told: set[str] = set()  # letters that a warning named
 LEFT_TO_RIGHT = "\N{LEFT-TO-RIGHT MARK}"
 
 
 def arrange(figure: Figure) -> None:
-    """Lay the figure out for good: titles wrapped, and the figure enlarged until legends and panels have room.
+    """Fix the layout of a figure: titles are wrapped, and the figure is enlarged until legends and panels have room.
 
-    Nothing is parsed as a formula but the numbers on logarithmic axes. Fonts are chosen letter by letter among those
-    of this machine.
+    Only the numbers on logarithmic axes are parsed as formulas. Each letter gets a font of this machine that has it.
     """
     _draw_dollars_as_they_are(figure)
     _choose_fonts(figure)
@@ -77,7 +76,7 @@ def arrange(figure: Figure) -> None:
 
 
 def shortened(name: str, letters: int) -> str:
-    """The name's beginning and end where it is wider than so many letters, so that names stay distinct."""
+    """The name, or its beginning and end (so that names stay distinct) where it is wider than `letters`."""
     if width(name) <= letters:
         return name
     head, tail = _within(name, (letters - 1) * 2 // 3), _within(name[::-1], (letters - 1) // 3)[::-1]
@@ -85,17 +84,17 @@ def shortened(name: str, letters: int) -> str:
 
 
 def title(name: str) -> str:
-    """The name, cut to what a panel's title has room for."""
+    """The name, shortened to fit the title of a panel."""
     return shortened(name, TITLE_LETTERS)
 
 
 def width(text: str) -> int:
-    """Columns that a text takes; Chinese, Japanese and Korean letters take two."""
+    """Width of a text in letters; Chinese, Japanese and Korean letters count twice."""
     return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
 
 
 def _within(name: str, letters: int) -> str:
-    """As much of the beginning as so many letters hold."""
+    """The longest beginning that is no wider than `letters`."""
     count = len(name)
     while width(name[:count]) > letters:
         count -= 1
@@ -103,7 +102,7 @@ def _within(name: str, letters: int) -> str:
 
 
 def wrap(text: Text, whole: str, pixels: float, lines: int | None) -> None:
-    """Break `whole` into lines that are no wider; what does not fit in `lines` lines ends in "…"."""
+    """Set the text to `whole`, broken into lines of at most `pixels`; beyond `lines` lines it is cut with "…"."""
     text.set_text(whole)
     needed = text.get_window_extent().width
     if needed <= pixels:
@@ -120,7 +119,7 @@ def wrap(text: Text, whole: str, pixels: float, lines: int | None) -> None:
 
 
 def _wrapped(figure: Figure) -> Iterable[tuple[Text, float, int | None]]:
-    """Texts that are wrapped, with the width that they have in pixels, and the lines that they may take."""
+    """The texts to be wrapped, each with its greatest width in pixels and number of lines."""
     for part in _parts(figure):
         margin = 2 * GAP * figure.dpi
         if part._suptitle is not None:
@@ -141,21 +140,21 @@ def _panels(figure: Figure) -> list[Axes]:
 
 
 def _cell(axes: Axes) -> tuple[float, float]:
-    """Width and height in pixels of what a panel has for itself: axes, labels, title and legend."""
+    """Width and height in pixels of a panel with its axes, labels, title and legend."""
     rows, columns = axes.get_gridspec().get_geometry()
     part = axes.get_figure(root=False)
     return part.bbox.width / columns, part.bbox.height / rows
 
 
 def _room(axes: Axes) -> float:
-    """Width in pixels of a text that is centred on the panel's axes and meets neither a neighbour nor the edge."""
+    """Greatest width in pixels of a text centred on the panel's axes that reaches neither a neighbour nor the edge."""
     part, box = axes.get_figure(root=False).bbox, axes.get_window_extent()
     center = (box.x0 + box.x1) / 2
     return min(_cell(axes)[0], 2 * (center - part.x0), 2 * (part.x1 - center)) - GAP * axes.get_figure(root=True).dpi
 
 
 def _growth(figure: Figure) -> tuple[float, float]:
-    """By how much the figure must grow, in width and height, for panels and legends to have room; 1 is enough."""
+    """Factors by which width and height of the figure must grow for panels and legends to have room, at least 1."""
     wide, high = _legend_growth(figure), 1.0
     for axes in _panels(figure):
         box = axes.get_window_extent()
@@ -168,7 +167,7 @@ def _growth(figure: Figure) -> tuple[float, float]:
 
 
 def _legend_growth(figure: Figure) -> float:
-    """By how much wider the figure must be for its widest legend, which takes no less room where it has less."""
+    """Factor by which the width of the figure must grow for its widest legend, at least 1."""
     growth = 1.0
     for legend in _legends(figure):
         room = _cell(legend.axes)[0] if legend.axes else figure.bbox.width
@@ -182,7 +181,7 @@ def _legends(figure: Figure) -> list[Legend]:
 
 
 def _draw_dollars_as_they_are(figure: Figure) -> None:
-    """A name such as "cost_$5_to_$9" is no formula; only the numbers on a logarithmic axis are."""
+    """Parse no text as a formula, such as the name "cost_$5_to_$9", but the numbers on logarithmic axes."""
     formulas = set()
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
@@ -207,7 +206,7 @@ def _choose_fonts(figure: Figure) -> None:
 
 @functools.cache
 def fallback_fonts(letters: str) -> tuple[list[str], str]:
-    """Fonts of this machine for what matplotlib's own lacks, and the letters that none has."""
+    """The fonts of this machine that have the letters which matplotlib's own lacks, and the letters that none has."""
     missing = {letter for letter in letters if ord(letter) not in _letters_of(font_manager.findfont(FONT))}
     missing = {letter for letter in missing if letter.isprintable() and not unicodedata.combining(letter)}
     families: list[str] = []
@@ -237,7 +236,7 @@ def _letters_of(path: str) -> frozenset[int]:
 
 
 def _warn_of_missing(letters: str) -> None:
-    """Say once what boxes in figures are."""
+    """Log once why figures show boxes instead of letters."""
     if letters and not _told:
         _told.add(letters)
         logger.warning(

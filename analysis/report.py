@@ -1,7 +1,7 @@
-"""report.html: the summary with its figures and tables in one file that needs nothing else, to send around.
+"""report.html: the summary with its figures and tables in one file that needs no other.
 
-Takes the Markdown that analysis.summary writes, not Markdown at large: headings, paragraphs, bullets, tables, figures
-and file names (in backticks) on lines of their own, **bold** and `code`.
+It reads only the Markdown that analysis.summary writes: headings, paragraphs, bullets, tables, figures and file names
+(in backticks) on lines of their own, **bold** and `code`.
 """
 
 import base64
@@ -38,11 +38,11 @@ code { background: #f1f1ef; padding: 0 .2em; font-size: .92em; overflow-wrap: an
 
 
 def report_html(text: str, files: dict[str, bytes]) -> str:
-    """The report as one page of HTML: no script, no link to anything outside it.
+    """The report as one HTML page without scripts and without links to anything outside it.
 
     Args:
         text: what summary.summary_text returned.
-        files: content of every file that the text names: figures are shown, others can be saved from the page.
+        files: content of the files that the text names; figures are shown, others can be saved from the page.
     """
     lines = text.splitlines()
     title = next((line.removeprefix("# ") for line in lines if line.startswith("# ")), "Report")
@@ -93,7 +93,7 @@ def _blocks(lines: list[str], files: dict[str, bytes], contents: list[str]) -> I
 
 
 def _kind(line: str) -> str:
-    """What a line belongs to."""
+    """The kind of block that a line belongs to."""
     if not line.strip():
         return "empty"
     if re.match(r"#{1,4} ", line):
@@ -111,7 +111,7 @@ def _file_name(line: str) -> str | None:
 
 
 def _file(line: str, files: dict[str, bytes]) -> str:
-    """A figure, or a link that saves the file; the name alone where there is no such file."""
+    """A figure, or a link that saves the file, or the bare name where there is no such file."""
     name = _file_name(line)
     ending = name[name.rfind(".") :]
     if name not in files or ending not in TYPES:
@@ -135,7 +135,7 @@ def _table(lines: list[str]) -> Iterable[str]:
 
 
 def _data_cell(cell: str) -> str:
-    """A cell that stays in one line where it is short, so that narrow screens scroll a table instead of folding it."""
+    """A cell; short ones do not wrap, so that narrow screens scroll a table instead of folding it."""
     kind = "short" if len(cell) <= SHORT_CELL else "long"
     return f'<td class="{kind}">{inline(cell)}</td>'
 

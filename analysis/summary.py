@@ -3,12 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
-from analysis import missing, paper, tables
-from analysis.contents import Part, Tree, is_known
-from analysis.tables import Row
-from analysis.uncertainty import trends
-from analysis.uncertainty.trends import Trends
-from analysis.wording import markdown, without_tags
+from analysis import paper
+from analysis.cautions import MISSING_COLUMNS, missing_lines
+from analysis.kinds import Part, Tree, is_known
+from analysis.names import markdown, model_names, task_name, text_names, with_short_names, without_tags
+from analysis.table import PERPLEXITY, Row, csv_text
+from analysis.verdicts import CANNOT_TELL, ORDER_COLUMNS, SLOPE_COLUMNS, Trends, verdict_lines
 from harness import run_folder
 
 LISTED_FOLDERS = 10
@@ -17,10 +17,10 @@ SLOPES_FILE, VERDICTS_FILE = "slopes.csv", "verdicts.csv"
 
 
 def summary_text(tree: Tree, formats: list[str]) -> str:
-    """summary.md.
+    """The text of summary.md.
 
     Args:
-        tree: what contents.describe returned.
+        tree: what kinds.describe returned.
         formats: of the figures that are written beside it.
     """
     names = _names(tree.rows)
@@ -33,47 +33,48 @@ def summary_text(tree: Tree, formats: list[str]) -> str:
     for part in tree.parts:
         # a name of the user's may hold line breaks
         lines += ["", f"## {' '.join(part.title.split())}", "", *_links(part, formats), *part.lines]
-    told = [f"- **{part.title}**: {text}" for part in tree.parts for text in verdicts(part.found)]
+    told = [f"- **{part.title}**: {text}" for part in tree.parts for text in verdicts(part.trends)]
     if told:
         lines += ["", "## All verdicts", "", *told, "", f"`{VERDICTS_FILE}`", "", f"`{SLOPES_FILE}`"]
     if tree.compared:
-        lines += ["", "## Beside the paper", "", *paper.summary_lines(tree.compared), "", f"`{COMPARISON_FILE}`"]
+        lines += ["", "## Beside the paper", "", *paper.comparison_lines(tree.compared), "", f"`{COMPARISON_FILE}`"]
     if tree.lacking:
-        lines += ["", "## What is missing", "", *missing.lines(tree.lacking, names), "", f"`{MISSING_FILE}`"]
+        lines += ["", "## What is missing", "", *missing_lines(tree.lacking, names), "", f"`{MISSING_FILE}`"]
     lines += ["", "## The runs", "", *_runs_table(tree.rows, names)]
     return "\n".join(map(without_tags, lines)) + "\n"
 
 
 def overall_tables(tree: Tree) -> dict[str, str]:
-    """The CSV files that summary_text names besides those of the figures."""
-    found, names = {}, _names(tree.rows)
+    """The CSV files that belong to the whole tree, by name."""
+    found: dict[str, str] = {}
+    names = _names(tree.rows)
     if tree.lacking:
-        found[MISSING_FILE] = tables.csv_text(tables.with_short_names(tree.lacking, names), missing.COLUMNS)
-    if tree.found.orders:
-        orders, levels = (tables.with_short_names(rows, names) for rows in (tree.found.orders, tree.found.levels))
-        found[VERDICTS_FILE] = tables.csv_text(orders, trends.ORDER_COLUMNS)
-        found[SLOPES_FILE] = tables.csv_text(levels, trends.LEVEL_COLUMNS)
+        found[MISSING_FILE] = csv_text(with_short_names(tree.lacking, names), MISSING_COLUMNS)
+    if tree.trends.orders:
+        orders, levels = (with_short_names(rows, names) for rows in (tree.trends.orders, tree.trends.levels))
+        found[VERDICTS_FILE] = csv_text(orders, ORDER_COLUMNS)
+        found[SLOPES_FILE] = csv_text(levels, SLOPE_COLUMNS)
     if tree.compared:
-        found[COMPARISON_FILE] = tables.csv_text(tree.compared, paper.COMPARISON_COLUMNS)
+        found[COMPARISON_FILE] = csv_text(tree.compared, paper.COMPARISON_COLUMNS)
     return found
 
 
-def verdicts(found: Trends) -> list[str]:
-    """What curves say of the order of their levels, those that cannot tell in one sentence."""
-    several = len({row["task"] for row in found.orders}) > 1
-    told = [row for row in found.orders if row["verdict"] not in (None, trends.CANNOT_TELL)]
-    silent = len(found.orders) - len(told)
-    names = [f"{tables.task_name(row['task'])}, " if several else "" for row in told]
-    lines = [name + line for name, line in zip(names, trends.verdict_lines(told), strict=True)]
+def verdicts(trends: Trends) -> list[str]:
+    """One sentence for each verdict on the order of levels, and one for all orders that cannot be told."""
+    several = len({row["task"] for row in trends.orders}) > 1
+    told = [row for row in trends.orders if row["verdict"] not in (None, CANNOT_TELL)]
+    silent = len(trends.orders) - len(told)
+    names = [f"{task_name(row['task'])}, " if several else "" for row in told]
+    lines = [name + line for name, line in zip(names, verdict_lines(told), strict=True)]
     if silent:
-        lines.append(f"{silent} of {len(found.orders)} orders of levels cannot be told (below, and why).")
+        lines.append(f"{silent} of {len(trends.orders)} orders of levels cannot be told (below, and why).")
     return lines
 
 
 def _names(rows: list[Row]) -> dict[str, str]:
-    """Short names of models, and of the texts of perplexity."""
-    texts = tables.text_names({row["level"] for row in rows if row["setting"] == tables.PERPLEXITY})
-    return {**texts, **tables.model_names({row["model"] for row in rows})}
+    """Short names of models and of the texts of perplexity."""
+    texts = text_names({row["level"] for row in rows if row["setting"] == PERPLEXITY})
+    return {**texts, **model_names({row["model"] for row in rows})}
 
 
 def _links(part: Part, formats: list[str]) -> list[str]:
@@ -86,7 +87,7 @@ def _links(part: Part, formats: list[str]) -> list[str]:
 
 
 def cautions(tree: Tree) -> list[str]:
-    """One sentence for everything that keeps a number from meaning what it seems to."""
+    """The cautions about the whole tree, then those of its parts."""
     found = []
     if tree.unfinished:
         listed = ", ".join(f"`{folder}`" for folder in tree.unfinished[:LISTED_FOLDERS])

@@ -1,4 +1,4 @@
-"""How a script prints: on any terminal, and into a pipe that may be closed."""
+"""Run a script so that it prints on any terminal, and into a pipe that may be closed."""
 
 import os
 import sys
@@ -8,10 +8,10 @@ PIPE_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE ended
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a script's main and exit with what it returns if that is not 0.
+    """Run a script's main and exit with the code that it returns, if that is not 0.
 
-    What the terminal's encoding lacks is printed as \\u escapes. Where the reader of the output has gone, as `head` has
-    after its lines, the program ends quietly with PIPE_CLOSED.
+    Letters that the terminal does not have are printed as \\u escapes. Where the reader of the output is gone, such as
+    `head` after its lines, the program ends quietly with PIPE_CLOSED.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from analysis import monotonicity
+from analysis import estimators
 from harness.cells import Cell
 from harness.content import files_content
 from harness.data import Source
@@ -180,7 +180,7 @@ def warn_of_chance(own: LevelSetting, levels: Sequence[dict[str, Any]]) -> None:
     """Say loudly at which levels the dense model knows nothing."""
     for level in levels:
         known = [level[name] for name in ("score", "chance", "stderr", "num_examples")]
-        if level["stderr"] is None or not monotonicity.above_chance(*known):
+        if level["stderr"] is None or not estimators.above_chance(*known):
             logger.warning(
                 "SETTING %s, %s: THE DENSE MODEL IS NOT ABOVE CHANCE (%.3f, standard error %s, chance %.3f): "
                 "its drops mean nothing", own.name, level["level"], level["score"],
@@ -324,7 +324,7 @@ def describe_level(encoded: EncodedLevel, outcome: _Outcome, metric: str) -> dic
     chance = 0.0
     if level.reader in ("letter", "cloze"):
         chance = float(np.mean([1 / len(prompt.options) for prompt in level.prompts]))
-    stderr = monotonicity.clustered_error(values, [prompt.group for prompt in level.prompts])
+    stderr = estimators.clustered_error(values, [prompt.group for prompt in level.prompts])
     return {
         "level": level.name, "difficulty": level.difficulty, "metric": metric, "score": float(values.mean()),
         "chance": chance, "stderr": stderr, "num_examples": len(values), "dataset": level.dataset,

@@ -11,18 +11,14 @@ Needs dense runs on the same items. Runs without torch.
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from analysis import tables, terminal
-from analysis.fine_tuning import human_gap, tuning_trends
-from analysis.levels import level_tables
-from analysis.levels.level_tables import LevelSet
-from analysis.tables import Row
-from analysis.uncertainty import resampling, tolerance, trends
-from analysis.uncertainty.bootstrap import RESAMPLES
-from analysis.uncertainty.resampling import CurveKey, LevelCurve
-from analysis.wording import compression_name, markdown, strength_text, with_bounds
+from analysis import terminal, tolerance, verdicts
+from analysis.human_gap import CATEGORIES
+from analysis.names import compression_name, markdown, model_names, strength_text, with_bounds, with_short_names
+from analysis.replicates import resampled_figures
+from analysis.resampling import RESAMPLES
+from analysis.table import OWN_TASK, Row, csv_text, is_fine_tuning_run, is_level_run, with_metric
 from harness import options, run_folder
 
 SCORES_ENDING = "_junk_dna.csv"
@@ -71,17 +67,18 @@ def main(argv: list[str] | None = None) -> None:
         rows = usable_runs(args.results_dir, args.metric)
         for key, curves in resampled_figures(rows, args.resamples, args.seed):
             # The gap to people takes its curves from those of the tasks.
-            if key.task not in human_gap.CATEGORIES:
+            if key.task not in CATEGORIES:
                 strengths += tolerance.max_strengths(key, curves, args.tolerance, args.confidence, args.corrected)
-            orders += trends.of_figure(key, curves, args.confidence).orders
+            orders += verdicts.of_figure(key, curves, args.confidence).orders
     except ValueError as error:
         sys.exit(f"max_strength.py: {error}")
     if not strengths:
         sys.exit("max_strength.py: only dense runs were found: there is no compression to judge")
-    names = tables.model_names({row["model"] for row in rows})
-    strengths = tables.with_short_names(strengths, names)
-    scores = tables.with_short_names(tolerance.junk_dna_scores(orders), names)
-    text = "\n".join([*strength_lines(strengths, args), "", *score_lines(scores, args.confidence), ""])
+    names = model_names({row["model"] for row in rows})
+    strengths = with_short_names(strengths, names)
+    scores = with_short_names(tolerance.junk_dna_scores(orders), names)
+    told = strength_lines(strengths, args.tolerance, args.confidence, args.corrected)
+    text = "\n".join([*told, "", *score_lines(scores, args.confidence), ""])
     files = write(args.output, text, strengths, scores)
     print(text, *files, sep="\n")
 
@@ -96,31 +93,22 @@ def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
     found = run_folder.read_runs(*folders, passed_over=passed_over)
     for line in run_folder.told_of(passed_over):
         print(f"max_strength.py: {line}", file=sys.stderr)
-    rows = [row for row in found if level_tables.is_level_run(row) or tables.is_fine_tuning_run(row)]
+    rows = [row for row in found if is_level_run(row) or is_fine_tuning_run(row)]
     if not rows:
         looked = ", ".join(map(str, folders))
         raise ValueError(
             f"--results_dir {looked}: holds no complete run of settings 1 to 6 or of a task of your own; "
             "scripts/setting2.sh makes some"
         )
-    return level_tables.with_metric(rows, metric)
+    return with_metric(rows, metric)
 
 
-def resampled_figures(
-    rows: list[Row], resamples: int, seed: int
-) -> Iterator[tuple[LevelSet, dict[CurveKey, list[LevelCurve]]]]:
-    """The curves of every setting, model and task, those of fine-tuning first."""
-    yield from tuning_trends.resampled_curves(rows, resamples, seed)
-    for key, members in level_tables.level_sets(rows).items():
-        yield key, resampling.resampled_curves(members, resamples, seed)
-
-
-def strength_lines(strengths: list[Row], args: argparse.Namespace) -> list[str]:
-    """The answers in Markdown, a table per model and setting."""
-    measure = "the dense score above chance" if args.corrected else "the dense score"
+def strength_lines(strengths: list[Row], tolerance: float, confidence: float, corrected: bool) -> list[str]:
+    """The answers in Markdown, a table for each model and setting."""
+    measure = "the dense score above chance" if corrected else "the dense score"
     lines = [
-        f"# Strongest compression that loses at most {100 * args.tolerance:g} % of {measure}", "",
-        f"With {100 * args.confidence:g} % confidence (one-sided, items and seeds resampled together); every weaker "
+        f"# Strongest compression that loses at most {100 * tolerance:g} % of {measure}", "",
+        f"With {100 * confidence:g} % confidence (one-sided, items and seeds resampled together); every weaker "
         "strength that was measured passes too. In brackets the drop, and the loss that is not exceeded with this "
         "confidence. Bytes: of the compressed weights, indices, scales and factors counted, over 16-bit dense ones.",
     ]  # fmt: skip
@@ -165,8 +153,8 @@ def write(path: Path | None, text: str, strengths: list[Row], scores: list[Row])
     contents = {path: text}
     if path.suffix == ".csv":
         contents = {
-            path: tables.csv_text(strengths, tolerance.STRENGTH_COLUMNS),
-            path.with_name(path.stem + SCORES_ENDING): tables.csv_text(scores, tolerance.SCORE_COLUMNS),
+            path: csv_text(strengths, tolerance.STRENGTH_COLUMNS),
+            path.with_name(path.stem + SCORES_ENDING): csv_text(scores, tolerance.SCORE_COLUMNS),
         }
     for file, content in contents.items():
         run_folder.replace_file(file, content.encode(errors="backslashreplace"))
@@ -176,7 +164,7 @@ def write(path: Path | None, text: str, strengths: list[Row], scores: list[Row])
 def _by_figure(rows: list[Row]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
-        setting = "Own task" if row["setting"] == level_tables.OWN_TASK else f"Setting {row['setting']}"
+        setting = "Own task" if row["setting"] == OWN_TASK else f"Setting {row['setting']}"
         found.setdefault(f"{setting}: {row['task']}, {row['model']}", []).append(row)
     return found
 

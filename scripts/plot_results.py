@@ -17,9 +17,11 @@ import logging
 import sys
 from pathlib import Path
 
-from analysis import drawing, original_names, report, summary, tables, terminal
-from analysis.contents import RESAMPLES, Plot, describe
-from analysis.levels import level_tables, size_figures
+from analysis import report, style, summary, terminal
+from analysis.curves import BYTES, SIZES
+from analysis.kinds import ORIGINAL_NAMES, Plot, describe, original_figures
+from analysis.resampling import RESAMPLES
+from analysis.table import csv_text, with_metric
 from harness import run_folder
 from harness.options import filled_path, unwritable
 
@@ -51,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "as accuracy_norm or contains (default: the runs' own)",
     )  # fmt: skip
     parser.add_argument(
-        "--size", choices=tuple(size_figures.SIZES), default=size_figures.BYTES,
+        "--size", choices=tuple(SIZES), default=BYTES,
         help="axis of the figures by size: bytes, with what finding and scaling the weights takes, or plain, the ratio "
         "that a strength names (1 - sparsity, N/M, bits/16), as the paper has it; the CSV holds both (default: bytes)",
     )  # fmt: skip
@@ -99,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
             logger.warning(line)
         if not rows:
             raise ValueError(f"--results_dir {', '.join(map(str, args.results_dir))}: no file there is a run's result")
-        rows = level_tables.with_metric(rows, args.metric)
+        rows = with_metric(rows, args.metric)
         tree = describe(rows, run_folder.unfinished_runs(*args.results_dir), args.resamples, args.size)
     except ValueError as error:
         sys.exit(f"plot_results.py: {error}")
@@ -125,10 +127,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> dict[str, bytes]:
     """Draw it; the files written."""
-    contents = {f"{plot.stem}.csv": _bytes(tables.csv_text(plot.table, plot.columns))}
+    contents = {f"{plot.stem}.csv": _bytes(csv_text(plot.table, plot.columns))}
     if plot.draw:
         figure = plot.draw()
-        contents = {f"{plot.stem}.{name}": drawing.encode(figure, name, dpi) for name in formats} | contents
+        contents = {f"{plot.stem}.{name}": style.encode(figure, name, dpi) for name in formats} | contents
     for name, content in contents.items():
         run_folder.replace_file(output_dir / name, content)
     return contents
@@ -136,8 +138,8 @@ def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> di
 
 def copies(plots: list[Plot], files: dict[str, bytes]) -> dict[str, bytes]:
     """The figures that the original has too, under its names."""
-    found = original_names.originals(plots)
-    for name in original_names.RULES:
+    found = original_figures(plots)
+    for name in ORIGINAL_NAMES:
         told = f"is {found[name].stem}.png" if name in found else "is not written: the runs have no such figure"
         logger.info("%s.png %s", name, told)
     return {f"{name}.png": files[f"{plot.stem}.png"] for name, plot in found.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.lines import barriers
+from analysis import estimators
 from harness import run_folder
 
 LEVEL_DEFAULTS = {"dataset": "mmlu", "reader": "letter", "human": None, "metrics": {}, "facts": {}}
@@ -174,9 +174,9 @@ def line_run(
     ]  # fmt: skip
     found = []
     for split, (quantity, curve), definition in itertools.product(
-        ("train", "validation"), (("loss", losses), ("error", 1 - np.array(scores))), barriers.DEFINITIONS
+        ("train", "validation"), (("loss", losses), ("error", 1 - np.array(scores))), estimators.DEFINITIONS
     ):
-        height, alpha = barriers.barrier(curve, alphas, definition)
+        height, alpha = estimators.barrier(curve, alphas, definition)
         interval = {"low": max(0.0, height - noise), "high": height + noise}
         found.append({"split": split, "quantity": quantity, "definition": definition, "barrier": height,
                       "alpha": alpha, **interval})  # fmt: skip

@@ -67,10 +67,8 @@ def program(step: str) -> str:
             "import runpy, sys; sys.argv[1:] = ['--results_dir', sys.argv[1], '--output_dir', sys.argv[2]]; "
             f"runpy.run_path({script!r}, run_name='__main__')"
         )
-    work = "rows = run_folder.read_runs(Path(sys.argv[1]))" + ("; contents.describe(rows, [])" * (step == "described"))
-    return (
-        f"import sys; from pathlib import Path; from analysis import contents; from harness import run_folder; {work}"
-    )
+    work = "rows = run_folder.read_runs(Path(sys.argv[1]))" + ("; kinds.describe(rows)" * (step == "described"))
+    return f"import sys; from pathlib import Path; from analysis import kinds; from harness import run_folder; {work}"
 
 
 def measured(work: str, *arguments: str) -> tuple[float, float, int]:

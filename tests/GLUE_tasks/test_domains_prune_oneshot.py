@@ -10,7 +10,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from conftest import WORDS
 
-from analysis.domains import domain_tables
+from analysis.contrasts import domain_table, minority_table
 from GLUE_tasks import Domains_prune_oneshot, pretrained
 from harness import run_folder
 
@@ -87,10 +87,9 @@ def test_scores_are_those_of_the_stored_items_on_balanced_rows(swept: Path):
 
 
 def test_the_sweep_gives_figures_and_the_cost_of_being_the_minority(swept: Path):
-    from analysis.domains.minority_tables import minority_table
 
     rows = run_folder.read_runs(swept)
-    assert len(domain_tables.domain_table(rows)) == 12
+    assert len(domain_table(rows)) == 12
     assert {row["level"]: (row["minority_share"], row["majority_share"]) for row in minority_table(rows)} == {
         "movies": (0.1, 0.8), "tweets": (0.1, 0.8), "mean of the domains": (None, None)
     }  # fmt: skip

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from analysis.lines import barriers
+from analysis import estimators
 from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, interpolation, model_pairs, pretrained
 from GLUE_tasks.transfers import Strength
 from harness import run_folder, training
@@ -46,8 +46,8 @@ def test_a_quadratic_loss_has_the_barrier_worked_out_by_hand():
         model, interpolation.line_tensors(end), alphas, lambda: 4 - float((model.weight**2).sum())
     )
     assert losses == pytest.approx([2, 2.75, 3, 2.75, 2], abs=1e-6)
-    for definition in barriers.DEFINITIONS:
-        assert barriers.barrier(losses, alphas, definition) == pytest.approx((1, 0.5), abs=1e-6)
+    for definition in estimators.DEFINITIONS:
+        assert estimators.barrier(losses, alphas, definition) == pytest.approx((1, 0.5), abs=1e-6)
 
 
 def test_a_tilted_quadratic_has_two_barriers():
@@ -57,8 +57,8 @@ def test_a_tilted_quadratic_has_two_barriers():
         model, {"weight": torch.tensor([1.0])}, alphas, lambda: float(model.weight * (3 - 2 * model.weight))
     )
     # against the line a (2 - 2 a) is highest at 1/2: 1/2
-    assert barriers.barrier(losses, alphas, barriers.STRAIGHT_LINE) == pytest.approx((0.5, 0.5), abs=1e-6)
-    assert barriers.barrier(losses, alphas, barriers.MEAN_OF_ENDS) == pytest.approx((0.625, 0.75), abs=1e-6)
+    assert estimators.barrier(losses, alphas, estimators.STRAIGHT_LINE) == pytest.approx((0.5, 0.5), abs=1e-6)
+    assert estimators.barrier(losses, alphas, estimators.MEAN_OF_ENDS) == pytest.approx((0.625, 0.75), abs=1e-6)
 
 
 def layers(seed: int) -> nn.Module:
@@ -279,7 +279,7 @@ def test_barriers_are_those_of_the_levels(lines: Path):
     alphas = [level["alpha"] for level in run["levels"]]
     assert len(run["barriers"]) == 8
     for row in run["barriers"]:
-        expected = barriers.barrier(curves[row["split"], row["quantity"]], alphas, row["definition"])
+        expected = estimators.barrier(curves[row["split"], row["quantity"]], alphas, row["definition"])
         assert (row["barrier"], row["alpha"]) == pytest.approx(expected)
         assert 0 <= row["low"] <= row["high"]
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
+from of_runs import domains
 from sacrebleu.metrics import BLEU
 
-from analysis.domains import domain_tables
-from analysis.domains.bleu import corpus_bleu
+from analysis.contrasts import domain_table
+from analysis.metrics import corpus_bleu
 from GLUE_tasks import Translate_prune_oneshot, pretrained, translation, translation_data
 from GLUE_tasks.translation_data import Pair
 from harness import run_folder
@@ -186,15 +187,14 @@ def test_translations_are_those_of_generate_alone(swept: Path, parallel_files, t
 
 
 def test_runs_make_one_figure_with_a_condition_for_each_number_of_shots(swept: Path):
-    from analysis.domains import domain_figures
 
     rows = run_folder.read_runs(swept)
-    table = domain_tables.domain_table(rows)
+    table = domain_table(rows)
     assert list(dict.fromkeys(point["condition"] for point in table)) == ["no fine-tuning", "8 sentence pairs each"]
     assert [point["level"] for point in table if point["condition"] == "no fine-tuning"][::3] == list(
         map(str, (GERMAN, GUJARATI))
     )
-    assert len(domain_figures.domain_figure(rows).axes) == 2
+    assert len(domains(rows).axes) == 2
 
 
 def test_second_call_computes_nothing(swept, options, monkeypatch: pytest.MonkeyPatch):

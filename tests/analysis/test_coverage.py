@@ -16,17 +16,15 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from analysis.fine_tuning import prediction_scores
-from analysis.fine_tuning.prediction_scores import Answers, ResampledRuns
-from analysis.levels.level_tables import LevelSet
-from analysis.lines import barriers
-from analysis.uncertainty import bootstrap, resampling, tolerance, trends
-from analysis.uncertainty.resampling import Columns, CurveKey, LevelCurve
+from analysis import estimators, metrics, resampling, tolerance, verdicts
+from analysis.metrics import Answers
+from analysis.replicates import Columns, CurveKey, LevelCurve, ResampledRuns, curve_replicates
+from analysis.table import FigureKey
 from GLUE_tasks import interpolation
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
 CURVE = CurveKey("sparsity", "magnitude", None)
-FIGURE = LevelSet(2, "model", "task")
+FIGURE = FigureKey(2, "model", "task")
 RESAMPLES = 600
 
 
@@ -98,7 +96,7 @@ def curve(truth: Truth, design: Design, rng: np.random.Generator, name: str = "l
     scores = np.concatenate([dense[None], compressed.reshape(-1, design.items)]).astype(float)
     columns = {(CURVE, name): Columns(groups, scores, [(0,), *[seeds] * len(strengths)])}
     data = int(rng.integers(2**31))
-    replicates = resampling._replicates(columns, np.unique(groups), RESAMPLES, (data, name))[CURVE, name]
+    replicates = curve_replicates(columns, np.unique(groups), RESAMPLES, (data, name))[CURVE, name]
     reference = dense.mean()
     points = []
     for strength, own in zip(strengths, compressed, strict=True):
@@ -145,7 +143,7 @@ def coverage(design: Design, draws: int, seed: int = 0) -> dict[str, tuple[float
     found: dict[str, list[tuple[bool, float]]] = {name: [] for name in KINDS}
     for _ in range(draws):
         truth = drawn_truth(rng)
-        measured = trends.of_figure(FIGURE, {CURVE: [curve(truth, design, rng)]})
+        measured = verdicts.of_figure(FIGURE, {CURVE: [curve(truth, design, rng)]})
         for name, (of, true) in KINDS.items():
             low, high = of(measured)
             width = np.nan if low is None or high is None else high - low
@@ -166,18 +164,18 @@ def transfer_coverage(metric: str, design: Design, draws: int, seed: int = 0) ->
     for _ in range(draws):
         skill, other = rng.uniform(0.6, 0.95), rng.uniform(0.6, 0.95)
         large = simulated_answers(metric, 20_000, 1, (skill, other), rng)
-        truth = np.subtract(*[prediction_scores.resampled_scores(one, metric, 0, rng)[0].mean() for one in large])
+        truth = np.subtract(*[metrics.resampled_scores(one, metric, 0, rng)[0].mean() for one in large])
         sides = simulated_answers(metric, design.items, design.seeds, (skill, other), rng)
-        drawn = [prediction_scores.resampled_scores(one, metric, RESAMPLES, np.random.default_rng(7)) for one in sides]
+        drawn = [metrics.resampled_scores(one, metric, RESAMPLES, np.random.default_rng(7)) for one in sides]
         names = [[f"{side}{run}" for run in range(design.seeds)] for side in range(2)]
         scores = {name: drawn[side][:, run] for side in range(2) for run, name in enumerate(names[side])}
         labels = sides[0].labels
         runs = ResampledRuns(
-            design.items, scores, prediction_scores.unseen_item(labels, metric, RESAMPLES, rng),
-            prediction_scores.LOWEST.get(metric, 0.0),
+            design.items, scores, metrics.unseen_item(labels, metric, RESAMPLES, rng),
+            metrics.LOWEST.get(metric, 0.0),
         )  # fmt: skip
         both = runs.of_points(names, rng)
-        _, low, high = bootstrap.compare(np.subtract, both.point(0), both.point(1)).interval()
+        _, low, high = resampling.compare(np.subtract, both.point(0), both.point(1)).interval()
         found.append((low <= truth <= high, high - low))
     return tuple(np.mean(found, axis=0))
 
@@ -215,8 +213,8 @@ def barrier_coverage(items: int, draws: int, seed: int = 0) -> tuple[float, floa
         wrong = scipy.stats.triang.cdf(wrong, 0.5) < errors  # uniform again, and alike along the line
         line = {"label": np.zeros(items, int), "prediction": wrong.astype(int)}
         resampled = interpolation.resampled_errors("accuracy", line, run)
-        described = barriers.describe(wrong.mean(axis=0), resampled, alphas)
-        (row,) = [row for row in described if row["definition"] == barriers.STRAIGHT_LINE]
+        described = resampling.barrier_intervals(wrong.mean(axis=0), resampled, alphas)
+        (row,) = [row for row in described if row["definition"] == estimators.STRAIGHT_LINE]
         found.append((row["low"] <= height <= row["high"], row["high"] - row["low"]))
     return tuple(np.mean(found, axis=0))
 
@@ -230,15 +228,15 @@ def grants(truth: Truth, design: Design, draws: int, seed: int = 0) -> float:
     return granted / draws
 
 
-def verdicts(design: Design, draws: int, seed: int = 0) -> tuple[float, float]:
+def verdict_shares(design: Design, draws: int, seed: int = 0) -> tuple[float, float]:
     """How often three levels that all fall alike are said to be monotonic, or not to be."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(draws):
         truth = drawn_truth(rng)
         levels = [curve(truth, design, rng, name, rank) for rank, name in enumerate(("easy", "middle", "hard"))]
-        (order,) = trends.of_figure(FIGURE, {CURVE: levels}).orders
+        (order,) = verdicts.of_figure(FIGURE, {CURVE: levels}).orders
         found.append(order["verdict"])
-    return found.count(trends.MONOTONIC) / draws, found.count(trends.NOT_MONOTONIC) / draws
+    return found.count(verdicts.MONOTONIC) / draws, found.count(verdicts.NOT_MONOTONIC) / draws
 
 
 DESIGNS = [Design(items, 1, seeds) for items in (20, 90, 600) for seeds in (1, 2, 3, 5)]
@@ -279,12 +277,12 @@ def test_no_loss_is_granted_where_there_are_items_enough():
 
 
 def test_levels_that_fall_alike_rarely_have_a_verdict():
-    assert sum(verdicts(Design(90), draws=30)) <= 0.05 + 2 * (0.05 * 0.95 / 30) ** 0.5
+    assert sum(verdict_shares(Design(90), draws=30)) <= 0.05 + 2 * (0.05 * 0.95 / 30) ** 0.5
 
 
 def test_few_clusters_are_refused():
     level = curve(Truth(0.8, (0.0,) * 4, 0.0), Design(90, cluster=10), np.random.default_rng(0))
-    found = trends.of_figure(FIGURE, {CURVE: [level]})
+    found = verdicts.of_figure(FIGURE, {CURVE: [level]})
     assert found.levels[0]["reason"] == "fewer than 10 groups of items"
     assert bounds(found.points[0], "drop") == bounds(found.levels[0], "slope") == (None, None)
     (row,) = tolerance.max_strengths(FIGURE, {CURVE: [level]})
@@ -311,7 +309,7 @@ def main() -> None:
                 print(f"{design}, dense {dense}, luck {change}: granted {false:.3f} at a loss of 5.3 %, "
                       f"{power:.3f} at none", flush=True)  # fmt: skip
     for design in (Design(20), Design(90), Design(600), Design(600, 10), Design(90, 1, 3)):
-        monotonic, contrary = verdicts(design, count)
+        monotonic, contrary = verdict_shares(design, count)
         print(
             f"{design}: {monotonic:.3f} monotonic, {contrary:.3f} not monotonic of levels that fall alike", flush=True
         )

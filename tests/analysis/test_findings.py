@@ -1,14 +1,13 @@
 from synthetic_runs import dense, level_run, line_run, perplexity_run, run, write_tree
 
-from analysis import contents, findings, summary
-from analysis.uncertainty import trends
+from analysis import findings, kinds, summary, verdicts
 from harness import run_folder
 
 PLACE = {"strength_kind": "sparsity", "strength": 0.5, "compression": "wanda", "magnitude_scope": None}
 
 
 def order(verdict, **changes):
-    return {**PLACE, "task": "option_count", "measure": trends.RAW, "verdict": verdict, "text": "why.", **changes}
+    return {**PLACE, "task": "option_count", "measure": verdicts.RAW, "verdict": verdict, "text": "why.", **changes}
 
 
 def point(drop, low=None, high=None, **changes):
@@ -16,18 +15,20 @@ def point(drop, low=None, high=None, **changes):
 
 
 def found(*orders, points=()):
-    return trends.Trends(list(points), [], list(orders), [])
+    return verdicts.Trends(list(points), [], list(orders))
 
 
 def test_one_curve_is_told_by_its_verdict_several_by_their_number():
-    assert findings.of_levels(found(order(trends.MONOTONIC)), []) == "Wanda by unstructured sparsity, raw slopes: why."
-    corrected = order(trends.CANNOT_TELL, measure=trends.CORRECTED)
-    assert findings.of_levels(found(order(trends.MONOTONIC), corrected), []) == (
+    assert (
+        findings.of_levels(found(order(verdicts.MONOTONIC)), []) == "Wanda by unstructured sparsity, raw slopes: why."
+    )
+    corrected = order(verdicts.CANNOT_TELL, measure=verdicts.CORRECTED)
+    assert findings.of_levels(found(order(verdicts.MONOTONIC), corrected), []) == (
         "Wanda by unstructured sparsity, raw slopes: why; slopes corrected for chance: cannot tell."
     )
     several = found(
-        order(trends.MONOTONIC), order(trends.CANNOT_TELL, strength_kind="nm"), order(trends.CANNOT_TELL),
-        order(trends.NOT_MONOTONIC, measure=trends.CORRECTED),
+        order(verdicts.MONOTONIC), order(verdicts.CANNOT_TELL, strength_kind="nm"), order(verdicts.CANNOT_TELL),
+        order(verdicts.NOT_MONOTONIC, measure=verdicts.CORRECTED),
     )  # fmt: skip
     assert findings.of_levels(several, []) == (
         "Of the raw slopes of 3 curves, one-sided, with 95 % confidence corrected for their number, 1 says that each "
@@ -36,10 +37,10 @@ def test_one_curve_is_told_by_its_verdict_several_by_their_number():
     )
 
 
-def test_the_deepest_fall_comes_with_its_interval():
+def test_the_largest_drop_comes_with_its_interval():
     points = [point(-0.1, -0.2, -0.05), point(-0.3, -0.4, -0.2), point(-0.9, dense_above_chance=False)]
     assert findings.of_levels(found(), points) == (
-        "The deepest fall is that of hard by Wanda, 50 %: -30.0 % [-40.0, -20.0] of the dense score."
+        "The largest drop is that of hard by Wanda, 50 %: -30.0 % [-40.0, -20.0] of the dense score."
     )
     doubtful = findings.of_levels(found(), [point(-0.3, -0.4, 0.1)])
     assert doubtful.endswith("[-40.0, +10.0] of the dense score, which may be none.")
@@ -75,7 +76,7 @@ def test_the_summary_opens_with_a_sentence_per_figure_which_stands_over_it_too(t
     levels = [level_run(), level_run("wanda", 0.5), level_run("gptq", ("bits", 4))]
     others = [line_run(), perplexity_run(), perplexity_run("wanda", 0.5, (4.0, 4.5))]
     rows = run_folder.read_runs(write_tree(tmp_path, *three, *levels, *others, group_size=128, symmetric=False))
-    tree = contents.describe(rows, [], 200)
+    tree = kinds.describe(rows, [], 200)
     lines = summary.summary_text(tree, ["png"]).splitlines()
     drawn = [plot for part in tree.parts for plot in part.plots if plot.draw]
     assert len(drawn) == 7 and all(plot.finding.endswith(".") for plot in drawn)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from of_runs import easy_and_hard_tasks, gap_figure_table, gap_lines, gap_table, left_out
 from synthetic_runs import dense, run, write_tree
 
-from analysis import figures, paper_numbers, tables
-from analysis.fine_tuning import human_gap, tuning_trends
+from analysis import human_gap, paper, verdicts
+from analysis.table import csv_text
 from harness import run_folder
 
 PEARSON = {"metric": "pearson", "chance": 0.0}
@@ -44,7 +45,7 @@ def test_a_row_by_hand(read):
     rows = read(
         dense(0.75, task="rte", stderr=0.0234), run(score=0.625, task="rte"), run(strength=0.75, score=0.5, task="rte")
     )
-    (row,) = human_gap.human_gap_table(rows)
+    (row,) = gap_table(rows)
     assert set(row) == set(human_gap.HUMAN_GAP_COLUMNS)
     assert (row["human"], row["category"]) == (0.936, "natural language inference")
     assert row["difficulty"] == pytest.approx(0.186 / 0.936, abs=1e-12)
@@ -55,7 +56,7 @@ def test_a_row_by_hand(read):
     assert row["theil_sen_slope"] == pytest.approx(-2 / 3) and row["corrected_slope"] == pytest.approx(-2)
     assert row["mean_drop"] == pytest.approx(-0.25) and row["mean_corrected_drop"] == pytest.approx(-0.75)
     assert "Nangia" in row["source"]
-    (line,) = csv.DictReader(io.StringIO(tables.csv_text([row], human_gap.HUMAN_GAP_COLUMNS)))
+    (line,) = csv.DictReader(io.StringIO(csv_text([row], human_gap.HUMAN_GAP_COLUMNS)))
     assert line["strengths"] == "0.5 0.75" and line["magnitude_scope"] == "global"
 
 
@@ -65,7 +66,7 @@ def test_tasks_stand_from_easy_to_hard_and_those_without_a_human_score_last(read
         *curve("stsb", 0.9, 0.8, 0.8, 0.8, **PEARSON), run(strength="2:4", task="qqp"), dense(0.97, task="sst2"),
         run(task="mnli"),
     )  # fmt: skip
-    gaps = human_gap.human_gap_table(rows)
+    gaps = gap_table(rows)
     found = [(gap["task"], gap["strength_kind"]) for gap in gaps]
     assert found == [
         ("qqp", "sparsity"), ("qqp", "nm"), ("sst2", None), ("stsb", "sparsity"), ("rte", "sparsity"),
@@ -78,7 +79,7 @@ def test_tasks_stand_from_easy_to_hard_and_those_without_a_human_score_last(read
 
 
 def test_a_metric_that_nobody_measured_people_by_has_no_difficulty(read):
-    (row,) = human_gap.human_gap_table(read(dense(0.8, task="cola")))  # accuracy; the authors measured Matthews
+    (row,) = gap_table(read(dense(0.8, task="cola")))  # accuracy; the authors measured Matthews
     assert row["difficulty"] is None and row["difficulty_stderr"] is None and row["category"] == "single sentence"
     assert human_gap.human_score("mrpc", "f1") == 0.863 and human_gap.human_score("own", "accuracy") is None
 
@@ -87,15 +88,15 @@ def test_the_largest_amount_of_data_counts(read):
     rows = read(
         dense(0.8, fraction=0.1, task="rte"), dense(0.9, fraction=0.5, task="rte"), run(fraction=0.1, task="rte")
     )
-    (row,) = human_gap.human_gap_table(rows)
+    (row,) = gap_table(rows)
     assert row["data_fraction"] == 0.5 and row["dense_mean_score"] == 0.9 and row["strength_kind"] is None
 
 
 def test_drops_that_are_not_defined_are_empty(read):
-    (row,) = human_gap.human_gap_table(read(*curve("cola", -0.1, 0, 0, 0, metric="matthews_correlation", chance=0.0)))
+    (row,) = gap_table(read(*curve("cola", -0.1, 0, 0, 0, metric="matthews_correlation", chance=0.0)))
     assert row["normalized_drops"] == row["corrected_drops"] == () and row["mean_drop"] is None
     assert row["strengths"] == (0.2, 0.4, 0.6) and row["difficulty"] == pytest.approx(0.764 / 0.664)
-    (line,) = csv.DictReader(io.StringIO(tables.csv_text([row], human_gap.HUMAN_GAP_COLUMNS)))
+    (line,) = csv.DictReader(io.StringIO(csv_text([row], human_gap.HUMAN_GAP_COLUMNS)))
     assert line["normalized_drops"] == line["mean_drop"] == ""
 
 
@@ -105,14 +106,14 @@ def test_the_figure_shows_the_extremes_of_a_category_among_what_was_learned(read
         *curve("wnli", 0.5, 0.5, 0.5, 0.5), *curve("sst2", 0.9, 0.8, 0.7, 0.6), run(strength="2:4", task="rte"),
         *curve("qqp", 0.5, 0.5, 0.5, 0.5), *curve("stsb", 0.1, 0, 0, 0, **PEARSON),
     )  # fmt: skip
-    shown = human_gap.easy_and_hard(human_gap.human_gap_table(rows))
+    shown = human_gap.easy_and_hard(gap_table(rows))
     assert {key: {place: gap["task"] for place, gap in places.items()} for key, places in shown.items()} == {
         ("sparsity", "single sentence"): {"only": "sst2"},
         ("sparsity", "sentence similarity"): {"easy": "qqp", "hard": "stsb"},  # one learned is not enough: both
         ("sparsity", "natural language inference"): {"easy": "qnli", "hard": "rte"},
         ("nm", "natural language inference"): {"only": "rte"},
     }
-    table = human_gap.figure_table(rows)
+    table = gap_figure_table(rows)
     assert all(set(point) == set(human_gap.FIGURE_COLUMNS) for point in table)
     of_rte = [(point["place"], point["transfer"], point["strength"]) for point in table if point["task"] == "rte"]
     assert of_rte == [
@@ -152,7 +153,7 @@ def test_what_the_figure_lacks_is_listed(read):
         *curve("qnli", 0.9, 0.8, 0.7, 0.6), *curve("mnli", 0.8, 0.7, 0.6, 0.5), *curve("rte", 0.7, 0.6, 0.5, 0.5),
         *curve("sst2", 0.9, 0.8, 0.7, 0.6), *curve("own", 0.9, 0.8, 0.7, 0.6), run(task="cola"), dense(task="qqp"),
     )  # fmt: skip
-    assert human_gap.left_out(rows) == [
+    assert left_out(rows) == [
         "Single sentence has SST-2 alone in unstructured sparsity.",
         "No curve of sentence similarity.",
         "No curve of commonsense reasoning.",
@@ -168,7 +169,7 @@ def test_the_summary_says_what_the_floor_does_to_the_order(read):
     rows = read(
         *curve("qqp", 0.9, 0.8, 0.7, 0.6, chance=0.6), *curve("stsb", 0.9, 0.75, 0.6, 0.45, **PEARSON),
     )  # fmt: skip
-    lines = human_gap.summary_lines(rows)
+    lines = gap_lines(rows)
     (qqp,) = [line for line in lines if line.startswith("| QQP")]
     assert "| -11.9 % ± 2.4 | yes | 20 %: -11.1 %; 40 %: -22.2 %; 60 %: -33.3 % | -0.556 | -1.667 | -0.667 |" in qqp
     assert lines[-5] == (
@@ -180,7 +181,7 @@ def test_the_summary_says_what_the_floor_does_to_the_order(read):
 
 def test_slopes_over_other_strengths_are_not_compared(read):
     rows = read(*curve("qnli", 0.9, 0.8, 0.7, 0.6), *curve("rte", 0.7, 0.6, 0.5, 0.5, strengths=(0.2, 0.4, 0.7)))
-    (sentence,) = human_gap.order_sentences(human_gap.human_gap_table(rows))
+    (sentence,) = human_gap.order_sentences(gap_table(rows))
     assert sentence.endswith(
         "no two tasks of known difficulty have the same strengths, so it cannot be told which loses more."
     )
@@ -188,28 +189,26 @@ def test_slopes_over_other_strengths_are_not_compared(read):
 
 def test_without_a_human_score_there_is_nothing_to_say_or_draw(read):
     rows = read(*curve("own", 0.9, 0.8, 0.7, 0.6))
-    assert human_gap.summary_lines(rows) == human_gap.figure_table(rows) == []
+    assert gap_lines(rows) == gap_figure_table(rows) == []
     with pytest.raises(ValueError, match="no sparse_transfer of a task with a known human score"):
-        figures.easy_and_hard_tasks(rows)
+        easy_and_hard_tasks(rows)
 
 
 def test_tasks_that_nobody_measured_stand_in_the_first_versions_order(read):
     rows = read(*curve("svamp", 0.8, 0.6, 0.4, 0.2, chance=0.2), *curve("mawps", 0.9, 0.9, 0.8, 0.8, chance=0.2))
-    shown = human_gap.easy_and_hard(human_gap.human_gap_table(rows))
+    shown = human_gap.easy_and_hard(gap_table(rows))
     assert {place: gap["task"] for place, gap in shown["sparsity", "arithmetic reasoning"].items()} == {
         "easy": "mawps", "hard": "svamp"
     }  # fmt: skip
-    assert human_gap.left_out(rows)[-1] == (
-        "No human score is known of MAWPS, SVAMP: in the order of the paper's first version."
-    )
-    (mawps,) = [line for line in human_gap.summary_lines(rows) if line.startswith("| MAWPS")]
+    assert left_out(rows)[-1] == ("No human score is known of MAWPS, SVAMP: in the order of the paper's first version.")
+    (mawps,) = [line for line in gap_lines(rows) if line.startswith("| MAWPS")]
     assert "| arithmetic reasoning | accuracy | 0.900 | 0.200 |  |  | yes |" in mawps  # no people, no difficulty
-    raw, from_floor = figures.easy_and_hard_tasks(rows).axes
+    raw, from_floor = easy_and_hard_tasks(rows).axes
     assert [line.get_label().partition(":")[0] for line in raw.get_lines() if ":" in line.get_label()] == [
         "MAWPS (easy), accuracy", "SVAMP (hard), accuracy"
     ]  # fmt: skip
     assert any(line.get_label().startswith("SVAMP, people not measured:") for line in from_floor.get_lines())
-    found = tuning_trends.measure(rows, resamples=100)
+    found = verdicts.measure(rows, resamples=100)
     assert {row["setting"] for row in found.orders} <= {1}  # no verdict on difficulty
 
 
@@ -218,7 +217,7 @@ def test_the_figure_draws_both_measures_and_each_tasks_own_floor(read):
         *curve("qqp", 0.8, 0.7, 0.6, 0.6, chance=0.6), *curve("stsb", 0.9, 0.45, 0.0, 0.0, **PEARSON),
         *curve("rte", 0.75, 0.75, 0.5, 0.5), run(strength="2:4", score=0.7, task="qqp", chance=0.6),
     )  # fmt: skip
-    figure = figures.easy_and_hard_tasks(rows)
+    figure = easy_and_hard_tasks(rows)
     drawn = [axes for axes in figure.axes if axes.axison]
     titles = [axes.get_title() for axes in drawn]
     assert titles == ["Sentence similarity", "Natural language inference", "", "", "Sentence similarity", ""]
@@ -237,7 +236,7 @@ def test_the_figure_draws_both_measures_and_each_tasks_own_floor(read):
 
 
 def test_a_task_that_dense_did_not_learn_is_warned_about(read):
-    figure = figures.easy_and_hard_tasks(read(*curve("rte", 0.5, 0.5, 0.5, 0.5)))
+    figure = easy_and_hard_tasks(read(*curve("rte", 0.5, 0.5, 0.5, 0.5)))
     raw, from_floor = figure.axes
     assert raw.texts[0].get_text().startswith("DENSE NOT ABOVE CHANCE")
     assert [len(line.get_xdata()) for line in from_floor.get_lines() if line.get_marker() == "D"] == [0]
@@ -253,6 +252,6 @@ def test_the_sweep_trains_the_tasks_of_the_papers_table(tmp_path):
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(tmp_path)},
     )  # fmt: skip
     words = done.stdout.split()
-    tasks = {row["item"] for row in paper_numbers.printed() if row["place"] == "appendix B, table"}
+    tasks = {row["item"] for row in paper.printed() if row["place"] == "appendix B, table"}
     assert tasks | {"mawps", "svamp"} <= set(words) and not {"mnli", "mrpc"} & set(words)
     assert {"dense_transfer", "sparse_transfer"} <= set(words) and "sparse_to_dense" not in words

@@ -9,10 +9,10 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from of_runs import by_size, data_adequacy, four_transfers, levels, perplexity
 from synthetic_runs import dense, level_run, line_run, perplexity_run, run, write_tree
 
-from analysis import contents, drawing, figures, layout
-from analysis.levels import level_figures, size_figures
+from analysis import kinds, layout, style
 from harness import run_folder
 
 ODD = "$x_1^2$ %5 <script>alert(1)</script> | & "
@@ -51,7 +51,7 @@ def boxes(figure):
 
 
 def check_room(figure):
-    drawing.encode(figure, "png", 50)
+    style.encode(figure, "png", 50)
     found = boxes(figure)
     for name, box in found:
         inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
@@ -78,26 +78,26 @@ EACH = [pytest.param(names, id=name, marks=pytest.mark.slow if name == "many" el
 @pytest.mark.parametrize("names", EACH)
 def test_titles_and_legends_of_levels_have_room(tmp_path, names):
     rows = level_rows(tmp_path, names)
-    check_room(level_figures.levels(rows))
-    check_room(size_figures.by_size(rows))
+    check_room(levels(rows))
+    check_room(by_size(rows))
 
 
 @pytest.mark.parametrize("names", EACH)
 def test_titles_and_legends_of_fine_tuned_tasks_have_room(tmp_path, names):
     rows = tuning_rows(tmp_path, names)
-    check_room(figures.data_adequacy(rows))
-    check_room(figures.four_transfers(rows))
+    check_room(data_adequacy(rows))
+    check_room(four_transfers(rows))
 
 
 def test_titles_and_legends_of_long_models_and_many_methods_have_room(tmp_path):
     model = f"lab/{LONG}"
     many = [perplexity_run(f"method {ODD}{number}", 0.5, model=model) for number in range(12)]
-    check_room(figures.perplexity(run_folder.read_runs(write_tree(tmp_path, perplexity_run(model=model), *many))))
+    check_room(perplexity(run_folder.read_runs(write_tree(tmp_path, perplexity_run(model=model), *many))))
 
 
 def test_nothing_of_a_name_is_a_formula_or_lost(tmp_path):
-    figure = figures.data_adequacy(tuning_rows(tmp_path, ["$x_1^2$ {%"]))
-    drawing.encode(figure, "png", 30)
+    figure = data_adequacy(tuning_rows(tmp_path, ["$x_1^2$ {%"]))
+    style.encode(figure, "png", 30)
     (title,) = [axes.title for axes in figure.axes if axes.axison]
     assert title.get_text() == "$x_1^2$ {% (Accuracy)" and not title.get_parse_math()
 
@@ -141,9 +141,9 @@ def test_letters_without_a_font_are_told_once(caplog, monkeypatch):
 
 def test_the_users_matplotlibrc_changes_nothing(tmp_path):
     rows = tuning_rows(tmp_path, ["a_task"])
-    plain = drawing.encode(figures.data_adequacy(rows), "png", 30)
+    plain = style.encode(data_adequacy(rows), "png", 30)
     with matplotlib.rc_context({"text.usetex": True, "axes.titlesize": 40, "savefig.bbox": "tight"}):
-        assert drawing.encode(figures.data_adequacy(rows), "png", 30) == plain
+        assert style.encode(data_adequacy(rows), "png", 30) == plain
         assert matplotlib.rcParams["text.usetex"] is True
 
 
@@ -174,7 +174,7 @@ def test_titles_and_legends_of_domains_and_lines_have_room(tmp_path):
     runs += [domains(dense, LONG[:200], 0.1), domains(run, LONG[:200], 0.1)]
     lines = [line_run(task=name, model=f"lab/{LONG}") for name in (*NAMES["long"], *NAMES["many"][:12])]
     rows = run_folder.read_runs(write_tree(tmp_path, *runs, *lines))
-    drawn = [plot for part in contents.domain_parts(rows, 100) + contents.interpolation_parts(rows)
+    drawn = [plot for part in kinds.domain_parts(rows, 100) + kinds.line_parts(rows)
              for plot in part.plots if plot.draw]  # fmt: skip
     assert len(drawn) == 3
     for plot in drawn:

@@ -3,21 +3,22 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from of_runs import gap_table
 from synthetic_runs import dense, level_run, line_run, run, write_tree
 
-from analysis import counterparts, monotonicity, paper, paper_numbers
-from analysis.fine_tuning import human_gap
-from analysis.uncertainty import trends
-from analysis.uncertainty.trends import Trends
+from analysis import estimators, human_gap, paper, verdicts
+from analysis.contrasts import difference_table
+from analysis.kinds import describe
+from analysis.table import figure_sets, level_table, only_set
+from analysis.verdicts import Trends
 from harness import run_folder
 
 ROOT = Path(__file__).parents[2]
-NOTHING = Trends([], [], [], [])
 NOT_TOLD = "ours cannot tell"
 
 
 def values(place, what, **others):
-    rows = [row for row in paper_numbers.printed() if (row["place"], row["what"]) == (place, what)]
+    rows = [row for row in paper.printed() if (row["place"], row["what"]) == (place, what)]
     rows = [row for row in rows if all(row[name] == value for name, value in others.items())]
     return {row["item"]: row["value"] for row in rows}
 
@@ -25,7 +26,7 @@ def values(place, what, **others):
 @pytest.mark.parametrize("place", ["table 3", "appendix B, table"])
 def test_the_printed_difficulties_follow_from_the_printed_scores(place):
     human, score = values(place, "human"), values(place, "dense_score")
-    found = {item: round(monotonicity.human_gap(human[item], score[item]), 4) for item in human}
+    found = {item: round(estimators.human_gap(human[item], score[item]), 4) for item in human}
     assert found == pytest.approx(values(place, "difficulty"), abs=1.01e-4) and len(found) in (3, 8)
 
 
@@ -45,8 +46,8 @@ def test_table_2_as_printed():
 
 
 def test_every_printed_row_is_whole_and_every_claim_quoted():
-    for row in paper_numbers.printed():
-        assert set(row) == set(paper_numbers.PAPER_COLUMNS)
+    for row in paper.printed():
+        assert set(row) == set(paper.PAPER_COLUMNS)
         assert None not in [row[name] for name in ("place", "what", "setting", "task", "item", "model", "compression")]
         claims = ("drop", "freezing", "transfer", "order", "barrier")
         assert (row["quote"] is not None) == (row["what"] in claims)
@@ -54,13 +55,11 @@ def test_every_printed_row_is_whole_and_every_claim_quoted():
 
 def test_the_numbers_are_shipped_with_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert (
-        paper_numbers.NUMBERS.name in project["tool"]["setuptools"]["package-data"][paper_numbers.NUMBERS.parent.name]
-    )
+    assert paper.NUMBERS.name in project["tool"]["setuptools"]["package-data"][paper.NUMBERS.parent.name]
 
 
 def ours(what, value, low=None, high=None, p=None, setting=2, item="2 options", compression="magnitude", **others):
-    tasks = {1: paper_numbers.TUNED, 2: "option_count", 3: "context_length", 5: "human_gap"}
+    tasks = {1: paper.TUNED, 2: "option_count", 3: "context_length", 5: "human_gap"}
     own = {"task": tasks[setting], "where": None, "model": "model-a", "method": compression.upper(), "note": None}
     same = {"what": what, "setting": setting, "item": item, "compression": compression, "strength": None}
     return {**own, **same, "value": value, "low": low, "high": high, "p_value": p, **others}
@@ -236,6 +235,18 @@ def found(rows, what):
     return {(row["item"], row["strength"]): row for row in rows if row["what"] == what}
 
 
+def numbers(rows):
+    """Everything in the rows that the paper prints too."""
+    members = only_set(figure_sets(rows), ("setting", "model", "scope"))
+    return paper.our_numbers(
+        rows,
+        paper.Measured(
+            levels=level_table(rows), gaps=[gap_table(members)] if members else [],
+            differences=difference_table(members) if members else [],
+        ),
+    )  # fmt: skip
+
+
 def two_sided(z):
     return math.erfc(z / 2**0.5)
 
@@ -244,7 +255,7 @@ def test_difficulties_of_settings_without_training(read):
     levels = {"PIQA": (1, 1, 1, 0) * 25, "OpenBookQA": (1, 0, 0, 0) * 25}
     human = {"PIQA": {"human": 0.95}, "OpenBookQA": {"human": 0.92}}
     rows = read(level_run(levels=levels, of_level=human, setting=5, task="human_gap", difficulty=None))
-    own = counterparts.our_numbers(rows, NOTHING)
+    own = numbers(rows)
     stderr = (0.75 * 0.25 / 99) ** 0.5  # over items, each a group of its own
     difficulty = found(own, "difficulty")["PIQA", None]
     assert difficulty["value"] == pytest.approx(0.2 / 0.95)
@@ -262,7 +273,7 @@ def test_a_gap_to_people_that_items_do_not_show_has_no_sign(read):
     # 3 of 4 and people's 95 %: a gap of .2 with an error of sqrt(3/4 / 3 / 4) = .25.
     human = {"PIQA": {"human": 0.95}}
     rows = read(level_run(levels={"PIQA": (1, 1, 1, 0)}, of_level=human, setting=5, task="human_gap", difficulty=None))
-    (row,) = [row for row in paper.comparison(rows, NOTHING) if row["what"] == "difficulty"]
+    (row,) = [row for row in describe(rows).compared if row["what"] == "difficulty"]
     assert row["p_value"] == pytest.approx(two_sided(0.8)) and row["verdict"] == "ours cannot tell"
 
 
@@ -272,7 +283,7 @@ def test_difficulties_freezing_and_fractions_of_fine_tuned_tasks(read):
         run("dense_transfer_freezing", 0.9, 0.9, task="sst2"), run("sparse_to_dense", 0.9, 0.8, task="sst2"),
         dense(0.9, task="own"), run("dense_transfer_freezing", "2:4", 0.9, task="sst2"),
     )  # fmt: skip
-    own = counterparts.our_numbers(rows)
+    own = numbers(rows)
     difficulty = found(own, "difficulty")["sst2", None]
     assert difficulty["value"] == pytest.approx(0.028 / 0.978) and difficulty["p_value"] == pytest.approx(
         two_sided(2.8)
@@ -285,7 +296,7 @@ def test_difficulties_freezing_and_fractions_of_fine_tuned_tasks(read):
     assert freezing["sst2", 0.9]["note"] == "no predictions on the same items"
     assert found(own, "transfer")["sparse_to_dense - dense_transfer", None]["value"] == "cannot tell"
     # They come from the differences that were measured.
-    without = counterparts.our_numbers(rows, NOTHING)
+    without = paper.our_numbers(rows, paper.Measured())
     assert not found(without, "freezing") and not found(without, "transfer")
 
 
@@ -298,7 +309,7 @@ def test_transfers_of_several_models_are_not_counted_together():
     }  # fmt: skip
     rows = [row, {**row, "strength": 0.7}, {**row, "model": "model-b", "verdict": "lower"}]
     at_chance = {**row, "model": "model-c", "dense_above_chance": False}
-    own = counterparts.our_numbers([], Trends([], [], [], [*rows, at_chance]))
+    own = paper.our_numbers([], paper.Measured(differences=[*rows, at_chance]))
     told = [(each["model"], each["value"]) for each in own if each["what"] == "transfer"]
     assert told == [("model-a", "higher"), ("model-b", "lower")]
 
@@ -325,9 +336,9 @@ def test_spearmans_orders_and_drops_come_from_the_trends(read):
     trended = Trends(
         [point, {**point, **nm, "strength": "7:8"}], [level, {**level, **nm}, {**level, "compression": "wanda"}],
         [order, {**order, "measure": "chance-corrected", "verdict": "cannot tell"}, category, {**order, **nm},
-         {**order, "task": "own", "levels": 1}], [],
+         {**order, "task": "own", "levels": 1}],
     )  # fmt: skip
-    compared = paper.compare(counterparts.our_numbers([], trended))
+    compared = paper.compare(paper.our_numbers([], paper.Measured(trended)))
     shown = [(row["place"], row["what"], row["our_compression"], row["our_value"], row["note"]) for row in compared]
     assert shown == [
         ("table 2", "spearman", "Magnitude (threshold: layer)", 0.9, "number of strengths: 4"),
@@ -351,7 +362,7 @@ def test_barriers_of_two_tasks_are_compared_by_their_intervals(read):
         line_run(task="qnli", noise=0.1, **dip), line_run(task="qnli", strength=0.9, **dip),
         line_run("dense-pruned", task="rte", strength=0.9, **dip),
     )  # fmt: skip
-    compared = [row for row in paper.comparison(rows, NOTHING) if row["what"] == "barrier"]
+    compared = [row for row in describe(rows).compared if row["what"] == "barrier"]
     assert [(row["item"], row["our_value"], row["verdict"]) for row in compared] == [
         ("STS-B - QQP, 50 %", "higher", "same"), ("STS-B - QQP, 70 %", "lower", "other"),
         ("QNLI - RTE, 50 %", "cannot tell", "ours cannot tell"),
@@ -363,7 +374,7 @@ def test_barriers_of_two_tasks_are_compared_by_their_intervals(read):
     )
 
 
-def test_a_tree_is_measured_where_no_trends_are_given(read):
+def test_a_tree_is_measured(read):
     levels = {"2 options": (1,) * 9 + (0,), "4 options": (1,) * 8 + (0,) * 2}
     fewer = {"2 options": (1,) * 8 + (0,) * 2, "4 options": (1,) * 6 + (0,) * 4}
     least = {"2 options": (1,) * 6 + (0,) * 4, "4 options": (1,) * 3 + (0,) * 7}
@@ -371,7 +382,7 @@ def test_a_tree_is_measured_where_no_trends_are_given(read):
         level_run(levels=levels), level_run("magnitude", 0.2, levels), level_run("magnitude", 0.4, fewer),
         level_run("magnitude", 0.6, least),
     )  # fmt: skip
-    compared = paper.comparison(rows)
+    compared = describe(rows).compared
     assert {(row["item"], row["our_value"]) for row in compared if row["what"] == "spearman"} == {
         ("2 options", 1.0), ("4 options", 1.0),
     }  # fmt: skip
@@ -379,7 +390,7 @@ def test_a_tree_is_measured_where_no_trends_are_given(read):
 
 
 def test_the_summary_names_both_models(read):
-    lines = paper.summary_lines(paper.compare(spearmans(o4=0.9)))
+    lines = paper.comparison_lines(paper.compare(spearmans(o4=0.9)))
     assert lines[0].startswith(
         "- Table 2, Spearman of compression with loss, setting 2, MAGNITUDE, model-a beside Vicuna-7B"
     )
@@ -387,10 +398,10 @@ def test_the_summary_names_both_models(read):
         "| table 2 | Spearman of compression with loss | 4 options | 0.979 | Vicuna-7B | 0.900 [0.870, 0.930] | "
         "model-a | MAGNITUDE | same sign |"
     )
-    assert paper.summary_lines([]) == [] and paper.comparison(read(run(task="own"))) != []
+    assert paper.comparison_lines([]) == [] and describe(read(run(task="own"))).compared != []
 
 
-def test_trends_are_joined(read):
+def test_trends_of_all_kinds_are_measured_together(read):
     rows = read(dense(), run(), level_run(), level_run("magnitude", 0.5))
-    joined = counterparts.joined_trends(rows)
-    assert {level["setting"] for level in joined.levels} == {1, 2} and isinstance(joined, trends.Trends)
+    joined = verdicts.measure(rows)
+    assert {level["setting"] for level in joined.levels} == {1, 2} and isinstance(joined, verdicts.Trends)

@@ -1,173 +1,217 @@
-"""Curves of made-up runs, resampled, against loops and hand arithmetic."""
-
 import numpy as np
 import pytest
-from synthetic_runs import level_run, write_tree
+import scipy.optimize
+import scipy.stats
 
-from analysis.levels import level_tables
-from analysis.uncertainty import bootstrap, resampling
-from analysis.uncertainty.resampling import CurveKey
-from harness import run_folder
-
-WANDA = CurveKey("sparsity", "wanda", None)
+from analysis import resampling
 
 
-@pytest.fixture
-def curves(tmp_path):
-    def read(*runs, resamples=200, seed=0):
-        ((_, members),) = level_tables.level_sets(run_folder.read_runs(write_tree(tmp_path, *runs))).items()
-        return resampling.resampled_curves(members, resamples, seed)
-
-    return read
+def generator(seed=0):
+    return np.random.default_rng(seed)
 
 
-def outcomes(generator, rate, items=40):
-    return (generator.random(items) < rate).astype(float).tolist()
+def test_resampled_sums_weigh_the_clusters_in_every_chunk_and_the_sample_comes_first(monkeypatch):
+    sums = np.array([[1.0, 2], [10, 20], [100, 200], [1000, 2000]])
+    monkeypatch.setattr(resampling, "CHUNK", 12)  # three resamples of four units at a time
+    chunks = list(resampling.resampled_sums(sums, 7, generator(3)))
+    assert [len(chunk) for chunk in chunks] == [1, 3, 3, 1]
+    again = generator(3)
+    weights = np.concatenate([again.exponential(size=(rows, 4)) for rows in (3, 3, 1)])
+    assert chunks[0].tolist() == [[1111, 2222]]
+    assert np.concatenate(chunks[1:]) == pytest.approx(weights @ sums)
 
 
-def test_the_first_row_is_the_sample_and_the_rest_weigh_whole_groups(curves):
-    groups = ["a"] * 3 + ["b"] * 2 + ["c"]
-    dense, other = (1, 1, 0, 1, 1, 0), (1, 0, 0, 0.5, 1, 1)
-    found = curves(
-        level_run(levels={"easy": dense, "hard": (1, 0, 1, 0, 0, 1)}, groups=groups),
-        level_run("wanda", 0.5, {"easy": other, "hard": (0,) * 6}, groups=groups),
-        resamples=2000,
-    )[WANDA]
-    easy, hard = (level.replicates for level in found)
-    assert (easy.dense.both[0], easy.points.both[0, 0], hard.points.both[0, 0]) == pytest.approx((4 / 6, 3.5 / 6, 0))
-    assert (easy.points.items, easy.points.clusters, easy.points.seeds) == (6, 3, 1)
-    assert easy.losses == pytest.approx({"a": 1 / 3, "b": 0.25, "c": -1.0})
-    # Groups with weights x, y, z: the dense scores of a, b and c add up to 2x + 2y + 0 of 3x + 2y + z items, those of
-    # hard to 2x + 0 + z. From both, the compressed ones, x + 1.5y + z, follow if and only if the weights are the same.
-    one, two = easy.dense.both[1:].astype(float), hard.dense.both[1:].astype(float)
-    x, y, z = np.linalg.solve([[2, 2, 0], [2, 0, 1], [3, 2, 1]], [one, two, np.ones(2000)])
-    assert min(x.min(), y.min(), z.min()) > -1e-5
-    assert easy.points.both[1:, 0] == pytest.approx(x + 1.5 * y + z, abs=1e-5)
-    assert (hard.points.both == 0).all()
-    # Exponential weights with the same mean: each is the largest of three as often, x / (x + y) uniform.
-    assert np.bincount(np.argmax([x, y, z], axis=0)) / 2000 == pytest.approx([1 / 3] * 3, abs=0.04)
-    assert np.quantile(x / (x + y), [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.04)
+@pytest.mark.parametrize("units", [2, 3, 5, 60])
+def test_the_variance_over_seeds_weights_is_that_of_the_mean(units):
+    values = generator(units).normal(size=units)
+    weights = resampling.seed_weights(units, 20_000, generator())
+    assert weights[0] == pytest.approx(1 / units) and weights.sum(axis=1) == pytest.approx(1)
+    # A variance of 20,000 draws has a relative error of about 1 %, 3 of which are allowed.
+    assert (weights[1:] @ values).var() == pytest.approx(values.var(ddof=1) / units, rel=0.03)
+    assert (resampling.seed_weights(1, 4, generator()) == 1).all()
 
 
-def test_replicates_equal_a_loop_over_items_in_plain_python(curves):
-    rng = np.random.default_rng(7)
-    groups = [f"group {rng.integers(9)}" for _ in range(40)]
-    kept, runs = {}, []
-    for name, seeds in (("dense", (0,)), ("wanda", (0, 1))):
-        for seed in seeds:
-            for strength in (None,) if name == "dense" else (0.3, 0.6):
-                kept[strength, seed] = outcomes(rng, 0.9 - (strength or 0))
-                runs.append(level_run(name, strength, {"easy": kept[strength, seed]}, seed, groups=groups))
-    found = curves(*runs, resamples=50, seed=3)[WANDA][0].replicates
-    names = sorted(set(groups))
-    drawn = resampling._generator(3, "mmlu").exponential(size=(50, len(names)))
-    weights = bootstrap.seed_weights(2, 50, resampling._generator(3, (0, 1)))
-    luck = resampling._generator(3, "mmlu", "unseen").exponential(size=51)
-    size = design_effect(kept, groups)
-    for row, of_groups in enumerate(drawn, start=1):
-        own = dict(zip(names, of_groups, strict=True))
-        total = sum(own[group] for group in groups)
-
-        def mean(key, own=own, total=total):
-            return sum(own[group] * score for group, score in zip(groups, kept[key], strict=True)) / total
-
-        assert found.dense.both[row] == pytest.approx(mean((None, 0)), rel=1e-6)
-        for column, strength in enumerate((0.3, 0.6)):
-            by_seed = [mean((strength, seed)) for seed in (0, 1)]
-            assert found.points.of_items[row, column] == pytest.approx(sum(by_seed) / 2, rel=1e-6)
-            expected = sum(weight * score for weight, score in zip(weights[row], by_seed, strict=True))
-            assert found.points.both[row, column] == pytest.approx(expected, rel=1e-5)
-        assert found.dense.unseen[row] == pytest.approx(size * luck[row] / (total + size * luck[row]), rel=1e-9)
-    assert found.dense.unseen[0] == 0 and found.points.unseen is found.dense.unseen
-    assert (found.points.lowest, found.points.highest) == (0, 1)
+@pytest.mark.parametrize("units", [10, 60])
+def test_the_variance_over_clusters_weights_is_that_of_the_mean_after_the_stretch(units):
+    values = generator(units).normal(size=units)
+    sums = np.stack([values, np.ones(units)], axis=1)
+    drawn = np.concatenate(list(resampling.resampled_sums(sums, 20_000, generator())))[1:]
+    widened = (drawn[:, 0] / drawn[:, 1]).var() * (units + 1) / (units - 1)
+    assert widened == pytest.approx(values.var(ddof=1) / units, rel=0.04)
 
 
-def design_effect(kept, groups):
-    """1 + (m - 1) r of the items' changes: analysis of variance, drawn towards 1 by two items that changed."""
-    changes = [
-        sum(kept[strength, seed][item] for strength in (0.3, 0.6) for seed in (0, 1)) / 4 - kept[None, 0][item]
-        for item in range(40)
-    ]
-    members = {name: [change for own, change in zip(groups, changes, strict=True) if own == name] for name in groups}
-    sizes, mean = [len(own) for own in members.values()], sum(changes) / 40
-    between = sum(len(own) * (sum(own) / len(own) - mean) ** 2 for own in members.values()) / (len(sizes) - 1)
-    within = sum((one - sum(own) / len(own)) ** 2 for own in members.values() for one in own) / (40 - len(sizes))
-    mean_size = sum(size**2 for size in sizes) / 40
-    typical = (40 - mean_size) / (len(sizes) - 1)
-    correlation = min(1, max(0, (between - within) / (between + (typical - 1) * within)))
-    changed = sum(change != 0 for change in changes)
-    return 1 + (mean_size - 1) * (2 + changed * correlation) / (2 + changed)
+@pytest.mark.parametrize(("lost", "of"), [(0, 20), (1, 20), (3, 90), (40, 90)])
+def test_bounds_of_a_share_are_those_of_clopper_and_pearson(lost, of):
+    """Before what few clusters add: quantiles of 200,000 resamples, whose noise is below .002."""
+    kept = np.repeat([0.0, 1.0], [lost, of - lost])
+    sums = np.stack([kept, np.ones(of)], axis=1)
+    drawn = np.concatenate(list(resampling.resampled_sums(sums, 200_000, generator())))
+    unseen = resampling.unseen_shares(drawn[:, 1], 1, generator(1))
+    share = drawn[:, 0] / drawn[:, 1]
+    scores = resampling.Scores(share, share, unseen, of, of, 1)
+    exact = scipy.stats.binomtest(of - lost, of).proportion_ci(0.95, "exact")
+    assert np.quantile(scores.with_unseen(False), 0.025) == pytest.approx(exact.low, abs=0.002)
+    assert np.quantile(scores.with_unseen(True), 0.975) == pytest.approx(exact.high, abs=0.002)
+    assert scores.with_unseen(True)[0] == scores.with_unseen(False)[0] == (of - lost) / of
 
 
-def test_levels_and_settings_that_share_groups_are_drawn_together_and_others_apart(tmp_path):
-    rng = np.random.default_rng(0)
-    groups = [f"subject {number % 10}" for number in range(40)]
-    same = outcomes(rng, 0.6)
-    of_level = {"b": {"dataset": "piqa"}}
-    tree = write_tree(
-        tmp_path,
-        *[
-            level_run(name, strength, {"a": same, "b": same}, groups=groups, of_level=of_level, setting=setting)
-            for setting in (5, 6)
-            for name, strength in (("dense", None), ("wanda", 0.5))
-        ],
-    )
-    drawn = [
-        [level.replicates.dense for level in resampling.resampled_curves(members, 100, 0)[WANDA]]
-        for members in level_tables.level_sets(run_folder.read_runs(tree)).values()
-    ]
-    (five_a, five_b), (six_a, six_b) = drawn
-    for one, other in ((five_a, six_a), (five_b, six_b)):
-        assert (one.both == other.both).all() and (one.unseen == other.unseen).all()
-    assert not (five_a.both == five_b.both)[1:].any() and not (five_a.unseen == five_b.unseen)[1:].any()
+def test_a_unit_counts_for_what_its_items_have_not_in_common():
+    apart, together = np.arange(40), np.repeat(np.arange(4), 10)
+    assert resampling.unit_size(np.ones(40), apart) == 1
+    assert resampling.unit_size(np.zeros(40), together) == 10  # nothing is known of how alike they are
+    assert resampling.unit_size(np.ones(10), np.zeros(10)) == 10
+    alike = np.repeat([1.0, 0, 0, 1], 10)
+    assert resampling.unit_size(alike, together) == pytest.approx(10)  # correlation 1
+    # Each cluster has the same: the correlation is estimated below 0 and taken to be 0; 2 of 22 counts are the prior's.
+    even = np.tile(np.repeat([1.0, 0.0], 5), 4)
+    assert resampling.unit_size(even, together) == pytest.approx(1 + 9 * 2 / 22)
 
 
-def test_the_same_seed_draws_the_same_and_another_others(curves):
-    runs = level_run(levels={"easy": (1, 0, 1, 1)}), level_run("wanda", 0.5, {"easy": (1, 0, 0, 1)})
-    one = curves(*runs)[WANDA][0].replicates.dense
-    again = curves(seed=0)[WANDA][0].replicates.dense
-    other = curves(seed=1)[WANDA][0].replicates.dense
-    assert (one.both == again.both).all() and (one.unseen == again.unseen).all()
-    assert not (one.both == other.both)[1:].any() and not (one.unseen == other.unseen)[1:].any()
+MANY = 10**9
 
 
-def test_only_items_that_all_runs_have_are_drawn(curves):
-    found = curves(
-        level_run(levels={"easy": (1, 0, 1)}, items=["a", "b", "c"]),
-        level_run("wanda", 0.5, {"easy": (1, 1, 0)}, items=["d", "c", "b"]),
-        level_run("wanda", 0.6, {"easy": (0, 0, 1)}, items=["a", "b", "c"]),
-    )[WANDA][0].replicates
-    # b and c: dense 0 and 1; at .5 0 and 1, at .6 0 and 1.
-    assert found.points.items == found.points.clusters == 2
-    assert found.dense.both[0] == 0.5 and found.points.both[0].tolist() == [0.5, 0.5]
-    assert (found.points.both == found.dense.both[:, None]).all()
+def normal_replicates(seed=0, mean=1.0, error=0.5, size=200_000):
+    drawn = generator(seed).normal(mean, error, size)
+    return np.concatenate([[mean], drawn])
 
 
-def test_what_cannot_be_drawn_says_why(tmp_path, curves):
-    strange = level_run("wanda", 0.5, {"easy": (1, 0), "other": (1, 1), "new": (1, 0)}, items=["x", "y"])
-    levels = curves(level_run(levels={"easy": (1, 1), "other": (1, 0)}), strange)[WANDA]
-    assert [level.replicates for level in levels] == [None] * 3
-    assert [level.reason for level in levels] == [
-        "the runs have no items in common",
-        "the runs have no items in common",
-        "there is no dense run of this level",
-    ]
-    (tmp_path / "001" / run_folder.ITEMS_FILE).unlink()
-    assert curves()[WANDA][0].reason == "some runs kept no outcomes per item"
+def replicates(values, clusters=MANY, seeds=1, of_items=None, low=None, high=None):
+    of_items, low, high = (values if given is None else given for given in (of_items, low, high))
+    return resampling.Replicates(values, of_items, low, high, clusters, clusters, seeds)
 
 
-def test_every_resample_holds_all_groups_of_every_level(curves):
-    # The hard level has items of one of three groups alone, which no weight takes away.
-    items, groups = [f"item {number}" for number in range(6)], ["a", "a", "b", "b", "c", "c"]
-    runs = []
-    for name, strength in (("dense", None), ("wanda", 0.5)):
-        run = level_run(name, strength, {"easy": (1, 0, 1, 0, 1, 0), "hard": (1, 0)}, items=items, groups=groups)
-        run["items"]["item"], run["items"]["group"] = (
-            np.concatenate([run["items"][name][:6], run["items"][name][:2]]) for name in ("item", "group")
-        )
-        runs.append(run)
-    easy, hard = (level.replicates for level in curves(*runs)[WANDA])
-    assert easy.dense.clusters == 3 and hard.dense.clusters == 1 and hard.losses == {"a": 0.0}
-    assert np.isfinite(easy.dense.both).all() and hard.dense.both == pytest.approx(0.5)
-    # A level of one group counts for all of its items: w of 2 x + 2 w, exponential both, uniform.
-    assert np.quantile(hard.dense.unseen[1:], [0.25, 0.5, 0.75]) == pytest.approx([0.25, 0.5, 0.75], abs=0.1)
+def test_intervals_of_many_clusters_are_normal_and_of_few_students():
+    values = normal_replicates()
+    # 1.96 and 2.262 (Student's with 9 degrees of freedom, times the root of 11 / 9) standard errors of .5.
+    for clusters, width in ((MANY, 1.96), (10, 2.2622 * (11 / 9) ** 0.5)):
+        found = replicates(values, clusters).interval()
+        assert found == pytest.approx((1, 1 - width / 2, 1 + width / 2), abs=0.02)  # noise of the 2.5 % quantile
+    many = replicates(values)
+    assert many.low_bound(0.95) == pytest.approx(1 - 1.645 / 2, abs=0.02)
+    assert many.high_bound(0.95) == pytest.approx(1 + 1.645 / 2, abs=0.02)
+    assert resampling.spread(values) == pytest.approx(0.5, abs=0.005)
+    assert replicates(values - 2).p_below_zero() == pytest.approx(scipy.stats.norm.cdf(-2), abs=0.002)
+    assert replicates(values).p_above_zero() == pytest.approx(scipy.stats.norm.cdf(-2), abs=0.002)
+    assert replicates(values).p_other_than_zero() == pytest.approx(2 * scipy.stats.norm.cdf(-2), abs=0.004)
+    few = replicates(values - 2, 10).p_below_zero()
+    assert few == pytest.approx(scipy.stats.t.cdf(-2 / (11 / 9) ** 0.5, 9), abs=0.004)
+
+
+def test_low_bounds_rest_on_the_low_replicates_and_high_ones_on_the_high():
+    values = normal_replicates()
+    moved = np.where(np.arange(len(values)) == 0, 0, 0.3)
+    found = replicates(values, low=values - moved, high=values + moved).interval()
+    assert found == pytest.approx((1, 1 - 0.98 - 0.3, 1 + 0.98 + 0.3), abs=0.02)
+
+
+def test_a_difference_takes_the_low_of_the_one_and_the_high_of_the_other():
+    values, moved = normal_replicates(size=1000), np.concatenate([[0], np.full(1000, 0.25)])
+    part = replicates(values, clusters=20, low=values - moved, high=values + 2 * moved)
+    both = resampling.weighted_sum([part, part], [1.0, -1.0])
+    assert both.both == pytest.approx(0) and both.of_items is both.both
+    assert both.low[1:] == pytest.approx(-0.75) and both.high[1:] == pytest.approx(0.75)
+    assert resampling.weighted_sum([part, part], [0.5, 0.5]).low == pytest.approx(part.low)
+    assert (both.clusters, both.items, both.seeds) == (20, 20, 1)
+
+
+def test_what_falls_with_a_score_has_its_bounds_the_other_way_round():
+    drawn = np.array([0.5, 0.5])
+    scores = resampling.Scores(drawn, drawn, np.array([0, 0.2]), 10, 10, 1)
+    found = resampling.compare(np.subtract, scores, scores)
+    # With a fifth of the weight: .4 of a lowest and .6 of a highest unseen score.
+    assert found.low.tolist() == pytest.approx([0, -0.2]) and found.high.tolist() == pytest.approx([0, 0.2])
+
+
+def test_a_skewed_statistic_has_a_skewed_interval():
+    _, low, high = replicates(np.exp(normal_replicates(mean=0.0))).interval()
+    assert (low, high) == pytest.approx((np.exp(-0.98), np.exp(0.98)), rel=0.02)
+
+
+def test_resamples_without_the_statistic_count_against_both_bounds():
+    values = normal_replicates(size=1000)
+    values[1:11] = np.nan
+    wide, narrow = replicates(values, 50).interval(), replicates(normal_replicates(size=1000), 50).interval()
+    assert wide.low < narrow.low and wide.high > narrow.high
+    values[1:40] = np.nan  # more than the 2.5 % beyond a bound
+    assert replicates(values, 50).interval() == (1.0, None, None)
+    values[1:200] = np.nan
+    assert resampling.spread(values) is None and replicates(values).errors() is None
+
+
+def test_without_clusters_or_estimate_there_is_no_interval():
+    values = normal_replicates(size=100)
+    few = replicates(values, resampling.MIN_CLUSTERS - 1, 3)
+    assert few.degrees is None
+    assert few.interval() == (1.0, None, None)
+    assert few.p_below_zero() is None and few.p_other_than_zero() is None
+    undefined = replicates(np.full(101, np.nan), 50)
+    assert undefined.interval() == (None, None, None)
+    assert undefined.p_below_zero() is None and resampling.spread(undefined.both) is None
+    assert resampling.reached_interval(undefined, 50) == (None, None, None)
+    with pytest.raises(ValueError, match="confidence 95 is not between 0 and 1"):
+        few.interval(confidence=95)
+
+
+def test_a_statistic_that_no_resample_moves():
+    constant = np.full(101, 0.25)
+    assert replicates(constant, 20, 3).interval() == (0.25, 0.25, 0.25)
+    # None of 100 is below 0, one more is counted: 101 of 101.
+    assert replicates(constant, 20).p_below_zero() == 1
+    # None of 100 is 0 or above; one of 101.
+    assert replicates(-constant).p_below_zero() == pytest.approx(1 / 101, rel=1e-6)
+
+
+def test_a_p_value_smaller_than_the_resamples_can_count_comes_from_their_tail():
+    """Six standard errors below 0 are 1e-9; the exponential tail is thicker than the normal one, and no p is 0."""
+    few = replicates(normal_replicates(mean=-6.0, error=1.0, size=2000)).p_below_zero()
+    assert 1e-9 < few < 1e-4
+    near = replicates(normal_replicates(mean=-2.5, error=1.0, size=2000)).p_below_zero()
+    assert near == pytest.approx(scipy.stats.norm.cdf(-2.5), rel=0.5)
+    exponential = -1 + np.concatenate([[0], generator().exponential(0.1, size=2000)])  # 1 is ten means away
+    assert np.log(replicates(exponential).p_below_zero()) == pytest.approx(-10, rel=0.2)
+
+
+def test_errors_tell_items_and_seeds_apart():
+    both, of_items = normal_replicates(error=0.5), normal_replicates(error=0.3)
+    assert replicates(both, 100, 3, of_items=of_items).errors() == pytest.approx((0.3, 0.4), abs=0.01)
+    wider = normal_replicates(error=0.5 * 1.1)
+    assert replicates(both, 100, low=wider).errors() == pytest.approx((0.55, 0.0), abs=0.01)
+
+
+def test_degrees_of_freedom_lie_between_those_of_seeds_and_of_clusters():
+    both = normal_replicates(error=0.5)
+    for of_items, seeds, expected in (
+        (both, 1, 99),
+        (both, 3, 99),
+        (normal_replicates(error=1e-9), 3, 2),
+        # Half of the variance each: 1 / (1/4 / 99 + 1/4 / 2)
+        (normal_replicates(error=0.5 / 2**0.5), 3, 1 / (0.25 / 99 + 0.25 / 2)),
+    ):
+        assert resampling.effective_degrees(both, of_items, 100, seeds) == pytest.approx(expected, rel=0.03)
+
+
+def test_an_interval_of_what_is_not_reached_says_so():
+    reached = np.concatenate([[0.5], np.linspace(0.4, 0.6, 1000)])
+    # Two-sided 95 % with very many degrees: the 2.5 % quantiles.
+    assert resampling.reached_interval(replicates(reached), MANY) == pytest.approx((0.5, 0.405, 0.595), abs=0.001)
+    reached[901:] = np.inf
+    estimate, low, high = resampling.reached_interval(replicates(reached), MANY)
+    assert (estimate, low, high) == (0.5, pytest.approx(0.405, abs=0.001), None)
+    reached[0] = np.inf
+    assert resampling.reached_interval(replicates(reached), MANY)[0] is None
+    assert resampling.reached_interval(replicates(np.full(11, np.inf)), 30) == (None, None, None)
+
+
+def test_pairing_narrows_the_interval_of_what_varies_together():
+    rng = generator(1)
+    ability = rng.normal(size=(50, 1))
+    easy, hard = 0.8 + 0.1 * ability, 0.5 + 0.1 * ability + 0.02 * rng.normal(size=(50, 1))
+    sums = np.hstack([easy, hard, np.ones((50, 1))])
+    paired, apart = (np.concatenate(list(resampling.resampled_sums(sums, 2000, generator(seed)))) for seed in (2, 3))
+
+    def width(one, other):
+        _, low, high = replicates(one[:, 0] / one[:, 2] - other[:, 1] / other[:, 2], 50).interval()
+        return high - low
+
+    # Correlation .98: the difference varies a fifth as much where both are drawn together.
+    assert width(paired, paired) < 0.3 * width(paired, apart)

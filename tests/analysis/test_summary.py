@@ -3,8 +3,8 @@ import re
 import pytest
 from synthetic_runs import dense, perplexity_run, run, write_tree
 
-from analysis import summary, wording
-from analysis.contents import describe
+from analysis import names, summary
+from analysis.kinds import describe
 from harness import run_folder
 
 
@@ -147,8 +147,8 @@ def test_what_is_wrong_with_perplexities(read):
         "The calibrated points do not have the same seeds (seeds: number of points; 0: 1; 0 1: 1), "
         "so differences hold the seeds' noise.",
         "Wanda at 50 %: the measured sparsity is 0.450, not 0.500.",
-        "Round to nearest at 2 bits: a perplexity of 2981 is above the vocabulary of 1000: worse than knowing "
-        "nothing, so by how much means nothing.",
+        "Round to nearest at 2 bits: a perplexity of 2981 is above the vocabulary of 1000: worse than "
+        "guessing, so its size means nothing.",
     ]
 
 
@@ -176,11 +176,11 @@ def test_the_perplexity_table_has_a_line_per_point(read):
 
 
 def test_bars_and_line_breaks_do_not_end_a_cell():
-    assert wording.markdown(["a|b"], [["c\nd"]]) == ["| a\\|b |", "| --- |", "| c d |"]
+    assert names.markdown(["a|b"], [["c\nd"]]) == ["| a\\|b |", "| --- |", "| c d |"]
 
 
 def test_names_begin_no_tag_and_end_no_cell(read):
-    (cell,) = wording.markdown(["a<b>|c", "`<d>`", "e\u2028f"], [])[:1]
+    (cell,) = names.markdown(["a<b>|c", "`<d>`", "e\u2028f"], [])[:1]
     assert cell == r"| a\<b>\|c | `<d>` | e f |"
     text = "\n".join(lines(read(dense(task="<script>", model="lab/m<i>"), run(task="<script>", model="lab/m<i>"))))
     assert r"| m\<i> | \<script> |" in text and r"## Setting 1, m\<i>" in text and not re.search(r"[^\\]<", text)

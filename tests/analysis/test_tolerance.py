@@ -6,16 +6,17 @@ import pytest
 import scipy.stats
 from synthetic_runs import level_run, write_tree
 
-from analysis.levels import level_tables
-from analysis.uncertainty import resampling, tolerance, trends
+from analysis import tolerance, verdicts
+from analysis.replicates import Columns, CurveKey, LevelCurve, curve_replicates, resampled_curves
+from analysis.table import FigureKey, level_sets
 from harness import run_folder
 
 
 @pytest.fixture
 def strongest(tmp_path):
     def find(*runs, resamples=2000, **options):
-        ((key, members),) = level_tables.level_sets(run_folder.read_runs(write_tree(tmp_path, *runs))).items()
-        return tolerance.max_strengths(key, resampling.resampled_curves(members, resamples, 0), **options)
+        ((key, members),) = level_sets(run_folder.read_runs(write_tree(tmp_path, *runs))).items()
+        return tolerance.max_strengths(key, resampled_curves(members, resamples, 0), **options)
 
     return find
 
@@ -146,17 +147,15 @@ def test_a_calibration_that_may_fail_is_not_sure(strongest):
 def test_what_has_no_bound_says_why(strongest, tmp_path):
     (row,) = strongest(*curve(1, 4)[1:])
     assert (row["largest_strength"], row["reason"]) == (None, "there is no dense run of this level")
-    ((key, members),) = level_tables.level_sets(
+    ((key, members),) = level_sets(
         run_folder.read_runs(
             write_tree(tmp_path / "b", *curve(1, 4, groups=[f"{number % 9}" for number in range(200)]))
         )
     ).items()
-    (row,) = tolerance.max_strengths(key, resampling.resampled_curves(members, 50, 0))
+    (row,) = tolerance.max_strengths(key, resampled_curves(members, 50, 0))
     assert row["reason"] == "fewer than 10 groups of items"
-    ((key, members),) = level_tables.level_sets(
-        run_folder.read_runs(write_tree(tmp_path / "c", *curve(1, 4, chance=None)))
-    ).items()
-    (row,) = tolerance.max_strengths(key, resampling.resampled_curves(members, 50, 0), corrected=True)
+    ((key, members),) = level_sets(run_folder.read_runs(write_tree(tmp_path / "c", *curve(1, 4, chance=None)))).items()
+    (row,) = tolerance.max_strengths(key, resampled_curves(members, 50, 0), corrected=True)
     assert row["reason"] == "chance is not known"
 
 
@@ -185,19 +184,19 @@ def test_a_strength_that_loses_more_is_named_as_rarely_as_promised(tmp_path):
 
 
 def grants(runs, **options):
-    replicates = resampling._replicates({("key", "task"): columns_of(runs)}, np.arange(300), 300, (0, "data"))[
+    replicates = curve_replicates({("key", "task"): columns_of(runs)}, np.arange(300), 300, (0, "data"))[
         ("key", "task")
     ]
     point = {"level": "task", "strength": 0.5, "dense_above_chance": True, "chance": 0.0, "calibrated": False,
              "strength_kind": "sparsity", "requested_sparsity": 0.5, "bytes_fraction": None}  # fmt: skip
-    curves = {resampling.CurveKey("sparsity", "magnitude", None): [resampling.LevelCurve([point], replicates, "")]}
-    (row,) = tolerance.max_strengths(level_tables.LevelSet(2, "m", "t"), curves, **options)
+    curves = {CurveKey("sparsity", "magnitude", None): [LevelCurve([point], replicates, "")]}
+    (row,) = tolerance.max_strengths(FigureKey(2, "m", "t"), curves, **options)
     return row["largest_strength"] is not None
 
 
 def columns_of(runs):
     scores = np.array([runs["dense"], runs["magnitude"]], dtype=float)
-    return resampling.Columns(np.arange(300), scores, [(0,), (0,)])
+    return Columns(np.arange(300), scores, [(0,), (0,)])
 
 
 def test_junk_dna_scores_put_the_method_first_that_spares_hard_levels(tmp_path):
@@ -208,7 +207,7 @@ def test_junk_dna_scores_put_the_method_first_that_spares_hard_levels(tmp_path):
             for step, strength in ((1, 0.2), (2, 0.4), (3, 0.6))
         ]
     runs += [level_run("rtn", ("bits", 4), {"easy": lost(1), "hard": lost(1)}, chance=0.0)]
-    found = trends.measure(run_folder.read_runs(write_tree(tmp_path, *runs)), 200)
+    found = verdicts.measure(run_folder.read_runs(write_tree(tmp_path, *runs)), 200)
     rows = tolerance.junk_dna_scores(found.orders)
     assert [row["compression"] for row in rows] == ["wanda", "magnitude", "rtn"]
     # Slopes per unit of sparsity: -.25 and -.4 for Wanda, -.25 and -1.5 for magnitude.

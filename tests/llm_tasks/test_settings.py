@@ -25,7 +25,7 @@ from huggingface_hub import HfApi, constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from analysis.levels import level_tables
+from analysis.table import level_table
 from harness import records, run_folder
 from llm_tasks import (
     arguments,
@@ -320,7 +320,7 @@ def test_runs_hold_their_items_in_one_form(sweep: Sweep):
 
 def test_the_tables_pair_compressed_with_dense(sweep: Sweep):
     rows = run_folder.read_runs(sweep.folder)
-    table = level_tables.level_table(rows)
+    table = level_table(rows)
     assert len(table) == (4 + 3 + 4 + 3 + 2) * 3
     by_score = {(row["setting"], row["level"], row["compression"], row["seed"]): row["score"] for row in rows}
     for point in table:
@@ -418,7 +418,7 @@ def test_every_prompt_stands_in_the_chat_template(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
     contexts = [context for encoded in measured for context in encoded.contexts]
     assert all(tokenizer.decode(context).split()[0 :: len(context) - 1] == ["sky", "sea"] for context in contexts)
-    found = [point["reader"] for point in level_tables.level_table(run_folder.read_runs(tmp_path / "runs"))]
+    found = [point["reader"] for point in level_table(run_folder.read_runs(tmp_path / "runs"))]
     assert found == [*["answer in the chat template"] * 3, "letter in the chat template", "answer in the chat template"]
 
 
@@ -554,7 +554,7 @@ def test_a_dense_model_at_chance_is_logged_loudly(options: list[str], tmp_path: 
         "SETTING 5, PIQA: THE DENSE MODEL IS NOT ABOVE CHANCE (0.500, standard error 0.121, chance 0.500): "
         "its drops mean nothing"  # sqrt(0.25 / 17)
     )
-    table = level_tables.level_table(run_folder.read_runs(tmp_path))
+    table = level_table(run_folder.read_runs(tmp_path))
     assert [point["dense_above_chance"] for point in table] == [False, False]
 
 
@@ -747,7 +747,7 @@ def test_an_own_task_of_choices_in_levels(
     ]  # fmt: skip
     assert {row["metric"] for row in runs} == {"accuracy_norm"} and {row["reader"] for row in runs} == {"cloze"}
     assert [row["chance"] for row in runs] == [pytest.approx(1 / 3)] * 4
-    assert len(level_tables.level_table(runs)) == 4
+    assert len(level_table(runs)) == 4
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.copy(tmp_path / "mine.jsonl", tmp_path / "elsewhere")
     monkeypatch.setattr(experiment, "load_model", lambda args: pytest.fail("the runs are complete"))
@@ -864,6 +864,6 @@ def test_a_sweep_that_is_killed_again_and_again_equals_one_that_is_not(options: 
     )
     for path in paths:
         assert_same_outcome((killed / path).parent, (whole / path).parent)
-    tables = [level_tables.level_table(run_folder.read_runs(folder)) for folder in (killed, whole)]
+    tables = [level_table(run_folder.read_runs(folder)) for folder in (killed, whole)]
     assert tables[0] == tables[1] and len(tables[0]) == 8 * (4 + 3 + 2)
     assert not run_folder.unfinished_runs(killed)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.contents import describe
+from analysis.kinds import describe
 from harness import run_folder
 
 

@@ -1,15 +1,14 @@
 """What harness.run_folder reads back: faults of files, trees that mix runs, columns of items."""
 
 import json
-import os
 import zipfile
 
 import numpy as np
 import pytest
 from synthetic_runs import level_run, run, write_tree
 
-from analysis.contents import describe
-from analysis.levels import level_tables
+from analysis.kinds import describe
+from analysis.outcomes import ItemReader
 from harness import records, run_folder
 
 CELL = ("seed", "sparsity")
@@ -84,7 +83,7 @@ def test_runs_on_other_data_other_weights_or_other_items_are_never_averaged(tmp_
     for result, identity in (made_with(41), made_with(42), made_with(43, **{name: value})):
         write_tree(tmp_path, result, **identity)
     with pytest.raises(ValueError, match=rf"different recipes.*{name}: .* here, .*{value}.* there") as error:
-        describe(run_folder.read_runs(tmp_path), [])
+        describe(run_folder.read_runs(tmp_path))
     assert f"{tmp_path}/000 (here)" in str(error.value) and f"{tmp_path}/002 (there)" in str(error.value)
 
 
@@ -153,21 +152,20 @@ def test_a_file_that_is_no_array_is_refused(tmp_path):
         run_folder.read_items(tmp_path)
 
 
-def test_outcomes_of_the_same_items_share_them_and_follow_the_file(tmp_path):
-    """level_tables keeps what it read; another file in its place is read anew."""
+def test_outcomes_of_the_same_items_share_them_and_each_reader_reads_anew(tmp_path):
     levels = {"2 options": (1, 0, 1), "4 options": (0, 0, 1)}
     write_tree(tmp_path, level_run(levels=levels), level_run("wanda", 0.5, dict.fromkeys(levels, (0.25, 0, 1))))
-    one, other = (level_tables.read_outcomes(str(tmp_path / name)) for name in ("000", "001"))
-    assert one[0].items is other[0].items and one[1].groups is other[1].groups
-    assert one[0].scores.tolist() == [1, 0, 1] and other[1].scores.tolist() == [0.25, 0, 1]
-    assert one[0].scores.dtype == np.uint8 and other[0].scores.dtype == np.float64
+    rows, read = run_folder.read_runs(tmp_path), ItemReader()
+    dense, _, wanda, _ = [read(row) for row in rows]
+    assert dense.items is wanda.items and read(rows[1]).groups is read(rows[3]).groups
+    assert dense.scores.tolist() == [1, 0, 1] and wanda.scores.tolist() == [0.25, 0, 1]
+    assert dense.scores.dtype == np.uint8 and wanda.scores.dtype == np.float64
     path = tmp_path / "000" / "items.npz"
     changed = level_run(levels=dict.fromkeys(levels, (0, 0, 0)))["items"]
     run_folder.write_run(path.parent, run(), changed)
-    os.utime(path, ns=(1, 1))
-    assert level_tables.read_outcomes(str(path.parent))[0].scores.tolist() == [0, 0, 0]
+    assert read(rows[0]) is dense and ItemReader()(rows[0]).scores.tolist() == [0, 0, 0]
     path.unlink()
-    assert level_tables.read_outcomes(str(path.parent)) == {}
+    assert ItemReader()(rows[0]) is None
 
 
 def test_recipes_that_differ_in_a_path_alone_are_one(tmp_path):

@@ -1,0 +1,387 @@
+"""Cautions: one sentence for everything that keeps a number from meaning what it seems to mean; and missing runs."""
+
+import itertools
+from collections import Counter
+from typing import Any
+
+from analysis.curves import curves_by, level_curves
+from analysis.names import compression_name, markdown, percent, strength_text, task_name
+from analysis.outcomes import ItemReader, with_error
+from analysis.resampling import FEW_CLUSTERS
+from analysis.table import DENSE, MULTI_DOMAIN, SPARSE, Row, compression_order, is_above_chance
+from harness import run_folder
+
+SPARSITY_TOLERANCE = 0.01  # between the requested and the measured sparsity
+MANY_EMPTY = 0.1  # share of empty answers from which on a score says whether a model answers, not what it knows
+FEW_WINDOWS = 100  # with fewer, the choice of windows changes a perplexity more than most compressions do
+# Coordinates of a run in the grid of its sweep.
+GROUP = ("setting", "model", "task")
+WAY = ("compression", "magnitude_scope", "transfer", "pair")  # the method by which a model was made
+POINT = ("strength_kind", "strength")
+SEEDS = ("seed", "end_seed")
+PLACE = tuple(name for name in run_folder.COORDINATES if name not in {*GROUP, *WAY, *POINT, *SEEDS})
+MISSING_COLUMNS = (*run_folder.COORDINATES, "requested_sparsity")
+MOST_LINES = 40
+
+Cells = dict[tuple, set[tuple]]
+
+
+def tuning_cautions(members: list[Row], table: list[Row]) -> list[str]:
+    """Cautions about fine-tuning; `members` are runs of one setting, model and scope, and `table` their seed_means."""
+    return [*_tuning_references(members, table), *_tuning_seeds(table), *_tuning_points(table)]
+
+
+def _tuning_references(members: list[Row], table: list[Row]) -> list[str]:
+    found = []
+    dense_runs = [row for row in members if row["transfer"] == DENSE]
+    # A dict, not a set, for the order of the table.
+    for task, fraction in dict.fromkeys((point["task"], point["data_fraction"]) for point in table):
+        where = f"{task_name(task)}, {percent(fraction)} data"
+        runs = [row for row in dense_runs if (row["task"], row["data_fraction"]) == (task, fraction)]
+        said = _dense_caution(runs) if runs else "NO DENSE TRANSFER, so no drop is defined."
+        if said:
+            found.append(f"{where}: {said}")
+        else:
+            failed = [row for row in runs if not is_above_chance([row])]
+            found += [
+                f"{where}: dense transfer with seed {row['seed']} is not above chance ({_against_chance([row])}) "
+                "and moves the mean that all drops are relative to."
+                for row in failed
+            ]
+    return found
+
+
+def _tuning_seeds(table: list[Row]) -> list[str]:
+    found = []
+    single = sum(len(point["seeds"]) == 1 for point in table)
+    if single:
+        found.append(f"{single} of {len(table)} points rest on one seed: no interval, no band.")
+    places: dict[tuple[str, float], Counter] = {}
+    for point in table:
+        places.setdefault((point["task"], point["data_fraction"]), Counter())[point["seeds"]] += 1
+    for (task, fraction), counts in places.items():
+        if len(counts) > 1:
+            found.append(f"{task_name(task)}, {percent(fraction)} data: the points {_uneven_seeds(counts)}")
+    return found
+
+
+def _tuning_points(table: list[Row]) -> list[str]:
+    found = []
+    curves = curves_by(table, "task", "strength_kind", "transfer", "data_fraction")
+    for (task, kind, transfer, fraction), points in curves.items():
+        where = f"{task_name(task)}, {percent(fraction)} data, {transfer}"
+        others = [other for key, other in curves.items() if key[:3] == (task, kind, transfer)]
+        measured = {point["strength"] for point in points}
+        lacking = {point["strength"] for other in others for point in other} - measured
+        if lacking:
+            found.append(f"{where}: lacks {', '.join(map(str, sorted(lacking)))}, which other amounts of data have.")
+        found += [
+            f"{where}: at {point['strength']} {_missed_sparsity(point)}"
+            for point in points
+            if transfer == SPARSE and _misses_sparsity(point)
+        ]
+    return found
+
+
+def level_cautions(members: list[Row], table: list[Row], read: ItemReader) -> list[str]:
+    """Cautions about a setting without training.
+
+    Args:
+        members: the runs of one setting, model and task.
+        table: their level_table, with intervals.
+        read: reads the items of runs.
+    """
+    return [
+        *_reference_cautions(members, table, read),
+        *_empty_cautions(members),
+        *_seed_cautions(table),
+        *_pairing_cautions(table),
+        *_strength_cautions(table),
+        *_fact_cautions(members),
+    ]
+
+
+def _reference_cautions(members: list[Row], table: list[Row], read: ItemReader) -> list[str]:
+    dense = [with_error(row, read) for row in members if row["compression"] == "dense"]
+    if not dense:
+        return ["NO DENSE RUN, so no drop is defined."]
+    found = []
+    for level in dict.fromkeys(point["level"] for point in table):
+        runs = [row for row in dense if row["level"] == level]
+        said = _dense_caution(runs) if runs else "NOT IN THE DENSE RUN, so no drop is defined."
+        if said:
+            found.append(f"{level}: {said}")
+    return found
+
+
+def _empty_cautions(members: list[Row]) -> list[str]:
+    """Levels with many empty answers: a compressed model may stop answering although it still knows."""
+    levels: dict[str, dict[str, float]] = {}
+    for row in members:
+        share = row.get("metrics", {}).get("empty")
+        if share is not None:
+            name = f"{compression_name(row)} at {strength_text(row)}" if row["strength_kind"] else "dense"
+            shares = levels.setdefault(row["level"], {})
+            shares[name] = max(share, shares.get(name, 0.0))
+    found = []
+    for level, shares in levels.items():
+        if max(shares.values()) >= MANY_EMPTY:
+            told = ", ".join(f"{name}: {100 * share:.0f} %" for name, share in shares.items())
+            found.append(
+                f"{level}: MANY ANSWERS ARE EMPTY ({told}), so that its drops say whether the model answers as much as "
+                "what it knows; --chat_template, where the model has one, or --min_new_tokens 8 asks for an answer."
+            )
+    return found
+
+
+def _seed_cautions(table: list[Row]) -> list[str]:
+    found = []
+    calibrated = Counter(point["seeds"] for point in table if point["calibrated"])
+    single = sum(count for own, count in calibrated.items() if len(own) == 1)
+    if single:
+        found.append(
+            f"{single} of {calibrated.total()} calibrated points rest on one calibration sample: the bands leave its "
+            "spread out."
+        )
+    others = Counter(point["seeds"] for point in table if not point["calibrated"])
+    for name, counts in {"calibrated points": calibrated, "points without calibration": others}.items():
+        if len(counts) > 1:
+            found.append(f"The {name} {_uneven_seeds(counts)}")
+    return found
+
+
+def _pairing_cautions(table: list[Row]) -> list[str]:
+    points = [point for point in table if point["strength_kind"] is not None and point["dense_mean_score"] is not None]
+    none = sum(not point["paired_items"] for point in points)
+    partly = [point for point in points if point["paired_items"] and point["unpaired_items"]]
+    few = sum(
+        bool(point["paired_items"]) and point["drop_low"] is None and point["dense_above_chance"] is not False
+        for point in points
+    )
+    found = []
+    if none:
+        found.append(f"{none} of {len(points)} points have no items in common with the dense run: no interval.")
+    if partly:
+        worst = max(partly, key=lambda point: point["unpaired_items"])
+        found.append(
+            f"{len(partly)} of {len(points)} points have items that the dense run lacks, or lack some of its items: "
+            f"left out of the intervals (at most {worst['unpaired_items']}: {worst['level']}, "
+            f"{compression_name(worst)} at {strength_text(worst)})."
+        )
+    if few:
+        found.append(
+            f"{few} of {len(points)} points have no interval: the runs of their curve have {FEW_CLUSTERS} in common."
+        )
+    return found
+
+
+def _strength_cautions(table: list[Row]) -> list[str]:
+    found = []
+    for curves in level_curves(table).values():
+        everything = {point["strength"]: point for points in curves.values() for point in points}
+        for level, points in curves.items():
+            own = {point["strength"] for point in points}
+            lacking = [strength_text(point) for strength, point in everything.items() if strength not in own]
+            if lacking:
+                name = compression_name(points[0])
+                found.append(f"{level}, {name}: lacks {', '.join(lacking)}, which other levels have.")
+    missed = {(compression_name(point), strength_text(point)): point for point in table if _misses_sparsity(point)}
+    return found + [f"{name} at {strength}: {_missed_sparsity(point)}" for (name, strength), point in missed.items()]
+
+
+def _fact_cautions(members: list[Row]) -> list[str]:
+    """What was left out or cut where the levels were built; levels with the same facts share a sentence."""
+    facts: dict[str, dict[str, set[float]]] = {}
+    for row in members:
+        own = facts.setdefault(row["level"], {})
+        for name, value in row.get("facts", {}).items():
+            if value and name != "reference_only" and not name.startswith("mean_"):
+                own.setdefault(name, set()).add(value)
+    told: dict[str, list[str]] = {}
+    for level, own in facts.items():
+        text = ", ".join(f"{name.replace('_', ' ')} {_range(values)}" for name, values in own.items())
+        told.setdefault(text, []).append(level)
+    return [f"{', '.join(levels)}: {text}." for text, levels in told.items() if text]
+
+
+def _range(values: set[float]) -> str:
+    return f"{min(values):g}" if len(values) == 1 else f"{min(values):g} to {max(values):g}"
+
+
+def domain_cautions(table: list[Row], minorities: list[Row]) -> list[str]:
+    """Cautions about several domains or languages; the arguments are a contrasts.domain_table and minority_table."""
+    found = []
+    for point in table:
+        where = f"{point['level']} ({point['condition']})"
+        if point["transfer"] == DENSE and point["dense_above_chance"] is False:
+            found.append(f"{where}: the dense transfer is not above chance, so its drops mean nothing.")
+    lacking = {point["condition"]: None for point in table if point["dense_mean_score"] is None}
+    found += [f"{condition}: there is no dense transfer to compare with." for condition in lacking]
+    if len({point["level"] for point in table}) == 1:
+        found.append(f"{table[0]['level']} is the only level, so that nothing is compared.")
+    if table and table[0]["setting"] == MULTI_DOMAIN and not minorities:
+        found.append("No domain stands in two mixtures: its share cannot be told from its own difficulty.")
+    return found
+
+
+def line_cautions(table: list[Row]) -> list[str]:
+    """Cautions about lines between models; `table` is a lines.line_table."""
+    starts = [point for point in table if point["alpha"] == 0]
+    at_chance = dict.fromkeys(point["task"] for point in starts if point["dense_above_chance"] is False)
+    found = [
+        f"{task_name(task)}: DENSE AT CHANCE at alpha 0, so barriers from there mean nothing." for task in at_chance
+    ]
+    tasks = dict.fromkeys(point["task"] for point in starts)
+    controlled = {point["task"] for point in starts if point["pair"] == "dense-dense"}
+    lacking = [task_name(task) for task in tasks if task not in controlled]
+    if lacking:
+        found.append(
+            f"{', '.join(lacking)}: no dense-dense line, so how high the barrier between two seeds is remains unknown."
+        )
+    return found
+
+
+def perplexity_cautions(table: list[Row]) -> list[str]:
+    """Cautions about perplexity; `table` is the table.perplexity_table of one model and text."""
+    dense, windows = table[0], table[0]["windows"]
+    found = []
+    if dense["compression"] != "dense":
+        found.append("NO DENSE RUN, so no difference is defined.")
+    else:
+        unpaired = sum(point["loss_difference"] is None for point in table)
+        if unpaired:
+            found.append(f"{unpaired} of {len(table)} points lack losses on the windows of the dense run.")
+    if windows < FEW_WINDOWS:
+        measured = (
+            f"{compression_name(dense).lower()}: {dense['mean_perplexity']:.4g} ± {dense['mean_stderr'] or 0:.2g}"
+        )
+        error = "" if dense["mean_stderr"] is None else f" ({measured})"
+        found.append(
+            f"The text has {windows} windows{error}: others give other perplexities; compare within this table alone."
+        )
+    seeds = Counter(point["seeds"] for point in table if point["calibrated"])
+    single = sum(count for own, count in seeds.items() if len(own) == 1)
+    if single:
+        found.append(f"{single} of {seeds.total()} calibrated points rest on one calibration sample: no band.")
+    if len(seeds) > 1:
+        found.append(f"The calibrated points {_uneven_seeds(seeds)}")
+    for point in table:
+        where = f"{compression_name(point)} at {strength_text(point)}"
+        if _misses_sparsity(point):
+            found.append(f"{where}: {_missed_sparsity(point)}")
+        if point["mean_perplexity"] > point["vocabulary"]:
+            found.append(
+                f"{where}: a perplexity of {point['mean_perplexity']:.4g} is above the vocabulary of "
+                f"{point['vocabulary']}: worse than guessing, so its size means nothing."
+            )
+    return found
+
+
+def _dense_caution(runs: list[Row]) -> str | None:
+    """The caution about drops relative to these dense runs; None where they are above chance."""
+    learned = is_above_chance(runs)
+    if learned is None:
+        return "dense not compared with chance; a run lacks chance level or standard error."
+    return None if learned else f"DENSE NOT ABOVE CHANCE ({_against_chance(runs)}), so its drops mean nothing."
+
+
+def _against_chance(runs: list[Row]) -> str:
+    """0.512, chance 0.500, standard error 0.010."""
+    score = sum(row["score"] for row in runs) / len(runs)
+    return f"{score:.3f}, chance {runs[0]['chance']:.3f}, standard error {runs[0]['stderr']:.3f}"
+
+
+def _uneven_seeds(counts: Counter) -> str:
+    """The end of the sentence that points do not have the same seeds; `counts` are numbers of points by seeds."""
+    listed = "; ".join(f"{' '.join(map(str, seeds))}: {count}" for seeds, count in counts.most_common())
+    return f"do not have the same seeds (seeds: number of points; {listed}), so differences hold the seeds' noise."
+
+
+def _misses_sparsity(point: Row) -> bool:
+    measured, is_pruned = point["measured_sparsity"], point["strength_kind"] in ("sparsity", "nm")
+    return is_pruned and measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
+
+
+def _missed_sparsity(point: Row) -> str:
+    return f"the measured sparsity is {point['measured_sparsity']:.3f}, not {point['requested_sparsity']:.3f}."
+
+
+def missing_runs(rows: list[Row]) -> list[Row]:
+    """The coordinates of every run of the full grid that is not there.
+
+    The grid of one setting, model and task has a cell for every method (WAY) at every strength that any method has, of
+    the kinds that this method takes, in every place (amount of data, mixture), with every seed of this method. A method
+    that was never run is not missed, and neither is a strength that no run has.
+
+    Args:
+        rows: what run_folder.read_runs returned.
+    Returns:
+        Rows of MISSING_COLUMNS: run_folder.COORDINATES, and the requested_sparsity of runs at that strength.
+    """
+    found: dict[tuple, Cells] = {}
+    sparsity = {}
+    for row in rows:
+        own = run_folder.coordinates(row)
+        parts = [tuple(own[name] for name in names) for names in (GROUP, WAY, POINT, PLACE, SEEDS)]
+        group, way, point, where, seeds = parts
+        found.setdefault(group, {}).setdefault(way, set()).add((point, where, seeds))
+        sparsity[point] = row["requested_sparsity"]
+    missing = []
+    for group, ways in found.items():
+        for way, present in ways.items():
+            for point, where, seeds in _grid(ways, present) - present:
+                names = (*GROUP, *WAY, *POINT, *PLACE, *SEEDS)
+                values = (*group, *way, *point, *where, *seeds)
+                missing.append({**dict(zip(names, values, strict=True)), "requested_sparsity": sparsity[point]})
+    return sorted(missing, key=_order)
+
+
+def _grid(ways: Cells, present: set[tuple]) -> set[tuple]:
+    everything = set().union(*ways.values())
+    kinds = {point[0] for point, _, _ in present}
+    points = {point for point, _, _ in everything if point[0] in kinds}
+    places = {where for _, where, _ in everything}
+    return set(itertools.product(points, places, {seeds for *_, seeds in present}))
+
+
+def _order(row: Row) -> tuple:
+    fixed = tuple(str(row[name]) for name in (*GROUP, *PLACE, *WAY))
+    return fixed, compression_order(row), row["seed"], row["end_seed"] or 0
+
+
+def missing_lines(missing: list[Row], names: dict[Any, str]) -> list[str]:
+    """A Markdown table with a line for every method and place.
+
+    Args:
+        missing: what missing_runs returned.
+        names: short names of models and tasks.
+    """
+    groups: dict[tuple, dict[str, list[str]]] = {}
+    for row in missing:
+        key = tuple(row[name] for name in (*GROUP, *PLACE, *WAY))
+        strength = strength_text(row) or "dense"
+        groups.setdefault((key, _way_name(row), _place_name(row)), {}).setdefault(strength, []).append(str(row["seed"]))
+    body = []
+    for (key, way, place), strengths in itertools.islice(groups.items(), MOST_LINES):
+        setting, model, task, *_ = key
+        listed = "; ".join(f"{strength} (seed {' '.join(seeds)})" for strength, seeds in strengths.items())
+        body.append([setting, names.get(model, model), names.get(task, task) or "", way, place, listed])
+    more = len(groups) - len(body)
+    return [
+        f"Runs of the full grid of what the tree holds that are not there: {len(missing)} (all in `missing.csv`):",
+        "",
+        *markdown(["setting", "model", "task", "made by", "where", "lacking"], body),
+        *(["", f"And {more} more lines."] if more else []),
+    ]
+
+
+def _way_name(row: Row) -> str:
+    name = compression_name(row) if row["transfer"] is None else row["transfer"]
+    return name if row["pair"] is None else f"{name}, {row['pair']}"
+
+
+def _place_name(row: Row) -> str:
+    told = {name: row[name] for name in PLACE if row[name] is not None}
+    if "data_fraction" in told:
+        told["data_fraction"] = f"{percent(told['data_fraction'])} data"
+    return ", ".join(f"{value}" if name == "data_fraction" else f"{name} {value}" for name, value in told.items())

@@ -1,1 +1,0 @@
-"""Runs over several domains or pairs of languages: tables, figures, what being the minority costs."""

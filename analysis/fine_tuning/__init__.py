@@ -1,1 +1,0 @@
-"""Fine-tuning runs (settings 1 and 5, section 5): tables, trends, the four transfers, the human gap."""

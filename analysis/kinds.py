@@ -1,0 +1,329 @@
+"""What a tree of runs holds, part by part: figures with their tables, what is said of them, what to beware of.
+
+There are five kinds of runs, with a function each: fine-tuning, settings without training, several domains, lines
+between models, perplexity. A part is one set of runs that belong together. Its tables are computed once and feed
+everything said of them; a figure is drawn when it is asked for.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from analysis import (
+    cautions,
+    compression_plots,
+    findings,
+    human_gap,
+    level_sections,
+    plots,
+    tuned_plots,
+    tuned_sections,
+)
+from analysis.cautions import missing_runs
+from analysis.contrasts import (
+    DIFFERENCE_COLUMNS,
+    DOMAIN_COLUMNS,
+    MINORITY_COLUMNS,
+    difference_table,
+    domain_table,
+    minority_table,
+)
+from analysis.curves import BYTES, SIZE_COLUMNS, curves_by, size_table
+from analysis.lines import BARRIER_COLUMNS, LINE_COLUMNS, barrier_table, line_table
+from analysis.names import file_names, model_names, set_title, text_names
+from analysis.outcomes import ItemReader
+from analysis.paper import Measured, compare, our_numbers
+from analysis.replicates import resampled_curves, resampled_levels, tuned_curves
+from analysis.resampling import RESAMPLES
+from analysis.table import (
+    INTERPOLATION,
+    LEVEL_COLUMNS,
+    MULTI_DOMAIN,
+    OWN_TASK,
+    PERPLEXITY,
+    PERPLEXITY_COLUMNS,
+    POINT_COLUMNS,
+    TRANSLATION,
+    Row,
+    domain_sets,
+    figure_sets,
+    is_domain_run,
+    is_fine_tuning_run,
+    is_level_run,
+    level_sets,
+    level_table,
+    line_sets,
+    perplexity_sets,
+    perplexity_table,
+    seed_means,
+    select,
+)
+from analysis.verdicts import Trends, joined, of_figure, with_intervals
+from harness import run_folder
+
+# Names in the first README of the original repository (Images_png), by columns of our table and words of our file name.
+# The first rule that some figure obeys counts.
+ORIGINAL_NAMES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "Task_1": ((POINT_COLUMNS, "_setting1_data_adequacy_"),),
+    "Task_2": ((DOMAIN_COLUMNS, f"_{TRANSLATION}_"), (DOMAIN_COLUMNS, f"_{MULTI_DOMAIN}_")),
+    "Task_3": ((LEVEL_COLUMNS, "_setting3_"),),
+    "Task_4": ((human_gap.FIGURE_COLUMNS, "_human_gap_"),),
+    "TRUE_GEM": ((POINT_COLUMNS, "_four_transfers_"),),
+}
+
+
+class Plot(NamedTuple):
+    """One figure and its table.
+
+    Fields:
+        stem: file name without ending.
+        draw: makes the figure; None where there is a table alone.
+        table, columns: the CSV beside it.
+        finding: what the figure shows and how sure that is, in a sentence; "" where nothing can be said.
+    """
+
+    stem: str
+    draw: Callable[[], Figure] | None
+    table: list[Row]
+    columns: tuple[str, ...]
+    finding: str = ""
+
+
+class Part(NamedTuple):
+    """Runs that belong together.
+
+    Fields:
+        title: in words.
+        plots: may be none, such as of a dense run alone.
+        lines: tables and explanations as Markdown.
+        cautions: one sentence for everything that keeps a number from meaning what it seems to.
+        trends: intervals and verdicts of its curves, where it has levels of difficulty.
+        tables: what the paper prints too, by field of paper.Measured.
+    """
+
+    title: str
+    plots: list[Plot]
+    lines: list[str]
+    cautions: list[str]
+    trends: Trends = Trends([], [], [])
+    tables: Mapping[str, list[Row]] = MappingProxyType({})
+
+
+class Tree(NamedTuple):
+    """All that is known of a tree of runs.
+
+    Fields:
+        rows: what run_folder.read_runs returned.
+        unfinished: what run_folder.unfinished_runs returned.
+        parts: in the order of the paper.
+        trends: of all parts.
+        lacking: what cautions.missing_runs returned.
+        compared: what paper.compare returned.
+    """
+
+    rows: list[Row]
+    unfinished: list[Path]
+    parts: list[Part]
+    trends: Trends
+    lacking: list[Row]
+    compared: list[Row]
+
+
+def describe(rows: list[Row], unfinished: Sequence[Path] = (), resamples: int = RESAMPLES, size: str = BYTES) -> Tree:
+    """All that is known of a tree of runs.
+
+    Args:
+        rows: what run_folder.read_runs returned.
+        unfinished: what run_folder.unfinished_runs returned.
+        resamples: of items and seeds, behind all intervals and verdicts.
+        size: one of curves.SIZES, the axis of the figures by size.
+    Raises:
+        ValueError: runs that must not be averaged or compared (run_folder.check_runs).
+    """
+    run_folder.check_runs(rows)
+    parts = [*tuning_parts(rows, resamples), *level_parts(rows, resamples, size)]
+    parts += [*domain_parts(rows, resamples), *line_parts(rows), *perplexity_parts(rows)]
+    trends = joined(part.trends for part in parts)
+    found = {name: [part.tables[name] for part in parts if name in part.tables] for name in Measured._fields[1:]}
+    flat = {name: [row for own in found[name] for row in own] for name in ("levels", "differences")}
+    compared = compare(our_numbers(rows, Measured(trends, **(found | flat))))
+    return Tree(rows, list(unfinished), parts, trends, missing_runs(rows), compared)
+
+
+def is_known(row: Row) -> bool:
+    """Whether some part is made of a run's setting."""
+    known = is_fine_tuning_run(row) or is_level_run(row) or is_domain_run(row)
+    return known or row["setting"] in (INTERPOLATION, PERPLEXITY)
+
+
+def tuning_parts(rows: list[Row], resamples: int) -> list[Part]:
+    """Setting 1, section 5 and appendix B: one part for every setting, model and magnitude threshold."""
+    found = figure_sets(rows)
+    models, _, files = _short_names(model for _, model, _ in found)
+    parts = []
+    for (setting, model, scope), members in found.items():
+        table = seed_means(members)
+        gaps = human_gap.gap_table(table)
+        curves = tuned_curves(members, table, gaps, resamples, 0)
+        trends = joined(of_figure(*figure) for figure in curves.items())
+        differences = difference_table(members, resamples)
+        # The global threshold is the default and the paper's; only the other one is named.
+        ending = files[models[model]] + ("_per_layer" if scope == "layer" else "")
+        known = gaps if any(map(human_gap.has_place, gaps)) else []
+        easy_and_hard = human_gap.figure_table(table, gaps)
+        adequacy, transfers = plots.data_adequacy_points(table), plots.four_transfers_points(table)
+        drawn = [
+            ("data_adequacy", functools.partial(plots.data_adequacy, adequacy), adequacy, POINT_COLUMNS,
+             findings.of_tuning(trends, adequacy)),
+            ("four_transfers", functools.partial(plots.four_transfers, transfers), transfers, POINT_COLUMNS,
+             findings.of_transfers(differences)),
+            # A single task is neither easier nor harder than another.
+            ("human_gap", functools.partial(plots.easy_and_hard_tasks, table, gaps),
+             easy_and_hard if len({point["task"] for point in easy_and_hard}) > 1 else [], human_gap.FIGURE_COLUMNS,
+             findings.of_categories(trends, easy_and_hard)),
+            ("transfers_compared", None, differences, DIFFERENCE_COLUMNS, ""),
+            ("tasks", None, known, human_gap.HUMAN_GAP_COLUMNS, ""),
+        ]  # fmt: skip
+        parts.append(
+            Part(
+                title=f"Setting {setting}, {models[model]}" + (f", magnitude threshold {scope}" if scope else ""),
+                plots=[Plot(f"setting{setting}_{name}_{ending}", *plot) for name, *plot in drawn if plot[1]],
+                lines=tuned_sections.tuning_section(table, gaps, differences, trends),
+                cautions=cautions.tuning_cautions(members, table),
+                trends=trends,
+                tables={"gaps": gaps, "differences": differences},
+            )
+        )
+    return parts
+
+
+def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
+    """Settings 2 to 6, section 4 and own tasks: one part for every setting, model and task."""
+    found = level_sets(rows)
+    models, tasks, files = _short_names((key.model for key in found), (key.task for key in found))
+    parts = []
+    for key, members in found.items():
+        read = ItemReader()
+        bare = level_table(members, read)
+        trends = of_figure(key, resampled_curves(members, resamples, 0, bare, read))
+        table = with_intervals(bare, trends)
+        setting = key.setting if key.setting == OWN_TASK else f"setting{key.setting}"
+        stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}"
+        drawn = []
+        if curves_by(table, "level"):
+            told = findings.of_levels(trends, table)
+            drawn.append(Plot(stem, functools.partial(plots.levels, table), table, LEVEL_COLUMNS, told))
+        points = size_table(table, size)
+        if points:
+            draw = functools.partial(compression_plots.by_size, points, size)
+            shown = [select(point, SIZE_COLUMNS) for point in points]
+            drawn.append(Plot(f"{stem}_by_size", draw, shown, SIZE_COLUMNS, findings.of_sizes(points)))
+        sizes = level_sections.size_section(points) if points else []
+        parts.append(
+            Part(
+                title=f"{set_title(key.setting, key.task)}, {models[key.model]}",
+                plots=drawn,
+                lines=level_sections.level_section(table, trends) + sizes,
+                cautions=cautions.level_cautions(members, table, read),
+                trends=trends,
+                tables={"levels": table},
+            )
+        )
+    return parts
+
+
+def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
+    """Multi-domain learning and translation: one part for every setting, model and task."""
+    found = domain_sets(rows)
+    models, tasks, files = _short_names((key.model for key in found), (key.task for key in found))
+    parts = []
+    for key, members in found.items():
+        drawn = resampled_levels(members, resamples)
+        table, effects = domain_table(members, drawn=drawn), minority_table(members, drawn=drawn)
+        ending = f"{files[tasks[key.task]]}_{files[models[key.model]]}"
+        drawn = []
+        if curves_by(table, "level"):
+            draw = functools.partial(plots.domains, table)
+            drawn.append(Plot(f"{key.setting}_{ending}", draw, table, DOMAIN_COLUMNS, findings.of_domains(table)))
+        if any(row["corrected_effect"] is not None for row in effects):
+            draw = functools.partial(tuned_plots.minorities, effects, table)
+            told = findings.of_minorities(effects)
+            drawn.append(Plot(f"{key.setting}_minority_{ending}", draw, effects, MINORITY_COLUMNS, told))
+        parts.append(
+            Part(
+                title=f"{set_title(key.setting, key.task)}, {key.task}, {models[key.model]}",
+                plots=drawn,
+                lines=tuned_sections.domain_section(table, effects),
+                cautions=cautions.domain_cautions(table, effects),
+            )
+        )
+    return parts
+
+
+def line_parts(rows: list[Row]) -> list[Part]:
+    """Appendix C: one part for every model and amount of training data."""
+    found = line_sets(rows)
+    models, _, files = _short_names(model for _, model, _ in found)
+    parts = []
+    for (setting, model, fraction), members in found.items():
+        share = "" if fraction == 1 else f"_{100 * fraction:g}"
+        stem = f"{setting}_{files[models[model]]}{share}"
+        table, barriers = line_table(members), barrier_table(members)
+        draw = functools.partial(tuned_plots.lines_between_models, table, barriers)
+        parts.append(
+            Part(
+                title=f"Lines between models, {models[model]}"
+                + (f", {100 * fraction:g} % of the data" if share else ""),
+                plots=[
+                    Plot(stem, draw, table, LINE_COLUMNS, findings.of_lines(barriers)),
+                    Plot(f"{stem}_barriers", None, barriers, BARRIER_COLUMNS),
+                ],
+                lines=tuned_sections.line_section(table, barriers),
+                cautions=cautions.line_cautions(table),
+                tables={"barriers": barriers},
+            )
+        )
+    return parts
+
+
+def perplexity_parts(rows: list[Row]) -> list[Part]:
+    """One part for every model and text."""
+    found = perplexity_sets(rows)
+    models, texts, files = _short_names((model for _, model, _ in found), (text for _, _, text in found))
+    parts = []
+    for (setting, model, text), members in found.items():
+        table = perplexity_table(members)
+        drawn = []
+        if curves_by(table, "compression"):
+            stem = f"{setting}_{files[texts[text]]}_{files[models[model]]}"
+            draw = functools.partial(compression_plots.perplexity, table)
+            drawn.append(Plot(stem, draw, table, PERPLEXITY_COLUMNS, findings.of_perplexity(table)))
+        lines = level_sections.perplexity_section(table)
+        title = f"Perplexity, {models[model]} on {texts[text]}"
+        parts.append(Part(title, drawn, lines, cautions.perplexity_cautions(table)))
+    return parts
+
+
+def _short_names(
+    models: Iterable[str], tasks: Iterable[str] = ()
+) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Short names of models and of tasks or texts, and of these the forms that are fit for file names."""
+    of_models, of_tasks = model_names(set(models)), text_names(set(tasks))
+    return of_models, of_tasks, file_names([*of_models.values(), *of_tasks.values()])
+
+
+def original_figures(plots: Iterable[Plot]) -> dict[str, Plot]:
+    """Our figure for each name of the original; of several models' figures, the first with the most points."""
+    drawn = [plot for plot in plots if plot.draw]
+    found = {}
+    for name, rules in ORIGINAL_NAMES.items():
+        for columns, words in rules:
+            # File names of different kinds may be alike, and so may columns.
+            if fitting := [plot for plot in drawn if plot.columns == columns and words in f"_{plot.stem}"]:
+                found[name] = max(fitting, key=lambda plot: len(plot.table))
+                break
+    return found

@@ -1,1 +1,0 @@
-"""Lines between two fine-tuned models (appendix C): barriers, tables, figures."""
