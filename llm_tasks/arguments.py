@@ -26,8 +26,8 @@ from harness.models import add_model_options, longest_input, meta_model, stored_
 from harness.options import checked, filled, filled_path, folder_template, number, positive
 from llm_tasks.engine import ways as engine
 from llm_tasks.engine.cpu import LANE_TOKENS
+from llm_tasks.engine.processes import job_size
 from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength, check_methods
-from llm_tasks.processes import job_size
 from pruning import calibration, magnitude, walk
 from pruning.layers import decoder_weights
 from pruning.nm import parse_nm

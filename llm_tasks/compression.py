@@ -15,8 +15,8 @@ from harness.models import load_pretrained, save_model
 from harness.progress import Progress
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_quantized, precision_of, strength_of, tokens_per_batch_of
+from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.methods import METHODS, Options, Strength
-from llm_tasks.processes import ALONE, Processes
 from pruning.layers import decoder_weights
 from pruning.low_rank import parameter_ratio
 from pruning.magnitude import magnitude_masks

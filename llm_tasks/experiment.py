@@ -30,8 +30,8 @@ from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
 from llm_tasks import arguments
 from llm_tasks.arguments import DENSE, device_of, is_calibrated
 from llm_tasks.compression import CompressibleModel, export, load_model, measure, save_compressed, stream
+from llm_tasks.engine.processes import Processes, join, processes_here
 from llm_tasks.methods import METHODS
-from llm_tasks.processes import Processes, join, processes_here
 from pruning import calibration
 from pruning.layers import decoder_weights
 from pruning.streaming import StreamedBlocks

@@ -41,11 +41,10 @@ from transformers import PreTrainedTokenizerBase
 from harness.choices import LETTERS, gold_index, read_choices, read_texts
 from harness.data import SUFFIXES, check_fields, checked_text, read_rows, valid_text
 from harness.options import filled, filled_path, typed
-from llm_tasks import arguments, experiment, levels
-from llm_tasks.answers import contains
-from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
-from llm_tasks.prompts import Level, Prompt, continued, distinct, item_id, lettered
-from llm_tasks.task_files import sample
+from llm_tasks import arguments, evaluation, experiment
+from llm_tasks.engine.answers import contains
+from llm_tasks.evaluation import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
+from llm_tasks.levels import Level, Prompt, continued, distinct, item_id, lettered, sample
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +237,7 @@ SETTING = LevelSetting("own_task", "own_task", add_options, load, files, readers
 
 def main(argv: list[str] | None = None) -> int:
     parser = arguments.make_parser(__doc__)
-    levels.add_shared_options(parser)
+    evaluation.add_shared_options(parser)
     SETTING.add_options(parser)
     args = parser.parse_args(argv)
     given = typed(parser, argv)
@@ -247,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     setting = SETTING._replace(load=functools.partial(load, given=given))
-    return experiment.run(parser, args, [levels.as_setting(setting, ("task_file",))])  # its hash tells it
+    return experiment.run(parser, args, [evaluation.as_setting(setting, ("task_file",))])  # its hash tells it
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ from harness.device import autocast
 from harness.options import filled, positive, typed
 from harness.progress import Progress
 from llm_tasks import arguments, experiment
+from llm_tasks.engine.processes import Processes
 from llm_tasks.experiment import Evaluation, Setting
-from llm_tasks.processes import Processes
 from pruning import calibration
 from pruning.streaming import StreamedBlocks
 from pruning.walk import Replay

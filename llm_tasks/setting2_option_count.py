@@ -32,11 +32,10 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.data import Source, placed
 from harness.options import number
-from llm_tasks import mmlu
-from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
-from llm_tasks.mmlu import Question
-from llm_tasks.prompts import LETTERS, Level
-from llm_tasks.task_files import sample
+from llm_tasks.evaluation import CHOICE_OPTIONS, LevelSetting
+from llm_tasks.levels import LETTERS, Level, sample
+from llm_tasks.tasks import mmlu
+from llm_tasks.tasks.mmlu import Question
 
 OPTIONS = (
     "option_counts", "num_shots", "shot_split", "subjects", "keep_referring", "keep_option_order", "no_untouched",

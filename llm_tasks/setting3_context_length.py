@@ -31,11 +31,10 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.data import Source, placed
 from harness.options import number, positive
-from llm_tasks import triviaqa
-from llm_tasks.levels import ANSWER_OPTIONS, LevelSetting
-from llm_tasks.prompts import Level, Prompt
-from llm_tasks.task_files import sample
-from llm_tasks.triviaqa import CONTEXT_SETS, ContextItems, Item, Window, windows
+from llm_tasks.evaluation import ANSWER_OPTIONS, LevelSetting
+from llm_tasks.levels import Level, Prompt, sample
+from llm_tasks.tasks import reading
+from llm_tasks.tasks.reading import CONTEXT_SETS, ContextItems, Item, Window, windows
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ def load(args: argparse.Namespace) -> ContextItems:
         raise ValueError(f"--context_shares {' '.join(map(str, args.context_shares))}: a number stands there twice")
     if args.overflow == "truncate_left":
         raise ValueError("--overflow truncate_left could cut the answer's sentence; setting 3 takes drop_shots or skip")
-    found = triviaqa.load(args.context_dataset, args.data_dir, args.max_items)
+    found = reading.load(args.context_dataset, args.data_dir, args.max_items)
     if found.without_answer:
         logger.warning("%s: %d contexts do not contain the answer: their questions are left out at every level",
                        args.context_dataset, found.without_answer)  # fmt: skip

@@ -26,11 +26,10 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.data import Source, placed
 from harness.options import number
-from llm_tasks import mmlu
-from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
-from llm_tasks.mmlu import Question
-from llm_tasks.prompts import Level
-from llm_tasks.task_files import digest, sample
+from llm_tasks.evaluation import CHOICE_OPTIONS, LevelSetting
+from llm_tasks.levels import Level, digest, sample
+from llm_tasks.tasks import mmlu
+from llm_tasks.tasks.mmlu import Question
 
 MOST_SHOTS = 5  # examples of a subject in MMLU's dev split, and the most of the paper
 SHOT_ORDERS = ("seeded", "file")

@@ -24,10 +24,9 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.data import Source, placed
 from harness.options import checked
-from llm_tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task, sources
-from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
-from llm_tasks.prompts import Level
-from llm_tasks.task_files import sample
+from llm_tasks.evaluation import CHOICE_OPTIONS, LevelSetting
+from llm_tasks.levels import Level, sample
+from llm_tasks.tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task, sources
 
 PAPER_TASKS = ["piqa", "hellaswag", "openbookqa"]
 OPTIONS = ("tasks", "eval_split", "max_items", *CHOICE_OPTIONS)

@@ -33,11 +33,10 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.data import Source, placed
 from harness.options import filled_path
-from llm_tasks import factoid, mmlu
-from llm_tasks.factoid import FACTOID_SETS
-from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
-from llm_tasks.prompts import Level
-from llm_tasks.task_files import sample
+from llm_tasks.evaluation import ANSWER_OPTIONS, CHOICE_OPTIONS, LevelSetting
+from llm_tasks.levels import Level, sample
+from llm_tasks.tasks import factoid, mmlu
+from llm_tasks.tasks.factoid import FACTOID_SETS
 
 OPTIONS = (
     "factoid_dataset", "factoid_file", "num_shots", "shot_split", "subjects", "max_items", *CHOICE_OPTIONS,

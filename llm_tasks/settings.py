@@ -5,15 +5,15 @@ import argparse
 from harness.options import typed
 from llm_tasks import (
     arguments,
+    evaluation,
     experiment,
-    levels,
     setting2_option_count,
     setting3_context_length,
     setting4_k_shot,
     setting5_human_gap,
     setting6_factoid_vs_mcq,
 )
-from llm_tasks.levels import LevelSetting
+from llm_tasks.evaluation import LevelSetting
 
 SETTINGS: dict[int, LevelSetting] = {
     script.SETTING.name: script.SETTING
@@ -30,7 +30,7 @@ SETTINGS: dict[int, LevelSetting] = {
 def run(argv: list[str] | None, own: int, description: str) -> int:
     """Compute the runs of the settings asked for, `own` if none is; every compressed model is made once for all."""
     parser = arguments.make_parser(description)
-    levels.add_shared_options(parser)
+    evaluation.add_shared_options(parser)
     parser.add_argument_group("settings").add_argument(
         "--settings", type=int, nargs="+", choices=SETTINGS, default=[own], metavar="N",
         help=f"measure every compressed model in these, 2 to 6; --output_dir then needs {{setting}} (default {own})",
@@ -45,13 +45,13 @@ def run(argv: list[str] | None, own: int, description: str) -> int:
     except ValueError as error:
         parser.error(str(error))
     return experiment.run(
-        parser, args, [levels.as_setting(SETTINGS[name], others(SETTINGS[name]), unobeyed[name]) for name in chosen]
+        parser, args, [evaluation.as_setting(SETTINGS[name], others(SETTINGS[name]), unobeyed[name]) for name in chosen]
     )
 
 
 def others(setting: LevelSetting) -> tuple[str, ...]:
     """Options that are other settings' alone."""
-    known = {name for setting in SETTINGS.values() for name in setting.options} - set(levels.SHARED_OPTIONS)
+    known = {name for setting in SETTINGS.values() for name in setting.options} - set(evaluation.SHARED_OPTIONS)
     return tuple(sorted(known - set(setting.options)))
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from harness.device import autocast
 from harness.progress import Progress
 from llm_tasks.engine import cpu
-from llm_tasks.engine.ways import Ways, lengths_of
-from llm_tasks.packing import (
+from llm_tasks.engine.caches import KeysValues, PrefixLayer, joined
+from llm_tasks.engine.packing import (
     EVEN_KEYS,
     LONGEST_ROW,
     Read,
@@ -33,45 +33,14 @@ from llm_tasks.packing import (
     pack_in_blocks,
     plan,
 )
-from llm_tasks.processes import ALONE, Processes
+from llm_tasks.engine.processes import ALONE, Processes
+from llm_tasks.engine.ways import Ways, lengths_of
 from pruning.layers import decoder_blocks
 
-KeysValues = list[tuple[Tensor, Tensor] | None]  # per layer, each (rows, heads, tokens, width); None: it keeps nothing
 OwnRows = dict[int, slice]  # by id of a trunk, of its rows from short to long
 
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
 READS_PER_TOKEN = 0.25  # positions with logits of the whole vocabulary, per token of the budget: they fill the memory
-
-
-class _PrefixLayer(DynamicLayer):
-    """A layer's keys and values of earlier tokens: one row, read by every row of any batch, and never grown.
-
-    Those of the batch itself stay in `own` where they are to be kept.
-    """
-
-    def __init__(self, held: tuple[Tensor, Tensor] | None, keep: bool) -> None:
-        super().__init__()
-        self.is_initialized = True
-        self.held, self._keep = held, keep
-        self.own: tuple[Tensor, Tensor] | None = None
-
-    def get_seq_length(self) -> int:
-        return self.held[0].shape[-2] if self.held else 0
-
-    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        if self._keep:
-            self.own = keys, values
-        return _joined(self.held, (keys, values))
-
-
-def _joined(held: tuple[Tensor, Tensor] | None, own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Keys and values of every row, behind those that all rows share."""
-    if held is None:
-        return own
-    keys, values = (
-        torch.cat([some.expand(len(more), -1, -1, -1), more], dim=-2) for some, more in zip(held, own, strict=True)
-    )
-    return keys, values
 
 
 def _any_own(trunk: Trunk, own: OwnRows) -> bool:
@@ -110,7 +79,7 @@ class Engine:
         Args:
             wanted: the places that are read, (rows, tokens).
             outputs: logits at these, (positions read, vocabulary); hidden states where there are _output_weights.
-            cache: of _PrefixLayers, where there is one.
+            cache: of PrefixLayers, where there is one.
         """
         raise NotImplementedError
 
@@ -166,8 +135,8 @@ class Engine:
         cache = self._cache(held, keep=True)
         ids = torch.tensor([trunk.example[before : trunk.length]])
         self._outputs(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
-        joined = [_joined(layer.held, layer.own) if layer.own else None for layer in cache.layers]
-        self._feed_below(trunk, joined, own, tasks)
+        beginning = [joined(layer.held, layer.own) if layer.own else None for layer in cache.layers]
+        self._feed_below(trunk, beginning, own, tasks)
 
     def own_rows(self, root: Trunk, processes: Processes) -> OwnRows:
         """Of every trunk, the rows that this process computes: whole batches, of neighbouring trunks.
@@ -295,7 +264,7 @@ class Engine:
 
     def _cache(self, held: KeysValues | None, keep: bool) -> Cache:
         layers = range(self._num_layers)
-        return Cache(layers=[_PrefixLayer(held[index] if held else None, keep) for index in layers])
+        return Cache(layers=[PrefixLayer(held[index] if held else None, keep) for index in layers])
 
     def _outputs(
         self, ids: Tensor, wanted: Tensor, cache: Cache | None, blocks: list[cpu.Block] | None = None,

@@ -26,6 +26,17 @@ from transformers.cache_utils import Cache
 from harness.progress import Progress
 from llm_tasks.engine import cpu
 from llm_tasks.engine.feed import Engine
+from llm_tasks.engine.packing import (
+    LONGEST_ROW,
+    Continuation,
+    Read,
+    Row,
+    Tokens,
+    Trunk,
+    common_length,
+    distinct_reads,
+    row_of,
+)
 from llm_tasks.engine.ways import (
     PLAIN,
     Lengths,
@@ -37,7 +48,6 @@ from llm_tasks.engine.ways import (
     takes_kept_logits,
     takes_positions,
 )
-from llm_tasks.packing import LONGEST_ROW, Continuation, Read, Row, Tokens, Trunk, common_length, distinct_reads, row_of
 from pruning.layers import decoder_blocks
 
 logger = logging.getLogger(__name__)

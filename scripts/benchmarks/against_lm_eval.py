@@ -26,7 +26,7 @@ import torch
 
 from analysis.wording import markdown
 from harness.options import positive
-from llm_tasks import commonsense, mmlu
+from llm_tasks.tasks import commonsense, mmlu
 from measuring import (
     HERE,
     MEMORY_TITLES,

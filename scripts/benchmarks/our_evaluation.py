@@ -15,13 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from harness.device import keep_freed_memory
 from harness.options import positive
-from llm_tasks import commonsense, mmlu, setting4_k_shot, setting5_human_gap
+from llm_tasks import setting4_k_shot, setting5_human_gap
 from llm_tasks.arguments import max_length, scored_on_processor
-from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
 from llm_tasks.engine import cpu
+from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
+from llm_tasks.evaluation import engine_ways, measure
 from llm_tasks.experiment import Evaluation
-from llm_tasks.levels import engine_ways, measure
-from llm_tasks.prompts import Level
+from llm_tasks.levels import Level
+from llm_tasks.tasks import commonsense, mmlu
 from measuring import ASSETS, CLOCKS, DECODER, make_parser
 from process_memory import peak_bytes, reset_peak, resident_bytes
 

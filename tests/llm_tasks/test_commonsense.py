@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llm_tasks import setting5_human_gap
-from llm_tasks.commonsense import TASKS, cloze_prompt, letter_prompt, load_task, sources, without_markup
-from llm_tasks.prompts import Prompt, continued
+from llm_tasks.levels import Prompt, continued
+from llm_tasks.tasks.commonsense import TASKS, cloze_prompt, letter_prompt, load_task, sources, without_markup
 
 ROWS = {
     "piqa": {"goal": "Dry a cup", "sol1": "use a towel", "sol2": "use a wet towel ", "label": 0},

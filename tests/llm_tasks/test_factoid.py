@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_tasks import factoid, setting2_option_count, setting6_factoid_vs_mcq
-from llm_tasks.factoid import freebase_rows, load, prompt
-from llm_tasks.prompts import item_id
+from llm_tasks import setting2_option_count, setting6_factoid_vs_mcq
+from llm_tasks.levels import item_id
+from llm_tasks.tasks import factoid
+from llm_tasks.tasks.factoid import freebase_rows, load, prompt
 
 FREEBASE = {
     "Question-ID": "FreebaseQA-eval-0",

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from llm_tasks import mmlu, setting2_option_count, setting4_k_shot, setting6_factoid_vs_mcq, settings
-from llm_tasks.levels import LevelSetting
-from llm_tasks.mmlu import Question, refers_to_others
-from llm_tasks.prompts import LETTERS, Level, item_id
-from llm_tasks.task_files import sample
+from llm_tasks import setting2_option_count, setting4_k_shot, setting6_factoid_vs_mcq, settings
+from llm_tasks.evaluation import LevelSetting
+from llm_tasks.levels import LETTERS, Level, item_id, sample
+from llm_tasks.tasks import mmlu
+from llm_tasks.tasks.mmlu import Question, refers_to_others
 
 SETTINGS = {
     2: setting2_option_count.SETTING, 4: setting4_k_shot.SETTING, 6: setting6_factoid_vs_mcq.SETTING

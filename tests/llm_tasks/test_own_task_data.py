@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from llm_tasks import own_task
-from llm_tasks.prompts import Level
+from llm_tasks.levels import Level
 
 CHOICE = {"question": "Which is red?", "choices": ["sky", "blood", "grass"], "answer": "B"}
 ANSWER = {"question": "Who wrote Emma?", "answers": ["Jane Austen", "Austen"]}

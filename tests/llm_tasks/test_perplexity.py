@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import run_folder
 from llm_tasks import experiment, perplexity
-from llm_tasks.processes import Processes
+from llm_tasks.engine.processes import Processes
 from pruning import calibration
 from pruning.layers import decoder_weights
 

@@ -29,8 +29,8 @@ from analysis.levels import level_tables
 from harness import records, run_folder
 from llm_tasks import (
     arguments,
+    evaluation,
     experiment,
-    levels,
     own_task,
     setting2_option_count,
     setting3_context_length,
@@ -39,10 +39,10 @@ from llm_tasks import (
     setting6_factoid_vs_mcq,
 )
 from llm_tasks.compression import CompressibleModel
-from llm_tasks.packing import Continuation
-from llm_tasks.processes import Processes
-from llm_tasks.prompts import LETTERS
-from llm_tasks.scoring import Scores, Work
+from llm_tasks.engine.log_likelihood import Scores, Work
+from llm_tasks.engine.packing import Continuation
+from llm_tasks.engine.processes import Processes
+from llm_tasks.levels import LETTERS
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["red", "blue", "green", "black", "white", "sky", "sea", "tree", "stone", "Answer", "Question", "Q", "is", ":"]
@@ -334,7 +334,7 @@ def test_the_tables_pair_compressed_with_dense(sweep: Sweep):
 
 
 def test_complete_runs_are_skipped(sweep: Sweep, no_model: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(levels, "encode_levels", None)  # their data are not prepared either
+    monkeypatch.setattr(evaluation, "encode_levels", None)  # their data are not prepared either
     assert setting2_option_count.main(sweep.words) == 0
     assert setting5_human_gap.main([*sweep.words, "--tokens_per_batch", "64"]) == 0
 
@@ -411,8 +411,8 @@ def test_every_prompt_stands_in_the_chat_template(
     (model / "chat_template.jinja").write_text(
         "{% for message in messages %}sky {{ message['content'] }} sea{% endfor %}"
     )
-    measured, measure = [], levels.measure
-    monkeypatch.setattr(levels, "measure", lambda *args, **more: measured.extend(args[2]) or measure(*args, **more))
+    measured, measure = [], evaluation.measure
+    monkeypatch.setattr(evaluation, "measure", lambda *args, **more: measured.extend(args[2]) or measure(*args, **more))
     words = ["--model_name_or_path", str(model), "--settings", "3", "6", "--chat_template", *OWN[3], *OWN[6]]
     setting6_factoid_vs_mcq.main([*options, *words, "--output_dir", str(tmp_path / "runs" / TEMPLATE)])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
@@ -474,7 +474,7 @@ def test_every_option_belongs_to_a_setting():
         script.SETTING.add_options(parser)
     named = {name for script in SCRIPTS.values() for name in script.SETTING.options}
     assert {action.dest for action in parser._actions} - {"help"} <= named
-    levels.add_shared_options(parser)
+    evaluation.add_shared_options(parser)
     for script in SCRIPTS.values():
         assert set(script.SETTING.options) <= {action.dest for action in parser._actions}
     own_task.add_options(parser)
@@ -515,7 +515,7 @@ def test_answers_are_read_as_asked_and_like_one_by_one(
     """Settings with options take every mode, chance with it; sharing and batching change no choice."""
     words = [*options, *OWN[6], "--settings", "2", "4", "6", "--answer_mode", mode, "--max_items", "8", "--output_dir"]
     assert setting2_option_count.main([*words, str(tmp_path / "shared/{setting}")]) == 0
-    monkeypatch.setattr(levels, "log_likelihoods", one_at_a_time)
+    monkeypatch.setattr(evaluation, "log_likelihoods", one_at_a_time)
     assert setting2_option_count.main([*words, str(tmp_path / "apart/{setting}")]) == 0
     for setting in "246":
         shared, apart = tmp_path / "shared" / setting, tmp_path / "apart" / setting

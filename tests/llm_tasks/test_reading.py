@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llm_tasks import setting3_context_length, triviaqa
-from llm_tasks.answers import contains
-from llm_tasks.prompts import item_id
-from llm_tasks.triviaqa import Item, Window, find_answer, growth_order, load, split_sentences, windows
+from llm_tasks import setting3_context_length
+from llm_tasks.engine.answers import contains
+from llm_tasks.levels import item_id
+from llm_tasks.tasks import reading
+from llm_tasks.tasks.reading import Item, Window, find_answer, growth_order, load, split_sentences, windows
 
 SHARES = [20, 40, 60, 80, 100]
 
@@ -214,12 +215,12 @@ def test_trivia_qa_takes_the_first_document_in_rank_order_that_holds_an_answer(w
 def test_trivia_qa_of_the_hub_is_read_one_by_one_where_items_are_limited(monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def read_source(source: triviaqa.Source, data_dir: Path | None, first: int | None) -> list[tuple[str, dict]]:
+    def read_source(source: reading.Source, data_dir: Path | None, first: int | None) -> list[tuple[str, dict]]:
         asked.append((source.folder, first))
         row = trivia_row(["Gold."], [], True)
         return [("row 1", {**row, "context": "Gold.", "answers": {"text": ["Gold"], "answer_start": [0]}})]
 
-    monkeypatch.setattr(triviaqa, "read_source", read_source)
+    monkeypatch.setattr(reading, "read_source", read_source)
     load("triviaqa", None, 5), load("triviaqa", None), load("triviaqa", Path("x"), 5), load("squad", None, 5)
     assert asked == [("trivia_qa/rc", 5), ("trivia_qa/rc", None), ("trivia_qa/rc", None), ("squad", None)]
 
@@ -313,7 +314,7 @@ BAD_ROWS = [
 
 @pytest.mark.parametrize(("name", "row", "message"), BAD_ROWS, ids=[message for *_, message in BAD_ROWS])
 def test_damaged_rows_name_file_line_and_field(write: Callable, name: str, row: dict, message: str):
-    source = triviaqa.CONTEXT_SETS[name].source
+    source = reading.CONTEXT_SETS[name].source
     good = {
         "nq_open_gold_context": GOLD,
         "squad": {**GOLD, "answers": {"text": ["gold"], "answer_start": [6]}},

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.data import Source, checked_text, read_source, valid_text
-from llm_tasks.answers import PUNCTUATION, normalize_answer
-from llm_tasks.prompts import item_id
+from llm_tasks.engine.answers import PUNCTUATION, normalize_answer
+from llm_tasks.levels import item_id
 
 # A sentence may end here: after . ! ? with what closes a quotation, or at a line's end.
 BREAK = re.compile(r"""[.!?]["'\u201d\u2019)\]]*\s+|\n\s*""")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.data import Source, check_fields, checked_text, read_json, read_source
-from llm_tasks.prompts import Prompt, item_id
-from llm_tasks.triviaqa import alias_texts, answer_texts
+from llm_tasks.levels import Prompt, item_id
+from llm_tasks.tasks.reading import alias_texts, answer_texts
 
 
 class Question(NamedTuple):

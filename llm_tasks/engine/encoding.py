@@ -8,8 +8,8 @@ from typing import NamedTuple
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from llm_tasks.packing import Continuation, Tokens, common_length
-from llm_tasks.prompts import Level, Prompt
+from llm_tasks.engine.packing import Continuation, Tokens, common_length
+from llm_tasks.levels import Level, Prompt
 
 OVERFLOWS = ("drop_shots", "truncate_left", "skip")
 SHARED_CHARACTERS = 256  # that texts must share for a beginning to be tokenised apart

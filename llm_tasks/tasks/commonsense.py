@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from harness.choices import LETTERS, choice_index, gap_choices, labelled_choices, option_texts
 from harness.data import Source, checked_text, read_source, valid_text
-from llm_tasks.prompts import Prompt, continued, distinct, item_id, lettered
+from llm_tasks.levels import Prompt, continued, distinct, item_id, lettered
 
 UNLABELLED = ("", "-1", "None")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.data import Source, checked_text, read_source
-from llm_tasks.prompts import LETTERS, Prompt, item_id
-from llm_tasks.task_files import digest
+from llm_tasks.levels import LETTERS, Prompt, digest, item_id
 
 SHOT_SPLITS = ("dev", "validation")  # that worked examples come from
 FIELDS = ("question", "subject", "choices", "answer")
@@ -220,7 +219,7 @@ def reduce_options(questions: Iterable[Question], count: int, seed: int, keep_or
     The distractors that stay are the first of one random order per question: those of a smaller `count` are among
     those of a larger one. The right option's place is balanced within a subject: each place is right equally often,
     give or take one question, so that a constant letter scores 1 / count. All follows from the seed and the content;
-    neither the order of the questions nor others of other subjects matter, and those that task_files.sample draws of
+    neither the order of the questions nor others of other subjects matter, and those that levels.sample draws of
     a subject are reduced as they are without it.
 
     Args:

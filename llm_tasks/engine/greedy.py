@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from harness.progress import Progress
 from llm_tasks.engine import cpu, proof
+from llm_tasks.engine.caches import GrowingLayer
 from llm_tasks.engine.feed import Engine, is_out_of_memory, release_memory, sliding_window
-from llm_tasks.engine.proof import scoring_ways
-from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways, lengths_of
-from llm_tasks.packing import (
+from llm_tasks.engine.log_likelihood import Work, check_done_once
+from llm_tasks.engine.packing import (
     Continuation,
     Read,
     Row,
@@ -29,8 +29,9 @@ from llm_tasks.packing import (
     distinct_tokens,
     families,
 )
-from llm_tasks.processes import ALONE, Processes
-from llm_tasks.scoring import Work, check_done_once
+from llm_tasks.engine.processes import ALONE, Processes
+from llm_tasks.engine.proof import scoring_ways
+from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways, lengths_of
 
 ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
 TRIED_TOKENS = 2  # written behind each prompt that ways of answering are tried with
@@ -207,41 +208,6 @@ def _write(writer: "_Writer", count: int, end: AnswerEnd) -> list[list[int]]:
         logits = writer.go_on(chosen, torch.tensor(kept, device=chosen.device))
 
 
-class _GrowingLayer(DynamicLayer):
-    """A layer's keys and values in one buffer that is filled in place: nothing is copied from step to step."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self._capacity, self._length = capacity, 0
-
-    def lazy_initialization(self, keys: Tensor, values: Tensor) -> None:
-        self.open(len(keys), 0, keys, values)
-
-    def open(self, rows: int, length: int, keys: Tensor, values: Tensor) -> None:
-        """Make room for so many rows of such keys and values; `length` columns of zeros count as filled."""
-        self.keys = keys.new_zeros(rows, keys.shape[1], self._capacity, keys.shape[-1])
-        self.values = values.new_zeros(rows, values.shape[1], self._capacity, values.shape[-1])
-        self._length, self.is_initialized = length, True
-
-    def get_seq_length(self) -> int:
-        return self._length
-
-    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
-        end = self._length + keys.shape[-2]
-        self.keys[:, :, self._length : end] = keys
-        self.values[:, :, self._length : end] = values
-        self._length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def select(self, rows: Tensor) -> None:
-        if not self.is_initialized:  # of a block that keeps nothing
-            return
-        rows = rows.to(self.keys.device)
-        self.keys, self.values = self.keys[rows], self.values[rows]
-
-
 class _Writer(Engine):
     """A batch of prompts, fed at the start, and the answers behind them, fed token by token."""
 
@@ -253,7 +219,7 @@ class _Writer(Engine):
         self._prompts = prompts
         self._longest = max(map(len, prompts))
         capacity = self._longest + max_new_tokens
-        self._layers = [_GrowingLayer(capacity) for _ in range(self._num_layers)]
+        self._layers = [GrowingLayer(capacity) for _ in range(self._num_layers)]
 
     def start(self) -> Tensor:
         """Logits after each prompt, (prompts, vocabulary)."""
