@@ -1,15 +1,24 @@
-"""What is asked of a model: an item of a data set as a prompt, and the prompts of one level of difficulty."""
+"""What a prompt, a level of difficulty and a setting are, and what data sets need to make prompts of their rows.
+
+An item's identity follows from its content, so that the same item is paired in every run; a sample of a data set is the
+same for every seed and every order of the file.
+"""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from transformers import PreTrainedTokenizerBase
 
 from harness.choices import LETTERS
 
 Item = TypeVar("Item")
 
 READERS = ("letter", "generate", "cloze", "answer")
+# Options that settings obey whose prompts have options to choose from, or whose answers are generated.
+CHOICE_OPTIONS = ("answer_mode", "length_normalized")
+ANSWER_OPTIONS = ("answer_metric", "max_new_tokens", "min_new_tokens")
 
 
 class Prompt(NamedTuple):
@@ -18,10 +27,10 @@ class Prompt(NamedTuple):
     Fields:
         item: identity of the item, the same at every level and in every run (item_id).
         group: items that share examples or a document, such as an MMLU subject; uncertainty is computed over groups.
-        question: ends where the answer begins, without a blank: "...\\nAnswer:". Never cut.
+        question: ends where the answer begins, without a space: "...\\nAnswer:". Never cut.
         header: what stands before the examples, or a document; may lose its start where the prompt is too long.
-        shots: worked examples, each with its blank lines; the last ones may be dropped where the prompt is too long.
-        options: continuations with the blank before them, (" A", " B") or (" Paris", " Rome"); none for an answer.
+        shots: few-shot examples, each with the empty line behind it; a prompt that is too long may lose the last ones.
+        options: continuations with the space before them, (" A", " B") or (" Paris", " Rome"); none for an answer.
         gold: which option is right.
         answers: texts of which each is right, for a generated answer.
     """
@@ -47,7 +56,7 @@ class Level(NamedTuple):
             the option's text by log-likelihood, or a generated answer.
         prompts: one per item.
         human: score of people, a fraction, where it defines the difficulty.
-        facts: what construction left out or found, by name, such as {"options_refer_to_others": 649}.
+        facts: counts of what was left out and other facts of its items, such as {"options_refer_to_others": 649}.
     """
 
     name: str
@@ -59,13 +68,58 @@ class Level(NamedTuple):
     facts: dict[str, float] = {}  # noqa: RUF012  a NamedTuple's default is never changed
 
 
+class Option(NamedTuple):
+    """An option of the command line: its name, and the arguments that argparse's add_argument takes besides."""
+
+    name: str
+    declaration: dict[str, Any]
+
+
+def option(name: str, **declaration: Any) -> Option:
+    """Declare an option; settings that share one list the same."""
+    return Option(name, declaration)
+
+
+class Setting(NamedTuple):
+    """Where a setting's items come from and what makes them harder.
+
+    Fields:
+        name: 2 … 6, "own_task" or "perplexity"; {setting} in --output_dir.
+        task: its name in results.
+        title: heads its options in --help.
+        options: declared by it; one that several settings declare is added once.
+        obeys: names of all options that change what it computes, besides those that every setting obeys.
+        values: frozen dataclass of the options that the functions below read; its field `typed` would hold the names of
+            the options that the command line holds.
+        content: hashes or commits of what `load` reads, from the values; ValueError where a file is lacking.
+        readers: how answers are read off the model, from the values: names of READERS, or "perplexity".
+        load: reads and checks its data, from the values; ValueError where they are not usable.
+        build: its levels from easy to hard, from data, values, seed and tokenizer.
+        seeded: whether the seed changes its levels.
+        unrecorded: options that tell no two runs apart, since a hash of their content does.
+    """
+
+    name: int | str
+    task: str
+    title: str
+    options: tuple[Option, ...]
+    obeys: tuple[str, ...]
+    values: type
+    content: Callable[[Any], dict[str, str]]
+    readers: Callable[[Any], tuple[str, ...]]
+    load: Callable[[Any], Any]
+    build: Callable[[Any, Any, int, PreTrainedTokenizerBase], list[Level]]
+    seeded: bool = False
+    unrecorded: tuple[str, ...] = ()
+
+
 def item_id(*content: str) -> str:
     """Identity of an item from its content: 16 hexadecimal digits, whatever file or position it is read from."""
     return hashlib.sha256("\x1f".join(content).encode()).hexdigest()[:16]
 
 
 def distinct(items: Iterable[str]) -> list[str]:
-    """The identities; one that was there before gets a number: "4f…", "4f…-2"."""
+    """The identities, each once: the second "4f…" becomes "4f…-2"."""
     seen: Counter[str] = Counter()
     found = []
     for item in items:
@@ -84,7 +138,7 @@ def lettered(question: str, choices: Sequence[str]) -> str:
 
 
 def continued(context: str, choices: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """The context without the blanks at its end, and the choices behind these blanks and one more.
+    """The context without the spaces at its end, and each choice behind these spaces and one more.
 
     Source: lm-evaluation-harness: target_delimiter, and api/model.py, _encode_pair.
     """
@@ -99,10 +153,10 @@ def sample(items: Sequence[Item], count: int | None, key: Callable[[Item], str])
     """
     if count is None or count >= len(items):
         return list(items)
-    chosen = sorted(range(len(items)), key=lambda place: digest(key(items[place])))[:count]
-    return [items[place] for place in sorted(chosen)]
+    chosen = sorted(range(len(items)), key=lambda index: digest(key(items[index])))[:count]
+    return [items[index] for index in sorted(chosen)]
 
 
 def digest(key: str) -> bytes:
-    """What orders the items of a sample."""
+    """Its sha256, by which a sample orders items."""
     return hashlib.sha256(key.encode()).digest()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from llm_tasks import setting2_option_count
-from llm_tasks.engine.log_likelihood import Engine
+from llm_tasks.engine.feed import Engine
 from llm_tasks.engine.processes import join
 
 FAILING_CALL = 2  # of the evaluation: the second run

@@ -1,4 +1,4 @@
-"""MMLU: its questions, with fewer options where asked, as prompts of lm-evaluation-harness with worked examples."""
+"""MMLU: its questions, with fewer options where asked, as prompts of lm-evaluation-harness with few-shot examples."""
 
 import random
 import re
@@ -7,10 +7,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.data import Source, checked_text, read_source
-from llm_tasks.levels import LETTERS, Prompt, digest, item_id
+from harness.data import Source, checked_text, placed, read_source
+from harness.options import number
+from llm_tasks.levels import LETTERS, Prompt, digest, item_id, option, sample
 
 SHOT_SPLITS = ("dev", "validation")  # that worked examples come from
+NUM_SHOTS = option("num_shots", type=number(int, 0, 5), default=5,
+    help="settings 2 and 6: worked examples of MMLU, 0 to 5 (default 5)")  # fmt: skip
+SHOT_SPLIT = option("shot_split", choices=SHOT_SPLITS, default="dev",
+    help="settings 2, 4 and 6: MMLU's split that worked examples come from; the paper names validation, of which "
+    "those that stand in the test split too are left out (default dev, which is made for it)")  # fmt: skip
+SUBJECTS = option("subjects", nargs="+", metavar="NAME",
+    help="settings 2, 4 and 6: subjects of MMLU, such as high_school_biology (default: all)")  # fmt: skip
 FIELDS = ("question", "subject", "choices", "answer")
 HEADERS = {
     "letter": "The following are multiple choice questions (with answers) about {subject}.\n\n",
@@ -78,17 +86,37 @@ def load(data_dir: Path | None, split: str) -> list[Question]:
     return questions
 
 
-def load_examples(data_dir: Path | None, split: str, asked: Iterable[Question]) -> list[Question]:
-    """The worked examples of a split, in the file's order, without questions that are asked too.
+def load_with_examples(
+    data_dir: Path | None, subjects: Sequence[str] | None, max_items: int | None, num_shots: int, option_name: str,
+    shot_split: str,
+) -> tuple[list[Question], list[Question]]:  # fmt: skip
+    """The test questions of these subjects, and few-shot examples of which none is a test question.
 
     Of the validation split 13 questions stand in the test split again, of the dev split none.
 
     Args:
-        split: one of SHOT_SPLITS.
-        asked: all questions that may be asked, drawn or not, so that a sample has the examples of all.
+        max_items: a sample of so many questions; all if None. Its examples are those of all questions.
+        num_shots: examples that every subject must have; with 0 none are read.
+        option_name: the option that says so, for the message.
+        shot_split: one of SHOT_SPLITS.
+    Returns:
+        Questions, and examples of all subjects, each in the file's order.
+    Raises:
+        ValueError: see load, of_subjects and check_examples.
     """
-    known = {question.item for question in asked}
-    return [example for example in load(data_dir, split) if example.item not in known]
+    test = load(data_dir, "test")
+    questions = sample(of_subjects(test, subjects), max_items, key=lambda question: question.item)
+    examples = []
+    if num_shots:
+        known = {question.item for question in test}
+        examples = [example for example in load(data_dir, shot_split) if example.item not in known]
+    check_examples(questions, examples, num_shots, option_name, shot_split)
+    return questions, examples
+
+
+def files(data_dir: Path | None, *splits: str) -> list[Path | Source]:
+    """Where these splits are: local files or places on the hub."""
+    return [placed(source(split), data_dir) for split in splits]
 
 
 def of_subjects(questions: Iterable[Question], subjects: Sequence[str] | None) -> list[Question]:
@@ -134,7 +162,7 @@ def check_examples(
 def prompts(
     questions: Iterable[Question], examples: Iterable[Question], reader: str, num_shots: int | None = None
 ) -> list[Prompt]:
-    """Each question after the first `num_shots` worked examples of its subject.
+    """Each question after the first `num_shots` few-shot examples of its subject.
 
     Args:
         examples: of all subjects, in the order in which they are shown; their options may be reduced.
@@ -174,13 +202,13 @@ def question_text(question: Question, reader: str) -> str:
 
 
 def option_texts(question: Question, reader: str) -> tuple[str, ...]:
-    """What may follow the question, each with a blank before it."""
+    """What may follow the question, each with a space before it."""
     texts = question.choices if reader == "cloze" else LETTERS[: len(question.choices)]
     return tuple(f" {text}" for text in texts)
 
 
 def shot_text(example: Question, reader: str) -> str:
-    """A worked example with the blank line behind it."""
+    """A few-shot example with the empty line behind it."""
     return f"{question_text(example, reader)}{option_texts(example, reader)[example.answer]}\n\n"
 
 

@@ -7,14 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
+from setting_values import values_of
 
 from GLUE_tasks import Glue_prune_oneshot, Mcq_prune_oneshot
 from GLUE_tasks import experiment as fine_tuning
 from harness import content
 from harness.content import content_sha256, dataset_commit, files_content, model_content, sha256
 from harness.data import Source
-from llm_tasks import experiment, perplexity, setting2_option_count
+from llm_tasks import run
+from llm_tasks.compressed_model import ModelSource
+from llm_tasks.settings import option_count, perplexity
 from pruning import calibration
 
 COMMIT, OTHER = "a" * 40, "b" * 40
@@ -214,9 +218,10 @@ def test_the_default_path_names_every_commit(hub_model: Path, hub_data: Path):
         hub = script.PROBLEM.hub_data({"task_name": task}, args)
         assert fine_tuning.input_hashes(args, hub) == {"model_commit": OTHER, "data_commit": f"{data}@{COMMIT}"}
     cells = [{"compression": "wanda"}]
-    found = experiment.input_hashes(args, cells)
+    source = ModelSource("lab/tiny", torch.device("cpu"), revision="v2")
+    found = run.input_hashes(source, "c4", None, cells)
     assert found == {"model_commit": OTHER, "calibration_commit": calibration.C4_REVISION}
-    assert files_content(setting2_option_count.files(args)) == {"data_commit": f"cais/mmlu@{COMMIT}"}
-    assert perplexity.identify(argparse.Namespace(text="wikitext2", data_dir=None)) == {
+    assert option_count.SETTING.content(values_of(option_count.SETTING)) == {"data_commit": f"cais/mmlu@{COMMIT}"}
+    assert perplexity.SETTING.content(values_of(perplexity.SETTING, max_length=9)) == {
         "text_commit": calibration.WIKITEXT_REVISION
     }

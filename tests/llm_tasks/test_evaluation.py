@@ -9,10 +9,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from llm_tasks import evaluation, setting5_human_gap
+from llm_tasks import evaluation
 from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels
-from llm_tasks.engine.ways import PLAIN
-from llm_tasks.experiment import Evaluation
+from llm_tasks.evaluation import Evaluation, Reading
 from llm_tasks.levels import Level, Prompt
 
 WORDS = ["A", "B", "C", "D", "USA", "ask", "say", "name", "rome", "no", "way", "mute"]
@@ -64,7 +63,7 @@ def ask(item: str, question: str, options: tuple[str, ...], gold: int) -> Prompt
 
 def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *asked: Level, **options: object) -> Evaluation:
     encoded = encode_levels(asked, TextEncoder(tokenizer), 64, 4, "skip")
-    return evaluation.measure(model, tokenizer, encoded, max_new_tokens=4, **options)
+    return evaluation.measure(model, tokenizer, encoded, Reading(max_new_tokens=4, **options))
 
 
 LETTERS = Level("letters", 1.0, "set", "letter", [
@@ -194,7 +193,7 @@ def test_levels_are_measured_together_as_alone(model: PreTrainedModel, tokenizer
             assert together.items[name][together.items["level"] == index].tolist() == found.items[name].tolist()
         predicted = f"level{index}_predicted"
         assert together.items[predicted].tolist() == found.items["level0_predicted"].tolist()
-    unshared = measure(model, tokenizer, *asked, ways=(PLAIN, PLAIN))
+    unshared = measure(model, tokenizer, *asked, plain=True)
     assert unshared.levels == together.levels
     assert unshared.facts["tokens_distinct"] == together.facts["tokens_distinct"]
 
@@ -235,7 +234,7 @@ def test_a_dense_model_that_is_not_above_chance_is_said_loudly(
     chance = 0.5 if score == 0.5 else 0.25
     level = {"level": "PIQA", "score": score, "stderr": stderr, "chance": chance, "num_examples": 100}
     with caplog.at_level(logging.WARNING):
-        evaluation.warn_of_chance(setting5_human_gap.SETTING, [level])
+        evaluation.warn_of_chance(5, [level])
     assert ("SETTING 5, PIQA: THE DENSE MODEL IS NOT ABOVE CHANCE" in caplog.text) == warned
     assert len(caplog.records) == warned
     if stderr is None:
@@ -245,7 +244,7 @@ def test_a_dense_model_that_is_not_above_chance_is_said_loudly(
 def test_what_was_left_out_is_logged(caplog: pytest.LogCaptureFixture):
     level = LETTERS._replace(facts={"options_refer_to_others": 7, "duplicate_options": 0})
     with caplog.at_level(logging.INFO):
-        evaluation.report_levels(setting5_human_gap.SETTING, [EncodedLevel(level, [], [], 3, 2)])
+        evaluation.report_levels(5, [EncodedLevel(level, [], [], 3, 2)])
     assert caplog.records[0].getMessage() == (
         "setting 5, letters (set, letter): 4 items, shortened: 3, skipped as too long: 2, options refer to others: 7"
     )

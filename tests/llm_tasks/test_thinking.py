@@ -102,10 +102,11 @@ def test_a_thinking_models_answer_ends_after_its_thought(
         return found, Work(0, 0)
 
     monkeypatch.setattr(evaluation, "greedy_answers", write)
+    reading = evaluation.Reading(max_new_tokens=9, tokens_per_batch=64)
     prompt = tuple(tokenizer("q:<think>\n", add_special_tokens=False)["input_ids"])
     with caplog.at_level(logging.WARNING):
-        texts, _ = evaluation.generate(model, tokenizer, [prompt, prompt], 9, 0, 64, "no")
+        texts, _ = evaluation.generate(model, tokenizer, [prompt, prompt], reading)
     assert texts == ["a", ""]
     assert "1 of 2 answers do not end their thinking in --max_new_tokens 9 and are empty" in caplog.text
     bare = tuple(tokenizer("q:", add_special_tokens=False)["input_ids"])
-    assert evaluation.generate(model, tokenizer, [bare, bare], 9, 0, 64, "no")[0] == ["q", "q"]
+    assert evaluation.generate(model, tokenizer, [bare, bare], reading)[0] == ["q", "q"]

@@ -1,0 +1,77 @@
+"""Perplexity on a text: how unlikely a model holds what really follows, in windows that do not overlap."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from harness.options import filled, positive
+from llm_tasks.levels import Setting, option
+from pruning import calibration
+
+OPTIONS = (
+    option("text", type=filled, default="wikitext2",
+        help="wikitext2 (its test split), c4, or a .txt, .jsonl or .parquet file, also .gz"),
+    option("text_field", type=filled, default="text", metavar="FIELD", help="column of the file that holds the text"),
+    option("seq_len", type=positive, help="tokens per window (default: 2048 or what the model takes)"),
+    option("max_windows", type=positive, help="evaluate the first windows only (default all)"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Values:
+    """The options that this setting reads, and how many tokens the model takes."""
+
+    data_dir: Path | None
+    text: str
+    text_field: str
+    seq_len: int | None
+    max_windows: int | None
+    max_length: int
+
+    @property
+    def split(self) -> str:
+        """The part of the text's data set that is measured on; a file has none."""
+        return {"wikitext2": "test", "c4": "validation"}.get(self.text, "train")
+
+
+def content(values: Values) -> dict[str, str]:
+    return calibration.source_content("text", values.text, values.split, values.data_dir)
+
+
+def load(values: Values) -> str:
+    """The whole text.
+
+    Raises:
+        ValueError: it cannot be read, or --seq_len is more than the model takes.
+    """
+    if not 2 <= window_length(values) <= values.max_length:
+        raise ValueError(f"--seq_len {window_length(values)}: the model takes 2 to {values.max_length} tokens")
+    texts = calibration.read_texts(
+        values.text, split=values.split, text_field=values.text_field, data_dir=values.data_dir
+    )
+    return "\n\n".join(texts)
+
+
+def window_length(values: Values) -> int:
+    return values.seq_len or min(2048, values.max_length)
+
+
+def build(data: str, values: Values, seed: int, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """The windows, (number, tokens); the last one is dropped where it is not full."""
+    return calibration.text_windows(tokenizer, data, window_length(values))[: values.max_windows]
+
+
+SETTING = Setting(
+    name="perplexity",
+    task="perplexity",
+    title="evaluation",
+    options=OPTIONS,
+    obeys=tuple(own.name for own in OPTIONS),
+    values=Values,
+    content=content,
+    readers=lambda values: ("perplexity",),
+    load=load,
+    build=build,
+)
