@@ -31,7 +31,15 @@ from harness.model_files import check_checkpoint_files
 from harness.models import load_pretrained, longest_input, meta_model, save_model, stored_dtype
 from harness.progress import Progress
 from llm_tasks.engine.processes import ALONE, Processes, processes_here
-from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
+from llm_tasks.methods import (
+    DENSE,
+    METHODS,
+    Options,
+    Strength,
+    compressed_by,
+    is_quantized,
+    strength_of,
+)
 from pruning import calibration
 from pruning.layers import decoder_weights
 from pruning.low_rank import parameter_ratio
@@ -46,7 +54,6 @@ from quantization.gptqmodel_export import check_exportable, save_packed
 
 logger = logging.getLogger(__name__)
 
-DENSE = "dense"
 STORED_DENSE = "They are stored dense: files are no smaller, inference no faster."
 PACKED = "They are stored as packed integers (GPTQ format): GPTQModel.load(folder) of gptqmodel serves them."
 
@@ -117,21 +124,6 @@ class Compression:
     shared: Mapping[str, Sequence[Strength]]
     tokens_per_batch: int
     precision: str
-
-
-def strength_of(cell: Cell) -> Strength | None:
-    """The cell's strength; None for the dense model."""
-    return next((Strength(kind, cell[kind]) for kind in STRENGTHS if cell[kind] is not None), None)
-
-
-def is_calibrated(cell: Cell) -> bool:
-    """Whether the cell's compression reads calibration text."""
-    return cell["compression"] != DENSE and METHODS[cell["compression"]].statistic is not None
-
-
-def is_quantized(cell: Cell) -> bool:
-    """Whether the cell's compression makes integers, which can be exported."""
-    return cell["compression"] != DENSE and METHODS[cell["compression"]].quantize is not None
 
 
 def skeleton(source: ModelSource) -> PreTrainedModel:
@@ -355,12 +347,6 @@ class CompressibleModel:
                 weight.matrix.copy_(checked(found, weight.matrix))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-
-
-def compressed_by(cell: Cell) -> tuple:
-    """What tells the cell's model from those of other cells; the seed only where it draws the calibration text."""
-    seed = cell["seed"] if is_calibrated(cell) else None
-    return (*(cell[name] for name in ("compression", *STRENGTHS)), seed)
 
 
 def checked(found: Tensor, W: Tensor) -> Tensor:

@@ -89,12 +89,12 @@ class Setting(NamedTuple):
         title: heads its options in --help.
         options: declared by it; one that several settings declare is added once.
         obeys: names of all options that change what it computes, besides those that every setting obeys.
-        values: frozen dataclass of the options that the functions below read; its field `typed` would hold the names of
-            the options that the command line holds.
+        values: frozen dataclass of the options that the functions below read.
         content: hashes or commits of what `load` reads, from the values; ValueError where a file is lacking.
         readers: how answers are read off the model, from the values: names of READERS, or "perplexity".
         load: reads and checks its data, from the values; ValueError where they are not usable.
         build: its levels from easy to hard, from data, values, seed and tokenizer.
+        answer_mode: how its options to choose from are read without --answer_mode; None where it has no such prompts.
         seeded: whether the seed changes its levels.
         unrecorded: options that tell no two runs apart, since a hash of their content does.
     """
@@ -109,6 +109,7 @@ class Setting(NamedTuple):
     readers: Callable[[Any], tuple[str, ...]]
     load: Callable[[Any], Any]
     build: Callable[[Any, Any, int, PreTrainedTokenizerBase], list[Level]]
+    answer_mode: str | None = None
     seeded: bool = False
     unrecorded: tuple[str, ...] = ()
 

@@ -19,14 +19,14 @@ from harness.commands import group_names
 from harness.device import best_precision, device_named
 from harness.models import add_model_options
 from harness.options import checked, filled, filled_path, folder_template, number, positive, typed
-from llm_tasks.compressed_model import DENSE, Calibration, Compression, ModelSource
+from llm_tasks.compressed_model import Calibration, Compression, ModelSource
 from llm_tasks.engine.chat import template_values
 from llm_tasks.engine.cpu import LANE_TOKENS
 from llm_tasks.engine.encoding import OVERFLOWS
 from llm_tasks.engine.processes import job_size
 from llm_tasks.evaluation import ANSWER_METRICS, Reading
 from llm_tasks.levels import Setting
-from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength, check_methods
+from llm_tasks.methods import DENSE, METHODS, STRENGTHS, Options, Strength, check_methods
 from pruning import calibration, magnitude
 from pruning.nm import parse_nm
 
@@ -231,7 +231,7 @@ def parse(
     unobeyed = dict(others)
     if len(settings) > 1:
         for name, setting in settings.items():
-            if "cloze" not in setting.readers(values_of(setting, given)):
+            if setting.answer_mode is None or answer_mode(setting, given) != "cloze":
                 unobeyed[name] += ("length_normalized",)
     chosen = list(dict.fromkeys(given.get("settings", [own])))
     check_obeyed(given, held, chosen, unobeyed)
@@ -240,9 +240,16 @@ def parse(
     return Asked(given, defaults, held, {name: settings[name] for name in chosen}, others, unobeyed)
 
 
+def answer_mode(setting: Setting, given: Given) -> str | None:
+    """How the setting's options to choose from are read."""
+    return given["answer_mode"] or setting.answer_mode
+
+
 def values_of(setting: Setting, given: Given, **more: Any) -> Any:
     """The options that a setting's functions read, as its `values`; `more` are those that are no options."""
     known = {**given, **more}
+    if "answer_mode" in given:
+        known["answer_mode"] = answer_mode(setting, given)
     return setting.values(**{field.name: known[field.name] for field in fields(setting.values) if field.name in known})
 
 

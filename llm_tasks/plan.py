@@ -9,10 +9,19 @@ from transformers import PretrainedConfig
 from harness import records
 from harness.cells import Cell
 from harness.commands import values
-from llm_tasks.compressed_model import DENSE, compressed_by, is_calibrated, is_quantized, strength_of
 from llm_tasks.engine import ways
 from llm_tasks.levels import Setting
-from llm_tasks.methods import METHODS, STRENGTHS, Options, Strength
+from llm_tasks.methods import (
+    DENSE,
+    METHODS,
+    STRENGTHS,
+    Options,
+    Strength,
+    compressed_by,
+    is_calibrated,
+    is_quantized,
+    strength_of,
+)
 from llm_tasks.options import METHOD_OPTIONS, Asked, Given, obeying
 from pruning import walk
 

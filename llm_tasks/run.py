@@ -26,16 +26,13 @@ from harness.device import device_name, keep_freed_memory, peak_memory, reset_pe
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
 from llm_tasks import options, plan
 from llm_tasks.compressed_model import (
-    DENSE,
     Calibration,
     CompressibleModel,
     Compression,
     ModelSource,
     check_memory,
     check_shapes,
-    compressed_by,
     export,
-    is_calibrated,
     load_model,
     max_length,
     measure,
@@ -51,6 +48,7 @@ from llm_tasks.engine.processes import Processes, join
 from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, report_levels, warn_of_chance
 from llm_tasks.evaluation import measure as measure_levels
 from llm_tasks.levels import Setting
+from llm_tasks.methods import DENSE, compressed_by, is_calibrated
 from llm_tasks.options import Asked
 from pruning import calibration
 from pruning.streaming import StreamedBlocks

@@ -31,17 +31,12 @@ class Values:
 
     data_dir: Path | None
     max_items: int | None
-    answer_mode: str | None
+    answer_mode: str
     factoid_dataset: str
     factoid_file: Path | None
     num_shots: int
     shot_split: str
     subjects: list[str] | None
-
-    @property
-    def reader(self) -> str:
-        """How MMLU is read."""
-        return self.answer_mode or "letter"
 
 
 class Questions(NamedTuple):
@@ -74,7 +69,7 @@ def files(values: Values) -> list[Path | Source]:
 
 
 def build(data: Questions, values: Values, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Level]:
-    choice = choice_level(data.choice, data.examples, values.num_shots, values.reader)
+    choice = choice_level(data.choice, data.examples, values.num_shots, values.answer_mode)
     return [choice, factoid_level(values.factoid_dataset, data.facts)]
 
 
@@ -99,7 +94,8 @@ SETTING = Setting(
     obeys=(*(own.name for own in OPTIONS), "max_items", *CHOICE_OPTIONS, *ANSWER_OPTIONS),
     values=Values,
     content=lambda values: files_content(files(values)),
-    readers=lambda values: (values.reader, "answer"),
+    readers=lambda values: (values.answer_mode, "answer"),
     load=load,
     build=build,
+    answer_mode="letter",
 )

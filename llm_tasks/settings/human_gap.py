@@ -44,13 +44,9 @@ class Values:
 
     data_dir: Path | None
     max_items: int | None
-    answer_mode: str | None
+    answer_mode: str
     tasks: list[str]
     eval_split: list[str]
-
-    @property
-    def reader(self) -> str:
-        return self.answer_mode or "cloze"
 
 
 def chosen_splits(tasks: list[str], eval_split: list[str]) -> dict[str, list[str]]:
@@ -89,7 +85,7 @@ def build(
     data: dict[str, list[Question]], values: Values, seed: int, tokenizer: PreTrainedTokenizerBase
 ) -> list[Level]:
     """A level per task, in the order asked for: how hard each is follows from the dense model's score."""
-    return [task_level(task, questions, values.reader) for task, questions in data.items()]
+    return [task_level(task, questions, values.answer_mode) for task, questions in data.items()]
 
 
 def task_level(task: str, questions: list[Question], reader: str) -> Level:
@@ -114,7 +110,8 @@ SETTING = Setting(
     obeys=(*(own.name for own in OPTIONS), "max_items", *CHOICE_OPTIONS),
     values=Values,
     content=lambda values: files_content(files(values)),
-    readers=lambda values: (values.reader,),
+    readers=lambda values: (values.answer_mode,),
     load=load,
     build=build,
+    answer_mode="cloze",
 )

@@ -31,15 +31,11 @@ class Values:
 
     data_dir: Path | None
     max_items: int | None
-    answer_mode: str | None
+    answer_mode: str
     shots: list[int]
     shot_order: str
     shot_split: str
     subjects: list[str] | None
-
-    @property
-    def reader(self) -> str:
-        return self.answer_mode or "letter"
 
 
 def load(values: Values) -> tuple[list[Question], list[Question]]:
@@ -62,7 +58,7 @@ def build(
     questions, examples = data
     if values.shot_order == "seeded":
         examples = seeded_order(examples, seed)
-    return levels(questions, examples, values.shots, values.reader)
+    return levels(questions, examples, values.shots, values.answer_mode)
 
 
 def seeded_order(examples: Sequence[Question], seed: int) -> list[Question]:
@@ -90,8 +86,9 @@ SETTING = Setting(
     obeys=(*(own.name for own in OPTIONS), "max_items", *CHOICE_OPTIONS),
     values=Values,
     content=lambda values: files_content(files(values)),
-    readers=lambda values: (values.reader,),
+    readers=lambda values: (values.answer_mode,),
     load=load,
     build=build,
+    answer_mode="letter",
     seeded=True,
 )

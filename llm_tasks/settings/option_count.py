@@ -32,7 +32,7 @@ class Values:
 
     data_dir: Path | None
     max_items: int | None
-    answer_mode: str | None
+    answer_mode: str
     option_counts: list[int]
     num_shots: int
     shot_split: str
@@ -40,10 +40,6 @@ class Values:
     keep_referring: bool
     keep_option_order: bool
     no_untouched: bool
-
-    @property
-    def reader(self) -> str:
-        return self.answer_mode or "letter"
 
 
 def load(values: Values) -> tuple[list[Question], list[Question]]:
@@ -86,11 +82,11 @@ def build(
 ) -> list[Level]:
     questions, examples = data
     made = reduced_levels(
-        questions, examples, sorted(values.option_counts), values.num_shots, seed, values.reader,
+        questions, examples, sorted(values.option_counts), values.num_shots, seed, values.answer_mode,
         keep_referring=values.keep_referring, keep_order=values.keep_option_order,
     )  # fmt: skip
     if not values.no_untouched:
-        made.append(untouched_level(questions, examples, values.num_shots, values.reader))
+        made.append(untouched_level(questions, examples, values.num_shots, values.answer_mode))
     return made
 
 
@@ -138,8 +134,9 @@ SETTING = Setting(
     obeys=(*(own.name for own in OPTIONS), "max_items", *CHOICE_OPTIONS),
     values=Values,
     content=lambda values: files_content(files(values)),
-    readers=lambda values: (values.reader,),
+    readers=lambda values: (values.answer_mode,),
     load=load,
     build=build,
+    answer_mode="letter",
     seeded=True,
 )

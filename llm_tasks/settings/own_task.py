@@ -26,7 +26,7 @@ class Values:
     task_file: Path
     task_name: str | None
     max_items: int | None
-    answer_mode: str | None
+    answer_mode: str
     typed: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -57,7 +57,7 @@ def files(values: Values) -> list[Path]:
 
 
 def reader_of(rows: list[Row], values: Values) -> str:
-    return "answer" if rows[0].kind == "answers" else values.answer_mode or "letter"
+    return "answer" if rows[0].kind == "answers" else values.answer_mode
 
 
 def build(data: list[Row], values: Values, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Level]:
@@ -84,5 +84,6 @@ SETTING = Setting(
     readers=lambda values: (reader_of(read_task(values.task_file), values),),
     load=load,
     build=build,
+    answer_mode="letter",
     unrecorded=("task_file",),
 )
