@@ -21,6 +21,7 @@ import pytest
 import torch
 from accelerate import dispatch_model
 from conftest import WORDS
+from count_path import count_path
 from huggingface_hub import HfApi, constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -479,6 +480,14 @@ def test_every_option_belongs_to_a_setting():
             assert declared <= set(setting.obeys) <= known
             read = {field.name for field in dataclasses.fields(setting.values)} - {"typed", "max_length"}
             assert declared <= read <= known
+
+
+def test_a_small_run_takes_a_short_way(reader: Path, data_dir: Path, tmp_path: Path):
+    """Of 37 files 18 are of harness, pruning and analysis; before there were stages it was 44 files and 106 pairs."""
+    words = ["--model_name_or_path", str(reader), "--data_dir", str(data_dir), "--compression", "dense", "magnitude"]
+    words += ["--sparsity", "0.5", "--output_dir", str(tmp_path / "{compression}")]
+    path = count_path(setting2_option_count.main, words)
+    assert len(path.files) <= 37 and len(path.pairs) <= 78, "\n".join(map(" -> ".join, sorted(path.pairs)))
 
 
 def test_freebaseqa_as_its_authors_publish_it(options: list[str], tmp_path: Path):
