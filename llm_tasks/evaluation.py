@@ -219,7 +219,7 @@ def chosen(
     metrics = {"accuracy": (predicted == gold).astype(float)}
     columns["predicted"] = predicted
     if level.reader == "cloze":
-        # Characters of the option without the blank before it, as lm-evaluation-harness counts them.
+        # Characters of the option without the space before it, as lm-evaluation-harness counts them.
         lengths = [[max(1, len(text.removeprefix(" "))) for text in prompt.options] for prompt in level.prompts]
         normalized = np.array([(part / own).argmax() for part, own in zip(split, lengths, strict=True)])
         metrics["accuracy_norm"] = (normalized == gold).astype(float)

@@ -57,7 +57,7 @@ class Strength(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What methods may be told besides the strength; each reads its own."""
+    """Options of the methods besides the strength; each method reads those that it obeys."""
 
     block_size: int = 128  # SparseGPT, GPTQ: columns between two updates of the rest
     damping: float = 0.01  # SparseGPT, GPTQ: of the Hessian, as a fraction of its mean diagonal

@@ -12,9 +12,9 @@ On a laptop, 500 questions, from the default assets:
         --output_dir "runs/setting2/{compression}/{strength}/{seed}"
 
 The paper does not say which options it removes. Here the options of a smaller number are among those of a larger one,
-the right one's place is balanced within a subject, and the worked examples are reduced in the same way. Questions whose
-options mean other options ("all of the above"), or are the same twice, are left out at every number of options and
-counted. Which distractors stay follows from --seed: give several.
+the right one's position is balanced within a subject, and few-shot examples are reduced in the same way. Questions
+whose options mean other options ("all of the above"), or are the same twice, are left out at every number of options
+and counted. Which distractors stay follows from --seed: give several.
 
 Chance is 1/2, 1/3 and 1/4: a model that loses the same share of what it knows loses more of its score at four options
 than at two. Read the drops that are corrected for chance beside the plain ones.

@@ -1,4 +1,4 @@
-"""Setting 4: MMLU after five, three, one and no worked example; fewer are harder (paper, section 3.1.4).
+"""Setting 4: MMLU after five, three, one and no few-shot example; fewer are harder (paper, section 3.1.4).
 
     python llm_tasks/setting4_k_shot.py --model_name_or_path lmsys/vicuna-7b-v1.3 --dtype float16 \\
         --compression dense magnitude wanda sparsegpt --sparsity 0.1 0.2 0.3 0.4 0.5 0.6 0.7 --nm_ratio 6:8 4:8 2:8 \\

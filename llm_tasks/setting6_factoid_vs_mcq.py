@@ -13,8 +13,8 @@ FreebaseQA in the file that its authors publish, or another set of questions:
         --factoid_dataset nq_open --answer_mode cloze --compression dense wanda --sparsity 0.5 \\
         --output_dir "runs/nq_open/{compression}/{strength}/{seed}"
 
-MMLU has its own options and five worked examples; a question for a fact has none. A generated answer is right where it
-equals an accepted answer or alias after TriviaQA's normalisation; the paper's code also accepts an answer inside a
+MMLU has its own options and five few-shot examples; a question for a fact has none. A generated answer is right where
+it equals an accepted answer or alias after TriviaQA's normalisation; the paper's code also accepts an answer inside a
 longer word, or in the question.
 
 The two floors differ: a model that knows nothing has 1/4 of MMLU right by log-likelihood and none of the free answers.

@@ -54,7 +54,7 @@ SHIFTED = 8  # of so many tokens in turn none and all stand one place too far
 
 @cache
 def questions() -> tuple[Continuation, ...]:
-    """Continuations that are planned in every way: nested trunks, trees of options, and single texts of any length.
+    """Continuations that are planned in every way: nested prefixes, trees of options, and single texts of any length.
 
     Lengths lie on both sides of every window and boundary.
     """

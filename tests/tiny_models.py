@@ -59,9 +59,9 @@ def one_at_a_time(model: PreTrainedModel, asked: list[Continuation]) -> tuple[li
 
 
 def share_little(monkeypatch: pytest.MonkeyPatch, gain: int = 1) -> None:
-    """Make trunks and rows of so few tokens that tiny models get several of them."""
-    monkeypatch.setattr(packing, "TRUNK_GAIN", gain)
-    monkeypatch.setattr(packing, "TRUNK_TOKENS", 8)
+    """Make prefixes and rows of so few tokens that tiny models get several of them."""
+    monkeypatch.setattr(packing, "PREFIX_GAIN", gain)
+    monkeypatch.setattr(packing, "PREFIX_TOKENS", 8)
     monkeypatch.setattr(packing, "ROW_TOKENS", (24,))
 
 

@@ -1,7 +1,7 @@
-"""Compiled loops for a processor over tensors in bf16, each in one pass, rounded where torch's own steps round.
+"""Compiled loops for a CPU over tensors in bf16, each in one pass, rounded where torch's own steps round.
 
-torch computes these formulas step by step and writes every step to memory; on a processor with bf16 matrix units that
-takes longer than the products between them. The softmax of attention rounds once, where transformers' eager attention
+torch computes these formulas step by step and writes every step to memory; on a CPU with bf16 matrix units that takes
+longer than the matmuls between them. The softmax of attention rounds once, where transformers' eager attention
 rounds scaled and masked scores, too.
 """
 

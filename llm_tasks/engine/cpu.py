@@ -21,16 +21,16 @@ from transformers import PreTrainedModel
 
 from llm_tasks.engine.ways import Ways, is_of_transformers
 
-LANE_TOKENS = 1024  # of a lane's batch: smaller ones take longer in products than a lane gains
+LANE_TOKENS = 1024  # of a lane's batch: smaller ones take longer in matmuls than a lane gains
 UNEVEN = 1.03  # times the mean: what the fullest of some batches holds
 
 Tasks = queue.LifoQueue
 Task = Callable[[Tasks], None]  # puts what has to be done after it into the queue
-Block = tuple[int, slice]  # a row of a batch, and neighbouring places in it
+Block = tuple[int, slice]  # a row of a batch, and contiguous tokens of it
 
 
 def in_bf16_on_cpu(computed: PreTrainedModel | Tensor) -> bool:
-    """Whether the compiled loops are for it."""
+    """Whether the compiled loops can compute it."""
     return computed.device.type == "cpu" and computed.dtype == torch.bfloat16
 
 
@@ -138,7 +138,7 @@ def load_compiler(model: PreTrainedModel) -> None:
 
 @contextlib.contextmanager
 def prepared(model: PreTrainedModel, ways: Ways) -> Iterator[None]:
-    """Holds while an engine computes, in all of its lanes: faster layers, where some were proven."""
+    """Inside, in all lanes of an engine, the layers that were proven are computed by compiled loops."""
     faster: contextlib.AbstractContextManager = contextlib.nullcontext()
     if ways.compiles:
         from llm_tasks.engine import fused_layers

@@ -1,4 +1,4 @@
-"""Prompts as tokens: where an option begins, and what becomes of a prompt that is longer than the model takes."""
+"""Prompts as tokens: at which token an option begins, and what a prompt loses that is longer than the model takes."""
 
 import bisect
 import itertools
@@ -72,7 +72,7 @@ def _behind_first_character(encoding: Encoding) -> list[int]:
 
 
 def _parts(items: list) -> Iterator[list]:
-    """Some at a time: the tokenizer's own records are large."""
+    """Split into lists of TEXTS_AT_ONCE: the tokenizer's own records are large."""
     return (items[start : start + TEXTS_AT_ONCE] for start in range(0, len(items), TEXTS_AT_ONCE))
 
 
@@ -129,7 +129,7 @@ class TextEncoder:
     def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """Each (context, option) as one tokenised text, scored from the token on at which it leaves the context's own.
 
-        Blanks at the end of a context count as the option's, line ends as the context's. A token that reaches over the
+        Spaces at the end of a context count as the option's, line ends as the context's. A token that reaches over the
         boundary is scored whole. An empty context becomes the tokenizer's first token, its begin or end of text.
 
         Raises:

@@ -1,10 +1,9 @@
-"""The engine that feeds language models at the least cost.
+"""The engine: sequences are fed to a language model in batches, as packing.py plans them.
 
-What is fed is planned by packing: what sequences share is computed once, and little is padded. Only positions that are
-read are projected to the vocabulary. Which of these ways are taken on a model is said by its `Ways`, which proof.py has
-proven; the plain way is one sequence per row. The result is that of one sequence at a time, to the rounding of the
-matmuls; several processes compute the batches that one would, each a part of them, so that theirs is the same to the
-bit.
+What sequences share is computed once, little is padded, and only positions that are read are projected to the
+vocabulary. `Ways` says which of these fast paths a model takes; proof.py has proven them on it. The result is that of
+one sequence at a time, to the rounding of the matmuls. Several processes compute the batches that one would, each a
+part of them, so that their result is the same to the bit.
 """
 
 import contextlib
@@ -24,9 +23,9 @@ from llm_tasks.engine.caches import KeysValues, PrefixLayer, joined
 from llm_tasks.engine.packing import (
     EVEN_KEYS,
     LONGEST_ROW,
+    Prefix,
     Read,
     Row,
-    Trunk,
     cut_into_blocks,
     fast_length,
     pack,
@@ -37,15 +36,15 @@ from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.ways import Ways, lengths_of
 from pruning.layers import decoder_blocks
 
-OwnRows = dict[int, slice]  # by id of a trunk, of its rows from short to long
+OwnRows = dict[int, slice]  # by id of a prefix, of its rows from short to long
 
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
 READS_PER_TOKEN = 0.25  # positions with logits of the whole vocabulary, per token of the budget: they fill the memory
 
 
-def _any_own(trunk: Trunk, own: OwnRows) -> bool:
-    """Whether any row below a trunk is to be computed here."""
-    return id(trunk) in own or any(_any_own(longer, own) for longer in trunk.below)
+def _any_own(prefix: Prefix, own: OwnRows) -> bool:
+    """Whether any row below a prefix is to be computed here."""
+    return id(prefix) in own or any(_any_own(longer, own) for longer in prefix.below)
 
 
 class Engine:
@@ -95,12 +94,12 @@ class Engine:
             if self._lengths.each:
                 self._forget_length()
             # The keys of a shorter beginning would have been computed as those of a short sequence.
-            trunks = self._plan(alike) if self._ways.shares and not kind else Trunk(0, alike, [])
-            own = self.own_rows(trunks, processes) if processes.count > 1 else None
-            cpu.run(functools.partial(self._feed_below, trunks, None, own), lanes)
+            prefixes = self._plan(alike) if self._ways.shares and not kind else Prefix(0, alike, [])
+            own = self.own_rows(prefixes, processes) if processes.count > 1 else None
+            cpu.run(functools.partial(self._feed_below, prefixes, None, own), lanes)
 
-    def _plan(self, reads: list[Read]) -> Trunk:
-        """The trunks of sorted sequences."""
+    def _plan(self, reads: list[Read]) -> Prefix:
+        """The prefixes of sorted sequences."""
         return plan(reads)
 
     def _forget_length(self) -> None:
@@ -108,18 +107,18 @@ class Engine:
         with torch.no_grad(), self._autocast():
             self._model(torch.zeros(1, 1, dtype=torch.int64, device=self._model.device), use_cache=False)
 
-    def _feed_below(self, trunk: Trunk, held: KeysValues | None, own: OwnRows | None, tasks: cpu.Tasks) -> None:
-        """Everything that begins with a trunk, whose keys and values are `held`; of `own` rows alone if given."""
-        rows = self._rows(trunk)
+    def _feed_below(self, prefix: Prefix, held: KeysValues | None, own: OwnRows | None, tasks: cpu.Tasks) -> None:
+        """Everything that begins with a prefix, whose keys and values are `held`; of `own` rows alone if given."""
+        rows = self._rows(prefix)
         if own is not None:
-            rows = rows[own.get(id(trunk), slice(0))]
-        for longer in reversed(trunk.below):
+            rows = rows[own.get(id(prefix), slice(0))]
+        for longer in reversed(prefix.below):
             if own is None or _any_own(longer, own):
-                tasks.put(functools.partial(self._feed_trunk, longer, trunk.length, held, own))
+                tasks.put(functools.partial(self._feed_prefix, longer, prefix.length, held, own))
         if rows:
-            tasks.put(functools.partial(self._feed_rows, rows, trunk.length, held))
+            tasks.put(functools.partial(self._feed_rows, rows, prefix.length, held))
         with self._lock:
-            self._progress.update(len(trunk.reads))
+            self._progress.update(len(prefix.reads))
 
     def _feed_rows(self, rows: list[Row], before: int, held: KeysValues | None, tasks: cpu.Tasks) -> None:
         """A batch of them, of the longest first: if memory runs out, then at the beginning."""
@@ -128,47 +127,47 @@ class Engine:
             tasks.put(functools.partial(self._feed_rows, rows[:-count], before, held))
         self._read(rows[-count:], before, held)
 
-    def _feed_trunk(
-        self, trunk: Trunk, before: int, held: KeysValues | None, own: OwnRows | None, tasks: cpu.Tasks
+    def _feed_prefix(
+        self, prefix: Prefix, before: int, held: KeysValues | None, own: OwnRows | None, tasks: cpu.Tasks
     ) -> None:
-        """The trunk itself, from token `before` on, and everything below it."""
+        """The prefix itself, from token `before` on, and everything below it."""
         cache = self._cache(held, keep=True)
-        ids = torch.tensor([trunk.example[before : trunk.length]])
+        ids = torch.tensor([prefix.example[before : prefix.length]])
         self._outputs(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
         beginning = [joined(layer.held, layer.own) if layer.own else None for layer in cache.layers]
-        self._feed_below(trunk, beginning, own, tasks)
+        self._feed_below(prefix, beginning, own, tasks)
 
-    def own_rows(self, root: Trunk, processes: Processes) -> OwnRows:
-        """Of every trunk, the rows that this process computes: whole batches, of neighbouring trunks.
+    def own_rows(self, root: Prefix, processes: Processes) -> OwnRows:
+        """Of every prefix, the rows that this process computes: whole batches, of neighbouring prefixes.
 
-        A trunk at a cut is computed twice; in return nothing else is.
+        A prefix at a cut is computed twice; in return nothing else is.
         """
-        batches: list[tuple[int, int, int]] = []  # trunk, first and last row, in the order of computing
+        batches: list[tuple[int, int, int]] = []  # prefix, first and last row, in the order of computing
         costs: list[int] = []
 
-        def visit(trunk: Trunk, before: int) -> None:
-            rows, cost = self._rows(trunk), trunk.length - before
+        def visit(prefix: Prefix, before: int) -> None:
+            rows, cost = self._rows(prefix), prefix.length - before
             while rows:
                 count = self._fitting(rows)
-                batches.append((id(trunk), len(rows) - count, len(rows)))
+                batches.append((id(prefix), len(rows) - count, len(rows)))
                 costs.append(cost + count * len(rows[-1].tokens))
                 rows, cost = rows[:-count], 0
-            for longer in trunk.below:
-                visit(longer, trunk.length)
+            for longer in prefix.below:
+                visit(longer, prefix.length)
 
         visit(root, 0)
         own: OwnRows = {}
         for index in processes.own_part(costs):
-            trunk, start, stop = batches[index]
-            own[trunk] = slice(start, own[trunk].stop if trunk in own else stop)
+            prefix, start, stop = batches[index]
+            own[prefix] = slice(start, own[prefix].stop if prefix in own else stop)
         return own
 
-    def _rows(self, trunk: Trunk) -> list[Row]:
-        """What is below a trunk and no longer one, from short to long."""
-        if self._in_blocks and not trunk.length:
-            rows = pack_in_blocks(trunk.reads, min(LONGEST_ROW, self._budget, int(self._most_read)))
+    def _rows(self, prefix: Prefix) -> list[Row]:
+        """What is below a prefix and no longer one, from short to long."""
+        if self._in_blocks and not prefix.length:
+            rows = pack_in_blocks(prefix.reads, min(LONGEST_ROW, self._budget, int(self._most_read)))
         else:
-            rows = pack(trunk.reads, trunk.length, self._ways.packs, self._config.hidden_size)
+            rows = pack(prefix.reads, prefix.length, self._ways.packs, self._config.hidden_size)
         return sorted(rows, key=lambda row: len(row.tokens))
 
     @property
@@ -257,7 +256,7 @@ class Engine:
         return {"full_attention": self._as_attention(sees), "sliding_attention": sliding}
 
     def _as_attention(self, sees: Tensor) -> Tensor:
-        """What is added to the products of queries and keys, (rows, 1, tokens, tokens seen or hidden)."""
+        """What is added to attention scores, (rows, 1, tokens, keys): 0 where a key is seen, else the lowest number."""
         dtype = self._model.dtype
         hidden = torch.full(sees.shape, torch.finfo(dtype).min, dtype=dtype, device=sees.device)
         return hidden.masked_fill_(sees, 0)[:, None]
@@ -297,7 +296,7 @@ def num_layers(model: PreTrainedModel) -> int:
 
 
 def sliding_window(config: PretrainedConfig) -> int | None:
-    """How many tokens, its own included, a token of a sliding layer sees; None without such layers."""
+    """How many tokens, itself included, a token of a sliding layer attends to; None without such layers."""
     kinds = getattr(config, "layer_types", None)
     if getattr(config, "use_sliding_window", True) is False or (kinds and "sliding_attention" not in kinds):
         return None
@@ -305,7 +304,7 @@ def sliding_window(config: PretrainedConfig) -> int | None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a batch was too large: the error of a GPU, or of the processor's allocator."""
+    """Whether a batch was too large: the error of a GPU, or of the CPU's allocator."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

@@ -26,7 +26,7 @@ MOST_SCORES = 2**25  # at once: 67 MB
 TRIED_TOKENS = 32  # on whose hidden states layers are tried
 TWO_ROUNDINGS = 2**-7  # of a number in bf16: what sums in another order may move it by
 
-Block = tuple[int, slice]  # a row of a batch, and neighbouring places in it
+Block = tuple[int, slice]  # a row of a batch, and contiguous tokens of it
 Rotary = Callable[..., tuple[Tensor, Tensor]]
 
 _blocks: ContextVar[list[Block] | None] = ContextVar("blocks", default=None)
@@ -174,7 +174,7 @@ def replaced(some: list[Replacement]) -> Iterator[None]:
 
 
 def _multiplies_in_vectors() -> bool:
-    """Whether the CPU has bf16 products of vectors alone, which torch's attention makes no use of."""
+    """Whether the CPU multiplies vectors, but not matrices, in bf16: torch's attention makes no use of that."""
     units = torch.cpu.get_capabilities()
     return units.get("avx512_bf16", False) and not units.get("amx_bf16", False)
 
@@ -200,7 +200,7 @@ def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """torch's own, with its arguments; with a mask of all heads it is two products, one block after the other.
+    """torch's own, with its arguments; with a mask of all heads it is two matmuls, one block after the other.
 
     So the scores between them stay in the CPU's cache.
     """

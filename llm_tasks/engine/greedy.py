@@ -1,4 +1,4 @@
-"""Greedy answers of language models: prompts are fed as in scoring.py, what they have in common once, then written on.
+"""Greedy answers of language models: what prompts have in common is fed once, then all answers grow token by token.
 
 Prompts of any length are answered together. Their keys and values end at the same column of a buffer, so that all
 answers grow in step; what stands before the shorter ones is masked.
@@ -237,7 +237,7 @@ class _Writer(Engine):
         raise NotImplementedError
 
     def _after_last(self, ids: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
-        # A mask, not logits_to_keep=1: that keeps a strided slice, for which a processor copies the output layer's
+        # A mask, not logits_to_keep=1: that keeps a strided slice, for which a CPU copies the output layer's
         # weights once per row.
         last = torch.zeros_like(ids, dtype=torch.bool)
         last[:, -1] = True

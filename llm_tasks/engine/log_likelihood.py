@@ -1,4 +1,8 @@
-"""Log-likelihoods of continuations by the engine, which feeds what they share once."""
+"""Log-likelihoods of continuations. What they share is fed once; logits are computed only where they are read.
+
+Where a model only multiplies its last hidden states by the output layer, logits come a part of the vocabulary at a
+time and are never stored whole: fresh memory for them takes as long as the matmul.
+"""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -19,16 +23,16 @@ from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.ways import Ways
 
 AT_ONCE, AT_ONCE_CPU = 2**25, 2**21  # logits computed at once, where they need not be stored: 67 and 4 MB in bf16
-EVEN_ROWS = 16  # of a matrix: of some other numbers of them, a processor's product takes up to a fifth longer
-FEWEST_COLUMNS = 1024  # of the output layer at once: fewer are no fast product
-NORMALIZED_AT_ONCE, NORMALIZED_AT_ONCE_CPU = 2**23, 2**19  # turned to float32 at once; a processor's cache holds 2 MB
+EVEN_ROWS = 16  # of a matrix: of some other numbers of them, a CPU's matmul takes up to a fifth longer
+FEWEST_COLUMNS = 1024  # of the output layer at once: fewer make no fast matmul
+NORMALIZED_AT_ONCE, NORMALIZED_AT_ONCE_CPU = 2**23, 2**19  # turned to float32 at once; a CPU's cache holds 2 MB
 FLOAT32_COST = 4  # times that of bf16 or fp16: what a matmul in float32 takes
 FLOAT32_ROWS = 2048  # positions read in float32 at once: the output layer's weights are widened for each time
 FLOAT32_SHARE = 0.05  # of the work of the layers: what logits in float32 may take, where more than one token is scored
 
 
 class Work(NamedTuple):
-    """What a measurement cost: tokens computed, padding included, and the distinct ones, of which each is needed."""
+    """What a measurement cost: tokens computed, padding included, and the fewest that could have been computed."""
 
     computed: int
     distinct: int
@@ -91,9 +95,9 @@ def log_likelihoods(
 
 
 def check_done_once(times: np.ndarray) -> None:
-    """Raises RuntimeError if something was computed by none or by several processes: they cut other batches."""
+    """Raises RuntimeError unless every count is 1: the processes would have cut different batches."""
     if not (times == 1).all():
-        raise RuntimeError("the processes of a job can divide its items only on processors, or on GPUs, of one kind")
+        raise RuntimeError("the processes of a job can divide its items only on CPUs, or on GPUs, of one kind")
 
 
 def _in_float32(model: PreTrainedModel, reads: Sequence[Read], tokens: int, precision: str) -> list[bool]:
@@ -277,7 +281,7 @@ def _vocabulary_parts(outputs: Tensor, weights: Tensor | None) -> Iterator[tuple
 
 
 def log_sums(logits: Tensor) -> Tensor:
-    """Float32 logsumexp of every row; some rows at a time, in one place, which a processor's cache holds."""
+    """Float32 logsumexp of every row; some rows at a time, in one buffer that a CPU's cache holds."""
     if cpu.in_bf16_on_cpu(logits):
         return cpu.compiled_log_sums(logits)
     at_once = _rows_at_once(logits)

@@ -29,10 +29,10 @@ from llm_tasks.engine.feed import Engine
 from llm_tasks.engine.packing import (
     LONGEST_ROW,
     Continuation,
+    Prefix,
     Read,
     Row,
     Tokens,
-    Trunk,
     common_length,
     distinct_reads,
     row_of,
@@ -271,26 +271,26 @@ class _Recorder(Engine):
         self.fillers: list[Tokens] = []
         self.found: dict[int, list[tuple[int, float]]] = {}
 
-    def _plan(self, reads: list[Read]) -> Trunk:
-        """Half of the longest sequence is a trunk."""
+    def _plan(self, reads: list[Read]) -> Prefix:
+        """Half of the longest sequence is a prefix."""
         longest = max(reads, key=lambda read: len(read.fed))
         others = [read for read in reads if read is not longest]
         length = min(longest.first, len(longest.fed) // 2)
-        return Trunk(0, others, [Trunk(length, [longest], [])]) if length else Trunk(0, reads, [])
+        return Prefix(0, others, [Prefix(length, [longest], [])]) if length else Prefix(0, reads, [])
 
-    def _rows(self, trunk: Trunk) -> list[Row]:
-        """All sequences below a trunk at the end of one row that is as long as any row of a run."""
-        if not self._ways.packs or not trunk.reads:
-            return super()._rows(trunk)
-        kind = self._lengths.kind(len(trunk.reads[0].fed))
-        most = max(len(read.fed) for read in trunk.reads) if trunk.length else None
-        beginning, parts, tokens = trunk.example[: trunk.length], [], 0
+    def _rows(self, prefix: Prefix) -> list[Row]:
+        """All sequences below a prefix at the end of one row that is as long as any row of a run."""
+        if not self._ways.packs or not prefix.reads:
+            return super()._rows(prefix)
+        kind = self._lengths.kind(len(prefix.reads[0].fed))
+        most = max(len(read.fed) for read in prefix.reads) if prefix.length else None
+        beginning, parts, tokens = prefix.example[: prefix.length], [], 0
         for filler in self.fillers:
             filler = (*beginning, *filler)[:most]
-            if self._lengths.kind(len(filler)) == kind and len(filler) > trunk.length and tokens < LONGEST_ROW:
-                tokens += len(filler) - trunk.length
+            if self._lengths.kind(len(filler)) == kind and len(filler) > prefix.length and tokens < LONGEST_ROW:
+                tokens += len(filler) - prefix.length
                 parts += [[Read(filler, len(filler) - 1, [(NOBODY, Continuation((*filler, filler[-1]), len(filler)))])]]
-        return [row_of([*parts, trunk.reads], trunk.length)]
+        return [row_of([*parts, prefix.reads], prefix.length)]
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1

@@ -81,7 +81,7 @@ def choice_level(
 
 
 def factoid_level(name: str, questions: Sequence[factoid.Question]) -> Level:
-    """Harder, as the paper has it: an answer must be found, not chosen."""
+    """Harder, as the paper has it: an answer must be written, not chosen."""
     prompts = [factoid.prompt(question) for question in questions]
     return Level(f"{FACTOID_SETS[name].title} (factoid)", 2.0, name, "answer", prompts)
 

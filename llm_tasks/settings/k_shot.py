@@ -17,7 +17,7 @@ MOST_SHOTS = 5  # examples of a subject in MMLU's dev split, and the most of the
 SHOT_ORDERS = ("seeded", "file")
 OPTIONS = (
     option("shots", nargs="+", type=number(int, 0, 10**3), default=[0, 1, 3, 5], metavar="K",
-        help="numbers of worked examples, 0 to what --shot_split has of a subject (default 0 1 3 5)"),
+        help="numbers of few-shot examples, 0 to what --shot_split has of a subject (default 0 1 3 5)"),
     option("shot_order", choices=SHOT_ORDERS, default="seeded",
         help="which examples come first: by --seed, or as in the file (default seeded)"),
     mmlu.SHOT_SPLIT,

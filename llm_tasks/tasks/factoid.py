@@ -54,8 +54,8 @@ def load(name: str, data_dir: Path | None, freebase_file: Path | None = None) ->
 def prompt(question: Question) -> Prompt:
     """The question as the paper's code asks it, up to where the answer begins.
 
-    Source: the original authors' llm-kick, factoid_qa/main_freebase.py, whose prompt ends with a blank. Tokenizers
-    put a blank with the word behind it, so that a model never sees one at the end of what it continues; ours ends
+    Source: the original authors' llm-kick, factoid_qa/main_freebase.py, whose prompt ends with a space. Tokenizers
+    put a space with the word behind it, so that a model never sees one at the end of what it continues; ours ends
     at "is".
     """
     text = f"Please give answer to this question: {question.question}\nThe answer is"

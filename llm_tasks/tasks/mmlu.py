@@ -11,11 +11,11 @@ from harness.data import Source, checked_text, placed, read_source
 from harness.options import number
 from llm_tasks.levels import LETTERS, Prompt, digest, item_id, option, sample
 
-SHOT_SPLITS = ("dev", "validation")  # that worked examples come from
+SHOT_SPLITS = ("dev", "validation")  # that few-shot examples come from
 NUM_SHOTS = option("num_shots", type=number(int, 0, 5), default=5,
-    help="settings 2 and 6: worked examples of MMLU, 0 to 5 (default 5)")  # fmt: skip
+    help="settings 2 and 6: few-shot examples of MMLU, 0 to 5 (default 5)")  # fmt: skip
 SHOT_SPLIT = option("shot_split", choices=SHOT_SPLITS, default="dev",
-    help="settings 2, 4 and 6: MMLU's split that worked examples come from; the paper names validation, of which "
+    help="settings 2, 4 and 6: MMLU's split that few-shot examples come from; the paper names validation, of which "
     "those that stand in the test split too are left out (default dev, which is made for it)")  # fmt: skip
 SUBJECTS = option("subjects", nargs="+", metavar="NAME",
     help="settings 2, 4 and 6: subjects of MMLU, such as high_school_biology (default: all)")  # fmt: skip
@@ -115,7 +115,7 @@ def load_with_examples(
 
 
 def files(data_dir: Path | None, *splits: str) -> list[Path | Source]:
-    """Where these splits are: local files or places on the hub."""
+    """Where these splits are: local files, or sources on the hub."""
     return [placed(source(split), data_dir) for split in splits]
 
 
@@ -272,7 +272,7 @@ def reduce_options(questions: Iterable[Question], count: int, seed: int, keep_or
 
 
 def _balanced_places(questions: Iterable[Question], count: int, seed: int) -> dict[str, int]:
-    """The right option's place by item: every `count` questions of a subject have one at each place."""
+    """The right option's index by item: of every `count` questions of a subject, one has each index."""
     places = {}
     for subject, members in by_subject(questions).items():
         items = sorted((question.item for question in members), key=digest)  # a sample is the start of this order

@@ -141,7 +141,7 @@ def _item(question: str, row: _Row) -> Item | None:
 
 
 def split_sentences(text: str) -> list[Span]:
-    """The sentences of a text, each with the blanks behind it; together they are all of it but blanks at its start.
+    """The sentences of a text, each with the space behind it; together they are all of it but space at its start.
 
     A sentence ends at a line's end, and after . ! ? before a capital or an opening quotation mark or bracket, unless
     an abbreviation or an initial stands before the full stop.
@@ -303,7 +303,7 @@ def _column(records: object, name: str, where: str, field: str) -> list[Any]:
 
 
 def _texts(values: Sequence[object], where: str, field: str) -> list[str]:
-    """Those that are not blank."""
+    """Those that hold more than white space."""
     return [text for text in values if text is not None and valid_text(text, where, field).strip()]
 
 

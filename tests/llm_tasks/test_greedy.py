@@ -63,7 +63,7 @@ def prompts_about_texts(texts: int = 3, questions: int = 4) -> list[tuple[int, .
     return [(*examples, *text, *tokens(1, 5)) for text in about for _ in range(questions)]
 
 
-@pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
+@pytest.mark.parametrize("gain", [1, 10**9], ids=["prefixes", "no prefixes"])
 @pytest.mark.parametrize("name", EACH)
 def test_sharing_changes_no_answer(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
     share_little(monkeypatch, gain)

@@ -29,7 +29,7 @@ def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **option
     return found.work
 
 
-@pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
+@pytest.mark.parametrize("gain", [1, 10**9], ids=["prefixes", "no prefixes"])
 @pytest.mark.parametrize("name", EACH)
 def test_sharing_and_batching_change_nothing(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
     share_little(monkeypatch, gain)
@@ -63,8 +63,8 @@ def test_only_distinct_tokens_are_computed(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_examples_of_a_subject_are_computed_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(packing, "TRUNK_GAIN", 50)
-    monkeypatch.setattr(packing, "TRUNK_TOKENS", 8)
+    monkeypatch.setattr(packing, "PREFIX_GAIN", 50)
+    monkeypatch.setattr(packing, "PREFIX_TOKENS", 8)
     draw = random.Random(1)
     examples = tuple(draw.randrange(VOCABULARY) for _ in range(40))
     # Of 0, 1 and 2 examples, 20 tokens each: the shorter prompts are read below the beginning of the longest.
