@@ -4,6 +4,7 @@ An item's identity follows from its content, so that the same item is paired in 
 same for every seed and every order of the file.
 """
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -68,16 +69,16 @@ class Level(NamedTuple):
     facts: dict[str, float] = {}  # noqa: RUF012  a NamedTuple's default is never changed
 
 
-class Option(NamedTuple):
-    """An option of the command line: its name, and the arguments that argparse's add_argument takes besides."""
+def option(default: Any = None, **declaration: Any) -> Any:
+    """A field of a setting's `values` that is the option of its name.
 
-    name: str
-    declaration: dict[str, Any]
-
-
-def option(name: str, **declaration: Any) -> Option:
-    """Declare an option; settings that share one list the same."""
-    return Option(name, declaration)
+    Args:
+        default: of the option.
+        declaration: what argparse's add_argument takes besides.
+    """
+    return dataclasses.field(
+        default_factory=lambda: default, metadata={"declaration": {"default": default, **declaration}}
+    )
 
 
 class Setting(NamedTuple):
@@ -87,14 +88,14 @@ class Setting(NamedTuple):
         name: 2 … 6, "own_task" or "perplexity"; {setting} in --output_dir.
         task: its name in results.
         title: heads its options in --help.
-        options: declared by it; one that several settings declare is added once.
-        obeys: names of all options that change what it computes, besides those that every setting obeys.
-        values: frozen dataclass of the options that the functions below read.
+        values: frozen dataclass of the options that the functions below read; it declares some of them (see `option`),
+            which may be other settings' too.
         content: hashes or commits of what `load` reads, from the values; ValueError where a file is lacking.
         readers: how answers are read off the model, from the values: names of READERS, or "perplexity".
         load: reads and checks its data, from the values; ValueError where they are not usable.
         build: its levels from easy to hard, from data, values, seed and tokenizer.
         answer_mode: how its options to choose from are read without --answer_mode; None where it has no such prompts.
+        writes: whether some of its answers are generated.
         seeded: whether the seed changes its levels.
         unrecorded: options that tell no two runs apart, since a hash of their content does.
     """
@@ -102,16 +103,26 @@ class Setting(NamedTuple):
     name: int | str
     task: str
     title: str
-    options: tuple[Option, ...]
-    obeys: tuple[str, ...]
     values: type
     content: Callable[[Any], dict[str, str]]
     readers: Callable[[Any], tuple[str, ...]]
     load: Callable[[Any], Any]
     build: Callable[[Any, Any, int, PreTrainedTokenizerBase], list[Level]]
     answer_mode: str | None = None
+    writes: bool = False
     seeded: bool = False
     unrecorded: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """The options that it declares, by name: arguments of argparse's add_argument."""
+        declared = [field for field in dataclasses.fields(self.values) if field.metadata]
+        return {field.name: dict(field.metadata["declaration"]) for field in declared}
+
+    @property
+    def obeys(self) -> tuple[str, ...]:
+        """Names of the options that change what it computes, besides those that all settings obey."""
+        return (*self.options, *(CHOICE_OPTIONS if self.answer_mode else ()), *(ANSWER_OPTIONS if self.writes else ()))
 
 
 def item_id(*content: str) -> str:

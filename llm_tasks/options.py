@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 TOKENS_PER_BATCH, TOKENS_PER_BATCH_CPU = 4096, 2048  # more are no faster on a CPU, and take memory
 MOST_LANES = 8  # by default: what many threads compute side by side would fill the memory
 METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
-SHARED_OPTIONS = ("max_items", "overflow", "chat_template", "chat_template_kwargs")  # that settings 2 to 6 all obey
 SOURCE_OF_FIELD = {"calibration_field": "calibration", "text_field": "text"}  # the option that names a column's text
 
 Given = Mapping[str, Any]  # options by name
@@ -103,7 +102,7 @@ def make_parser(description: str, settings: Mapping[int | str, Setting], own: in
     added = set()
     for setting in settings.values():
         group = parser.add_argument_group(setting.title)
-        for name, declaration in setting.options:
+        for name, declaration in setting.options.items():
             if name not in added:
                 group.add_argument(f"--{name}", **declaration)
                 added.add(name)
@@ -226,7 +225,7 @@ def parse(
     """
     given, names = vars(parser.parse_args(argv)), typed(parser, argv)
     held = {name: value for name, value in given.items() if name in names}
-    known = {name for setting in settings.values() for name in setting.obeys} - set(SHARED_OPTIONS)
+    known = {name for setting in settings.values() for name in setting.obeys}
     others = {name: tuple(sorted(known - set(setting.obeys))) for name, setting in settings.items()}
     unobeyed = dict(others)
     if len(settings) > 1:

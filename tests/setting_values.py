@@ -10,7 +10,7 @@ from llm_tasks.levels import Level, Setting
 def values_of(setting: Setting, *words: str, **shared: Any) -> Any:
     """The setting's values; `shared` are those of options that other settings have too, by name."""
     parser = argparse.ArgumentParser(exit_on_error=False)
-    for name, declaration in setting.options:
+    for name, declaration in setting.options.items():
         parser.add_argument(f"--{name}", **declaration)
     given = {"data_dir": None, "max_items": None, "answer_mode": None, "overflow": "drop_shots", **shared}
     return options.values_of(setting, {**vars(parser.parse_args(words)), **given})

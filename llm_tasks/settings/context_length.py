@@ -10,21 +10,12 @@ from transformers import PreTrainedTokenizerBase
 from harness.content import files_content
 from harness.data import Source, placed
 from harness.options import number, positive
-from llm_tasks.levels import ANSWER_OPTIONS, Level, Prompt, Setting, option, sample
+from llm_tasks.levels import Level, Prompt, Setting, option, sample
 from llm_tasks.tasks import reading
 from llm_tasks.tasks.reading import CONTEXT_SETS, ContextItems, Item, Window, windows
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = (
-    option("context_dataset", choices=tuple(CONTEXT_SETS), default="triviaqa", metavar="NAME",
-        help=f"of {', '.join(CONTEXT_SETS)}; the last two from --data_dir alone (default triviaqa)"),
-    option("context_shares", nargs="+", type=number(int, 1, 100), default=[20, 40, 60, 80, 100], metavar="PERCENT",
-        help="of the full window's tokens, 1 to 100 (default 20 40 60 80 100)"),
-    option("context_tokens", type=positive, default=768,
-        help="the model's tokens in the full window, about 3000 characters (default 768)"),
-    option("no_closed_book", action="store_true", help="without the level that has no text"),
-)  # fmt: skip
 OPEN_BOOK = "{context}\n\nBased on these texts, answer these questions:\n\n"  # both as the paper's code has them
 CLOSED_BOOK = "Answer these questions:\n\n"
 # Shares are 0.2 … 1; without a text the question is harder than with the longest (paper, table 2), and trends over
@@ -32,17 +23,20 @@ CLOSED_BOOK = "Answer these questions:\n\n"
 CLOSED_BOOK_DIFFICULTY = 1.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Values:
     """The options that this setting reads."""
 
     data_dir: Path | None
     max_items: int | None
     overflow: str
-    context_dataset: str
-    context_shares: list[int]
-    context_tokens: int
-    no_closed_book: bool
+    context_dataset: str = option("triviaqa", choices=tuple(CONTEXT_SETS), metavar="NAME",
+        help=f"of {', '.join(CONTEXT_SETS)}; the last two from --data_dir alone (default triviaqa)")  # fmt: skip
+    context_shares: list[int] = option([20, 40, 60, 80, 100], nargs="+", type=number(int, 1, 100), metavar="PERCENT",
+        help="of the full window's tokens, 1 to 100 (default 20 40 60 80 100)")  # fmt: skip
+    context_tokens: int = option(768, type=positive,
+        help="the model's tokens in the full window, about 3000 characters (default 768)")  # fmt: skip
+    no_closed_book: bool = option(False, action="store_true", help="without the level that has no text")
 
 
 def load(values: Values) -> ContextItems:
@@ -131,12 +125,11 @@ SETTING = Setting(
     name=3,
     task="context_length",
     title="setting 3: context length",
-    options=OPTIONS,
-    obeys=(*(own.name for own in OPTIONS), "max_items", *ANSWER_OPTIONS),
     values=Values,
     content=lambda values: files_content(files(values)),
     readers=lambda values: ("answer",),
     load=load,
     build=build,
+    writes=True,
     seeded=True,
 )

@@ -10,33 +10,25 @@ from transformers import PreTrainedTokenizerBase
 from harness.content import files_content
 from harness.data import Source, placed
 from harness.options import filled_path
-from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, Level, Setting, option, sample
+from llm_tasks.levels import Level, Setting, option, sample
 from llm_tasks.tasks import factoid, mmlu
 from llm_tasks.tasks.factoid import FACTOID_SETS
 
-OPTIONS = (
-    option("factoid_dataset", choices=tuple(FACTOID_SETS), default="freebaseqa", metavar="NAME",
-        help=f"of {', '.join(FACTOID_SETS)} (default freebaseqa)"),
-    option("factoid_file", type=filled_path, metavar="FILE",
-        help="FreebaseQA as its authors publish it (FreebaseQA-eval.json), not from --data_dir or the hub"),
-    mmlu.NUM_SHOTS,
-    mmlu.SHOT_SPLIT,
-    mmlu.SUBJECTS,
-)  # fmt: skip
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Values:
     """The options that this setting reads."""
 
     data_dir: Path | None
     max_items: int | None
     answer_mode: str
-    factoid_dataset: str
-    factoid_file: Path | None
-    num_shots: int
-    shot_split: str
-    subjects: list[str] | None
+    factoid_dataset: str = option("freebaseqa", choices=tuple(FACTOID_SETS), metavar="NAME",
+        help=f"of {', '.join(FACTOID_SETS)} (default freebaseqa)")  # fmt: skip
+    factoid_file: Path | None = option(type=filled_path, metavar="FILE",
+        help="FreebaseQA as its authors publish it (FreebaseQA-eval.json), not from --data_dir or the hub")  # fmt: skip
+    num_shots: int = mmlu.num_shots()
+    shot_split: str = mmlu.shot_split()
+    subjects: list[str] | None = mmlu.subjects()
 
 
 class Questions(NamedTuple):
@@ -90,12 +82,11 @@ SETTING = Setting(
     name=6,
     task="factoid_vs_mcq",
     title="setting 6: factoid v. multiple choice",
-    options=OPTIONS,
-    obeys=(*(own.name for own in OPTIONS), "max_items", *CHOICE_OPTIONS, *ANSWER_OPTIONS),
     values=Values,
     content=lambda values: files_content(files(values)),
     readers=lambda values: (values.answer_mode, "answer"),
     load=load,
     build=build,
     answer_mode="letter",
+    writes=True,
 )

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from harness.content import files_content
 from harness.data import Source, placed
 from harness.options import checked
-from llm_tasks.levels import CHOICE_OPTIONS, Level, Setting, option, sample
+from llm_tasks.levels import Level, Setting, option, sample
 from llm_tasks.tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task, sources
 
 PAPER_TASKS = ["piqa", "hellaswag", "openbookqa"]
@@ -29,24 +29,18 @@ def task_splits(text: str) -> str:
     return text
 
 
-OPTIONS = (
-    option("tasks", nargs="+", choices=tuple(TASKS), default=PAPER_TASKS, metavar="NAME",
-        help=f"of {', '.join(TASKS)} (default {' '.join(PAPER_TASKS)})"),
-    option("eval_split", nargs="+", type=checked(task_splits), default=[], metavar="TASK=SPLIT[+SPLIT]",
-        help="take a task's items from other splits than the one that lm-evaluation-harness scores; openbookqa=test+"
-        "validation doubles OpenBookQA's 500 items"),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Values:
     """The options that this setting reads."""
 
     data_dir: Path | None
     max_items: int | None
     answer_mode: str
-    tasks: list[str]
-    eval_split: list[str]
+    tasks: list[str] = option(PAPER_TASKS, nargs="+", choices=tuple(TASKS), metavar="NAME",
+        help=f"of {', '.join(TASKS)} (default {' '.join(PAPER_TASKS)})")  # fmt: skip
+    eval_split: list[str] = option([], nargs="+", type=checked(task_splits), metavar="TASK=SPLIT[+SPLIT]",
+        help="take a task's items from other splits than the one that lm-evaluation-harness scores; openbookqa=test+"
+        "validation doubles OpenBookQA's 500 items")  # fmt: skip
 
 
 def chosen_splits(tasks: list[str], eval_split: list[str]) -> dict[str, list[str]]:
@@ -106,8 +100,6 @@ SETTING = Setting(
     name=5,
     task="human_gap",
     title="setting 5: human gap",
-    options=OPTIONS,
-    obeys=(*(own.name for own in OPTIONS), "max_items", *CHOICE_OPTIONS),
     values=Values,
     content=lambda values: files_content(files(values)),
     readers=lambda values: (values.answer_mode,),

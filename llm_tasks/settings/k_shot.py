@@ -9,33 +9,27 @@ from transformers import PreTrainedTokenizerBase
 from harness.content import files_content
 from harness.data import Source
 from harness.options import number
-from llm_tasks.levels import CHOICE_OPTIONS, Level, Setting, digest, option
+from llm_tasks.levels import Level, Setting, digest, option
 from llm_tasks.tasks import mmlu
 from llm_tasks.tasks.mmlu import Question
 
 MOST_SHOTS = 5  # examples of a subject in MMLU's dev split, and the most of the paper
 SHOT_ORDERS = ("seeded", "file")
-OPTIONS = (
-    option("shots", nargs="+", type=number(int, 0, 10**3), default=[0, 1, 3, 5], metavar="K",
-        help="numbers of few-shot examples, 0 to what --shot_split has of a subject (default 0 1 3 5)"),
-    option("shot_order", choices=SHOT_ORDERS, default="seeded",
-        help="which examples come first: by --seed, or as in the file (default seeded)"),
-    mmlu.SHOT_SPLIT,
-    mmlu.SUBJECTS,
-)  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Values:
     """The options that this setting reads."""
 
     data_dir: Path | None
     max_items: int | None
     answer_mode: str
-    shots: list[int]
-    shot_order: str
-    shot_split: str
-    subjects: list[str] | None
+    shots: list[int] = option([0, 1, 3, 5], nargs="+", type=number(int, 0, 10**3), metavar="K",
+        help="numbers of few-shot examples, 0 to what --shot_split has of a subject (default 0 1 3 5)")  # fmt: skip
+    shot_order: str = option("seeded", choices=SHOT_ORDERS,
+        help="which examples come first: by --seed, or as in the file (default seeded)")  # fmt: skip
+    shot_split: str = mmlu.shot_split()
+    subjects: list[str] | None = mmlu.subjects()
 
 
 def load(values: Values) -> tuple[list[Question], list[Question]]:
@@ -82,8 +76,6 @@ SETTING = Setting(
     name=4,
     task="k_shot",
     title="setting 4: k-shot",
-    options=OPTIONS,
-    obeys=(*(own.name for own in OPTIONS), "max_items", *CHOICE_OPTIONS),
     values=Values,
     content=lambda values: files_content(files(values)),
     readers=lambda values: (values.answer_mode,),

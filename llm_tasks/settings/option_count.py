@@ -9,37 +9,30 @@ from transformers import PreTrainedTokenizerBase
 from harness.content import files_content
 from harness.data import Source
 from harness.options import number
-from llm_tasks.levels import CHOICE_OPTIONS, LETTERS, Level, Setting, option
+from llm_tasks.levels import LETTERS, Level, Setting, option
 from llm_tasks.tasks import mmlu
 from llm_tasks.tasks.mmlu import Question
 
-OPTIONS = (
-    option("option_counts", nargs="+", type=number(int, 2, len(LETTERS)), default=[2, 3, 4], metavar="K",
-        help="numbers of options per question, at least 2 (default 2 3 4)"),
-    mmlu.NUM_SHOTS,
-    mmlu.SHOT_SPLIT,
-    mmlu.SUBJECTS,
-    option("keep_referring", action="store_true", help="keep questions with options that mean other options"),
-    option("keep_option_order", action="store_true",
-        help="leave the options in their order; the right one's place is then not balanced"),
-    option("no_untouched", action="store_true", help="without the level of all questions and options as published"),
-)  # fmt: skip
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Values:
     """The options that this setting reads."""
 
     data_dir: Path | None
     max_items: int | None
     answer_mode: str
-    option_counts: list[int]
-    num_shots: int
-    shot_split: str
-    subjects: list[str] | None
-    keep_referring: bool
-    keep_option_order: bool
-    no_untouched: bool
+    option_counts: list[int] = option([2, 3, 4], nargs="+", type=number(int, 2, len(LETTERS)), metavar="K",
+        help="numbers of options per question, at least 2 (default 2 3 4)")  # fmt: skip
+    num_shots: int = mmlu.num_shots()
+    shot_split: str = mmlu.shot_split()
+    subjects: list[str] | None = mmlu.subjects()
+    keep_referring: bool = option(
+        False, action="store_true", help="keep questions with options that mean other options"
+    )
+    keep_option_order: bool = option(False, action="store_true",
+        help="leave the options in their order; the right one's place is then not balanced")  # fmt: skip
+    no_untouched: bool = option(False, action="store_true",
+        help="without the level of all questions and options as published")  # fmt: skip
 
 
 def load(values: Values) -> tuple[list[Question], list[Question]]:
@@ -130,8 +123,6 @@ SETTING = Setting(
     name=2,
     task="option_count",
     title="setting 2: option count",
-    options=OPTIONS,
-    obeys=(*(own.name for own in OPTIONS), "max_items", *CHOICE_OPTIONS),
     values=Values,
     content=lambda values: files_content(files(values)),
     readers=lambda values: (values.answer_mode,),

@@ -13,18 +13,13 @@ from harness.options import filled, filled_path
 from llm_tasks.levels import ANSWER_OPTIONS, CHOICE_OPTIONS, Level, Setting, option
 from llm_tasks.tasks.own import Row, make_level, read_task, sample_level, split_levels
 
-OPTIONS = (
-    option("task_file", type=filled_path, required=True, help="the items: .jsonl or .parquet, also .gz"),
-    option("task_name", type=filled, help="as results and figures call it (default: the file's name)"),
-)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Values:
     """The options that this setting reads, and by name all that the command line holds."""
 
-    task_file: Path
-    task_name: str | None
+    task_file: Path = option(type=filled_path, required=True, help="the items: .jsonl or .parquet, also .gz")
+    task_name: str | None = option(type=filled, help="as results and figures call it (default: the file's name)")
     max_items: int | None
     answer_mode: str
     typed: Mapping[str, Any] = field(default_factory=dict)
@@ -77,13 +72,12 @@ SETTING = Setting(
     name="own_task",
     task="own_task",
     title="own task",
-    options=OPTIONS,
-    obeys=(*(own.name for own in OPTIONS), "max_items", *CHOICE_OPTIONS, *ANSWER_OPTIONS),
     values=Values,
     content=lambda values: files_content(files(values)),
     readers=lambda values: (reader_of(read_task(values.task_file), values),),
     load=load,
     build=build,
     answer_mode="letter",
+    writes=True,
     unrecorded=("task_file",),
 )

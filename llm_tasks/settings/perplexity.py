@@ -10,25 +10,18 @@ from harness.options import filled, positive
 from llm_tasks.levels import Setting, option
 from pruning import calibration
 
-OPTIONS = (
-    option("text", type=filled, default="wikitext2",
-        help="wikitext2 (its test split), c4, or a .txt, .jsonl or .parquet file, also .gz"),
-    option("text_field", type=filled, default="text", metavar="FIELD", help="column of the file that holds the text"),
-    option("seq_len", type=positive, help="tokens per window (default: 2048 or what the model takes)"),
-    option("max_windows", type=positive, help="evaluate the first windows only (default all)"),
-)  # fmt: skip
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Values:
     """The options that this setting reads, and how many tokens the model takes."""
 
     data_dir: Path | None
-    text: str
-    text_field: str
-    seq_len: int | None
-    max_windows: int | None
     max_length: int
+    text: str = option("wikitext2", type=filled,
+        help="wikitext2 (its test split), c4, or a .txt, .jsonl or .parquet file, also .gz")  # fmt: skip
+    text_field: str = option("text", type=filled, metavar="FIELD", help="column of the file that holds the text")
+    seq_len: int | None = option(type=positive, help="tokens per window (default: 2048 or what the model takes)")
+    max_windows: int | None = option(type=positive, help="evaluate the first windows only (default all)")
 
     @property
     def split(self) -> str:
@@ -67,8 +60,6 @@ SETTING = Setting(
     name="perplexity",
     task="perplexity",
     title="evaluation",
-    options=OPTIONS,
-    obeys=tuple(own.name for own in OPTIONS),
     values=Values,
     content=content,
     readers=lambda values: ("perplexity",),

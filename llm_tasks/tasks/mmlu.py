@@ -12,13 +12,6 @@ from harness.options import number
 from llm_tasks.levels import LETTERS, Prompt, digest, item_id, option, sample
 
 SHOT_SPLITS = ("dev", "validation")  # that few-shot examples come from
-NUM_SHOTS = option("num_shots", type=number(int, 0, 5), default=5,
-    help="settings 2 and 6: few-shot examples of MMLU, 0 to 5 (default 5)")  # fmt: skip
-SHOT_SPLIT = option("shot_split", choices=SHOT_SPLITS, default="dev",
-    help="settings 2, 4 and 6: MMLU's split that few-shot examples come from; the paper names validation, of which "
-    "those that stand in the test split too are left out (default dev, which is made for it)")  # fmt: skip
-SUBJECTS = option("subjects", nargs="+", metavar="NAME",
-    help="settings 2, 4 and 6: subjects of MMLU, such as high_school_biology (default: all)")  # fmt: skip
 FIELDS = ("question", "subject", "choices", "answer")
 HEADERS = {
     "letter": "The following are multiple choice questions (with answers) about {subject}.\n\n",
@@ -61,6 +54,24 @@ class Question(NamedTuple):
     answer: int
     subject: str
     item: str
+
+
+def num_shots() -> Any:
+    """The option of settings 2 and 6 that says how many few-shot examples questions have."""
+    return option(5, type=number(int, 0, 5), help="settings 2 and 6: few-shot examples of MMLU, 0 to 5 (default 5)")
+
+
+def shot_split() -> Any:
+    """The option of settings 2, 4 and 6 that says where few-shot examples are from."""
+    return option("dev", choices=SHOT_SPLITS,
+        help="settings 2, 4 and 6: MMLU's split that few-shot examples come from; the paper names validation, of which "
+        "those that stand in the test split too are left out (default dev, which is made for it)")  # fmt: skip
+
+
+def subjects() -> Any:
+    """The option of settings 2, 4 and 6 that names subjects."""
+    return option(nargs="+", metavar="NAME",
+        help="settings 2, 4 and 6: subjects of MMLU, such as high_school_biology (default: all)")  # fmt: skip
 
 
 def source(split: str) -> Source:

@@ -476,7 +476,7 @@ def test_every_option_belongs_to_a_setting():
         own = next(iter(settings))
         known = {action.dest for action in llm_options.make_parser("", settings, own)._actions}
         for setting in settings.values():
-            declared = {name for name, _ in setting.options}
+            declared = set(setting.options)
             assert declared <= set(setting.obeys) <= known
             read = {field.name for field in dataclasses.fields(setting.values)} - {"typed", "max_length"}
             assert declared <= read <= known
