@@ -297,6 +297,10 @@ class CompressibleModel:
         self._changed = False
         self._made: tuple[tuple, dict[str, Quantized]] | None = None
 
+    def matrices(self) -> dict[str, Tensor]:
+        """The weights that are compressed, by name."""
+        return {name: weight.matrix for name, weight in self.weights.items()}
+
     def compress(self, cell: Cell, tokens: Tensor | None, processes: Processes = ALONE) -> dict[str, Quantized]:
         """Compress the dense model as the cell says, unless it is so already; see walk for what is returned.
 
@@ -308,7 +312,7 @@ class CompressibleModel:
             self._made = None  # a compression that fails leaves nothing that looks made
             with processes.together():
                 grids = self.compress_again(cell, tokens) if processes.is_main else {}
-            processes.copy_from_main(weight.matrix for weight in self.weights.values())
+            processes.copy_from_main(self.matrices().values())
             self._made = wanted, grids
         return self._made[1]
 
@@ -322,17 +326,13 @@ class CompressibleModel:
         compression = cell["compression"]
         self._changed = compression != DENSE
         if compression == "magnitude" and cell["sparsity"] is not None and self._how.magnitude_scope == "global":
-            matrices = {name: weight.matrix for name, weight in self.weights.items()}
+            matrices = self.matrices()
             apply_masks(matrices, magnitude_masks(matrices, [cell["sparsity"]], "global")[0])
         elif compression in self._how.shared:
             self._compress_shared(cell, self._how.shared[compression])
         elif self._changed:
             return walk(self.model, cell, tokens, self._how)
         return {}
-
-    def zeros_and_factors(self, cell: Cell) -> dict[str, Any]:
-        """See measure."""
-        return measure(cell, ((name, weight.matrix) for name, weight in self.weights.items()))
 
     def _compress_shared(self, cell: Cell, strengths: Sequence[Strength]) -> None:
         """Compress every weight by the method's `shared`, which prepares each once for all `strengths`."""
@@ -440,7 +440,7 @@ def stream(
     return storage.complete()
 
 
-def measure(cell: Cell, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+def compression_facts(cell: Cell, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
     """What a compression left of the weights: the fraction that is zero and, at a rank, of the parameters."""
     zeros = total = factors = 0
     for _, matrix in weights:

@@ -26,16 +26,15 @@ from harness.device import device_name, keep_freed_memory, peak_memory, reset_pe
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
 from llm_tasks import options, plan
 from llm_tasks.compressed_model import (
-    Calibration,
     CompressibleModel,
     Compression,
     ModelSource,
     check_memory,
     check_shapes,
+    compression_facts,
     export,
     load_model,
     max_length,
-    measure,
     report_plan,
     save_compressed,
     skeleton,
@@ -45,8 +44,7 @@ from llm_tasks.compressed_model import (
 from llm_tasks.engine import window_losses
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.processes import Processes, join
-from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, report_levels, warn_of_chance
-from llm_tasks.evaluation import measure as measure_levels
+from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, measure, report_levels, warn_of_chance
 from llm_tasks.levels import Setting
 from llm_tasks.methods import DENSE, compressed_by, is_calibrated
 from llm_tasks.options import Asked
@@ -64,7 +62,7 @@ class Job:
         data: by setting, its levels as tokens by seed; for perplexity the windows.
         calibration_tokens: the windows of each seed that a pending run is calibrated on.
         several: whether several compressed models are made.
-        facts: what runs record of where they are made.
+        dtype: of the weights.
     """
 
     asked: Asked
@@ -78,7 +76,7 @@ class Job:
     data: dict[int | str, Any]
     calibration_tokens: dict[int, Tensor]
     several: bool
-    facts: dict[str, Any]
+    dtype: torch.dtype
 
     @property
     def streams(self) -> bool:
@@ -158,17 +156,14 @@ def prepare(asked: Asked, folders: dict[Path, Cell]) -> Job:
     seeds = {cell["seed"] for cell in pending if is_calibrated(cell)}
     tokens = {seed: calibrated.tokens(tokenizer, seed) for seed in seeds}
     several = len(set(map(compressed_by, folders.values()))) > 1
-    costs = cost_of_walks(given["compression"], model, source, how, calibrated)
+    shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
+    costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch)
     if not given["stream"]:
         kept_rank = max(given["rank"], default=0) if how.shared else 0
         check_memory(model, source, costs.values(), several, kept_rank, bool(how.export))
     if processes.is_main:
         report_plan(model, costs, source.device)
-    facts = run_folder.describe_environment(
-        str(source.device), device_name=device_name(source.device), dtype=str(source.dtype_of(model.config)),
-        precision=how.precision, threads=torch.get_num_threads(),
-    )  # fmt: skip
-    return Job(asked, source, how, reading, folders, identities, processes, tokenizer, data, tokens, several, facts)
+    return Job(asked, source, how, reading, folders, identities, processes, tokenizer, data, tokens, several, dtype)
 
 
 def setting_values(asked: Asked, setting: Setting, length: int) -> Any:
@@ -217,14 +212,6 @@ def input_hashes(source: ModelSource, text: str, data_dir: Path | None, cells: I
     return model | calibration.source_content("calibration", text, data_dir=data_dir)
 
 
-def cost_of_walks(
-    compressions: Iterable[str], model: PreTrainedModel, source: ModelSource, how: Compression, calibrated: Calibration
-) -> dict[str, Any]:
-    """See walk_costs."""
-    shape = calibrated.num_samples, calibrated.seq_len
-    return walk_costs(model, compressions, shape, source.dtype_of(model.config), how.tokens_per_batch)
-
-
 def prepare_data(
     setting: Setting, values: Any, seeds: Sequence[int], tokenizer: PreTrainedTokenizerBase, length: int,
     reading: Reading | None,
@@ -265,7 +252,7 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
     reset_peak_memory(device)
     with processes.together():
         if processes.is_main:
-            run_folder.start_run(folder, job.identities[folder], job.facts)
+            run_folder.start_run(folder, job.identities[folder], environment(job))
         dense = None if job.streams else loaded()
     if dense is None:
         model, facts = compress_streamed(job, folder)
@@ -289,13 +276,22 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
     run_folder.write_run(folder, result, found.items)
 
 
+def environment(job: Job) -> dict[str, Any]:
+    """What a run records of when, where and with what it is made."""
+    device = job.source.device
+    return run_folder.describe_environment(
+        str(device), device_name=device_name(device), dtype=str(job.dtype), precision=job.how.precision,
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+
 def compress_streamed(job: Job, folder: Path) -> tuple[StreamedBlocks, dict[str, Any]]:
     """The cell's model, written block by block, and what was left of its weights."""
     cell = job.folders[folder]
     tokens = job.calibration_tokens[cell["seed"]] if is_calibrated(cell) else None
     blocks = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
     refuse_unknown_ids(blocks.model, job.tokenizer)
-    return blocks, measure(cell, blocks.weights())
+    return blocks, compression_facts(cell, blocks.weights())
 
 
 def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -303,7 +299,7 @@ def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> tuple[P
     cell, run_identity, processes = job.folders[folder], job.identities[folder], job.processes
     tokens = job.calibration_tokens[cell["seed"]] if is_calibrated(cell) and processes.is_main else None
     grids = dense.compress(cell, tokens, processes)
-    facts = dense.zeros_and_factors(cell)
+    facts = compression_facts(cell, dense.matrices().items())
     with processes.together():
         if job.asked.given["save_model"] and processes.is_main:
             save_compressed(folder, dense.model, cell, run_identity, job.tokenizer)
@@ -318,7 +314,7 @@ def measure_model(job: Job, model: PreTrainedModel | StreamedBlocks, cell: Cell)
     if job.reading is None:
         return measure_perplexity(job, model, data)
     levels: list[EncodedLevel] = data[cell["seed"] if setting.seeded else job.asked.given["seed"][0]]
-    found = measure_levels(model, job.tokenizer, levels, job.reading, job.processes)
+    found = measure(model, job.tokenizer, levels, job.reading, job.processes)
     if cell["compression"] == DENSE and job.processes.is_main:
         warn_of_chance(setting.name, found.levels)
     # A user's task goes by its own name: that of its levels' data set.

@@ -90,7 +90,7 @@ class Engine:
         Args:
             lanes: each of which takes batches of the budget.
         """
-        for kind, alike in self._lengths.grouped(reads, lambda read: len(read.fed)).items():
+        for kind, alike in self._lengths.grouped(reads, [len(read.fed) for read in reads]).items():
             if self._lengths.each:
                 self._forget_length()
             # The keys of a shorter beginning would have been computed as those of a short sequence.

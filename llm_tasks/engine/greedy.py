@@ -100,7 +100,8 @@ def _batches(
         kinds = {lengths.kind(len(prompt)), lengths.kind(len(prompt) + max_new_tokens - 1)}
         return len(kinds) > 1 or (lengths.each and kinds != {0})
 
-    for alike in lengths.grouped([prompt for prompt in distinct if not changes(prompt)], len).values():
+    fixed = [prompt for prompt in distinct if not changes(prompt)]
+    for alike in lengths.grouped(fixed, map(len, fixed)).values():
         for batch in _cut(alike, max_new_tokens, budget, ways.answers == "together"):
             yield from ((part, ways) for part in ([batch] if ways.batches else [[prompt] for prompt in batch]))
     for prompt in filter(changes, distinct):
@@ -352,7 +353,7 @@ def _proven_answers(model: PreTrainedModel, ways: Ways, prompts: Sequence[Tokens
     lengths = lengths_of(model.config.get_text_config())
     sample = proof.sample(prompts, lengths)
     fixed = [prompt for prompt in sample if lengths.kind(len(prompt)) == lengths.kind(len(prompt) + TRIED_TOKENS)]
-    alike = [some for kind, some in lengths.grouped(fixed, len).items() if not (kind and lengths.each)]
+    alike = [some for kind, some in lengths.grouped(fixed, map(len, fixed)).items() if not (kind and lengths.each)]
 
     def prove() -> str:
         expected = [_tried_logits(model, [prompt], PLAIN) for some in alike for prompt in some]

@@ -138,7 +138,7 @@ def sample(sequences: Sequence[Tokens], lengths: Lengths) -> list[Tokens]:
     shortest = ordered[0]
     others = [tokens for tokens in ordered if tokens != shortest]
     likest = max(others, key=lambda tokens: (common_length(tokens, shortest), -len(tokens)), default=shortest)
-    kinds = list(lengths.grouped(ordered, len).values())
+    kinds = list(lengths.grouped(ordered, map(len, ordered)).values())
     few = [tokens for tokens in ordered if len(tokens) <= MIDDLING] or [shortest]
     between = [few[len(few) * part // (BETWEEN + 1)] for part in range(1, BETWEEN + 1)]
     return list(dict.fromkeys([shortest, likest, kinds[0][-1], kinds[-1][-1], *between]))

@@ -1,7 +1,7 @@
 """Which fast paths an engine takes on a model, and the lengths at which a model changes its arithmetic."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -128,11 +128,11 @@ class Lengths(NamedTuple):
             return 0
         return length if self.each else 1
 
-    def grouped(self, sequences: Iterable[Item], length: Callable[[Item], int]) -> dict[int, list[Item]]:
-        """The sequences by their kind, in their own order; short ones first."""
+    def grouped(self, sequences: Sequence[Item], lengths: Iterable[int]) -> dict[int, list[Item]]:
+        """Sequences of these lengths by their kind, short ones first; those of a kind in the order given."""
         found: dict[int, list[Item]] = {}
-        for sequence in sequences:
-            found.setdefault(self.kind(length(sequence)), []).append(sequence)
+        for sequence, length in zip(sequences, lengths, strict=True):
+            found.setdefault(self.kind(length), []).append(sequence)
         return dict(sorted(found.items()))
 
 

@@ -294,9 +294,9 @@ def test_lengths_at_which_arithmetic_changes_are_read_from_the_config(config: Pr
 
 def test_sequences_are_kept_apart_by_kind():
     lengths = [3, 14, 15, 20, 20]
-    assert Lengths().grouped(lengths, int) == {0: lengths}
-    assert Lengths(14).grouped(lengths, int) == {0: [3, 14], 1: [15, 20, 20]}
-    assert Lengths(14, each=True).grouped(lengths, int) == {0: [3, 14], 15: [15], 20: [20, 20]}
+    assert Lengths().grouped(lengths, lengths) == {0: lengths}
+    assert Lengths(14).grouped(lengths, lengths) == {0: [3, 14], 1: [15, 20, 20]}
+    assert Lengths(14, each=True).grouped(lengths, lengths) == {0: [3, 14], 15: [15], 20: [20, 20]}
 
 
 @pytest.mark.parametrize(

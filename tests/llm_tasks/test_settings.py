@@ -413,8 +413,8 @@ def test_every_prompt_stands_in_the_chat_template(
     (model / "chat_template.jinja").write_text(
         "{% for message in messages %}sky {{ message['content'] }} sea{% endfor %}"
     )
-    measured, measure = [], llm_run.measure_levels
-    monkeypatch.setattr(llm_run, "measure_levels", lambda *given: measured.extend(given[2]) or measure(*given))
+    measured, measure = [], llm_run.measure
+    monkeypatch.setattr(llm_run, "measure", lambda *given: measured.extend(given[2]) or measure(*given))
     words = ["--model_name_or_path", str(model), "--settings", "3", "6", "--chat_template", *OWN[3], *OWN[6]]
     setting6_factoid_vs_mcq.main([*options, *words, "--output_dir", str(tmp_path / "runs" / TEMPLATE)])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
