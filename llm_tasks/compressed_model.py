@@ -302,7 +302,7 @@ class CompressibleModel:
         return {name: weight.matrix for name, weight in self.weights.items()}
 
     def compress(self, cell: Cell, tokens: Tensor | None, processes: Processes = ALONE) -> dict[str, Quantized]:
-        """Compress the dense model as the cell says, unless it is so already; see walk for what is returned.
+        """Compress the dense model as the cell says, unless it is so already; returns what compress_weights does.
 
         Of several processes the main one does it, needs the tokens and gets what is returned; the others get its
         weights.
@@ -317,7 +317,7 @@ class CompressibleModel:
         return self._made[1]
 
     def compress_again(self, cell: Cell, tokens: Tensor | None) -> dict[str, Quantized]:
-        """Put the dense weights back and compress them; see walk for what is returned."""
+        """Put the dense weights back and compress them; see compress_weights for what is returned."""
         if self._changed:
             if not self._dense:
                 raise ValueError("the model is compressed already, and its dense weights were not kept")
@@ -331,7 +331,7 @@ class CompressibleModel:
         elif compression in self._how.shared:
             self._compress_shared(cell, self._how.shared[compression])
         elif self._changed:
-            return walk(self.model, cell, tokens, self._how)
+            return compress_weights(self.model, cell, tokens, self._how)
         return {}
 
     def _compress_shared(self, cell: Cell, strengths: Sequence[Strength]) -> None:
@@ -363,7 +363,7 @@ def checked(found: Tensor, W: Tensor) -> Tensor:
     return found
 
 
-def walk(
+def compress_weights(
     model: PreTrainedModel, cell: Cell, tokens: Tensor | None, how: Compression, storage: StreamedBlocks | None = None
 ) -> dict[str, Quantized]:
     """Apply the cell's compression to every weight of the blocks.
@@ -434,7 +434,7 @@ def stream(
     storage = StreamedBlocks(files, out, dtype, job, trust)
     if tokens is None:  # else the walk looks itself
         check_replayed(storage.model, storage, how.precision)
-    walk(storage.model, cell, tokens, how, storage)
+    compress_weights(storage.model, cell, tokens, how, storage)
     tokenizer.save_pretrained(out)
     (out / "README.md").write_text(model_card(cell, run_identity))
     return storage.complete()

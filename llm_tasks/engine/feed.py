@@ -76,7 +76,7 @@ class Engine:
         """Take what is to be known of a batch.
 
         Args:
-            wanted: the places that are read, (rows, tokens).
+            wanted: True where logits are read, (rows, tokens).
             outputs: logits at these, (positions read, vocabulary); hidden states where there are _output_weights.
             cache: of PrefixLayers, where there is one.
         """
@@ -103,7 +103,7 @@ class Engine:
         return plan(reads)
 
     def _forget_length(self) -> None:
-        """Feed one token: frequencies of a longer sequence would stay in place for the next one."""
+        """Feed one token: frequencies of a longer sequence would stay for the next one."""
         with torch.no_grad(), self._autocast():
             self._model(torch.zeros(1, 1, dtype=torch.int64, device=self._model.device), use_cache=False)
 
@@ -179,7 +179,7 @@ class Engine:
         """How many of the longest rows, at the end, go into one batch."""
         width, read = len(rows[-1].tokens), 0
         for count, row in enumerate(reversed(rows), start=1):
-            read += len({place for place, *_ in row.reads})
+            read += len({column for column, *_ in row.reads})
             apart = 4 * len(row.tokens) < 3 * width and (count - 1) * width >= EVEN_TOKENS
             if not (self._ways.packs or self._ways.pads):
                 apart = len(row.tokens) < width or not self._ways.batches
@@ -214,7 +214,7 @@ class Engine:
         for index, row in enumerate(rows):
             own = slice(len(row.tokens))
             ids[index, own], depths[index, own], ends[index, own] = row.tokens, row.depths, row.ends
-            wanted[index, [place for place, *_ in row.reads]] = True
+            wanted[index, [column for column, *_ in row.reads]] = True
         more = {}
         if self._ways.packs:
             positions = torch.from_numpy(depths).to(self._model.device)
@@ -234,9 +234,9 @@ class Engine:
         Returns:
             (rows, 1, tokens, before + tokens); by kind of layer where a model's layers do not all see equally far.
         """
-        place = torch.arange(ends.shape[1], device=ends.device)
-        inside = place[:, None] < ends[:, None, :]
-        inside &= place[None, :] <= place[:, None]
+        column = torch.arange(ends.shape[1], device=ends.device)
+        inside = column[:, None] < ends[:, None, :]
+        inside &= column[None, :] <= column[:, None]
         # What pads a row sees itself too: attention to nothing is NaN.
         inside.diagonal(dim1=-2, dim2=-1).fill_(True)
         sees = torch.nn.functional.pad(inside, (before, 0), value=True) if before else inside

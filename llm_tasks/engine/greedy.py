@@ -262,8 +262,8 @@ class _Together(_Writer):
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         """Put keys and values of each prompt at the end of its row of the buffers, and keep the logits after it."""
-        found = [(index, place, owner) for index, row in enumerate(rows) for place, _, owner, _ in row.reads]
-        index, place, owner = map(np.array, zip(*found, strict=True))
+        found = [(index, column, owner) for index, row in enumerate(rows) for column, _, owner, _ in row.reads]
+        index, column, owner = map(np.array, zip(*found, strict=True))
         # A prompt's tokens in its row: those that its last one hangs from.
         branches = [np.flatnonzero(np.array(rows[row].ends[: last + 1]) > last) for row, last, _ in found]
         counts = np.array(list(map(len, branches)))
@@ -286,7 +286,7 @@ class _Together(_Writer):
                         kept[shared_row, :, shared_column] = held[0].transpose(0, 1)
             if self._first is None:
                 self._first = outputs.new_empty(len(self._prompts), outputs.shape[1])
-            self._first[torch.from_numpy(owner)] = outputs[torch.from_numpy(number[index, place])]
+            self._first[torch.from_numpy(owner)] = outputs[torch.from_numpy(number[index, column])]
 
     def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
         if len(rows) < len(tokens):
@@ -380,10 +380,10 @@ def _tried_logits(model: PreTrainedModel, prompts: list[Tokens], ways: Ways) -> 
         writer = _writer(prompts, TRIED_TOKENS + 1, model, 1, "no", ways, progress)
         rows = torch.arange(len(prompts), device=model.device)
         logits = [writer.start()]
-        for place in range(TRIED_TOKENS):
-            following = torch.tensor([prompt[place % len(prompt)] for prompt in prompts], device=model.device)
+        for step in range(TRIED_TOKENS):
+            following = torch.tensor([prompt[step % len(prompt)] for prompt in prompts], device=model.device)
             logits.append(writer.go_on(following, rows))
-        return torch.stack([step.float().log_softmax(dim=-1).cpu() for step in logits]).numpy()
+        return torch.stack([each.float().log_softmax(dim=-1).cpu() for each in logits]).numpy()
 
 
 def _by_prompt(found: np.ndarray) -> list[np.ndarray]:

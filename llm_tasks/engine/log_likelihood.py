@@ -148,15 +148,15 @@ class _Scorer(Engine):
         """Add up what the continuations ask of the positions read."""
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
         scored = [
-            (number[index, place], token, owner, is_first, self._in_float32[owner])
+            (number[index, column], token, owner, is_first, self._in_float32[owner])
             for index, row in enumerate(rows)
-            for place, token, owner, is_first in row.reads
+            for column, token, owner, is_first in row.reads
         ]
         columns = list(map(np.array, zip(*scored, strict=True)))
         for in_float32 in np.unique(columns[-1]):
             at, tokens, owners, is_first = (column[columns[-1] == in_float32] for column in columns[:-1])
-            places, at = np.unique(at, return_inverse=True)
-            some = outputs if len(places) == len(outputs) else outputs[torch.from_numpy(places).to(outputs.device)]
+            read, at = np.unique(at, return_inverse=True)
+            some = outputs if len(read) == len(outputs) else outputs[torch.from_numpy(read).to(outputs.device)]
             if not in_float32:
                 with self._autocast():
                     self._add(some, at, tokens, owners, is_first)
@@ -181,8 +181,8 @@ class _Scorer(Engine):
             return
         hidden, at, tokens, owners, is_first = zip(*deferred, strict=True)
         first = np.cumsum([0, *map(len, hidden[:-1])])
-        places = np.concatenate([own + start for own, start in zip(at, first, strict=True)])
-        self._add(torch.cat(hidden), places, *map(np.concatenate, (tokens, owners, is_first)))
+        rows = np.concatenate([own + start for own, start in zip(at, first, strict=True)])
+        self._add(torch.cat(hidden), rows, *map(np.concatenate, (tokens, owners, is_first)))
 
     def _add(
         self, outputs: Tensor, at: np.ndarray, tokens: np.ndarray, owners: np.ndarray, is_first: np.ndarray

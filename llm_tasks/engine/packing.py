@@ -122,10 +122,10 @@ class Row(NamedTuple):
 
     Fields, of each token:
         tokens: its id.
-        depths: its place in its own sequence, counted from the sequence's start.
-        ends: the place in the row at which what hangs from the token ends.
+        depths: its index in its own sequence.
+        ends: index in the row behind the last of its descendants in the tree.
     And of each scored token:
-        reads: the place in the row from which it is predicted, the token, its continuation, whether it is the first.
+        reads: index in the row from which it is predicted, the token, its continuation, whether it is the first.
     """
 
     tokens: list[int]
@@ -226,8 +226,8 @@ def row_of(parts: list[list[Read]], before: int) -> Row:
             row.tokens.extend(read.fed[before + shared :])
             row.depths.extend(range(before + shared, len(read.fed)))
             row.ends.extend([0] * added)
-            for place in path:
-                row.ends[place] = len(row.tokens)
+            for column in path:
+                row.ends[column] = len(row.tokens)
             for owner, continuation in read.targets:
                 for at in range(continuation.start, len(continuation.tokens)):
                     row.reads.append((path[at - 1 - before], continuation.tokens[at], owner, at == continuation.start))

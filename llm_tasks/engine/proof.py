@@ -297,9 +297,9 @@ class _Recorder(Engine):
         logits = outputs if self._output_weights is None else nn.functional.linear(outputs, self._output_weights)
         scores = logits.detach().float().log_softmax(dim=-1)
         for index, row in enumerate(rows):
-            for place, token, owner, _ in row.reads:
+            for column, token, owner, _ in row.reads:
                 known = self.found.setdefault(owner, [])
-                known.append((row.depths[place], float(scores[int(number[index, place]), token])))
+                known.append((row.depths[column], float(scores[int(number[index, column]), token])))
 
 
 class _NotSkippable(Exception):
@@ -367,7 +367,7 @@ def alike_blocks_skipped(model: PreTrainedModel) -> Iterator[_Skipped]:
 
 
 def _kind(model: PreTrainedModel, index: int, block: nn.Module, count: int) -> tuple:
-    """What tells a block from others: its modules with their settings, and what the config says of its place."""
+    """What tells a block from others: its modules with their settings, and what the config says of its index."""
     config = model.config.get_text_config()
     said = [value[index] for value in vars(config).values() if isinstance(value, list | tuple) and len(value) == count]
     settings = []

@@ -30,7 +30,7 @@ class Values:
         False, action="store_true", help="keep questions with options that mean other options"
     )
     keep_option_order: bool = option(False, action="store_true",
-        help="leave the options in their order; the right one's place is then not balanced")  # fmt: skip
+        help="leave the options in their order; the right one's position is then not balanced")  # fmt: skip
     no_untouched: bool = option(False, action="store_true",
         help="without the level of all questions and options as published")  # fmt: skip
 

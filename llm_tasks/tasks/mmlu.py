@@ -256,7 +256,7 @@ def reduce_options(questions: Iterable[Question], count: int, seed: int, keep_or
     """Each question with `count` of its options, the right one among them.
 
     The distractors that stay are the first of one random order per question: those of a smaller `count` are among
-    those of a larger one. The right option's place is balanced within a subject: each place is right equally often,
+    those of a larger one. The right option's index is balanced within a subject: each index is right equally often,
     give or take one question, so that a constant letter scores 1 / count. All follows from the seed and the content;
     neither the order of the questions nor others of other subjects matter, and those that levels.sample draws of
     a subject are reduced as they are without it.
@@ -268,30 +268,30 @@ def reduce_options(questions: Iterable[Question], count: int, seed: int, keep_or
     Source: the paper, section 3.1.2, which does not say how it removes options.
     """
     questions = list(questions)
-    places = {} if keep_order else _balanced_places(questions, count, seed)
+    indices = {} if keep_order else _balanced_indices(questions, count, seed)
     reduced = []
     for question in questions:
-        distractors = [place for place in range(len(question.choices)) if place != question.answer]
+        distractors = [index for index in range(len(question.choices)) if index != question.answer]
         shown = random.Random(f"{seed} {question.item}").sample(distractors, len(distractors))[: count - 1]
         if keep_order:
             shown = sorted((*shown, question.answer))
         else:
-            shown.insert(places[question.item], question.answer)
-        choices = tuple(question.choices[place] for place in shown)
+            shown.insert(indices[question.item], question.answer)
+        choices = tuple(question.choices[index] for index in shown)
         reduced.append(question._replace(choices=choices, answer=shown.index(question.answer)))
     return reduced
 
 
-def _balanced_places(questions: Iterable[Question], count: int, seed: int) -> dict[str, int]:
+def _balanced_indices(questions: Iterable[Question], count: int, seed: int) -> dict[str, int]:
     """The right option's index by item: of every `count` questions of a subject, one has each index."""
-    places = {}
+    indices = {}
     for subject, members in by_subject(questions).items():
         items = sorted((question.item for question in members), key=digest)  # a sample is the start of this order
         for start in range(0, len(items), count):
             draw = random.Random(f"{seed} {subject} {count} {start}")
             block = draw.sample(range(count), count)
-            places.update(zip(items[start : start + count], block, strict=False))
-    return places
+            indices.update(zip(items[start : start + count], block, strict=False))
+    return indices
 
 
 def _question(where: str, row: dict[str, Any]) -> Question:

@@ -173,9 +173,9 @@ def find_answer(document: str, answers: Sequence[str]) -> Span | None:
     joined = "\n".join(normalized)  # the line's end is in no answer
     starts = [0, *accumulate(len(sentence) + 1 for sentence in normalized)]
     for answer in filter(None, map(normalize_answer, longest_first)):
-        place = joined.find(f" {answer} ")
-        if place >= 0:
-            return _within(document, sentences[bisect_right(starts, place) - 1], answer)
+        at = joined.find(f" {answer} ")
+        if at >= 0:
+            return _within(document, sentences[bisect_right(starts, at) - 1], answer)
     lower = document.lower()
     for answer in map(str.strip, longest_first):
         if answer.lower() in lower:  # compiling a pattern for every alias takes longer than all the rest
@@ -231,7 +231,7 @@ def _sentences_around(item: Item, budget: int) -> tuple[list[Span], int]:
     """The document's sentences that could be in the window, those that hold the answer made one, and its index."""
     sentences = split_sentences(item.document)
     starts = [start for start, _ in sentences]
-    first, last = (bisect_right(starts, place) - 1 for place in (item.answer_span[0], item.answer_span[1] - 1))
+    first, last = (bisect_right(starts, at) - 1 for at in (item.answer_span[0], item.answer_span[1] - 1))
     reach = CHARACTERS_PER_TOKEN * budget
     anchor = sentences[first][0], sentences[last][1]
     before = [span for span in sentences[:first] if anchor[0] - span[0] <= reach]
