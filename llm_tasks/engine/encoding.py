@@ -36,7 +36,7 @@ class EncodedLevel(NamedTuple):
 
 
 class _Anchor:
-    """A text whose tokens serve others that begin alike."""
+    """A tokenised text; other texts that begin like it reuse the tokens of what they share."""
 
     def __init__(self, text: str, backend: Tokenizer) -> None:
         self._text, self._backend = text, backend
@@ -57,7 +57,7 @@ class _Anchor:
         return None if count is None else (tuple(self.ids[:count]), at)
 
     def _count_before(self, at: int) -> int | None:
-        """Tokens before the character, if those behind it are the same without them; else None."""
+        """Number of tokens before a character, if the rest of the text has the same tokens by itself; else None."""
         count = bisect.bisect_left(self._starts, at)
         if at == 0 or count == len(self.ids) or self._starts[count] != at:
             return None
@@ -66,7 +66,7 @@ class _Anchor:
 
 
 def _behind_first_character(encoding: Encoding) -> list[int]:
-    """The tokens that begin behind the first character, whose own may depend on what stood before."""
+    """All tokens but that of the first character, which may depend on what stood before it."""
     first = next((index for index, (start, _) in enumerate(encoding.offsets) if start > 0), len(encoding.ids))
     return encoding.ids[first:]
 

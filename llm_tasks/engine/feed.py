@@ -43,7 +43,7 @@ READS_PER_TOKEN = 0.25  # positions with logits of the whole vocabulary, per tok
 
 
 def _any_own(prefix: Prefix, own: OwnRows) -> bool:
-    """Whether any row below a prefix is to be computed here."""
+    """Whether this process computes any row below a prefix."""
     return id(prefix) in own or any(_any_own(longer, own) for longer in prefix.below)
 
 
@@ -73,7 +73,7 @@ class Engine:
         self.computed = 0
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
-        """Take what is to be known of a batch.
+        """Keep what is needed of a computed batch.
 
         Args:
             wanted: True where logits are read, (rows, tokens).
@@ -108,7 +108,12 @@ class Engine:
             self._model(torch.zeros(1, 1, dtype=torch.int64, device=self._model.device), use_cache=False)
 
     def _feed_below(self, prefix: Prefix, held: KeysValues | None, own: OwnRows | None, tasks: cpu.Tasks) -> None:
-        """Everything that begins with a prefix, whose keys and values are `held`; of `own` rows alone if given."""
+        """Queue what begins with a prefix: the rows right below it and longer prefixes.
+
+        Args:
+            held: the prefix's keys and values.
+            own: the rows to compute; all if None.
+        """
         rows = self._rows(prefix)
         if own is not None:
             rows = rows[own.get(id(prefix), slice(0))]
@@ -121,7 +126,7 @@ class Engine:
             self._progress.update(len(prefix.reads))
 
     def _feed_rows(self, rows: list[Row], before: int, held: KeysValues | None, tasks: cpu.Tasks) -> None:
-        """A batch of them, of the longest first: if memory runs out, then at the beginning."""
+        """Compute a batch of the longest rows and queue the others: if memory runs out, then at the beginning."""
         count = self._fitting(rows)
         if count < len(rows):
             tasks.put(functools.partial(self._feed_rows, rows[:-count], before, held))
@@ -130,7 +135,7 @@ class Engine:
     def _feed_prefix(
         self, prefix: Prefix, before: int, held: KeysValues | None, own: OwnRows | None, tasks: cpu.Tasks
     ) -> None:
-        """The prefix itself, from token `before` on, and everything below it."""
+        """Compute the keys and values of a prefix from token `before` on, then queue what begins with it."""
         cache = self._cache(held, keep=True)
         ids = torch.tensor([prefix.example[before : prefix.length]])
         self._outputs(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
@@ -138,9 +143,9 @@ class Engine:
         self._feed_below(prefix, beginning, own, tasks)
 
     def own_rows(self, root: Prefix, processes: Processes) -> OwnRows:
-        """Of every prefix, the rows that this process computes: whole batches, of neighbouring prefixes.
+        """By id of a prefix, the rows right below it that this process computes: whole batches.
 
-        A prefix at a cut is computed twice; in return nothing else is.
+        Nothing is computed by two processes but a prefix whose batches both of them have.
         """
         batches: list[tuple[int, int, int]] = []  # prefix, first and last row, in the order of computing
         costs: list[int] = []
@@ -163,7 +168,7 @@ class Engine:
         return own
 
     def _rows(self, prefix: Prefix) -> list[Row]:
-        """What is below a prefix and no longer one, from short to long."""
+        """The sequences right below a prefix in rows, from short to long."""
         if self._in_blocks and not prefix.length:
             rows = pack_in_blocks(prefix.reads, min(LONGEST_ROW, self._budget, int(self._most_read)))
         else:

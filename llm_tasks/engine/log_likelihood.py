@@ -101,7 +101,7 @@ def check_done_once(times: np.ndarray) -> None:
 
 
 def _in_float32(model: PreTrainedModel, reads: Sequence[Read], tokens: int, precision: str) -> list[bool]:
-    """Of each continuation, whether the logits that it is read from are computed in float32, in another dtype else.
+    """Whether the logits of each continuation are computed in float32, whatever the layers compute in.
 
     Args:
         tokens: distinct ones, which the layers compute.
@@ -125,7 +125,7 @@ def _embeddings(model: PreTrainedModel) -> list[torch.nn.Module]:
 
 
 class _Scorer(Engine):
-    """Adds up log-likelihoods, (continuations,), and notes what is most likely first.
+    """Sums the log-likelihood of each continuation, (continuations,), and notes the most likely first token.
 
     Args:
         in_float32: of each continuation, whether its logits are computed in float32.
@@ -145,7 +145,7 @@ class _Scorer(Engine):
         self.times_scored = np.zeros(continuations, dtype=np.int64)
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
-        """Add up what the continuations ask of the positions read."""
+        """Add the log-likelihoods that continuations need of the positions read."""
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
         scored = [
             (number[index, column], token, owner, is_first, self._in_float32[owner])
@@ -166,7 +166,7 @@ class _Scorer(Engine):
                 self._defer(some.float(), at, tokens, owners, is_first)
 
     def _defer(self, hidden: Tensor, *asked: np.ndarray) -> None:
-        """Keep hidden states until FLOAT32_ROWS have come together."""
+        """Keep hidden states until there are FLOAT32_ROWS of them."""
         with self._lock:
             self._deferred.append((hidden, *asked))
             enough = sum(len(hidden) for hidden, *_ in self._deferred) >= FLOAT32_ROWS
@@ -174,7 +174,7 @@ class _Scorer(Engine):
             self.read_deferred()
 
     def read_deferred(self) -> None:
-        """Add up what is asked of the positions that were kept."""
+        """Add the log-likelihoods of the positions that were kept."""
         with self._lock:
             deferred, self._deferred = self._deferred, []
         if not deferred:
@@ -187,7 +187,7 @@ class _Scorer(Engine):
     def _add(
         self, outputs: Tensor, at: np.ndarray, tokens: np.ndarray, owners: np.ndarray, is_first: np.ndarray
     ) -> None:  # fmt: skip
-        """Add up what is asked of outputs: the row, token and continuation of each, and whether it is the first."""
+        """Add log-likelihoods of tokens, given the row of `outputs`, the continuation, and whether it is the first."""
         firsts, which = np.unique(at[is_first], return_inverse=True)
         asked = Asked(*(torch.from_numpy(numbers).to(outputs.device) for numbers in (at, tokens, firsts)))
         found, top = read_logits(outputs, self._output_weights, asked)

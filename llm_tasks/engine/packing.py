@@ -165,7 +165,7 @@ def _longest_first(reads: list[Read], before: int) -> list[tuple[int, range]]:
 
 
 def _fill(families: list[tuple[int, range]], length: int) -> list[tuple[int, list[range]]]:
-    """Each family, the longest first, in the fullest row that has room for it: tokens and families of every row."""
+    """Put each family, longest first, into the fullest row that has room; returns tokens and families of each row."""
     rows: list[tuple[int, list[range]]] = []
     room: list[tuple[int, int]] = []  # tokens left in a row, and which row; sorted
     for taken, members in families:
@@ -197,7 +197,7 @@ def _row_cost(length: int, before: int, width: int, key_cost: int = KEY_COST) ->
 
 
 def families(reads: list[Read], before: int) -> list[tuple[int, range]]:
-    """Runs of the sorted sequences that stay next to each other, and how many tokens each run takes.
+    """Group sorted sequences that stay next to each other; returns of each group its tokens and the range of indices.
 
     Neighbours that share more than SHARED_AGAIN tokens stay together up to LONGEST_ROW, others up to FAMILY_TOKENS.
     """

@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 SAME = 5e-4  # nats: float32 rounds log-likelihoods by 1e-5 to 1e-4
-# What a model may answer to a path that it does not know.
+# What a model may raise on a path that it does not support.
 REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
             ValueError)  # fmt: skip
 # Functions that only look at a weight: it is widened when something is computed with it.
@@ -84,8 +84,8 @@ _proven: weakref.WeakKeyDictionary[PreTrainedModel, dict[str, list[_Proven]]] = 
 def scoring_ways(model: PreTrainedModel, reads: Sequence[Read], plain: bool = False) -> Ways:
     """The fast paths that compute these sequences as the model does; tried once for sequences of such lengths.
 
-    What a path is tried with are the model's present weights: try it before they are compressed, since a broken model
-    may not tell one position from another.
+    Paths are tried on the model's present weights: call this before they are compressed, since a broken model may not
+    tell one position from another.
 
     Args:
         reads: sorted sequences; of none nothing is tried.
@@ -97,7 +97,7 @@ def scoring_ways(model: PreTrainedModel, reads: Sequence[Read], plain: bool = Fa
 
 
 def once(model: PreTrainedModel, what: str, reads: Sequence[Read], prove: Callable[[], Ways]) -> Ways:
-    """What `prove` returns for the model, asked again only for sequences beyond the lengths tried."""
+    """The result of `prove` for a model; proven again only where sequences are shorter or longer than those tried."""
     shortest, longest = (edge(len(read.fed) for read in reads) for edge in (min, max))
     known = _proven.setdefault(model, {}).setdefault(what, [])
     for proven in known:
@@ -108,7 +108,7 @@ def once(model: PreTrainedModel, what: str, reads: Sequence[Read], prove: Callab
 
 
 def tried(model: PreTrainedModel, attempt: Callable[[], Result]) -> Result:
-    """What an attempt returns in float32, with blocks that are alike skipped if the model allows that."""
+    """Result of an attempt in float32, with two of the blocks that are alike if the model allows to skip the others."""
     with alike_blocks_skipped(model) as skipped, computed_in_float32(model):
         try:
             return attempt()
