@@ -1,4 +1,4 @@
-"""llm_tasks/chat.py: what a template puts around a message, and prompts as such messages."""
+"""What a template puts around a message, and prompts as such messages."""
 
 import pytest
 from tiny_models import BEFORE, NOTHING, byte_level

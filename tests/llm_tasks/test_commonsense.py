@@ -1,4 +1,4 @@
-"""llm_tasks/commonsense.py and setting 5: prompts written out by hand, labels in all forms, what is refused."""
+"""Setting 5 and its data sets: prompts written out by hand, labels in all forms, what is refused."""
 
 import argparse
 import json

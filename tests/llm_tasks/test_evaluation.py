@@ -1,4 +1,4 @@
-"""llm_tasks/evaluation.py: metrics, chance and standard errors of a model whose every probability is known."""
+"""Metrics, chance and standard errors of a model whose every probability is known."""
 
 import logging
 import math

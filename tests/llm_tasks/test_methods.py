@@ -1,4 +1,4 @@
-"""llm_tasks/methods.py: what the table of compressions says of each, and that a user's own method is what is called."""
+"""What the table of compressions says of each, and that a user's own method is what is called."""
 
 from collections.abc import Callable
 from pathlib import Path

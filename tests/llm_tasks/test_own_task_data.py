@@ -1,4 +1,4 @@
-"""llm_tasks/own_task.py: rows of a user's file, their levels and prompts, what is refused."""
+"""Own tasks: rows of a user's file, their levels and prompts, what is refused."""
 
 import json
 import logging

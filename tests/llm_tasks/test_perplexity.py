@@ -1,4 +1,4 @@
-"""llm_tasks/perplexity.py and what it shares with the other scripts: cells, restoring, saving, refusing."""
+"""perplexity.py and what it shares with the other scripts: cells, restoring, saving, refusing."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""llm_tasks/thinking.py: prompts that end inside a thought, and what a model writes after it."""
+"""Prompts that end inside a thought, and what a model writes after it."""
 
 import logging
 from types import SimpleNamespace
