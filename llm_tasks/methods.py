@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from harness.cells import Cell
 from pruning.low_rank import factors, low_rank_approximation
 from pruning.masks import lowest_k_mask
 from pruning.nm import nm_mask, parse_nm
@@ -23,6 +24,7 @@ from pruning.walk import STATISTICS, InputStatistics
 from pruning.wanda import wanda_mask
 from quantization.gptq import Quantized, gptq_grid, round_to_nearest_grid
 
+DENSE = "dense"  # the compression that changes nothing
 SPARSITIES = ("sparsity", "nm_ratio")
 STRENGTHS = (*SPARSITIES, "bits", "rank")
 
@@ -55,7 +57,7 @@ class Strength(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What methods may be told besides the strength; each reads its own."""
+    """Options of the methods besides the strength; each method reads those that it obeys."""
 
     block_size: int = 128  # SparseGPT, GPTQ: columns between two updates of the rest
     damping: float = 0.01  # SparseGPT, GPTQ: of the Hessian, as a fraction of its mean diagonal
@@ -205,3 +207,24 @@ def check_methods(methods: Mapping[str, Method]) -> None:
             raise ValueError(f"METHODS[{name!r}] takes no strength; there are {', '.join(STRENGTHS)}")
         if method.shared and method.statistic:
             raise ValueError(f"METHODS[{name!r}] reads {method.statistic}; `shared` is for methods without a statistic")
+
+
+def strength_of(cell: Cell) -> Strength | None:
+    """The cell's strength; None for the dense model."""
+    return next((Strength(kind, cell[kind]) for kind in STRENGTHS if cell[kind] is not None), None)
+
+
+def is_calibrated(cell: Cell) -> bool:
+    """Whether the cell's compression reads calibration text."""
+    return cell["compression"] != DENSE and METHODS[cell["compression"]].statistic is not None
+
+
+def is_quantized(cell: Cell) -> bool:
+    """Whether the cell's compression makes integers, which can be exported."""
+    return cell["compression"] != DENSE and METHODS[cell["compression"]].quantize is not None
+
+
+def compressed_by(cell: Cell) -> tuple:
+    """What tells the cell's model from those of other cells; the seed only where it draws the calibration text."""
+    seed = cell["seed"] if is_calibrated(cell) else None
+    return (*(cell[name] for name in ("compression", *STRENGTHS)), seed)

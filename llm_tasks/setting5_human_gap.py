@@ -16,111 +16,16 @@ option's text: that is --answer_mode cloze, the default here; commonsense.py say
 is one in the number of options; of BoolQ's answers 62 % are "yes", which a model that always says so scores.
 """
 
-import argparse
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase
-
-from harness.data import Source, placed
-from harness.options import checked
-from llm_tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task, sources
-from llm_tasks.levels import CHOICE_OPTIONS, LevelSetting
-from llm_tasks.prompts import Level
-from llm_tasks.task_files import sample
-
-PAPER_TASKS = ["piqa", "hellaswag", "openbookqa"]
-OPTIONS = ("tasks", "eval_split", "max_items", *CHOICE_OPTIONS)
+from llm_tasks.run import run
+from llm_tasks.settings import SETTINGS
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("setting 5: human gap").add_argument
-    add("--tasks", nargs="+", choices=tuple(TASKS), default=PAPER_TASKS, metavar="NAME",
-        help=f"of {', '.join(TASKS)} (default {' '.join(PAPER_TASKS)})")  # fmt: skip
-    add("--eval_split", nargs="+", type=checked(task_splits), default=[], metavar="TASK=SPLIT[+SPLIT]",
-        help="take a task's items from other splits than the one that lm-evaluation-harness scores; openbookqa=test+"
-        "validation doubles OpenBookQA's 500 items")  # fmt: skip
-
-
-def task_splits(text: str) -> str:
-    """The value of --eval_split, if it names a task and splits.
-
-    Raises:
-        ValueError: says what is wrong.
-    """
-    task, _, named = text.partition("=")
-    splits = named.split("+")
-    if task not in TASKS or not all(splits):
-        raise ValueError(f"{text!r} is not TASK=SPLIT or TASK=SPLIT+SPLIT with a task of {', '.join(TASKS)}")
-    if len(set(splits)) < len(splits):
-        raise ValueError(f"{text!r} names a split twice")
-    return text
-
-
-def chosen_splits(args: argparse.Namespace) -> dict[str, list[str]]:
-    """The splits of each task asked for, none where it is the task's own.
-
-    Raises:
-        ValueError: --eval_split names a task that is not asked for, or one twice.
-    """
-    named = [text.partition("=")[::2] for text in args.eval_split]
-    tasks = [task for task, _ in named]
-    if wrong := [task for task in tasks if task not in args.tasks]:
-        raise ValueError(f"--eval_split: {wrong[0]} is not in --tasks {' '.join(args.tasks)}")
-    if len(set(tasks)) < len(tasks):
-        raise ValueError(f"--eval_split {' '.join(args.eval_split)}: a task stands there twice; join its splits with +")
-    splits = {task: found.split("+") for task, found in named}
-    return {task: splits.get(task, []) for task in dict.fromkeys(args.tasks)}
-
-
-def load(args: argparse.Namespace) -> dict[str, list[Question]]:
-    """The chosen items of each task."""
-    return {
-        task: sample(load_task(task, args.data_dir, splits), args.max_items, key=lambda question: question.item)
-        for task, splits in chosen_splits(args).items()
-    }
-
-
-def files(args: argparse.Namespace) -> list[Path | Source]:
-    return [
-        placed(source, args.data_dir)
-        for task, splits in chosen_splits(args).items()
-        for source in sources(task, splits)
-    ]
-
-
-def readers(args: argparse.Namespace) -> tuple[str, ...]:
-    return (args.answer_mode or "cloze",)
-
-
-def build(
-    items: dict[str, list[Question]], args: argparse.Namespace, seed: int, tokenizer: PreTrainedTokenizerBase
-) -> list[Level]:
-    """A level per task, in the order asked for: how hard each is follows from the dense model's score."""
-    return [task_level(task, questions, args.answer_mode or "cloze") for task, questions in items.items()]
-
-
-def task_level(task: str, questions: list[Question], reader: str) -> Level:
-    prompt = cloze_prompt if reader == "cloze" else letter_prompt
-    repeated = sum(len(set(question.choices)) < len(question.choices) for question in questions)
-    return Level(
-        name=TASKS[task].title,
-        difficulty=None,
-        dataset=task,
-        reader=reader,
-        prompts=[prompt(question) for question in questions],
-        human=TASKS[task].human,
-        facts={"duplicate_options": repeated} if repeated else {},
-    )
-
-
-SETTING = LevelSetting(5, "human_gap", add_options, load, files, readers, build, OPTIONS, seeded=False)
-
-
-def main(argv: list[str] | None = None) -> int:
-    from llm_tasks.settings import run  # it imports this file
-
-    return run(argv, SETTING.name, __doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the models that the command line asks for in setting 5, or in those that it names."""
+    return run(argv, __doc__, SETTINGS, 5)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from llm_tasks import setting2_option_count
-from llm_tasks.processes import join
-from llm_tasks.scoring import Engine
+from llm_tasks.engine.feed import Engine
+from llm_tasks.engine.processes import join
 
 FAILING_CALL = 2  # of the evaluation: the second run
 own_rows, calls = Engine.own_rows, []

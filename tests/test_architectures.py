@@ -38,10 +38,10 @@ from plain_twins import plain_input_sq_norms, streamed_equals_memory, walked_inp
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from llm_tasks.engine.greedy import AnswerEnd, greedy_answers
+from llm_tasks.engine.log_likelihood import Scores, log_likelihoods
+from llm_tasks.engine.packing import Continuation, Tokens, distinct_reads
 from llm_tasks.engine.proof import scoring_ways
-from llm_tasks.greedy import AnswerEnd, greedy_answers
-from llm_tasks.packing import Continuation, Tokens, distinct_reads
-from llm_tasks.scoring import Scores, log_likelihoods
 from pruning.layers import decoder_blocks
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ SHIFTED = 8  # of so many tokens in turn none and all stand one place too far
 
 @cache
 def questions() -> tuple[Continuation, ...]:
-    """Continuations that are planned in every way: nested trunks, trees of options, and single texts of any length.
+    """Continuations that are planned in every way: nested prefixes, trees of options, and single texts of any length.
 
     Lengths lie on both sides of every window and boundary.
     """

@@ -1,7 +1,7 @@
-"""Compiled loops for a processor over tensors in bf16, each in one pass, rounded where torch's own steps round.
+"""Compiled loops for a CPU over tensors in bf16, each in one pass, rounded where torch's own steps round.
 
-torch computes these formulas step by step and writes every step to memory; on a processor with bf16 matrix units that
-takes longer than the products between them. The softmax of attention rounds once, where transformers' eager attention
+torch computes these formulas step by step and writes every step to memory; on a CPU with bf16 matrix units that takes
+longer than the matmuls between them. The softmax of attention rounds once, where transformers' eager attention
 rounds scaled and masked scores, too.
 """
 
@@ -137,22 +137,22 @@ def _rms_norm_rows(
     for row in range(first, last):
         own, result = hidden[row], normed[row]
         squares = np.float32(0)
-        for place in range(len(own)):
-            squares += _widened(own[place]) * _widened(own[place])
+        for column in range(len(own)):
+            squares += _widened(own[column]) * _widened(own[column])
         scale = np.float32(1) / np.sqrt(squares / np.float32(len(own)) + epsilon)
-        for place in range(len(own)):
-            scaled = _widened(_rounded(_widened(own[place]) * scale))
-            result[place] = _rounded(scaled * _widened(weight[place]))
+        for column in range(len(own)):
+            scaled = _widened(_rounded(_widened(own[column]) * scale))
+            result[column] = _rounded(scaled * _widened(weight[column]))
 
 
 @_compiled
 def _silu_times_rows(first: int, last: int, gate: np.ndarray, factor: np.ndarray) -> None:
     for row in range(first, last):
         own, other = gate[row], factor[row]
-        for place in range(len(own)):
-            value = _widened(own[place])
+        for column in range(len(own)):
+            value = _widened(own[column])
             silu = value / (np.float32(1) + _power_of_two(-LOG2_E * value))
-            own[place] = _rounded(_widened(_rounded(silu)) * _widened(other[place]))
+            own[column] = _rounded(_widened(_rounded(silu)) * _widened(other[column]))
 
 
 @_compiled
@@ -167,14 +167,14 @@ def _rotate_tokens(
         own_cos, own_sin = cos[angle, token], sin[angle, token]
         for head in range(heads):
             own, result = states[row, token, head], rotated[row, head, token]
-            for place in range(half):
-                one, other = _widened(own[place]), _widened(own[half + place])
-                straight = _widened(_rounded(one * _widened(own_cos[place])))
-                across = _widened(_rounded(other * _widened(own_sin[place])))
-                result[place] = _rounded(straight - across)
-                straight = _widened(_rounded(other * _widened(own_cos[half + place])))
-                across = _widened(_rounded(one * _widened(own_sin[half + place])))
-                result[half + place] = _rounded(straight + across)
+            for column in range(half):
+                one, other = _widened(own[column]), _widened(own[half + column])
+                straight = _widened(_rounded(one * _widened(own_cos[column])))
+                across = _widened(_rounded(other * _widened(own_sin[column])))
+                result[column] = _rounded(straight - across)
+                straight = _widened(_rounded(other * _widened(own_cos[half + column])))
+                across = _widened(_rounded(one * _widened(own_sin[half + column])))
+                result[half + column] = _rounded(straight + across)
 
 
 @_compiled
@@ -183,12 +183,12 @@ def _log_sum_rows(first: int, last: int, logits: np.ndarray, sums: np.ndarray) -
         own = logits[row]
         # As whole numbers, whose maximum is vectorised: their order is that of the floats. NaN comes out NaN below.
         largest = np.int16(-(2**15))
-        for place in range(len(own)):
-            largest = max(largest, _in_order(np.int16(own[place])))
+        for column in range(len(own)):
+            largest = max(largest, _in_order(np.int16(own[column])))
         top = _widened(np.uint16(_in_order(largest)))
         total = np.float32(0)
-        for place in range(len(own)):
-            total += _power_of_two((_widened(own[place]) - top) * LOG2_E)
+        for column in range(len(own)):
+            total += _power_of_two((_widened(own[column]) - top) * LOG2_E)
         sums[row] = top + np.log(total)
 
 
@@ -206,18 +206,18 @@ def _softmax_queries(first: int, last: int, scores: np.ndarray, scale: np.float3
             own = scores[head, query]
             # As whole numbers, whose maximum is vectorised: their order is that of the floats. NaN comes out NaN below.
             largest = np.int32(-(2**31))
-            for place in range(seen):
-                powers[place] = _widened(own[place]) * scale + _widened(hidden[place])
-            for place in range(seen):
-                largest = max(largest, _wide_in_order(bits[place]))
+            for column in range(seen):
+                powers[column] = _widened(own[column]) * scale + _widened(hidden[column])
+            for column in range(seen):
+                largest = max(largest, _wide_in_order(bits[column]))
             top = np.int32(_wide_in_order(largest)).view(np.float32)
             total = np.float32(0)
-            for place in range(seen):
-                powers[place] = _power_of_two((powers[place] - top) * LOG2_E)
-                total += powers[place]
+            for column in range(seen):
+                powers[column] = _power_of_two((powers[column] - top) * LOG2_E)
+                total += powers[column]
             share = np.float32(1) / total
-            for place in range(seen):
-                own[place] = _rounded(powers[place] * share)
+            for column in range(seen):
+                own[column] = _rounded(powers[column] * share)
             own[seen:] = 0
 
 

@@ -1,10 +1,9 @@
-"""The engine that feeds language models at the least cost.
+"""The engine: sequences are fed to a language model in batches, as packing.py plans them.
 
-What is fed is planned by packing: what sequences share is computed once, and little is padded. Only positions that are
-read are projected to the vocabulary. Which of these ways are taken on a model is said by its `Ways`, which proof.py has
-proven; the plain way is one sequence per row. The result is that of one sequence at a time, to the rounding of the
-matmuls; several processes compute the batches that one would, each a part of them, so that theirs is the same to the
-bit.
+What sequences share is computed once, little is padded, and only positions that are read are projected to the
+vocabulary. `Ways` says which of these fast paths a model takes; proof.py has proven them on it. The result is that of
+one sequence at a time, to the rounding of the matmuls. Several processes compute the batches that one would, each a
+part of them, so that their result is the same to the bit.
 """
 
 import contextlib
@@ -15,68 +14,37 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from harness.device import autocast
 from harness.progress import Progress
 from llm_tasks.engine import cpu
-from llm_tasks.engine.ways import Ways, lengths_of
-from llm_tasks.packing import (
+from llm_tasks.engine.caches import KeysValues, PrefixLayer, joined
+from llm_tasks.engine.packing import (
     EVEN_KEYS,
     LONGEST_ROW,
+    Prefix,
     Read,
     Row,
-    Trunk,
     cut_into_blocks,
     fast_length,
     pack,
     pack_in_blocks,
     plan,
 )
-from llm_tasks.processes import ALONE, Processes
+from llm_tasks.engine.processes import ALONE, Processes
+from llm_tasks.engine.ways import Ways, lengths_of
 from pruning.layers import decoder_blocks
 
-KeysValues = list[tuple[Tensor, Tensor] | None]  # per layer, each (rows, heads, tokens, width); None: it keeps nothing
-OwnRows = dict[int, slice]  # by id of a trunk, of its rows from short to long
+OwnRows = dict[int, slice]  # by id of a prefix, of its rows from short to long
 
 EVEN_TOKENS = 512  # a batch of so many takes no row that is shorter by a quarter: more is padded than a batch costs
 READS_PER_TOKEN = 0.25  # positions with logits of the whole vocabulary, per token of the budget: they fill the memory
 
 
-class _PrefixLayer(DynamicLayer):
-    """A layer's keys and values of earlier tokens: one row, read by every row of any batch, and never grown.
-
-    Those of the batch itself stay in `own` where they are to be kept.
-    """
-
-    def __init__(self, held: tuple[Tensor, Tensor] | None, keep: bool) -> None:
-        super().__init__()
-        self.is_initialized = True
-        self.held, self._keep = held, keep
-        self.own: tuple[Tensor, Tensor] | None = None
-
-    def get_seq_length(self) -> int:
-        return self.held[0].shape[-2] if self.held else 0
-
-    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        if self._keep:
-            self.own = keys, values
-        return _joined(self.held, (keys, values))
-
-
-def _joined(held: tuple[Tensor, Tensor] | None, own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Keys and values of every row, behind those that all rows share."""
-    if held is None:
-        return own
-    keys, values = (
-        torch.cat([some.expand(len(more), -1, -1, -1), more], dim=-2) for some, more in zip(held, own, strict=True)
-    )
-    return keys, values
-
-
-def _any_own(trunk: Trunk, own: OwnRows) -> bool:
-    """Whether any row below a trunk is to be computed here."""
-    return id(trunk) in own or any(_any_own(longer, own) for longer in trunk.below)
+def _any_own(prefix: Prefix, own: OwnRows) -> bool:
+    """Whether this process computes any row below a prefix."""
+    return id(prefix) in own or any(_any_own(longer, own) for longer in prefix.below)
 
 
 class Engine:
@@ -105,12 +73,12 @@ class Engine:
         self.computed = 0
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
-        """Take what is to be known of a batch.
+        """Keep what is needed of a computed batch.
 
         Args:
-            wanted: the places that are read, (rows, tokens).
+            wanted: True where logits are read, (rows, tokens).
             outputs: logits at these, (positions read, vocabulary); hidden states where there are _output_weights.
-            cache: of _PrefixLayers, where there is one.
+            cache: of PrefixLayers, where there is one.
         """
         raise NotImplementedError
 
@@ -122,84 +90,89 @@ class Engine:
         Args:
             lanes: each of which takes batches of the budget.
         """
-        for kind, alike in self._lengths.grouped(reads, lambda read: len(read.fed)).items():
+        for kind, alike in self._lengths.grouped(reads, [len(read.fed) for read in reads]).items():
             if self._lengths.each:
                 self._forget_length()
             # The keys of a shorter beginning would have been computed as those of a short sequence.
-            trunks = self._plan(alike) if self._ways.shares and not kind else Trunk(0, alike, [])
-            own = self.own_rows(trunks, processes) if processes.count > 1 else None
-            cpu.run(functools.partial(self._feed_below, trunks, None, own), lanes)
+            prefixes = self._plan(alike) if self._ways.shares and not kind else Prefix(0, alike, [])
+            own = self.own_rows(prefixes, processes) if processes.count > 1 else None
+            cpu.run(functools.partial(self._feed_below, prefixes, None, own), lanes)
 
-    def _plan(self, reads: list[Read]) -> Trunk:
-        """The trunks of sorted sequences."""
+    def _plan(self, reads: list[Read]) -> Prefix:
+        """The prefixes of sorted sequences."""
         return plan(reads)
 
     def _forget_length(self) -> None:
-        """Feed one token: frequencies of a longer sequence would stay in place for the next one."""
+        """Feed one token: frequencies of a longer sequence would stay for the next one."""
         with torch.no_grad(), self._autocast():
             self._model(torch.zeros(1, 1, dtype=torch.int64, device=self._model.device), use_cache=False)
 
-    def _feed_below(self, trunk: Trunk, held: KeysValues | None, own: OwnRows | None, tasks: cpu.Tasks) -> None:
-        """Everything that begins with a trunk, whose keys and values are `held`; of `own` rows alone if given."""
-        rows = self._rows(trunk)
+    def _feed_below(self, prefix: Prefix, held: KeysValues | None, own: OwnRows | None, tasks: cpu.Tasks) -> None:
+        """Queue what begins with a prefix: the rows right below it and longer prefixes.
+
+        Args:
+            held: the prefix's keys and values.
+            own: the rows to compute; all if None.
+        """
+        rows = self._rows(prefix)
         if own is not None:
-            rows = rows[own.get(id(trunk), slice(0))]
-        for longer in reversed(trunk.below):
+            rows = rows[own.get(id(prefix), slice(0))]
+        for longer in reversed(prefix.below):
             if own is None or _any_own(longer, own):
-                tasks.put(functools.partial(self._feed_trunk, longer, trunk.length, held, own))
+                tasks.put(functools.partial(self._feed_prefix, longer, prefix.length, held, own))
         if rows:
-            tasks.put(functools.partial(self._feed_rows, rows, trunk.length, held))
+            tasks.put(functools.partial(self._feed_rows, rows, prefix.length, held))
         with self._lock:
-            self._progress.update(len(trunk.reads))
+            self._progress.update(len(prefix.reads))
 
     def _feed_rows(self, rows: list[Row], before: int, held: KeysValues | None, tasks: cpu.Tasks) -> None:
-        """A batch of them, of the longest first: if memory runs out, then at the beginning."""
+        """Compute a batch of the longest rows and queue the others: if memory runs out, then at the beginning."""
         count = self._fitting(rows)
         if count < len(rows):
             tasks.put(functools.partial(self._feed_rows, rows[:-count], before, held))
         self._read(rows[-count:], before, held)
 
-    def _feed_trunk(
-        self, trunk: Trunk, before: int, held: KeysValues | None, own: OwnRows | None, tasks: cpu.Tasks
+    def _feed_prefix(
+        self, prefix: Prefix, before: int, held: KeysValues | None, own: OwnRows | None, tasks: cpu.Tasks
     ) -> None:
-        """The trunk itself, from token `before` on, and everything below it."""
+        """Compute the keys and values of a prefix from token `before` on, then queue what begins with it."""
         cache = self._cache(held, keep=True)
-        ids = torch.tensor([trunk.example[before : trunk.length]])
+        ids = torch.tensor([prefix.example[before : prefix.length]])
         self._outputs(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
-        joined = [_joined(layer.held, layer.own) if layer.own else None for layer in cache.layers]
-        self._feed_below(trunk, joined, own, tasks)
+        beginning = [joined(layer.held, layer.own) if layer.own else None for layer in cache.layers]
+        self._feed_below(prefix, beginning, own, tasks)
 
-    def own_rows(self, root: Trunk, processes: Processes) -> OwnRows:
-        """Of every trunk, the rows that this process computes: whole batches, of neighbouring trunks.
+    def own_rows(self, root: Prefix, processes: Processes) -> OwnRows:
+        """By id of a prefix, the rows right below it that this process computes: whole batches.
 
-        A trunk at a cut is computed twice; in return nothing else is.
+        Nothing is computed by two processes but a prefix whose batches both of them have.
         """
-        batches: list[tuple[int, int, int]] = []  # trunk, first and last row, in the order of computing
+        batches: list[tuple[int, int, int]] = []  # prefix, first and last row, in the order of computing
         costs: list[int] = []
 
-        def visit(trunk: Trunk, before: int) -> None:
-            rows, cost = self._rows(trunk), trunk.length - before
+        def visit(prefix: Prefix, before: int) -> None:
+            rows, cost = self._rows(prefix), prefix.length - before
             while rows:
                 count = self._fitting(rows)
-                batches.append((id(trunk), len(rows) - count, len(rows)))
+                batches.append((id(prefix), len(rows) - count, len(rows)))
                 costs.append(cost + count * len(rows[-1].tokens))
                 rows, cost = rows[:-count], 0
-            for longer in trunk.below:
-                visit(longer, trunk.length)
+            for longer in prefix.below:
+                visit(longer, prefix.length)
 
         visit(root, 0)
         own: OwnRows = {}
         for index in processes.own_part(costs):
-            trunk, start, stop = batches[index]
-            own[trunk] = slice(start, own[trunk].stop if trunk in own else stop)
+            prefix, start, stop = batches[index]
+            own[prefix] = slice(start, own[prefix].stop if prefix in own else stop)
         return own
 
-    def _rows(self, trunk: Trunk) -> list[Row]:
-        """What is below a trunk and no longer one, from short to long."""
-        if self._in_blocks and not trunk.length:
-            rows = pack_in_blocks(trunk.reads, min(LONGEST_ROW, self._budget, int(self._most_read)))
+    def _rows(self, prefix: Prefix) -> list[Row]:
+        """The sequences right below a prefix in rows, from short to long."""
+        if self._in_blocks and not prefix.length:
+            rows = pack_in_blocks(prefix.reads, min(LONGEST_ROW, self._budget, int(self._most_read)))
         else:
-            rows = pack(trunk.reads, trunk.length, self._ways.packs, self._config.hidden_size)
+            rows = pack(prefix.reads, prefix.length, self._ways.packs, self._config.hidden_size)
         return sorted(rows, key=lambda row: len(row.tokens))
 
     @property
@@ -211,7 +184,7 @@ class Engine:
         """How many of the longest rows, at the end, go into one batch."""
         width, read = len(rows[-1].tokens), 0
         for count, row in enumerate(reversed(rows), start=1):
-            read += len({place for place, *_ in row.reads})
+            read += len({column for column, *_ in row.reads})
             apart = 4 * len(row.tokens) < 3 * width and (count - 1) * width >= EVEN_TOKENS
             if not (self._ways.packs or self._ways.pads):
                 apart = len(row.tokens) < width or not self._ways.batches
@@ -246,7 +219,7 @@ class Engine:
         for index, row in enumerate(rows):
             own = slice(len(row.tokens))
             ids[index, own], depths[index, own], ends[index, own] = row.tokens, row.depths, row.ends
-            wanted[index, [place for place, *_ in row.reads]] = True
+            wanted[index, [column for column, *_ in row.reads]] = True
         more = {}
         if self._ways.packs:
             positions = torch.from_numpy(depths).to(self._model.device)
@@ -266,9 +239,9 @@ class Engine:
         Returns:
             (rows, 1, tokens, before + tokens); by kind of layer where a model's layers do not all see equally far.
         """
-        place = torch.arange(ends.shape[1], device=ends.device)
-        inside = place[:, None] < ends[:, None, :]
-        inside &= place[None, :] <= place[:, None]
+        column = torch.arange(ends.shape[1], device=ends.device)
+        inside = column[:, None] < ends[:, None, :]
+        inside &= column[None, :] <= column[:, None]
         # What pads a row sees itself too: attention to nothing is NaN.
         inside.diagonal(dim1=-2, dim2=-1).fill_(True)
         sees = torch.nn.functional.pad(inside, (before, 0), value=True) if before else inside
@@ -288,14 +261,14 @@ class Engine:
         return {"full_attention": self._as_attention(sees), "sliding_attention": sliding}
 
     def _as_attention(self, sees: Tensor) -> Tensor:
-        """What is added to the products of queries and keys, (rows, 1, tokens, tokens seen or hidden)."""
+        """What is added to attention scores, (rows, 1, tokens, keys): 0 where a key is seen, else the lowest number."""
         dtype = self._model.dtype
         hidden = torch.full(sees.shape, torch.finfo(dtype).min, dtype=dtype, device=sees.device)
         return hidden.masked_fill_(sees, 0)[:, None]
 
     def _cache(self, held: KeysValues | None, keep: bool) -> Cache:
         layers = range(self._num_layers)
-        return Cache(layers=[_PrefixLayer(held[index] if held else None, keep) for index in layers])
+        return Cache(layers=[PrefixLayer(held[index] if held else None, keep) for index in layers])
 
     def _outputs(
         self, ids: Tensor, wanted: Tensor, cache: Cache | None, blocks: list[cpu.Block] | None = None,
@@ -328,7 +301,7 @@ def num_layers(model: PreTrainedModel) -> int:
 
 
 def sliding_window(config: PretrainedConfig) -> int | None:
-    """How many tokens, its own included, a token of a sliding layer sees; None without such layers."""
+    """How many tokens, itself included, a token of a sliding layer attends to; None without such layers."""
     kinds = getattr(config, "layer_types", None)
     if getattr(config, "use_sliding_window", True) is False or (kinds and "sliding_attention" not in kinds):
         return None
@@ -336,7 +309,7 @@ def sliding_window(config: PretrainedConfig) -> int | None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a batch was too large: the error of a GPU, or of the processor's allocator."""
+    """Whether a batch was too large: the error of a GPU, or of the CPU's allocator."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 

@@ -26,7 +26,7 @@ MOST_SCORES = 2**25  # at once: 67 MB
 TRIED_TOKENS = 32  # on whose hidden states layers are tried
 TWO_ROUNDINGS = 2**-7  # of a number in bf16: what sums in another order may move it by
 
-Block = tuple[int, slice]  # a row of a batch, and neighbouring places in it
+Block = tuple[int, slice]  # a row of a batch, and contiguous tokens of it
 Rotary = Callable[..., tuple[Tensor, Tensor]]
 
 _blocks: ContextVar[list[Block] | None] = ContextVar("blocks", default=None)
@@ -86,7 +86,7 @@ def proven(model: PreTrainedModel, tokens: Sequence[int]) -> tuple[str, ...]:
 
 
 def replacements(model: PreTrainedModel, names: Sequence[str]) -> list[Replacement]:
-    """What is put in place for the kinds of layers that `proven` named."""
+    """The functions that replace the kinds of layers that `proven` named."""
     found = [
         Replacement(module, "forward", _fast_forward(module))
         for module in model.modules() if type(module).__name__ in names and _fast_forward(module)
@@ -147,8 +147,8 @@ def in_blocks(blocks: list[Block]) -> Iterator[None]:
     """Inside, in this thread, replaced attention computes these blocks alone, where no tokens stand before the rows.
 
     Args:
-        blocks: outside of which a batch's mask lets no place see another. Where two overlap, the later one holds; a
-            place in none attends to nothing.
+        blocks: outside of which a batch's mask lets no token see another. Where two overlap, the later one holds; a
+            token in none attends to nothing.
     """
     token = _blocks.set(blocks)
     try:
@@ -174,7 +174,7 @@ def replaced(some: list[Replacement]) -> Iterator[None]:
 
 
 def _multiplies_in_vectors() -> bool:
-    """Whether the CPU has bf16 products of vectors alone, which torch's attention makes no use of."""
+    """Whether the CPU multiplies vectors, but not matrices, in bf16: torch's attention makes no use of that."""
     units = torch.cpu.get_capabilities()
     return units.get("avx512_bf16", False) and not units.get("amx_bf16", False)
 
@@ -200,7 +200,7 @@ def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """torch's own, with its arguments; with a mask of all heads it is two products, one block after the other.
+    """torch's own, with its arguments; with a mask of all heads it is two matmuls, one block after the other.
 
     So the scores between them stay in the CPU's cache.
     """
@@ -212,18 +212,18 @@ def _attention(
     if plain and query.ndim == 4 and _in_bf16(query, key, value, attn_mask):
         whole = [(row, slice(0, queries), slice(0, keys)) for row in range(len(query))]
         blocks = _blocks.get()
-        parts = whole if blocks is None else [(row, places, places) for row, places in blocks]
-    scores = [heads * (places.stop - places.start) * (seen.stop - seen.start) for _, places, seen in parts]
+        parts = whole if blocks is None else [(row, queried, queried) for row, queried in blocks]
+    scores = [heads * (queried.stop - queried.start) * (seen.stop - seen.start) for _, queried, seen in parts]
     if not 0 < max(scores, default=0) <= MOST_SCORES:
         return _own_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     scale = width**-0.5 if scale is None else scale
     attended = query.new_zeros(len(query), queries, heads, width)
-    for row, places, seen in parts:
-        q, k, v = query[row, :, places], key[row, :, seen], value[row, :, seen]
-        mask = attn_mask[row, 0, places, seen].contiguous()
+    for row, queried, seen in parts:
+        q, k, v = query[row, :, queried], key[row, :, seen], value[row, :, seen]
+        mask = attn_mask[row, 0, queried, seen].contiguous()
         weights = q.reshape(groups, -1, width).bmm(k.transpose(1, 2))
         bf16_kernels.softmax_(weights.view(heads, *mask.shape), scale, mask)
-        attended[row, places] = weights.bmm(v).view(q.shape).transpose(0, 1)
+        attended[row, queried] = weights.bmm(v).view(q.shape).transpose(0, 1)
     return attended.transpose(1, 2)
 
 

@@ -26,6 +26,17 @@ from transformers.cache_utils import Cache
 from harness.progress import Progress
 from llm_tasks.engine import cpu
 from llm_tasks.engine.feed import Engine
+from llm_tasks.engine.packing import (
+    LONGEST_ROW,
+    Continuation,
+    Prefix,
+    Read,
+    Row,
+    Tokens,
+    common_length,
+    distinct_reads,
+    row_of,
+)
 from llm_tasks.engine.ways import (
     PLAIN,
     Lengths,
@@ -37,14 +48,13 @@ from llm_tasks.engine.ways import (
     takes_kept_logits,
     takes_positions,
 )
-from llm_tasks.packing import LONGEST_ROW, Continuation, Read, Row, Tokens, Trunk, common_length, distinct_reads, row_of
 from pruning.layers import decoder_blocks
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 SAME = 5e-4  # nats: float32 rounds log-likelihoods by 1e-5 to 1e-4
-# What a model may answer to a path that it does not know.
+# What a model may raise on a path that it does not support.
 REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
             ValueError)  # fmt: skip
 # Functions that only look at a weight: it is widened when something is computed with it.
@@ -74,8 +84,8 @@ _proven: weakref.WeakKeyDictionary[PreTrainedModel, dict[str, list[_Proven]]] = 
 def scoring_ways(model: PreTrainedModel, reads: Sequence[Read], plain: bool = False) -> Ways:
     """The fast paths that compute these sequences as the model does; tried once for sequences of such lengths.
 
-    What a path is tried with are the model's present weights: try it before they are compressed, since a broken model
-    may not tell one position from another.
+    Paths are tried on the model's present weights: call this before they are compressed, since a broken model may not
+    tell one position from another.
 
     Args:
         reads: sorted sequences; of none nothing is tried.
@@ -87,7 +97,7 @@ def scoring_ways(model: PreTrainedModel, reads: Sequence[Read], plain: bool = Fa
 
 
 def once(model: PreTrainedModel, what: str, reads: Sequence[Read], prove: Callable[[], Ways]) -> Ways:
-    """What `prove` returns for the model, asked again only for sequences beyond the lengths tried."""
+    """The result of `prove` for a model; proven again only where sequences are shorter or longer than those tried."""
     shortest, longest = (edge(len(read.fed) for read in reads) for edge in (min, max))
     known = _proven.setdefault(model, {}).setdefault(what, [])
     for proven in known:
@@ -98,7 +108,7 @@ def once(model: PreTrainedModel, what: str, reads: Sequence[Read], prove: Callab
 
 
 def tried(model: PreTrainedModel, attempt: Callable[[], Result]) -> Result:
-    """What an attempt returns in float32, with blocks that are alike skipped if the model allows that."""
+    """Result of an attempt in float32, with two of the blocks that are alike if the model allows to skip the others."""
     with alike_blocks_skipped(model) as skipped, computed_in_float32(model):
         try:
             return attempt()
@@ -128,7 +138,7 @@ def sample(sequences: Sequence[Tokens], lengths: Lengths) -> list[Tokens]:
     shortest = ordered[0]
     others = [tokens for tokens in ordered if tokens != shortest]
     likest = max(others, key=lambda tokens: (common_length(tokens, shortest), -len(tokens)), default=shortest)
-    kinds = list(lengths.grouped(ordered, len).values())
+    kinds = list(lengths.grouped(ordered, map(len, ordered)).values())
     few = [tokens for tokens in ordered if len(tokens) <= MIDDLING] or [shortest]
     between = [few[len(few) * part // (BETWEEN + 1)] for part in range(1, BETWEEN + 1)]
     return list(dict.fromkeys([shortest, likest, kinds[0][-1], kinds[-1][-1], *between]))
@@ -261,35 +271,35 @@ class _Recorder(Engine):
         self.fillers: list[Tokens] = []
         self.found: dict[int, list[tuple[int, float]]] = {}
 
-    def _plan(self, reads: list[Read]) -> Trunk:
-        """Half of the longest sequence is a trunk."""
+    def _plan(self, reads: list[Read]) -> Prefix:
+        """Half of the longest sequence is a prefix."""
         longest = max(reads, key=lambda read: len(read.fed))
         others = [read for read in reads if read is not longest]
         length = min(longest.first, len(longest.fed) // 2)
-        return Trunk(0, others, [Trunk(length, [longest], [])]) if length else Trunk(0, reads, [])
+        return Prefix(0, others, [Prefix(length, [longest], [])]) if length else Prefix(0, reads, [])
 
-    def _rows(self, trunk: Trunk) -> list[Row]:
-        """All sequences below a trunk at the end of one row that is as long as any row of a run."""
-        if not self._ways.packs or not trunk.reads:
-            return super()._rows(trunk)
-        kind = self._lengths.kind(len(trunk.reads[0].fed))
-        most = max(len(read.fed) for read in trunk.reads) if trunk.length else None
-        beginning, parts, tokens = trunk.example[: trunk.length], [], 0
+    def _rows(self, prefix: Prefix) -> list[Row]:
+        """All sequences below a prefix at the end of one row that is as long as any row of a run."""
+        if not self._ways.packs or not prefix.reads:
+            return super()._rows(prefix)
+        kind = self._lengths.kind(len(prefix.reads[0].fed))
+        most = max(len(read.fed) for read in prefix.reads) if prefix.length else None
+        beginning, parts, tokens = prefix.example[: prefix.length], [], 0
         for filler in self.fillers:
             filler = (*beginning, *filler)[:most]
-            if self._lengths.kind(len(filler)) == kind and len(filler) > trunk.length and tokens < LONGEST_ROW:
-                tokens += len(filler) - trunk.length
+            if self._lengths.kind(len(filler)) == kind and len(filler) > prefix.length and tokens < LONGEST_ROW:
+                tokens += len(filler) - prefix.length
                 parts += [[Read(filler, len(filler) - 1, [(NOBODY, Continuation((*filler, filler[-1]), len(filler)))])]]
-        return [row_of([*parts, trunk.reads], trunk.length)]
+        return [row_of([*parts, prefix.reads], prefix.length)]
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
         logits = outputs if self._output_weights is None else nn.functional.linear(outputs, self._output_weights)
         scores = logits.detach().float().log_softmax(dim=-1)
         for index, row in enumerate(rows):
-            for place, token, owner, _ in row.reads:
+            for column, token, owner, _ in row.reads:
                 known = self.found.setdefault(owner, [])
-                known.append((row.depths[place], float(scores[int(number[index, place]), token])))
+                known.append((row.depths[column], float(scores[int(number[index, column]), token])))
 
 
 class _NotSkippable(Exception):
@@ -357,7 +367,7 @@ def alike_blocks_skipped(model: PreTrainedModel) -> Iterator[_Skipped]:
 
 
 def _kind(model: PreTrainedModel, index: int, block: nn.Module, count: int) -> tuple:
-    """What tells a block from others: its modules with their settings, and what the config says of its place."""
+    """What tells a block from others: its modules with their settings, and what the config says of its index."""
     config = model.config.get_text_config()
     said = [value[index] for value in vars(config).values() if isinstance(value, list | tuple) and len(value) == count]
     settings = []

@@ -1,7 +1,7 @@
 """Which fast paths an engine takes on a model, and the lengths at which a model changes its arithmetic."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -57,9 +57,9 @@ def takes_positions(model: PreTrainedModel) -> bool:
 
 
 def takes_kept_logits(model: PreTrainedModel) -> bool:
-    """Whether the model can be told of which positions logits are wanted; not where it is spread over devices.
+    """Whether the model computes the logits of given positions alone (`logits_to_keep`).
 
-    There the wanted positions would be told on the first device and looked up on the last.
+    Not where it is spread over devices: the positions would be on the first one, the hidden states on the last.
     """
     return not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -102,9 +102,9 @@ def arithmetic(config: PretrainedConfig, dtype: torch.dtype, precision: str, rea
 
 
 def most_keys(config: PretrainedConfig) -> int | None:
-    """So many keys a token sees, chosen by their scores where there are more; None where it sees all that it may.
+    """The most keys that a token attends to, where a model selects keys by their scores; None where it selects none.
 
-    Beside other keys, hidden ones too, rounding decides which are chosen.
+    In a packed row there are other keys, masked ones too, and rounding decides which are selected.
     """
     limits = [getattr(config, name, None) for name in ("index_topk", "keep_window_size")]
     return min(filter(None, limits), default=None)
@@ -128,11 +128,11 @@ class Lengths(NamedTuple):
             return 0
         return length if self.each else 1
 
-    def grouped(self, sequences: Iterable[Item], length: Callable[[Item], int]) -> dict[int, list[Item]]:
-        """The sequences by their kind, in their own order; short ones first."""
+    def grouped(self, sequences: Sequence[Item], lengths: Iterable[int]) -> dict[int, list[Item]]:
+        """Sequences of these lengths by their kind, short ones first; those of a kind in the order given."""
         found: dict[int, list[Item]] = {}
-        for sequence in sequences:
-            found.setdefault(self.kind(length(sequence)), []).append(sequence)
+        for sequence, length in zip(sequences, lengths, strict=True):
+            found.setdefault(self.kind(length), []).append(sequence)
         return dict(sorted(found.items()))
 
 

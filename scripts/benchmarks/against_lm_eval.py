@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from harness.options import positive
-from llm_tasks import commonsense, mmlu
+from llm_tasks.tasks import commonsense, mmlu
 from measuring import (
     HERE,
     MEMORY_TITLES,

@@ -15,13 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from harness.device import keep_freed_memory
 from harness.options import positive
-from llm_tasks import commonsense, mmlu, setting4_k_shot, setting5_human_gap
-from llm_tasks.arguments import max_length, scored_on_processor
-from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
+from llm_tasks.compressed_model import max_length
 from llm_tasks.engine import cpu
-from llm_tasks.experiment import Evaluation
-from llm_tasks.levels import engine_ways, measure
-from llm_tasks.prompts import Level
+from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
+from llm_tasks.evaluation import Evaluation, Reading, engine_ways, measure
+from llm_tasks.levels import Level
+from llm_tasks.options import tokens_scored_on_cpu
+from llm_tasks.settings import human_gap, k_shot
+from llm_tasks.tasks import commonsense, mmlu
 from measuring import ASSETS, CLOCKS, DECODER, make_parser
 from process_memory import peak_bytes, reset_peak, resident_bytes
 
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     """Score a task's rows; write what peer_lm_eval.py writes, and the numbers of tokens."""
     args = parse_args(argv)
     keep_freed_memory()
-    gc.freeze()  # all as experiment.run does
+    gc.freeze()  # all as llm_tasks.run does
     times: dict[str, dict[str, float]] = {clock: {} for clock in CLOCKS}
     with stage("load", times):
         dtype = getattr(torch, args.dtype)
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     with stage("tokenize", times):
         encoded = encode_levels(levels, TextEncoder(tokenizer), max_length(model), 1, "drop_shots")
     with stage("forward", times):
-        at_once = args.tokens_per_batch or scored_on_processor()
+        at_once = args.tokens_per_batch or tokens_scored_on_cpu()
         found = measure_by(args.way, model, tokenizer, encoded, at_once)
     scoring_peak = peak_bytes()
     for stages in times.values():
@@ -115,10 +116,10 @@ def make_levels(
 ) -> list[Level]:  # fmt: skip
     """The task's levels as settings 4 and 5 build them; mmlu's few-shot examples in the file's order, as the peer's."""
     if task != "mmlu":
-        return [setting5_human_gap.task_level(task, list(questions), "cloze")]
+        return [human_gap.task_level(task, list(questions), "cloze")]
     examples = mmlu.load(data_dir, "dev")
     mmlu.check_examples(questions, examples, max(shots), "--num_shots")
-    return setting4_k_shot.levels(questions, examples, shots, "letter")
+    return k_shot.levels(questions, examples, shots, "letter")
 
 
 def measure_by(
@@ -131,7 +132,7 @@ def measure_by(
         ways = engine_ways(model, part)
         if way == "unshared":
             ways = tuple(own._replace(shares=False, packs=False, pads=True) for own in ways)
-        found.append((part, measure(model, tokenizer, part, tokens_per_batch=tokens_per_batch, ways=ways)))
+        found.append((part, measure(model, tokenizer, part, Reading(tokens_per_batch=tokens_per_batch), ways=ways)))
     return found
 
 

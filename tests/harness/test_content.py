@@ -1,20 +1,22 @@
 """harness/content.py: what a model and data are, by their content; hub caches are made up, there is no network."""
 
-import argparse
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
+from setting_values import values_of
 
-from GLUE_tasks import Glue_prune_oneshot, Mcq_prune_oneshot
-from GLUE_tasks.pretrained import ModelSource
+from GLUE_tasks import Glue_prune_oneshot, Mcq_prune_oneshot, pretrained
 from harness import content
 from harness.content import content_sha256, dataset_commit, files_content, model_content, sha256
 from harness.data import Source
-from llm_tasks import experiment, perplexity, setting2_option_count
+from llm_tasks import run
+from llm_tasks.compressed_model import ModelSource
+from llm_tasks.settings import option_count, perplexity
 from pruning import calibration
 
 COMMIT, OTHER = "a" * 40, "b" * 40
@@ -205,18 +207,15 @@ def test_the_default_path_names_every_commit(hub_model: Path, hub_data: Path):
     """Models and data of the hub: what tells a run from others holds a commit for each, with --revision too."""
     for name, config in (("nyu-mll___glue", "rte"), ("tau___commonsense_qa", "default"), ("cais___mmlu", "all")):
         (hub_data / name / config / "0.0.0" / COMMIT).mkdir(parents=True)
-    args = argparse.Namespace(
-        model_name_or_path="lab/tiny", trust_remote_code=False, revision="v2", weights="safetensors", data_dir=None,
-        calibration="c4", winogrande_config=None, num_shots=5, shot_split="dev", compression=["wanda"],
-    )  # fmt: skip
     for script, task, data in ((Glue_prune_oneshot, "rte", "nyu-mll/glue"),
                                (Mcq_prune_oneshot, "commonsense_qa", "tau/commonsense_qa")):  # fmt: skip
-        assert ModelSource("lab/tiny", revision="v2").content() == {"model_commit": OTHER}
+        assert pretrained.ModelSource("lab/tiny", revision="v2").content() == {"model_commit": OTHER}
         assert files_content([script.hub_source(task)]) == {"data_commit": f"{data}@{COMMIT}"}
     cells = [{"compression": "wanda"}]
-    found = experiment.input_hashes(args, cells)
+    source = ModelSource("lab/tiny", torch.device("cpu"), revision="v2")
+    found = run.input_hashes(source, "c4", None, cells)
     assert found == {"model_commit": OTHER, "calibration_commit": calibration.C4_REVISION}
-    assert files_content(setting2_option_count.files(args)) == {"data_commit": f"cais/mmlu@{COMMIT}"}
-    assert perplexity.identify(argparse.Namespace(text="wikitext2", data_dir=None)) == {
+    assert option_count.SETTING.content(values_of(option_count.SETTING)) == {"data_commit": f"cais/mmlu@{COMMIT}"}
+    assert perplexity.SETTING.content(values_of(perplexity.SETTING, max_length=9)) == {
         "text_commit": calibration.WIKITEXT_REVISION
     }

@@ -12,7 +12,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from harness import run_folder
-from llm_tasks import arguments
+from llm_tasks import plan
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -143,7 +143,7 @@ def test_older_and_newer_runs_of_one_sweep_stand_together(tree: Path, load_scrip
 def test_arithmetic_that_changed_is_never_mixed(tree: Path, load_script, monkeypatch, capsys: pytest.CaptureFixture):
     """The dense run of one with the compressed run of the other, by each command that could."""
     command = COMMANDS["perplexity"]
-    monkeypatch.setattr(arguments.engine, "arithmetic", lambda *_: 7)
+    monkeypatch.setattr(plan.ways, "arithmetic", lambda *_: 7)
     assert start(command) == 2 and "engine_arithmetic: 7 here, 1 there" in capsys.readouterr().err
     assert start(command, "--compression", "magnitude", "--sparsity", "0.25") == 0
     message = r"runs of setting perplexity, .* different recipes: .*engine_arithmetic: (1 here, 7|7 here, 1) there"
@@ -158,9 +158,7 @@ def test_arithmetic_that_changed_is_never_mixed(tree: Path, load_script, monkeyp
 
 def test_a_method_whose_arithmetic_changed_is_never_averaged(tree: Path, load_script, monkeypatch):
     """One method of several: the others of the sweep are skipped, and drawn together with those before."""
-    monkeypatch.setattr(
-        arguments, "method_arithmetic", lambda args, cell, computed: 1 + (cell["compression"] == "wanda")
-    )
+    monkeypatch.setattr(plan, "method_arithmetic", lambda options, cell, computed: 1 + (cell["compression"] == "wanda"))
     command = COMMANDS["perplexity"]
     assert start(command) == 2
     assert start(command, "--compression", "dense", "magnitude") == 0

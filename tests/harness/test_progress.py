@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 from GLUE_tasks import Glue_prune_oneshot
 from harness import progress
 from harness.progress import Progress
-from llm_tasks.greedy import AnswerEnd, greedy_answers
-from llm_tasks.packing import Continuation
-from llm_tasks.scoring import log_likelihoods
+from llm_tasks.engine.greedy import AnswerEnd, greedy_answers
+from llm_tasks.engine.log_likelihood import log_likelihoods
+from llm_tasks.engine.packing import Continuation
 from pruning.walk import compress_blocks
 
 

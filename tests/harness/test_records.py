@@ -1,12 +1,10 @@
 """analysis/records.py: what makes two runs the same, whatever version recorded them."""
 
-import argparse
-
 import pytest
 
 from harness import records
 from harness.records import differences, normal, recipe
-from llm_tasks import arguments
+from llm_tasks import options, plan
 from llm_tasks.methods import Options
 
 LLM = {
@@ -141,7 +139,7 @@ def test_an_option_that_was_on_before_it_could_be_switched_off_is_recorded_as_of
 
 
 def test_every_option_of_a_method_is_a_part_of_its_recipe():
-    assert set(arguments.METHOD_OPTIONS) <= {*records.METHOD_OPTIONS}, "name it in analysis/records.py"
+    assert set(options.METHOD_OPTIONS) <= {*records.METHOD_OPTIONS}, "name it in analysis/records.py"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +150,5 @@ def test_every_option_of_a_method_is_a_part_of_its_recipe():
 def test_a_compressions_number_counts_the_statistics_that_it_is_calibrated_on(
     compression: str, group_size: int, walk_arithmetic: int, expected: int
 ):
-    options = {**vars(Options()), "group_size": group_size}
-    computed = arguments.Computation("torch.float32", "no", 1, walk_arithmetic)
-    found = arguments.method_arithmetic(argparse.Namespace(**options), {"compression": compression}, computed)
-    assert found == expected
+    computed = plan.Computation("torch.float32", "no", 1, walk_arithmetic)
+    assert plan.method_arithmetic(Options(group_size=group_size), {"compression": compression}, computed) == expected

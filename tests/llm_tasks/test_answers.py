@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from llm_tasks.answers import (
+from llm_tasks.engine.answers import (
     contains,
     em_original,
     exact_match,

@@ -1,12 +1,12 @@
-"""llm_tasks/chat.py: what a template puts around a message, and prompts as such messages."""
+"""What a template puts around a message, and prompts as such messages."""
 
 import pytest
-from test_encoding import BEFORE, NOTHING, byte_level
+from tiny_models import BEFORE, NOTHING, byte_level
 from transformers import PreTrainedTokenizerFast
 
-from llm_tasks.chat import Turn, as_messages, template_values, user_turn
-from llm_tasks.encoding import TextEncoder, prompt_text
-from llm_tasks.prompts import Level, Prompt
+from llm_tasks.engine.chat import Turn, as_messages, template_values, user_turn
+from llm_tasks.engine.encoding import TextEncoder, prompt_text
+from llm_tasks.levels import Level, Prompt
 
 CHATML = (
     "{% for message in messages %}{{ '<' + message['role'] + '>\n' + message['content'] + '<end>\n' }}{% endfor %}"

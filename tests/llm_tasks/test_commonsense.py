@@ -1,16 +1,18 @@
-"""llm_tasks/commonsense.py and setting 5: prompts written out by hand, labels in all forms, what is refused."""
+"""Setting 5 and its data sets: prompts written out by hand, labels in all forms, what is refused."""
 
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from setting_values import values_of
 
-from llm_tasks import setting5_human_gap
-from llm_tasks.commonsense import TASKS, cloze_prompt, letter_prompt, load_task, sources, without_markup
-from llm_tasks.prompts import Prompt, continued
+from llm_tasks.levels import Prompt, continued
+from llm_tasks.settings import human_gap
+from llm_tasks.tasks.commonsense import TASKS, cloze_prompt, letter_prompt, load_task, sources, without_markup
 
 ROWS = {
     "piqa": {"goal": "Dry a cup", "sol1": "use a towel", "sol2": "use a wet towel ", "label": 0},
@@ -71,12 +73,8 @@ def write(tmp_path: Path) -> Write:
     return write_rows
 
 
-def options_of(data_dir: Path | None, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    setting5_human_gap.add_options(parser)
-    args = parser.parse_args(words)
-    args.data_dir, args.max_items, args.answer_mode = data_dir, None, None
-    return args
+def options_of(data_dir: Path | None, *words: str, **shared: object) -> human_gap.Values:
+    return values_of(human_gap.SETTING, *words, data_dir=data_dir, **shared)
 
 
 def text_of(prompt: Prompt) -> str:
@@ -190,21 +188,19 @@ def test_questions_on_one_passage_are_a_group(write: Write):
 def test_levels_of_setting_5(write: Write):
     for task in ("openbookqa", "piqa"):
         data_dir = write(task, *({**ROWS[task], FIRST_FIELD[task]: f"Item {number} is"} for number in range(6)))
-    args = options_of(data_dir, "--tasks", "openbookqa", "piqa", "openbookqa")
-    args.max_items = 4
-    items = setting5_human_gap.load(args)
-    levels = setting5_human_gap.build(items, args, 0, None)
+    args = options_of(data_dir, "--tasks", "openbookqa", "piqa", "openbookqa", max_items=4)
+    items = human_gap.load(args)
+    levels = human_gap.build(items, args, 0, None)
     assert [level[:4] for level in levels] == [
         ("OpenBookQA", None, "openbookqa", "cloze"), ("PIQA", None, "piqa", "cloze")
     ]  # fmt: skip
     assert [level.human for level in levels] == [0.92, 0.95]
     assert [len(level.prompts) for level in levels] == [4, 4]
     assert all(prompt.group == prompt.item for level in levels for prompt in level.prompts)
-    assert [path.name for path in setting5_human_gap.files(args)] == ["test.jsonl", "validation.jsonl"]
+    assert [path.name for path in human_gap.files(args)] == ["test.jsonl", "validation.jsonl"]
 
     for mode in ("letter", "generate"):
-        args.answer_mode = mode
-        again = setting5_human_gap.build(items, args, 1, None)
+        again = human_gap.build(items, replace(args, answer_mode=mode), 1, None)
         assert [level.reader for level in again] == [mode, mode]
         assert again[1].prompts[0].options == (" A", " B")
         assert [prompt.item for prompt in again[1].prompts] == [prompt.item for prompt in levels[1].prompts]
@@ -220,30 +216,30 @@ def test_items_of_several_splits(write: Write):
         data_dir = write("openbookqa", *rows, split=split)
     write("piqa", ROWS["piqa"])
     args = options_of(data_dir, "--tasks", "openbookqa", "piqa", "--eval_split", "openbookqa=validation+test")
-    items = setting5_human_gap.load(args)
+    items = human_gap.load(args)
     assert [question.question for question in items["openbookqa"]] == ["Snow is", "Ice is", "Ice is", "Rain is"]
     assert len({question.item for question in items["openbookqa"]}) == 4
     assert items["piqa"] == load_task("piqa", data_dir)
-    files = [str(path.relative_to(data_dir)) for path in setting5_human_gap.files(args)]
+    files = [str(path.relative_to(data_dir)) for path in human_gap.files(args)]
     assert files == ["openbookqa/validation.jsonl", "openbookqa/test.jsonl", "piqa/validation.jsonl"]
     assert [source.hub_split for source in sources("openbookqa", ["validation", "test"])] == ["validation", "test"]
 
     write("openbookqa", {**ROWS["openbookqa"], "answerKey": ""}, split="validation")
     with pytest.raises(ValueError, match=r"validation.jsonl, line 1: 'answerKey' is '': the split 'validation' must"):
-        setting5_human_gap.load(args)
+        human_gap.load(args)
 
 
 def test_duplicate_options_are_counted(write: Write):
     double = {**ROWS["piqa"], "sol2": "use a towel"}
     args = options_of(write("piqa", ROWS["piqa"], double), "--tasks", "piqa")
-    (level,) = setting5_human_gap.build(setting5_human_gap.load(args), args, 0, None)
+    (level,) = human_gap.build(human_gap.load(args), args, 0, None)
     assert level.facts == {"duplicate_options": 1} and len(level.prompts) == 2
 
 
 def test_default_tasks_and_human_scores_are_the_papers():
     """Table 3 and appendix B."""
     assert options_of(None).tasks == ["piqa", "hellaswag", "openbookqa"]
-    hub = [source.hub_id for source in setting5_human_gap.files(options_of(None))]
+    hub = [source.hub_id for source in human_gap.files(options_of(None))]
     assert hub == ["baber/piqa", "Rowan/hellaswag", "allenai/openbookqa"]
     printed = {"piqa": 95.0, "hellaswag": 95.6, "openbookqa": 92.0, "winogrande": 94.0, "commonsense_qa": 89.0}
     assert {task: TASKS[task].human * 100 for task in printed} == pytest.approx(printed)

@@ -1,41 +1,18 @@
-"""llm_tasks/encoding.py: where an option begins for every kind of tokenizer, what a prompt loses that is too long."""
+"""Where an option begins for every kind of tokenizer, and what a prompt loses that is too long."""
 
 import random
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tiny_models import BEFORE, NOTHING, bpe, byte_level
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from llm_tasks import encoding
-from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
-from llm_tasks.packing import Continuation
-from llm_tasks.prompts import Level, Prompt
+from llm_tasks.engine import encoding
+from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
+from llm_tasks.engine.packing import Continuation
+from llm_tasks.levels import Level, Prompt
 
-SPECIAL = ["<unk>", "<s>", "</s>"]
-LETTERS = "ABCDabcdqrst:.\n"
-BEFORE, AROUND, NOTHING = "<s> $A", "<s> $A </s>", "$A"
-
-
-def bpe(
-    merges: list[tuple[str, str]], pre_tokenizer: object = None, template: str = NOTHING, blank: str = " ",
-    **tokens: str,
-) -> PreTrainedTokenizerFast:  # fmt: skip
-    """A tokenizer of single characters and the merges given, without a padding token."""
-    pieces = [*SPECIAL, blank, *LETTERS, "Ċ", *dict.fromkeys(first + second for first, second in merges)]
-    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
-    if pre_tokenizer is not None:
-        tokenizer.pre_tokenizer = pre_tokenizer
-    tokenizer.decoder = decoders.Fuse()
-    names = [(name, vocabulary[name]) for name in ("<s>", "</s>")]
-    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=names)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **tokens)
-
-
-def byte_level(template: str = NOTHING, **tokens: str) -> PreTrainedTokenizerFast:
-    """Like GPT-2's: a word has the blank before it."""
-    pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return bpe([("Ġ", "A"), ("Ġ", "B"), ("a", "b")], pre_tokenizer, template, "Ġ", **tokens)
+AROUND = "<s> $A </s>"
 
 
 def metaspace(template: str = BEFORE) -> PreTrainedTokenizerFast:

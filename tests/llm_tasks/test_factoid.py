@@ -1,14 +1,15 @@
-import argparse
 import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from setting_values import values_of
 
-from llm_tasks import factoid, setting2_option_count, setting6_factoid_vs_mcq
-from llm_tasks.factoid import freebase_rows, load, prompt
-from llm_tasks.prompts import item_id
+from llm_tasks.levels import item_id
+from llm_tasks.settings import factoid_vs_mcq
+from llm_tasks.tasks import factoid
+from llm_tasks.tasks.factoid import freebase_rows, load, prompt
 
 FREEBASE = {
     "Question-ID": "FreebaseQA-eval-0",
@@ -127,13 +128,8 @@ def test_damaged_rows_name_file_line_and_field(write: Callable):
         load("nq_open", data_dir)
 
 
-def parsed(*argv: str, data_dir: Path | None = None, **shared: object) -> argparse.Namespace:
-    """Settings 2 and 6 share --num_shots and --subjects."""
-    parser = argparse.ArgumentParser()
-    setting2_option_count.add_options(parser)
-    setting6_factoid_vs_mcq.add_options(parser)
-    shared = {"max_items": None, "answer_mode": None} | shared
-    return argparse.Namespace(**vars(parser.parse_args(argv)), data_dir=data_dir, **shared)
+def parsed(*argv: str, data_dir: Path | None = None, **shared: object) -> factoid_vs_mcq.Values:
+    return values_of(factoid_vs_mcq.SETTING, *argv, data_dir=data_dir, **shared)
 
 
 @pytest.fixture
@@ -147,7 +143,7 @@ def data_dir(write: Callable) -> Path:
 
 def test_levels_of_setting_6(data_dir: Path):
     args = parsed(data_dir=data_dir)
-    choice, facts = setting6_factoid_vs_mcq.build(setting6_factoid_vs_mcq.load(args), args, 0, None)
+    choice, facts = factoid_vs_mcq.build(factoid_vs_mcq.load(args), args, 0, None)
     assert (choice.name, choice.difficulty, choice.dataset, choice.reader) == ("MMLU (choice)", 1.0, "mmlu", "letter")
     assert (facts.name, facts.difficulty, facts.dataset, facts.reader) == (
         "FreebaseQA (factoid)", 2.0, "freebaseqa", "answer",
@@ -157,7 +153,7 @@ def test_levels_of_setting_6(data_dir: Path):
     assert [len(prompt.shots) for prompt in choice.prompts] == [5] * 4 and choice.prompts[0].gold == 1
     assert facts.prompts[0].question == "Please give answer to this question: Fact 0?\nThe answer is"
     assert facts.prompts[0].answers == NAMES and not facts.prompts[0].shots
-    names = [path.relative_to(data_dir).as_posix() for path in setting6_factoid_vs_mcq.files(args)]
+    names = [path.relative_to(data_dir).as_posix() for path in factoid_vs_mcq.files(args)]
     assert names == ["mmlu/test.jsonl", "mmlu/dev.jsonl", "freebase_qa/test.jsonl"]
 
 
@@ -167,14 +163,12 @@ def test_options_of_setting_6(data_dir: Path, tmp_path: Path):
     args = parsed(
         "--num_shots", "0", "--factoid_file", str(file), data_dir=data_dir, max_items=2, answer_mode="generate"
     )  # fmt: skip
-    choice, facts = setting6_factoid_vs_mcq.build(setting6_factoid_vs_mcq.load(args), args, 0, None)
+    choice, facts = factoid_vs_mcq.build(factoid_vs_mcq.load(args), args, 0, None)
     assert choice.reader == "generate" and facts.reader == "answer"
     assert len(choice.prompts) == 2 and len(facts.prompts) == 1
     assert not any(prompt.shots for prompt in choice.prompts)
-    assert [path.name for path in setting6_factoid_vs_mcq.files(args)] == [file.name, "test.jsonl"]
+    assert [path.name for path in factoid_vs_mcq.files(args)] == [file.name, "test.jsonl"]
     with pytest.raises(ValueError, match="--factoid_file holds freebaseqa; --factoid_dataset is nq_open"):
-        setting6_factoid_vs_mcq.load(
-            parsed("--factoid_file", str(file), "--factoid_dataset", "nq_open", data_dir=data_dir)
-        )
+        factoid_vs_mcq.load(parsed("--factoid_file", str(file), "--factoid_dataset", "nq_open", data_dir=data_dir))
     with pytest.raises(ValueError, match=r"has no nq_open/validation\.jsonl"):
-        setting6_factoid_vs_mcq.load(parsed("--factoid_dataset", "nq_open", data_dir=data_dir))
+        factoid_vs_mcq.load(parsed("--factoid_dataset", "nq_open", data_dir=data_dir))

@@ -3,16 +3,15 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from test_scoring import VOCABULARY, continuations, make_model
+from tiny_models import VOCABULARY, continuations, make_model
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.models.llama import modeling_llama
 
-from llm_tasks import packing
-from llm_tasks.engine import feed, fused_layers
+from llm_tasks.engine import feed, fused_layers, packing
+from llm_tasks.engine.log_likelihood import log_likelihoods
 from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.ways import PLAIN
-from llm_tasks.scoring import log_likelihoods
 
 
 def wide_model(**changes: object) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""llm_tasks/greedy.py: answers of many prompts at once are those of one at a time, and what they share is fed once."""
+"""Answers of many prompts at once are those of one at a time, and what prompts share is fed once."""
 
 import functools
 import random
@@ -6,12 +6,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from test_scoring import EACH, VOCABULARY, make_model, share_little
+from tiny_models import EACH, VOCABULARY, make_model, share_little
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
-from llm_tasks import greedy, packing
-from llm_tasks.greedy import AnswerEnd, answering_ways, greedy_answers
-from llm_tasks.processes import Processes
+from llm_tasks.engine import greedy, packing
+from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
+from llm_tasks.engine.processes import Processes
 
 
 def greedy_twin(model: PreTrainedModel, prompt: tuple[int, ...], end: AnswerEnd) -> list[int]:
@@ -63,7 +63,7 @@ def prompts_about_texts(texts: int = 3, questions: int = 4) -> list[tuple[int, .
     return [(*examples, *text, *tokens(1, 5)) for text in about for _ in range(questions)]
 
 
-@pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
+@pytest.mark.parametrize("gain", [1, 10**9], ids=["prefixes", "no prefixes"])
 @pytest.mark.parametrize("name", EACH)
 def test_sharing_changes_no_answer(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
     share_little(monkeypatch, gain)

@@ -1,4 +1,4 @@
-"""llm_tasks/methods.py: what the table of compressions says of each, and that a user's own method is what is called."""
+"""What the table of compressions says of each, and that a user's own method is what is called."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness import run_folder
-from llm_tasks import compression, methods, perplexity
+from llm_tasks import compressed_model, methods, perplexity
 from llm_tasks.methods import METHODS, Method, Options, Shared, Strength
 from pruning.walk import InputStatistics
 
@@ -136,4 +136,4 @@ def test_statistics_are_of_a_kind_that_there_is_and_hand_out_no_other():
 )
 def test_what_cannot_stand_in_a_weights_place_is_refused(found: object, said: str):
     with pytest.raises(ValueError, match=said):
-        compression.checked(found, torch.ones(3, 4))
+        compressed_model.checked(found, torch.ones(3, 4))

@@ -8,16 +8,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from setting_values import build, values_of
 
-from llm_tasks import mmlu, setting2_option_count, setting4_k_shot, setting6_factoid_vs_mcq, settings
-from llm_tasks.levels import LevelSetting
-from llm_tasks.mmlu import Question, refers_to_others
-from llm_tasks.prompts import LETTERS, Level, item_id
-from llm_tasks.task_files import sample
+from llm_tasks import setting3_context_length, setting5_human_gap
+from llm_tasks.levels import LETTERS, Level, item_id, sample
+from llm_tasks.settings import SETTINGS, factoid_vs_mcq, k_shot, option_count
+from llm_tasks.tasks import mmlu
+from llm_tasks.tasks.mmlu import Question, refers_to_others
 
-SETTINGS = {
-    2: setting2_option_count.SETTING, 4: setting4_k_shot.SETTING, 6: setting6_factoid_vs_mcq.SETTING
-}  # fmt: skip
+MODULES = {2: option_count, 4: k_shot, 6: factoid_vs_mcq}
 SUM = {"question": " What is 1 + 1?\n", "subject": "small_sums", "choices": ["1", "2", "None", " 4"], "answer": 1}
 WORTH = {"question": "2 + 2 =", "subject": "small_sums", "choices": ["4", "3", "5", "6"], "answer": "A"}
 
@@ -50,18 +49,6 @@ def data_dir(tmp_path: Path) -> Path:
     write(tmp_path, "dev", [row_of(make(number, subject)) for subject in ("large_sums", "small_sums", "no_sums")
                             for number in range(100, 105)])  # fmt: skip
     return tmp_path
-
-
-def parse(*options: str, data_dir: Path | None, max_items: int | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    for setting in SETTINGS.values():
-        setting.add_options(parser)
-    args = parser.parse_args(options)
-    return argparse.Namespace(**vars(args), data_dir=data_dir, max_items=max_items, answer_mode=None)
-
-
-def build(setting: LevelSetting, args: argparse.Namespace, seed: int = 0) -> list[Level]:
-    return setting.build(setting.load(args), args, seed, None)
 
 
 def text_of(prompt) -> str:
@@ -255,7 +242,7 @@ def test_neither_order_nor_other_questions_matter_nor_the_global_generator():
 
 
 def test_setting_2_has_the_same_questions_at_every_level(data_dir: Path):
-    args = parse(data_dir=data_dir)
+    args = values_of(SETTINGS[2], data_dir=data_dir)
     levels = build(SETTINGS[2], args)
     names = [(level.name, level.difficulty, level.dataset, level.reader) for level in levels]
     assert names == [
@@ -276,7 +263,7 @@ def test_setting_2_has_the_same_questions_at_every_level(data_dir: Path):
 
 
 def test_examples_are_reduced_alike_and_their_right_places_balanced(data_dir: Path):
-    args = parse("--no_untouched", data_dir=data_dir)
+    args = values_of(SETTINGS[2], "--no_untouched", data_dir=data_dir)
     for count, level in zip((2, 3, 4), build(SETTINGS[2], args), strict=True):
         for prompt in level.prompts[:2]:
             right = Counter(re.search(r"Answer: ([A-D])\n\n$", shot)[1] for shot in prompt.shots)
@@ -293,19 +280,18 @@ def test_setting_2_leaves_out_and_counts(data_dir: Path):
     dev = [row_of(make(number, subject)) for subject in ("large_sums", "small_sums") for number in range(100, 105)]
     dev[2]["choices"] = ["red", "blue", "both A and B", "green"]
     write(data_dir, "dev", dev)
-    levels = build(SETTINGS[2], parse(data_dir=data_dir))
+    levels = build(SETTINGS[2], values_of(SETTINGS[2], data_dir=data_dir))
     facts = {"options_refer_to_others": 1, "duplicate_options": 1, "too_few_options": 1, "examples_left_out": 1}
     assert [len(level.prompts) for level in levels] == [38, 38, 38, 41]
     assert all(level.facts == facts for level in levels[:3])
     for level in levels[:3]:
         assert {(prompt.group, len(prompt.shots)) for prompt in level.prompts} == {("large_sums", 4), ("small_sums", 5)}
-    kept = build(SETTINGS[2], parse("--keep_referring", data_dir=data_dir))
+    kept = build(SETTINGS[2], values_of(SETTINGS[2], "--keep_referring", data_dir=data_dir))
     assert len(kept[0].prompts) == 39 and kept[0].facts["options_refer_to_others"] == 0
 
 
 def test_setting_2_as_cloze_asks_the_same_and_offers_nested_options(data_dir: Path):
-    args = parse("--num_shots", "2", data_dir=data_dir)
-    args.answer_mode = "cloze"
+    args = values_of(SETTINGS[2], "--num_shots", "2", data_dir=data_dir, answer_mode="cloze")
     levels = build(SETTINGS[2], args)
     assert {level.reader for level in levels} == {"cloze"}
     for two, three, four, untouched in zip(*(level.prompts for level in levels), strict=True):
@@ -315,14 +301,14 @@ def test_setting_2_as_cloze_asks_the_same_and_offers_nested_options(data_dir: Pa
 
 
 def test_setting_2_keeps_the_options_order_if_asked(data_dir: Path):
-    args = parse("--keep_option_order", "--option_counts", "4", data_dir=data_dir)
+    args = values_of(SETTINGS[2], "--keep_option_order", "--option_counts", "4", data_dir=data_dir)
     ordered, untouched = build(SETTINGS[2], args)
     assert ordered.prompts == untouched.prompts
 
 
 def test_setting_2_is_the_same_for_a_sample(data_dir: Path):
-    whole = build(SETTINGS[2], parse(data_dir=data_dir), seed=3)
-    part = build(SETTINGS[2], parse(data_dir=data_dir, max_items=9), seed=3)
+    whole = build(SETTINGS[2], values_of(SETTINGS[2], data_dir=data_dir), seed=3)
+    part = build(SETTINGS[2], values_of(SETTINGS[2], data_dir=data_dir, max_items=9), seed=3)
     for all_of_them, some in zip(whole, part, strict=True):
         assert len(some.prompts) == 9
         assert all(by_item(all_of_them)[prompt.item] == prompt for prompt in some.prompts)
@@ -335,37 +321,37 @@ def test_setting_2_names_what_is_wrong(data_dir: Path):
         (("--subjects", "small_sums", "sums"), "--subjects sums: there are large_sums, small_sums$"),
     ):
         with pytest.raises(ValueError, match=message):
-            SETTINGS[2].load(parse(*options, data_dir=data_dir))
+            SETTINGS[2].load(values_of(SETTINGS[2], *options, data_dir=data_dir))
     write(data_dir, "dev", [row_of(make(number, "small_sums")) for number in range(100, 105)])
     with pytest.raises(ValueError, match=r"--num_shots 5: the dev split has 0 example\(s\) of the subject large_sums"):
-        SETTINGS[2].load(parse(data_dir=data_dir))
-    assert SETTINGS[2].load(parse("--subjects", "small_sums", data_dir=data_dir))
+        SETTINGS[2].load(values_of(SETTINGS[2], data_dir=data_dir))
+    assert SETTINGS[2].load(values_of(SETTINGS[2], "--subjects", "small_sums", data_dir=data_dir))
     write(data_dir, "test", [{**SUM, "choices": ["1", "2", "3", "all of these"]}])
     with pytest.raises(ValueError, match=r"--option_counts 4: of 1 question\(s\) none is left: options_refer_to_oth"):
-        SETTINGS[2].load(parse(data_dir=data_dir))
+        SETTINGS[2].load(values_of(SETTINGS[2], data_dir=data_dir))
     for options in (("--option_counts", "1"), ("--num_shots", "6"), ("--num_shots", "-1")):
         with pytest.raises(argparse.ArgumentError, match=r"outside \["):
-            parse(*options, data_dir=data_dir)
+            values_of(SETTINGS[2], *options, data_dir=data_dir)
 
 
 def test_setting_2_without_examples_needs_none(data_dir: Path):
     (data_dir / "mmlu" / "dev.jsonl").unlink()
-    args = parse("--num_shots", "0", data_dir=data_dir)
-    assert SETTINGS[2].files(args) == [data_dir / "mmlu" / "test.jsonl"]
+    args = values_of(SETTINGS[2], "--num_shots", "0", data_dir=data_dir)
+    assert MODULES[2].files(args) == [data_dir / "mmlu" / "test.jsonl"]
     assert all(prompt.shots == () for level in build(SETTINGS[2], args) for prompt in level.prompts)
 
 
 @pytest.mark.parametrize("number", [2, 4])
 def test_files_that_are_read(number: int, data_dir: Path):
     names = ["test.jsonl", "dev.jsonl"]
-    assert [path.name for path in SETTINGS[number].files(parse(data_dir=data_dir))] == names
-    hub = SETTINGS[number].files(parse(data_dir=None))
+    assert [path.name for path in MODULES[number].files(values_of(SETTINGS[number], data_dir=data_dir))] == names
+    hub = MODULES[number].files(values_of(SETTINGS[number], data_dir=None))
     assert [(source.hub_id, source.split) for source in hub] == [("cais/mmlu", "test"), ("cais/mmlu", "dev")]
 
 
 @pytest.mark.parametrize("order", ["seeded", "file"])
 def test_setting_4_prompts_are_nested(order: str, data_dir: Path):
-    levels = build(SETTINGS[4], parse("--shot_order", order, data_dir=data_dir))
+    levels = build(SETTINGS[4], values_of(SETTINGS[4], "--shot_order", order, data_dir=data_dir))
     names = [(level.name, level.difficulty, level.dataset, level.reader) for level in levels]
     assert names == [
         ("5 shots", 0.0, "mmlu", "letter"), ("3 shots", 2.0, "mmlu", "letter"), ("1 shot", 4.0, "mmlu", "letter"),
@@ -382,7 +368,7 @@ def test_setting_4_prompts_are_nested(order: str, data_dir: Path):
 
 
 def test_setting_4_in_the_files_order_is_the_usual_prompt(data_dir: Path):
-    (level,) = build(SETTINGS[4], parse("--shots", "2", "--shot_order", "file", data_dir=data_dir))
+    (level,) = build(SETTINGS[4], values_of(SETTINGS[4], "--shots", "2", "--shot_order", "file", data_dir=data_dir))
     dev = mmlu.load(data_dir, "dev")
     assert level.prompts == mmlu.prompts(mmlu.load(data_dir, "test"), dev, "letter", 2)
     large = next(prompt for prompt in level.prompts if prompt.group == "large_sums")
@@ -392,7 +378,7 @@ def test_setting_4_in_the_files_order_is_the_usual_prompt(data_dir: Path):
 
 def test_setting_4_draws_the_examples_order_by_seed_and_content(data_dir: Path):
     def shots(seed: int) -> set[tuple[str, ...]]:
-        (level,) = build(SETTINGS[4], parse("--shots", "5", data_dir=data_dir), seed)
+        (level,) = build(SETTINGS[4], values_of(SETTINGS[4], "--shots", "5", data_dir=data_dir), seed)
         return {prompt.shots for prompt in level.prompts}
 
     before = shots(0)
@@ -412,8 +398,8 @@ def test_examples_may_come_from_the_validation_split_and_are_never_asked(number:
     (data_dir / "web_questions").mkdir()
     (data_dir / "web_questions" / "test.jsonl").write_text('{"question": "who", "answers": ["Ann"]}\n')
     own = ("--factoid_dataset", "web_questions") if number == 6 else ()
-    args = parse("--shot_split", "validation", option, "5", *own, data_dir=data_dir, max_items=7)
-    assert [path.name for path in SETTINGS[number].files(args)][:2] == ["test.jsonl", "validation.jsonl"]
+    args = values_of(SETTINGS[number], "--shot_split", "validation", option, "5", *own, data_dir=data_dir, max_items=7)
+    assert [path.name for path in MODULES[number].files(args)][:2] == ["test.jsonl", "validation.jsonl"]
     level = build(SETTINGS[number], args)[0]
     assert len(level.prompts) == 7
     for prompt in level.prompts:
@@ -421,7 +407,7 @@ def test_examples_may_come_from_the_validation_split_and_are_never_asked(number:
         assert len(prompt.shots) == 5 and numbers <= set(range(200, 206))
     if number == 4:
         assert level.difficulty == 0.0  # as with the dev split
-    fewer = parse("--shot_split", "validation", option, "5", *own, data_dir=data_dir)
+    fewer = values_of(SETTINGS[number], "--shot_split", "validation", option, "5", *own, data_dir=data_dir)
     write(data_dir, "validation", [row_of(question) for question in (*asked, *fresh[:4], *fresh[6:])])
     with pytest.raises(
         ValueError, match=rf"{option} 5: the validation split has 4 example\(s\) of the subject large_sums"
@@ -431,9 +417,9 @@ def test_examples_may_come_from_the_validation_split_and_are_never_asked(number:
 
 def test_settings_without_examples_refuse_the_split_of_examples(tmp_path: Path, capsys: pytest.CaptureFixture):
     words = ["--model_name_or_path", "nowhere", "--output_dir", str(tmp_path), "--shot_split", "validation"]
-    for number in (3, 5):
+    for script in (setting3_context_length, setting5_human_gap):
         with pytest.raises(SystemExit):
-            settings.run(words, number, "")
+            script.main(words)
         assert "--shot_split is obeyed by setting 2, 4, 6; asked for is setting" in capsys.readouterr().err
 
 
@@ -443,9 +429,9 @@ def test_setting_4_names_what_is_wrong(data_dir: Path):
         (("--shots", "1", "1"), "--shots 1 1: a number stands there twice"),
     ):
         with pytest.raises(ValueError, match=message):
-            SETTINGS[4].load(parse(*options, data_dir=data_dir))
+            SETTINGS[4].load(values_of(SETTINGS[4], *options, data_dir=data_dir))
     with pytest.raises(argparse.ArgumentError, match=r"outside \["):
-        parse("--shots", "-1", data_dir=data_dir)
+        values_of(SETTINGS[4], "--shots", "-1", data_dir=data_dir)
 
 
 @pytest.mark.network

@@ -1,6 +1,5 @@
-"""llm_tasks/own_task.py: rows of a user's file, their levels and prompts, what is refused."""
+"""Own tasks: rows of a user's file, their levels and prompts, what is refused."""
 
-import argparse
 import json
 import logging
 from collections.abc import Callable
@@ -10,9 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from setting_values import values_of
 
-from llm_tasks import own_task
-from llm_tasks.prompts import Level
+from llm_tasks import own_task as script
+from llm_tasks.levels import Level
+from llm_tasks.settings import own_task
+from llm_tasks.tasks.own import read_task
 
 CHOICE = {"question": "Which is red?", "choices": ["sky", "blood", "grass"], "answer": "B"}
 ANSWER = {"question": "Who wrote Emma?", "answers": ["Jane Austen", "Austen"]}
@@ -29,15 +31,12 @@ def write(tmp_path: Path) -> Write:
     return write_rows
 
 
-def options_of(path: Path, *words: str, **shared: Any) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    own_task.add_options(parser)
-    args = parser.parse_args(["--task_file", str(path), *words])
-    return argparse.Namespace(**vars(args), **{"max_items": None, "answer_mode": None, **shared})
+def options_of(path: Path, *words: str, **shared: Any) -> own_task.Values:
+    return values_of(own_task.SETTING, "--task_file", str(path), *words, **shared)
 
 
-def build(args: argparse.Namespace) -> list[Level]:
-    return own_task.build(own_task.load(args), args, 0, None)
+def build(values: own_task.Values) -> list[Level]:
+    return own_task.build(own_task.load(values), values, 0, None)
 
 
 def test_multiple_choice_prompts_by_hand(write: Write):
@@ -70,14 +69,14 @@ def test_question_answer_prompts_by_hand(write: Write):
     [("blood", 1), (" blood ", 1), ("A", 0), ("C", 2), (0, 0), (2, 2)],
 )
 def test_answers_by_text_letter_and_index(answer: object, gold: int, write: Write):
-    assert own_task.read_task(write({**CHOICE, "answer": answer}))[0].gold == gold
+    assert read_task(write({**CHOICE, "answer": answer}))[0].gold == gold
 
 
 def test_texts_that_look_like_other_names_are_taken_where_they_are_clear(write: Write):
     numbers = {**CHOICE, "choices": ["1", "2", "3"]}
-    assert own_task.read_task(write({**numbers, "answer": "2"}))[0].gold == 1
-    assert own_task.read_task(write({**numbers, "answer": "C"}))[0].gold == 2
-    assert own_task.read_task(write({**CHOICE, "choices": ["A", "B"], "answer": "B"}))[0].gold == 1
+    assert read_task(write({**numbers, "answer": "2"}))[0].gold == 1
+    assert read_task(write({**numbers, "answer": "C"}))[0].gold == 2
+    assert read_task(write({**CHOICE, "choices": ["A", "B"], "answer": "B"}))[0].gold == 1
 
 
 def test_number_levels_are_difficulties_in_their_order(write: Write):
@@ -134,7 +133,7 @@ def test_null_fields_are_absent_as_parquet_has_them(tmp_path: Path):
     path = tmp_path / "mine.parquet"
     rows = [{**CHOICE, "context": "A text.", "level": None}, {**CHOICE, "context": None, "level": None}]
     parquet.write_table(pa.Table.from_pylist(rows), path)
-    assert [row.context for row in own_task.read_task(path)] == ["A text.", ""]
+    assert [row.context for row in read_task(path)] == ["A text.", ""]
     assert build(options_of(path))[0].dataset == "mine"
 
 
@@ -173,13 +172,13 @@ def test_null_fields_are_absent_as_parquet_has_them(tmp_path: Path):
 )
 def test_bad_rows_are_named(row: dict[str, Any], message: str, write: Write):
     with pytest.raises(ValueError, match=message) as caught:
-        own_task.read_task(write(CHOICE, row))
+        read_task(write(CHOICE, row))
     assert "mine.jsonl, line 2" in str(caught.value)
 
 
 def test_mixed_kinds_name_both_lines(write: Write):
     with pytest.raises(ValueError, match=r"line 3 has 'answers', .*line 1 has 'choices': a file holds one kind"):
-        own_task.read_task(write(CHOICE, CHOICE, ANSWER))
+        read_task(write(CHOICE, CHOICE, ANSWER))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +190,7 @@ def test_mixed_kinds_name_both_lines(write: Write):
 )
 def test_a_level_in_some_rows_only_is_refused(levels: tuple[dict[str, Any], ...], message: str, write: Write):
     with pytest.raises(ValueError, match=message):
-        own_task.read_task(write(*({**CHOICE, **level} for level in levels)))
+        read_task(write(*({**CHOICE, **level} for level in levels)))
 
 
 def test_bad_files_and_modes(write: Write, tmp_path: Path):
@@ -200,7 +199,7 @@ def test_bad_files_and_modes(write: Write, tmp_path: Path):
     with pytest.raises(ValueError, match=r"--task_file .*mine.jsonl holds no items"):
         own_task.load(options_of(write()))
     with pytest.raises(ValueError, match="--answer_mode letter is for items with 'choices'"):
-        own_task.load(options_of(write(ANSWER), answer_mode="letter"), given=["answer_mode"])
+        own_task.load(options_of(write(ANSWER), answer_mode="letter", typed={"answer_mode": "letter"}))
     with pytest.raises(ValueError, match=r"mine.csv is not one of"):
         (tmp_path / "mine.csv").touch()
         own_task.load(options_of(tmp_path / "mine.csv"))
@@ -208,7 +207,7 @@ def test_bad_files_and_modes(write: Write, tmp_path: Path):
 
 
 def test_the_example_in_the_docstring_is_readable(write: Write):
-    lines = [line.strip() for line in own_task.__doc__.splitlines() if line.strip().startswith("{")]
+    lines = [line.strip() for line in script.__doc__.splitlines() if line.strip().startswith("{")]
     assert len(lines) == 3
     easy, hard = build(options_of(write(*map(json.loads, lines))))
     assert [prompt.gold for prompt in (*easy.prompts, *hard.prompts)] == [1, 1, 1]

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from test_scoring import continuations
+from tiny_models import continuations
 
-from llm_tasks import packing
+from llm_tasks.engine import packing
 
 
 def test_rows_are_filled_and_hold_trees():

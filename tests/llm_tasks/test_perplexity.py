@@ -1,4 +1,4 @@
-"""llm_tasks/perplexity.py and what it shares with the other scripts: cells, restoring, saving, refusing."""
+"""perplexity.py and what it shares with the other scripts: cells, restoring, saving, refusing."""
 
 import json
 import math
@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from setting_values import values_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import run_folder
-from llm_tasks import experiment, perplexity
-from llm_tasks.processes import Processes
+from llm_tasks import compressed_model, perplexity, run
+from llm_tasks.engine import window_losses
+from llm_tasks.engine.processes import Processes
+from llm_tasks.settings.perplexity import SETTING
 from pruning import calibration
 from pruning.layers import decoder_weights
 
@@ -39,7 +42,7 @@ def test_window_losses_by_hand():
     logits = torch.zeros(2, 3, 4)
     logits[1, 0, 2] = math.log(5)  # probabilities 1/8, 1/8, 5/8, 1/8
     windows = torch.tensor([[0, 1, 2], [0, 2, 3]])
-    found = perplexity.window_losses(logits, windows)
+    found = window_losses.window_losses(logits, windows)
     assert found == pytest.approx([math.log(4), (math.log(8 / 5) + math.log(4)) / 2])
 
 
@@ -100,14 +103,14 @@ def test_processes_divide_the_windows_of_one_among_them(options: list[str], tmp_
     words = [*options, "--tokens_per_batch", "48", "--output_dir", str(tmp_path / "run")]
     assert perplexity.main(words) == 0
     alone = run_folder.read_items(tmp_path / "run")["window_loss"]
-    parts = []
     monkeypatch.setattr(Processes, "merge", lambda self, losses: losses)
-    monkeypatch.setattr(perplexity, "perplexity", lambda losses, *_: parts.append(losses))
-    args = perplexity.make_parser().parse_args(words)
-    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path).eval()
-    windows = perplexity.prepare(args, AutoTokenizer.from_pretrained(args.model_name_or_path), 32)
-    for index in range(count):
-        perplexity.evaluate(model, None, windows, {}, args, Processes(index, count))
+    folder = options[options.index("--model_name_or_path") + 1]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    values = values_of(SETTING, "--text", options[options.index("--text") + 1], "--seq_len", "16", max_length=32)
+    windows = SETTING.build(SETTING.load(values), values, 0, tokenizer)
+    parts = [
+        window_losses.losses_in_memory(model, windows, 48, "no", Processes(index, count)) for index in range(count)
+    ]
     assert len(windows) % 3 and np.array_equal(sum(parts), alone)
     assert sum(np.count_nonzero(part) for part in parts) == len(windows)
 
@@ -169,7 +172,7 @@ def test_complete_runs_are_skipped_and_others_refused(
 ):
     words = [*options, "--compression", "magnitude", "--sparsity", "0.5", "--output_dir", str(tmp_path / "run")]
     assert perplexity.main(words) == 0
-    monkeypatch.setattr(experiment, "load_model", lambda args: pytest.fail("loaded a model for a complete run"))
+    monkeypatch.setattr(run, "load_model", lambda args: pytest.fail("loaded a model for a complete run"))
     assert perplexity.main(words) == 0
     with pytest.raises(SystemExit):
         perplexity.main([*words, "--seq_len", "8"])
@@ -196,7 +199,7 @@ def test_listed_cells_are_commands_that_make_the_same_runs(
     assert len(commands) == 3
     for command in commands:
         assert perplexity.main(shlex.split(command)[2:]) == 0
-    monkeypatch.setattr(experiment, "load_model", lambda args: pytest.fail("the sweep's runs are complete"))
+    monkeypatch.setattr(run, "load_model", lambda args: pytest.fail("the sweep's runs are complete"))
     assert perplexity.main([*words, "--output_dir", template]) == 0
 
 
@@ -246,7 +249,7 @@ BAD = [
         ["--stream", "--compression", "magnitude", "--sparsity", "0.5", "--magnitude_scope", "global"],
         "whole model",
     ),
-    (["--stream", "--device", "cuda"], "--stream computes on the processor"),
+    (["--stream", "--device", "cuda"], "--stream computes on the CPU"),
     (["--device_map", "auto", "--device", "cuda:1"], "--device cuda:1 must be auto"),
     (["--device_map", "auto", "--stream"], "--device_map takes all GPUs for one process: no --stream"),
     (["--sparsity_ratio", "0.5"], "unrecognized arguments"),
@@ -258,7 +261,7 @@ def test_bad_input_is_one_clear_error_before_a_model_loads(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
     words: list[str], message: str,
 ):  # fmt: skip
-    monkeypatch.setattr(experiment, "load_model", lambda args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(run, "load_model", lambda args: pytest.fail("a model was loaded"))
     with pytest.raises(SystemExit) as stopped:
         perplexity.main([*options, "--output_dir", str(tmp_path / "run"), *words])
     assert stopped.value.code == 2
@@ -304,7 +307,7 @@ def test_an_empty_text_is_refused(options: list[str], tmp_path: Path, capsys: py
 def test_too_little_memory_is_said_before_loading(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    monkeypatch.setattr(experiment, "available_memory", lambda device, all_devices: 1000)
+    monkeypatch.setattr(compressed_model, "available_memory", lambda device, all_devices: 1000)
     with pytest.raises(SystemExit):
         perplexity.main([*options, "--output_dir", str(tmp_path / "run")])
     assert "--stream" in capsys.readouterr().err

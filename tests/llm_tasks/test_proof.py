@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from test_scoring import VOCABULARY, continuations, make_model, one_at_a_time
+from tiny_models import VOCABULARY, continuations, make_model, one_at_a_time
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -20,12 +20,12 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
-from llm_tasks.engine import feed, proof, ways
+from llm_tasks.engine import caches, feed, log_likelihood, proof, ways
+from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
+from llm_tasks.engine.log_likelihood import log_likelihoods
+from llm_tasks.engine.packing import Continuation, distinct_reads
 from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.ways import PLAIN, Lengths, Ways, arithmetic, lengths_of
-from llm_tasks.greedy import AnswerEnd, answering_ways, greedy_answers
-from llm_tasks.packing import Continuation, distinct_reads
-from llm_tasks.scoring import log_likelihoods
 
 SIZE = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 24}  # fmt: skip
@@ -152,7 +152,7 @@ def test_a_recurrent_model_takes_neither_and_pads():
 def test_an_engine_that_errs_proves_nothing(broken: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
     """The proof can fail: with positions one too far in branches, a mask that shows all, or keys in another order."""
     model, asked = make_model("llama").to(dtype), continuations(3, 6)
-    masks, joined, forward = feed.Engine._masks, feed._joined, modeling_llama.LlamaModel.forward
+    masks, joined, forward = feed.Engine._masks, caches.joined, modeling_llama.LlamaModel.forward
     if broken == "positions":
 
         def shifted(self: nn.Module, *given: object, position_ids: torch.Tensor | None = None, **more: object):
@@ -164,7 +164,7 @@ def test_an_engine_that_errs_proves_nothing(broken: str, dtype: torch.dtype, mon
     elif broken == "mask":
         monkeypatch.setattr(feed.Engine, "_masks", lambda *given: torch.zeros_like(masks(*given)))
     else:
-        monkeypatch.setattr(feed, "_joined", lambda held, own: tuple(both.flip(-2) for both in joined(held, own)))
+        monkeypatch.setattr(caches, "joined", lambda held, own: tuple(both.flip(-2) for both in joined(held, own)))
     found = proven(model, asked)
     assert not (found.shares and found.packs)
     assert found.packs is (broken == "keys")
@@ -265,15 +265,14 @@ def test_letters_in_bf16_are_projected_in_float32(name: str):
 
 def test_long_options_in_bf16_stay_in_bf16_where_float32_would_cost(monkeypatch: pytest.MonkeyPatch):
     model, rows = make_model("llama").to(torch.bfloat16), {}
-    from llm_tasks import logits
 
-    read = logits.read
+    read = log_likelihood.read_logits
 
     def noted(outputs: torch.Tensor, *given: object) -> object:
         rows[outputs.dtype] = rows.get(outputs.dtype, 0) + len(outputs)
         return read(outputs, *given)
 
-    monkeypatch.setattr(logits, "read", noted)
+    monkeypatch.setattr(log_likelihood, "read_logits", noted)
     asked = [*letters(model), Continuation(tuple(range(1, 30)), 2)]
     log_likelihoods(model, asked, tokens_per_batch=64)
     assert rows[torch.bfloat16] == 27
@@ -295,9 +294,9 @@ def test_lengths_at_which_arithmetic_changes_are_read_from_the_config(config: Pr
 
 def test_sequences_are_kept_apart_by_kind():
     lengths = [3, 14, 15, 20, 20]
-    assert Lengths().grouped(lengths, int) == {0: lengths}
-    assert Lengths(14).grouped(lengths, int) == {0: [3, 14], 1: [15, 20, 20]}
-    assert Lengths(14, each=True).grouped(lengths, int) == {0: [3, 14], 15: [15], 20: [20, 20]}
+    assert Lengths().grouped(lengths, lengths) == {0: lengths}
+    assert Lengths(14).grouped(lengths, lengths) == {0: [3, 14], 1: [15, 20, 20]}
+    assert Lengths(14, each=True).grouped(lengths, lengths) == {0: [3, 14], 15: [15], 20: [20, 20]}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Settings 2 to 6 and own_task as users start them: one model for all, folders, what is refused, killed sweeps."""
 
-import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -21,6 +21,7 @@ import pytest
 import torch
 from accelerate import dispatch_model
 from conftest import WORDS
+from count_path import count_path
 from huggingface_hub import HfApi, constants
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
@@ -28,9 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from analysis.table import level_table
 from harness import records, run_folder
 from llm_tasks import (
-    arguments,
-    experiment,
-    levels,
+    evaluation,
     own_task,
     setting2_option_count,
     setting3_context_length,
@@ -38,11 +37,16 @@ from llm_tasks import (
     setting5_human_gap,
     setting6_factoid_vs_mcq,
 )
-from llm_tasks.compression import CompressibleModel
-from llm_tasks.packing import Continuation
-from llm_tasks.processes import Processes
-from llm_tasks.prompts import LETTERS
-from llm_tasks.scoring import Scores, Work
+from llm_tasks import options as llm_options
+from llm_tasks import run as llm_run
+from llm_tasks.compressed_model import CompressibleModel, ModelSource
+from llm_tasks.engine.log_likelihood import Scores, Work
+from llm_tasks.engine.packing import Continuation
+from llm_tasks.engine.processes import Processes
+from llm_tasks.levels import LETTERS
+from llm_tasks.settings import SETTINGS
+from llm_tasks.settings import own_task as own_setting
+from llm_tasks.settings import perplexity as perplexity_setting
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["red", "blue", "green", "black", "white", "sky", "sea", "tree", "stone", "Answer", "Question", "Q", "is", ":"]
@@ -177,7 +181,7 @@ class Sweep:
 @pytest.fixture(scope="module")
 def sweep(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     made = Sweep(options, tmp_path_factory.mktemp("sweep"))
-    compress, load = CompressibleModel._compress, experiment.load_model
+    compress, load = CompressibleModel.compress_again, llm_run.load_model
 
     def counted(self: CompressibleModel, cell: dict, *more: object) -> dict:
         made.compressed[cell["compression"], cell["seed"]] += 1
@@ -188,8 +192,8 @@ def sweep(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Sweep
         return load(args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CompressibleModel, "_compress", counted)
-        patch.setattr(experiment, "load_model", load_model)
+        patch.setattr(CompressibleModel, "compress_again", counted)
+        patch.setattr(llm_run, "load_model", load_model)
         patch.setenv("XDG_CACHE_HOME", str(made.folder.parent / "cache"))
         assert setting2_option_count.main(made.words) == 0
     return made
@@ -197,7 +201,7 @@ def sweep(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Sweep
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "load_model", lambda args: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(llm_run, "load_model", lambda args: pytest.fail("a model was loaded"))
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -258,17 +262,17 @@ def test_two_processes_measure_what_one_does(sweep: Sweep, tmp_path: Path):
 
 def test_a_model_in_parts_measures_the_same(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The hooks that --device_map puts on every block, here with one device, and a model that says it has two."""
-    load = experiment.load_model
+    load = llm_run.load_model
 
-    def load_spread(args: argparse.Namespace) -> PreTrainedModel:
-        model = load(args)
+    def load_spread(source: ModelSource) -> PreTrainedModel:
+        model = load(source)
         blocks = [f"model.layers.{index}" for index in range(len(model.model.layers))]
         parts = ["model.embed_tokens", "model.rotary_emb", *blocks, "model.norm", "lm_head"]
         dispatch_model(model, dict.fromkeys(parts, "cpu"), force_hooks=True)
         model.hf_device_map = dict.fromkeys(parts[:2], 0) | dict.fromkeys(parts[2:], 1)
         return model
 
-    monkeypatch.setattr(experiment, "load_model", load_spread)
+    monkeypatch.setattr(llm_run, "load_model", load_spread)
     words = [*sweep.options, *OWN[6], "--settings", "2", "6", "--compression", "dense", "wanda", "--sparsity", "0.5"]
     words += ["--device_map", "auto", "--output_dir", str(tmp_path / TEMPLATE)]
     assert setting2_option_count.main(words) == 0
@@ -334,16 +338,15 @@ def test_the_tables_pair_compressed_with_dense(sweep: Sweep):
 
 
 def test_complete_runs_are_skipped(sweep: Sweep, no_model: None, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(levels, "encode_levels", None)  # their data are not prepared either
+    monkeypatch.setattr(evaluation, "encode_levels", None)  # their data are not prepared either
     assert setting2_option_count.main(sweep.words) == 0
     assert setting5_human_gap.main([*sweep.words, "--tokens_per_batch", "64"]) == 0
 
 
-def test_tokens_computed_at_once_follow_the_device(monkeypatch: pytest.MonkeyPatch):
+def test_tokens_computed_at_once_follow_the_device():
     for device, default in [("cpu", 2048), ("cuda", 4096)]:
-        monkeypatch.setattr(arguments, "device_of", lambda args, device=device: torch.device(device))
         for asked, expected in [(None, default), (3000, 3000)]:
-            assert arguments.tokens_per_batch_of(argparse.Namespace(tokens_per_batch=asked)) == expected
+            assert llm_options.tokens_per_batch(asked, torch.device(device)) == expected
 
 
 @pytest.mark.parametrize(
@@ -359,9 +362,8 @@ def test_tokens_computed_at_once_follow_the_device(monkeypatch: pytest.MonkeyPat
 def test_tokens_scored_at_once_follow_the_threads(
     device: str, threads: int, asked: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(arguments, "device_of", lambda args: torch.device(device))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert arguments.tokens_scored_at_once(argparse.Namespace(tokens_per_batch=asked)) == expected
+    assert llm_options.tokens_scored_at_once(asked, torch.device(device)) == expected
 
 
 def test_settings_obey_their_own_options_alone(sweep: Sweep, no_model: None, capsys: pytest.CaptureFixture):
@@ -411,8 +413,8 @@ def test_every_prompt_stands_in_the_chat_template(
     (model / "chat_template.jinja").write_text(
         "{% for message in messages %}sky {{ message['content'] }} sea{% endfor %}"
     )
-    measured, measure = [], levels.measure
-    monkeypatch.setattr(levels, "measure", lambda *args, **more: measured.extend(args[2]) or measure(*args, **more))
+    measured, measure = [], llm_run.measure
+    monkeypatch.setattr(llm_run, "measure", lambda *given: measured.extend(given[2]) or measure(*given))
     words = ["--model_name_or_path", str(model), "--settings", "3", "6", "--chat_template", *OWN[3], *OWN[6]]
     setting6_factoid_vs_mcq.main([*options, *words, "--output_dir", str(tmp_path / "runs" / TEMPLATE)])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
@@ -441,7 +443,7 @@ def test_listed_cells_are_the_sweeps_own(
     commands = [shlex.split(line)[2:] for line in capsys.readouterr().out.splitlines()]
     assert len(commands) == 26
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "load_model", lambda args: pytest.fail("a model was loaded"))
+        patch.setattr(llm_run, "load_model", lambda args: pytest.fail("a model was loaded"))
         for command in commands[::3]:
             assert setting2_option_count.main(command) == 0
     folders = {Path(own[own.index("--output_dir") + 1]): own for own in commands}
@@ -469,16 +471,23 @@ def test_one_model_for_several_seeds_needs_no_dense_copy(sweep: Sweep, tmp_path:
 
 def test_every_option_belongs_to_a_setting():
     """One that no setting names would tell the runs of all of them apart."""
-    parser = argparse.ArgumentParser()
-    for script in SCRIPTS.values():
-        script.SETTING.add_options(parser)
-    named = {name for script in SCRIPTS.values() for name in script.SETTING.options}
-    assert {action.dest for action in parser._actions} - {"help"} <= named
-    levels.add_shared_options(parser)
-    for script in SCRIPTS.values():
-        assert set(script.SETTING.options) <= {action.dest for action in parser._actions}
-    own_task.add_options(parser)
-    assert set(own_task.SETTING.options) <= {action.dest for action in parser._actions}
+    alone = (own_setting.SETTING, perplexity_setting.SETTING)
+    for settings in (SETTINGS, *({setting.name: setting} for setting in alone)):
+        own = next(iter(settings))
+        known = {action.dest for action in llm_options.make_parser("", settings, own)._actions}
+        for setting in settings.values():
+            declared = set(setting.options)
+            assert declared <= set(setting.obeys) <= known
+            read = {field.name for field in dataclasses.fields(setting.values)} - {"typed", "max_length"}
+            assert declared <= read <= known
+
+
+def test_a_small_run_takes_a_short_way(reader: Path, data_dir: Path, tmp_path: Path):
+    """Of 37 files 18 are of harness, pruning and analysis; before there were stages it was 44 files and 106 pairs."""
+    words = ["--model_name_or_path", str(reader), "--data_dir", str(data_dir), "--compression", "dense", "magnitude"]
+    words += ["--sparsity", "0.5", "--output_dir", str(tmp_path / "{compression}")]
+    path = count_path(setting2_option_count.main, words)
+    assert len(path.files) <= 37 and len(path.pairs) <= 78, "\n".join(map(" -> ".join, sorted(path.pairs)))
 
 
 def test_freebaseqa_as_its_authors_publish_it(options: list[str], tmp_path: Path):
@@ -515,7 +524,7 @@ def test_answers_are_read_as_asked_and_like_one_by_one(
     """Settings with options take every mode, chance with it; sharing and batching change no choice."""
     words = [*options, *OWN[6], "--settings", "2", "4", "6", "--answer_mode", mode, "--max_items", "8", "--output_dir"]
     assert setting2_option_count.main([*words, str(tmp_path / "shared/{setting}")]) == 0
-    monkeypatch.setattr(levels, "log_likelihoods", one_at_a_time)
+    monkeypatch.setattr(evaluation, "log_likelihoods", one_at_a_time)
     assert setting2_option_count.main([*words, str(tmp_path / "apart/{setting}")]) == 0
     for setting in "246":
         shared, apart = tmp_path / "shared" / setting, tmp_path / "apart" / setting
@@ -750,7 +759,7 @@ def test_an_own_task_of_choices_in_levels(
     assert len(level_table(runs)) == 4
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.copy(tmp_path / "mine.jsonl", tmp_path / "elsewhere")
-    monkeypatch.setattr(experiment, "load_model", lambda args: pytest.fail("the runs are complete"))
+    monkeypatch.setattr(llm_run, "load_model", lambda args: pytest.fail("the runs are complete"))
     assert own_task.main([*words, "--task_file", moved]) == 0  # its name and content tell it, not its folder
     capsys.readouterr()
     assert own_task.main([*words, "--list_cells"]) == 0

@@ -1,15 +1,15 @@
-"""llm_tasks/thinking.py: prompts that end inside a thought, and what a model writes after it."""
+"""Prompts that end inside a thought, and what a model writes after it."""
 
 import logging
 from types import SimpleNamespace
 
 import pytest
-from test_encoding import byte_level
+from tiny_models import byte_level
 from tokenizers import decoders
 
-from llm_tasks import levels
-from llm_tasks.scoring import Work
-from llm_tasks.thinking import HARMONY, TAGS, Writer, after_thinking, closing_of, open_tags
+from llm_tasks import evaluation
+from llm_tasks.engine.log_likelihood import Work
+from llm_tasks.engine.thinking import HARMONY, TAGS, Writer, after_thinking, closing_of, open_tags
 
 
 @pytest.mark.parametrize("tags", TAGS, ids=lambda tags: tags.closing)
@@ -93,7 +93,7 @@ def test_a_thinking_models_answer_ends_after_its_thought(
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=tokenizer.eos_token_id))
     written = ["q\nb:\nq</think>\nA: a\nb", "q\nb:\nq"]
 
-    def write(model: object, prompts: list, end: levels.AnswerEnd, *_: object) -> tuple[list[list[int]], Work]:
+    def write(model: object, prompts: list, end: evaluation.AnswerEnd, *_: object) -> tuple[list[list[int]], Work]:
         found = []
         for text in written:
             tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -101,11 +101,12 @@ def test_a_thinking_models_answer_ends_after_its_thought(
             found.append(tokens[: next(ended, len(tokens))])
         return found, Work(0, 0)
 
-    monkeypatch.setattr(levels, "greedy_answers", write)
+    monkeypatch.setattr(evaluation, "greedy_answers", write)
+    reading = evaluation.Reading(max_new_tokens=9, tokens_per_batch=64)
     prompt = tuple(tokenizer("q:<think>\n", add_special_tokens=False)["input_ids"])
     with caplog.at_level(logging.WARNING):
-        texts, _ = levels.generate(model, tokenizer, [prompt, prompt], 9, 0, 64, "no")
+        texts, _ = evaluation.generate(model, tokenizer, [prompt, prompt], reading)
     assert texts == ["a", ""]
     assert "1 of 2 answers do not end their thinking in --max_new_tokens 9 and are empty" in caplog.text
     bare = tuple(tokenizer("q:", add_special_tokens=False)["input_ids"])
-    assert levels.generate(model, tokenizer, [bare, bare], 9, 0, 64, "no")[0] == ["q", "q"]
+    assert evaluation.generate(model, tokenizer, [bare, bare], reading)[0] == ["q", "q"]

@@ -11,7 +11,7 @@ import pytest
 
 import against_lm_eval
 import our_evaluation
-from llm_tasks import commonsense, mmlu
+from llm_tasks.tasks import commonsense, mmlu
 
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_tasks import settings
+from llm_tasks.run import run
+from llm_tasks.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = "runs/compression_ratio/{setting}/{compression}/{strength}/{seed}"
@@ -16,7 +17,7 @@ TEMPLATE = "runs/compression_ratio/{setting}/{compression}/{strength}/{seed}"
 def cells(arguments, capsys):
     """The commands that the script of setting 2 would run one by one."""
     assert arguments[0] == "llm_tasks/setting2_option_count.py"
-    assert settings.run([*arguments[1:], *([] if "--list_cells" in arguments else ["--list_cells"])], 2, "") == 0
+    assert run([*arguments[1:], *([] if "--list_cells" in arguments else ["--list_cells"])], "", SETTINGS, 2) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -77,10 +78,10 @@ def test_the_answer_mode_is_handed_on_where_it_is_obeyed(start, capsys, script, 
     own = int(script.removeprefix("setting")[0]) if script.startswith("setting") else 2
     if mode == "cloze":
         with pytest.raises(SystemExit):
-            settings.run(arguments[1:], own, "")
+            run(arguments[1:], "", SETTINGS, own)
         assert "--answer_mode is obeyed by setting 2, 4, 5, 6; asked for is setting 3" in capsys.readouterr().err
     else:
-        assert settings.run(arguments[1:], own, "") == 0
+        assert run(arguments[1:], "", SETTINGS, own) == 0
         lines = capsys.readouterr().out.splitlines()
         told = {f"--answer_mode {mode}" in line for line in lines if "--settings 3" not in line}
         assert lines and told <= {mode is not None}
@@ -93,13 +94,13 @@ def test_setting_3_takes_a_bounded_sample_and_an_argument_goes_before_it(start, 
     ):  # fmt: skip
         assert value(start(script, "--list_cells", **variables)[-1], "--max_items") == expected
     arguments = start("setting3.sh", "--list_cells", "--max_items", "5")[-1]
-    assert settings.run(arguments[1:], 3, "") == 0
+    assert run(arguments[1:], "", SETTINGS, 3) == 0
     assert all("--max_items 5 " in line for line in capsys.readouterr().out.splitlines())
 
 
 def test_setting_6_has_structured_sparsity(start, capsys):
     (arguments,) = start("setting6.sh", "--list_cells")
-    assert settings.run(arguments[1:], 6, "") == 0
+    assert run(arguments[1:], "", SETTINGS, 6) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 3 * (9 + 7) and sum("--nm_ratio 7:8" in line for line in lines) == 3
 

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from setting_values import values_of
 
-from llm_tasks import setting3_context_length, triviaqa
-from llm_tasks.answers import contains
-from llm_tasks.prompts import item_id
-from llm_tasks.triviaqa import Item, Window, find_answer, growth_order, load, split_sentences, windows
+from llm_tasks.engine.answers import contains
+from llm_tasks.levels import item_id
+from llm_tasks.settings import context_length
+from llm_tasks.tasks import reading
+from llm_tasks.tasks.reading import Item, Window, find_answer, growth_order, load, split_sentences, windows
 
 SHARES = [20, 40, 60, 80, 100]
 
@@ -214,12 +216,12 @@ def test_trivia_qa_takes_the_first_document_in_rank_order_that_holds_an_answer(w
 def test_trivia_qa_of_the_hub_is_read_one_by_one_where_items_are_limited(monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def read_source(source: triviaqa.Source, data_dir: Path | None, first: int | None) -> list[tuple[str, dict]]:
+    def read_source(source: reading.Source, data_dir: Path | None, first: int | None) -> list[tuple[str, dict]]:
         asked.append((source.folder, first))
         row = trivia_row(["Gold."], [], True)
         return [("row 1", {**row, "context": "Gold.", "answers": {"text": ["Gold"], "answer_start": [0]}})]
 
-    monkeypatch.setattr(triviaqa, "read_source", read_source)
+    monkeypatch.setattr(reading, "read_source", read_source)
     load("triviaqa", None, 5), load("triviaqa", None), load("triviaqa", Path("x"), 5), load("squad", None, 5)
     assert asked == [("trivia_qa/rc", 5), ("trivia_qa/rc", None), ("trivia_qa/rc", None), ("squad", None)]
 
@@ -313,7 +315,7 @@ BAD_ROWS = [
 
 @pytest.mark.parametrize(("name", "row", "message"), BAD_ROWS, ids=[message for *_, message in BAD_ROWS])
 def test_damaged_rows_name_file_line_and_field(write: Callable, name: str, row: dict, message: str):
-    source = triviaqa.CONTEXT_SETS[name].source
+    source = reading.CONTEXT_SETS[name].source
     good = {
         "nq_open_gold_context": GOLD,
         "squad": {**GOLD, "answers": {"text": ["gold"], "answer_start": [6]}},
@@ -347,11 +349,8 @@ class WordTokenizer:
         return {"input_ids": [[0] * len(text.split()) for text in texts]}
 
 
-def parsed(*argv: str, data_dir: Path | None = None, max_items: int | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    setting3_context_length.add_options(parser)
-    given = vars(parser.parse_args(argv))
-    return argparse.Namespace(**given, data_dir=data_dir, max_items=max_items, overflow="drop_shots")
+def parsed(*argv: str, data_dir: Path | None = None, max_items: int | None = None) -> context_length.Values:
+    return values_of(context_length.SETTING, *argv, data_dir=data_dir, max_items=max_items)
 
 
 def gold_rows(count: int) -> list[dict]:
@@ -366,7 +365,7 @@ def test_levels_of_setting_3(write: Callable):
     rows = [*gold_rows(20), {**GOLD, "context": "None."}]
     data_dir = write("nq_open_gold_context", "validation", *rows)
     args = parsed("--context_dataset", "nq_open_gold_context", "--context_tokens", "40", data_dir=data_dir)
-    made = setting3_context_length.build(setting3_context_length.load(args), args, 0, WordTokenizer())
+    made = context_length.build(context_length.load(args), args, 0, WordTokenizer())
     assert [level.name for level in made] == ["20 %", "40 %", "60 %", "80 %", "100 %", "closed book"]
     difficulties = [level.difficulty for level in made]
     assert difficulties == sorted(difficulties) and difficulties[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
@@ -383,13 +382,13 @@ def test_levels_of_setting_3(write: Callable):
     sizes = [level.facts["mean_context_tokens"] for level in made[:5]]
     assert sizes == sorted(sizes) and sizes[-1] <= 40
     assert made[0].facts["same_as_smaller_share"] == 0 and "mean_context_tokens" not in made[5].facts
-    assert setting3_context_length.files(args) == [data_dir / "nq_open_gold_context/validation.jsonl"]
+    assert context_length.files(args) == [data_dir / "nq_open_gold_context/validation.jsonl"]
 
 
 def test_prompts_of_setting_3_by_hand(write: Callable):
     data_dir = write("nq_open_gold_context", "validation", {**GOLD, "context": "It is gold. It shines. Not silver."})
     args = parsed("--context_dataset", "nq_open_gold_context", "--context_shares", "100", "10", data_dir=data_dir)
-    short, full, closed = setting3_context_length.build(setting3_context_length.load(args), args, 0, WordTokenizer())
+    short, full, closed = context_length.build(context_length.load(args), args, 0, WordTokenizer())
     texts = [prompt.header + prompt.question for level in (short, full, closed) for prompt in level.prompts]
     assert texts == [
         "It is gold.\n\nBased on these texts, answer these questions:\n\nQ: Which?\nA:",
@@ -401,7 +400,7 @@ def test_prompts_of_setting_3_by_hand(write: Callable):
     args = parsed(
         "--context_dataset", "nq_open_gold_context", "--no_closed_book", "--context_tokens", "2", data_dir=data_dir
     )
-    made = setting3_context_length.build(setting3_context_length.load(args), args, 0, WordTokenizer())
+    made = context_length.build(context_length.load(args), args, 0, WordTokenizer())
     assert len(made) == 5 and {level.facts["longer_than_window"] for level in made} == {1}
     assert [level.facts["same_as_smaller_share"] for level in made] == [0, 1, 1, 1, 1]
 
@@ -419,7 +418,7 @@ def test_windows_follow_from_seed_and_item_whatever_stands_around_it(write: Call
             data_dir=data_dir,
             max_items=max_items,
         )
-        made = setting3_context_length.build(setting3_context_length.load(args), args, seed, WordTokenizer())
+        made = context_length.build(context_length.load(args), args, seed, WordTokenizer())
         return {
             own[0].question: [prompt.header for prompt in own]
             for own in zip(*(level.prompts for level in made), strict=True)
@@ -441,19 +440,18 @@ def test_sentences_that_questions_share_are_counted_once(write: Callable):
     )
     args = parsed("--context_dataset", "nq_open_gold_context", data_dir=data_dir)
     tokenizer = WordTokenizer()
-    setting3_context_length.build(setting3_context_length.load(args), args, 0, tokenizer)
+    context_length.build(context_length.load(args), args, 0, tokenizer)
     assert tokenizer.texts == 2
 
 
-def test_options_of_setting_3_that_are_refused(capsys: pytest.CaptureFixture):
+def test_options_of_setting_3_that_are_refused():
     with pytest.raises(ValueError, match="--context_shares 20 50 20: a number stands there twice"):
-        setting3_context_length.load(parsed("--context_shares", "20", "50", "20"))
+        context_length.load(parsed("--context_shares", "20", "50", "20"))
     for option, value in (
         ("--context_shares", "0"),
         ("--context_shares", "101"),
         ("--context_tokens", "0"),
         ("--context_dataset", "x"),
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(argparse.ArgumentError, match=option):
             parsed(option, value)
-        assert option in capsys.readouterr().err

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from harness.choices import LETTERS, choice_index, gap_choices, labelled_choices, option_texts
 from harness.data import Source, checked_text, read_source, valid_text
-from llm_tasks.prompts import Prompt, continued, distinct, item_id, lettered
+from llm_tasks.levels import Prompt, continued, distinct, item_id, lettered
 
 UNLABELLED = ("", "-1", "None")
 
@@ -26,8 +26,8 @@ class Question(NamedTuple):
         question: what lettered options answer or complete.
         choices: the options as a list shows them.
         gold: which of them is right.
-        context: what the options continue where they are scored by their text; no blank at its end.
-        continuations: the options as they continue it, with the blank before them.
+        context: what the options continue where they are scored by their text; no space at its end.
+        continuations: the options as they continue it, with the space before them.
         passage: what the question is about, with its line break; may be empty.
         item: identity of the item; no other one of the data set has it.
     """
@@ -122,7 +122,7 @@ def read_hellaswag(row: dict[str, Any], where: str) -> Question:
 def without_markup(text: str) -> str:
     """A HellaSwag text without WikiHow's marks: " [title]" ends a sentence, other brackets go.
 
-    A blank is left where an ending began with a mark, and it is scored.
+    A space is left where an ending began with a mark, and it is scored.
     """
     text = text.strip().replace(" [title]", ". ")
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")

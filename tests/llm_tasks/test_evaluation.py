@@ -1,4 +1,4 @@
-"""llm_tasks/levels.py: metrics, chance and standard errors of a model whose every probability is known."""
+"""Metrics, chance and standard errors of a model whose every probability is known."""
 
 import logging
 import math
@@ -9,11 +9,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from llm_tasks import levels, setting5_human_gap
-from llm_tasks.encoding import EncodedLevel, TextEncoder, encode_levels
-from llm_tasks.engine.ways import PLAIN
-from llm_tasks.experiment import Evaluation
-from llm_tasks.prompts import Level, Prompt
+from llm_tasks import evaluation
+from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels
+from llm_tasks.evaluation import Evaluation, Reading
+from llm_tasks.levels import Level, Prompt
 
 WORDS = ["A", "B", "C", "D", "USA", "ask", "say", "name", "rome", "no", "way", "mute"]
 VOCABULARY = ["<unk>", "<s>", "</s>", "\n", *WORDS]
@@ -64,7 +63,7 @@ def ask(item: str, question: str, options: tuple[str, ...], gold: int) -> Prompt
 
 def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *asked: Level, **options: object) -> Evaluation:
     encoded = encode_levels(asked, TextEncoder(tokenizer), 64, 4, "skip")
-    return levels.measure(model, tokenizer, encoded, max_new_tokens=4, **options)
+    return evaluation.measure(model, tokenizer, encoded, Reading(max_new_tokens=4, **options))
 
 
 LETTERS = Level("letters", 1.0, "set", "letter", [
@@ -125,7 +124,7 @@ def test_a_generated_letter_is_the_last_character_of_one_token(
     assert found.levels[0]["score"] == 2 / 6 and found.levels[0]["chance"] == 0.0
     level = Level("L", 1.0, "set", "generate", [ask("u", "say", letters, 0)])
     (first,) = tokenizer.convert_tokens_to_ids(["USA"])
-    outcome = levels.chosen(level, np.zeros(4), np.full(4, first), tokenizer)
+    outcome = evaluation.chosen(level, np.zeros(4), np.full(4, first), tokenizer)
     assert outcome.metrics["accuracy"].tolist() == [1.0]  # "USA" ends in A, as the paper's code has it
 
 
@@ -157,10 +156,10 @@ def test_freebaseqa_has_the_originals_own_match_too():
     """Rome: written whole, inside a longer word, only in the question; not at all."""
     asked = [answer("0", "capital of Italy"), answer("1", "lovers"), answer("2", "is Rome old"), answer("3", "which")]
     texts = ["Rome", "romeo", "yes", "Paris"]
-    found = levels.answered(Level("L", 2.0, "freebaseqa", "answer", asked), texts).metrics
+    found = evaluation.answered(Level("L", 2.0, "freebaseqa", "answer", asked), texts).metrics
     assert found["freebaseqa_original"].tolist() == [1, 1, 1, 0]
     assert found["exact_match"].tolist() == [1, 0, 0, 0]
-    assert "freebaseqa_original" not in levels.answered(Level("L", 2.0, "triviaqa", "answer", asked), texts).metrics
+    assert "freebaseqa_original" not in evaluation.answered(Level("L", 2.0, "triviaqa", "answer", asked), texts).metrics
 
 
 @pytest.mark.parametrize(
@@ -169,14 +168,14 @@ def test_freebaseqa_has_the_originals_own_match_too():
 def test_answers_are_judged_by_the_metric_asked_for(metric: str, score: float):
     texts = ["The Rome!", "in Rome now", "", "romeo"]
     level = Level("L", 1.0, "set", "answer", [answer(str(place), "?") for place in range(4)])
-    outcome = levels.answered(level, texts)
+    outcome = evaluation.answered(level, texts)
     assert outcome.metrics[metric].mean() == score
     encoded = EncodedLevel(level, [], [], 1, 2)
-    described = levels.describe_level(encoded, outcome, metric)
+    described = evaluation.describe_level(encoded, outcome, metric)
     assert described["score"] == score and described["metrics"]["empty"] == 0.25
     assert described["facts"] == {"shortened": 1, "skipped_too_long": 2}
     assert described["stderr"] == pytest.approx(np.std(outcome.metrics[metric], ddof=1) / 2)
-    table = levels.item_table([encoded], [outcome], [metric])
+    table = evaluation.item_table([encoded], [outcome], [metric])
     assert table["score"].tolist() == outcome.metrics[metric].tolist()
 
 
@@ -194,7 +193,7 @@ def test_levels_are_measured_together_as_alone(model: PreTrainedModel, tokenizer
             assert together.items[name][together.items["level"] == index].tolist() == found.items[name].tolist()
         predicted = f"level{index}_predicted"
         assert together.items[predicted].tolist() == found.items["level0_predicted"].tolist()
-    unshared = measure(model, tokenizer, *asked, ways=(PLAIN, PLAIN))
+    unshared = measure(model, tokenizer, *asked, plain=True)
     assert unshared.levels == together.levels
     assert unshared.facts["tokens_distinct"] == together.facts["tokens_distinct"]
 
@@ -215,8 +214,8 @@ def test_levels_are_measured_together_as_alone(model: PreTrainedModel, tokenizer
 def test_standard_errors_are_over_groups(texts: list[str], groups: str, expected: float | None):
     prompts = [answer(str(place), "?")._replace(group=group) for place, group in enumerate(groups)]
     level = Level("L", 1.0, "set", "answer", prompts)
-    outcome = levels.answered(level, texts)
-    found = levels.describe_level(EncodedLevel(level, [], [], 0, 0), outcome, "exact_match")["stderr"]
+    outcome = evaluation.answered(level, texts)
+    found = evaluation.describe_level(EncodedLevel(level, [], [], 0, 0), outcome, "exact_match")["stderr"]
     assert found == (None if expected is None else pytest.approx(expected, abs=1e-12))
 
 
@@ -235,7 +234,7 @@ def test_a_dense_model_that_is_not_above_chance_is_said_loudly(
     chance = 0.5 if score == 0.5 else 0.25
     level = {"level": "PIQA", "score": score, "stderr": stderr, "chance": chance, "num_examples": 100}
     with caplog.at_level(logging.WARNING):
-        levels.warn_of_chance(setting5_human_gap.SETTING, [level])
+        evaluation.warn_of_chance(5, [level])
     assert ("SETTING 5, PIQA: THE DENSE MODEL IS NOT ABOVE CHANCE" in caplog.text) == warned
     assert len(caplog.records) == warned
     if stderr is None:
@@ -245,7 +244,7 @@ def test_a_dense_model_that_is_not_above_chance_is_said_loudly(
 def test_what_was_left_out_is_logged(caplog: pytest.LogCaptureFixture):
     level = LETTERS._replace(facts={"options_refer_to_others": 7, "duplicate_options": 0})
     with caplog.at_level(logging.INFO):
-        levels.report_levels(setting5_human_gap.SETTING, [EncodedLevel(level, [], [], 3, 2)])
+        evaluation.report_levels(5, [EncodedLevel(level, [], [], 3, 2)])
     assert caplog.records[0].getMessage() == (
         "setting 5, letters (set, letter): 4 items, shortened: 3, skipped as too long: 2, options refer to others: 7"
     )

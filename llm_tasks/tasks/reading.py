@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.data import Source, checked_text, read_source, valid_text
-from llm_tasks.answers import PUNCTUATION, normalize_answer
-from llm_tasks.prompts import item_id
+from llm_tasks.engine.answers import PUNCTUATION, normalize_answer
+from llm_tasks.levels import item_id
 
 # A sentence may end here: after . ! ? with what closes a quotation, or at a line's end.
 BREAK = re.compile(r"""[.!?]["'\u201d\u2019)\]]*\s+|\n\s*""")
@@ -141,7 +141,7 @@ def _item(question: str, row: _Row) -> Item | None:
 
 
 def split_sentences(text: str) -> list[Span]:
-    """The sentences of a text, each with the blanks behind it; together they are all of it but blanks at its start.
+    """The sentences of a text, each with the space behind it; together they are all of it but space at its start.
 
     A sentence ends at a line's end, and after . ! ? before a capital or an opening quotation mark or bracket, unless
     an abbreviation or an initial stands before the full stop.
@@ -173,9 +173,9 @@ def find_answer(document: str, answers: Sequence[str]) -> Span | None:
     joined = "\n".join(normalized)  # the line's end is in no answer
     starts = [0, *accumulate(len(sentence) + 1 for sentence in normalized)]
     for answer in filter(None, map(normalize_answer, longest_first)):
-        place = joined.find(f" {answer} ")
-        if place >= 0:
-            return _within(document, sentences[bisect_right(starts, place) - 1], answer)
+        at = joined.find(f" {answer} ")
+        if at >= 0:
+            return _within(document, sentences[bisect_right(starts, at) - 1], answer)
     lower = document.lower()
     for answer in map(str.strip, longest_first):
         if answer.lower() in lower:  # compiling a pattern for every alias takes longer than all the rest
@@ -231,7 +231,7 @@ def _sentences_around(item: Item, budget: int) -> tuple[list[Span], int]:
     """The document's sentences that could be in the window, those that hold the answer made one, and its index."""
     sentences = split_sentences(item.document)
     starts = [start for start, _ in sentences]
-    first, last = (bisect_right(starts, place) - 1 for place in (item.answer_span[0], item.answer_span[1] - 1))
+    first, last = (bisect_right(starts, at) - 1 for at in (item.answer_span[0], item.answer_span[1] - 1))
     reach = CHARACTERS_PER_TOKEN * budget
     anchor = sentences[first][0], sentences[last][1]
     before = [span for span in sentences[:first] if anchor[0] - span[0] <= reach]
@@ -303,7 +303,7 @@ def _column(records: object, name: str, where: str, field: str) -> list[Any]:
 
 
 def _texts(values: Sequence[object], where: str, field: str) -> list[str]:
-    """Those that are not blank."""
+    """Those that hold more than white space."""
     return [text for text in values if text is not None and valid_text(text, where, field).strip()]
 
 

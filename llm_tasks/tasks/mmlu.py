@@ -1,4 +1,4 @@
-"""MMLU: its questions, with fewer options where asked, as prompts of lm-evaluation-harness with worked examples."""
+"""MMLU: its questions, with fewer options where asked, as prompts of lm-evaluation-harness with few-shot examples."""
 
 import random
 import re
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.data import Source, checked_text, read_source
-from llm_tasks.prompts import LETTERS, Prompt, item_id
-from llm_tasks.task_files import digest
+from harness.data import Source, checked_text, placed, read_source
+from harness.options import number
+from llm_tasks.levels import LETTERS, Prompt, digest, item_id, option, sample
 
-SHOT_SPLITS = ("dev", "validation")  # that worked examples come from
+SHOT_SPLITS = ("dev", "validation")  # that few-shot examples come from
 FIELDS = ("question", "subject", "choices", "answer")
 HEADERS = {
     "letter": "The following are multiple choice questions (with answers) about {subject}.\n\n",
@@ -56,6 +56,24 @@ class Question(NamedTuple):
     item: str
 
 
+def num_shots() -> Any:
+    """The option of settings 2 and 6 that says how many few-shot examples questions have."""
+    return option(5, type=number(int, 0, 5), help="settings 2 and 6: few-shot examples of MMLU, 0 to 5 (default 5)")
+
+
+def shot_split() -> Any:
+    """The option of settings 2, 4 and 6 that says where few-shot examples are from."""
+    return option("dev", choices=SHOT_SPLITS,
+        help="settings 2, 4 and 6: MMLU's split that few-shot examples come from; the paper names validation, of which "
+        "those that stand in the test split too are left out (default dev, which is made for it)")  # fmt: skip
+
+
+def subjects() -> Any:
+    """The option of settings 2, 4 and 6 that names subjects."""
+    return option(nargs="+", metavar="NAME",
+        help="settings 2, 4 and 6: subjects of MMLU, such as high_school_biology (default: all)")  # fmt: skip
+
+
 def source(split: str) -> Source:
     """Where a split is: "test", "validation" or "dev"."""
     return Source("mmlu", split, "cais/mmlu", "all", split, FIELDS)
@@ -79,17 +97,37 @@ def load(data_dir: Path | None, split: str) -> list[Question]:
     return questions
 
 
-def load_examples(data_dir: Path | None, split: str, asked: Iterable[Question]) -> list[Question]:
-    """The worked examples of a split, in the file's order, without questions that are asked too.
+def load_with_examples(
+    data_dir: Path | None, subjects: Sequence[str] | None, max_items: int | None, num_shots: int, option_name: str,
+    shot_split: str,
+) -> tuple[list[Question], list[Question]]:  # fmt: skip
+    """The test questions of these subjects, and few-shot examples of which none is a test question.
 
     Of the validation split 13 questions stand in the test split again, of the dev split none.
 
     Args:
-        split: one of SHOT_SPLITS.
-        asked: all questions that may be asked, drawn or not, so that a sample has the examples of all.
+        max_items: a sample of so many questions; all if None. Its examples are those of all questions.
+        num_shots: examples that every subject must have; with 0 none are read.
+        option_name: the option that says so, for the message.
+        shot_split: one of SHOT_SPLITS.
+    Returns:
+        Questions, and examples of all subjects, each in the file's order.
+    Raises:
+        ValueError: see load, of_subjects and check_examples.
     """
-    known = {question.item for question in asked}
-    return [example for example in load(data_dir, split) if example.item not in known]
+    test = load(data_dir, "test")
+    questions = sample(of_subjects(test, subjects), max_items, key=lambda question: question.item)
+    examples = []
+    if num_shots:
+        known = {question.item for question in test}
+        examples = [example for example in load(data_dir, shot_split) if example.item not in known]
+    check_examples(questions, examples, num_shots, option_name, shot_split)
+    return questions, examples
+
+
+def files(data_dir: Path | None, *splits: str) -> list[Path | Source]:
+    """Where these splits are: local files, or sources on the hub."""
+    return [placed(source(split), data_dir) for split in splits]
 
 
 def of_subjects(questions: Iterable[Question], subjects: Sequence[str] | None) -> list[Question]:
@@ -135,7 +173,7 @@ def check_examples(
 def prompts(
     questions: Iterable[Question], examples: Iterable[Question], reader: str, num_shots: int | None = None
 ) -> list[Prompt]:
-    """Each question after the first `num_shots` worked examples of its subject.
+    """Each question after the first `num_shots` few-shot examples of its subject.
 
     Args:
         examples: of all subjects, in the order in which they are shown; their options may be reduced.
@@ -175,13 +213,13 @@ def question_text(question: Question, reader: str) -> str:
 
 
 def option_texts(question: Question, reader: str) -> tuple[str, ...]:
-    """What may follow the question, each with a blank before it."""
+    """What may follow the question, each with a space before it."""
     texts = question.choices if reader == "cloze" else LETTERS[: len(question.choices)]
     return tuple(f" {text}" for text in texts)
 
 
 def shot_text(example: Question, reader: str) -> str:
-    """A worked example with the blank line behind it."""
+    """A few-shot example with the empty line behind it."""
     return f"{question_text(example, reader)}{option_texts(example, reader)[example.answer]}\n\n"
 
 
@@ -218,9 +256,9 @@ def reduce_options(questions: Iterable[Question], count: int, seed: int, keep_or
     """Each question with `count` of its options, the right one among them.
 
     The distractors that stay are the first of one random order per question: those of a smaller `count` are among
-    those of a larger one. The right option's place is balanced within a subject: each place is right equally often,
+    those of a larger one. The right option's index is balanced within a subject: each index is right equally often,
     give or take one question, so that a constant letter scores 1 / count. All follows from the seed and the content;
-    neither the order of the questions nor others of other subjects matter, and those that task_files.sample draws of
+    neither the order of the questions nor others of other subjects matter, and those that levels.sample draws of
     a subject are reduced as they are without it.
 
     Args:
@@ -230,30 +268,30 @@ def reduce_options(questions: Iterable[Question], count: int, seed: int, keep_or
     Source: the paper, section 3.1.2, which does not say how it removes options.
     """
     questions = list(questions)
-    places = {} if keep_order else _balanced_places(questions, count, seed)
+    indices = {} if keep_order else _balanced_indices(questions, count, seed)
     reduced = []
     for question in questions:
-        distractors = [place for place in range(len(question.choices)) if place != question.answer]
+        distractors = [index for index in range(len(question.choices)) if index != question.answer]
         shown = random.Random(f"{seed} {question.item}").sample(distractors, len(distractors))[: count - 1]
         if keep_order:
             shown = sorted((*shown, question.answer))
         else:
-            shown.insert(places[question.item], question.answer)
-        choices = tuple(question.choices[place] for place in shown)
+            shown.insert(indices[question.item], question.answer)
+        choices = tuple(question.choices[index] for index in shown)
         reduced.append(question._replace(choices=choices, answer=shown.index(question.answer)))
     return reduced
 
 
-def _balanced_places(questions: Iterable[Question], count: int, seed: int) -> dict[str, int]:
-    """The right option's place by item: every `count` questions of a subject have one at each place."""
-    places = {}
+def _balanced_indices(questions: Iterable[Question], count: int, seed: int) -> dict[str, int]:
+    """The right option's index by item: of every `count` questions of a subject, one has each index."""
+    indices = {}
     for subject, members in by_subject(questions).items():
         items = sorted((question.item for question in members), key=digest)  # a sample is the start of this order
         for start in range(0, len(items), count):
             draw = random.Random(f"{seed} {subject} {count} {start}")
             block = draw.sample(range(count), count)
-            places.update(zip(items[start : start + count], block, strict=False))
-    return places
+            indices.update(zip(items[start : start + count], block, strict=False))
+    return indices
 
 
 def _question(where: str, row: dict[str, Any]) -> Question:

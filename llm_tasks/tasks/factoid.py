@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.data import Source, check_fields, checked_text, read_json, read_source
-from llm_tasks.prompts import Prompt, item_id
-from llm_tasks.triviaqa import alias_texts, answer_texts
+from llm_tasks.levels import Prompt, item_id
+from llm_tasks.tasks.reading import alias_texts, answer_texts
 
 
 class Question(NamedTuple):
@@ -54,8 +54,8 @@ def load(name: str, data_dir: Path | None, freebase_file: Path | None = None) ->
 def prompt(question: Question) -> Prompt:
     """The question as the paper's code asks it, up to where the answer begins.
 
-    Source: the original authors' llm-kick, factoid_qa/main_freebase.py, whose prompt ends with a blank. Tokenizers
-    put a blank with the word behind it, so that a model never sees one at the end of what it continues; ours ends
+    Source: the original authors' llm-kick, factoid_qa/main_freebase.py, whose prompt ends with a space. Tokenizers
+    put a space with the word behind it, so that a model never sees one at the end of what it continues; ours ends
     at "is".
     """
     text = f"Please give answer to this question: {question.question}\nThe answer is"

@@ -1,6 +1,6 @@
 """Whether a generated answer is right: equality, containment and F1 after TriviaQA's normalisation.
 
-Texts in scripts that put no blanks between words, such as Chinese, Japanese and Thai, are compared by characters: each
+Texts in scripts that put no spaces between words, such as Chinese, Japanese and Thai, are compared by characters: each
 counts as a word. Words of other scripts in such a text stay words.
 
 An empty prediction is never right in `exact_match`, `contains` and `f1`. The originals' measures, in which it can be,
@@ -19,7 +19,7 @@ BLANKS = str.maketrans(dict.fromkeys(PUNCTUATION, " "))
 # Small models go on after "The answer is" with a colon and a new line, and say "A:" once more after it.
 LEAD = re.compile(r"(?:[\s:]|(?:A|Answer):)*")
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-# Scripts without blanks between words, as blocks of Unicode; their punctuation and digits are told by category.
+# Scripts without spaces between words, as blocks of Unicode; their punctuation and digits are told by category.
 UNSPACED = re.compile(
     "["
     "\u0e00-\u0eff"  # Thai, Lao
@@ -40,7 +40,7 @@ STACKED = ("\u1039", "\u17d2")  # joins the next consonant to this one: Myanmar,
 
 
 def first_line(text: str) -> str:
-    """What is judged of a generated continuation: its first line, without LEAD before it and blanks after it."""
+    """What is judged of a generated continuation: its first line, without LEAD before it and spaces after it."""
     return _without_lead(text).split("\n", 1)[0].rstrip()
 
 
@@ -54,9 +54,9 @@ def _without_lead(text: str) -> str:
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, punctuation and underscores as blanks, no articles, single blanks; characters composed (NFC).
+    """Lower case, punctuation and underscores as spaces, no articles, single spaces; characters composed (NFC).
 
-    In a text with characters of UNSPACED scripts these stand apart, as words do; all of Unicode's punctuation is blank,
+    In a text with characters of UNSPACED scripts these stand apart, as words do; all of Unicode's punctuation is space,
     one-letter words are no articles ("vitamin A"), and compatible forms of a character are one (NFKC).
 
     Source: TriviaQA's official evaluation script. SQuAD's, which deletes punctuation, is another.
@@ -67,9 +67,9 @@ def normalize_answer(text: str) -> str:
 
 
 def _characters_apart(text: str) -> str:
-    """`text` with blanks around each character of an UNSPACED script, which keeps its marks, and for punctuation."""
+    """`text` with spaces around each character of an UNSPACED script, which keeps its marks, and for punctuation."""
     found = ""
-    apart = False  # whether the last character stands apart, so that a blank follows its marks
+    apart = False  # whether the last character stands apart, so that a space follows its marks
     for character in text:
         kind = unicodedata.category(character)
         if kind == "Cf" or "VARIATION SELECTOR" in unicodedata.name(character, ""):
@@ -116,7 +116,7 @@ def em_original(prediction: str, answers: Sequence[str]) -> bool:
 
 
 def freebaseqa_original(output: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers is anywhere in the output, both in lower case and without blanks.
+    """Whether one of the answers is anywhere in the output, both in lower case and without spaces.
 
     Args:
         output: the original searches all the text that the model returns, and so the question too.

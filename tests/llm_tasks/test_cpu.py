@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_scoring import make_model
+from tiny_models import make_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llm_tasks.engine import lanes
-from llm_tasks.engine.cpu import takes_lanes
-from llm_tasks.engine.lanes import Tasks, divide, run
+from llm_tasks.engine.cpu import Task, Tasks, divide_into_lanes, run, takes_lanes
 
 LANES = [1, 2, 5]
 
@@ -28,7 +26,7 @@ def threads() -> Iterator[int]:
 def test_tasks_that_put_tasks_are_all_done_once(count: int):
     done = []
 
-    def numbered(number: int) -> lanes.Task:
+    def numbered(number: int) -> Task:
         def task(tasks: Tasks) -> None:
             time.sleep(0.001)  # so that other lanes find the queue empty
             for child in (2 * number, 2 * number + 1):
@@ -119,7 +117,7 @@ def test_an_interrupt_ends_the_lanes_after_what_they_are_doing(threads: int):
     ],
 )
 def test_lanes_are_worth_their_tokens(budget: int, tokens: int, expected: int):
-    assert divide(budget, tokens)[0] == expected
+    assert divide_into_lanes(budget, tokens)[0] == expected
 
 
 def rotary_model(kind: str) -> LlamaForCausalLM:
@@ -161,7 +159,7 @@ def test_a_model_elsewhere_has_one_lane():
     ],
 )
 def test_lanes_have_as_many_batches_each(budget: int, tokens: int, expected: tuple[int, int]):
-    assert divide(budget, tokens) == expected
+    assert divide_into_lanes(budget, tokens) == expected
 
 
 def test_code_of_others_has_one_lane(monkeypatch: pytest.MonkeyPatch):

@@ -1,11 +1,11 @@
 """What is fed to a language model, in which order and side by side: no token twice, and little that only pads.
 
-What sequences share is computed once. A *trunk* is a beginning that many have in common, such as the examples of an
-MMLU subject: its keys and values are computed by themselves and serve every sequence below, and longer trunks too. What
-is left of the sequences, such as questions with their options, is *packed*: a row of a batch holds a tree of tokens,
-branch after branch, in which each token has the position of its own sequence and sees only what its branch hangs from.
-Rows are short, and filled to one length: attention costs as the square of it. Where attention is computed in *blocks*,
-each of tokens that see none but one another, rows are long, and even less is padded.
+What sequences share is computed once. A *prefix* is a beginning that many have in common, such as the few-shot examples
+of an MMLU subject: its keys and values are computed once, for all sequences that begin with it and for longer prefixes.
+The rest of the sequences, such as questions with their options, is *packed*: a row of a batch holds a tree of tokens,
+branch after branch. Each token has its position in its own sequence, and attends to its ancestors in the tree alone.
+Rows are short and filled to one length, since attention costs its square. Where attention is computed in *blocks*,
+whose tokens attend to none outside, rows are long, and even less is padded.
 """
 
 import bisect
@@ -17,14 +17,14 @@ import numpy as np
 
 Tokens = tuple[int, ...]
 
-TRUNK_GAIN = 1024  # tokens that a trunk must save: what a small batch costs beside its tokens
-TRUNK_TOKENS = 512  # distinct ones that must stand below it: fewer are packed with it
+PREFIX_GAIN = 1024  # tokens that a prefix must save: what a small batch costs beside its tokens
+PREFIX_TOKENS = 512  # distinct ones that must stand below it: fewer are packed with it
 LONGEST_ROW = 1024  # where much is shared with what follows; attention grows with its square
 ROW_TOKENS = (96, 128, 192, 256)  # of a packed row; the longer, the evener rows are filled and the more is attended to
 COSTED_ROWS = 16  # of a batch, where lengths of rows are compared
 FAMILY_TOKENS = 64  # of sequences that share little and are still packed next to each other
 SHARED_AGAIN = 8  # tokens; sequences that share more are never packed apart
-EVEN_KEYS = 16  # in bf16 a processor attends to a multiple of so many keys up to twice as fast as to others
+EVEN_KEYS = 16  # in bf16 a CPU attends to a multiple of so many keys up to twice as fast as to others
 WEIGHT_COST, KEY_COST, ODD_KEY_COST = 6, 3, 5  # of a token: per unit of width, and per key that it sees
 BLOCK_COST = 2**22  # of one more block, as so many pairs of tokens per unit of width
 
@@ -48,16 +48,16 @@ class Read(NamedTuple):
     targets: list[tuple[int, Continuation]]  # index of the continuation
 
 
-class Trunk(NamedTuple):
-    """A beginning of `length` tokens: what is read right after it, and the longer trunks that begin with it."""
+class Prefix(NamedTuple):
+    """A beginning of `length` tokens: what is read right after it, and the longer prefixes that begin with it."""
 
     length: int
     reads: list[Read]
-    below: list["Trunk"]
+    below: list["Prefix"]
 
     @property
     def example(self) -> Tokens:
-        """Any sequence that begins with this trunk."""
+        """Any sequence that begins with this prefix."""
         return self.reads[0].fed if self.reads else self.below[0].example
 
 
@@ -70,13 +70,13 @@ def distinct_reads(continuations: Sequence[Continuation]) -> list[Read]:
 
 
 def distinct_tokens(reads: Sequence[Read]) -> int:
-    """Tokens of the sorted sequences that differ in their place or in what stands before: the least to compute."""
+    """Number of different prefixes of the sorted sequences: so many tokens must be computed at least."""
     shared = (common_length(one.fed, other.fed) for one, other in itertools.pairwise(reads))
     return sum(len(read.fed) for read in reads) - sum(shared)
 
 
 def common_length(one: Sequence, other: Sequence) -> int:
-    """How much both begin with, found by halving: slices compare fast."""
+    """Length of the beginning that both share, by binary search: slices compare fast."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -84,25 +84,25 @@ def common_length(one: Sequence, other: Sequence) -> int:
     return low
 
 
-def plan(reads: list[Read]) -> Trunk:
-    """The trunks of sorted sequences; the outermost is empty."""
+def plan(reads: list[Read]) -> Prefix:
+    """Find the prefixes of sorted sequences; returns the empty one, below which all others hang."""
     common = [common_length(one.fed, other.fed) for one, other in itertools.pairwise(reads)]
 
-    def divide(low: int, high: int, trunk: Trunk) -> None:
-        """Hang the sequences low … high - 1, which share the trunk, below it."""
+    def divide(low: int, high: int, prefix: Prefix) -> None:
+        """Hang the sequences low … high - 1, which share the prefix, below it."""
         if high - low == 1:
-            trunk.reads.append(reads[low])
+            prefix.reads.append(reads[low])
             return
         depth, parts = _node(reads, common, low, high)
         shared = min(depth, min(read.first for read in reads[low:high]))
-        gain = (high - low - 1) * (shared - trunk.length)
-        if gain >= TRUNK_GAIN and distinct_tokens(reads[low:high]) - shared >= TRUNK_TOKENS:
-            trunk.below.append(longer := Trunk(shared, [], []))
-            trunk = longer
+        gain = (high - low - 1) * (shared - prefix.length)
+        if gain >= PREFIX_GAIN and distinct_tokens(reads[low:high]) - shared >= PREFIX_TOKENS:
+            prefix.below.append(longer := Prefix(shared, [], []))
+            prefix = longer
         for part in parts:
-            divide(*part, trunk)
+            divide(*part, prefix)
 
-    root = Trunk(0, [], [])
+    root = Prefix(0, [], [])
     if reads:
         divide(0, len(reads), root)
     return root
@@ -122,10 +122,10 @@ class Row(NamedTuple):
 
     Fields, of each token:
         tokens: its id.
-        depths: its place in its own sequence, counted from the sequence's start.
-        ends: the place in the row at which what hangs from the token ends.
+        depths: its index in its own sequence.
+        ends: index in the row behind the last of its descendants in the tree.
     And of each scored token:
-        reads: the place in the row from which it is predicted, the token, its continuation, whether it is the first.
+        reads: index in the row from which it is predicted, the token, its continuation, whether it is the first.
     """
 
     tokens: list[int]
@@ -165,7 +165,7 @@ def _longest_first(reads: list[Read], before: int) -> list[tuple[int, range]]:
 
 
 def _fill(families: list[tuple[int, range]], length: int) -> list[tuple[int, list[range]]]:
-    """Each family, the longest first, in the fullest row that has room for it: tokens and families of every row."""
+    """Put each family, longest first, into the fullest row that has room; returns tokens and families of each row."""
     rows: list[tuple[int, list[range]]] = []
     room: list[tuple[int, int]] = []  # tokens left in a row, and which row; sorted
     for taken, members in families:
@@ -181,7 +181,7 @@ def _fill(families: list[tuple[int, range]], length: int) -> list[tuple[int, lis
 
 
 def _cost(lengths: list[int], before: int, width: int) -> int:
-    """What rows cost in batches of COSTED_ROWS: a token's products with the weights, and with the keys that it sees."""
+    """Cost of rows in batches of COSTED_ROWS: matmuls with the weights, and with the keys that tokens attend to."""
     lengths = sorted(lengths, reverse=True)
     batches = [lengths[start : start + COSTED_ROWS] for start in range(0, len(lengths), COSTED_ROWS)]
     return sum(len(batch) * _row_cost(batch[0], before, width) for batch in batches)
@@ -190,14 +190,14 @@ def _cost(lengths: list[int], before: int, width: int) -> int:
 def _row_cost(length: int, before: int, width: int, key_cost: int = KEY_COST) -> int:
     """What one row costs, in 4 operations per unit of the model's width.
 
-    A layer has 12 width² weights, 2 operations each; a key takes 4 operations per unit of width, in small products and
-    with an exponential: measured, they take three times as long, or five.
+    A layer has 12 width² weights, 2 operations each; a key takes 4 operations per unit of width, in small matmuls
+    and with an exponential: measured, they take three times as long, or five.
     """
     return length * (WEIGHT_COST * width + key_cost * (before + length))
 
 
 def families(reads: list[Read], before: int) -> list[tuple[int, range]]:
-    """Runs of the sorted sequences that stay next to each other, and how many tokens each run takes.
+    """Group sorted sequences that stay next to each other; returns of each group its tokens and the range of indices.
 
     Neighbours that share more than SHARED_AGAIN tokens stay together up to LONGEST_ROW, others up to FAMILY_TOKENS.
     """
@@ -218,7 +218,7 @@ def row_of(parts: list[list[Read]], before: int) -> Row:
     """Sorted sequences from token `before` on, side by side; those of different parts share nothing."""
     row = Row([], [], [], [])
     for reads in parts:
-        path: list[int] = []  # places in the row of the last sequence's tokens
+        path: list[int] = []  # indices in the row of the last sequence's tokens
         for index, read in enumerate(reads):
             shared = max(common_length(reads[index - 1].fed, read.fed) - before, 0) if index else 0
             added = len(read.fed) - before - shared
@@ -226,8 +226,8 @@ def row_of(parts: list[list[Read]], before: int) -> Row:
             row.tokens.extend(read.fed[before + shared :])
             row.depths.extend(range(before + shared, len(read.fed)))
             row.ends.extend([0] * added)
-            for place in path:
-                row.ends[place] = len(row.tokens)
+            for column in path:
+                row.ends[column] = len(row.tokens)
             for owner, continuation in read.targets:
                 for at in range(continuation.start, len(continuation.tokens)):
                     row.reads.append((path[at - 1 - before], continuation.tokens[at], owner, at == continuation.start))
@@ -235,10 +235,10 @@ def row_of(parts: list[list[Read]], before: int) -> Row:
 
 
 def cut_into_blocks(ends: np.ndarray, width: int) -> list[tuple[int, slice]]:
-    """What is attended to at once: of each row, neighbouring places whose tokens see none but one another.
+    """Cut rows into blocks: contiguous tokens of a row that attend to none outside.
 
-    A block takes some of the next one's tokens, too, so that its size is a multiple of EVEN_KEYS: for a product of
-    another size a kernel would be made and kept. What the next one finds for them counts.
+    A block takes some of the next one's tokens, too, so that its size is a multiple of EVEN_KEYS: for a matmul of
+    another size a kernel would be made and kept. What the next block computes for these tokens counts.
 
     Args:
         ends: as Row has them, (rows, tokens); 0 where a row is padded.

@@ -1,4 +1,4 @@
-"""Prompts as tokens: where an option begins, and what becomes of a prompt that is longer than the model takes."""
+"""Prompts as tokens: at which token an option begins, and what a prompt loses that is longer than the model takes."""
 
 import bisect
 import itertools
@@ -8,8 +8,8 @@ from typing import NamedTuple
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from llm_tasks.packing import Continuation, Tokens, common_length
-from llm_tasks.prompts import Level, Prompt
+from llm_tasks.engine.packing import Continuation, Tokens, common_length
+from llm_tasks.levels import Level, Prompt
 
 OVERFLOWS = ("drop_shots", "truncate_left", "skip")
 SHARED_CHARACTERS = 256  # that texts must share for a beginning to be tokenised apart
@@ -36,7 +36,7 @@ class EncodedLevel(NamedTuple):
 
 
 class _Anchor:
-    """A text whose tokens serve others that begin alike."""
+    """A tokenised text; other texts that begin like it reuse the tokens of what they share."""
 
     def __init__(self, text: str, backend: Tokenizer) -> None:
         self._text, self._backend = text, backend
@@ -57,7 +57,7 @@ class _Anchor:
         return None if count is None else (tuple(self.ids[:count]), at)
 
     def _count_before(self, at: int) -> int | None:
-        """Tokens before the character, if those behind it are the same without them; else None."""
+        """Number of tokens before a character, if the rest of the text has the same tokens by itself; else None."""
         count = bisect.bisect_left(self._starts, at)
         if at == 0 or count == len(self.ids) or self._starts[count] != at:
             return None
@@ -66,13 +66,13 @@ class _Anchor:
 
 
 def _behind_first_character(encoding: Encoding) -> list[int]:
-    """The tokens that begin behind the first character, whose own may depend on what stood before."""
+    """All tokens but that of the first character, which may depend on what stood before it."""
     first = next((index for index, (start, _) in enumerate(encoding.offsets) if start > 0), len(encoding.ids))
     return encoding.ids[first:]
 
 
 def _parts(items: list) -> Iterator[list]:
-    """Some at a time: the tokenizer's own records are large."""
+    """Split into lists of TEXTS_AT_ONCE: the tokenizer's own records are large."""
     return (items[start : start + TEXTS_AT_ONCE] for start in range(0, len(items), TEXTS_AT_ONCE))
 
 
@@ -129,7 +129,7 @@ class TextEncoder:
     def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """Each (context, option) as one tokenised text, scored from the token on at which it leaves the context's own.
 
-        Blanks at the end of a context count as the option's, line ends as the context's. A token that reaches over the
+        Spaces at the end of a context count as the option's, line ends as the context's. A token that reaches over the
         boundary is scored whole. An empty context becomes the tokenizer's first token, its begin or end of text.
 
         Raises:

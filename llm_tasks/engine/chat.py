@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from llm_tasks.packing import Tokens
-from llm_tasks.prompts import Level, Prompt
-from llm_tasks.thinking import closing_of
+from llm_tasks.engine.packing import Tokens
+from llm_tasks.engine.thinking import closing_of
+from llm_tasks.levels import Level, Prompt
 
 MESSAGE = "MESSAGE"
 

@@ -9,66 +9,19 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from conftest import decoder_configs
+from tiny_models import EACH, VOCABULARY, continuations, make_model, one_at_a_time, share_little
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, PreTrainedModel
 
-from llm_tasks import logits, packing, scoring
-from llm_tasks.engine import cpu, feed, lanes
+from llm_tasks.engine import cpu, feed, log_likelihood, packing
+from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
+from llm_tasks.engine.log_likelihood import Work, log_likelihoods
+from llm_tasks.engine.packing import Continuation
+from llm_tasks.engine.processes import Processes
 from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.ways import PLAIN, Ways
-from llm_tasks.greedy import AnswerEnd, answering_ways, greedy_answers
-from llm_tasks.packing import Continuation
-from llm_tasks.processes import Processes
-from llm_tasks.scoring import log_likelihoods
-
-VOCABULARY = 40
-ARCHITECTURES = decoder_configs()
-# Of each way to know where a token stands one; the others take their time.
-QUICK = ("llama", "qwen2", "gemma3", "opt", "gpt_neox", "bloom", "mixtral")
-EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
 
 
-def make_model(name: str, attention: str | None = None) -> PreTrainedModel:
-    """Random weights large enough for attention to matter: a wrong mask or position moves every log-likelihood."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(ARCHITECTURES[name], attn_implementation=attention).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(8)
-    return model
-
-
-def continuations(subjects: int = 2, questions: int = 6, prefix: int = 12) -> list[Continuation]:
-    """Subjects with examples in common, questions below them, options of one token or several, some alike at first."""
-    draw = random.Random(0)
-
-    def tokens(count: int) -> list[int]:
-        return [draw.randrange(VOCABULARY) for _ in range(count)]
-
-    found = []
-    for _ in range(subjects):
-        examples = tokens(prefix)
-        for number in range(questions):
-            question = examples[: draw.choice([4, prefix])] + tokens(draw.randrange(2, 9))
-            same = tokens(number % 3)
-            options = [tokens(1) if number % 2 else same + tokens(draw.randrange(1, 6)) for _ in range(4)]
-            found += [Continuation((*question, *option), len(question)) for option in options]
-    return [*found, found[0]]
-
-
-def one_at_a_time(model: PreTrainedModel, asked: list[Continuation]) -> tuple[list[float], list[int]]:
-    """The twin: each continuation whole, by itself, without a cache."""
-    totals, firsts = [], []
-    for tokens, start in asked:
-        with torch.no_grad():
-            scores = model(torch.tensor([tokens[:-1]]), use_cache=False).logits[0].log_softmax(dim=-1)
-        totals.append(sum(scores[at - 1, tokens[at]].item() for at in range(start, len(tokens))))
-        firsts.append(scores[start - 1].argmax().item())
-    return totals, firsts
-
-
-def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **options: object) -> scoring.Work:
+def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **options: object) -> Work:
     found = log_likelihoods(model, asked, **options)
     totals, firsts = one_at_a_time(model, asked)
     np.testing.assert_allclose(found.log_likelihood, totals, atol=1e-4, rtol=0)
@@ -76,14 +29,7 @@ def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **option
     return found.work
 
 
-def share_little(monkeypatch: pytest.MonkeyPatch, gain: int = 1) -> None:
-    """Make trunks and rows of so few tokens that tiny models get several of them."""
-    monkeypatch.setattr(packing, "TRUNK_GAIN", gain)
-    monkeypatch.setattr(packing, "TRUNK_TOKENS", 8)
-    monkeypatch.setattr(packing, "ROW_TOKENS", (24,))
-
-
-@pytest.mark.parametrize("gain", [1, 10**9], ids=["trunks", "no trunks"])
+@pytest.mark.parametrize("gain", [1, 10**9], ids=["prefixes", "no prefixes"])
 @pytest.mark.parametrize("name", EACH)
 def test_sharing_and_batching_change_nothing(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
     share_little(monkeypatch, gain)
@@ -117,8 +63,8 @@ def test_only_distinct_tokens_are_computed(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_examples_of_a_subject_are_computed_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(packing, "TRUNK_GAIN", 50)
-    monkeypatch.setattr(packing, "TRUNK_TOKENS", 8)
+    monkeypatch.setattr(packing, "PREFIX_GAIN", 50)
+    monkeypatch.setattr(packing, "PREFIX_TOKENS", 8)
     draw = random.Random(1)
     examples = tuple(draw.randrange(VOCABULARY) for _ in range(40))
     # Of 0, 1 and 2 examples, 20 tokens each: the shorter prompts are read below the beginning of the longest.
@@ -222,18 +168,18 @@ def test_the_output_layer_reads_no_strided_rows():
 
 @pytest.mark.parametrize("columns", [1, 7, VOCABULARY - 1, VOCABULARY])
 def test_a_vocabulary_in_parts_is_that_of_the_whole(columns: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(logits, "AT_ONCE_CPU", 1)
-    monkeypatch.setattr(logits, "FEWEST_COLUMNS", columns)
+    monkeypatch.setattr(log_likelihood, "AT_ONCE_CPU", 1)
+    monkeypatch.setattr(log_likelihood, "FEWEST_COLUMNS", columns)
     widths = []
-    whole = logits.log_sums
-    monkeypatch.setattr(logits, "log_sums", lambda part: widths.append(part.shape[1]) or whole(part))
+    whole = log_likelihood.log_sums
+    monkeypatch.setattr(log_likelihood, "log_sums", lambda part: widths.append(part.shape[1]) or whole(part))
     assert_like_twin(make_model("llama"), continuations(), tokens_per_batch=64)
     assert max(widths) == columns
 
 
 def test_of_equally_likely_tokens_the_first_is_taken_in_whatever_part(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(logits, "AT_ONCE_CPU", 1)
-    monkeypatch.setattr(logits, "FEWEST_COLUMNS", 8)
+    monkeypatch.setattr(log_likelihood, "AT_ONCE_CPU", 1)
+    monkeypatch.setattr(log_likelihood, "FEWEST_COLUMNS", 8)
     model = make_model("llama")
     with torch.no_grad():
         model.lm_head.weight.zero_()
@@ -280,7 +226,7 @@ def test_processes_divide_the_batches_of_one_among_them(name: str, count: int, m
     model, asked = make_model(name), continuations(3, 5)
     alone = log_likelihoods(model, asked, tokens_per_batch=64)
     times = []
-    monkeypatch.setattr(scoring, "check_done_once", times.append)
+    monkeypatch.setattr(log_likelihood, "check_done_once", times.append)
     parts = [log_likelihoods(model, asked, 64, processes=Processes(index, count)) for index in range(count)]
     assert sum(times).tolist() == [1] * len(asked)
     assert np.array_equal(sum(part.log_likelihood for part in parts), alone.log_likelihood)
@@ -312,7 +258,7 @@ def lane_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
         time.sleep(0.002)  # or one lane could do all before another wakes up
         return outputs(*given, **more)
 
-    monkeypatch.setattr(lanes, "LANE_TOKENS", 16)
+    monkeypatch.setattr(cpu, "LANE_TOKENS", 16)
     monkeypatch.setattr(feed.Engine, "_outputs", noted)
     torch.set_num_threads(3)
     yield found
@@ -351,3 +297,36 @@ def test_lanes_answer_the_same(lane_threads: set[int], monkeypatch: pytest.Monke
     monkeypatch.setattr(cpu, "divide", lambda ways, budget, tokens: (1, budget))
     assert found == greedy_answers(model, prompts, end, tokens_per_batch=48)[0]
     assert used > 1
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_log_sums_in_parts_are_those_of_the_whole(rows: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(log_likelihood, "NORMALIZED_AT_ONCE_CPU", 2 * 7)
+    values = 30 * torch.randn(rows, 7)
+    torch.testing.assert_close(log_likelihood.log_sums(values), values.logsumexp(dim=-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("columns", [3, 10, 100])
+def test_hidden_states_are_read_as_their_logits(columns: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(log_likelihood, "AT_ONCE_CPU", 1)
+    monkeypatch.setattr(log_likelihood, "FEWEST_COLUMNS", columns)
+    monkeypatch.setattr(log_likelihood, "NORMALIZED_AT_ONCE_CPU", 1)
+    draw = torch.Generator().manual_seed(0)
+    hidden, weights = (torch.randn(size, 8, generator=draw).to(dtype) for size in (6, 20))
+    at, tokens = torch.tensor([0, 0, 3, 5]), torch.tensor([0, 19, 7, 19])
+    asked = log_likelihood.Asked(at, tokens, firsts=torch.tensor([5, 0, 2]))
+    whole = hidden @ weights.T
+    for outputs, factor in ((hidden, weights), (whole, None)):
+        found, top = log_likelihood.read_logits(outputs, factor, asked)
+        torch.testing.assert_close(found, whole.float().log_softmax(dim=-1)[at, tokens], rtol=1e-5, atol=1e-5)
+        assert top.tolist() == whole[[5, 0, 2]].argmax(dim=-1).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nan_anywhere_in_a_row_is_seen(dtype: torch.dtype):
+    values = torch.zeros(2, 9, dtype=dtype)
+    values[1, 4] = torch.nan
+    asked = log_likelihood.Asked(torch.tensor([0, 1]), torch.tensor([2, 2]), torch.tensor([0]))
+    found, _ = log_likelihood.read_logits(values, None, asked)
+    assert found.isnan().tolist() == [False, True]

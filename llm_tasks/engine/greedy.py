@@ -1,4 +1,4 @@
-"""Greedy answers of language models: prompts are fed as in scoring.py, what they have in common once, then written on.
+"""Greedy answers of language models: what prompts have in common is fed once, then all answers grow token by token.
 
 Prompts of any length are answered together. Their keys and values end at the same column of a buffer, so that all
 answers grow in step; what stands before the shorter ones is masked.
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from harness.progress import Progress
 from llm_tasks.engine import cpu, proof
+from llm_tasks.engine.caches import GrowingLayer
 from llm_tasks.engine.feed import Engine, is_out_of_memory, release_memory, sliding_window
-from llm_tasks.engine.proof import scoring_ways
-from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways, lengths_of
-from llm_tasks.packing import (
+from llm_tasks.engine.log_likelihood import Work, check_done_once
+from llm_tasks.engine.packing import (
     Continuation,
     Read,
     Row,
@@ -29,8 +29,9 @@ from llm_tasks.packing import (
     distinct_tokens,
     families,
 )
-from llm_tasks.processes import ALONE, Processes
-from llm_tasks.scoring import Work, check_done_once
+from llm_tasks.engine.processes import ALONE, Processes
+from llm_tasks.engine.proof import scoring_ways
+from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways, lengths_of
 
 ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
 TRIED_TOKENS = 2  # written behind each prompt that ways of answering are tried with
@@ -99,7 +100,8 @@ def _batches(
         kinds = {lengths.kind(len(prompt)), lengths.kind(len(prompt) + max_new_tokens - 1)}
         return len(kinds) > 1 or (lengths.each and kinds != {0})
 
-    for alike in lengths.grouped([prompt for prompt in distinct if not changes(prompt)], len).values():
+    fixed = [prompt for prompt in distinct if not changes(prompt)]
+    for alike in lengths.grouped(fixed, map(len, fixed)).values():
         for batch in _cut(alike, max_new_tokens, budget, ways.answers == "together"):
             yield from ((part, ways) for part in ([batch] if ways.batches else [[prompt] for prompt in batch]))
     for prompt in filter(changes, distinct):
@@ -207,41 +209,6 @@ def _write(writer: "_Writer", count: int, end: AnswerEnd) -> list[list[int]]:
         logits = writer.go_on(chosen, torch.tensor(kept, device=chosen.device))
 
 
-class _GrowingLayer(DynamicLayer):
-    """A layer's keys and values in one buffer that is filled in place: nothing is copied from step to step."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self._capacity, self._length = capacity, 0
-
-    def lazy_initialization(self, keys: Tensor, values: Tensor) -> None:
-        self.open(len(keys), 0, keys, values)
-
-    def open(self, rows: int, length: int, keys: Tensor, values: Tensor) -> None:
-        """Make room for so many rows of such keys and values; `length` columns of zeros count as filled."""
-        self.keys = keys.new_zeros(rows, keys.shape[1], self._capacity, keys.shape[-1])
-        self.values = values.new_zeros(rows, values.shape[1], self._capacity, values.shape[-1])
-        self._length, self.is_initialized = length, True
-
-    def get_seq_length(self) -> int:
-        return self._length
-
-    def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
-        end = self._length + keys.shape[-2]
-        self.keys[:, :, self._length : end] = keys
-        self.values[:, :, self._length : end] = values
-        self._length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def select(self, rows: Tensor) -> None:
-        if not self.is_initialized:  # of a block that keeps nothing
-            return
-        rows = rows.to(self.keys.device)
-        self.keys, self.values = self.keys[rows], self.values[rows]
-
-
 class _Writer(Engine):
     """A batch of prompts, fed at the start, and the answers behind them, fed token by token."""
 
@@ -253,7 +220,7 @@ class _Writer(Engine):
         self._prompts = prompts
         self._longest = max(map(len, prompts))
         capacity = self._longest + max_new_tokens
-        self._layers = [_GrowingLayer(capacity) for _ in range(self._num_layers)]
+        self._layers = [GrowingLayer(capacity) for _ in range(self._num_layers)]
 
     def start(self) -> Tensor:
         """Logits after each prompt, (prompts, vocabulary)."""
@@ -271,7 +238,7 @@ class _Writer(Engine):
         raise NotImplementedError
 
     def _after_last(self, ids: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
-        # A mask, not logits_to_keep=1: that keeps a strided slice, for which a processor copies the output layer's
+        # A mask, not logits_to_keep=1: that keeps a strided slice, for which a CPU copies the output layer's
         # weights once per row.
         last = torch.zeros_like(ids, dtype=torch.bool)
         last[:, -1] = True
@@ -295,8 +262,8 @@ class _Together(_Writer):
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         """Put keys and values of each prompt at the end of its row of the buffers, and keep the logits after it."""
-        found = [(index, place, owner) for index, row in enumerate(rows) for place, _, owner, _ in row.reads]
-        index, place, owner = map(np.array, zip(*found, strict=True))
+        found = [(index, column, owner) for index, row in enumerate(rows) for column, _, owner, _ in row.reads]
+        index, column, owner = map(np.array, zip(*found, strict=True))
         # A prompt's tokens in its row: those that its last one hangs from.
         branches = [np.flatnonzero(np.array(rows[row].ends[: last + 1]) > last) for row, last, _ in found]
         counts = np.array(list(map(len, branches)))
@@ -319,7 +286,7 @@ class _Together(_Writer):
                         kept[shared_row, :, shared_column] = held[0].transpose(0, 1)
             if self._first is None:
                 self._first = outputs.new_empty(len(self._prompts), outputs.shape[1])
-            self._first[torch.from_numpy(owner)] = outputs[torch.from_numpy(number[index, place])]
+            self._first[torch.from_numpy(owner)] = outputs[torch.from_numpy(number[index, column])]
 
     def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
         if len(rows) < len(tokens):
@@ -386,7 +353,7 @@ def _proven_answers(model: PreTrainedModel, ways: Ways, prompts: Sequence[Tokens
     lengths = lengths_of(model.config.get_text_config())
     sample = proof.sample(prompts, lengths)
     fixed = [prompt for prompt in sample if lengths.kind(len(prompt)) == lengths.kind(len(prompt) + TRIED_TOKENS)]
-    alike = [some for kind, some in lengths.grouped(fixed, len).items() if not (kind and lengths.each)]
+    alike = [some for kind, some in lengths.grouped(fixed, map(len, fixed)).items() if not (kind and lengths.each)]
 
     def prove() -> str:
         expected = [_tried_logits(model, [prompt], PLAIN) for some in alike for prompt in some]
@@ -413,10 +380,10 @@ def _tried_logits(model: PreTrainedModel, prompts: list[Tokens], ways: Ways) -> 
         writer = _writer(prompts, TRIED_TOKENS + 1, model, 1, "no", ways, progress)
         rows = torch.arange(len(prompts), device=model.device)
         logits = [writer.start()]
-        for place in range(TRIED_TOKENS):
-            following = torch.tensor([prompt[place % len(prompt)] for prompt in prompts], device=model.device)
+        for step in range(TRIED_TOKENS):
+            following = torch.tensor([prompt[step % len(prompt)] for prompt in prompts], device=model.device)
             logits.append(writer.go_on(following, rows))
-        return torch.stack([step.float().log_softmax(dim=-1).cpu() for step in logits]).numpy()
+        return torch.stack([each.float().log_softmax(dim=-1).cpu() for each in logits]).numpy()
 
 
 def _by_prompt(found: np.ndarray) -> list[np.ndarray]:

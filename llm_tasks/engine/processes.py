@@ -1,9 +1,9 @@
 """The processes of one job (accelerate launch, torchrun): what each of them does, and what they tell each other.
 
-Each has the whole model, on a GPU of its own or on the processor, and evaluates a part of the items; what is computed
-at once is cut as a single process cuts it, so that on GPUs of one kind, or processors with as many threads, the numbers
-are the same to the bit. The main process compresses and gives the weights to the others. That costs one broadcast of
-them for each compression; in return the copies cannot differ, and calibration takes its memory once.
+Each has the whole model, on a GPU of its own or on the CPU, and evaluates a part of the items. Batches are cut as a
+single process cuts them, so that on GPUs of one kind, or CPUs with as many threads, the numbers are the same to the
+bit. The main process compresses and broadcasts the weights to the others, once for each compression: so the copies
+cannot differ, and calibration takes its memory once.
 """
 
 import datetime
@@ -38,14 +38,14 @@ class Processes(NamedTuple):
         return self.index == 0
 
     def share(self, value: Any, source: int = 0) -> Any:
-        """The value of one process, of the main one by default."""
+        """The value that the process `source` holds, by default the main one; in all processes."""
         holder = [value]
         if self.count > 1:
             torch.distributed.broadcast_object_list(holder, src=source)
         return holder[0]
 
     def merge(self, values: np.ndarray) -> np.ndarray:
-        """All values, where each process holds its own and 0 in the place of the others'."""
+        """The sum of all processes' values: each holds its own, and 0 where another process has the value."""
         if self.count == 1:
             return values
         merged = torch.from_numpy(values).to(self.device)
@@ -64,7 +64,7 @@ class Processes(NamedTuple):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What fails in one process fails in all, so that none waits for another that gave up.
+        """Inside, what fails in one process fails in all, so that none waits for another that gave up.
 
         Raises:
             RuntimeError: in the processes in which nothing else went wrong.
@@ -83,7 +83,7 @@ class Processes(NamedTuple):
             raise error or RuntimeError(f"process {first} of the job failed: {said}")
 
     def own_part(self, costs: Sequence[float]) -> range:
-        """Of pieces of work in a row, those of this process: neighbours, of about as much cost as any other's."""
+        """Split `costs` into contiguous parts of about equal total, one per process; returns this process's indices."""
         if not len(costs):
             return range(0)
         ends = np.cumsum(costs, dtype=float)
@@ -92,7 +92,7 @@ class Processes(NamedTuple):
         return range(cuts[0] if self.index else 0, cuts[1] if self.index < self.count - 1 else len(ends))
 
     def leave(self) -> None:
-        """Nothing is exchanged any more."""
+        """Leave the job: nothing can be exchanged afterwards."""
         if self.count > 1:
             PartialState().destroy_process_group()
 

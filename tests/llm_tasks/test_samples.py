@@ -1,4 +1,4 @@
-"""llm_tasks/task_files.py: where items come from, what is refused, and a sample that does not depend on order."""
+"""Where items come from, what is refused, and a sample that does not depend on order."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from harness.data import Source, check_fields, checked_text, local_file, read_source
-from llm_tasks.task_files import sample
+from llm_tasks.levels import sample
 
 SOURCE = Source("quiz/easy", "test", "somebody/quiz", "main", "validation", ("question", "answer"), "v1")
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "1 + 2?", "answer": "3"}]

@@ -1,0 +1,469 @@
+"""A language model, compressed as a cell says: in memory or block by block from its files, and written to a folder.
+
+Before it is loaded, its structure without weights says what its shapes forbid, what a compression costs and whether it
+fits into memory.
+"""
+
+import functools
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from harness import records
+from harness.cells import Cell
+from harness.device import available_memory
+from harness.model_files import check_checkpoint_files
+from harness.models import load_pretrained, longest_input, meta_model, save_model, stored_dtype
+from harness.progress import Progress
+from llm_tasks.engine.processes import ALONE, Processes, processes_here
+from llm_tasks.methods import (
+    DENSE,
+    METHODS,
+    Options,
+    Strength,
+    compressed_by,
+    is_quantized,
+    strength_of,
+)
+from pruning import calibration
+from pruning.blocks import StreamedBlocks, remove_converted
+from pruning.layers import decoder_weights
+from pruning.low_rank import parameter_ratio
+from pruning.magnitude import magnitude_masks
+from pruning.masks import apply_masks, zero_fraction
+from pruning.nm import parse_nm
+from pruning.replay import check_replayed
+from pruning.validation import all_finite
+from pruning.walk import InputStatistics, WalkCost, compress_blocks, walk_cost
+from quantization.gptq import Quantized
+from quantization.gptqmodel_export import check_exportable, save_packed
+
+logger = logging.getLogger(__name__)
+
+STORED_DENSE = "They are stored dense: files are no smaller, inference no faster."
+PACKED = "They are stored as packed integers (GPTQ format): GPTQModel.load(folder) of gptqmodel serves them."
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model and how it is loaded.
+
+    Attributes:
+        name: hub id or folder.
+        device: where its weights go, unless device_map is "auto", which spreads them over all GPUs.
+        weights: "safetensors" or "bin".
+        revision: branch, tag or commit of a hub model.
+        trust_remote_code: run code that the model's repository brings.
+        dtype: of the weights: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
+    """
+
+    name: str
+    device: torch.device
+    weights: str = "safetensors"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    dtype: str = "auto"
+    device_map: str | None = None
+
+    def dtype_of(self, config: PretrainedConfig) -> torch.dtype:
+        """What the weights of a model of this config are loaded in."""
+        return getattr(torch, self.dtype) if self.dtype != "auto" else config.dtype or torch.float32
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The text that compressions are calibrated on; see pruning.calibration.calibration_tokens."""
+
+    source: str
+    text_field: str
+    windows: str
+    num_samples: int
+    seq_len: int
+    data_dir: Path | None
+
+    def tokens(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> Tensor:
+        """The windows that a seed draws, (num_samples, seq_len)."""
+        return calibration.calibration_tokens(
+            tokenizer, self.source, self.num_samples, self.seq_len, seed, windows=self.windows,
+            text_field=self.text_field, data_dir=self.data_dir,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How compressions are carried out, whatever their name and strength.
+
+    Attributes:
+        options: of the methods.
+        magnitude_scope: one of pruning.magnitude.SCOPES.
+        true_sequential: new statistics after each group of layers inside a block.
+        export: "gptqmodel" keeps the integers of quantized weights and packs them.
+        shared: by compression, the strengths for which it prepares every weight once.
+        tokens_per_batch: calibration tokens computed at once.
+        precision: "bf16" multiplies a float32 model's matrices in bf16.
+    """
+
+    options: Options
+    magnitude_scope: str
+    true_sequential: bool
+    export: str | None
+    shared: Mapping[str, Sequence[Strength]]
+    tokens_per_batch: int
+    precision: str
+
+
+def skeleton(source: ModelSource) -> PreTrainedModel:
+    """The model without weights.
+
+    Raises:
+        ValueError: its files or its config are not those of a decoder-only language model that can be loaded.
+    """
+    check_checkpoint_files(source.name, source.weights, source.trust_remote_code, source.revision)
+    check = functools.partial(refuse_encoders, trust_remote_code=source.trust_remote_code)
+    model = meta_model(source.name, AutoModelForCausalLM, source.trust_remote_code, check, source.revision)
+    if model.config.dtype is None:
+        model.config.dtype = stored_dtype(source.name, source.weights)
+    return model
+
+
+def refuse_encoders(config: PretrainedConfig, trust_remote_code: bool = False) -> None:
+    """Raises ValueError where a config is not that of a decoder-only language model.
+
+    Args:
+        trust_remote_code: a causal language model that the model's own code defines is one.
+    """
+    kind = type(config)
+    masked = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    brought = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if masked or config.is_encoder_decoder or not (brought or kind in MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise ValueError(
+            f"a {config.model_type} is no decoder-only language model, which this script needs "
+            "(encoders: GLUE_tasks/Glue_prune_oneshot.py)"
+        )
+
+
+def max_length(model: PreTrainedModel) -> int:
+    """Tokens that the model can take at once."""
+    return longest_input(model) or 2048
+
+
+def check_shapes(
+    model: PreTrainedModel, name: str, nm_ratios: Iterable[str], ranks: Iterable[int],
+    exported_bits: Sequence[int] = (), group_size: int = -1,
+) -> None:  # fmt: skip
+    """Refuse strengths that the shapes of a model's weights forbid.
+
+    Args:
+        model: may be without weights.
+        name: of the model, for the message.
+        exported_bits: bits of the weights that are to be packed for export; none where nothing is exported.
+        group_size: of these.
+    Raises:
+        ValueError: names the option and what is allowed; or the model has no blocks that can be walked.
+    """
+    shapes = {key: tuple(weight.matrix.shape) for key, weight in decoder_weights(model).items()}
+    for ratio in nm_ratios:
+        m_group = parse_nm(ratio)[1]
+        for key, (_, inputs) in shapes.items():
+            if inputs % m_group:
+                raise ValueError(f"--nm_ratio {ratio}: {key} has {inputs} inputs, no multiple of {m_group}")
+    full = max(map(min, shapes.values()))
+    for rank in ranks:
+        if rank >= full:
+            raise ValueError(
+                f"--rank {rank}: the highest rank of a weight of {name} is {full}; allowed: 1 to {full - 1}"
+            )
+    if exported_bits:
+        check_exportable(model, exported_bits, group_size)
+
+
+def walk_costs(
+    model: PreTrainedModel, compressions: Iterable[str], shape: tuple[int, int], dtype: torch.dtype, tokens: int
+) -> dict[str, WalkCost]:
+    """What a walk over the blocks takes, by the statistic that it reads of the inputs.
+
+    Args:
+        model: may be without weights.
+        shape: number of calibration windows, and tokens in each.
+        tokens: computed at once.
+    """
+    statistics = {METHODS[name].statistic for name in compressions if name != DENSE} - {None}
+    return {name: walk_cost(model, shape, name, dtype, tokens) for name in sorted(statistics)}
+
+
+def check_memory(
+    model: PreTrainedModel,
+    source: ModelSource,
+    costs: Iterable[WalkCost],
+    several: bool,
+    shared_rank: int,
+    exports: bool,
+) -> None:
+    """Refuse, before it is loaded, a model that does not fit into memory with all that is kept beside it.
+
+    Args:
+        model: without weights.
+        several: whether several compressed models are made of it, so that the dense weights are kept.
+        shared_rank: the rank whose factors are kept for several strengths; 0 where none are.
+        exports: whether integers of quantized weights are packed.
+    Raises:
+        ValueError: says how much is needed and free, and the way out.
+    """
+    width = source.dtype_of(model.config).itemsize
+    shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
+    compressible = sum(shape.numel() for shape in shapes)
+    needed = sum(parameter.numel() for parameter in model.parameters()) * width
+    needed += max((cost.bytes for cost in costs), default=0)
+    needed += sum(min(shared_rank, *shape) * sum(shape) * 4 for shape in shapes)  # factors, in float32
+    if several:
+        needed += compressible * width
+    if exports:  # a byte each before they are packed, and up to one after
+        needed += compressible * 2
+    if source.device.type == "cpu":  # the processes of a job share it; each has a GPU of its own
+        needed *= processes_here()
+    free = available_memory(source.device, all_devices=bool(source.device_map))
+    if needed > free:
+        raise ValueError(
+            f"--model_name_or_path {source.name}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB "
+            "are free; one run alone keeps no dense copy, and perplexity.py --stream compresses block by block"
+        )
+
+
+def report_plan(model: PreTrainedModel, costs: Mapping[str, WalkCost], device: torch.device) -> None:
+    """Log which weights are compressed, and what one compression will cost."""
+    weights = decoder_weights(model).values()
+    kinds = Counter(weight.name.partition("[")[0].removesuffix(".weight").rpartition(".")[2] for weight in weights)
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    total = sum(weight.matrix.numel() for weight in weights)
+    logger.info("compressible: %d weights in %d matrices of the decoder blocks (%s)", total, len(weights), listed)
+    for name, cost in costs.items():
+        speed = cost.measured_flops_per_second(device)
+        logger.info(
+            "a compression that reads %s: %.1f TFLOP, about %.1f minutes at the %.0f GFLOP/s of a matmul here, "
+            "%.2f GB beside the model", name, cost.flops / 1e12, cost.flops / speed / 60, speed / 1e9, cost.bytes / 1e9,
+        )  # fmt: skip
+
+
+def load_model(source: ModelSource) -> PreTrainedModel:
+    """The model on its device, or with a device_map on several.
+
+    Raises:
+        ValueError: the checkpoint is not whole, or the device_map left weights for the CPU or the disk, from where they
+            cannot be compressed.
+    """
+    dtype = "auto" if source.dtype == "auto" else getattr(torch, source.dtype)
+    model, _ = load_pretrained(
+        source.name, AutoModelForCausalLM, dtype, weights=source.weights, revision=source.revision,
+        trust_remote_code=source.trust_remote_code, device_map=source.device_map,
+    )  # fmt: skip
+    if not hasattr(model, "generation_config"):  # a model's own code that is no GenerationMixin
+        model.generation_config = GenerationConfig.from_model_config(model.config)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            f"--device_map {source.device_map}: the GPUs together do not hold {source.name}; "
+            "perplexity.py --stream compresses block by block"
+        )
+    model = model if source.device_map else model.to(source.device)
+    return model.eval().requires_grad_(False)
+
+
+class CompressibleModel:
+    """A model in memory whose dense weights come back, in place, before it is compressed again.
+
+    Args:
+        keep_dense: hold a copy of the compressible weights; without it the model can be compressed once.
+        how: how compressions are carried out.
+    """
+
+    def __init__(self, model: PreTrainedModel, how: Compression, keep_dense: bool) -> None:
+        self.model, self._how = model, how
+        self._prepared: dict[tuple[str, str], Any] = {}  # by compression and weight
+        self.weights = decoder_weights(model)
+        self._dense = {name: weight.matrix.cpu().clone() for name, weight in self.weights.items()} if keep_dense else {}
+        self._changed = False
+        self._made: tuple[tuple, dict[str, Quantized]] | None = None
+
+    def matrices(self) -> dict[str, Tensor]:
+        """The weights that are compressed, by name."""
+        return {name: weight.matrix for name, weight in self.weights.items()}
+
+    def compress(self, cell: Cell, tokens: Tensor | None, processes: Processes = ALONE) -> dict[str, Quantized]:
+        """Compress the dense model as the cell says, unless it is so already; returns what compress_weights does.
+
+        Of several processes the main one does it, needs the tokens and gets what is returned; the others get its
+        weights.
+        """
+        wanted = compressed_by(cell)
+        if self._made is None or self._made[0] != wanted:
+            self._made = None  # a compression that fails leaves nothing that looks made
+            with processes.together():
+                grids = self.compress_again(cell, tokens) if processes.is_main else {}
+            processes.copy_from_main(self.matrices().values())
+            self._made = wanted, grids
+        return self._made[1]
+
+    def compress_again(self, cell: Cell, tokens: Tensor | None) -> dict[str, Quantized]:
+        """Put the dense weights back and compress them; see compress_weights for what is returned."""
+        if self._changed:
+            if not self._dense:
+                raise ValueError("the model is compressed already, and its dense weights were not kept")
+            for name, dense in self._dense.items():
+                self.weights[name].matrix.copy_(dense)
+        compression = cell["compression"]
+        self._changed = compression != DENSE
+        if compression == "magnitude" and cell["sparsity"] is not None and self._how.magnitude_scope == "global":
+            matrices = self.matrices()
+            apply_masks(matrices, magnitude_masks(matrices, [cell["sparsity"]], "global")[0])
+        elif compression in self._how.shared:
+            self._compress_shared(cell, self._how.shared[compression])
+        elif self._changed:
+            return compress_weights(self.model, cell, tokens, self._how)
+        return {}
+
+    def _compress_shared(self, cell: Cell, strengths: Sequence[Strength]) -> None:
+        """Compress every weight by the method's `shared`, which prepares each once for all `strengths`."""
+        compression, strength = cell["compression"], strength_of(cell)
+        shared = METHODS[compression].shared
+        for name, weight in Progress(self.weights.items(), compression):
+            key = compression, name
+            try:
+                if key not in self._prepared:
+                    self._prepared[key] = shared.prepare(weight.matrix, strengths)
+                found = shared.compress(weight.matrix, self._prepared[key], strength)
+                weight.matrix.copy_(checked(found, weight.matrix))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+
+
+def checked(found: Tensor, W: Tensor) -> Tensor:
+    """What a method made of W, if it can stand in W's place.
+
+    Raises:
+        ValueError: it has another shape, or holds NaN or infinity.
+    """
+    if not isinstance(found, Tensor) or found.shape != W.shape:
+        kind = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"the method returned {kind} for a weight of {tuple(W.shape)}")
+    if found.is_floating_point() and not all_finite(found):
+        raise ValueError("the method returned NaN or infinity")
+    return found
+
+
+def compress_weights(
+    model: PreTrainedModel, cell: Cell, tokens: Tensor | None, how: Compression, storage: StreamedBlocks | None = None
+) -> dict[str, Quantized]:
+    """Apply the cell's compression to every weight of the blocks.
+
+    Args:
+        tokens: calibration windows, where the compression reads them.
+        storage: holds the blocks of a model that is not in memory.
+    Returns:
+        By name, the integers that the weights were made from, where they are exported; else nothing.
+    """
+    method, strength = METHODS[cell["compression"]], strength_of(cell)
+    grids: dict[str, Quantized] = {}
+
+    def compress_linear(W: Tensor, inputs: InputStatistics | None, name: str) -> Tensor:
+        if not how.export or not is_quantized(cell):
+            return checked(method.compress(W, inputs, strength, how.options), W)
+        grids[name] = method.quantize(W, inputs, strength, how.options)
+        return grids[name].dequantize(W.dtype)
+
+    compress_blocks(
+        model,
+        tokens,
+        compress_linear,
+        method.statistic,
+        true_sequential=how.true_sequential,
+        tokens_per_batch=how.tokens_per_batch,
+        precision=how.precision,
+        storage=storage,
+    )
+    return grids
+
+
+def save_compressed(
+    folder: Path,
+    model: PreTrainedModel,
+    cell: Cell,
+    run_identity: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Write <folder>/model: weights, tokenizer and a card that says what was done."""
+    save_model(folder / "model", model, tokenizer, {"README.md": model_card(cell, run_identity)})
+
+
+def export(
+    folder: Path, model: PreTrainedModel, grids: dict[str, Quantized], cell: Cell, run_identity: dict[str, Any],
+    how: Compression, tokenizer: PreTrainedTokenizerBase,
+) -> None:  # fmt: skip
+    """Write <folder>/gptqmodel: the compressed model, its integers packed."""
+    card = {"README.md": model_card(cell, run_identity, PACKED)}
+    options = how.options
+    save_packed(folder / how.export, model, grids, cell["bits"], options.group_size, options.symmetric, tokenizer, card)
+
+
+def stream(
+    folder: Path, cell: Cell, source: ModelSource, how: Compression, run_identity: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase, tokens: Tensor | None,
+) -> StreamedBlocks:  # fmt: skip
+    """Write <folder>/model block by block, going on where a killed job stopped; returns it opened for reading."""
+    files, out = Path(source.name), folder / "model"
+    dtype = None if source.dtype == "auto" else getattr(torch, source.dtype)
+    trust = source.trust_remote_code
+    remove_converted(folder)
+    if cell["compression"] == DENSE:
+        return StreamedBlocks(files, None, dtype, trust_remote_code=trust, scratch=folder)
+    job = records.recipe(run_identity)
+    if StreamedBlocks.is_complete(out, job):
+        return StreamedBlocks(out, trust_remote_code=trust, scratch=folder)
+    storage = StreamedBlocks(files, out, dtype, job, trust)
+    if tokens is None:  # else the walk looks itself
+        check_replayed(storage.model, storage, how.precision)
+    compress_weights(storage.model, cell, tokens, how, storage)
+    tokenizer.save_pretrained(out)
+    (out / "README.md").write_text(model_card(cell, run_identity))
+    return storage.complete()
+
+
+def compression_facts(cell: Cell, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+    """What a compression left of the weights: the fraction that is zero and, at a rank, of the parameters."""
+    zeros = total = factors = 0
+    for _, matrix in weights:
+        zeros += zero_fraction([matrix]) * matrix.numel()
+        total += matrix.numel()
+        if cell["rank"] is not None:
+            factors += min(1.0, parameter_ratio(tuple(matrix.shape), cell["rank"])) * matrix.numel()
+    return {"measured_sparsity": zeros / total} | ({"parameter_ratio": factors / total} if factors else {})
+
+
+def model_card(cell: Cell, run_identity: dict[str, Any], stored: str = STORED_DENSE) -> str:
+    """README.md of a saved model: from what, by what, with which options."""
+    strength = strength_of(cell)
+    what = f"{cell['compression']}, {strength.kind} {strength.value}" if strength else "not compressed"
+    note = "N weights are kept of every M inputs. " if cell["nm_ratio"] else ""
+    options = "\n".join(f"| {name} | {value} |" for name, value in run_identity.items() if value is not None)
+    return f"""# {run_identity["model_name_or_path"]}: {what}
+
+Made from the model named above by the experiments of the Junk DNA Hypothesis (Yin et al., ICML 2024). Only the linear
+weights inside the decoder blocks were changed. {note}{stored}
+
+| option | value |
+|---|---|
+{options}
+"""

@@ -1,0 +1,87 @@
+"""Losses of a model on windows of a text, in memory or block by block from its files; their perplexity."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from harness.device import autocast
+from harness.progress import Progress
+from llm_tasks.engine.processes import ALONE, Processes
+from pruning.blocks import StreamedBlocks
+from pruning.replay import Replay
+
+POSITIONS_PER_LOSS = 1024  # so many positions' logits are turned to float32 at once
+
+
+def window_losses(logits: Tensor, windows: Tensor) -> list[float]:
+    """Mean negative log-likelihood of each window's tokens but the first, in nats.
+
+    Args:
+        logits: (windows, seq_len, vocabulary), of any dtype; the loss is computed in float32.
+        windows: (windows, seq_len) token ids.
+    """
+    targets = windows[:, 1:].to(logits.device)
+    total = torch.zeros(len(windows), device=logits.device)
+    step = max(1, POSITIONS_PER_LOSS // len(windows))
+    for start in range(0, targets.shape[1], step):
+        chunk = targets[:, start : start + step]
+        scores = logits[:, start : start + chunk.shape[1]].float()
+        total += nn.functional.cross_entropy(scores.transpose(1, 2), chunk, reduction="none").sum(dim=1)
+    return (total / targets.shape[1]).tolist()
+
+
+@torch.no_grad()
+def losses_in_memory(
+    model: PreTrainedModel, windows: Tensor, tokens_per_batch: int, precision: str, processes: Processes = ALONE
+) -> np.ndarray:
+    """Mean loss of every window, (windows,); several processes divide the windows among them.
+
+    Args:
+        windows: (windows, seq_len) token ids.
+        tokens_per_batch: tokens computed at once; at least one window is.
+        precision: "bf16" multiplies a float32 model's matrices in bf16.
+    """
+    losses = np.zeros(len(windows))
+    starts = range(0, len(windows), max(1, tokens_per_batch // windows.shape[1]))
+    part = processes.own_part([1] * len(starts))
+    with processes.together():
+        for start in Progress(starts[part.start : part.stop], "perplexity"):
+            batch = windows[start : start + starts.step]
+            with autocast(precision, model.device.type, model.dtype):
+                logits = model(batch.to(model.device), use_cache=False).logits
+            losses[start : start + len(batch)] = window_losses(logits, batch)
+    return processes.merge(losses)
+
+
+@torch.no_grad()
+def losses_streamed(stream: StreamedBlocks, windows: Tensor, tokens_per_batch: int, precision: str) -> np.ndarray:
+    """The same with one block in memory at a time: all windows go through it before the next is read."""
+    replay = Replay(stream.model, stream, windows, tokens_per_batch, precision)
+    for index in Progress(range(len(stream.blocks)), "perplexity"):
+        with stream.hold(index) as block:
+            replay.advance(index, block)
+    return np.array([loss for batch, logits in replay.logits() for loss in window_losses(logits, batch)])
+
+
+def describe_perplexity(text: str, losses: np.ndarray, vocabulary: int) -> dict[str, Any]:
+    """The one level of a run: exp of the mean loss; chance is a model that knows nothing.
+
+    Args:
+        text: the level's name.
+        losses: of every window, in nats; the standard error is over these.
+        vocabulary: tokens that the model knows.
+    Raises:
+        FloatingPointError: a loss is NaN or infinite.
+    """
+    if not np.isfinite(losses).all():
+        raise FloatingPointError("the compressed model's losses are NaN or infinite")
+    score = math.exp(losses.mean())
+    stderr = score * losses.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else None
+    return {
+        "level": text, "difficulty": 0.0, "metric": "perplexity", "score": score, "chance": vocabulary,
+        "stderr": stderr, "num_examples": len(losses),
+    }  # fmt: skip

@@ -1,0 +1,277 @@
+"""A model measured on levels of difficulty: their prompts as tokens, the outcome of every item, every level's score."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from analysis import estimators
+from llm_tasks.engine import answers
+from llm_tasks.engine.chat import as_messages, user_turn
+from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels
+from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
+from llm_tasks.engine.log_likelihood import Work, log_likelihoods
+from llm_tasks.engine.packing import Continuation, Tokens, distinct_reads
+from llm_tasks.engine.processes import ALONE, Processes
+from llm_tasks.engine.proof import scoring_ways
+from llm_tasks.engine.thinking import Writer, open_tags
+from llm_tasks.engine.ways import PLAIN, Ways
+from llm_tasks.levels import LETTERS, Level
+
+logger = logging.getLogger(__name__)
+
+PROMPT_END = 16  # tokens that hold what a chat template puts before the model's turn
+ANSWER_METRICS = ("exact_match", "contains", "f1", "em_original")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How prompts are put to a model and its answers read.
+
+    Attributes:
+        answer_metric: one of ANSWER_METRICS, the score of generated answers.
+        length_normalized: where option texts are scored, by their log-likelihood per character.
+        max_new_tokens: longest generated answer.
+        min_new_tokens: a generated answer does not end before so many.
+        overflow: what becomes of a prompt longer than the model takes, one of encoding.OVERFLOWS.
+        template_values: handed to the chat template in which every prompt stands; None for bare prompts.
+        plain: take none of the engine's fast paths.
+        tokens_per_batch: tokens computed at once.
+        precision: "bf16" multiplies a float32 model's matrices in bf16.
+    """
+
+    answer_metric: str = "exact_match"
+    length_normalized: bool = False
+    max_new_tokens: int = 32
+    min_new_tokens: int = 0
+    overflow: str = "drop_shots"
+    template_values: Mapping[str, Any] | None = None
+    plain: bool = False
+    tokens_per_batch: int = 4096
+    precision: str = "no"
+
+
+class Evaluation(NamedTuple):
+    """What was measured on one model: run_folder.LEVEL_KEYS per level, outcome per item, and other facts."""
+
+    levels: list[dict[str, Any]]
+    items: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What one level came to: per item the value of each metric, and whatever else tells items apart."""
+
+    metrics: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
+
+
+def encode(
+    levels: Mapping[int, Sequence[Level]], tokenizer: PreTrainedTokenizerBase, max_length: int, reading: Reading
+) -> dict[int, list[EncodedLevel]]:
+    """The levels of every seed as tokens, in the chat template if there shall be one.
+
+    Args:
+        max_length: tokens that the model takes.
+    Raises:
+        ValueError: nothing of a level is left, or the chat template cannot be used.
+    """
+    encoder = TextEncoder(tokenizer)
+    found = {seed: list(own) for seed, own in levels.items()}
+    if reading.template_values is not None:
+        turn = user_turn(tokenizer, encoder.leading, reading.template_values)
+        if turn.closing:
+            logger.info("the chat template begins with a thought: options are scored after %r", turn.closing)
+        found = {seed: [as_messages(level, turn) for level in own] for seed, own in found.items()}
+    return {
+        seed: encode_levels(own, encoder, max_length, reading.max_new_tokens, reading.overflow)
+        for seed, own in found.items()
+    }
+
+
+def report_levels(setting: int | str, levels: Sequence[EncodedLevel]) -> None:
+    """Log what each level holds, and what was left out of it or cut."""
+    for encoded in levels:
+        level = encoded.level
+        facts = {"shortened": encoded.shortened, "skipped as too long": encoded.skipped, **level.facts}
+        told = "".join(f", {name.replace('_', ' ')}: {value:.6g}" for name, value in facts.items() if value)
+        logger.info("setting %s, %s (%s, %s): %d items%s", setting, level.name, level.dataset, level.reader,
+                    len(level.prompts), told)  # fmt: skip
+
+
+def warn_of_chance(setting: int | str, levels: Sequence[dict[str, Any]]) -> None:
+    """Say loudly at which levels the dense model knows nothing."""
+    for level in levels:
+        known = [level[name] for name in ("score", "chance", "stderr", "num_examples")]
+        if level["stderr"] is None or not estimators.above_chance(*known):
+            logger.warning(
+                "SETTING %s, %s: THE DENSE MODEL IS NOT ABOVE CHANCE (%.3f, standard error %s, chance %.3f): "
+                "its drops mean nothing", setting, level["level"], level["score"],
+                "unknown" if level["stderr"] is None else f"{level['stderr']:.3f}", level["chance"],
+            )  # fmt: skip
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, levels: Sequence[EncodedLevel],
+    reading: Reading, processes: Processes = ALONE, ways: tuple[Ways, Ways] | None = None,
+) -> Evaluation:  # fmt: skip
+    """Score the model on all levels in one go, so that what levels have in common is computed once.
+
+    Several processes divide the items among them, and each returns what all have found.
+
+    Args:
+        ways: the engine's for scores and for answers; None takes what engine_ways finds.
+    Returns:
+        levels: run_folder.LEVEL_KEYS of each, its data set, reader, human score, all `metrics`, and `facts`.
+        items: one row per item and level in the flat columns level (index), item, group and score; further columns of
+            level 0 begin with "level0_".
+        facts: tokens_computed and tokens_distinct, and the ways that the engine took.
+    """
+    flat, prompts = asked_of_model(levels)
+    for_scores, for_answers = ways or engine_ways(model, levels, reading.plain)
+    scores = log_likelihoods(model, flat, reading.tokens_per_batch, reading.precision, for_scores, processes)
+    texts, work = [], Work(0, 0)
+    if prompts:
+        texts, work = generate(model, tokenizer, prompts, reading, for_answers, processes)
+    described, outcomes = [], []
+    at = text_at = 0
+    for encoded in levels:
+        count = sum(map(len, encoded.continuations))
+        if encoded.level.reader == "answer":
+            outcome = answered(encoded.level, texts[text_at : text_at + len(encoded.contexts)])
+            metric = reading.answer_metric
+        else:
+            totals, tops = scores.log_likelihood[at : at + count], scores.first_token[at : at + count]
+            outcome = chosen(encoded.level, totals, tops, tokenizer)
+            metric = "accuracy_norm" if reading.length_normalized and encoded.level.reader == "cloze" else "accuracy"
+        at, text_at = at + count, text_at + len(encoded.contexts)
+        described.append(describe_level(encoded, outcome, metric))
+        outcomes.append(outcome)
+    items = item_table(levels, outcomes, [level["metric"] for level in described])
+    taken = {**(for_scores if flat else for_answers).described(), "answers": for_answers.answers if prompts else None}
+    facts = {
+        "tokens_computed": scores.work.computed + work.computed,
+        "tokens_distinct": scores.work.distinct + work.distinct,
+        "engine": taken,
+    }
+    return Evaluation(described, items, facts)
+
+
+def asked_of_model(levels: Sequence[EncodedLevel]) -> tuple[list[Continuation], list[Tokens]]:
+    """The continuations to score and the prompts to answer, of all levels in order."""
+    flat = [option for encoded in levels for options in encoded.continuations for option in options]
+    return flat, [context for encoded in levels for context in encoded.contexts]
+
+
+def engine_ways(model: PreTrainedModel, levels: Sequence[EncodedLevel], plain: bool = False) -> tuple[Ways, Ways]:
+    """The fast paths for scores and for answers that are proven on the model with these levels; none if plain."""
+    flat, prompts = asked_of_model(levels)
+    for_scores = scoring_ways(model, distinct_reads(flat), plain)
+    return for_scores, answering_ways(model, sorted(set(prompts)), plain) if prompts else PLAIN
+
+
+def generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Tokens], reading: Reading,
+    ways: Ways | None = None, processes: Processes = ALONE,
+) -> tuple[list[str], Work]:  # fmt: skip
+    """The first line of each greedy answer; an answer ends with it, and one that never ends its thinking is empty."""
+    ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+
+    # In a chat all prompts end alike.
+    inside = bool(prompts and tokenizer.chat_template and open_tags(tokenizer.decode(prompts[0][-PROMPT_END:])))
+    writer = Writer(tokenizer, ends, inside)
+
+    def is_finished(tokens: list[int]) -> bool:
+        return tokens[-1] in ends or answers.has_first_line(writer.answer(tokens) or "")
+
+    end = AnswerEnd(reading.max_new_tokens, is_finished, reading.min_new_tokens, tuple(ends))
+    found, work = greedy_answers(model, prompts, end, reading.tokens_per_batch, reading.precision, ways, processes)
+    texts = [writer.answer(tokens) for tokens in found]
+    if unfinished := texts.count(None):
+        logger.warning("%d of %d answers do not end their thinking in --max_new_tokens %d and are empty", unfinished,
+                       len(texts), reading.max_new_tokens)  # fmt: skip
+    return [answers.first_line(text or "") for text in texts], work
+
+
+def chosen(
+    level: Level, log_likelihood: np.ndarray, first_token: np.ndarray, tokenizer: PreTrainedTokenizerBase
+) -> Outcome:
+    """What was chosen among options, from the scores of all options of all prompts in order; ties go to the first."""
+    counts = np.array([len(prompt.options) for prompt in level.prompts])
+    ends = counts.cumsum()
+    gold = np.array([prompt.gold for prompt in level.prompts])
+    columns = {"option_count": counts, "option_log_likelihood": log_likelihood, "gold": gold}
+    if level.reader == "generate":
+        # The last character of what the first token stands for, as the paper's code reads it.
+        texts = tokenizer.batch_decode([[token] for token in first_token[ends - counts].tolist()])
+        letters = [text.strip()[-1:] for text in texts]
+        predicted = np.array([
+            LETTERS.index(letter) if letter and letter in LETTERS[:count] else -1
+            for letter, count in zip(letters, counts, strict=True)
+        ])  # fmt: skip
+        return Outcome({"accuracy": (predicted == gold).astype(float)}, {**columns, "predicted": predicted})
+    split = np.split(log_likelihood, ends[:-1])
+    predicted = np.array([part.argmax() for part in split])
+    metrics = {"accuracy": (predicted == gold).astype(float)}
+    columns["predicted"] = predicted
+    if level.reader == "cloze":
+        # Characters of the option without the space before it, as lm-evaluation-harness counts them.
+        lengths = [[max(1, len(text.removeprefix(" "))) for text in prompt.options] for prompt in level.prompts]
+        normalized = np.array([(part / own).argmax() for part, own in zip(split, lengths, strict=True)])
+        metrics["accuracy_norm"] = (normalized == gold).astype(float)
+        columns["predicted_norm"] = normalized
+    return Outcome(metrics, columns)
+
+
+def answered(level: Level, texts: Sequence[str]) -> Outcome:
+    """How the generated answers were judged, all by the aliases of the item.
+
+    The original judges FreebaseQA by another match than TriviaQA; questions of it have that too, freebaseqa_original.
+    """
+    judges = {"exact_match": answers.exact_match, "contains": answers.contains, "f1": answers.f1,
+              "em_original": answers.em_original}  # fmt: skip
+    pairs = [(text, prompt.answers) for text, prompt in zip(texts, level.prompts, strict=True)]
+    metrics = {name: np.array([float(judge(*pair)) for pair in pairs]) for name, judge in judges.items()}
+    if level.dataset == "freebaseqa":
+        returned = [f"{prompt.question} {text}" for text, prompt in zip(texts, level.prompts, strict=True)]
+        judged = zip(returned, level.prompts, strict=True)
+        metrics["freebaseqa_original"] = np.array(
+            [float(answers.freebaseqa_original(text, prompt.answers)) for text, prompt in judged]
+        )
+    metrics["empty"] = np.array([float(not answers.normalize_answer(text)) for text in texts])
+    return Outcome(metrics, {"predicted": np.array(texts, dtype=str)})
+
+
+def describe_level(encoded: EncodedLevel, outcome: Outcome, metric: str) -> dict[str, Any]:
+    level, values = encoded.level, outcome.metrics[metric]
+    chance = 0.0
+    if level.reader in ("letter", "cloze"):
+        chance = float(np.mean([1 / len(prompt.options) for prompt in level.prompts]))
+    stderr = estimators.clustered_error(values, [prompt.group for prompt in level.prompts])
+    return {
+        "level": level.name, "difficulty": level.difficulty, "metric": metric, "score": float(values.mean()),
+        "chance": chance, "stderr": stderr, "num_examples": len(values), "dataset": level.dataset,
+        "reader": level.reader, "human": level.human,
+        "metrics": {name: float(own.mean()) for name, own in outcome.metrics.items()},
+        "facts": {**level.facts, "shortened": encoded.shortened, "skipped_too_long": encoded.skipped},
+    }  # fmt: skip
+
+
+def item_table(
+    levels: Sequence[EncodedLevel], outcomes: Sequence[Outcome], metrics: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """The columns of items.npz."""
+    prompts = [(index, prompt) for index, encoded in enumerate(levels) for prompt in encoded.level.prompts]
+    table = {
+        "level": np.array([index for index, _ in prompts], dtype=np.int32),
+        "item": np.array([prompt.item for _, prompt in prompts], dtype=str),
+        "group": np.array([prompt.group for _, prompt in prompts], dtype=str),
+        "score": np.concatenate([own.metrics[metric] for own, metric in zip(outcomes, metrics, strict=True)]),
+    }
+    for index, outcome in enumerate(outcomes):
+        table |= {f"level{index}_{name}": column for name, column in {**outcome.metrics, **outcome.columns}.items()}
+    return table

@@ -1,0 +1,467 @@
+"""The command line of the scripts in this folder: its options, what is refused, and the values that it comes to.
+
+`parse` reads it; nothing after it sees an argparse namespace. The functions at the end make of the options the values
+that the library takes, once a command computes something and does not only list its cells.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import records
+from harness.commands import group_names
+from harness.device import best_precision, device_named
+from harness.models import add_model_options
+from harness.options import checked, filled, filled_path, folder_template, number, positive, typed
+from llm_tasks.compressed_model import Calibration, Compression, ModelSource
+from llm_tasks.engine.chat import template_values
+from llm_tasks.engine.cpu import LANE_TOKENS
+from llm_tasks.engine.encoding import OVERFLOWS
+from llm_tasks.engine.processes import job_size
+from llm_tasks.evaluation import ANSWER_METRICS, Reading
+from llm_tasks.levels import Setting
+from llm_tasks.methods import DENSE, METHODS, STRENGTHS, Options, Strength, check_methods
+from pruning import calibration, magnitude
+from pruning.nm import parse_nm
+
+logger = logging.getLogger(__name__)
+
+TOKENS_PER_BATCH, TOKENS_PER_BATCH_CPU = 4096, 2048  # more are no faster on a CPU, and take memory
+MOST_LANES = 8  # by default: what many threads compute side by side would fill the memory
+METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
+SOURCE_OF_FIELD = {"calibration_field": "calibration", "text_field": "text"}  # the option that names a column's text
+
+Given = Mapping[str, Any]  # options by name
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line asks for.
+
+    Attributes:
+        given: every option by its name.
+        defaults: of the options, by name.
+        typed: by name, the options that the command line holds.
+        settings: in which compressed models are measured, by name.
+        others: of each setting that there is, the options that are other settings' alone.
+        unobeyed: of each, all options that it does not obey as it reads its questions.
+    """
+
+    given: Given
+    defaults: Given
+    typed: Given
+    settings: dict[int | str, Setting]
+    others: dict[int | str, tuple[str, ...]]
+    unobeyed: dict[int | str, tuple[str, ...]]
+
+
+def nm_ratio(text: str) -> str:
+    parse_nm(text)
+    return text
+
+
+def group_size(text: str) -> int:
+    if text != "-1" and (not (text.isascii() and text.isdigit()) or int(text) == 0):
+        raise ValueError(f"{text!r} is neither a positive number of inputs nor -1 (a whole row)")
+    return int(text)
+
+
+def make_parser(description: str, settings: Mapping[int | str, Setting], own: int | str) -> argparse.ArgumentParser:
+    """The options of a script, in groups.
+
+    Args:
+        description: the script's docstring.
+        settings: all that the script can measure in; of several, --settings chooses.
+        own: the one that it measures in without --settings.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    try:
+        check_methods(METHODS)
+    except ValueError as error:
+        parser.error(str(error))
+    add_model(parser)
+    add_compression(parser)
+    add_calibration(parser)
+    add_run(parser)
+    if own != "perplexity":
+        add_evaluation(parser)
+    if len(settings) > 1:
+        parser.add_argument_group("settings").add_argument(
+            "--settings", type=int, nargs="+", choices=settings, default=[own], metavar="N",
+            help="measure every compressed model in these, 2 to 6; --output_dir then needs {setting} "
+            f"(default {own})",
+        )  # fmt: skip
+    added = set()
+    for setting in settings.values():
+        group = parser.add_argument_group(setting.title)
+        for name, declaration in setting.options.items():
+            if name not in added:
+                group.add_argument(f"--{name}", **declaration)
+                added.add(name)
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model").add_argument
+    add("--model_name_or_path", type=filled, required=True,
+        help="hub id or folder of a decoder language model (safetensors)")  # fmt: skip
+    add_model_options(add)
+    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+        help="of the weights, computed with and saved; auto: the checkpoint's")  # fmt: skip
+    add("--precision", choices=("auto", "no", "bf16"), default="auto",
+        help="of a float32 model's matmuls; auto: bf16 where the CPU or GPU computes in it")  # fmt: skip
+    add("--device", default="auto", help="cpu, cuda, cuda:1 …; auto: the accelerator that is there, else the CPU")
+    add("--device_map", choices=("auto",),
+        help="auto: spread a model that one GPU does not hold over all GPUs of the machine")  # fmt: skip
+
+
+def add_compression(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("compression").add_argument
+    add("--compression", nargs="+", choices=(DENSE, *METHODS), default=[DENSE], metavar="NAME",
+        help=f"{DENSE}, {', '.join(METHODS)}")  # fmt: skip
+    add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
+        help="fraction(s) of the weights of the decoder blocks to prune, [0, 1)")  # fmt: skip
+    add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
+        help="N weights are KEPT in every M consecutive inputs, 1 <= N < M")  # fmt: skip
+    add("--bits", nargs="+", type=number(int, 2, 16), default=[], metavar="B", help="bits per weight, 2 to 16")
+    add("--rank", nargs="+", type=positive, default=[], metavar="R",
+        help="rank of every weight; smaller matrices stay as they are")  # fmt: skip
+    add("--magnitude_scope", choices=magnitude.SCOPES, default="layer",
+        help="magnitude: rank all weights together, or in each layer, as the paper's code (default layer)")  # fmt: skip
+    add(
+        "--block_size", type=positive, default=128, help="sparsegpt, gptq: columns per update of the rest (default 128)"
+    )
+    add("--damping", type=number(float, 0, 1), default=0.01,
+        help="sparsegpt, gptq: added to the Hessian's diagonal, as a fraction of its mean (default 0.01)")  # fmt: skip
+    add("--group_size", type=checked(group_size), default=128,
+        help="rtn, gptq: inputs that share a scale, the last group may be short; -1: a row (default 128)")  # fmt: skip
+    add("--symmetric", action="store_true", help="rtn, gptq: a grid around zero")
+    add("--act_order", action="store_true", help="gptq: quantize the inputs of largest activation first")
+    add("--static_groups", action="store_true", help="gptq: scales of all groups from the dense weight")
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("calibration").add_argument
+    add("--calibration", type=filled, default="c4",
+        help="text: c4, wikitext2, or a .txt, .jsonl or .parquet file, also .gz (default c4)")  # fmt: skip
+    add("--calibration_field", type=filled, default="text", metavar="FIELD",
+        help="column of the file that holds the text")  # fmt: skip
+    add("--calibration_windows", choices=calibration.WINDOWS, default="auto",
+        help="of single long documents, as published, or of documents joined; auto: as the text allows")  # fmt: skip
+    add("--nsamples", type=positive, default=128, help="windows (default 128)")
+    add("--calibration_length", type=positive, help="tokens per window (default: 2048 or what the model takes)")
+    add("--true_sequential", action="store_true", help="new statistics after each group of layers inside a block")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("run").add_argument
+    add("--data_dir", type=filled_path, help="read data sets from DIR/<dataset>/…; without it the hub")
+    add("--seed", nargs="+", type=number(int, 0, 2**32 - 1), default=[0], metavar="SEED",
+        help="calibration windows, and what else is drawn (default 0)")  # fmt: skip
+    add("--output_dir", type=folder_template, required=True,
+        help="the run's folder; for several cells a template with {compression} {strength} {seed}")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace complete runs")
+    add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
+    add("--group_by", type=checked(group_names), metavar="NAMES",
+        help="with --list_cells: one command for all cells that share these, of model, setting, compression, strength, "
+        "seed; for example model,compression")  # fmt: skip
+    add("--save_model", action="store_true", help="write the compressed model to <output_dir>/model")
+    add("--export", choices=("gptqmodel",),
+        help="rtn, gptq: write a packed checkpoint that serves to <output_dir>/gptqmodel")  # fmt: skip
+    add("--tokens_per_batch", type=positive,
+        help=f"tokens computed at once (default {TOKENS_PER_BATCH}; on a CPU {TOKENS_PER_BATCH_CPU}, and for "
+        f"scores and answers {LANE_TOKENS} for each of up to {MOST_LANES} threads if that is more)")  # fmt: skip
+    add("--plain", action="store_true",
+        help="score and answer one sequence at a time, as transformers does: no sharing, packing, compiled layers or "
+        "batches side by side. Results are the same to rounding; this is how to check them")  # fmt: skip
+    add("--stream", action="store_true",
+        help="for a model larger than memory: block by block from its files to <output_dir>/model")  # fmt: skip
+
+
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """How settings 2 to 6 and a user's own task ask their questions."""
+    add = parser.add_argument_group("evaluation").add_argument
+    add("--answer_mode", choices=("letter", "generate", "cloze"),
+        help="how options are read: letter = the most likely letter; generate = the letter as the one token that the "
+        "model generates, as the paper's code; cloze = the most likely option text, for models too small for letters "
+        "(default: what the setting says)")  # fmt: skip
+    add("--length_normalized", action="store_true",
+        help="cloze: score the log-likelihood per character of the option (acc_norm)")  # fmt: skip
+    add("--answer_metric", choices=ANSWER_METRICS, default="exact_match",
+        help="score of generated answers, all in the same normalisation: equal to an accepted answer (default), "
+        "containing one as whole words, overlap of words, or the original's two-way substring match")  # fmt: skip
+    add("--max_new_tokens", type=positive, default=32, help="longest generated answer in tokens (default 32)")
+    add("--min_new_tokens", type=number(int, 0, 10**6), default=0,
+        help="a generated answer may not end before so many tokens (default 0, as the paper); 8 for a model that often "
+        "gives no answer, where a figure would show little else")  # fmt: skip
+    add("--chat_template", action="store_true",
+        help="put every prompt as a user's message in the tokenizer's chat template; a model tuned on conversations "
+        "often leaves a bare question unanswered (default: bare, as the paper)")  # fmt: skip
+    add("--chat_template_kwargs", type=checked(template_values), metavar="JSON",
+        help="values that the chat template reads, a JSON object such as '{\"enable_thinking\": false}'; with "
+        "--chat_template")  # fmt: skip
+    add("--max_items", type=positive, metavar="N",
+        help="a fixed sample of N items of each data set, the same for every seed and model (default all)")  # fmt: skip
+    add("--overflow", choices=OVERFLOWS, default="drop_shots",
+        help="a prompt longer than the model takes loses its last examples (default), its beginning, or is left out; "
+        "never the question. Counted and logged.")  # fmt: skip
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, settings: Mapping[int | str, Setting], own: int | str
+) -> Asked:
+    """What the command line asks for.
+
+    Raises:
+        ValueError: an option that nothing obeys which is asked for, or a strength that does not go with a compression.
+    """
+    given, names = vars(parser.parse_args(argv)), typed(parser, argv)
+    held = {name: value for name, value in given.items() if name in names}
+    known = {name for setting in settings.values() for name in setting.obeys}
+    others = {name: tuple(sorted(known - set(setting.obeys))) for name, setting in settings.items()}
+    unobeyed = dict(others)
+    if len(settings) > 1:
+        for name, setting in settings.items():
+            if setting.answer_mode is None or answer_mode(setting, given) != "cloze":
+                unobeyed[name] += ("length_normalized",)
+    chosen = list(dict.fromkeys(given.get("settings", [own])))
+    check_obeyed(given, held, chosen, unobeyed)
+    check_strengths(given)
+    defaults = {name: parser.get_default(name) for name in given}
+    return Asked(given, defaults, held, {name: settings[name] for name in chosen}, others, unobeyed)
+
+
+def answer_mode(setting: Setting, given: Given) -> str | None:
+    """How the setting's options to choose from are read."""
+    return given["answer_mode"] or setting.answer_mode
+
+
+def values_of(setting: Setting, given: Given, **more: Any) -> Any:
+    """The options that a setting's functions read, as its `values`; `more` are those that are no options."""
+    known = {**given, **more}
+    if "answer_mode" in given:
+        known["answer_mode"] = answer_mode(setting, given)
+    return setting.values(**{field.name: known[field.name] for field in fields(setting.values) if field.name in known})
+
+
+def obeying(option: str) -> list[str]:
+    """Names of the compressions that obey an option that not all obey; empty for any other option."""
+    if option == "magnitude_scope":
+        return ["magnitude"]
+    if option in records.CALIBRATION_OPTIONS:
+        return [name for name, method in METHODS.items() if method.statistic is not None]
+    if option in METHOD_OPTIONS:
+        return [name for name, method in METHODS.items() if option in method.options]
+    return []
+
+
+def check_obeyed(
+    given: Given, typed: Given, chosen: Sequence[str | int], unobeyed: Mapping[str | int, Sequence[str]]
+) -> None:
+    """Every option that the command line holds is obeyed by a chosen compression or setting, where it is theirs.
+
+    Of a calibration text that no chosen compression reads a line is logged: loops over compressions name one for all.
+
+    Args:
+        typed: the options that the command line holds.
+        chosen: names of the settings asked for.
+        unobeyed: of every setting, the options that it does not obey.
+    Raises:
+        ValueError: names the option, what obeys it, and what is asked for.
+    """
+    compressions = " ".join(given["compression"])
+    for option in typed:
+        takers = obeying(option)
+        if takers and not set(takers) & set(given["compression"]):
+            if option in records.CALIBRATION_OPTIONS and option != "true_sequential":
+                logger.warning("--%s: none of --compression %s is calibrated", option, compressions)
+                continue
+            raise ValueError(f"--{option} is obeyed by --compression {', '.join(takers)}; asked for is {compressions}")
+        if option in SOURCE_OF_FIELD:
+            check_field(option, SOURCE_OF_FIELD[option], given)
+        if option == "magnitude_scope" and not given["sparsity"]:
+            raise ValueError("--magnitude_scope ranks weights by --sparsity; --nm_ratio has groups of its own")
+        if all(option in unobeyed[name] for name in chosen):
+            takers = [str(name) for name, options in unobeyed.items() if option not in options]
+            means = "--answer_mode cloze" if option == "length_normalized" else f"setting {', '.join(takers)}"
+            raise ValueError(f"--{option} is obeyed by {means}; asked for is setting {', '.join(map(str, chosen))}")
+
+
+def check_field(option: str, source_option: str, given: Given) -> None:
+    """Refuse the name of a column, which the command line holds, where the text is in no file that has columns.
+
+    Args:
+        option, source_option: the options that name the column, and the text.
+    Raises:
+        ValueError: names both.
+    """
+    source = given[source_option]
+    if source.removesuffix(".gz").endswith(".txt") or (source in calibration.HUB_CONFIGS and not given["data_dir"]):
+        raise ValueError(f"--{option} names a column of a jsonl or parquet file; --{source_option} {source} has none")
+
+
+def check_strengths(given: Given) -> None:
+    """Every compression has a strength of a kind it takes, and every strength a compression that takes it.
+
+    Raises:
+        ValueError: names the option and what is allowed.
+    """
+    methods = {name: METHODS[name] for name in given["compression"] if name != DENSE}
+    for name, method in methods.items():
+        if not any(given[kind] for kind in method.strengths):
+            raise ValueError(f"--compression {name} needs {' or '.join(f'--{kind}' for kind in method.strengths)}")
+    for kind in STRENGTHS:
+        if given[kind] and not any(kind in method.strengths for method in methods.values()):
+            takers = ", ".join(name for name, method in METHODS.items() if kind in method.strengths)
+            asked = " ".join(given["compression"])
+            raise ValueError(f"--{kind} is taken by --compression {takers}; asked for is {asked}")
+
+
+def check_together(given: Given, streamable: bool) -> None:
+    """Refuse options that do not go together, and a device that is not there.
+
+    Args:
+        streamable: whether the script can evaluate a model block by block.
+    Raises:
+        ValueError: names them.
+    """
+    for ratio in given["nm_ratio"]:
+        m_group = parse_nm(ratio)[1]
+        if "sparsegpt" in given["compression"] and given["block_size"] % m_group:
+            raise ValueError(f"--block_size {given['block_size']} is no multiple of the groups of --nm_ratio {ratio}")
+    device = given["device"]
+    if given["stream"]:
+        check_streamed(given, streamable)
+    if given["device_map"] and device != "auto":
+        raise ValueError(f"--device_map spreads a model over all GPUs: --device {device} must be auto")
+    if given["device_map"] and (given["stream"] or job_size() > 1):
+        raise ValueError("--device_map takes all GPUs for one process: no --stream, accelerate launch or torchrun")
+    if job_size() > 1 and ":" in device:
+        raise ValueError(f"--device {device}: a job gives each process a GPU of its own; allowed: auto, cuda, cpu")
+    if given["export"] and not any(name != DENSE and METHODS[name].quantize for name in given["compression"]):
+        takers = ", ".join(name for name, method in METHODS.items() if method.quantize)
+        asked = " ".join(given["compression"])
+        raise ValueError(f"--export packs what --compression {takers} make; asked for is {asked}")
+    if given["export"] and given["stream"]:
+        raise ValueError("--export packs a model that is in memory; with --stream one block is")
+    device_of(given)
+
+
+def check_streamed(given: Given, streamable: bool) -> None:
+    """Refuse what cannot be computed with one block in memory at a time; see check_together."""
+    if not streamable:
+        raise ValueError("--stream: this script does not evaluate block by block; perplexity.py --stream does")
+    if given["device"] not in ("auto", "cpu"):
+        raise ValueError(f"--stream computes on the CPU: --device {given['device']} must be cpu or auto")
+    if job_size() > 1:
+        raise ValueError("--stream computes in one process: start it without accelerate launch or torchrun")
+    if given["weights"] != "safetensors":
+        raise ValueError("--stream reads safetensors tensor by tensor; --weights bin is read whole")
+    if not Path(given["model_name_or_path"]).is_dir():
+        raise ValueError(f"--stream reads the files of a folder; {given['model_name_or_path']} is none")
+    if given["magnitude_scope"] == "global" and "magnitude" in given["compression"] and given["sparsity"]:
+        raise ValueError("--magnitude_scope global ranks the whole model; with --stream one block is in memory")
+
+
+def device_of(given: Given) -> torch.device:
+    """Raises ValueError where the machine has no such device."""
+    return device_named("cpu" if given["stream"] and given["device"] == "auto" else given["device"])
+
+
+def model_source(given: Given) -> ModelSource:
+    names = ("weights", "revision", "trust_remote_code", "dtype", "device_map")
+    return ModelSource(given["model_name_or_path"], device_of(given), **{name: given[name] for name in names})
+
+
+def precision_of(given: Given) -> str:
+    """Of a float32 model's matmuls: "bf16" or "no"."""
+    return best_precision(device_of(given).type) if given["precision"] == "auto" else given["precision"]
+
+
+def compression(given: Given) -> Compression:
+    shared = {name: shared_strengths(given, name) for name in dict.fromkeys(given["compression"])}
+    return Compression(
+        options=method_options(given),
+        magnitude_scope=given["magnitude_scope"],
+        true_sequential=given["true_sequential"],
+        export=given["export"],
+        shared={name: strengths for name, strengths in shared.items() if strengths},
+        tokens_per_batch=tokens_per_batch(given["tokens_per_batch"], device_of(given)),
+        precision=precision_of(given),
+    )
+
+
+def method_options(given: Given) -> Options:
+    return Options(**{name: given[name] for name in METHOD_OPTIONS})
+
+
+def shared_strengths(given: Given, name: str) -> list[Strength]:
+    """The strengths for which a compression prepares each weight once; none where there are not several."""
+    method = METHODS.get(name)
+    if method is None or method.shared is None:
+        return []
+    strengths = [Strength(kind, value) for kind in method.strengths for value in dict.fromkeys(given[kind])]
+    return strengths if len(strengths) > 1 else []
+
+
+def calibration_of(given: Given, max_length: int) -> Calibration:
+    """The text to calibrate on, in windows of as many tokens as asked for or as the model takes.
+
+    Args:
+        max_length: tokens that the model takes.
+    Raises:
+        ValueError: longer windows are asked for.
+    """
+    length = given["calibration_length"] or min(2048, max_length)
+    if length > max_length:
+        raise ValueError(f"--calibration_length {length}: {given['model_name_or_path']} takes {max_length} tokens")
+    return Calibration(
+        given["calibration"], given["calibration_field"], given["calibration_windows"], given["nsamples"],
+        length, given["data_dir"],
+    )  # fmt: skip
+
+
+def reading(given: Given) -> Reading:
+    """How prompts are put to a model and its answers read.
+
+    Raises:
+        ValueError: options that do not go together.
+    """
+    if given["min_new_tokens"] > given["max_new_tokens"]:
+        raise ValueError(
+            f"--min_new_tokens {given['min_new_tokens']}: allowed up to --max_new_tokens {given['max_new_tokens']}"
+        )
+    if given["chat_template"] and given["overflow"] == "truncate_left":
+        raise ValueError("--chat_template: --overflow truncate_left would cut the template; allowed: drop_shots, skip")
+    if given["chat_template_kwargs"] and not given["chat_template"]:
+        raise ValueError(f"--chat_template_kwargs {given['chat_template_kwargs']} goes with --chat_template")
+    names = ("answer_metric", "length_normalized", "max_new_tokens", "min_new_tokens", "overflow", "plain")
+    return Reading(
+        **{name: given[name] for name in names},
+        template_values=json.loads(given["chat_template_kwargs"] or "{}") if given["chat_template"] else None,
+        tokens_per_batch=tokens_scored_at_once(given["tokens_per_batch"], device_of(given)),
+        precision=precision_of(given),
+    )
+
+
+def tokens_per_batch(asked: int | None, device: torch.device) -> int:
+    """Tokens computed at once: as many as asked for, else what suits the device."""
+    return asked or (TOKENS_PER_BATCH_CPU if device.type == "cpu" else TOKENS_PER_BATCH)
+
+
+def tokens_scored_at_once(asked: int | None, device: torch.device) -> int:
+    """tokens_per_batch; on a CPU by default as many as its threads compute side by side."""
+    return tokens_scored_on_cpu() if device.type == "cpu" and not asked else tokens_per_batch(asked, device)
+
+
+def tokens_scored_on_cpu() -> int:
+    """Tokens whose batches fill the lanes of as many threads as there are."""
+    return max(TOKENS_PER_BATCH_CPU, LANE_TOKENS * min(torch.get_num_threads(), MOST_LANES))

@@ -1,0 +1,175 @@
+"""The cells of a command line: which there are, what tells their runs from others, what commands compute them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PretrainedConfig
+
+from harness import records
+from harness.cells import Cell
+from harness.commands import values
+from llm_tasks.engine import ways
+from llm_tasks.levels import Setting
+from llm_tasks.methods import (
+    DENSE,
+    METHODS,
+    STRENGTHS,
+    Options,
+    Strength,
+    compressed_by,
+    is_calibrated,
+    is_quantized,
+    strength_of,
+)
+from llm_tasks.options import METHOD_OPTIONS, Asked, Given, obeying
+from pruning import walk
+
+
+def all_cells(given: Given, settings: Iterable[Setting]) -> list[Cell]:
+    """The cells of all settings; those of one compressed model stand together, in the order of their first."""
+    cells = [cell for setting in settings for cell in setting_cells(given, setting)]
+    models: dict[tuple, int] = {}
+    for cell in cells:
+        models.setdefault(compressed_by(cell), len(models))
+    return sorted(cells, key=lambda cell: models[compressed_by(cell)])
+
+
+def setting_cells(given: Given, setting: Setting) -> list[Cell]:
+    """Every compression at every strength it takes, for every seed that makes a difference."""
+    found = []
+    for compression in dict.fromkeys(given["compression"]):
+        kinds = () if compression == DENSE else METHODS[compression].strengths
+        strengths = [Strength(kind, value) for kind in kinds for value in dict.fromkeys(given[kind])]
+        for strength in strengths or [None]:
+            kinds_of_cell = dict.fromkeys(STRENGTHS) | ({strength.kind: strength.value} if strength else {})
+            label = strength.label if strength else DENSE
+            cell = {"setting": setting.name, "compression": compression, "strength": label, **kinds_of_cell}
+            seeds = given["seed"] if setting.seeded or is_calibrated(cell) else given["seed"][:1]
+            found += [{**cell, "seed": seed} for seed in dict.fromkeys(seeds)]
+    return found
+
+
+def computed_together(asked: Asked, some: list[Cell]) -> list[Cell]:
+    """All cells that a command computes which names the settings, compressions, strengths and seeds of some cells."""
+    named = [setting for name, setting in asked.settings.items() if name in values(some, "setting")]
+    return all_cells({**asked.given, **varied(some)}, named)
+
+
+def cell_options(asked: Asked, some: list[Cell]) -> dict[str, Any]:
+    """The options, where they are not the default, that run some cells by themselves; none that these do not obey."""
+    options = {name: value for name, value in asked.given.items() if value != asked.defaults[name]}
+    compressions, settings = values(some, "compression"), values(some, "setting")
+    for name in list(options):
+        takers = obeying(name)
+        others = bool(takers) and not set(takers) & set(compressions)
+        if others or all(name in asked.unobeyed[setting] for setting in settings):
+            del options[name]
+    if not values(some, "sparsity"):
+        options.pop("magnitude_scope", None)
+    for name in ("list_cells", "group_by"):
+        options.pop(name, None)
+    if not any(map(is_quantized, some)):
+        options.pop("export", None)
+    setting = {"settings": settings} if "settings" in asked.given else {}
+    return {**options, **varied(some), **setting}
+
+
+def varied(some: list[Cell]) -> dict[str, list]:
+    """The values of the options that tell some cells of a setting apart."""
+    return {name: values(some, name) for name in ("compression", *STRENGTHS, "seed")}
+
+
+class Computation(NamedTuple):
+    """What a run really computes in: its identity has this besides the options.
+
+    Fields:
+        dtype: of the weights.
+        precision: of a float32 model's matmuls, "no" or "bf16".
+        engine_arithmetic: raised when the engine gives other numbers.
+        walk_arithmetic: raised when calibration gives other statistics.
+    """
+
+    dtype: str
+    precision: str
+    engine_arithmetic: int
+    walk_arithmetic: int = 1
+
+
+def computation(config: PretrainedConfig, dtype: torch.dtype, precision: str, readers: tuple[str, ...]) -> Computation:
+    """What a model of this config is computed in.
+
+    Args:
+        dtype: of the weights.
+        precision: asked for, of a float32 model's matmuls.
+        readers: how the run reads its answers off the model.
+    """
+    precision = precision if dtype == torch.float32 else "no"
+    engine_arithmetic = ways.arithmetic(config, dtype, precision, readers)
+    return Computation(str(dtype), precision, engine_arithmetic, walk.arithmetic(config))
+
+
+def method_arithmetic(options: Options, cell: Cell, computed: Computation) -> int:
+    """Number of the arithmetic of the cell's compression, and of the statistics that it is calibrated on."""
+    if cell["compression"] == DENSE:
+        return 1
+    number = METHODS[cell["compression"]].arithmetic(options)
+    return max(number, computed.walk_arithmetic) if is_calibrated(cell) else number
+
+
+def identity(
+    asked: Asked, setting: Setting, cell: Cell, content: Mapping[str, Any], computed: Computation, options: Options
+) -> dict[str, Any]:
+    """What tells a run from another: every option that changes what is computed here, with the cell's values.
+
+    Args:
+        content: hashes and commits of the model and of all data; a name among the options takes that option's place.
+        options: of the methods.
+    """
+    given = asked.given
+    unused = {*records.RUN_OPTIONS, "data_dir", *asked.others[setting.name], *setting.unrecorded}
+    method = METHODS.get(cell["compression"])
+    unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
+    if not is_calibrated(cell):
+        unused |= {*records.CALIBRATION_OPTIONS, *records.CALIBRATION_CONTENT}
+    if cell["compression"] != "magnitude" or cell["sparsity"] is None:
+        unused.add("magnitude_scope")
+    if not given["export"] or not is_quantized(cell):
+        unused.add("export")
+    recorded = records.recorded_options(given, asked.defaults)
+    of_cell = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
+    numbers = {
+        "dtype_used": computed.dtype, "precision_used": computed.precision,
+        "engine_arithmetic": computed.engine_arithmetic,
+        "method_arithmetic": method_arithmetic(options, cell, computed),
+    }  # fmt: skip
+    kept = {name: value for name, value in {**recorded, **content}.items() if name not in unused}
+    return {**kept, **of_cell, **numbers}
+
+
+def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_scope: str) -> dict[str, Any]:
+    """The run's coordinates as results and figures name them.
+
+    Args:
+        model: as the command line names it.
+        magnitude_scope: one of pruning.magnitude.SCOPES; null in results of what it does not concern.
+    """
+    strength = strength_of(cell)
+    ranked = cell["compression"] == "magnitude" and cell["sparsity"] is not None
+    shared = records.part_of(run_identity, "compression_recipe") if is_calibrated(cell) else None
+    told = records.normal(records.part_of(run_identity, "method_recipe"))
+    return {
+        "setting": cell["setting"],
+        "model": model,
+        "compression": cell["compression"],
+        "strength_kind": {"nm_ratio": "nm"}.get(strength.kind, strength.kind) if strength else None,
+        "strength": strength.value if strength else None,
+        "requested_sparsity": strength.requested_sparsity if strength else 0.0,
+        "magnitude_scope": magnitude_scope if ranked else None,
+        "seed": cell["seed"],
+        "recipe": records.recipe(run_identity, records.COORDINATES["compressed"]),
+        "compression_recipe": records.recipe(shared) if shared else None,
+        "method_recipe": records.recipe(told) if told else None,
+        "precision": run_identity["precision_used"],
+        "dtype": run_identity["dtype_used"],
+    }

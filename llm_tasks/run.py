@@ -1,0 +1,334 @@
+"""From a command line to written runs, in stages: what is asked for, what it needs, then every cell.
+
+    argv -> options.parse -> plan.all_cells -> prepare -> of every cell: compress, measure on all levels, write
+
+A compressed model is measured in all settings before the next is made.
+"""
+
+import functools
+import gc
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness import run_folder
+from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from harness.commands import print_commands
+from harness.content import model_content
+from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory
+from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
+from llm_tasks import options, plan
+from llm_tasks.compressed_model import (
+    CompressibleModel,
+    Compression,
+    ModelSource,
+    check_memory,
+    check_shapes,
+    compression_facts,
+    export,
+    load_model,
+    max_length,
+    report_plan,
+    save_compressed,
+    skeleton,
+    stream,
+    walk_costs,
+)
+from llm_tasks.engine import window_losses
+from llm_tasks.engine.encoding import EncodedLevel
+from llm_tasks.engine.processes import Processes, join
+from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, measure, report_levels, warn_of_chance
+from llm_tasks.levels import Setting
+from llm_tasks.methods import DENSE, compressed_by, is_calibrated
+from llm_tasks.options import Asked
+from pruning import calibration
+from pruning.blocks import StreamedBlocks
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is known before a model is loaded.
+
+    Attributes:
+        folders: the cell of every run's folder.
+        identities: by folder, what tells its run from others.
+        data: by setting, its levels as tokens by seed; for perplexity the windows.
+        calibration_tokens: the windows of each seed that a pending run is calibrated on.
+        several: whether several compressed models are made.
+        dtype: of the weights.
+    """
+
+    asked: Asked
+    source: ModelSource
+    how: Compression
+    reading: Reading | None
+    folders: dict[Path, Cell]
+    identities: dict[Path, dict[str, Any]]
+    processes: Processes
+    tokenizer: PreTrainedTokenizerBase
+    data: dict[int | str, Any]
+    calibration_tokens: dict[int, Tensor]
+    several: bool
+    dtype: torch.dtype
+
+    @property
+    def streams(self) -> bool:
+        return self.asked.given["stream"]
+
+
+def run(argv: Sequence[str] | None, description: str, settings: Mapping[int | str, Setting], own: int | str) -> int:
+    """Compute every run of a command line that is not complete yet; returns the exit code.
+
+    Args:
+        description: the script's docstring.
+        settings: all that the script can measure in, by name.
+        own: the one that it measures in by itself.
+    """
+    start_logging()
+    quiet_libraries()
+    keep_freed_memory()
+    gc.freeze()  # what is imported stays: looking through it again takes longer than all garbage is worth
+    parser = options.make_parser(description, settings, own)
+    try:
+        asked = options.parse(parser, argv, settings, own)
+        folders = output_folders(asked.given["output_dir"], plan.all_cells(asked.given, asked.settings.values()))
+        if asked.given["list_cells"] or asked.given["group_by"]:
+            list_cells(asked, folders)
+            return 0
+        job = prepare(asked, folders)
+    except ValueError as error:
+        parser.error(str(error))
+    except TemplateError as error:  # jinja2's, of the tokenizer's own file
+        name = asked.given["model_name_or_path"]
+        parser.error(f"--chat_template: the template of {name} is damaged: {error}")
+    loaded = functools.cache(functools.partial(load_dense, job))
+    processes, overwrite = job.processes, asked.given["overwrite"]
+    share = processes.share if processes.count > 1 else None
+    compute = functools.partial(compute_run, job, loaded)
+    failed = run_cells(job.identities, compute, overwrite, share, processes.is_main, fails_together=True)
+    if processes.is_main:
+        print(f"{len(folders) - failed} of {len(folders)} runs are complete: {asked.given['output_dir']}")
+    processes.leave()
+    return 1 if failed else 0
+
+
+def list_cells(asked: Asked, folders: Mapping[Path, Cell]) -> None:
+    """Print one command per cell, or with --group_by per group of cells."""
+    given = asked.given
+    print_commands(
+        given["list_cells"], folders, given["output_dir"], functools.partial(plan.cell_options, asked),
+        given["group_by"], functools.partial(plan.computed_together, asked),
+    )  # fmt: skip
+
+
+def prepare(asked: Asked, folders: dict[Path, Cell]) -> Job:
+    """Check all that can be checked before a model is loaded, and read what the pending runs are to measure.
+
+    Raises:
+        ValueError: says what cannot be done.
+    """
+    given = asked.given
+    options.check_together(given, streamable="perplexity" in asked.settings)
+    source, how = options.model_source(given), options.compression(given)
+    model = skeleton(source)
+    exported = given["bits"] if given["export"] else ()
+    check_shapes(model, source.name, given["nm_ratio"], given["rank"], exported, given["group_size"])
+    length = max_length(model)
+    calibrated = options.calibration_of(given, length)
+    reading = None if "perplexity" in asked.settings else options.reading(given)
+    values = {name: setting_values(asked, setting, length) for name, setting in asked.settings.items()}
+    identities = identify(asked, folders, values, model, source, how)
+    check_folders(identities, given["overwrite"])
+    processes = join(source.device)
+    tokenizer = load_tokenizer(source.name, source.trust_remote_code, source.revision)
+    pending = [cell for folder, cell in folders.items() if given["overwrite"] or not run_folder.is_complete(folder)]
+    data = {
+        name: prepare_data(asked.settings[name], values[name], given["seed"], tokenizer, length, reading)
+        for name in dict.fromkeys(cell["setting"] for cell in pending)
+    }
+    seeds = {cell["seed"] for cell in pending if is_calibrated(cell)}
+    tokens = {seed: calibrated.tokens(tokenizer, seed) for seed in seeds}
+    several = len(set(map(compressed_by, folders.values()))) > 1
+    shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
+    costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch)
+    if not given["stream"]:
+        kept_rank = max(given["rank"], default=0) if how.shared else 0
+        check_memory(model, source, costs.values(), several, kept_rank, bool(how.export))
+    if processes.is_main:
+        report_plan(model, costs, source.device)
+    return Job(asked, source, how, reading, folders, identities, processes, tokenizer, data, tokens, several, dtype)
+
+
+def setting_values(asked: Asked, setting: Setting, length: int) -> Any:
+    """The options that a setting's functions read; `length` is how many tokens the model takes."""
+    return options.values_of(setting, asked.given, typed=asked.typed, max_length=length)
+
+
+def identify(
+    asked: Asked, folders: Mapping[Path, Cell], values: Mapping[int | str, Any], model: PreTrainedModel,
+    source: ModelSource, how: Compression,
+) -> dict[Path, dict[str, Any]]:  # fmt: skip
+    """By folder, what tells its run from others.
+
+    Args:
+        values: of every setting.
+        model: may be without weights.
+    """
+    hashes = input_hashes(source, asked.given["calibration"], asked.given["data_dir"], folders.values())
+    content, computed = {}, {}
+    for name, setting in asked.settings.items():
+        content[name] = setting.content(values[name])
+        readers = setting.readers(values[name])
+        if "length_normalized" in asked.given:
+            content[name]["length_normalized"] = asked.given["length_normalized"] and "cloze" in readers
+        content[name] |= hashes
+        dtype = source.dtype_of(model.config)
+        computed[name] = plan.computation(model.config, dtype, how.precision, readers)
+    return {
+        folder: plan.identity(
+            asked, asked.settings[cell["setting"]], cell, content[cell["setting"]], computed[cell["setting"]],
+            how.options,
+        )
+        for folder, cell in folders.items()
+    }  # fmt: skip
+
+
+def input_hashes(source: ModelSource, text: str, data_dir: Path | None, cells: Iterable[Cell]) -> dict[str, str]:
+    """What the model and the calibration text are by their content: hashes of files, commits of the hub.
+
+    Args:
+        text: calibrated on, where a cell is calibrated.
+    """
+    model = model_content(source.name, source.revision, source.weights, source.trust_remote_code)
+    if not any(map(is_calibrated, cells)):
+        return model
+    return model | calibration.source_content("calibration", text, data_dir=data_dir)
+
+
+def prepare_data(
+    setting: Setting, values: Any, seeds: Sequence[int], tokenizer: PreTrainedTokenizerBase, length: int,
+    reading: Reading | None,
+) -> Any:  # fmt: skip
+    """What a setting measures on: the levels of every seed as tokens, or the windows of a text (reading is None).
+
+    Args:
+        seeds: of which only the first counts where the setting's levels do not depend on them.
+        length: tokens that the model takes.
+    """
+    data = setting.load(values)
+    if reading is None:
+        return setting.build(data, values, seeds[0], tokenizer)
+    built = {
+        seed: setting.build(data, values, seed, tokenizer)
+        for seed in dict.fromkeys(seeds if setting.seeded else seeds[:1])
+    }
+    found = encode(built, tokenizer, length, reading)
+    report_levels(setting.name, found[seeds[0]])
+    return found
+
+
+def load_dense(job: Job) -> CompressibleModel:
+    """The dense model; the engine's fast paths are proven on it, since a broken model may not tell positions apart."""
+    model = load_model(job.source)
+    refuse_unknown_ids(model, job.tokenizer)
+    if job.reading is not None:
+        for by_seed in job.data.values():
+            for levels in by_seed.values():
+                engine_ways(model, levels, job.reading.plain)
+    return CompressibleModel(model, job.how, keep_dense=job.several and job.processes.is_main)
+
+
+def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path) -> None:
+    """Compress, measure and write the run of one folder."""
+    cell, processes, device = job.folders[folder], job.processes, job.source.device
+    started = time.monotonic()
+    reset_peak_memory(device)
+    with processes.together():
+        if processes.is_main:
+            run_folder.start_run(folder, job.identities[folder], environment(job))
+        dense = None if job.streams else loaded()
+    if dense is None:
+        model, facts = compress_streamed(job, folder)
+    else:
+        model, facts = compress_loaded(job, dense, folder)
+    compressed = time.monotonic()
+    found = measure_model(job, model, cell)
+    if not processes.is_main:
+        return
+    given = job.asked.given
+    result = {
+        **plan.describe(cell, job.identities[folder], given["model_name_or_path"], given["magnitude_scope"]),
+        **facts,
+        **found.facts,
+        "compress_seconds": compressed - started,
+        "evaluate_seconds": time.monotonic() - compressed,
+        "seconds": time.monotonic() - started,
+        "peak_memory_bytes": peak_memory(device),
+        "levels": found.levels,
+    }
+    run_folder.write_run(folder, result, found.items)
+
+
+def environment(job: Job) -> dict[str, Any]:
+    """What a run records of when, where and with what it is made."""
+    device = job.source.device
+    return run_folder.describe_environment(
+        str(device), device_name=device_name(device), dtype=str(job.dtype), precision=job.how.precision,
+        threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def compress_streamed(job: Job, folder: Path) -> tuple[StreamedBlocks, dict[str, Any]]:
+    """The cell's model, written block by block, and what was left of its weights."""
+    cell = job.folders[folder]
+    tokens = job.calibration_tokens[cell["seed"]] if is_calibrated(cell) else None
+    blocks = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
+    refuse_unknown_ids(blocks.model, job.tokenizer)
+    return blocks, compression_facts(cell, blocks.weights())
+
+
+def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The cell's model in memory, saved and exported where that is asked for, and what was left of its weights."""
+    cell, run_identity, processes = job.folders[folder], job.identities[folder], job.processes
+    tokens = job.calibration_tokens[cell["seed"]] if is_calibrated(cell) and processes.is_main else None
+    grids = dense.compress(cell, tokens, processes)
+    facts = compression_facts(cell, dense.matrices().items())
+    with processes.together():
+        if job.asked.given["save_model"] and processes.is_main:
+            save_compressed(folder, dense.model, cell, run_identity, job.tokenizer)
+        if grids:
+            export(folder, dense.model, grids, cell, run_identity, job.how, job.tokenizer)
+    return dense.model, facts
+
+
+def measure_model(job: Job, model: PreTrainedModel | StreamedBlocks, cell: Cell) -> Evaluation:
+    """The cell's model measured in its setting."""
+    setting, data = job.asked.settings[cell["setting"]], job.data[cell["setting"]]
+    if job.reading is None:
+        return measure_perplexity(job, model, data)
+    levels: list[EncodedLevel] = data[cell["seed"] if setting.seeded else job.asked.given["seed"][0]]
+    found = measure(model, job.tokenizer, levels, job.reading, job.processes)
+    if cell["compression"] == DENSE and job.processes.is_main:
+        warn_of_chance(setting.name, found.levels)
+    # A user's task goes by its own name: that of its levels' data set.
+    task = levels[0].level.dataset if setting.name == "own_task" else setting.task
+    return found._replace(facts={"task": task, **found.facts})
+
+
+def measure_perplexity(job: Job, model: PreTrainedModel | StreamedBlocks, windows: Tensor) -> Evaluation:
+    """The perplexity of a model on the windows of a text, the standard error over windows."""
+    text, tokens, precision = job.asked.given["text"], job.how.tokens_per_batch, job.how.precision
+    if isinstance(model, StreamedBlocks):
+        losses, config = window_losses.losses_streamed(model, windows, tokens, precision), model.model.config
+    else:
+        losses = window_losses.losses_in_memory(model, windows, tokens, precision, job.processes)
+        config = model.config
+    level = window_losses.describe_perplexity(text, losses, config.get_text_config().vocab_size)
+    return Evaluation([level], {"window_loss": losses}, {"task": text})

@@ -1,0 +1,140 @@
+"""A user's own task: the rows of its file, checked, as levels of prompts."""
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.choices import LETTERS, gold_index, read_choices, read_texts
+from harness.data import check_fields, checked_text, read_rows, valid_text
+from llm_tasks.engine.answers import contains
+from llm_tasks.levels import Level, Prompt, continued, distinct, item_id, lettered, sample
+
+logger = logging.getLogger(__name__)
+
+ONLY_LEVEL = "all"  # of a file without levels
+
+
+class Row(NamedTuple):
+    """One item of the file.
+
+    Fields:
+        where: "<path>, line 3".
+        item: identity from question, choices and answers; the same question with another context is the same item.
+        level: None where the file has no levels.
+        choices, gold: of multiple choice; empty and None otherwise.
+        answers: texts of which each is right, empty for multiple choice.
+    """
+
+    where: str
+    item: str
+    question: str
+    context: str
+    level: str | float | None
+    choices: tuple[str, ...]
+    gold: int | None
+    answers: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        return "choices" if self.choices else "answers"
+
+
+def read_task(path: Path) -> list[Row]:
+    """All items, of one kind, with a level each or without any.
+
+    Raises:
+        ValueError: no such file, damage, or rows that are unusable or do not go together (names file, line and field).
+    """
+    rows = [read_row(row, where) for where, row in read_rows(path)]
+    if not rows:
+        raise ValueError(f"--task_file {path} holds no items")
+    first = rows[0]
+    for row in rows:
+        if row.kind != first.kind:
+            raise ValueError(f"{row.where} has {row.kind!r}, {first.where} has {first.kind!r}: a file holds one kind")
+        if (row.level is None) != (first.level is None):
+            with_level, without = (first, row) if row.level is None else (row, first)
+            raise ValueError(f"{without.where} lacks 'level', which {with_level.where} has: all items or none")
+    return rows
+
+
+def read_row(row: dict[str, Any], where: str) -> Row:
+    """A row with its fields checked; one that is null is not there.
+
+    Raises:
+        ValueError: names where the row stands, and the field.
+    """
+    row = {field: value for field, value in row.items() if value is not None}
+    check_fields(row, where, ["question"])
+    question = checked_text(row["question"], where, "question").strip()
+    context = valid_text(row.get("context", ""), where, "context").rstrip()
+    if ("choices" in row) == ("answers" in row):
+        both = "both 'choices' and" if "choices" in row else "neither 'choices' nor"
+        raise ValueError(f"{where} has {both} 'answers'; it has {', '.join(row)}")
+    if "choices" in row:
+        check_fields(row, where, ["answer"])
+        choices, answers = read_choices(row["choices"], where), ()
+        gold = gold_index(row["answer"], choices, where)
+    else:
+        choices, answers, gold = (), read_texts(row["answers"], where, "answers"), None
+    level = read_level(row["level"], where) if "level" in row else None
+    return Row(where, item_id(question, *choices, *answers), question, context, level, choices, gold, answers)
+
+
+def read_level(level: object, where: str) -> str | float:
+    if isinstance(level, int | float) and not isinstance(level, bool):
+        if not math.isfinite(level):
+            raise ValueError(f"{where}: 'level' is {level}")
+        return float(level)
+    return checked_text(level, where, "level").strip()
+
+
+def split_levels(rows: Sequence[Row]) -> list[tuple[str, float, list[Row]]]:
+    """Name, difficulty and items of each level, easy to hard.
+
+    Numbers are difficulties themselves; where a level is none, all count as they first appear, from 0.
+    """
+    if rows[0].level is None:
+        return [(ONLY_LEVEL, 0.0, list(rows))]
+    members: dict[str, list[Row]] = {}
+    for row in rows:
+        members.setdefault(level_name(row.level), []).append(row)
+    if any(isinstance(row.level, str) for row in rows):
+        return [(name, float(index), members[name]) for index, name in enumerate(members)]
+    return sorted(((name, some[0].level, some) for name, some in members.items()), key=lambda level: level[1])
+
+
+def level_name(level: str | float) -> str:
+    return str(int(level)) if isinstance(level, float) and level.is_integer() else str(level)
+
+
+def sample_level(rows: Sequence[Row], count: int | None) -> list[Row]:
+    """The level's chosen rows; an item that is there more than once has a number in each further identity."""
+    items = distinct(row.item for row in rows)
+    rows = [row._replace(item=item) for row, item in zip(rows, items, strict=True)]
+    return sample(rows, count, key=lambda row: row.item)
+
+
+def make_level(name: str, difficulty: float, dataset: str, reader: str, rows: Sequence[Row]) -> Level:
+    """A level of the chosen rows; contexts in which no answer is are counted, and kept."""
+    facts = {}
+    if rows[0].answers and any(row.context for row in rows):
+        without = sum(bool(row.context) and not contains(row.context, row.answers) for row in rows)
+        facts["context_without_answer"] = without
+        if without:
+            logger.warning("%s, level %s: %d contexts of %d items hold no answer", dataset, name, without, len(rows))
+    return Level(name, difficulty, dataset, reader, [make_prompt(row, reader) for row in rows], facts=facts)
+
+
+def make_prompt(row: Row, reader: str) -> Prompt:
+    """The item as it is asked; items of one context are right or wrong together."""
+    if reader in ("letter", "generate"):
+        question = lettered(row.question, row.choices)
+        options = tuple(f" {letter}" for letter in LETTERS[: len(row.choices)])
+    else:
+        question, options = continued(f"Question: {row.question}\nAnswer:", row.choices)
+    header = f"{row.context}\n\n" if row.context else ""
+    group = item_id(row.context) if row.context else row.item
+    return Prompt(row.item, group, question, header, options=options, gold=row.gold, answers=row.answers)
