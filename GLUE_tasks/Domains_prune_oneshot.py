@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from GLUE_tasks import arguments, classification, domain_data, glue_data, runner
+from GLUE_tasks import classification, domain_data, glue_data, options, runner
 from GLUE_tasks.domain_data import DOMAIN, NATURAL
 from GLUE_tasks.glue_data import Task
 from GLUE_tasks.runner import Inputs, LoadedTask, Outcome, TaskKind
@@ -37,7 +37,7 @@ def mixture(text: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = arguments.make_parser(__doc__)
+    parser = options.make_parser(__doc__)
     add = parser.add_argument_group("domains").add_argument
     add("--data_dir", type=filled_path, help="read DIR/<task>/<domain>/{train,validation}.jsonl[.gz]|.parquet")
     add("--task_name", nargs=1, metavar="TASK", help="folder in --data_dir that has a folder for every domain")
@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="csv, json or parquet with a 'label' column, instead of --task_name; a 'domain' column names the domains, "
         "else every file is one, by its name (its folder's, if it is called train)")  # fmt: skip
     add("--validation_file", type=filled_path, nargs="+", metavar="FILE", help="the same domains, for evaluation")
-    arguments.add_text_columns(add)
+    options.add_text_columns(add)
     add("--mixture", nargs="+", type=checked(mixture), default=[NATURAL], metavar="DOMAIN=SHARE,...",
         help="share(s) of the training rows, in [0, 1]; domains not named divide the rest equally; several mixtures "
         f"make several runs, {{mixture}} in --output_dir (default {NATURAL}: as the data have them)")  # fmt: skip
@@ -62,7 +62,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("give either --data_dir and --task_name, or --train_file and --validation_file")
     if args.data_dir and not args.data_dir.is_dir():
         parser.error(f"--data_dir {args.data_dir}: no such folder")
-    arguments.check_text_columns(parser, args)
+    options.check_text_columns(parser, args)
     if len(set(args.mixture)) > 1 and not args.max_train_samples:
         parser.error("several mixtures need --max_train_samples, the rows that each of them has")
     if args.subset == "prefix":
@@ -130,7 +130,7 @@ def task_kind(args: argparse.Namespace) -> TaskKind:
 def main(argv: list[str] | None = None) -> int:
     """Compute every cell that is not complete yet; returns the exit code."""
     parser = make_parser()
-    args = arguments.parse(parser, argv)
+    args = options.parse(parser, argv)
     check_options(parser, args)
     return runner.main(parser, args, task_kind(args))
 

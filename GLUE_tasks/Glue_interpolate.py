@@ -26,7 +26,7 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification
 
-from GLUE_tasks import arguments, glue_data, interpolation, model_pairs
+from GLUE_tasks import glue_data, interpolation, model_pairs, options
 from GLUE_tasks.interpolation import Measurement
 from GLUE_tasks.model_pairs import Pair
 from GLUE_tasks.pretrained import ModelSource, check_model
@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
         help="dense-pruned: fraction(s) of the weights to prune, [0, 1), ranked as the start's run ranks them (default "
         "with --results_dir: those of the sparse transfers)")  # fmt: skip
-    add("--nm_ratio", nargs="+", type=checked(arguments.nm_ratio), default=[], metavar="N:M",
+    add("--nm_ratio", nargs="+", type=checked(options.nm_ratio), default=[], metavar="N:M",
         help="dense-pruned: N weights are KEPT in every M consecutive inputs, 1 <= N < M")  # fmt: skip
     add("--trust_remote_code", action="store_true", help="run code that the saved model brings")
 
@@ -104,7 +104,7 @@ def find_pairs(args: argparse.Namespace) -> list[Pair]:
     Raises:
         ValueError: models that are not there or that no line should join.
     """
-    strengths = arguments.strengths(args.sparsity, args.nm_ratio)
+    strengths = options.strengths(args.sparsity, args.nm_ratio)
     if args.results_dir:
         models = model_pairs.saved_models(args.results_dir, args.task_name)
         pairs = model_pairs.pairs_of(models, args.pairs, strengths)

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from GLUE_tasks import arguments, classification, glue_data, runner
+from GLUE_tasks import classification, glue_data, options, runner
 from GLUE_tasks.runner import Inputs, LoadedTask, Outcome, TaskKind
 from harness.cells import Cell
 from harness.data import Source
@@ -28,19 +28,19 @@ from harness.data import Source
 
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = arguments.make_parser(__doc__)
-    add = arguments.add_data_options(
+    parser = options.make_parser(__doc__)
+    add = options.add_data_options(
         parser, "GLUE", glue_data.canonical_name, glue_data.COLUMNS, "glue/<task>/<split>.jsonl[.gz]|.parquet",
         "csv, json or parquet with a 'label' column",
     )  # fmt: skip
-    arguments.add_text_columns(add)
+    options.add_text_columns(add)
     return parser
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """parser.error where the data options do not go together."""
-    arguments.check_data_options(parser, args)
-    arguments.check_text_columns(parser, args)
+    options.check_data_options(parser, args)
+    options.check_text_columns(parser, args)
     if args.text_columns and args.task_name:
         parser.error("--text_columns goes with --train_file; GLUE's columns are known")
 
@@ -72,20 +72,20 @@ def task_kind(args: argparse.Namespace) -> TaskKind:
             tokenize=lambda tokenizer: classification.tokenize_task(
                 task, tokenizer, args.max_length, args.max_eval_samples
             ),
-            choose_rows=arguments.share_of_rows(args),
+            choose_rows=options.share_of_rows(args),
             score=score,
             classes=task.label_names,
             decisions=task.decisions,
             facts=classification.facts(task),
         )
 
-    return TaskKind(1, AutoModelForSequenceClassification, arguments.named_tasks(args), load)
+    return TaskKind(1, AutoModelForSequenceClassification, options.named_tasks(args), load)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Compute every cell that is not complete yet; returns the exit code."""
     parser = make_parser()
-    args = arguments.parse(parser, argv)
+    args = options.parse(parser, argv)
     check_options(parser, args)
     return runner.main(parser, args, task_kind(args))
 

@@ -34,7 +34,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForMultipleChoice
 
-from GLUE_tasks import arguments, classification, mcq_data, multiple_choice, runner
+from GLUE_tasks import classification, mcq_data, multiple_choice, options, runner
 from GLUE_tasks.runner import Inputs, LoadedTask, Outcome, TaskKind
 from harness.cells import Cell
 from harness.data import Source
@@ -47,8 +47,8 @@ RECIPE = {"learning_rate": 1e-5, "per_device_train_batch_size": 16, "weight_deca
 
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = arguments.make_parser(__doc__)
-    add = arguments.add_data_options(
+    parser = options.make_parser(__doc__)
+    add = options.add_data_options(
         parser, "multiple choice", mcq_data.canonical_name, mcq_data.BENCHMARKS, "<task>/<split>.jsonl[.gz]|.parquet",
         "csv, json(l) or parquet of questions (see above)",
     )  # fmt: skip
@@ -68,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """parser.error where the data options do not go together."""
-    arguments.check_data_options(parser, args)
+    options.check_data_options(parser, args)
     if args.numeric_answers and args.task_name:
         parser.error("--numeric_answers goes with --train_file and --validation_file")
     numeric = args.numeric_answers or set(args.task_name or ()) & set(mcq_data.ARITHMETIC)
@@ -105,7 +105,7 @@ def train_splits(words: list[str]) -> dict[str | None, str]:
 
 def named_tasks(args: argparse.Namespace) -> list[Cell]:
     """The tasks that the options name, each with its training split where it is not read from files."""
-    named = arguments.named_tasks(args)
+    named = options.named_tasks(args)
     if args.train_file:
         return named
     chosen = train_splits(args.train_split)
@@ -149,7 +149,7 @@ def task_kind(args: argparse.Namespace) -> TaskKind:
             tokenize=lambda tokenizer: multiple_choice.tokenize_task(
                 task, tokenizer, args.max_length, args.max_eval_samples
             ),
-            choose_rows=arguments.share_of_rows(args),
+            choose_rows=options.share_of_rows(args),
             score=score,
             loss=multiple_choice.option_loss,
             facts=task.facts,
@@ -161,7 +161,7 @@ def task_kind(args: argparse.Namespace) -> TaskKind:
 def main(argv: list[str] | None = None) -> int:
     """Compute every cell that is not complete yet; returns the exit code."""
     parser = make_parser()
-    args = arguments.parse(parser, argv)
+    args = options.parse(parser, argv)
     check_options(parser, args)
     return runner.main(parser, args, task_kind(args))
 

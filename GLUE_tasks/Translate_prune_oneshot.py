@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from GLUE_tasks import arguments, domain_data, glue_data, runner, translation, translation_data
+from GLUE_tasks import domain_data, glue_data, options, runner, translation, translation_data
 from GLUE_tasks.runner import Inputs, LoadedTask, Outcome, TaskKind
 from GLUE_tasks.translation import Search, TranslationTask
 from GLUE_tasks.translation_data import Corpus
@@ -39,7 +39,7 @@ BLEU_TOKENIZERS = ("auto", "13a", "intl", "zh", "char", "none")
 
 def make_parser() -> argparse.ArgumentParser:
     """All options."""
-    parser = arguments.make_parser(__doc__)
+    parser = options.make_parser(__doc__)
     add = parser.add_argument_group("translation").add_argument
     add("--dataset_name", help="hub data set with a 'translation' column, such as Helsinki-NLP/opus-100")
     add("--dataset_config", nargs="+", default=[], metavar="CONFIG",
@@ -95,7 +95,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 def _check_no_training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.max_train_steps:
         parser.error("--max_train_steps does not go with --shots 0, which trains nothing")
-    for transfer in arguments.transfers(args):
+    for transfer in options.transfers(args):
         if transfer in ("dense_transfer_freezing", "sparse_to_dense"):
             same = "dense_transfer" if transfer == "dense_transfer_freezing" else "sparse_transfer"
             parser.error(f"--shots 0 trains nothing, so that {transfer} is {same}; give that")
@@ -186,7 +186,7 @@ def hub_sets(name: str, configs: list[str], split: str) -> list[Source]:
 def main(argv: list[str] | None = None) -> int:
     """Compute every cell that is not complete yet; returns the exit code."""
     parser = make_parser()
-    args = arguments.parse(parser, argv)
+    args = options.parse(parser, argv)
     check_options(parser, args)
     return runner.main(parser, args, task_kind(args))
 

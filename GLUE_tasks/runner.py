@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis.estimators import above_chance
-from GLUE_tasks import arguments, pretrained, transfers
-from GLUE_tasks.arguments import Sweep
+from GLUE_tasks import options, pretrained, transfers
+from GLUE_tasks.options import Sweep
 from GLUE_tasks.pretrained import Pretrained
 from GLUE_tasks.transfers import Strength
 from harness import models, records, run_folder, training
@@ -140,9 +140,9 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
     start_logging()
     models.quiet_libraries()
     try:
-        sweep = arguments.sweep(args, parser, kind.setting, kind.tasks)
+        sweep = options.sweep(args, parser, kind.setting, kind.tasks)
         if args.list_cells or args.group_by:
-            arguments.print_list(args, parser, sweep.cells, kind.tasks)
+            options.print_list(args, parser, sweep.cells, kind.tasks)
             return 0
         training.check_environment()
         sweep.model.check_files()
@@ -151,7 +151,7 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
         contents = {key: content_of(sweep, task) for key, task in tasks.items()}
         precision = training.precision_used(sweep.mixed_precision)
         identities = {
-            folder: arguments.identity(sweep.recorded, cell, contents[task_key(kind, cell)], precision)
+            folder: options.identity(sweep.recorded, cell, contents[task_key(kind, cell)], precision)
             for folder, cell in sweep.cells.items()
         }
         check_folders(identities, sweep.overwrite)

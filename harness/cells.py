@@ -4,16 +4,19 @@ A cell is a dict that holds one value for every argument that may vary; it becom
 in what a cell means; the folder names, skipping, waiting and failing are the same for all and stand here.
 """
 
+import json
 import logging
+import math
 import os
+import statistics
 import string
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import costs, leases, run_folder
+from harness import leases, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +24,7 @@ Cell = dict[str, Any]
 # Between looks at the runs that other processes hold: a tenth of the time waited, within these bounds, so that a long
 # wait asks the file system seldom and a short one is hardly longer for it.
 POLL_SECONDS, MOST_POLL_SECONDS = 0.5, 30.0
+TIMED_RUNS = 100  # complete runs, spread over the sweep, tell how long one takes
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that Linux takes
 
 
@@ -131,7 +135,7 @@ def run_cells(
     seconds: list[float] = []  # of the runs computed here
     skipped = 0
     if is_main:
-        logger.info(costs.plan_line([folder for folder in arguments if run_folder.is_complete(folder)], len(arguments),
+        logger.info(plan_line([folder for folder in arguments if run_folder.is_complete(folder)], len(arguments),
                                     overwrite))  # fmt: skip
     waiting: dict[Path, leases.RunLease] = {}
     with closing(_turns(arguments, overwrite, waiting)) as turns:
@@ -149,7 +153,7 @@ def run_cells(
                 try:
                     compute(turn.folder)
                     seconds.append(time.monotonic() - started)
-                    left = costs.left_text(seconds, len(arguments) - skipped - len(failures) - len(seconds))
+                    left = left_text(seconds, len(arguments) - skipped - len(failures) - len(seconds))
                     logger.info("%s: done in %.0f s%s", turn.folder, seconds[-1], left)
                 # The one place where any error is caught: a model's files, a library or a method of one's own may raise
                 # what nobody foresaw, and the next cell shall be computed all the same. failure.json has the traceback.
@@ -239,3 +243,60 @@ def _record_failure(folder: Path, error: BaseException) -> None:
         run_folder.write_failure(folder, error)
     except (OSError, leases.LostRunError) as reason:
         logger.error("%s: why it failed cannot be written: %s", folder, reason)
+
+
+def run_seconds(folder: Path) -> float | None:
+    """How long a finished run took; None where it is being replaced just now, or is no run of this project."""
+    path = folder / run_folder.RESULT_FILE
+    try:
+        seconds = float(json.loads(path.read_bytes())["seconds"])
+        return seconds if math.isfinite(seconds) else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        logger.warning("%s is counted as done, but was not written by this project: %r", path, error)
+        return None
+
+
+def duration(seconds: float) -> str:
+    """In words, by the two largest units."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def plan_line(complete: Sequence[Path], cells: int, overwrite: bool = False) -> str:
+    """What a sweep is about to compute, in one line, with a rough time where complete runs of it tell one.
+
+    Args:
+        complete: folders of the sweep's complete runs.
+        cells: of the sweep, complete or not.
+        overwrite: complete runs are computed again.
+    """
+    left = cells if overwrite else cells - len(complete)
+    told = f"{cells} cells: {len(complete)} complete, {left} to compute"
+    if not left:
+        return told
+    sample = complete[:: max(1, len(complete) // TIMED_RUNS)]
+    seconds = [taken for folder in sample if (taken := run_seconds(folder)) is not None]
+    if not seconds:
+        return f"{told}; the time is told after the first"
+    typical = statistics.median(seconds)
+    return (
+        f"{told}; complete ones took {duration(typical)} each (median), so about {duration(typical * left)} one after "
+        "the other where this machine is as fast"
+    )
+
+
+def left_text(seconds: Sequence[float], left: int) -> str:
+    """What is left after some cells were computed: "; 8 left, about 2 h 4 min at this pace"; empty after the last.
+
+    Args:
+        seconds: that the cells computed here took.
+        left: cells that are not done yet.
+    """
+    return f"; {left} left, about {duration(statistics.fmean(seconds) * left)} at this pace" if left else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness import commands, leases, run_folder
-from harness.costs import run_seconds
+from harness.cells import run_seconds
 
 DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 STATES = (DONE, RUNNING, FAILED, STOPPED, MISSING)

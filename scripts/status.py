@@ -20,8 +20,8 @@ from pathlib import Path
 
 from analysis import terminal
 from harness import leases, status
+from harness.cells import duration
 from harness.commands import print_lines
-from harness.costs import duration
 from harness.options import number
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from test_cells import finish
 
-from harness import cells, costs, run_folder
+from harness import cells, run_folder
 
 
 def complete(folder: Path, seconds: float) -> Path:
@@ -19,27 +19,27 @@ def complete(folder: Path, seconds: float) -> Path:
 
 
 def test_a_sweep_without_complete_runs_has_no_time():
-    assert costs.plan_line([], 12) == "12 cells: 0 complete, 12 to compute; the time is told after the first"
+    assert cells.plan_line([], 12) == "12 cells: 0 complete, 12 to compute; the time is told after the first"
 
 
 def test_the_median_of_complete_runs_tells_the_time(tmp_path: Path):
     folders = [complete(tmp_path / str(taken), taken) for taken in (30, 60, 6000)]
     told = "complete ones took 1 min each (median), so about {} one after the other where this machine is as fast"
-    assert costs.plan_line(folders, 8) == f"8 cells: 3 complete, 5 to compute; {told.format('5 min')}"
-    again = costs.plan_line(folders, 8, overwrite=True)
+    assert cells.plan_line(folders, 8) == f"8 cells: 3 complete, 5 to compute; {told.format('5 min')}"
+    again = cells.plan_line(folders, 8, overwrite=True)
     assert again == f"8 cells: 3 complete, 8 to compute; {told.format('8 min')}"
-    assert costs.plan_line(folders, 3) == "3 cells: 3 complete, 0 to compute"
+    assert cells.plan_line(folders, 3) == "3 cells: 3 complete, 0 to compute"
 
 
 def test_a_damaged_result_is_passed_over(tmp_path: Path):
     folders = [complete(tmp_path / "a", 5), complete(tmp_path / "b", 7)]
     (folders[0] / run_folder.RESULT_FILE).write_text("{")
-    assert "took 7 s each" in costs.plan_line(folders, 3)
+    assert "took 7 s each" in cells.plan_line(folders, 3)
 
 
 def test_after_each_cell_the_mean_of_those_before_tells_what_is_left():
-    assert costs.left_text([10, 30], 180) == "; 180 left, about 1 h 0 min at this pace"
-    assert costs.left_text([10], 0) == ""
+    assert cells.left_text([10, 30], 180) == "; 180 left, about 1 h 0 min at this pace"
+    assert cells.left_text([10], 0) == ""
 
 
 def test_run_cells_tells_the_cost_first_and_after_each_cell(

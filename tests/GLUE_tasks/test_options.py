@@ -4,25 +4,25 @@ import shlex
 
 import pytest
 
-from GLUE_tasks import arguments
+from GLUE_tasks import options
 from GLUE_tasks.Glue_prune_oneshot import make_parser
 
 BASE = "--model_name_or_path m --task_name qnli --output_dir o"
 
 
 def parsed(words: str):
-    return arguments.parse(make_parser(), shlex.split(f"{BASE} {words}"))
+    return options.parse(make_parser(), shlex.split(f"{BASE} {words}"))
 
 
 def cells_of(words: str) -> list[dict]:
     args = parsed(words)
-    return arguments.cells(args, 1, arguments.named_tasks(args))
+    return options.cells(args, 1, options.named_tasks(args))
 
 
 def identity(words: str, precision: str = "no") -> dict:
     args = parsed(words)
     content = {"data_sha256": "x"}
-    return arguments.identity(arguments.recorded(args, make_parser()), cells_of(words)[0], content, precision)
+    return options.identity(options.recorded(args, make_parser()), cells_of(words)[0], content, precision)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def identity(words: str, precision: str = "no") -> dict:
     ],
 )
 def test_every_way_to_name_a_transfer(words: str, transfers: list[str]):
-    assert arguments.transfers(parsed(words)) == transfers
+    assert options.transfers(parsed(words)) == transfers
 
 
 def test_the_first_readmes_loose_dashes_are_read_as_the_option_they_precede():
