@@ -112,3 +112,31 @@ def test_a_data_set(follow, default_assets):
     runs = [json.loads(path.read_text()) for path in (tree / "runs" / "tickets").glob("*/*/all_results.json")]
     assert sorted(run["transfer"] for run in runs) == ["dense_transfer", "sparse_transfer"]
     assert {run["levels"][0]["metric"] for run in runs} == {"f1"} and all("eval_accuracy" in run for run in runs)
+
+
+@pytest.fixture
+def mmlu(tmp_path: Path) -> None:
+    """MMLU as the default assets have it, of 24 questions in the tiny model's words."""
+    words = "the film {} is a good story and the plot is bad"
+    choices = ["good", "bad", "great", "awful"]
+    rows = [{"question": words.format(index), "subject": "plots", "choices": choices, "answer": index % 4}
+            for index in range(24)]  # fmt: skip
+    examples = [{**row, "question": f"dev {index} ?"} for index, row in enumerate(rows[:5])]
+    folder = tmp_path / "home/.cache/junk_dna/data/mmlu"
+    folder.mkdir(parents=True)
+    for name, split in (("test", rows), ("dev", examples)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in split))
+
+
+def test_a_setting(follow, default_assets, mmlu):
+    tree = follow("Add a setting")
+    runs = [json.loads(path.read_text()) for path in (tree / "runs/setting7").glob("*/*/all_results.json")]
+    assert len(runs) == 3 and {run["setting"] for run in runs} == {7}
+    assert [level["level"] for level in runs[0]["levels"]] == [f"{share} % misspelled" for share in (0, 10, 20, 40)]
+    assert "share of misspelled words" in (tree / "runs/setting7/figures/summary.md").read_text()
+
+
+def test_a_figure(follow, default_assets, mmlu):
+    tree = follow("Add a figure")
+    for suffix in ("png", "csv"):
+        assert list((tree / "runs/figure/figures").glob(f"*dense_scores*.{suffix}"))
