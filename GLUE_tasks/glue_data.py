@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from GLUE_tasks import labels
 from GLUE_tasks.labels import LABEL, Labels
-from harness.data import Table, read_table, valid_text
+from harness.data import Table, hub_errors, read_table, valid_text
 
 logger = logging.getLogger(__name__)
 
@@ -141,10 +141,8 @@ def hub_tables(
     Raises:
         ValueError: the hub cannot be reached or has no such data set; says why in one line.
     """
-    try:
+    with hub_errors():
         loaded = datasets.load_dataset(name, config)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError((str(error) or type(error).__name__).splitlines()[0].rstrip(".")) from error
     tables = {}
     for split in splits:
         rows = loaded[split]

@@ -465,6 +465,24 @@ def _data_sets(data_dir: Path) -> dict[str, list[str]]:
     return dict(found)
 
 
+@contextlib.contextmanager
+def hub_errors(before: str = "", after: str = "") -> Iterator[None]:
+    """What loading from the hub raises becomes one ValueError, whose one line gives the reason.
+
+    Args:
+        before, after: what the message says around the reason, such as the data set's name and the way out.
+    Raises:
+        ValueError: the hub cannot be reached, has no such data set, or what it gave is damaged.
+    """
+    import datasets
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(f"{before}{reason}{after}") from error
+
+
 def _hub_rows(source: Source, first: int | None) -> Iterable[tuple[str, dict[str, Any]]]:
     import datasets  # takes a second, and files do without it
 
@@ -472,16 +490,10 @@ def _hub_rows(source: Source, first: int | None) -> Iterable[tuple[str, dict[str
     if source.hub_id is None:
         raise ValueError(f"{source.folder} is not on the hub: {remedy}")
     name = " ".join(filter(None, (source.hub_id, source.hub_config, source.hub_split)))
-    try:
+    with hub_errors(f"{name}: ", f"; without a hub, {remedy}"):
         rows = datasets.load_dataset(
-            source.hub_id,
-            source.hub_config,
-            split=source.hub_split,
-            revision=source.hub_revision,
+            source.hub_id, source.hub_config, split=source.hub_split, revision=source.hub_revision,
             streaming=first is not None,
-        )
+        )  # fmt: skip
         rows = rows if first is None else list(rows.take(first))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ValueError(f"{name}: {reason}; without a hub, {remedy}") from error
     return ((f"{name}, row {number}", row) for number, row in enumerate(rows, start=1))

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness import data as data_files
 from harness.content import content_sha256, sha256
-from harness.data import file_kind, read_rows, read_text, valid_text
+from harness.data import file_kind, hub_errors, read_rows, read_text, valid_text
 from harness.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -292,7 +292,8 @@ def _wikitext_rows(text: str) -> list[str]:
 def _hub_texts(source: str, split: str) -> list[str]:
     import datasets  # takes a second, and files do without it
 
-    try:
+    remedy = f"give a text file as the source, or a data_dir DIR with {source}/{split}.jsonl"
+    with hub_errors(f"{source}: ", f"; without a hub, {remedy}"):
         if source == "wikitext2":
             rows = datasets.load_dataset(
                 "Salesforce/wikitext", HUB_CONFIGS[source], split=split, revision=WIKITEXT_REVISION
@@ -303,12 +304,6 @@ def _hub_texts(source: str, split: str) -> list[str]:
                 "allenai/c4", data_files={split: C4_FILES[split]}, split=split, streaming=True, revision=C4_REVISION
             ).take(C4_DOCUMENTS)
         return [row["text"] for row in rows]
-    except OSError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(
-            f"{source}: {reason}; without a hub, give a text file as the source, or a data_dir DIR with "
-            f"{source}/{split}.jsonl"
-        ) from error
 
 
 def _start_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
