@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from harness import commands, costs, leases, run_folder, status
+from harness import cells, commands, leases, run_folder, status
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "status.py"
 STATES = {"a": "done", "b": "done", "c": "failed", "d": "running", "e": "stopped", "f": "stopped", "g": "missing"}
@@ -174,7 +174,7 @@ def test_the_seconds_of_many_runs_are_those_of_a_sample(tmp_path: Path, monkeypa
 
 
 def test_durations_are_told_by_their_two_largest_units():
-    assert [costs.duration(seconds) for seconds in (59, 60, 3599, 3600, 5400, 90000)] == [
+    assert [cells.duration(seconds) for seconds in (59, 60, 3599, 3600, 5400, 90000)] == [
         "59 s", "1 min", "1 h 0 min", "1 h 0 min", "1 h 30 min", "1 d 1 h"
     ]  # fmt: skip
 
