@@ -126,7 +126,7 @@ def load_questions(args: argparse.Namespace, named: Cell) -> tuple[mcq_data.Task
 
 
 def hub_source(name: str, config: str | None = None) -> Source:
-    """Where a task is on the hub."""
+    """The data set on the hub, with its configuration, that holds a task."""
     return Source(name, "train", mcq_data.BENCHMARKS[name].hub_id, config, "train", ())
 
 

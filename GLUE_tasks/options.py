@@ -178,7 +178,7 @@ def add_data_options(
 
     Args:
         canonical_name: a task's name from any spelling, ValueError where it is none.
-        layout: of --data_dir, below it.
+        layout: of the files below --data_dir, as the help text shows it.
         fields: what a file of one's own must hold.
     """
     add = parser.add_argument_group(title).add_argument

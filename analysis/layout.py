@@ -94,7 +94,7 @@ def width(text: str) -> int:
 
 
 def _within(name: str, letters: int) -> str:
-    """The longest beginning that is no wider than `letters`."""
+    """The longest prefix of a name that is at most as wide as so many letters."""
     count = len(name)
     while width(name[:count]) > letters:
         count -= 1

@@ -76,7 +76,7 @@ def _compact(scores: np.ndarray) -> np.ndarray:
 
 
 def _distinct(items: np.ndarray) -> np.ndarray:
-    """The identities, numbered where a data set holds the same item several times."""
+    """The items' identities made distinct: where any occurs twice, each gets its running number."""
     listed = items.tolist()
     if len(set(listed)) == len(listed):
         return items

@@ -184,7 +184,7 @@ def scope_of(row: Row) -> str | None:
 
 
 def mean_of(rows: list[Row], name: str) -> float | None:
-    """The mean; None where any row lacks the value, because the mean of the rest would be that of another set."""
+    """Mean of a column over rows; None if any row lacks it: the mean of the others would be of another set of runs."""
     values = [row.get(name) for row in rows]
     return None if not values or None in values else statistics.fmean(values)
 

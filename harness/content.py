@@ -82,7 +82,7 @@ def _digest(path: Path) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def _file_digest(path: Path, *_: int) -> bytes:
-    """Hash of a file's content, taken once as long as the file stays as it is."""
+    """Hash of a file's content, cached until the file changes: the whole numbers are its inode, size and times."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 

@@ -52,7 +52,7 @@ def device_name(device: torch.device | str) -> str:
 
 
 def autocast(precision: str, device_type: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Matrix products of a float32 model in bf16 when `precision` is "bf16"; a model of another dtype keeps its own."""
+    """A context in which a float32 model's matmuls run in bf16 if `precision` is "bf16"; else it changes nothing."""
     if precision == "bf16" and dtype == torch.float32:
         return torch.autocast(device_type, torch.bfloat16)
     return contextlib.nullcontext()
@@ -75,7 +75,7 @@ def keep_freed_memory() -> None:
 
 
 def reset_peak_memory(device: torch.device | str) -> None:
-    """Let peak_memory of a GPU count from now on."""
+    """Reset a GPU's counter, so that peak_memory measures from here on; a CPU has none."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -183,7 +183,8 @@ def _told(record: Record, name: str) -> str:
 def recipe(arguments: Record, left_out: Iterable[str] = ()) -> str:
     """Short hash of what tells a run from others, some arguments left out.
 
-    Equal hashes are equal recipes. Unequal ones may be too, where an older version wrote one (see differences).
+    Equal hashes mean equal recipes. Different hashes may mean the same recipe, where an older version wrote one of them
+    (see differences).
     """
     found = normal(arguments)
     for forms, options in (*CONTENT.items(), *TOLD_LATER.items()):

@@ -351,7 +351,7 @@ class CompressibleModel:
 
 
 def checked(found: Tensor, W: Tensor) -> Tensor:
-    """What a method made of W, if it can stand in W's place.
+    """The weight that a method made, if it can replace W: it has W's shape and only finite values.
 
     Raises:
         ValueError: it has another shape, or holds NaN or infinity.

@@ -95,6 +95,7 @@ def test_every_step_is_understood():
     assert len(re.findall(r"^\*\*`", TEXT, re.MULTILINE)) == len(STEP.findall(TEXT)) >= 8
 
 
+@pytest.mark.slow
 def test_a_compression_method(follow, default_assets):
     tree = follow("Add a compression method")
     scores = {}
@@ -107,6 +108,7 @@ def test_a_compression_method(follow, default_assets):
     assert "wanda_layer" in (tree / "runs/wanda_layer/figures/summary.md").read_text().lower()
 
 
+@pytest.mark.slow
 def test_a_data_set(follow, default_assets):
     tree = follow("Add a data set")
     runs = [json.loads(path.read_text()) for path in (tree / "runs" / "tickets").glob("*/*/all_results.json")]
@@ -128,6 +130,7 @@ def mmlu(tmp_path: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in split))
 
 
+@pytest.mark.slow
 def test_a_setting(follow, default_assets, mmlu):
     tree = follow("Add a setting")
     runs = [json.loads(path.read_text()) for path in (tree / "runs/setting7").glob("*/*/all_results.json")]
@@ -136,6 +139,7 @@ def test_a_setting(follow, default_assets, mmlu):
     assert "share of misspelled words" in (tree / "runs/setting7/figures/summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_figure(follow, default_assets, mmlu):
     tree = follow("Add a figure")
     for suffix in ("png", "csv"):
