@@ -59,8 +59,9 @@ class Job:
     Attributes:
         folders: the cell of every run's folder.
         identities: by folder, what tells its run from others.
-        data: by setting, its levels as tokens by seed; for perplexity the windows.
-        calibration_tokens: the windows of each seed that a pending run is calibrated on.
+        measured: names of the settings of the runs that were not complete at the start.
+        data: of a setting, its levels as tokens by seed; for perplexity the windows. Read when first asked for.
+        calibration_tokens: of a seed, the windows that a run is calibrated on. Drawn when first asked for.
         several: whether several compressed models are made.
         dtype: of the weights.
     """
@@ -73,8 +74,9 @@ class Job:
     identities: dict[Path, dict[str, Any]]
     processes: Processes
     tokenizer: PreTrainedTokenizerBase
-    data: dict[int | str, Any]
-    calibration_tokens: dict[int, Tensor]
+    measured: tuple[int | str, ...]
+    data: Callable[[int | str], Any]
+    calibration_tokens: Callable[[int], Tensor]
     several: bool
     dtype: torch.dtype
 
@@ -148,13 +150,22 @@ def prepare(asked: Asked, folders: dict[Path, Cell]) -> Job:
     check_folders(identities, given["overwrite"])
     processes = join(source.device)
     tokenizer = load_tokenizer(source.name, source.trust_remote_code, source.revision)
+
+    @functools.cache
+    def data(name: int | str) -> Any:
+        return prepare_data(asked.settings[name], values[name], given["seed"], tokenizer, length, reading)
+
+    @functools.cache
+    def tokens(seed: int) -> Tensor:
+        return calibrated.tokens(tokenizer, seed)
+
+    # What pending runs need is read now, so that what cannot be read is refused before a model loads.
     pending = [cell for folder, cell in folders.items() if given["overwrite"] or not run_folder.is_complete(folder)]
-    data = {
-        name: prepare_data(asked.settings[name], values[name], given["seed"], tokenizer, length, reading)
-        for name in dict.fromkeys(cell["setting"] for cell in pending)
-    }
-    seeds = {cell["seed"] for cell in pending if is_calibrated(cell)}
-    tokens = {seed: calibrated.tokens(tokenizer, seed) for seed in seeds}
+    measured = tuple(dict.fromkeys(cell["setting"] for cell in pending))
+    for name in measured:
+        data(name)
+    for seed in {cell["seed"] for cell in pending if is_calibrated(cell)}:
+        tokens(seed)
     several = len(set(map(compressed_by, folders.values()))) > 1
     shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
     costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch)
@@ -163,7 +174,9 @@ def prepare(asked: Asked, folders: dict[Path, Cell]) -> Job:
         check_memory(model, source, costs.values(), several, kept_rank, bool(how.export))
     if processes.is_main:
         report_plan(model, costs, source.device)
-    return Job(asked, source, how, reading, folders, identities, processes, tokenizer, data, tokens, several, dtype)
+    return Job(
+        asked, source, how, reading, folders, identities, processes, tokenizer, measured, data, tokens, several, dtype
+    )  # fmt: skip
 
 
 def setting_values(asked: Asked, setting: Setting, length: int) -> Any:
@@ -239,8 +252,8 @@ def load_dense(job: Job) -> CompressibleModel:
     model = load_model(job.source)
     refuse_unknown_ids(model, job.tokenizer)
     if job.reading is not None:
-        for by_seed in job.data.values():
-            for levels in by_seed.values():
+        for name in job.measured:
+            for levels in job.data(name).values():
                 engine_ways(model, levels, job.reading.plain)
     return CompressibleModel(model, job.how, keep_dense=job.several and job.processes.is_main)
 
@@ -288,7 +301,7 @@ def environment(job: Job) -> dict[str, Any]:
 def compress_streamed(job: Job, folder: Path) -> tuple[StreamedBlocks, dict[str, Any]]:
     """The cell's model, written block by block, and what was left of its weights."""
     cell = job.folders[folder]
-    tokens = job.calibration_tokens[cell["seed"]] if is_calibrated(cell) else None
+    tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) else None
     blocks = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
     refuse_unknown_ids(blocks.model, job.tokenizer)
     return blocks, compression_facts(cell, blocks.weights())
@@ -297,7 +310,7 @@ def compress_streamed(job: Job, folder: Path) -> tuple[StreamedBlocks, dict[str,
 def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The cell's model in memory, saved and exported where that is asked for, and what was left of its weights."""
     cell, run_identity, processes = job.folders[folder], job.identities[folder], job.processes
-    tokens = job.calibration_tokens[cell["seed"]] if is_calibrated(cell) and processes.is_main else None
+    tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) and processes.is_main else None
     grids = dense.compress(cell, tokens, processes)
     facts = compression_facts(cell, dense.matrices().items())
     with processes.together():
@@ -310,7 +323,7 @@ def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> tuple[P
 
 def measure_model(job: Job, model: PreTrainedModel | StreamedBlocks, cell: Cell) -> Evaluation:
     """The cell's model measured in its setting."""
-    setting, data = job.asked.settings[cell["setting"]], job.data[cell["setting"]]
+    setting, data = job.asked.settings[cell["setting"]], job.data(cell["setting"])
     if job.reading is None:
         return measure_perplexity(job, model, data)
     levels: list[EncodedLevel] = data[cell["seed"] if setting.seeded else job.asked.given["seed"][0]]

@@ -482,6 +482,23 @@ def test_every_option_belongs_to_a_setting():
             assert declared <= read <= known
 
 
+def test_a_result_that_goes_away_during_a_sweep_is_made_again(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its setting's data and its calibration windows were not needed at the start."""
+    words = [*options, "--compression", "wanda", "--sparsity", "0.5", "--output_dir", str(tmp_path / "{setting}")]
+    assert setting4_k_shot.main([*words, "--settings", "4"]) == 0
+    before, measure_model = read(tmp_path / "4"), llm_run.measure_model
+
+    def take_away(*words: Any) -> Any:
+        (tmp_path / "4" / run_folder.RESULT_FILE).unlink(missing_ok=True)
+        return measure_model(*words)
+
+    monkeypatch.setattr(llm_run, "measure_model", take_away)
+    assert setting4_k_shot.main([*words, "--settings", "2", "4"]) == 0
+    assert read(tmp_path / "4")["levels"] == before["levels"]
+
+
 def test_a_small_run_takes_a_short_way(reader: Path, data_dir: Path, tmp_path: Path):
     """Of 37 files 18 are of harness, pruning and analysis; before there were stages it was 44 files and 106 pairs."""
     words = ["--model_name_or_path", str(reader), "--data_dir", str(data_dir), "--compression", "dense", "magnitude"]
