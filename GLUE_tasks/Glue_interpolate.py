@@ -32,10 +32,9 @@ from GLUE_tasks.model_pairs import Pair
 from GLUE_tasks.pretrained import ModelSource, check_model
 from harness import training
 from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
-from harness.commands import command_line, print_lines
-from harness.commands import folder_template as template_of
+from harness.commands import command_line, folder_template, print_lines
 from harness.models import quiet_libraries
-from harness.options import checked, filled_path, folder_template, number, positive
+from harness.options import add_cell_options, checked, filled_path, number, positive
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -70,12 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seed", type=number(int, 0, 2**32 - 1), default=42,
         help="which training rows, and the bootstrap's draws (default %(default)s)")  # fmt: skip
 
-    add = parser.add_argument_group("run").add_argument
-    add("--output_dir", type=folder_template, required=True,
-        help="the run's folder; for several lines a template with {task_name} {pair} {strength} {seed} {fraction} "
-        "{magnitude_scope} {setting}")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace complete runs")
-    add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
+    placeholders = ("task_name", "pair", "strength", "seed", "fraction", "magnitude_scope", "setting")
+    add_cell_options(parser.add_argument_group("run").add_argument, placeholders, runs="lines")
     return parser
 
 
@@ -166,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         pair_of = dict(zip(output_folders(args.output_dir, map(cell_of, pairs)), pairs, strict=True))
         if args.list_cells:
             print_lines(
-                command_line(sys.argv[0], cell_options(args, parser, pair), template_of(folder))
+                command_line(sys.argv[0], cell_options(args, parser, pair), folder_template(folder))
                 for folder, pair in pair_of.items()
             )
             return 0

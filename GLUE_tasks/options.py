@@ -20,9 +20,9 @@ from GLUE_tasks.transfers import TRANSFERS, Pruning, Strength
 from harness import records
 from harness.cells import Cell, output_folders
 from harness.checkpoints import PROGRESS_FILE
-from harness.commands import group_names, print_commands, values
+from harness.commands import print_commands, values
 from harness.models import add_model_options
-from harness.options import checked, filled, filled_path, folder_template, number, positive
+from harness.options import add_cell_options, checked, filled, filled_path, number, positive
 from harness.training import SCHEDULERS, Recipe
 from pruning import magnitude
 from pruning.nm import parse_nm
@@ -148,15 +148,11 @@ def _add_training_options(add: Callable[..., argparse.Action]) -> None:
 
 
 def _add_run_options(add: Callable[..., argparse.Action]) -> None:
-    add("--output_dir", type=folder_template, required=True,
-        help="the run's folder; for several cells a template with {task_name} {transfer} {strength} {fraction} {seed} "
-        "{compression} {method} {setting}")  # fmt: skip
+    add_cell_options(
+        add, ("task_name", "transfer", "strength", "fraction", "seed", "compression", "method", "setting"),
+        groups=("model", "task_name", "transfer", "compression", "strength", "fraction", "seed"),
+    )  # fmt: skip
     add("--method", default="", help="a label of your own, kept in the results")
-    add("--overwrite", action="store_true", help="replace complete runs")
-    add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
-    add("--group_by", type=checked(group_names), metavar="NAMES",
-        help="with --list_cells: one command for all cells that share these, of model, task_name, transfer, "
-        "compression, strength, fraction, seed; for example model,task_name")  # fmt: skip
     add("--save_model", action="store_true", help="write the trained model to <output_dir>/model")
     add("--eval_each_epoch", action="store_true", help="evaluate after every epoch, not after the last alone")
     add("--checkpointing_steps", type=checked(checkpoint_interval), metavar="STEPS|epoch",

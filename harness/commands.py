@@ -106,14 +106,6 @@ def run_folder(line: str) -> Path:
     return Path("".join(literal for literal, *_ in pieces))
 
 
-def group_names(text: str) -> list[str]:
-    """argparse type of --group_by: names with commas between them."""
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise ValueError(f"{text!r}: names with commas between them, for example model,compression")
-    return names
-
-
 def print_commands(
     list_cells: bool, folders: Mapping[Path, Cell], template: str, options: Callable[[list[Cell]], Mapping[str, Any]],
     group_by: Sequence[str] | None, expand: Callable[[list[Cell]], Iterable[Cell]],

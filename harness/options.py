@@ -70,4 +70,33 @@ def typed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[st
     return {name for name, value in found.items() if value is not untouched}
 
 
+def group_names(text: str) -> list[str]:
+    """argparse type of --group_by: names with commas between them."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ValueError(f"{text!r}: names with commas between them, for example model,compression")
+    return names
+
+
+def add_cell_options(
+    add: Callable[..., argparse.Action], placeholders: Sequence[str], groups: Sequence[str] = (), runs: str = "cells"
+) -> None:
+    """The options that say where runs go and which are computed, the same for every script.
+
+    Args:
+        placeholders: of --output_dir, that the help text names.
+        groups: what --group_by may name; the first two are its example. Without any there is no --group_by.
+        runs: what several runs are called.
+    """
+    add("--output_dir", type=folder_template, required=True,
+        help=f"the run's folder; for several {runs} a template with "
+        + " ".join(f"{{{name}}}" for name in placeholders))  # fmt: skip
+    add("--overwrite", action="store_true", help="replace complete runs")
+    add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
+    if groups:
+        add("--group_by", type=checked(group_names), metavar="NAMES",
+            help=f"with --list_cells: one command for all cells that share these, of {', '.join(groups)}; for example "
+            f"{','.join(groups[:2])}")  # fmt: skip
+
+
 positive = number(int, 1, 10**9)

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 
 from harness import records
-from harness.commands import group_names
 from harness.device import best_precision, device_named
 from harness.models import add_model_options
-from harness.options import checked, filled, filled_path, folder_template, number, positive, typed
+from harness.options import add_cell_options, checked, filled, filled_path, number, positive, typed
 from llm_tasks.compressed_model import Calibration, Compression, ModelSource
 from llm_tasks.engine.chat import template_values
 from llm_tasks.engine.cpu import LANE_TOKENS
@@ -166,13 +165,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add("--data_dir", type=filled_path, help="read data sets from DIR/<dataset>/…; without it the hub")
     add("--seed", nargs="+", type=number(int, 0, 2**32 - 1), default=[0], metavar="SEED",
         help="calibration windows, and what else is drawn (default 0)")  # fmt: skip
-    add("--output_dir", type=folder_template, required=True,
-        help="the run's folder; for several cells a template with {compression} {strength} {seed}")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace complete runs")
-    add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
-    add("--group_by", type=checked(group_names), metavar="NAMES",
-        help="with --list_cells: one command for all cells that share these, of model, setting, compression, strength, "
-        "seed; for example model,compression")  # fmt: skip
+    add_cell_options(
+        add, ("compression", "strength", "seed"), groups=("model", "compression", "setting", "strength", "seed")
+    )  # fmt: skip
     add("--save_model", action="store_true", help="write the compressed model to <output_dir>/model")
     add("--export", choices=("gptqmodel",),
         help="rtn, gptq: write a packed checkpoint that serves to <output_dir>/gptqmodel")  # fmt: skip

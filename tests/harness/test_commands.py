@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import commands
+from harness import commands, options
 from harness.cells import Cell, output_folders
 
 # Every name tries to make a file called "executed".
@@ -160,8 +160,8 @@ def test_unknown_names_and_empty_ones_are_refused():
     with pytest.raises(ValueError, match="--group_by d: cells have no such property; allowed: model, a, b, c"):
         list(commands.groups(ALL, ["d"], combined))
     with pytest.raises(ValueError, match="'a,': names with commas between them, for example model,compression"):
-        commands.group_names("a,")
-    assert commands.group_names("model, a") == ["model", "a"]
+        options.group_names("a,")
+    assert options.group_names("model, a") == ["model", "a"]
 
 
 def test_group_by_needs_list_cells(capsys: pytest.CaptureFixture):
