@@ -135,16 +135,32 @@ def test_a_namespace_is_read_in_entry_stages_alone():
     """argparse's options become values once: where a parser is built, checked and read, in the files named options."""
     for path in PRODUCT:
         for function in functions(path):
-            hints = [ast.unparse(argument.annotation) for argument in function.args.args if argument.annotation]
-            if any("Namespace" in hint for hint in hints):
+            if any("Namespace" in hint for hint in hints_of(function)):
                 assert is_entry_stage(path, function), f"{label(path)}: {function.name} takes a namespace"
+
+
+def parameters(function: ast.FunctionDef) -> list[ast.arg]:
+    return [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+
+
+def hints_of(function: ast.FunctionDef) -> list[str]:
+    return [ast.unparse(argument.annotation) for argument in parameters(function) if argument.annotation]
+
+
+def test_every_parameter_of_a_function_has_a_hint():
+    """So that a namespace is seen where it is handed on."""
+    for path in PRODUCT:
+        for function in functions(path):
+            bare = [
+                own.arg for own in parameters(function) if own.annotation is None and own.arg not in ("self", "cls")
+            ]
+            assert not bare, f"{label(path)}: {function.name} has no hint for {', '.join(bare)}"
 
 
 def is_entry_stage(path: Path, function: ast.FunctionDef) -> bool:
     """Whether a function turns options into values: in a file of options or a script, or with a parser at hand."""
-    hints = [ast.unparse(argument.annotation) for argument in function.args.args if argument.annotation]
-    returns_values = any("ArgumentParser" in hint for hint in hints)
-    return "options" in path.stem or room_of(path) == "scripts" or returns_values or is_script(path)
+    has_parser = any("ArgumentParser" in hint for hint in hints_of(function))
+    return "options" in path.stem or room_of(path) == "scripts" or has_parser or is_script(path)
 
 
 def is_script(path: Path) -> bool:
