@@ -194,17 +194,18 @@ def choose_columns(
 ) -> Columns:
     """The text columns of training files: `sentence1` and `sentence2` when both exist, else the first one or two.
 
-    A text column that determines the label (see repeats_label) is passed over where another text column does not.
-    Numbers, true and false, and dates are no texts.
+    A text column that determines the label (see repeats_label) is skipped if another text column does not. Numbers,
+    true and false, and dates are no texts.
 
     Args:
         tables: files with the same columns; the first one's order counts.
-        known: their labels.
+        known: the labels of each file, which tell whether a column determines them.
         named: the columns to take instead.
         others: columns that are no text to learn from.
         by_order: pass no column over, as earlier versions did.
     Raises:
-        ValueError: there is none beside `label` (names the file and what it has), or no column is called so.
+        ValueError: there is no text column beside `label` (names the file and its columns), or a column of `named` is
+            not there.
     """
     first = tables[0]
     texts = [name for name in first.columns if name not in others and _is_text(first, name)]

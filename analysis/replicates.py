@@ -127,7 +127,7 @@ def resampled_curves(
 
 
 def _universes(members: list[Row], read: ItemReader) -> dict[str | None, np.ndarray]:
-    """The groups of items of each data set, over all levels and runs."""
+    """The groups of items that any level of any run has, by data set: what is resampled."""
     found: dict[str | None, dict[int, np.ndarray]] = {}
     for row in members:
         outcomes = read(row)

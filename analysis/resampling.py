@@ -151,13 +151,16 @@ def compare(
     small: tuple[ArrayLike, ArrayLike] = (False, True),
     large: tuple[ArrayLike, ArrayLike] = (True, False),
 ) -> Replicates:
-    """Replicates of a statistic of two scores on the same resamples.
+    """A statistic of two scores, computed on every resample; both scores are of the same resamples.
 
     Args:
         function: the statistic; of arrays shaped like `one.both` and `other.both`.
-        small, large: whether the unseen unit is right for `one` and for `other`, in the case that makes the statistic
-            small, and large; an array says it per point. By default the statistic grows with `one` and falls with
-            `other`.
+        small: whether the item that the sample does not hold is right for `one`, and for `other`, where the statistic
+            is to be as small as it can be; an array says it for each point.
+        large: the same where the statistic is to be as large as it can be. By default the statistic grows with `one`
+            and falls with `other`.
+    Returns:
+        The replicates, and those with the item at its worst (low) and at its best (high).
     """
     both = function(one.both, other.both)
     has_seeds = one.of_items is not one.both or other.of_items is not other.both

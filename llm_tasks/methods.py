@@ -30,7 +30,7 @@ STRENGTHS = (*SPARSITIES, "bits", "rank")
 
 
 class Strength(NamedTuple):
-    """How strongly to compress: one value of one of STRENGTHS."""
+    """How strongly to compress: a kind, one of STRENGTHS, and its value, such as sparsity 0.5 or nm_ratio "2:4"."""
 
     kind: str
     value: float | int | str

@@ -82,7 +82,13 @@ def _round_strips(
 
 @_compiled
 def _spread(columns: np.ndarray, upper: np.ndarray, error: np.ndarray, place: int) -> None:
-    """Take a column's error out of the columns after it."""
+    """Subtract upper[place, j] * error from every column j after `place`, in place: these make up for its error.
+
+    Args:
+        columns: weights, (in_features, out_features).
+        upper: Cholesky factor of the inverse Hessian, upper triangular.
+        error: of column `place`, over its diagonal element of `upper`, (out_features,).
+    """
     for later in range(place + 1, len(columns)):
         share, column = upper[place, later], columns[later]
         for row in range(len(error)):

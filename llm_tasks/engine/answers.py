@@ -128,9 +128,10 @@ def freebaseqa_original(output: str, answers: Sequence[str]) -> bool:
 
 
 def _comparable(prediction: str, answers: Sequence[str]) -> list[tuple[str, str]]:
-    """The prediction and each answer in the form in which they are compared; no answer is empty.
+    """Pairs of the prediction and an answer, both normalised; empty answers have no pair.
 
-    The answers "A+" and "*" are nothing once normalised; they and the prediction are only put in lower case.
+    An answer of which normalising leaves nothing, such as "A+" or "*", is put in lower case instead, and so is the
+    prediction beside it.
     """
     pairs = []
     for answer in answers:

@@ -99,7 +99,7 @@ class Engine:
             cpu.run(functools.partial(self._feed_below, prefixes, None, own), lanes)
 
     def _plan(self, reads: list[Read]) -> Prefix:
-        """The prefixes of sorted sequences."""
+        """The tree of prefixes that sorted sequences share, each computed once; a trial chooses another."""
         return plan(reads)
 
     def _forget_length(self) -> None:
