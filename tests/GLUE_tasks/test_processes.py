@@ -46,6 +46,7 @@ def sweep(tiny_encoder: Path, sentence_files: tuple[Path, Path], tmp_path: Path)
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_original_readmes_command_runs_as_printed(tiny_encoder: Path, qnli_dir: Path, tmp_path: Path):
     """True-gem loop of the original's README, one turn; --data_dir, model and sizes are what is edited."""
     command = f"""
