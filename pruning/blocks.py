@@ -1,4 +1,6 @@
-"""Where the decoder blocks of a model are while a walk goes over them: all in memory, or in files, one read at a time.
+"""Where the decoder blocks of a model are while a walk goes over them: on the device, in host memory, or in files.
+
+Of blocks in host memory or in files, one is on the device while it is worked on, and the next on its way there.
 
 Streamed blocks are for a model larger than memory. transformers itself opens the model, with the blocks left on disk
 (`device_map`): names, conversions, precisions, ties and buffers are the library's. Memory holds one block at a time.
@@ -24,7 +26,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate.hooks import remove_hook_from_submodules
@@ -35,10 +37,12 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreT
 from harness.model_files import INDEX_FILE, refusal
 from harness.models import load_pretrained, meta_model
 from pruning.layers import block_weights, decoder_blocks
+from pruning.prefetch import Prefetcher
 
 GENERATION_FILE = "generation_config.json"
 CONVERTED = "converted-"
 ONE_FILE = 10**18  # bytes: save_pretrained cuts nothing into several files
+CPU = torch.device("cpu")
 
 
 class BlockStorage(Protocol):
@@ -58,7 +62,7 @@ class BlockStorage(Protocol):
 
 
 class LoadedBlocks:
-    """Blocks of a model that is in memory as a whole."""
+    """Blocks of a model that is on its device as a whole."""
 
     def __init__(self, blocks: nn.ModuleList) -> None:
         self._blocks = blocks
@@ -77,6 +81,32 @@ class LoadedBlocks:
         pass
 
 
+class HostBlocks(LoadedBlocks):
+    """Blocks in host memory. A block is copied to the device while it is held; a compressed one is copied back.
+
+    Made anew for every walk, since blocks may have been read ahead.
+
+    Args:
+        blocks: all their tensors are in host memory; what lies outside of them is on the device (see move_outside).
+        ahead: see Prefetcher.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, device: torch.device, ahead: bool | None = None) -> None:
+        super().__init__(blocks)
+        self._slots = [_slots(block) for block in blocks]
+        self._host = [[slot.tensor for slot in slots] for slots in self._slots]
+        self._prefetcher = Prefetcher(self._host.__getitem__, len(blocks), device, ahead)
+
+    @contextmanager
+    def hold(self, index: int) -> Iterator[nn.Module]:
+        with _filled(self._slots[index], self._prefetcher.take(index)):
+            yield self._blocks[index]
+
+    def finished(self, index: int, block: nn.Module) -> None:
+        for slot, host in zip(self._slots[index], self._host[index], strict=True):
+            host.copy_(slot.tensor)
+
+
 class StreamedBlocks:
     """Blocks of a checkpoint: read when held, written to the output folder when compressed, then dropped.
 
@@ -91,6 +121,8 @@ class StreamedBlocks:
         dtype: of the weights; None takes the checkpoint's.
         job: identifies the output; an unfinished job of another name in `out` is deleted and started anew.
         scratch: folder for converted weights where there is no `out`; the system's temporary folder when None.
+        device: where blocks are computed; what lies outside of them is moved there.
+        ahead: see Prefetcher.
     Raises:
         ValueError: the model is quantized or has no decoder blocks, or the files do not match the model's weights
             (names one that is missing, unexpected or of another shape).
@@ -104,8 +136,11 @@ class StreamedBlocks:
         job: str = "",
         trust_remote_code: bool = False,
         scratch: Path | None = None,
+        device: torch.device = CPU,
+        ahead: bool | None = None,
     ) -> None:
         self._source, self._out, self._trust_remote_code = source, out, trust_remote_code
+        self._device = device
         self._work = None if out is None else out / ".stream"
         self._job = job
         self.progress = self._read_progress()
@@ -119,6 +154,19 @@ class StreamedBlocks:
         self.name, self.blocks = decoder_blocks(self.model)
         state = self.model.state_dict()
         self._outside = {name: tensor for name, tensor in state.items() if not name.startswith(f"{self.name}.")}
+        move_outside(self.model, device)
+        slots = [_slots(block, f"{self.name}.{index}.") for index, block in enumerate(self.blocks)]
+        # On the CPU the few tensors of a block that are in memory are where they are needed.
+        self._slots = [[slot for slot in some if slot.tensor.is_meta or device.type != "cpu"] for some in slots]
+        self._before = [[slot.tensor for slot in some] for some in self._slots]
+        self._prefetcher = Prefetcher(self._read_block, len(self.blocks), device, ahead)
+
+    def _read_block(self, index: int) -> list[Tensor]:
+        """The tensors of a block's slots, in host memory."""
+        return [
+            self._stored[slot.name][0][self._stored[slot.name][1]] if before.is_meta else before
+            for slot, before in zip(self._slots[index], self._before[index], strict=True)
+        ]
 
     def _read_progress(self) -> dict[str, Any]:
         fresh = {"job": self._job, "next": 0, "shape": None, "dtype": None, "written": {}}
@@ -137,18 +185,8 @@ class StreamedBlocks:
     @contextmanager
     def hold(self, index: int) -> Iterator[nn.Module]:
         """Block `index` with its weights read from the checkpoint; they are dropped afterwards."""
-        read = []
-        for path, module in self.blocks[index].named_modules(prefix=f"{self.name}.{index}"):
-            for key, parameter in module.named_parameters(recurse=False):
-                if parameter.is_meta:
-                    stored, stored_key = self._stored[f"{path}.{key}"]
-                    module._parameters[key] = _frozen(stored[stored_key])
-                    read.append((module, key))
-        try:
+        with _filled(self._slots[index], self._prefetcher.take(index)):
             yield self.blocks[index]
-        finally:
-            for module, key in read:
-                module._parameters[key] = _frozen(torch.empty_like(module._parameters[key], device="meta"))
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Name and matrix of every compressible weight, one block in memory at a time."""
@@ -196,7 +234,7 @@ class StreamedBlocks:
         if self._work is None:
             return
         prefix = f"{self.name}.{index}."
-        self._write_shard(index, {prefix + name: value for name, value in block.state_dict().items()})
+        self._write_shard(index, {prefix + name: value.cpu() for name, value in block.state_dict().items()})
         if (outputs := self._work / f"activations-{(index + 1) % 2}").is_file():
             _sync(outputs)
         self.progress["next"] = index + 1
@@ -228,7 +266,9 @@ class StreamedBlocks:
             total += shard.stat().st_size
         _write_index(self._out / INDEX_FILE, {"total_size": total}, weight_map)
         try:
-            again = StreamedBlocks(self._out, trust_remote_code=self._trust_remote_code, scratch=self._out)
+            again = StreamedBlocks(
+                self._out, trust_remote_code=self._trust_remote_code, scratch=self._out, device=self._device
+            )
             again.check(self.progress["written"])
         except ValueError:
             (self._out / INDEX_FILE).unlink()
@@ -357,15 +397,62 @@ def _correct_tied_config(model: PreTrainedModel) -> None:
         model.config.tie_word_embeddings = False
 
 
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad=False)
+class Slot(NamedTuple):
+    """A tensor of a module: its name, and every dict of parameters or buffers that holds it, with its key there."""
+
+    name: str
+    holders: list[tuple[dict[str, Tensor | None], str]]
+
+    @property
+    def tensor(self) -> Tensor:
+        holder, key = self.holders[0]
+        return holder[key]
+
+    def fill(self, tensor: Tensor) -> None:
+        value = nn.Parameter(tensor, requires_grad=False) if isinstance(self.tensor, nn.Parameter) else tensor
+        for holder, key in self.holders:
+            holder[key] = value
+
+
+def _slots(module: nn.Module, prefix: str = "") -> list[Slot]:
+    """The parameters and buffers of a module and of those within it; a tensor that several hold is one slot."""
+    slots: dict[int, Slot] = {}
+    for path, part in module.named_modules():
+        for holder in (part._parameters, part._buffers):
+            for key, tensor in holder.items():
+                if tensor is not None:
+                    name = f"{prefix}{path}.{key}" if path else f"{prefix}{key}"
+                    slots.setdefault(id(tensor), Slot(name, [])).holders.append((holder, key))
+    return list(slots.values())
+
+
+@contextmanager
+def _filled(slots: list[Slot], tensors: list[Tensor]) -> Iterator[None]:
+    """Inside, the slots hold these tensors; afterwards what they held before."""
+    before = [slot.tensor for slot in slots]
+    try:
+        for slot, tensor in zip(slots, tensors, strict=True):
+            slot.fill(tensor)
+        yield
+    finally:
+        for slot, tensor in zip(slots, before, strict=True):
+            for holder, key in slot.holders:
+                holder[key] = tensor
+
+
+def move_outside(model: PreTrainedModel, device: torch.device) -> None:
+    """Move to the device what a model holds outside its decoder blocks: embeddings, last norm, output layer."""
+    inside = {id(slot.tensor) for slot in _slots(decoder_blocks(model)[1])}
+    for slot in _slots(model):
+        if id(slot.tensor) not in inside and slot.tensor.device != device:
+            slot.fill(slot.tensor.to(device))
 
 
 def _digest(tensor: Tensor) -> str:
     """sha256 of a tensor's precision, shape and bytes."""
     head = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
     digest = hashlib.sha256(head)
-    digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
