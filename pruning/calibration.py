@@ -343,7 +343,7 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], start: n
 def _long_documents(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], num_documents: int, seq_len: int
 ) -> tuple[list[np.ndarray], int]:
-    """Token ids of the first `num_documents` documents with more than seq_len tokens, and how many tokens these have."""
+    """Token ids of the first `num_documents` documents longer than seq_len, and how many tokens these have."""
     start = _start_tokens(tokenizer, texts)
     # A token covers a byte or more (but for rare normalisations): shorter texts need no tokenising.
     candidates = [text for text in texts if len(start) + len(text.encode()) > seq_len]
