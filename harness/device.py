@@ -9,6 +9,9 @@ import sys
 import psutil
 import torch
 
+WITH_STREAMS = ("cuda", "xpu")  # accelerators that copy, from pinned memory, while they compute
+# What an allocator of a device or of the CPU says, or a library that wanted memory of it.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "STATUS_NOT_INITIALIZED")
 # Of glibc's mallopt: numbers of its options, and the largest piece that it takes from memory it keeps.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MOST_ARENAS, LARGEST_KEPT = -1, -3, -8, 2**25
 
@@ -72,6 +75,21 @@ def keep_freed_memory() -> None:
         library.mallopt(MMAP_THRESHOLD, LARGEST_KEPT)
         library.mallopt(TRIM_THRESHOLD, 2**30)
         library.mallopt(MOST_ARENAS, 1)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory ran out: an accelerator's, the CPU's, or what its libraries wanted of it.
+
+    cuBLAS says that it was not initialized where there is no memory left for its workspace.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+def release_memory() -> None:
+    """Give back to the accelerator what the allocator keeps for later."""
+    module = torch.get_device_module()
+    if hasattr(module, "empty_cache"):
+        module.empty_cache()
 
 
 def reset_peak_memory(device: torch.device | str) -> None:

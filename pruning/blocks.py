@@ -82,7 +82,7 @@ class LoadedBlocks:
         pass
 
 
-class HostBlocks(LoadedBlocks):
+class HostBlocks:
     """Blocks in host memory. A block is copied to the device while it is held; a compressed one is copied back.
 
     Made anew for every walk, since blocks may have been read ahead.
@@ -93,8 +93,7 @@ class HostBlocks(LoadedBlocks):
     """
 
     def __init__(self, blocks: nn.ModuleList, device: torch.device, ahead: bool | None = None) -> None:
-        super().__init__(blocks)
-        self._slots = [_slots(block) for block in blocks]
+        self._blocks, self._slots = blocks, [_slots(block) for block in blocks]
         self._host = [[slot.tensor for slot in slots] for slots in self._slots]
         self._prefetcher = Prefetcher(self._host.__getitem__, len(blocks), device, ahead)
 
@@ -102,6 +101,12 @@ class HostBlocks(LoadedBlocks):
     def hold(self, index: int) -> Iterator[nn.Module]:
         with _filled(self._slots[index], self._prefetcher.take(index)):
             yield self._blocks[index]
+
+    def resume(self) -> tuple[int, Tensor | None]:
+        return 0, None
+
+    def activations(self, shape: torch.Size, dtype: torch.dtype, index: int) -> Tensor | None:
+        return None
 
     def finished(self, index: int, block: nn.Module) -> None:
         for slot, host in zip(self._slots[index], self._host[index], strict=True):

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-WITH_STREAMS = ("cuda", "xpu")  # devices that copy while they compute
+from harness.device import WITH_STREAMS
 
 
 class Prefetcher:

@@ -6,40 +6,33 @@ sliding-window models. The KV cache is off, or every window would attend to the 
 
 import contextlib
 import functools
+import logging
+import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.device import autocast
+from harness.device import WITH_STREAMS, autocast, is_out_of_memory, release_memory
+from pruning.block_calls import (
+    Call,
+    NotReplayedError,
+    StopForward,
+    blocks_held,
+    blocks_replaced,
+    forwards_replaced,
+    run_block,
+    split_call,
+)
 from pruning.blocks import BlockStorage
 from pruning.layers import block_weights, decoder_blocks, record_inputs
 
+logger = logging.getLogger(__name__)
+
 PROOF_TOKENS = 32  # length of the two windows on which the replay is compared with the whole model
-
-
-class Call(NamedTuple):
-    """The arguments of a block besides the hidden states."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
-class StopForward(Exception):
-    """Raised in a hook to end a forward pass once all inputs that are needed have been seen; not an error."""
-
-
-class NotReplayedError(ValueError):
-    """The blocks, run one by one, do not compute what the whole model computes."""
-
-
-def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    """Output hidden states of `block`; some architectures return them first in a tuple."""
-    output = block(hidden, *call.args, **call.kwargs)
-    return output[0] if isinstance(output, tuple | list) else output
 
 
 class Batches:
@@ -61,16 +54,32 @@ class Batches:
         self.model, self.num_windows = model, len(tokens)
         self.name, self.blocks = decoder_blocks(model)
         self.in_bf16 = precision == "bf16" and model.dtype == torch.float32
-        self._windows, self._precision = tokens.split(max(1, tokens_per_batch // tokens.shape[1])), precision
+        self._tokens, self._precision = tokens, precision
+        self._at_once = max(1, tokens_per_batch // tokens.shape[1])
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return math.ceil(self.num_windows / self._at_once)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        start = 0
-        for windows in self._windows:
+        return self.starting_at(0)
+
+    def starting_at(self, first: int) -> Iterator[tuple[slice, Tensor]]:
+        """The batches of window `first` and all after it."""
+        for start in range(first, self.num_windows, self._at_once):
+            windows = self._tokens[start : start + self._at_once]
             yield slice(start, start + len(windows)), windows
-            start += len(windows)
+
+    def halve(self, error: RuntimeError) -> None:
+        """Halve the number of windows in a batch, for good, after an error that says that memory ran out.
+
+        Raises:
+            RuntimeError: `error`, if it is another one or a batch is a single window.
+        """
+        if not is_out_of_memory(error) or self._at_once == 1:
+            raise error
+        self._at_once //= 2
+        release_memory()
+        logger.warning("memory ran out: from here on %d windows are computed at once", self._at_once)
 
     def run_without_head(self, windows: Tensor) -> None:
         self._forward(self.model.base_model, windows)
@@ -116,6 +125,7 @@ class Replay:
         calls: "shared" uses the arguments captured from the first batch for all batches of its size, "per_batch"
             captures them from each batch; "proven" takes the first of these that computes what the model computes.
             Only with "proven" are hidden states stored in `storage`.
+        activations: device that holds the hidden states of all windows; None: where the model's embeddings are.
 
     Attributes:
         hidden: (num_samples, seq_len, features), the hidden states that enter the next block.
@@ -128,19 +138,25 @@ class Replay:
 
     def __init__(
         self, model: PreTrainedModel, storage: BlockStorage, tokens: Tensor, tokens_per_batch: int, precision: str,
-        calls: Literal["proven", "shared", "per_batch"] = "proven",
+        calls: Literal["proven", "shared", "per_batch"] = "proven", activations: torch.device | None = None,
     ) -> None:  # fmt: skip
         self.batches = Batches(model, tokens, tokens_per_batch, precision)
-        self._blocks, self._storage = self.batches.blocks, storage
+        self._blocks, self._storage, self._activations_on = self.batches.blocks, storage, activations
         self._is_stored = calls == "proven"
         self.uses_layers_once = False
         if calls == "proven":
             calls, self.uses_layers_once = _prove(model, storage, tokens, precision)
         self._output = self._capture_first_output()
-        self._calls = self._capture_each_batch_size()
         self.calls_per_batch = calls == "per_batch"
         self.start, self.hidden = storage.resume() if self._is_stored else (0, None)
-        self._enter_all(is_resumed=self.hidden is not None)
+        is_resumed = self.hidden is not None
+        while True:
+            try:
+                self._calls = self._capture_each_batch_size()
+                self._enter_all(is_resumed)
+                break
+            except RuntimeError as error:
+                self.batches.halve(error)
 
     def _enter_all(self, is_resumed: bool) -> None:
         """Compute the hidden states that enter the first block, unless an interrupted job stored those of a later one.
@@ -167,14 +183,16 @@ class Replay:
             return stored
         if self.hidden is not None and self.hidden.dtype == like.dtype:
             return self.hidden
-        return torch.empty(shape, dtype=like.dtype, device=like.device)
+        device = self._activations_on or like.device
+        is_pinned = device.type == "cpu" and like.device.type in WITH_STREAMS  # copies faster
+        return torch.empty(shape, dtype=like.dtype, device=device, pin_memory=is_pinned)
 
     def _enter_first_block(self, windows: Tensor) -> tuple[Tensor, Call]:
         """The hidden states and other arguments with which the model calls its first block for these windows."""
         seen = []
 
         def capture(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            seen.append(_split_call(type(module).__name__, args, kwargs))
+            seen.append(split_call(type(module).__name__, args, kwargs))
             raise StopForward
 
         handle = self._blocks[0].register_forward_pre_hook(capture, with_kwargs=True)
@@ -188,8 +206,8 @@ class Replay:
         return seen[0]
 
     def _capture_first_output(self) -> Any:
-        """What the first block returns for the first batch."""
-        hidden, call = self._enter_first_block(next(iter(self.batches))[1])
+        """What the first block returns for the first window."""
+        hidden, call = self._enter_first_block(next(iter(self.batches))[1][:1])
         with self._storage.hold(0) as block, self.batches.autocast(hidden.device):
             return block(hidden, *call.args, **call.kwargs)
 
@@ -202,41 +220,55 @@ class Replay:
 
     def _capture_calls(self, windows: Tensor) -> list[Call]:
         """The arguments of every block for these windows, from a forward pass in which no block computes anything."""
-        with _blocks_replaced(self._blocks, self._output) as seen:
+        with blocks_replaced(self._blocks, self._output) as seen:
             self.batches.run_without_head(windows)
         if len(seen) != len(self._blocks):
             class_name = type(self.batches.model).__name__
             raise NotReplayedError(f"{class_name} runs its {len(self._blocks)} blocks {len(seen)} times")
         return [call for _, call in seen]
 
-    def _runs(self, index: int) -> Iterator[tuple[slice, Tensor, Call]]:
-        """Per batch: its rows in `hidden`, the hidden states that enter block `index`, the block's other arguments."""
-        for rows, windows in self.batches:
-            calls = self._capture_calls(windows) if self.calls_per_batch else self._calls[len(windows)]
+    def _runs(self, index: int, first: int = 0) -> Iterator[tuple[slice, Tensor, Call]]:
+        """Per batch: its rows in `hidden`, the hidden states that enter block `index`, the block's other arguments.
+
+        Args:
+            first: the window at which to begin.
+        """
+        for rows, windows in self.batches.starting_at(first):
+            if self.calls_per_batch:
+                calls = self._capture_calls(windows)
+            else:
+                if len(windows) not in self._calls:  # batches have been halved
+                    self._calls[len(windows)] = self._capture_calls(windows)
+                calls = self._calls[len(windows)]
             yield rows, self.hidden[rows], calls[index]
 
     def passes(self, index: int, block: nn.Module) -> Iterator[Callable[[], object]]:
         """One function per batch that runs it through block `index`."""
         device = next(block.parameters()).device
         for _, hidden, call in self._runs(index):
-            yield functools.partial(run_block, block, hidden.to(device), call)
+            yield functools.partial(run_block, block, hidden.to(device, non_blocking=True), call)
 
     def advance(self, index: int, block: nn.Module) -> None:
-        """Run all windows through block `index`; its outputs replace its inputs."""
-        device, target = next(block.parameters()).device, None
-        for rows, hidden, call in self._runs(index):
-            with self.batches.autocast(device):
-                output = run_block(block, hidden.to(device), call)
-            if target is None:  # here, since some blocks return float32 for bfloat16
-                target = self._activations(self.hidden.shape, output, index + 1)
-            target[rows] = output
+        """Run all windows through block `index`; its outputs replace its inputs. If memory runs out, batches shrink."""
+        device, target, done = next(block.parameters()).device, None, 0
+        while done < self.batches.num_windows:
+            try:
+                for rows, hidden, call in self._runs(index, done):
+                    with self.batches.autocast(device):
+                        output = run_block(block, hidden.to(device, non_blocking=True), call)
+                    if target is None:  # here, since some blocks return float32 for bfloat16
+                        target = self._activations(self.hidden.shape, output, index + 1)
+                    target[rows] = output
+                    done = rows.stop
+            except RuntimeError as error:
+                self.batches.halve(error)
         self.hidden = target
 
     def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Per batch, its windows and the model's logits; call it after `advance` through all blocks."""
         device = self.batches.model.get_input_embeddings().weight.device
         for rows, windows in self.batches:
-            with _blocks_replaced(self._blocks, self._output, self.hidden[rows].to(device)):
+            with blocks_replaced(self._blocks, self._output, self.hidden[rows].to(device)):
                 logits = self.batches.logits(windows)
             yield windows, logits
 
@@ -272,6 +304,8 @@ def _prove(
             logits = torch.cat([logits for _, logits in replay.logits()])
             _compare("the output (logits)", logits, [passed.logits for passed in whole])
             return calls, all(passed.most_uses <= 1 for passed in whole)
+        except torch.OutOfMemoryError:  # of two short windows
+            raise
         except Exception as error:  # a block with arguments that it does not expect may raise anything
             reason = reason or str(error).partition("\n")[0]
     raise _only_whole(model, reason)
@@ -300,13 +334,12 @@ def _whole_pass(batches: Batches, storage: BlockStorage, window: Tensor) -> _Who
     seen: list[Tensor] = []
     uses: dict[str, int] = {}
 
-    def watched(index: int, block: nn.Module) -> Callable:
+    def watched(block: nn.Module) -> Callable:
         original = block.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             seen.append(next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None))
-            with storage.hold(index):
-                return original(*args, **kwargs)
+            return original(*args, **kwargs)
 
         return forward
 
@@ -321,7 +354,8 @@ def _whole_pass(batches: Batches, storage: BlockStorage, window: Tensor) -> _Who
         if weight.expert is None
     ]
     with (
-        _forwards_replaced(blocks, [watched(index, block) for index, block in enumerate(blocks)]),
+        blocks_held(blocks, storage),
+        forwards_replaced(blocks, [watched(block) for block in blocks]),
         record_inputs(weights, count),
     ):
         logits = batches.logits(window)
@@ -341,15 +375,6 @@ def _compare(name: str, computed: Tensor, expected: list[Tensor]) -> None:
         raise NotReplayedError(f"{name} differs from the whole model's: blocks pass on more than hidden states")
 
 
-def _split_call(block: str, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
-    """A block's arguments, split into the hidden states and the rest."""
-    if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3:
-        raise NotReplayedError(f"{block} does not take hidden states (batch, tokens, features) first")
-    if any(hasattr(value, "get_seq_length") for value in (*args, *kwargs.values())):
-        raise NotReplayedError(f"{block} is given a KV cache although use_cache is off")
-    return args[0], Call(args[1:], kwargs)
-
-
 def _equal(one: Any, other: Any) -> bool:
     """Whether two arguments are equal: tensors by value, containers by content, other objects by type."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
@@ -361,42 +386,3 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, int | float | str | bool):
         return one == other
     return type(one) is type(other)
-
-
-@contextmanager
-def _forwards_replaced(blocks: nn.ModuleList, forwards: list[Callable]) -> Iterator[None]:
-    """Inside, each block's forward is replaced by the function of the same index in `forwards`."""
-    before = [vars(block).get("forward") for block in blocks]  # accelerate sets one on modules that it offloads
-    for block, forward in zip(blocks, forwards, strict=True):
-        block.forward = forward
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, before, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
-
-
-@contextmanager
-def _blocks_replaced(
-    blocks: nn.ModuleList, like: Any, output: Tensor | None = None
-) -> Iterator[list[tuple[Tensor, Call]]]:
-    """Inside, blocks return their input hidden states uncomputed; yields the list of their calls, in order.
-
-    Args:
-        like: an output of one of these blocks, for its type: hidden states, alone or first in a tuple.
-        output: hidden states that every block returns instead of its input.
-    """
-    seen: list[tuple[Tensor, Call]] = []
-
-    def replacement(block: nn.Module) -> Callable:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            seen.append(_split_call(type(block).__name__, args, kwargs))
-            hidden = args[0] if output is None else output
-            return hidden if isinstance(like, Tensor) else type(like)((hidden, *like[1:]))
-
-        return forward
-
-    with _forwards_replaced(blocks, [replacement(block) for block in blocks]):
-        yield seen

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from harness.progress import Progress
+from pruning.block_calls import NotReplayedError, StopForward
 from pruning.blocks import BlockStorage, LoadedBlocks
 from pruning.hessian import InverseFactor, add_gram, factor_inverse
 from pruning.layers import LinearWeight, block_weights, decoder_blocks, record_inputs
-from pruning.replay import NotReplayedError, Replay, StopForward, WholeForwards
+from pruning.replay import Replay, WholeForwards
 from pruning.validation import all_finite
 
 logger = logging.getLogger(__name__)
@@ -135,14 +136,19 @@ def collect_statistics(
         ValueError: an input is NaN or infinite, or no token reached a layer (the message names it).
     """
     batches = replay.batches
-    # nothing after the last of these layers is needed, unless one of them runs twice
-    recorder = _Recorder(statistic, len(weights) if replay.uses_layers_once else None, batches.in_bf16)
-    passes = itertools.islice(replay.passes(index, block), num_batches)
-    autocast = batches.autocast(next(block.parameters()).device)
-    for run in Progress(passes, f"calibration of block {index}", num_batches or len(batches), bar=False):
-        recorder.start_batch()
-        with record_inputs(weights, recorder.record), autocast, contextlib.suppress(StopForward):
-            run()
+    while True:
+        # nothing after the last of these layers is needed, unless one of them runs twice
+        recorder = _Recorder(statistic, len(weights) if replay.uses_layers_once else None, batches.in_bf16)
+        passes = itertools.islice(replay.passes(index, block), num_batches)
+        autocast = batches.autocast(next(block.parameters()).device)
+        try:
+            for run in Progress(passes, f"calibration of block {index}", num_batches or len(batches), bar=False):
+                recorder.start_batch()
+                with record_inputs(weights, recorder.record), autocast, contextlib.suppress(StopForward):
+                    run()
+            break
+        except RuntimeError as error:  # from the first batch on: some layers may have added the failed one, some not
+            batches.halve(error)
     for weight in weights:
         if weight.name not in recorder.statistics:
             more = "; calibrate on more samples"
@@ -165,6 +171,7 @@ def compress_blocks(
     tokens_per_batch: int = 4096,
     precision: str = "no",
     storage: BlockStorage | None = None,
+    activations: torch.device | None = None,
 ) -> None:
     """Compress every linear weight of the decoder blocks, block by block, in place.
 
@@ -178,9 +185,10 @@ def compress_blocks(
         true_sequential: within a block, collect statistics again for each group of layers that share inputs, after the
             groups before it are compressed.
         tokens_per_batch: a batch holds as many windows as fit into this many tokens; more need more memory, and change
-            results by rounding only.
+            results by rounding only. Where memory runs out, batches are halved.
         precision: "bf16" computes the matmuls of a float32 model in bf16; statistics stay float32.
         storage: where the blocks are; None means in memory, in `model`.
+        activations: device that holds the hidden states of all windows; None means that of the model's embeddings.
     Raises:
         ValueError: a weight or an input is NaN or infinite, or the method refuses a weight (the message names it).
     Source: the sequential scheme of GPTQ, SparseGPT and Wanda (reference repositories). Here layers with the same input
@@ -190,7 +198,7 @@ def compress_blocks(
     name, blocks = decoder_blocks(model)
     storage = storage or LoadedBlocks(blocks)
     with _ready_to_walk(model):
-        replay = _replay(model, storage, tokens, tokens_per_batch, precision) if statistic else None
+        replay = _replay(model, storage, tokens, tokens_per_batch, precision, activations) if statistic else None
         start = replay.start if replay else storage.resume()[0]
         for index in Progress(range(start, len(blocks)), name="blocks", initial=start, total=len(blocks)):
             with storage.hold(index) as block:
@@ -222,13 +230,14 @@ def _ready_to_walk(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _replay(
-    model: PreTrainedModel, storage: BlockStorage, tokens: Tensor, tokens_per_batch: int, precision: str
-) -> Replay | WholeForwards:
+    model: PreTrainedModel, storage: BlockStorage, tokens: Tensor, tokens_per_batch: int, precision: str,
+    activations: torch.device | None,
+) -> Replay | WholeForwards:  # fmt: skip
     """Replay if the blocks, run one by one, compute what the model computes; else whole forward passes, in memory."""
     try:
-        return Replay(model, storage, tokens, tokens_per_batch, precision)
+        return Replay(model, storage, tokens, tokens_per_batch, precision, activations=activations)
     except NotReplayedError as error:
-        if not isinstance(storage, LoadedBlocks):
+        if not isinstance(storage, LoadedBlocks):  # a pass of the whole model would bring every block to the device
             raise
         logger.info("%s; every block's statistics come from whole forward passes, which takes longer", error)
         return WholeForwards(model, tokens, tokens_per_batch, precision)

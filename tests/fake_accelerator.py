@@ -47,7 +47,7 @@ class _Counts:
 
     def clear(self) -> None:
         self.values = dict.fromkeys(Traffic._fields, 0)
-        self.held, self.peak = 0, 0
+        self.held, self.peak, self.limit = 0, 0, None
 
     def add(self, name: str, number: int = 1) -> None:
         with self.lock:
@@ -59,6 +59,8 @@ class _Counts:
 
     def allocate(self, number: int) -> None:
         with self.lock:
+            if self.limit is not None and number > 0 and self.held + number > self.limit:
+                raise torch.OutOfMemoryError(f"{NAME} out of memory: {self.held} + {number} > {self.limit} bytes")
             self.held += number
             self.peak = max(self.peak, self.held)
 
@@ -80,7 +82,11 @@ class _Storage:
             entry[1] += 1
             is_new = entry[1] == 1
         if is_new:
-            _counts.allocate(number)
+            try:
+                _counts.allocate(number)
+            except torch.OutOfMemoryError:
+                entry[0] = 0
+                raise
 
     def __del__(self) -> None:
         with _counts.lock:
@@ -164,6 +170,8 @@ class _FromData(TorchFunctionMode):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             index = tuple(torch.tensor(part).to(args[0].device) if isinstance(part, list) else part for part in index)
             return func(args[0], index, *args[2:])
+        if func is Tensor.tolist and isinstance(args[0], FakeTensor):
+            return args[0].cpu().tolist()
         return func(*args, **kwargs)
 
 
@@ -217,6 +225,9 @@ class _Module:
     def manual_seed_all(self, seed: int) -> None:
         pass
 
+    def empty_cache(self) -> None:
+        pass
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
@@ -251,9 +262,10 @@ class Meter:
 
     def reset(self) -> None:
         with _counts.lock:
-            held = _counts.held
+            held, limit = _counts.held, _counts.limit
             _counts.clear()
             _counts.held = _counts.peak = held
+            _counts.limit = limit
 
     @property
     def traffic(self) -> Traffic:
@@ -262,6 +274,14 @@ class Meter:
     @property
     def peak_bytes(self) -> int:
         return _counts.peak
+
+    @property
+    def held_bytes(self) -> int:
+        return _counts.held
+
+    def limit(self, number: int | None) -> None:
+        """From now on the device has so many bytes; what needs more raises OutOfMemoryError, as on a GPU."""
+        _counts.limit = number
 
 
 @contextmanager
@@ -276,3 +296,4 @@ def fake_accelerator() -> Iterator[Meter]:
             yield Meter()
     finally:
         _available = False
+        _counts.limit = None

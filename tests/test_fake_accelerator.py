@@ -62,11 +62,15 @@ def test_it_counts_what_crosses(work: object, copies_in: int, copies_out: int, w
     assert (traffic.copies_in, traffic.copies_out, traffic.waits) == (copies_in, copies_out, waits)
 
 
-def test_it_counts_memory_once_for_all_views() -> None:
+def test_it_counts_memory_once_for_all_views_and_has_no_more_than_its_limit() -> None:
     with fake_accelerator() as meter:
+        before = meter.held_bytes
         held: list[Tensor] = [torch.zeros(1000, device="fake")]
         held.append(held[0].view(10, 100)[2:])
-        assert meter.peak_bytes == 4000
+        assert (meter.held_bytes - before, meter.peak_bytes - before) == (4000, 4000)
+        meter.limit(before + 5000)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.zeros(500, device="fake")
         del held
         torch.zeros(500, device="fake")
-        assert meter.peak_bytes == 4000
+        assert (meter.held_bytes - before, meter.peak_bytes - before) == (0, 4000)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from harness.device import autocast
+from harness.device import autocast, is_out_of_memory, release_memory
 from harness.progress import Progress
 from llm_tasks.engine import cpu
 from llm_tasks.engine.caches import KeysValues, PrefixLayer, joined
@@ -200,7 +200,7 @@ class Engine:
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(rows) == 1:
                 raise
-        release_memory(self._model.device)
+        release_memory()
         self._budget = max(1, self._budget // 2)
         for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
             self._read(part, before, held)
@@ -306,14 +306,3 @@ def sliding_window(config: PretrainedConfig) -> int | None:
     if getattr(config, "use_sliding_window", True) is False or (kinds and "sliding_attention" not in kinds):
         return None
     return getattr(config, "sliding_window", None)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a batch was too large: the error of a GPU, or of the CPU's allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def release_memory(device: torch.device) -> None:
-    """Give back what the allocator of a GPU keeps."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

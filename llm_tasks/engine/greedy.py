@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from harness.device import is_out_of_memory, release_memory
 from harness.progress import Progress
 from llm_tasks.engine import cpu, proof
 from llm_tasks.engine.caches import GrowingLayer
-from llm_tasks.engine.feed import Engine, is_out_of_memory, release_memory, sliding_window
+from llm_tasks.engine.feed import Engine, sliding_window
 from llm_tasks.engine.log_likelihood import Work, check_done_once
 from llm_tasks.engine.packing import (
     Continuation,
@@ -172,7 +173,7 @@ def _answer_all(
                 found = None
             if found is None:  # here, where nothing holds the writer any more
                 del writer
-                release_memory(model.device)
+                release_memory()
                 batches = [(half, way) for batch, way in (*batches, (some, ways)) for half in _halves(batch)]
                 tokens_per_batch = max(1, tokens_per_batch // 2)
                 continue
