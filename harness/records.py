@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 RUN_OPTIONS = frozenset({
     "output_dir", "overwrite", "list_cells", "group_by", "checkpointing_steps", "resume_from_checkpoint",
     "with_tracking", "report_to", "eval_each_epoch", "tokens_per_batch", "stream", "settings", "device", "device_map",
-    "plain",
+    "plain", "blocks", "activations", "dry_run",
 })  # fmt: skip
 # Options that came later, and what a run without them did; None, False and an empty list count as absent anyway.
 DEFAULT_BEFORE = {"weights": "safetensors", "engine_arithmetic": 1, "method_arithmetic": 1}

@@ -6,7 +6,6 @@ fits into memory.
 
 import functools
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +25,9 @@ from transformers import (
 
 from harness import records
 from harness.cells import Cell
-from harness.device import available_memory
 from harness.model_files import check_checkpoint_files
 from harness.models import load_pretrained, longest_input, meta_model, save_model, stored_dtype
-from harness.progress import Progress
-from llm_tasks.engine.processes import ALONE, Processes, processes_here
+from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.methods import (
     DENSE,
     METHODS,
@@ -41,15 +38,15 @@ from llm_tasks.methods import (
     strength_of,
 )
 from pruning import calibration
-from pruning.blocks import StreamedBlocks, remove_converted
-from pruning.layers import decoder_weights
+from pruning.blocks import BlockStorage, HostBlocks, StreamedBlocks, move_outside, remove_converted
+from pruning.layers import decoder_blocks, decoder_weights
 from pruning.low_rank import parameter_ratio
 from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, zero_fraction
 from pruning.nm import parse_nm
 from pruning.replay import check_replayed
 from pruning.validation import all_finite
-from pruning.walk import InputStatistics, WalkCost, compress_blocks, walk_cost
+from pruning.walk import InputStatistics, compress_blocks
 from quantization.gptq import Quantized
 from quantization.gptqmodel_export import check_exportable, save_packed
 
@@ -65,11 +62,13 @@ class ModelSource:
 
     Attributes:
         name: hub id or folder.
-        device: where its weights go, unless device_map is "auto", which spreads them over all GPUs.
+        device: where it is computed, and where its weights go unless device_map or blocks says otherwise.
         weights: "safetensors" or "bin".
         revision: branch, tag or commit of a hub model.
         trust_remote_code: run code that the model's repository brings.
         dtype: of the weights: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
+        device_map: "auto" spreads the model over all GPUs.
+        blocks: where the decoder blocks are, one of resources.LAYOUTS.
     """
 
     name: str
@@ -79,6 +78,11 @@ class ModelSource:
     trust_remote_code: bool = False
     dtype: str = "auto"
     device_map: str | None = None
+    blocks: str = "device"
+
+    @property
+    def on_accelerator(self) -> bool:
+        return self.device.type != "cpu"
 
     def dtype_of(self, config: PretrainedConfig) -> torch.dtype:
         """What the weights of a model of this config are loaded in."""
@@ -116,6 +120,7 @@ class Compression:
         shared: by compression, the strengths for which it prepares every weight once.
         tokens_per_batch: calibration tokens computed at once.
         precision: "bf16" multiplies a float32 model's matrices in bf16.
+        activations: device that holds the hidden states of all calibration windows; None: the model's.
     """
 
     options: Options
@@ -125,6 +130,7 @@ class Compression:
     shared: Mapping[str, Sequence[Strength]]
     tokens_per_batch: int
     precision: str
+    activations: torch.device | None = None
 
 
 def skeleton(source: ModelSource) -> PreTrainedModel:
@@ -192,75 +198,8 @@ def check_shapes(
         check_exportable(model, exported_bits, group_size)
 
 
-def walk_costs(
-    model: PreTrainedModel, compressions: Iterable[str], shape: tuple[int, int], dtype: torch.dtype, tokens: int
-) -> dict[str, WalkCost]:
-    """What a walk over the blocks takes, by the statistic that it reads of the inputs.
-
-    Args:
-        model: may be without weights.
-        shape: number of calibration windows, and tokens in each.
-        tokens: computed at once.
-    """
-    statistics = {METHODS[name].statistic for name in compressions if name != DENSE} - {None}
-    return {name: walk_cost(model, shape, name, dtype, tokens) for name in sorted(statistics)}
-
-
-def check_memory(
-    model: PreTrainedModel,
-    source: ModelSource,
-    costs: Iterable[WalkCost],
-    several: bool,
-    shared_rank: int,
-    exports: bool,
-) -> None:
-    """Refuse, before it is loaded, a model that does not fit into memory with all that is kept beside it.
-
-    Args:
-        model: without weights.
-        several: whether several compressed models are made of it, so that the dense weights are kept.
-        shared_rank: the rank whose factors are kept for several strengths; 0 where none are.
-        exports: whether integers of quantized weights are packed.
-    Raises:
-        ValueError: says how much is needed and free, and the way out.
-    """
-    width = source.dtype_of(model.config).itemsize
-    shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
-    compressible = sum(shape.numel() for shape in shapes)
-    needed = sum(parameter.numel() for parameter in model.parameters()) * width
-    needed += max((cost.bytes for cost in costs), default=0)
-    needed += sum(min(shared_rank, *shape) * sum(shape) * 4 for shape in shapes)  # factors, in float32
-    if several:
-        needed += compressible * width
-    if exports:  # a byte each before they are packed, and up to one after
-        needed += compressible * 2
-    if source.device.type == "cpu":  # the processes of a job share it; each has a GPU of its own
-        needed *= processes_here()
-    free = available_memory(source.device, all_devices=bool(source.device_map))
-    if needed > free:
-        raise ValueError(
-            f"--model_name_or_path {source.name}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB "
-            "are free; one run alone keeps no dense copy, and perplexity.py --stream compresses block by block"
-        )
-
-
-def report_plan(model: PreTrainedModel, costs: Mapping[str, WalkCost], device: torch.device) -> None:
-    """Log which weights are compressed, and what one compression will cost."""
-    weights = decoder_weights(model).values()
-    kinds = Counter(weight.name.partition("[")[0].removesuffix(".weight").rpartition(".")[2] for weight in weights)
-    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    total = sum(weight.matrix.numel() for weight in weights)
-    logger.info("compressible: %d weights in %d matrices of the decoder blocks (%s)", total, len(weights), listed)
-    for name, cost in costs.items():
-        speed = cost.measured_flops_per_second(device)
-        logger.info(
-            "a compression that reads %s: %.1f TFLOP, about %.1f minutes at the %.0f GFLOP/s of a matmul here, "
-            "%.2f GB beside the model", name, cost.flops / 1e12, cost.flops / speed / 60, speed / 1e9, cost.bytes / 1e9,
-        )  # fmt: skip
-
-
 def load_model(source: ModelSource) -> PreTrainedModel:
-    """The model on its device, or with a device_map on several.
+    """The model on its device, its blocks in host memory where they are to be, or with a device_map on several.
 
     Raises:
         ValueError: the checkpoint is not whole, or the device_map left weights for the CPU or the disk, from where they
@@ -269,7 +208,7 @@ def load_model(source: ModelSource) -> PreTrainedModel:
     dtype = "auto" if source.dtype == "auto" else getattr(torch, source.dtype)
     model, _ = load_pretrained(
         source.name, AutoModelForCausalLM, dtype, weights=source.weights, revision=source.revision,
-        trust_remote_code=source.trust_remote_code, device_map=source.device_map,
+        trust_remote_code=source.trust_remote_code, device_map=source.device_map or placement(source),
     )  # fmt: skip
     if not hasattr(model, "generation_config"):  # a model's own code that is no GenerationMixin
         model.generation_config = GenerationConfig.from_model_config(model.config)
@@ -278,8 +217,14 @@ def load_model(source: ModelSource) -> PreTrainedModel:
             f"--device_map {source.device_map}: the GPUs together do not hold {source.name}; "
             "perplexity.py --stream compresses block by block"
         )
-    model = model if source.device_map else model.to(source.device)
+    if source.blocks == "host":
+        move_outside(model, source.device)
     return model.eval().requires_grad_(False)
+
+
+def placement(source: ModelSource) -> dict[str, torch.device] | None:
+    """Where from_pretrained puts a model that is not spread over devices: straight to its device, or in host memory."""
+    return {"": source.device} if source.on_accelerator and source.blocks == "device" else None
 
 
 class CompressibleModel:
@@ -288,15 +233,24 @@ class CompressibleModel:
     Args:
         keep_dense: hold a copy of the compressible weights; without it the model can be compressed once.
         how: how compressions are carried out.
+        computed_on: device to which blocks are brought that are in host memory; None: they are where they are computed.
     """
 
-    def __init__(self, model: PreTrainedModel, how: Compression, keep_dense: bool) -> None:
-        self.model, self._how = model, how
+    def __init__(
+        self, model: PreTrainedModel, how: Compression, keep_dense: bool, computed_on: torch.device | None = None
+    ) -> None:
+        self.model, self._how, self._computed_on = model, how, computed_on
         self._prepared: dict[tuple[str, str], Any] = {}  # by compression and weight
         self.weights = decoder_weights(model)
         self._dense = {name: weight.matrix.cpu().clone() for name, weight in self.weights.items()} if keep_dense else {}
         self._changed = False
         self._made: tuple[tuple, dict[str, Quantized]] | None = None
+
+    def storage(self) -> HostBlocks | None:
+        """Brings the blocks to the device for one walk or one evaluation; None where they are on it."""
+        if self._computed_on is None:
+            return None
+        return HostBlocks(decoder_blocks(self.model)[1], self._computed_on)
 
     def matrices(self) -> dict[str, Tensor]:
         """The weights that are compressed, by name."""
@@ -332,22 +286,21 @@ class CompressibleModel:
         elif compression in self._how.shared:
             self._compress_shared(cell, self._how.shared[compression])
         elif self._changed:
-            return compress_weights(self.model, cell, tokens, self._how)
+            return compress_weights(self.model, cell, tokens, self._how, self.storage())
         return {}
 
     def _compress_shared(self, cell: Cell, strengths: Sequence[Strength]) -> None:
         """Compress every weight by the method's `shared`, which prepares each once for all `strengths`."""
         compression, strength = cell["compression"], strength_of(cell)
         shared = METHODS[compression].shared
-        for name, weight in Progress(self.weights.items(), compression):
+
+        def compress_linear(W: Tensor, inputs: None, name: str) -> Tensor:
             key = compression, name
-            try:
-                if key not in self._prepared:
-                    self._prepared[key] = shared.prepare(weight.matrix, strengths)
-                found = shared.compress(weight.matrix, self._prepared[key], strength)
-                weight.matrix.copy_(checked(found, weight.matrix))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+            if key not in self._prepared:
+                self._prepared[key] = shared.prepare(W, strengths)
+            return checked(shared.compress(W, self._prepared[key], strength), W)
+
+        compress_blocks(self.model, None, compress_linear, storage=self.storage())
 
 
 def checked(found: Tensor, W: Tensor) -> Tensor:
@@ -365,7 +318,7 @@ def checked(found: Tensor, W: Tensor) -> Tensor:
 
 
 def compress_weights(
-    model: PreTrainedModel, cell: Cell, tokens: Tensor | None, how: Compression, storage: StreamedBlocks | None = None
+    model: PreTrainedModel, cell: Cell, tokens: Tensor | None, how: Compression, storage: BlockStorage | None = None
 ) -> dict[str, Quantized]:
     """Apply the cell's compression to every weight of the blocks.
 
@@ -393,6 +346,7 @@ def compress_weights(
         tokens_per_batch=how.tokens_per_batch,
         precision=how.precision,
         storage=storage,
+        activations=how.activations,
     )
     return grids
 
@@ -428,11 +382,11 @@ def stream(
     trust = source.trust_remote_code
     remove_converted(folder)
     if cell["compression"] == DENSE:
-        return StreamedBlocks(files, None, dtype, trust_remote_code=trust, scratch=folder)
+        return StreamedBlocks(files, None, dtype, trust_remote_code=trust, scratch=folder, device=source.device)
     job = records.recipe(run_identity)
     if StreamedBlocks.is_complete(out, job):
-        return StreamedBlocks(out, trust_remote_code=trust, scratch=folder)
-    storage = StreamedBlocks(files, out, dtype, job, trust)
+        return StreamedBlocks(out, trust_remote_code=trust, scratch=folder, device=source.device)
+    storage = StreamedBlocks(files, out, dtype, job, trust, device=source.device)
     if tokens is None:  # else the walk looks itself
         check_replayed(storage.model, storage, how.precision)
     compress_weights(storage.model, cell, tokens, how, storage)

@@ -120,6 +120,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="cpu, cuda, cuda:1 …; auto: the accelerator that is there, else the CPU")
     add("--device_map", choices=("auto",),
         help="auto: spread a model that one GPU does not hold over all GPUs of the machine")  # fmt: skip
+    add("--blocks", choices=("auto", "device", "host"), default="auto",
+        help="where the decoder blocks are: on the device, or in host memory, from where one at a time is brought to "
+        "the device; auto: on the device if they fit")  # fmt: skip
+    add("--activations", choices=("device", "host"), default="device",
+        help="where the hidden states of all calibration windows are (default device)")  # fmt: skip
 
 
 def add_compression(parser: argparse.ArgumentParser) -> None:
@@ -179,6 +184,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "batches side by side. Results are the same to rounding; this is how to check them")  # fmt: skip
     add("--stream", action="store_true",
         help="for a model larger than memory: block by block from its files to <output_dir>/model")  # fmt: skip
+    add("--dry_run", action="store_true",
+        help="print the runs that are missing, what they need of memory and disk, and where; load nothing")  # fmt: skip
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
@@ -320,11 +327,9 @@ def check_strengths(given: Given) -> None:
             raise ValueError(f"--{kind} is taken by --compression {takers}; asked for is {asked}")
 
 
-def check_together(given: Given, streamable: bool) -> None:
+def check_together(given: Given) -> None:
     """Refuse options that do not go together, and a device that is not there.
 
-    Args:
-        streamable: whether the script can evaluate a model block by block.
     Raises:
         ValueError: names them.
     """
@@ -334,11 +339,15 @@ def check_together(given: Given, streamable: bool) -> None:
             raise ValueError(f"--block_size {given['block_size']} is no multiple of the groups of --nm_ratio {ratio}")
     device = given["device"]
     if given["stream"]:
-        check_streamed(given, streamable)
+        check_streamed(given)
     if given["device_map"] and device != "auto":
         raise ValueError(f"--device_map spreads a model over all GPUs: --device {device} must be auto")
     if given["device_map"] and (given["stream"] or job_size() > 1):
         raise ValueError("--device_map takes all GPUs for one process: no --stream, accelerate launch or torchrun")
+    if given["blocks"] != "auto" and (given["stream"] or given["device_map"]):
+        raise ValueError(f"--blocks {given['blocks']}: --stream and --device_map say themselves where the blocks are")
+    if given["blocks"] == "host" and device_of(given).type == "cpu":
+        raise ValueError("--blocks host brings blocks from host memory to an accelerator; the device is the CPU")
     if job_size() > 1 and ":" in device:
         raise ValueError(f"--device {device}: a job gives each process a GPU of its own; allowed: auto, cuda, cpu")
     if given["export"] and not any(name != DENSE and METHODS[name].quantize for name in given["compression"]):
@@ -350,12 +359,8 @@ def check_together(given: Given, streamable: bool) -> None:
     device_of(given)
 
 
-def check_streamed(given: Given, streamable: bool) -> None:
+def check_streamed(given: Given) -> None:
     """Refuse what cannot be computed with one block in memory at a time; see check_together."""
-    if not streamable:
-        raise ValueError("--stream: this script does not evaluate block by block; perplexity.py --stream does")
-    if given["device"] not in ("auto", "cpu"):
-        raise ValueError(f"--stream computes on the CPU: --device {given['device']} must be cpu or auto")
     if job_size() > 1:
         raise ValueError("--stream computes in one process: start it without accelerate launch or torchrun")
     if given["weights"] != "safetensors":
@@ -368,7 +373,7 @@ def check_streamed(given: Given, streamable: bool) -> None:
 
 def device_of(given: Given) -> torch.device:
     """Raises ValueError where the machine has no such device."""
-    return device_named("cpu" if given["stream"] and given["device"] == "auto" else given["device"])
+    return device_named(given["device"])
 
 
 def model_source(given: Given) -> ModelSource:
@@ -391,6 +396,7 @@ def compression(given: Given) -> Compression:
         shared={name: strengths for name, strengths in shared.items() if strengths},
         tokens_per_batch=tokens_per_batch(given["tokens_per_batch"], device_of(given)),
         precision=precision_of(given),
+        activations=torch.device("cpu") if given["activations"] == "host" else None,
     )
 
 

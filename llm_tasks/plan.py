@@ -67,7 +67,7 @@ def cell_options(asked: Asked, some: list[Cell]) -> dict[str, Any]:
             del options[name]
     if not values(some, "sparsity"):
         options.pop("magnitude_scope", None)
-    for name in ("list_cells", "group_by"):
+    for name in ("list_cells", "group_by", "dry_run"):
         options.pop(name, None)
     if not any(map(is_quantized, some)):
         options.pop("export", None)

@@ -7,11 +7,12 @@ A compressed model is measured in all settings before the next is made.
 
 import functools
 import gc
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jinja2 import TemplateError
@@ -26,30 +27,87 @@ from harness.device import device_name, keep_freed_memory, peak_memory, reset_pe
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
 from llm_tasks import options, plan
 from llm_tasks.compressed_model import (
+    Calibration,
     CompressibleModel,
     Compression,
     ModelSource,
-    check_memory,
     check_shapes,
     compression_facts,
     export,
     load_model,
     max_length,
-    report_plan,
     save_compressed,
     skeleton,
     stream,
-    walk_costs,
 )
 from llm_tasks.engine import window_losses
 from llm_tasks.engine.encoding import EncodedLevel
-from llm_tasks.engine.processes import Processes, join
+from llm_tasks.engine.processes import Processes, join, processes_here
 from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, measure, report_levels, warn_of_chance
 from llm_tasks.levels import Setting
 from llm_tasks.methods import DENSE, compressed_by, is_calibrated
 from llm_tasks.options import Asked
+from llm_tasks.resources import Memory, choose_layout, memory_needed, report_plan, walk_costs
 from pruning import calibration
-from pruning.blocks import StreamedBlocks
+from pruning.blocks import BlockStorage
+from pruning.walk import WalkCost
+
+logger = logging.getLogger(__name__)
+
+WHERE = {
+    "device": "on the device",
+    "host": "in host memory, one at a time on the device",
+    "files": "in files, one at a time in memory",
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """All that is known before data and a model are loaded.
+
+    Attributes:
+        folders: the cell of every run's folder.
+        identities: by folder, what tells its run from others.
+        values: of every setting, the options that its functions read.
+        model: without weights.
+        costs: of the walks, by statistic.
+        memory: what the job needs, and where.
+        several: whether several compressed models are made.
+        dtype: of the weights.
+    """
+
+    asked: Asked
+    source: ModelSource
+    how: Compression
+    folders: dict[Path, Cell]
+    identities: dict[Path, dict[str, Any]]
+    values: dict[int | str, Any]
+    calibrated: Calibration
+    model: PreTrainedModel
+    costs: dict[str, WalkCost]
+    memory: Memory
+    several: bool
+    dtype: torch.dtype
+
+    def pending(self) -> dict[Path, Cell]:
+        """The runs that are to be computed."""
+        overwrite = self.asked.given["overwrite"]
+        return {
+            folder: cell for folder, cell in self.folders.items() if overwrite or not run_folder.is_complete(folder)
+        }
+
+
+class Compressed(NamedTuple):
+    """A compressed model as it is measured.
+
+    Fields:
+        storage: brings its blocks to the device; None where they are on it.
+        facts: what was left of the weights.
+    """
+
+    model: PreTrainedModel
+    storage: BlockStorage | None
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -104,7 +162,11 @@ def run(argv: Sequence[str] | None, description: str, settings: Mapping[int | st
         if asked.given["list_cells"] or asked.given["group_by"]:
             list_cells(asked, folders)
             return 0
-        job = prepare(asked, folders)
+        planned = plan_job(asked, folders)
+        if asked.given["dry_run"]:
+            print_plan(planned)
+            return 0
+        job = prepare(planned)
     except ValueError as error:
         parser.error(str(error))
     except TemplateError as error:  # jinja2's, of the tokenizer's own file
@@ -130,53 +192,111 @@ def list_cells(asked: Asked, folders: Mapping[Path, Cell]) -> None:
     )  # fmt: skip
 
 
-def prepare(asked: Asked, folders: dict[Path, Cell]) -> Job:
-    """Check all that can be checked before a model is loaded, and read what the pending runs are to measure.
+def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
+    """Check all that can be checked before a model or data are loaded.
 
     Raises:
         ValueError: says what cannot be done.
     """
     given = asked.given
-    options.check_together(given, streamable="perplexity" in asked.settings)
+    options.check_together(given)
     source, how = options.model_source(given), options.compression(given)
     model = skeleton(source)
     exported = given["bits"] if given["export"] else ()
     check_shapes(model, source.name, given["nm_ratio"], given["rank"], exported, given["group_size"])
     length = max_length(model)
     calibrated = options.calibration_of(given, length)
-    reading = None if "perplexity" in asked.settings else options.reading(given)
     values = {name: setting_values(asked, setting, length) for name, setting in asked.settings.items()}
     identities = identify(asked, folders, values, model, source, how)
     check_folders(identities, given["overwrite"])
+    several = len(set(map(compressed_by, folders.values()))) > 1
+    shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
+    costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch)
+    memory = plan_memory(asked, source, how, model, costs.values(), several)
+    source = replace(source, blocks=memory.layout)
+    return Planned(asked, source, how, folders, identities, values, calibrated, model, costs, memory, several, dtype)
+
+
+def prepare(planned: Planned) -> Job:
+    """Join the processes of the job, and read what the pending runs are to measure.
+
+    Raises:
+        ValueError: says what cannot be read.
+    """
+    asked, source = planned.asked, planned.source
+    given, length = asked.given, max_length(planned.model)
+    reading = None if "perplexity" in asked.settings else options.reading(given)
     processes = join(source.device)
     tokenizer = load_tokenizer(source.name, source.trust_remote_code, source.revision)
 
     @functools.cache
     def data(name: int | str) -> Any:
-        return prepare_data(asked.settings[name], values[name], given["seed"], tokenizer, length, reading)
+        return prepare_data(asked.settings[name], planned.values[name], given["seed"], tokenizer, length, reading)
 
     @functools.cache
     def tokens(seed: int) -> Tensor:
-        return calibrated.tokens(tokenizer, seed)
+        return planned.calibrated.tokens(tokenizer, seed)
 
     # What pending runs need is read now, so that what cannot be read is refused before a model loads.
-    pending = [cell for folder, cell in folders.items() if given["overwrite"] or not run_folder.is_complete(folder)]
-    measured = tuple(dict.fromkeys(cell["setting"] for cell in pending))
+    pending = planned.pending()
+    measured = tuple(dict.fromkeys(cell["setting"] for cell in pending.values()))
     for name in measured:
         data(name)
-    for seed in {cell["seed"] for cell in pending if is_calibrated(cell)}:
+    for seed in {cell["seed"] for cell in pending.values() if is_calibrated(cell)}:
         tokens(seed)
-    several = len(set(map(compressed_by, folders.values()))) > 1
-    shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
-    costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch)
-    if not given["stream"]:
-        kept_rank = max(given["rank"], default=0) if how.shared else 0
-        check_memory(model, source, costs.values(), several, kept_rank, bool(how.export))
     if processes.is_main:
-        report_plan(model, costs, source.device)
+        report_plan(planned.model, planned.costs, source.device)
+        if planned.memory.layout == "host":
+            logger.info("the decoder blocks stay in host memory; one at a time is brought to %s", source.device)
     return Job(
-        asked, source, how, reading, folders, identities, processes, tokenizer, measured, data, tokens, several, dtype
+        asked, source, planned.how, reading, planned.folders, planned.identities, processes, tokenizer, measured, data,
+        tokens, planned.several, planned.dtype,
     )  # fmt: skip
+
+
+def print_plan(planned: Planned) -> None:
+    """What --dry_run says: the runs, where the model will be, and what it takes of memory and disk."""
+    source, pending = planned.source, planned.pending()
+    weights = sum(weight.numel() for weight in planned.model.parameters())
+    print(f"{source.name}: {weights / 1e9:.2f} billion weights in {str(planned.dtype).removeprefix('torch.')}")
+    print(f"{len(planned.folders)} runs, of which {len(pending)} are missing: {planned.asked.given['output_dir']}")
+    print(f"device: {source.device}, {device_name(source.device)}; decoder blocks: {WHERE[planned.memory.layout]}")
+    for line in planned.memory.described():
+        print(line)
+    compressed = [cell for cell in pending.values() if cell["compression"] != DENSE]
+    models = compressed if source.blocks == "files" else pending if planned.asked.given["save_model"] else ()
+    if models:
+        print(f"disk: {len(models)} models, {len(models) * weights * planned.dtype.itemsize / 1e9:.1f} GB")
+
+
+def plan_memory(
+    asked: Asked, source: ModelSource, how: Compression, model: PreTrainedModel, costs: Iterable[WalkCost],
+    several: bool,
+) -> Memory:  # fmt: skip
+    """What the job needs, with its blocks in the first place that holds them.
+
+    Args:
+        model: without weights.
+        several: whether several compressed models are made.
+    Raises:
+        ValueError: none holds them.
+    """
+    given, costs = asked.given, list(costs)
+    if given["stream"]:
+        layouts = ["files"]
+    elif given["device_map"] or not source.on_accelerator or given["blocks"] == "device":
+        layouts = ["device"]
+    else:
+        layouts = ["host"] if given["blocks"] == "host" else ["device", "host"]
+    shared_rank = max(given["rank"], default=0) if how.shared else 0
+
+    def needed(layout: str) -> Memory:
+        return memory_needed(
+            model, source.dtype_of(model.config), layout, source.on_accelerator, costs, given["activations"], several,
+            shared_rank, bool(how.export), processes_here(),
+        )  # fmt: skip
+
+    return choose_layout(layouts, needed, source.device, bool(source.device_map), source.name)
 
 
 def setting_values(asked: Asked, setting: Setting, length: int) -> Any:
@@ -251,11 +371,13 @@ def load_dense(job: Job) -> CompressibleModel:
     """The dense model; the engine's fast paths are proven on it, since a broken model may not tell positions apart."""
     model = load_model(job.source)
     refuse_unknown_ids(model, job.tokenizer)
+    computed_on = job.source.device if job.source.blocks == "host" else None
+    dense = CompressibleModel(model, job.how, job.several and job.processes.is_main, computed_on)
     if job.reading is not None:
         for name in job.measured:
             for levels in job.data(name).values():
-                engine_ways(model, levels, job.reading.plain)
-    return CompressibleModel(model, job.how, keep_dense=job.several and job.processes.is_main)
+                engine_ways(model, levels, job.reading.plain, dense.storage())
+    return dense
 
 
 def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path) -> None:
@@ -267,18 +389,15 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
         if processes.is_main:
             run_folder.start_run(folder, job.identities[folder], environment(job))
         dense = None if job.streams else loaded()
-    if dense is None:
-        model, facts = compress_streamed(job, folder)
-    else:
-        model, facts = compress_loaded(job, dense, folder)
+    made = compress_streamed(job, folder) if dense is None else compress_loaded(job, dense, folder)
     compressed = time.monotonic()
-    found = measure_model(job, model, cell)
+    found = measure_model(job, made, cell)
     if not processes.is_main:
         return
     given = job.asked.given
     result = {
         **plan.describe(cell, job.identities[folder], given["model_name_or_path"], given["magnitude_scope"]),
-        **facts,
+        **made.facts,
         **found.facts,
         "compress_seconds": compressed - started,
         "evaluate_seconds": time.monotonic() - compressed,
@@ -298,17 +417,17 @@ def environment(job: Job) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def compress_streamed(job: Job, folder: Path) -> tuple[StreamedBlocks, dict[str, Any]]:
-    """The cell's model, written block by block, and what was left of its weights."""
+def compress_streamed(job: Job, folder: Path) -> Compressed:
+    """The cell's model, written block by block."""
     cell = job.folders[folder]
     tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) else None
     blocks = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
     refuse_unknown_ids(blocks.model, job.tokenizer)
-    return blocks, compression_facts(cell, blocks.weights())
+    return Compressed(blocks.model, blocks, compression_facts(cell, blocks.weights()))
 
 
-def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The cell's model in memory, saved and exported where that is asked for, and what was left of its weights."""
+def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> Compressed:
+    """The cell's model in memory, saved and exported where that is asked for."""
     cell, run_identity, processes = job.folders[folder], job.identities[folder], job.processes
     tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) and processes.is_main else None
     grids = dense.compress(cell, tokens, processes)
@@ -318,16 +437,16 @@ def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> tuple[P
             save_compressed(folder, dense.model, cell, run_identity, job.tokenizer)
         if grids:
             export(folder, dense.model, grids, cell, run_identity, job.how, job.tokenizer)
-    return dense.model, facts
+    return Compressed(dense.model, dense.storage(), facts)
 
 
-def measure_model(job: Job, model: PreTrainedModel | StreamedBlocks, cell: Cell) -> Evaluation:
+def measure_model(job: Job, made: Compressed, cell: Cell) -> Evaluation:
     """The cell's model measured in its setting."""
     setting, data = job.asked.settings[cell["setting"]], job.data(cell["setting"])
     if job.reading is None:
-        return measure_perplexity(job, model, data)
+        return measure_perplexity(job, made, data)
     levels: list[EncodedLevel] = data[cell["seed"] if setting.seeded else job.asked.given["seed"][0]]
-    found = measure(model, job.tokenizer, levels, job.reading, job.processes)
+    found = measure(made.model, job.tokenizer, levels, job.reading, job.processes, storage=made.storage)
     if cell["compression"] == DENSE and job.processes.is_main:
         warn_of_chance(setting.name, found.levels)
     # A user's task goes by its own name: that of its levels' data set.
@@ -335,13 +454,12 @@ def measure_model(job: Job, model: PreTrainedModel | StreamedBlocks, cell: Cell)
     return found._replace(facts={"task": task, **found.facts})
 
 
-def measure_perplexity(job: Job, model: PreTrainedModel | StreamedBlocks, windows: Tensor) -> Evaluation:
+def measure_perplexity(job: Job, made: Compressed, windows: Tensor) -> Evaluation:
     """The perplexity of a model on the windows of a text, the standard error over windows."""
     text, tokens, precision = job.asked.given["text"], job.how.tokens_per_batch, job.how.precision
-    if isinstance(model, StreamedBlocks):
-        losses, config = window_losses.losses_streamed(model, windows, tokens, precision), model.model.config
+    if made.storage is None:
+        losses = window_losses.losses_in_memory(made.model, windows, tokens, precision, job.processes)
     else:
-        losses = window_losses.losses_in_memory(model, windows, tokens, precision, job.processes)
-        config = model.config
-    level = window_losses.describe_perplexity(text, losses, config.get_text_config().vocab_size)
+        losses = window_losses.losses_blockwise(made.model, made.storage, windows, tokens, precision)
+    level = window_losses.describe_perplexity(text, losses, made.model.config.get_text_config().vocab_size)
     return Evaluation([level], {"window_loss": losses}, {"task": text})

@@ -64,19 +64,27 @@ def forwards_replaced(blocks: nn.ModuleList, forwards: list[Callable]) -> Iterat
 
 @contextmanager
 def blocks_replaced(
-    blocks: nn.ModuleList, like: Any, output: Tensor | None = None
+    blocks: nn.ModuleList,
+    like: Any,
+    output: Tensor | None = None,
+    takes_cache: bool = False,
+    stop_at: int | None = None,
 ) -> Iterator[list[tuple[Tensor, Call]]]:
     """Inside, blocks return their input hidden states uncomputed; yields the list of their calls, in order.
 
     Args:
         like: an output of one of these blocks, for its type: hidden states, alone or first in a tuple.
         output: hidden states that every block returns instead of its input.
+        takes_cache: blocks may be given a KV cache.
+        stop_at: the call with this index raises StopForward.
     """
     seen: list[tuple[Tensor, Call]] = []
 
     def replacement(block: nn.Module) -> Callable:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            seen.append(split_call(type(block).__name__, args, kwargs))
+            seen.append(split_call(type(block).__name__, args, kwargs, takes_cache))
+            if len(seen) - 1 == stop_at:
+                raise StopForward
             hidden = args[0] if output is None else output
             return hidden if isinstance(like, Tensor) else type(like)((hidden, *like[1:]))
 

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS_AT_ONCE = 2**21  # weights that are masked at once
 ROWS_AT_ONCE = 128  # tokens whose squares are summed at once, so that their float32 copies fit into the CPU's cache
 STATISTICS = ("sq_norms", "hessian")
+MOST_DENSE = 32  # weights of a block; in a block with more, of experts, a token does not meet all
 # Decoders with per-layer inputs computed from the tokens: arithmetic 1 gave their blocks those of another window.
 WRONG_IN_1 = ("gemma4_text", "gemma4_unified_text")
 
@@ -289,13 +290,22 @@ class WalkCost(NamedTuple):
 
     Fields:
         flops: of two forward passes over the blocks and of the statistics; factorisations and updates take fewer.
-        bytes: memory besides the model: activations, statistics of one block, and intermediate results of a batch.
+        activations_bytes: hidden states of all windows.
+        statistics_bytes: statistics of a block, their factors, and copies of its largest weight.
+        batch_bytes: intermediate results of a batch.
         dtype: dtype in which the model computes.
     """
 
     flops: float
-    bytes: int
+    activations_bytes: int
+    statistics_bytes: int
+    batch_bytes: int
     dtype: torch.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Memory besides the model."""
+        return self.activations_bytes + self.statistics_bytes + self.batch_bytes
 
     def measured_flops_per_second(self, device: torch.device) -> float:
         """Speed of matmuls in this dtype on `device`, measured; only of small ones if those already take long."""
@@ -325,16 +335,54 @@ def walk_cost(
     """
     name, blocks = decoder_blocks(model)
     if statistic is None:
-        return WalkCost(0.0, 0, dtype)
+        return WalkCost(0.0, 0, 0, 0, dtype)
     tokens = windows_shape[0] * windows_shape[1]
-    shapes = [tuple(weight.matrix.shape) for weight in block_weights(blocks[0], f"{name}.0")]
-    inputs = {shape[1] for shape in shapes}
+    weights = block_weights(blocks[0], f"{name}.0")
+    shapes = [tuple(weight.matrix.shape) for weight in weights]
     matmuls = sum(rows * columns for rows, columns in shapes) * 2
-    squares = sum(size**2 for size in inputs) * (statistic == "hessian")
+    squares = [size**2 for size in distinct_inputs(model, weights)] if statistic == "hessian" else [0]
     hidden = model.config.get_text_config().hidden_size
-    widest = max(max(shape) for shape in shapes)
+    largest = max(rows * columns for rows, columns in shapes)
+    # of each Hessian its sum and its factor, and two more while one is factored; two float32 copies of a weight
+    statistics = 4 * (2 * sum(squares) + 2 * max(squares) + 2 * largest)
+    at_once = max(tokens_per_batch, windows_shape[1])
+    widths = 2 * hidden + sum(rows for rows, _ in shapes if len(shapes) <= MOST_DENSE)
     return WalkCost(
-        flops=2.0 * tokens * len(blocks) * (matmuls + squares),
-        bytes=tokens * hidden * dtype.itemsize + 8 * squares + 4 * tokens_per_batch * widest * 4,
+        flops=2.0 * tokens * len(blocks) * (matmuls + sum(squares)),
+        activations_bytes=tokens * hidden * dtype.itemsize,
+        statistics_bytes=statistics,
+        batch_bytes=at_once * widths * dtype.itemsize,
         dtype=dtype,
     )
+
+
+def distinct_inputs(model: PreTrainedModel, weights: list[LinearWeight]) -> list[int]:
+    """Sizes of the different inputs that a block gives its weights; layers with the same input tensor share one.
+
+    They are seen in a forward pass of two tokens. Where that fails, every weight counts by itself.
+
+    Args:
+        model: may be on the meta device.
+        weights: of the model's first block.
+    """
+    dense = [weight for weight in weights if weight.expert is None]
+    inputs: dict[str, Tensor] = {}
+
+    def record(name: str, tensor: Tensor) -> None:
+        inputs[name] = tensor
+        if len(inputs) == len(dense):
+            raise StopForward
+
+    device = model.get_input_embeddings().weight.device
+    ids = torch.zeros(1, 2, dtype=torch.int64, device=device)
+    mask = torch.zeros(1, 1, 2, 2, dtype=model.dtype, device=device)  # of this form its values are not looked into
+    try:
+        with record_inputs(dense, record), torch.no_grad():
+            model.base_model(ids, attention_mask=mask, use_cache=False)
+    except StopForward:
+        pass
+    except Exception:  # whatever a model's code raises for tensors without values
+        inputs = {}
+    sizes = {id(tensor): tensor.shape[-1] for tensor in inputs.values()}
+    alone = [weight for weight in weights if weight.name not in inputs]
+    return [*sizes.values(), *(weight.matrix.shape[1] for weight in alone)]

@@ -11,6 +11,6 @@ python "GLUE_tasks/$SCRIPT" \
   --learning_rate "$LEARNING_RATE" --num_train_epochs "$EPOCHS" \
   --output_dir "$OUT/{task_name}/{$CONDITION}/{transfer}/{strength}/{seed}" "$@"
 
-if [[ " $* " != *" --list_cells "* ]]; then
+if [[ " $* " != *" --list_cells "* && " $* " != *" --dry_run "* ]]; then
   python scripts/plot_results.py --results_dir "$OUT" --output_dir "$OUT/figures"
 fi

@@ -27,6 +27,6 @@ if [[ -n "${MCQ_TASKS:-}" ]]; then
     ${MCQ_TRAIN_SPLIT:+--train_split $MCQ_TRAIN_SPLIT} "$@"
 fi
 
-if [[ " $* " != *" --list_cells "* ]]; then
+if [[ " $* " != *" --list_cells "* && " $* " != *" --dry_run "* ]]; then
   python scripts/plot_results.py --results_dir "$OUT" --output_dir "$OUT/figures"
 fi

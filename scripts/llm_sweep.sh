@@ -35,6 +35,6 @@ python "llm_tasks/$SETTING.py" \
   ${ANSWER_MODE:+--answer_mode "$ANSWER_MODE"} ${MAX_ITEMS:+--max_items "$MAX_ITEMS"} \
   --output_dir "$OUT/${SETTINGS:+{setting\}/}{compression}/{strength}/{seed}" "$@"
 
-if [[ " $* " != *" --list_cells "* ]]; then
+if [[ " $* " != *" --list_cells "* && " $* " != *" --dry_run "* ]]; then
   python scripts/plot_results.py --results_dir "$OUT" --output_dir "$OUT/figures"
 fi

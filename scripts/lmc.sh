@@ -29,7 +29,7 @@ OUT="$TREE/models"
 source scripts/glue_sweep.sh --save_model "$@"
 
 # Lines need trained models, so --list_cells lists the training only.
-if [[ " $* " != *" --list_cells "* ]]; then
+if [[ " $* " != *" --list_cells "* && " $* " != *" --dry_run "* ]]; then
   python GLUE_tasks/Glue_interpolate.py --results_dir "$OUT" --task_name $TASKS --pairs $PAIRS \
     --num_points "$POINTS" --max_train_samples "$TRAIN_ROWS" \
     --output_dir "$TREE/lines/{task_name}/{pair}/{strength}/{fraction}/{seed}"

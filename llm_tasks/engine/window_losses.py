@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from harness.device import autocast
 from harness.progress import Progress
 from llm_tasks.engine.processes import ALONE, Processes
-from pruning.blocks import StreamedBlocks
+from pruning.blocks import BlockStorage
 from pruning.replay import Replay
 
 POSITIONS_PER_LOSS = 1024  # so many positions' logits are turned to float32 at once
@@ -58,11 +58,13 @@ def losses_in_memory(
 
 
 @torch.no_grad()
-def losses_streamed(stream: StreamedBlocks, windows: Tensor, tokens_per_batch: int, precision: str) -> np.ndarray:
-    """The same with one block in memory at a time: all windows go through it before the next is read."""
-    replay = Replay(stream.model, stream, windows, tokens_per_batch, precision)
-    for index in Progress(range(len(stream.blocks)), "perplexity"):
-        with stream.hold(index) as block:
+def losses_blockwise(
+    model: PreTrainedModel, storage: BlockStorage, windows: Tensor, tokens_per_batch: int, precision: str
+) -> np.ndarray:
+    """The same with one block on the device at a time: all windows go through it before the next is brought."""
+    replay = Replay(model, storage, windows, tokens_per_batch, precision)
+    for index in Progress(range(len(replay.batches.blocks)), "perplexity"):
+        with storage.hold(index) as block:
             replay.advance(index, block)
     return np.array([loss for batch, logits in replay.logits() for loss in window_losses(logits, batch)])
 

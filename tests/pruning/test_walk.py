@@ -233,10 +233,10 @@ def test_cost_of_a_walk_by_hand():
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    # q, o: 8x8; k, v: 4x8; gate, up: 16x8; down: 8x16 -> 576 weights; distinct input sizes 8 and 16
+    # q, o: 8x8; k, v: 4x8; gate, up: 16x8; down: 8x16 -> 576 weights; q, k, v share an input, and gate and up
     norms = walk_cost(model, (10, 5), "sq_norms", torch.bfloat16)
     assert norms.flops == 2 * 50 * 2 * (2 * 576)
-    assert walk_cost(model, (10, 5), "hessian", torch.bfloat16).flops == 2 * 50 * 2 * (2 * 576 + 64 + 256)
+    assert walk_cost(model, (10, 5), "hessian", torch.bfloat16).flops == 2 * 50 * 2 * (2 * 576 + 3 * 64 + 256)
     assert walk_cost(model, (10, 5), None, torch.bfloat16).bytes == 0
     assert norms.measured_flops_per_second(torch.device("cpu")) > 0
 
