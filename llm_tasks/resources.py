@@ -9,12 +9,14 @@ import torch
 from transformers import PreTrainedModel
 
 from harness.device import available_memory
+from llm_tasks.engine.log_likelihood import AT_ONCE
 from llm_tasks.methods import DENSE, METHODS
 from pruning.layers import decoder_blocks, decoder_weights
-from pruning.walk import WalkCost, walk_cost
+from pruning.walk import WalkCost, batch_bytes, walk_cost
 
 logger = logging.getLogger(__name__)
 
+COPIES = 6  # float32 copies of a weight that a method without statistics makes: scores, masks, their order
 LAYOUTS = ("device", "host", "files")
 WAYS_OUT = {
     "device": "one run alone keeps no dense copy; --blocks host leaves the decoder blocks in host memory, --stream in "
@@ -72,6 +74,8 @@ def memory_needed(
     layout: str,
     on_accelerator: bool,
     costs: Iterable[WalkCost] = (),
+    tokens_per_batch: int = 4096,
+    whole_logits: bool = False,
     activations: str = "device",
     several: bool = False,
     shared_rank: int = 0,
@@ -86,6 +90,8 @@ def memory_needed(
         layout: where the decoder blocks are, one of LAYOUTS.
         on_accelerator: whether blocks are computed on another device than the CPU.
         costs: of the walks that the job makes.
+        tokens_per_batch: evaluated at once.
+        whole_logits: whether the logits of a batch are stored whole, as for perplexity.
         activations: "device" or "host", where the hidden states of all calibration windows are.
         several: whether several compressed models are made, so that a copy of the dense weights is kept.
         shared_rank: rank whose factors are kept for several strengths; 0 where none are.
@@ -99,10 +105,14 @@ def memory_needed(
     shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
     compressible = sum(shape.numel() for shape in shapes)
     in_flight = 2 if on_accelerator else 1  # blocks: the one that is computed, and the next one on its way
-
+    copies = COPIES * 4 * max(shape.numel() for shape in shapes)
+    logits = tokens_per_batch * model.config.get_text_config().vocab_size * (dtype.itemsize + 4)
     device = {
-        "statistics, factors and copies of a weight": max((cost.statistics_bytes for cost in costs), default=0),
-        "intermediate results of a batch": max((cost.batch_bytes for cost in costs), default=0),
+        "statistics, factors and copies of a weight": max([copies, *(cost.statistics_bytes for cost in costs)]),
+        "intermediate results of a batch": max(
+            [batch_bytes(model, dtype, tokens_per_batch), *(cost.batch_bytes for cost in costs)]
+        ),
+        "logits of a batch": logits if whole_logits else min(logits, AT_ONCE * (dtype.itemsize + 4)),
     }
     host: dict[str, int] = {}
     states = max((cost.activations_bytes for cost in costs), default=0)

@@ -292,8 +292,9 @@ def plan_memory(
 
     def needed(layout: str) -> Memory:
         return memory_needed(
-            model, source.dtype_of(model.config), layout, source.on_accelerator, costs, given["activations"], several,
-            shared_rank, bool(how.export), processes_here(),
+            model, source.dtype_of(model.config), layout, source.on_accelerator, costs, how.tokens_per_batch,
+            "perplexity" in asked.settings, given["activations"], several, shared_rank, bool(how.export),
+            processes_here(),
         )  # fmt: skip
 
     return choose_layout(layouts, needed, source.device, bool(source.device_map), source.name)

@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 WEIGHTS_AT_ONCE = 2**21  # weights that are masked at once
 ROWS_AT_ONCE = 128  # tokens whose squares are summed at once, so that their float32 copies fit into the CPU's cache
 STATISTICS = ("sq_norms", "hessian")
-MOST_DENSE = 32  # weights of a block; in a block with more, of experts, a token does not meet all
 # Decoders with per-layer inputs computed from the tokens: arithmetic 1 gave their blocks those of another window.
 WRONG_IN_1 = ("gemma4_text", "gemma4_unified_text")
 
@@ -345,15 +344,23 @@ def walk_cost(
     largest = max(rows * columns for rows, columns in shapes)
     # of each Hessian its sum and its factor, and two more while one is factored; two float32 copies of a weight
     statistics = 4 * (2 * sum(squares) + 2 * max(squares) + 2 * largest)
-    at_once = max(tokens_per_batch, windows_shape[1])
-    widths = 2 * hidden + sum(rows for rows, _ in shapes if len(shapes) <= MOST_DENSE)
     return WalkCost(
         flops=2.0 * tokens * len(blocks) * (matmuls + sum(squares)),
         activations_bytes=tokens * hidden * dtype.itemsize,
         statistics_bytes=statistics,
-        batch_bytes=at_once * widths * dtype.itemsize,
+        batch_bytes=batch_bytes(model, dtype, max(tokens_per_batch, windows_shape[1])),
         dtype=dtype,
     )
+
+
+def batch_bytes(model: PreTrainedModel, dtype: torch.dtype, tokens: int) -> int:
+    """Estimate of the intermediate results of a block for a batch of so many tokens, with fused attention.
+
+    In a mixture of experts a token meets some experts only, which are not counted.
+    """
+    name, blocks = decoder_blocks(model)
+    rows = [weight.matrix.shape[0] for weight in block_weights(blocks[0], f"{name}.0") if weight.expert is None]
+    return tokens * (2 * model.config.get_text_config().hidden_size + sum(rows)) * dtype.itemsize
 
 
 def distinct_inputs(model: PreTrainedModel, weights: list[LinearWeight]) -> list[int]:
