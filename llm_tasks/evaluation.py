@@ -1,5 +1,6 @@
 """A model measured on levels of difficulty: their prompts as tokens, the outcome of every item, every level's score."""
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.thinking import AnswerDecoder, open_tags
 from llm_tasks.engine.ways import PLAIN, Ways
 from llm_tasks.levels import LETTERS, Level
+from pruning.block_calls import blocks_held
+from pruning.blocks import BlockStorage
+from pruning.layers import decoder_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +121,7 @@ def warn_of_chance(setting: int | str, levels: Sequence[dict[str, Any]]) -> None
 def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, levels: Sequence[EncodedLevel],
     reading: Reading, processes: Processes = ALONE, ways: tuple[Ways, Ways] | None = None,
+    storage: BlockStorage | None = None,
 ) -> Evaluation:  # fmt: skip
     """Score the model on all levels in one go, so that what levels have in common is computed once.
 
@@ -124,6 +129,8 @@ def measure(
 
     Args:
         ways: the engine's for scores and for answers; None takes what engine_ways finds.
+        storage: where the blocks are, of a model whose blocks are not on its device. Scores are computed with each
+            block brought there once; for answers every batch brings all blocks at every token.
     Returns:
         levels: run_folder.LEVEL_KEYS of each, its data set, reader, human score, all `metrics`, and `facts`.
         items: one row per item and level in the flat columns level (index), item, group and score; further columns of
@@ -131,11 +138,13 @@ def measure(
         facts: tokens_computed and tokens_distinct, and the ways that the engine took.
     """
     flat, prompts = asked_of_model(levels)
-    for_scores, for_answers = ways or engine_ways(model, levels, reading.plain)
-    scores = log_likelihoods(model, flat, reading.tokens_per_batch, reading.precision, for_scores, processes)
+    for_scores, for_answers = ways or engine_ways(model, levels, reading.plain, storage)
+    at_once = reading.tokens_per_batch
+    scores = log_likelihoods(model, flat, at_once, reading.precision, for_scores, processes, storage)
     texts, work = [], Work(0, 0)
     if prompts:
-        texts, work = generate(model, tokenizer, prompts, reading, for_answers, processes)
+        with held(model, storage):
+            texts, work = generate(model, tokenizer, prompts, reading, for_answers, processes)
     described, outcomes = [], []
     at = text_at = 0
     for encoded in levels:
@@ -166,11 +175,19 @@ def asked_of_model(levels: Sequence[EncodedLevel]) -> tuple[list[Continuation], 
     return flat, [context for encoded in levels for context in encoded.contexts]
 
 
-def engine_ways(model: PreTrainedModel, levels: Sequence[EncodedLevel], plain: bool = False) -> tuple[Ways, Ways]:
+def engine_ways(
+    model: PreTrainedModel, levels: Sequence[EncodedLevel], plain: bool = False, storage: BlockStorage | None = None
+) -> tuple[Ways, Ways]:
     """The fast paths for scores and for answers that are proven on the model with these levels; none if plain."""
     flat, prompts = asked_of_model(levels)
-    for_scores = scoring_ways(model, distinct_reads(flat), plain)
-    return for_scores, answering_ways(model, sorted(set(prompts)), plain) if prompts else PLAIN
+    with held(model, storage):
+        for_scores = scoring_ways(model, distinct_reads(flat), plain)
+        return for_scores, answering_ways(model, sorted(set(prompts)), plain) if prompts else PLAIN
+
+
+def held(model: PreTrainedModel, storage: BlockStorage | None) -> contextlib.AbstractContextManager:
+    """Inside, the model can be run as a whole, wherever its blocks are."""
+    return contextlib.nullcontext() if storage is None else blocks_held(decoder_blocks(model)[1], storage)
 
 
 def generate(

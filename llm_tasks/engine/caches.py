@@ -1,35 +1,46 @@
 """KV cache layers: one whose prefix all rows of a batch share, and one that grows in place."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
-
-KeysValues = list[
-    tuple[Tensor, Tensor] | None
-]  # per layer, each (rows, heads, tokens, width); None for a layer without a cache
 
 
 class PrefixLayer(DynamicLayer):
     """A layer's keys and values of a prefix: one row, which all rows of a batch attend to. It does not grow.
 
     Args:
-        past: keys and values of the prefix; None for the empty prefix.
-        keep: keep keys and values of the batch, in `new`.
+        prefix: this layer of the cache with which the prefix was computed; None for the empty prefix.
+        length: tokens of the prefix.
+        keeps: "batch" keeps keys and values of the batch in `new`; "prefix" keeps those of the prefix and of the batch
+            behind it, a single row, in `extended`, for longer prefixes.
     """
 
-    def __init__(self, past: tuple[Tensor, Tensor] | None, keep: bool) -> None:
+    def __init__(
+        self, prefix: "PrefixLayer | None", length: int, keeps: Literal["batch", "prefix"] | None = None
+    ) -> None:
         super().__init__()
         self.is_initialized = True
-        self.past, self._keep = past, keep
+        self._prefix, self._length, self._keeps = prefix, length, keeps
         self.new: tuple[Tensor, Tensor] | None = None
+        self.extended: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def past(self) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the prefix; None for the empty one, and of a block that keeps none."""
+        return self._prefix.extended if self._prefix else None
 
     def get_seq_length(self) -> int:
-        return self.past[0].shape[-2] if self.past else 0
+        return self._length
 
     def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        if self._keep:
+        both = joined(self.past, (keys, values))
+        if self._keeps == "batch":
             self.new = keys, values
-        return joined(self.past, (keys, values))
+        elif self._keeps == "prefix":
+            self.extended = both
+        return both
 
 
 def joined(past: tuple[Tensor, Tensor] | None, new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

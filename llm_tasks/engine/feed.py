@@ -9,6 +9,8 @@ would, each a part of them, so that the result is the same to the bit.
 import contextlib
 import functools
 import threading
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from transformers.cache_utils import Cache
 from harness.device import autocast, is_out_of_memory, release_memory
 from harness.progress import Progress
 from llm_tasks.engine import cpu
-from llm_tasks.engine.caches import KeysValues, PrefixLayer, joined
+from llm_tasks.engine.caches import PrefixLayer
 from llm_tasks.engine.packing import (
     EVEN_KEYS,
     LONGEST_ROW,
@@ -34,6 +36,8 @@ from llm_tasks.engine.packing import (
 )
 from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.ways import Ways, lengths_of
+from pruning.blocks import BlockStorage
+from pruning.blockwise import run_blockwise
 from pruning.layers import decoder_blocks
 
 LocalRows = dict[int, slice]  # by id of a prefix, the range of its rows (from short to long) for this process
@@ -47,6 +51,22 @@ def _any_local(prefix: Prefix, local: LocalRows) -> bool:
     return id(prefix) in local or any(_any_local(longer, local) for longer in prefix.below)
 
 
+class _Pass(NamedTuple):
+    """A forward pass over a batch.
+
+    Fields:
+        run: runs it; every call gives the same.
+        use: takes its outputs.
+        cache: PrefixLayers, if the batch has a prefix or its keys and values are kept.
+        tokens: of the batch, padding included.
+    """
+
+    run: Callable[[], Tensor]
+    use: Callable[[Tensor], None]
+    cache: Cache | None
+    tokens: int
+
+
 class Engine:
     """Feeds sequences to a model in batches; a subclass uses the logits in `_collect`.
 
@@ -56,13 +76,18 @@ class Engine:
         precision: "bf16" computes the matmuls of a float32 model in bf16.
         ways: the fast paths to take.
         progress: is told the number of sequences fed.
+        storage: where the blocks are, of a model whose blocks are not on its device: all batches go through one block
+            before the next is brought. Where memory runs out, the error is the caller's.
     """
 
-    _keeps_batch = False  # whether _collect gets keys and values of the batch
+    _keeps_batch: Literal["batch"] | None = None  # whether _collect gets keys and values of the batch
     _projects = False  # whether _collect computes logits from hidden states, with ways.projects
 
-    def __init__(self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: Progress) -> None:
-        self._model, self._budget, self._precision, self._ways = model, budget, precision, ways
+    def __init__(
+        self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: Progress,
+        storage: BlockStorage | None = None,
+    ) -> None:  # fmt: skip
+        self._model, self._storage, self._budget, self._precision, self._ways = model, storage, budget, precision, ways
         self._config = model.config.get_text_config()
         self._lengths = lengths_of(self._config)
         self._num_layers = num_layers(model)
@@ -70,6 +95,7 @@ class Engine:
         self._output_weights = model.get_output_embeddings().weight if self._projects and ways.projects else None
         self._in_blocks = cpu.attends_in_blocks(ways)  # for rows without a prefix
         self._lock = threading.Lock()  # for counters, and for parts of _collect that only one worker may run
+        self._passes: list[_Pass] = []  # that are to be run block by block
         self.computed = 0
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
@@ -97,6 +123,31 @@ class Engine:
             prefixes = self._plan(alike) if self._ways.shares and not group else Prefix(0, alike, [])
             local = self.local_rows(prefixes, processes) if processes.count > 1 else None
             cpu.run(functools.partial(self._feed_below, prefixes, None, local), workers)
+            if self._storage is not None:
+                self._run_blockwise()
+
+    def _run(self, one: "_Pass") -> None:
+        """Run a forward pass and use its outputs: now, or with all others, block by block."""
+        with self._lock:
+            self.computed += one.tokens
+            if self._storage is not None:
+                self._passes.append(one)
+        if self._storage is None:
+            one.use(one.run())
+
+    def _run_blockwise(self) -> None:
+        """Run the passes that wait; at a block, a prefix goes before the rows that attend to it."""
+        passes, self._passes = self._passes, []
+        caches = [one.cache for one in passes if one.cache is not None]
+
+        def forget(index: int) -> None:
+            for cache in caches:
+                cache.layers[index].extended = None
+
+        runs = [one.run for one in passes]
+        outputs = run_blockwise(self._model, self._storage, runs, lambda device: self._autocast(), forget)
+        for one, output in zip(passes, outputs, strict=True):
+            one.use(output)
 
     def _plan(self, reads: list[Read]) -> Prefix:
         """The tree of prefixes that sorted sequences share; proof.py overrides it."""
@@ -107,7 +158,9 @@ class Engine:
         with torch.no_grad(), self._autocast():
             self._model(torch.zeros(1, 1, dtype=torch.int64, device=self._model.device), use_cache=False)
 
-    def _feed_below(self, prefix: Prefix, past: KeysValues | None, local: LocalRows | None, tasks: cpu.Tasks) -> None:
+    def _feed_below(
+        self, prefix: Prefix, past: list[PrefixLayer] | None, local: LocalRows | None, tasks: cpu.Tasks
+    ) -> None:
         """Queue the rows and the longer prefixes that begin with a prefix.
 
         Args:
@@ -125,7 +178,7 @@ class Engine:
         with self._lock:
             self._progress.update(len(prefix.reads))
 
-    def _feed_rows(self, rows: list[Row], before: int, past: KeysValues | None, tasks: cpu.Tasks) -> None:
+    def _feed_rows(self, rows: list[Row], before: int, past: list[PrefixLayer] | None, tasks: cpu.Tasks) -> None:
         """Compute a batch of the longest rows and queue the others, so that memory runs out early if at all."""
         count = self._batch_size(rows)
         if count < len(rows):
@@ -133,14 +186,14 @@ class Engine:
         self._read(rows[-count:], before, past)
 
     def _feed_prefix(
-        self, prefix: Prefix, before: int, past: KeysValues | None, local: LocalRows | None, tasks: cpu.Tasks
+        self, prefix: Prefix, before: int, past: list[PrefixLayer] | None, local: LocalRows | None, tasks: cpu.Tasks
     ) -> None:
         """Compute the keys and values of a prefix from token `before` on, then queue what begins with it."""
-        cache = self._cache(past, keep=True)
+        cache = self._cache(past, before, "prefix")
         ids = torch.tensor([prefix.example[before : prefix.length]])
-        self._outputs(ids, torch.zeros_like(ids, dtype=torch.bool), cache)
-        extended = [joined(layer.past, layer.new) if layer.new else None for layer in cache.layers]
-        self._feed_below(prefix, extended, local, tasks)
+        run = functools.partial(self._outputs, ids, torch.zeros_like(ids, dtype=torch.bool), cache)
+        self._run(_Pass(run, lambda outputs: None, cache, ids.numel()))
+        self._feed_below(prefix, cache.layers, local, tasks)
 
     def local_rows(self, root: Prefix, processes: Processes) -> LocalRows:
         """By id of a prefix, the rows right below it that this process computes, in whole batches.
@@ -192,7 +245,7 @@ class Engine:
                 return count - 1
         return len(rows)
 
-    def _read(self, rows: list[Row], before: int, past: KeysValues | None) -> None:
+    def _read(self, rows: list[Row], before: int, past: list[PrefixLayer] | None) -> None:
         """Compute a batch; if memory runs out, halve the batch and, permanently, the budget."""
         try:
             self._read_at_once(rows, before, past)
@@ -205,7 +258,7 @@ class Engine:
         for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
             self._read(part, before, past)
 
-    def _read_at_once(self, rows: list[Row], before: int, past: KeysValues | None) -> None:
+    def _read_at_once(self, rows: list[Row], before: int, past: list[PrefixLayer] | None) -> None:
         longest = max(len(row.tokens) for row in rows)
         in_blocks = self._in_blocks and not before
         # Only where positions are given: without them, padding could exceed the positions that the model has.
@@ -220,24 +273,37 @@ class Engine:
             filled = slice(len(row.tokens))
             ids[index, filled], depths[index, filled], ends[index, filled] = row.tokens, row.depths, row.ends
             wanted[index, [column for column, *_ in row.reads]] = True
-        more = {}
-        if self._ways.packs:
-            positions = torch.from_numpy(depths).to(self._model.device)
-            masks = self._masks(torch.from_numpy(ends).to(self._model.device), positions, before)
-            more = {"position_ids": positions, "attention_mask": masks}
-        cache = self._cache(past, self._keeps_batch) if past or self._keeps_batch else None
+        cache = self._cache(past, before, self._keeps_batch) if past or self._keeps_batch else None
         blocks = cut_into_blocks(ends, self._config.hidden_size) if in_blocks else None
-        outputs = self._outputs(torch.from_numpy(ids), torch.from_numpy(wanted), cache, blocks, **more)
-        self._collect(rows, wanted, outputs, cache)
 
-    def _masks(self, ends: Tensor, depths: Tensor, before: int) -> Tensor | dict[str, Tensor]:
+        def run() -> Tensor:
+            more = self._positions(ends, depths, before)
+            return self._outputs(torch.from_numpy(ids), torch.from_numpy(wanted), cache, blocks, **more)
+
+        self._run(_Pass(run, lambda outputs: self._collect(rows, wanted, outputs, cache), cache, ids.size))
+
+    def _positions(self, ends: np.ndarray, depths: np.ndarray, before: int) -> dict[str, Any]:
+        """Position and visible tokens of every token of packed rows, as arguments of the model."""
+        if not self._ways.packs:
+            return {}
+        device = self._model.device
+        positions = torch.from_numpy(depths).to(device)
+        sliding = sliding_window(self._config)
+        window = sliding if sliding is not None and depths.max() >= sliding else None
+        return {
+            "position_ids": positions,
+            "attention_mask": self._masks(torch.from_numpy(ends).to(device), positions, before, window),
+        }
+
+    def _masks(self, ends: Tensor, depths: Tensor, before: int, window: int | None) -> Tensor | dict[str, Tensor]:
         """Attention masks: each token attends to the prefix and to its ancestors in its row's tree (packing.Row).
 
         Args:
             ends, depths: see packing.Row, (rows, tokens).
             before: tokens of the prefix.
+            window: tokens that a token attends to in a sliding layer; None where no row is longer.
         Returns:
-            (rows, 1, tokens, before + tokens); by layer type for a model with sliding windows.
+            (rows, 1, tokens, before + tokens); by layer type where there is a window.
         """
         column = torch.arange(ends.shape[1], device=ends.device)
         inside = column[:, None] < ends[:, None, :]
@@ -245,8 +311,7 @@ class Engine:
         # Padding attends to itself: attention to nothing is NaN.
         inside.diagonal(dim1=-2, dim2=-1).fill_(True)
         sees = torch.nn.functional.pad(inside, (before, 0), value=True) if before else inside
-        window = sliding_window(self._config)
-        if window is None or int(depths.max()) < window:
+        if window is None:
             return self._as_attention(sees)
         earlier = torch.arange(before, device=ends.device).expand(len(ends), -1)
         distance = depths[:, :, None] - torch.cat([earlier, depths], dim=1)[:, None, :]
@@ -266,26 +331,28 @@ class Engine:
         hidden = torch.full(sees.shape, torch.finfo(dtype).min, dtype=dtype, device=sees.device)
         return hidden.masked_fill_(sees, 0)[:, None]
 
-    def _cache(self, past: KeysValues | None, keep: bool) -> Cache:
+    def _cache(self, past: list[PrefixLayer] | None, before: int, keeps: Literal["batch", "prefix"] | None) -> Cache:
         layers = range(self._num_layers)
-        return Cache(layers=[PrefixLayer(past[index] if past else None, keep) for index in layers])
+        return Cache(layers=[PrefixLayer(past[index] if past else None, before, keeps) for index in layers])
 
     def _outputs(
         self, ids: Tensor, wanted: Tensor, cache: Cache | None, blocks: list[cpu.Block] | None = None,
         **more: Tensor | dict[str, Tensor],
     ) -> Tensor:  # fmt: skip
-        """Logits or hidden states at the wanted positions, as for _collect."""
+        """Logits or hidden states at the wanted positions, as for _collect.
+
+        Args:
+            wanted: on the CPU, where the number of True values is known without waiting for a device.
+        """
         device = self._model.device
-        with self._lock:
-            self.computed += ids.numel()
-        ids, wanted = ids.to(device), wanted.to(device)
+        ids, positions = ids.to(device), wanted.flatten().nonzero()[:, 0].to(device)
         more |= {"past_key_values": cache, "use_cache": cache is not None}
         with torch.no_grad(), self._autocast(), cpu.in_blocks(blocks):
             if self._output_weights is not None:
-                return self._model.base_model(ids, **more).last_hidden_state[wanted]
+                return self._model.base_model(ids, **more).last_hidden_state.flatten(0, 1)[positions]
             if self._ways.keeps:
-                return self._model(ids, logits_to_keep=wanted, **more).logits
-            return self._model(ids, **more).logits[wanted]
+                return self._model(ids, logits_to_keep=wanted.to(device), **more).logits
+            return self._model(ids, **more).logits.flatten(0, 1)[positions]
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self._precision, self._model.device.type, self._model.dtype)

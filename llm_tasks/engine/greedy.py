@@ -242,15 +242,16 @@ class _Writer(Engine):
     def _after_last(self, ids: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
         # A mask, not logits_to_keep=1: that gives a strided slice, for which a CPU copies the output layer's weights
         # once per row.
-        last = torch.zeros_like(ids, dtype=torch.bool)
+        last = torch.zeros(ids.shape, dtype=torch.bool)
         last[:, -1] = True
+        self.computed += ids.numel()
         return self._outputs(ids, last, cache, **more)
 
 
 class _PackedWriter(_Writer):
     """Prompts of any length, fed in packed rows."""
 
-    _keeps_batch = True
+    _keeps_batch = "batch"
 
     def start(self) -> Tensor:
         device = self._model.device
@@ -272,10 +273,15 @@ class _PackedWriter(_Writer):
         before = cache.layers[0].get_seq_length()
         branch_columns = np.concatenate([np.arange(self._longest - count, self._longest) for count in counts])
         shared_columns = (self._longest - before - counts)[:, None] + np.arange(before)
-        from_row, from_column = torch.from_numpy(index.repeat(counts)), torch.from_numpy(np.concatenate(branches))
-        to_row, to_column = torch.from_numpy(owner.repeat(counts)), torch.from_numpy(branch_columns)
-        shared_row, shared_column = torch.from_numpy(owner[:, None]), torch.from_numpy(shared_columns)
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
+
+        def on_device(*indices: np.ndarray) -> list[Tensor]:
+            return [torch.from_numpy(each).to(outputs.device) for each in indices]
+
+        from_row, from_column = on_device(index.repeat(counts), np.concatenate(branches))
+        to_row, to_column = on_device(owner.repeat(counts), branch_columns)
+        shared_row, shared_column = on_device(owner[:, None], shared_columns)
+        answer, read = on_device(owner, number[index, column])
         with self._lock:
             for layer, fed in zip(self._layers, cache.layers, strict=True):
                 if fed.new is None:  # a block without a cache
@@ -288,7 +294,7 @@ class _PackedWriter(_Writer):
                         kept[shared_row, :, shared_column] = past[0].transpose(0, 1)
             if self._first is None:
                 self._first = outputs.new_empty(len(self._prompts), outputs.shape[1])
-            self._first[torch.from_numpy(owner)] = outputs[torch.from_numpy(number[index, column])]
+            self._first[answer] = outputs[read]
 
     def step(self, tokens: Tensor, rows: Tensor) -> Tensor:
         if len(rows) < len(tokens):

@@ -5,6 +5,7 @@ the vocabulary at a time and never stored as a whole: allocating memory for them
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from harness.device import is_out_of_memory, release_memory
 from harness.progress import Progress
 from llm_tasks.engine import cpu
 from llm_tasks.engine.feed import Engine
@@ -21,6 +23,9 @@ from llm_tasks.engine.packing import Continuation, Read, Row, distinct_reads, di
 from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.ways import Ways
+from pruning.blocks import BlockStorage
+
+logger = logging.getLogger(__name__)
 
 AT_ONCE, AT_ONCE_CPU = 2**25, 2**21  # logits computed at once, a part of the vocabulary: 67 and 4 MB in bf16
 EVEN_ROWS = 16  # rows of a matmul are padded to a multiple: with other numbers, a CPU takes up to a fifth longer
@@ -54,7 +59,7 @@ class Scores(NamedTuple):
 
 def log_likelihoods(
     model: PreTrainedModel, continuations: Sequence[Continuation], tokens_per_batch: int, precision: str = "no",
-    ways: Ways | None = None, processes: Processes = ALONE,
+    ways: Ways | None = None, processes: Processes = ALONE, storage: BlockStorage | None = None,
 ) -> Scores:  # fmt: skip
     """Log-likelihood of every continuation given the tokens before it.
 
@@ -69,6 +74,7 @@ def log_likelihoods(
         precision: "bf16" computes the matmuls of a float32 model in bf16; logits are always normalised in float32.
         ways: the fast paths to take; None takes those that are proven on these continuations.
         processes: processes that divide the work; all get the same continuations, and return all scores.
+        storage: where the blocks are, of a model whose blocks are not on its device; a block is brought there once.
     Raises:
         ValueError: a continuation without a token to score, or without one before it.
         FloatingPointError: the model's logits are NaN.
@@ -83,15 +89,34 @@ def log_likelihoods(
     # Every process cuts all batches as the main one does, which may have another number of threads, and takes its part.
     ways, (workers, budget) = processes.share((ways, cpu.divide(ways, tokens_per_batch, distinct)))
     in_float32 = _in_float32(model, reads, distinct, precision)
-    with Progress(total=len(reads), name="scoring") as progress, cpu.prepared(model, ways):
-        scorer = _Scorer(model, budget, precision, ways, progress, in_float32, len(continuations))
-        with processes.together(), output_in_float32(model, not ways.projects and all(in_float32)):
-            scorer.feed(reads, workers, processes)
-            scorer.read_deferred()
+    changes_output = not ways.projects and all(in_float32)
+    with cpu.prepared(model, ways), output_in_float32(model, changes_output), processes.together():
+        scorer = _scored(model, reads, workers, budget, precision, ways, processes, in_float32, storage)
     check_done_once(processes.merge(scorer.times_scored))
     log_likelihood, first_token = processes.merge(scorer.log_likelihood), processes.merge(scorer.first_token)
     computed = int(processes.merge(np.array([scorer.computed]))[0])
     return Scores(log_likelihood, first_token, Work(computed, distinct))
+
+
+def _scored(
+    model: PreTrainedModel, reads: list[Read], workers: int, budget: int, precision: str, ways: Ways,
+    processes: Processes, in_float32: list[bool], storage: BlockStorage | None,
+) -> "_Scorer":  # fmt: skip
+    """A scorer that has scored this process's part. Block by block, all begins anew where memory runs out."""
+    while True:
+        with Progress(total=len(reads), name="scoring") as progress:
+            scorer = _Scorer(model, budget, precision, ways, progress, in_float32, storage)
+            try:
+                scorer.feed(reads, workers, processes)
+                scorer.finish()
+                return scorer
+            except RuntimeError as error:
+                if storage is None or not is_out_of_memory(error) or budget == 1:
+                    raise
+        budget = max(1, budget // 2)
+        del scorer
+        release_memory()
+        logger.warning("memory ran out: from here on %d tokens are computed at once", budget)
 
 
 def check_done_once(times: np.ndarray) -> None:
@@ -137,14 +162,15 @@ class _Scorer(Engine):
 
     def __init__(
         self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: Progress,
-        in_float32: list[bool], continuations: int,
+        in_float32: list[bool], storage: BlockStorage | None,
     ) -> None:  # fmt: skip
-        super().__init__(model, budget, precision, ways, progress)
+        super().__init__(model, budget, precision, ways, progress, storage)
         self._in_float32 = in_float32
         self._deferred: list[tuple] = []
-        self.log_likelihood = np.zeros(continuations)
-        self.first_token = np.zeros(continuations, dtype=np.int64)
-        self.times_scored = np.zeros(continuations, dtype=np.int64)
+        self._scored: list[_Scored] = []
+        self.log_likelihood = np.zeros(len(in_float32))
+        self.first_token = np.zeros(len(in_float32), dtype=np.int64)
+        self.times_scored = np.zeros(len(in_float32), dtype=np.int64)
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         """Add the log-likelihoods of the batch's scored tokens."""
@@ -189,7 +215,7 @@ class _Scorer(Engine):
     def _add(
         self, outputs: Tensor, at: np.ndarray, tokens: np.ndarray, owners: np.ndarray, is_first: np.ndarray
     ) -> None:  # fmt: skip
-        """Add log-likelihoods of tokens.
+        """Compute log-likelihoods of tokens; they stay on the device until `finish`.
 
         Args:
             at, tokens: row of `outputs` from which each token is predicted, and the token.
@@ -199,11 +225,47 @@ class _Scorer(Engine):
         firsts, which = np.unique(at[is_first], return_inverse=True)
         targets = Targets(*(torch.from_numpy(numbers).to(outputs.device) for numbers in (at, tokens, firsts)))
         values, top = read_logits(outputs, self._output_weights, targets)
-        if values.isnan().any():
+        with self._lock:
+            self._scored.append(_Scored(values, top, owners, is_first, which))
+
+    def finish(self) -> None:
+        """Add up what was computed.
+
+        Raises:
+            FloatingPointError: the model's logits are NaN.
+        """
+        self.read_deferred()
+        if not self._scored:
+            return
+        values, top, owners, is_first, which = zip(*self._scored, strict=True)
+        counts, owners = list(map(len, top)), np.concatenate(owners)
+        values, top = torch.cat(values).cpu().double().numpy(), torch.cat(top).cpu().numpy()
+        if np.isnan(values).any():
             raise FloatingPointError("the model's logits are NaN")
-        np.add.at(self.log_likelihood, owners, values.double().cpu().numpy())
-        self.times_scored[owners[is_first]] += 1
-        self.first_token[owners[is_first]] = top.cpu().numpy()[which]
+        np.add.at(self.log_likelihood, owners, values)
+        first_owners = owners[np.concatenate(is_first)]
+        starts = np.cumsum([0, *counts[:-1]])
+        self.times_scored[first_owners] += 1
+        rows = [row + start for row, start in zip(which, starts, strict=True)]
+        self.first_token[first_owners] = top[np.concatenate(rows)]
+
+
+class _Scored(NamedTuple):
+    """Results of a batch.
+
+    Fields:
+        values: log-likelihoods of target tokens, on the device.
+        top: most likely tokens of rows, on the device.
+        owners: continuation of each value.
+        is_first: whether it is of the continuation's first scored token.
+        which: of each first token, its index in `top`.
+    """
+
+    values: Tensor
+    top: Tensor
+    owners: np.ndarray
+    is_first: np.ndarray
+    which: np.ndarray
 
 
 class Targets(NamedTuple):
@@ -256,14 +318,15 @@ def read_logits(outputs: Tensor, weights: Tensor | None, targets: Targets) -> tu
         weights: weights of the output layer, (vocabulary, width).
         targets: on the device of `outputs`.
     """
-    target_logits = torch.empty(len(targets.at), device=outputs.device)
+    target_logits = torch.zeros(len(targets.at), device=outputs.device)
     largest = torch.full((len(targets.firsts),), -torch.inf, device=outputs.device)
     top = torch.zeros_like(targets.firsts)
     sums = []
     for start, logits in _vocabulary_parts(outputs, weights):
         sums.append(log_sums(logits))
         inside = (targets.tokens >= start) & (targets.tokens < start + logits.shape[1])
-        target_logits[inside] = logits[targets.at[inside], targets.tokens[inside] - start].float()
+        columns = (targets.tokens - start).clamp(0, logits.shape[1] - 1)
+        target_logits = torch.where(inside, logits[targets.at, columns].float(), target_logits)
         maxima = [logits[some].max(dim=-1) for some in targets.firsts.split(_rows_at_once(logits))]
         value, token = (torch.cat(parts) for parts in zip(*maxima, strict=True))
         top = torch.where(value > largest, token + start, top)
