@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     passed_over: list[str] = []
     try:
         rows = run_folder.read_runs(*args.results_dir, passed_over=passed_over)
-        for line in run_folder.told_of(passed_over):
+        for line in run_folder.passed_over_lines(passed_over):
             logger.warning(line)
         if not rows:
             raise ValueError(f"--results_dir {', '.join(map(str, args.results_dir))}: no file there is a run's result")
