@@ -96,7 +96,7 @@ class LoadedTask:
     score: Callable[[Accelerator, nn.Module, Inputs, Cell], Outcome]
     classes: tuple[str, ...] | None = None
     order: tuple[int, ...] | None = None
-    loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = training.own_loss
+    loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = training.model_loss
     decisions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
