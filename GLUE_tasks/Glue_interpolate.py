@@ -80,7 +80,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
     if bool(args.results_dir) == bool(args.start):
         parser.error("give either --results_dir or --start")
     if args.start and bool(args.end) == bool(args.sparsity or args.nm_ratio):
-        parser.error("--start takes either --end, or --sparsity or --nm_ratio for its own pruned copy")
+        parser.error("--start takes either --end, or --sparsity or --nm_ratio for its pruned copy")
     if args.end and not args.start:
         parser.error("--end goes with --start")
     if args.pairs and not args.results_dir:

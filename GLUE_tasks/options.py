@@ -152,7 +152,7 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         add, ("task_name", "transfer", "strength", "fraction", "seed", "compression", "method", "setting"),
         groups=("model", "task_name", "transfer", "compression", "strength", "fraction", "seed"),
     )  # fmt: skip
-    add("--method", default="", help="a label of your own, kept in the results")
+    add("--method", default="", help="any label, written to the results")
     add("--save_model", action="store_true", help="write the trained model to <output_dir>/model")
     add("--eval_each_epoch", action="store_true", help="evaluate after every epoch, not after the last alone")
     add("--checkpointing_steps", type=checked(checkpoint_interval), metavar="STEPS|epoch",

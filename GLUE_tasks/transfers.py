@@ -128,7 +128,7 @@ def start_transfer(
     parameters: Mapping[str, nn.Parameter],
     keep_masks: Mapping[str, Tensor],
 ) -> None:
-    """Prune or freeze `parameters` as the transfer says; masks then hold after every step of `optimizer`.
+    """Prune or freeze `parameters` as the transfer says; where masks must hold, `optimizer` gets a hook for it.
 
     Args:
         keep_masks: by name, True where the weight is kept; empty for dense_transfer.

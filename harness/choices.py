@@ -47,10 +47,10 @@ def gold_index(answer: object, choices: Sequence[str], where: str, letters: str 
     letters = letters[: len(choices)]
     indices = [str(LETTERS.index(letter)) for letter in letters]
     if isinstance(answer, int) and not isinstance(answer, bool):
-        said, names = str(answer), indices
+        spelling, names = str(answer), indices
     else:
-        said, names = answer.strip() if isinstance(answer, str) else "", list(letters)
-    meanings = sorted({spellings.index(said) for spellings in (choices, names) if said in spellings})
+        spelling, names = answer.strip() if isinstance(answer, str) else "", list(letters)
+    meanings = sorted({options.index(spelling) for options in (choices, names) if spelling in options})
     if not meanings:
         whole = letters == LETTERS[: len(choices)]
         ranges = [f"{names[0]} to {names[-1]}" if whole else ", ".join(names) for names in (letters, indices)]

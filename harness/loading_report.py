@@ -108,7 +108,7 @@ def _check_unexpected(model: PreTrainedModel, unexpected: Collection[str]) -> No
                 left_out.append(key)
                 break
     if left_out:
-        raise ValueError(f"{len(left_out)} tensors of the checkpoint have no place in a {type(model).__name__} by its "
+        raise ValueError(f"{len(left_out)} tensors of the checkpoint do not belong to a {type(model).__name__} by its "
                          f"config.json: {first_names(left_out)}{_reason(model, set(), left_out)}")  # fmt: skip
     if unexpected:
         logger.info("%d tensors of the checkpoint are not used: %s", len(unexpected), first_names(unexpected))

@@ -60,8 +60,8 @@ def _one_line(name: str, what: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
-        raise refusal(name, what + said) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+        raise refusal(name, what + reason) from error
 
 
 def load_config(
@@ -214,24 +214,24 @@ def load_pretrained(
 
 
 def _unreadable(error: OSError, weights: str) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if weights == "safetensors" and "does not appear to have a file named" in said:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if weights == "safetensors" and "does not appear to have a file named" in reason:
         return "the hub has no safetensors of it; --weights bin reads pytorch_model.bin, without running code"
-    return said.rstrip(".")
+    return reason.rstrip(".")
 
 
 @contextlib.contextmanager
 def _report() -> Iterator[list[str]]:
     """Collects what transformers logs while loading, instead of printing it; its errors refer to these lines."""
-    library, said = logging.getLogger("transformers.modeling_utils"), []
+    library, messages = logging.getLogger("transformers.modeling_utils"), []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()))
+    handler.emit = lambda record: messages.append(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()))
     before = library.level, library.propagate
     library.addHandler(handler)
     library.setLevel(logging.WARNING)
     library.propagate = False
     try:
-        yield said
+        yield messages
     finally:
         library.removeHandler(handler)
         library.setLevel(before[0])
@@ -268,7 +268,7 @@ def refuse_unknown_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 def longest_input(model: nn.Module) -> int | None:
     """The most tokens that the model's position embeddings allow; None where nothing limits them.
 
-    RoBERTa and its kin count positions from padding_idx + 1: a table of 514 rows allows 512 tokens.
+    RoBERTa and models like it count positions from padding_idx + 1: a table of 514 rows allows 512 tokens.
     """
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in POSITION_TABLES and getattr(module, "padding_idx", None) is not None:

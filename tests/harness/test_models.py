@@ -170,7 +170,7 @@ def test_tables_that_older_versions_stored_are_passed_over(changed, tiny_decoder
     "key", ["model.norm.bias", "lm_head.bias", "model.layers.1.self_attn.q_norm.weight", "layers.0.mlp.up_proj.scale"]
 )
 def test_what_a_model_should_have_taken_is_refused(changed, tiny_decoder: Path, key: str):
-    with pytest.raises(ValueError, match=rf"1 tensors of the checkpoint have no place .*{key}"):
+    with pytest.raises(ValueError, match=rf"1 tensors of the checkpoint do not belong to .*{key}"):
         load_decoder(changed(tiny_decoder, lambda found: found | {key: torch.ones(16)}))
 
 
