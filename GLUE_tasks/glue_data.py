@@ -314,8 +314,8 @@ def make_task(
     all_labels = [*known, *(labels.read_labels(table) for table in splits.values())]
     if regression:
         label_names = ()
-        encoded = [labels.scores(table, some) for table, some in zip(tables, all_labels, strict=True)]
-        if kinds == {float} and glue_task is None and all(v.is_integer() for some in known for v in some.values):
+        encoded = [labels.scores(table, read) for table, read in zip(tables, all_labels, strict=True)]
+        if kinds == {float} and glue_task is None and all(v.is_integer() for read in known for v in read.values):
             logger.warning(
                 "%s: labels are numbers with decimals, all whole: a regression; for classes write 1, not 1.0",
                 train[0].name,
@@ -324,8 +324,8 @@ def make_task(
         classes = labels.make_classes(list(zip(train, known, strict=True)), glue_task)
         label_names = classes.names
         encoded = [
-            labels.class_numbers(table, some, classes, kinds, glue_task is not None)
-            for table, some in zip(tables, all_labels, strict=True)
+            labels.class_numbers(table, read, classes, kinds, glue_task is not None)
+            for table, read in zip(tables, all_labels, strict=True)
         ]
     sets = []
     for index, (table, numbers) in enumerate(zip(tables, encoded, strict=True)):

@@ -184,7 +184,8 @@ def resampled_scores(metric: str, line: Line, seed: int) -> np.ndarray:
 def resampled_errors(metric: str, line: Line, seed: int) -> ResampledLine:
     """The error (1 - score) of resampled items at every point.
 
-    The unseen item raises a barrier most where it is wrong between the ends alone, and lowers it at the ends alone.
+    The unseen item (resampling.unseen_shares) raises a barrier most if it is wrong only between the ends, and lowers it
+    most if it is wrong only at the ends.
     """
     errors, labels = 1 - resampled_scores(metric, line, seed)[1:], line["label"]
     unseen = metrics.unseen_item(labels, metric, RESAMPLES, np.random.default_rng([seed, 1]))

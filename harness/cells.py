@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import leases, run_folder
-from harness.options import unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def check_folders(arguments: Mapping[Path, dict[str, Any]], overwrite: bool = Fa
     for folder, identity in arguments.items():
         if not overwrite and run_folder.is_complete(folder):
             run_folder.check_same_run(folder, identity)
-        elif reason := unwritable(folder):
+        elif reason := run_folder.unwritable(folder):
             raise ValueError(f"--output_dir {folder}: {reason}")
 
 

@@ -1,7 +1,6 @@
 """argparse types and options that all scripts share, and which options a command line has."""
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,14 +44,6 @@ def filled(value: str) -> str:
 def filled_path(value: str) -> Path:
     """An argparse type: a path; an empty text is refused, which Path takes as the current folder."""
     return Path(filled(value))
-
-
-def unwritable(folder: Path) -> str | None:
-    """Why no file can be written into a folder, which may not exist yet; None where one can."""
-    above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not above.is_dir():
-        return f"{above} is a file, not a folder"
-    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} is read-only"
 
 
 def folder_template(value: str) -> str:

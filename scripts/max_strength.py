@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--output {args.output}: must end in .md or .csv")
         if not args.output.parent.is_dir():
             parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
-        if reason := "it is a folder" if args.output.is_dir() else options.unwritable(args.output.parent):
+        if reason := "it is a folder" if args.output.is_dir() else run_folder.unwritable(args.output.parent):
             parser.error(f"--output {args.output}: cannot be written, {reason}")
     return args
 
