@@ -70,7 +70,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def named_tasks(args: argparse.Namespace) -> list[Cell]:
-    """The task in each of the mixtures that the options name."""
+    """The task with each of the mixtures that the options name."""
     name = args.task_name[0] if args.task_name else glue_data.name_of_files(args.train_file[0])
     return [{"task_name": name, "mixture": mixture} for mixture in dict.fromkeys(args.mixture)]
 
@@ -85,7 +85,7 @@ def load_domains(args: argparse.Namespace) -> Task:
 
 
 def task_kind(args: argparse.Namespace) -> TaskKind:
-    """Sentences of several domains, mixed in given shares for training and scored domain by domain."""
+    """Sentences of several domains: trained on mixtures of given shares, scored on each domain."""
     shared = functools.cache(functools.partial(load_domains, args))
 
     def load(named: Cell) -> LoadedTask:
@@ -94,7 +94,7 @@ def task_kind(args: argparse.Namespace) -> TaskKind:
         shares, total = domain_data.mixture_shares(mixture, domains, args.max_train_samples)
 
         def rows_of(cell: Cell) -> dict[str, int]:
-            """Training rows of each domain in a cell: of its share of the data."""
+            """Number of training rows of each domain in a cell."""
             of_cell = max(1, round(total * cell["validation_split_percentage"] / 100))
             return domain_data.rows_per_domain(shares, of_cell)
 

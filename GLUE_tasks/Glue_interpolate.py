@@ -1,22 +1,22 @@
 """Loss and score on the straight line between two fine-tuned models: linear mode connectivity, appendix C of the paper.
 
-The ends are models that Glue_prune_oneshot.py left with --save_model. All pairs of a tree of such runs:
+The ends are models of Glue_prune_oneshot.py --save_model. All pairs in a tree of such runs:
 
     python GLUE_tasks/Glue_interpolate.py --results_dir runs/lmc/models --data_dir data \\
         --pairs dense-sparse dense-pruned dense-dense --output_dir "runs/lmc/lines/{task_name}/{pair}/{strength}/{seed}"
 
-Two given models, or one and its own copy pruned in one shot:
+Two given models, or one and its copy pruned in one shot:
 
     python GLUE_tasks/Glue_interpolate.py --start runs/qqp/dense_transfer/dense/41 \\
         --end runs/qqp/sparse_transfer/0.7/41 --output_dir runs/line
     python GLUE_tasks/Glue_interpolate.py --start runs/qqp/dense_transfer/dense/41 --sparsity 0.7 --output_dir runs/line
 
 dense-sparse joins Dense and Sparse Transfer of one seed, as the paper does; between the two the weights are dense.
-dense-pruned joins the model of Dense Transfer with its copy whose smallest weights are zero, not trained on: what
-pruning alone does. (Before fine-tuning the head is random and there is no loss to speak of.) dense-dense is the
-control: two seeds of Dense Transfer, which differ in head and order of rows; text classifiers are known to have
-barriers there (Juneja et al., ICLR 2023). All weights and computations are float32. Barriers and their intervals stand
-in all_results.json, loss and answer of every item at every point in items.npz. Of MNLI the matched split is evaluated.
+dense-pruned joins the model of Dense Transfer with a copy whose smallest weights are zero, without further training:
+the effect of pruning alone. (Before fine-tuning the head is random, so that no loss can be compared.) dense-dense is
+the control: two seeds of Dense Transfer, which differ in head and order of rows; text classifiers are known to have
+barriers there (Juneja et al., ICLR 2023). All weights and computations are float32. Barriers and their intervals are in
+all_results.json, loss and prediction of every item at every point in items.npz. Of MNLI the matched split is evaluated.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--trust_remote_code", action="store_true", help="run code that the saved model brings")
 
     add = parser.add_argument_group("evaluation").add_argument
-    add("--num_points", type=number(int, 3, 10_001), default=21, help="alphas from 0 to 1, both ends counted, 3 or "
+    add("--num_points", type=number(int, 3, 10_001), default=21, help="points on the line, both ends counted, 3 or "
         "more (default %(default)s)")  # fmt: skip
     add("--data_dir", type=filled_path, help="where the task's data are (default: where the models' runs read them)")
     add("--max_train_samples", type=positive, default=1000,
@@ -75,12 +75,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
-    """The options, checked against each other; parser.error where they do not go together."""
+    """Parse the command line and check the options against each other; parser.error on a bad combination."""
     args = parser.parse_args(argv)
     if bool(args.results_dir) == bool(args.start):
         parser.error("give either --results_dir or --start")
     if args.start and bool(args.end) == bool(args.sparsity or args.nm_ratio):
-        parser.error("--start takes either --end, or --sparsity or --nm_ratio for its own pruned copy")
+        parser.error("--start takes either --end, or --sparsity or --nm_ratio for its pruned copy")
     if args.end and not args.start:
         parser.error("--end goes with --start")
     if args.pairs and not args.results_dir:
@@ -94,10 +94,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
 
 
 def find_pairs(args: argparse.Namespace) -> list[Pair]:
-    """The lines that the options ask for, checked.
+    """The pairs of models that the options select, checked.
 
     Raises:
-        ValueError: models that are not there or that no line should join.
+        ValueError: a model is missing, or two models must not be joined by a line.
     """
     strengths = options.strengths(args.sparsity, args.nm_ratio)
     if args.results_dir:
@@ -121,7 +121,7 @@ def find_pairs(args: argparse.Namespace) -> list[Pair]:
 
 
 def cell_of(pair: Pair) -> Cell:
-    """The values of a line's placeholders."""
+    """The values of a line's placeholders in --output_dir."""
     line = model_pairs.describe(pair)
     return {
         "setting": line["setting"],
@@ -135,7 +135,7 @@ def cell_of(pair: Pair) -> Cell:
 
 
 def cell_options(args: argparse.Namespace, parser: argparse.ArgumentParser, pair: Pair) -> dict[str, Any]:
-    """The options, where they are not the default, that draw one line by itself."""
+    """The options, where they are not the default, of a command that measures this line alone."""
     options = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
     for name in ("list_cells", "results_dir", "pairs", "task_name"):
         options.pop(name, None)

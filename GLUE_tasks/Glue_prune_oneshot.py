@@ -46,12 +46,12 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def hub_source(name: str) -> Source:
-    """Where a task is on the hub."""
+    """The hub data set of a task."""
     return Source(f"glue/{name}", "train", glue_data.HUB_NAME, name, "train", ())
 
 
 def task_kind(args: argparse.Namespace) -> TaskKind:
-    """Sentences and pairs of sentences, in classes or with a number."""
+    """Classification or regression of sentences and pairs of sentences."""
 
     def load(named: Cell) -> LoadedTask:
         name = named["task_name"]

@@ -13,11 +13,11 @@ Questions of your own, csv, json(l) or parquet, any number of options each:
         --validation_file mine/validation.jsonl --noembed --sparsity 0.5 --freeze_weights --output_dir runs/mine
 
 `answer` is a choice's text, its letter, or as a number its index from 0; in csv `choices` is a JSON list, or the
-options stand in columns A, B, C and so on. Word problems with a number as their answer (SVAMP, MAWPS, or `question` and
-`answer`) become a choice among numbers with --numeric_answers: the wrong ones are what other operations make of the
-problem's own numbers, then those numbers, then near misses (GLUE_tasks/mcq_data.py: numeric_options). --task_name mawps
-svamp are the published problems put so, MAWPS in the splits of MU-NLPC/Calc-mawps, SVAMP evaluated on its test split;
-the paper does not say how its encoder answers them.
+options are in columns A, B, C and so on. With --numeric_answers, word problems with a number as their answer (SVAMP,
+MAWPS, or `question` and `answer`) become multiple-choice questions: the wrong options are results of other operations
+on the problem's numbers, then those numbers, then near misses (GLUE_tasks/mcq_data.py: numeric_options). --task_name
+mawps svamp are the published problems in this form, MAWPS in the splits of MU-NLPC/Calc-mawps, SVAMP evaluated on its
+test split; the paper does not say how its encoder answers them.
 
 Learning rate, batch size and weight decay are those of fairseq's recipe for CommonsenseQA, and 5 epochs are its 3,000
 updates. Where we differ: one recipe for all tasks; warm-up over 6 % of the steps instead of 150; AdamW with its usual
@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--num_options", type=number(int, 2, 26),
         help="--numeric_answers, mawps, svamp: options of every question (default 5)")  # fmt: skip
     add("--option_seed", type=number(int, 0, 2**32 - 1),
-        help="--numeric_answers, mawps, svamp: of the wrong options, the same for all cells (default 0)")  # fmt: skip
+        help="--numeric_answers, mawps, svamp: random seed of the wrong options (default 0)")  # fmt: skip
     parser.set_defaults(**RECIPE)
     return parser
 
@@ -88,7 +88,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def train_splits(words: list[str]) -> dict[str | None, str]:
-    """["winogrande=train_pairs", "train"] -> the training split by task, and under None that of all others.
+    """["winogrande=train_pairs", "train"] -> training split by task; the key None is for all other tasks.
 
     Raises:
         ValueError: an unknown task, or two splits of one.
@@ -104,7 +104,7 @@ def train_splits(words: list[str]) -> dict[str | None, str]:
 
 
 def named_tasks(args: argparse.Namespace) -> list[Cell]:
-    """The tasks that the options name, each with its training split where it is not read from files."""
+    """The tasks that the options name, each with its training split; tasks in files have none."""
     named = options.named_tasks(args)
     if args.train_file:
         return named
@@ -114,7 +114,7 @@ def named_tasks(args: argparse.Namespace) -> list[Cell]:
 
 
 def load_questions(args: argparse.Namespace, named: Cell) -> tuple[mcq_data.Task, list[Source]]:
-    """The questions of one of named_tasks, and where they are on the hub if they are not read from files."""
+    """The questions of one of named_tasks, and their hub data sets; none for files."""
     numeric = mcq_data.arithmetic_reader(args.num_options or 5, args.option_seed or 0)
     if args.train_file:
         read = numeric if args.numeric_answers else mcq_data.read_question
@@ -126,7 +126,7 @@ def load_questions(args: argparse.Namespace, named: Cell) -> tuple[mcq_data.Task
 
 
 def hub_source(name: str, config: str | None = None) -> Source:
-    """The data set on the hub, with its configuration, that holds a task."""
+    """The hub data set and configuration of a task."""
     return Source(name, "train", mcq_data.BENCHMARKS[name].hub_id, config, "train", ())
 
 

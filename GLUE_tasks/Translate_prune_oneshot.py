@@ -1,6 +1,6 @@
-"""Prune a multilingual translation model once, without and with few-shot fine-tuning: rich and poor languages compared.
+"""Prune a multilingual translation model once, fine-tune it on few examples or not at all, score each language pair.
 
-The real one, from the hub (2.4 GB; a GPU is advised):
+Model and data from the hub (2.4 GB; a GPU is advised):
 
     python GLUE_tasks/Translate_prune_oneshot.py --model_name_or_path facebook/mbart-large-50-many-to-many-mmt \\
         --noembed --dataset_name Helsinki-NLP/opus-100 --dataset_config de-en en-fr en-gu en-kk --eval_split test \\
@@ -9,8 +9,8 @@ The real one, from the hub (2.4 GB; a GPU is advised):
         --nm_ratio 7:8 6:8 5:8 4:8 --output_dir "runs/translation/{shots}/{transfer}/{strength}/{seed}"
 
 or any csv, json or parquet file with the columns src, tgt, src_lang and tgt_lang (--train_file, --validation_file). The
-score is sacrebleu's corpus BLEU of each pair; one fine-tuning sees all pairs. The loss is the model's own, a mean over
-the tokens of a batch; there is no label smoothing.
+score is sacrebleu's corpus BLEU of each pair; one model is fine-tuned on all pairs. The loss is the model's, a mean
+over the tokens of a batch, without label smoothing.
 """
 
 import argparse
@@ -53,13 +53,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="directions to translate, by the codes of the model's tokenizer: en_XX-ro_RO (default: all that the "
         "src_lang and tgt_lang columns have)")  # fmt: skip
     add("--resources", nargs="+", default=[], metavar="PAIR=SENTENCES",
-        help="sentence pairs that pretraining saw of every pair; orders the languages from easy (many) to hard, "
-        "difficulty 1 - share")  # fmt: skip
+        help="number of sentence pairs in pretraining, for every pair of languages; a pair's difficulty is 1 - its "
+        "share of them")  # fmt: skip
     add("--shots", nargs="+", type=number(int, 0, 10**9), default=[0], metavar="ROWS",
         help="training rows of EACH pair, drawn with --seed from its first --max_train_samples (default 10000); 0 is "
         "no fine-tuning (default 0)")  # fmt: skip
-    add("--num_beams", type=positive, default=5, help="of the search for a translation (default %(default)s)")
-    add("--max_new_tokens", type=positive, default=128, help="of a translation, at most (default %(default)s)")
+    add("--num_beams", type=positive, default=5, help="beams of the search for a translation (default %(default)s)")
+    add("--max_new_tokens", type=positive, default=128, help="most tokens of a translation (default %(default)s)")
     add("--bleu_tokenize", choices=BLEU_TOKENIZERS, default="auto",
         help="sacrebleu's tokenizer; auto: 13a, for languages without spaces zh or char (default auto)")  # fmt: skip
     parser.set_defaults(max_train_samples=POOL, per_device_train_batch_size=16, per_device_eval_batch_size=16)
@@ -123,7 +123,7 @@ def named_tasks(args: argparse.Namespace) -> list[Cell]:
 
 
 def load_corpus(args: argparse.Namespace) -> tuple[Corpus, PreTrainedTokenizerBase]:
-    """The sentences that all cells share, and the tokenizer that knows their languages.
+    """The corpus, which all cells share, and the model's tokenizer.
 
     Raises:
         ValueError: the model cannot translate, or not from or into one of the languages.
@@ -142,7 +142,7 @@ def load_corpus(args: argparse.Namespace) -> tuple[Corpus, PreTrainedTokenizerBa
 
 
 def task_kind(args: argparse.Namespace) -> TaskKind:
-    """A corpus of sentence pairs, translated without training or after training on a few of each pair."""
+    """Translation of a corpus, without training or after few-shot fine-tuning on all of its pairs of languages."""
     shared = functools.cache(functools.partial(load_corpus, args))
     search = Search(args.num_beams, args.max_new_tokens, args.per_device_eval_batch_size)
     cut = None if args.bleu_tokenize == "auto" else args.bleu_tokenize
@@ -179,7 +179,7 @@ def task_kind(args: argparse.Namespace) -> TaskKind:
 
 
 def hub_sets(name: str, configs: list[str], split: str) -> list[Source]:
-    """Where the corpus is on the hub."""
+    """The hub data sets of the corpus, one for each config."""
     return [Source(name, split, name, config, split, ()) for config in configs or [None]]
 
 

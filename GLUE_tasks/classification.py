@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def tokenize_task(
     task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, max_eval_samples: int | None = None
 ) -> Inputs:
-    """All rows that any cell may see, tokenized."""
+    """All rows that any cell may use, tokenized."""
     splits = {key: first_rows(split, max_eval_samples) for key, split in task.validation.items()}
     train, *rest = (
         glue_data.tokenize(split, task.columns, tokenizer, max_length) for split in (task.train, *splits.values())
@@ -33,19 +33,19 @@ def tokenize_task(
 
 
 def first_rows(split: Dataset, count: int | None) -> Dataset:
-    """The first `count` rows at most; all for None."""
+    """The first `count` rows, all for None."""
     return split.select(range(min(len(split), count or len(split))))
 
 
 def facts(task: Task) -> dict[str, Any]:
-    """What results say of a task: its classes in the order of their numbers, None of a regression."""
+    """Entries of all_results.json: label_names in the order of the class numbers, None for a regression."""
     return {"label_names": list(task.label_names) or None}
 
 
 def predict_labels(
     accelerator: Accelerator, model: nn.Module, task: Task, inputs: Inputs, split: str, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prediction (class, or value of a regression) and label of every row of a validation split.
+    """Predictions and labels of a validation split, each (rows,): class numbers, or floats of a regression.
 
     Raises:
         FloatingPointError: the model's outputs are NaN or infinite.
@@ -60,7 +60,7 @@ def predict_labels(
 def score_task(
     accelerator: Accelerator, model: nn.Module, task: Task, inputs: Inputs, batch_size: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The original's eval_* keys, and prediction and label per item, for every split."""
+    """Scores by the original's eval_* keys, and arrays of predictions and labels, for every validation split."""
     from GLUE_tasks.glue_metric import GlueMetric  # here: a mistake or a complete run should not wait for evaluate
 
     metric = GlueMetric(config_name=",".join(task.metrics))
@@ -74,7 +74,7 @@ def score_task(
 
 
 def level_of(metric: str, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """What a level says of the answers to its items, by run_folder.LEVEL_KEYS, and whether all answers are the same."""
+    """A level's entries from its predictions: run_folder.LEVEL_KEYS, and whether all predictions are the same."""
     return {
         "metric": metric,
         "score": glue_data.SCORES[metric](predictions, labels),
@@ -88,10 +88,10 @@ def level_of(metric: str, predictions: np.ndarray, labels: np.ndarray) -> dict[s
 def data_share_level(
     cell: Cell, metric: str, predictions: np.ndarray, labels: np.ndarray, **changed: float
 ) -> dict[str, Any]:
-    """The run's one point on setting 1's axis: the less data, the harder.
+    """The run's one level on setting 1's axis: the less training data, the harder.
 
     Args:
-        changed: what the level says instead, such as another chance.
+        changed: entries to replace, such as chance.
     """
     share = cell["validation_split_percentage"]
     return {"level": share, "difficulty": 1 - share / 100, **level_of(metric, predictions, labels), **changed}

@@ -13,8 +13,8 @@ from GLUE_tasks.labels import LABEL, Labels
 from harness.data import Table, read_table
 
 DOMAIN = "domain"
-SPLIT_NAMES = ("train", "validation", "dev", "test")  # files called so have their folder's name as domain
-NATURAL = "natural"  # the mixture that the data have
+SPLIT_NAMES = ("train", "validation", "dev", "test")  # files of these names are the domain of their folder's name
+NATURAL = "natural"  # the mixture with the shares that the data have
 
 Shares = dict[str, float]
 
@@ -41,9 +41,9 @@ def load_folder(data_dir: Path, name: str, text_columns: Sequence[str] | None = 
 def load_files(
     train_files: Sequence[Path], validation_files: Sequence[Path], text_columns: Sequence[str] | None = None
 ) -> Task:
-    """The domains of csv, json or parquet files: a `domain` column names them, or every file is one.
+    """The domains of csv, json or parquet files, by their `domain` column; a file without that column is one domain.
 
-    A file without the column has its own name as its domain; its folder's, where it is called train or validation.
+    The name of such a domain is the file's, or the folder's if the file is called as one of SPLIT_NAMES.
 
     Raises:
         ValueError: what read_table and make_task refuse.
@@ -83,13 +83,13 @@ def _split_by_column(table: Table) -> dict[str, Table]:
 def make_task(
     name: str, train: Mapping[str, Table], validation: Mapping[str, Table], text_columns: Sequence[str] | None = None
 ) -> Task:
-    """One task of all domains; its training rows keep their `domain`, validation has a split for each.
+    """One task of all domains: training rows have a column `domain`, and validation has a split "_<domain>" for each.
 
     Args:
         text_columns: the one or two to take; glue_data.choose_columns chooses when None.
     Raises:
-        ValueError: fewer than two domains, one that either side lacks, a file without a label or text column or with
-            empty fields, labels of several types, or a label that one domain alone has.
+        ValueError: fewer than two domains, a domain that only training or only validation has, a file without a label
+            or text column or with empty fields, labels of several types, or a label that only one domain has.
     """
     if len(train) < 2:
         raise ValueError(
@@ -114,10 +114,10 @@ def make_task(
 
 
 def _check_labels(train: Mapping[str, Table], known: Mapping[str, Labels]) -> None:
-    """Refuse a label that one domain alone has: its scores would be those of another task."""
-    held = {domain: set(map(labels.key, read.values)) for domain, read in known.items()}
-    for label in sorted(set().union(*held.values())):
-        holders = [domain for domain, some in held.items() if label in some]
+    """Raises ValueError for a label that only one domain has: its scores would be those of another task."""
+    labels_of = {domain: set(map(labels.key, read.values)) for domain, read in known.items()}
+    for label in sorted(set().union(*labels_of.values())):
+        holders = [domain for domain, present in labels_of.items() if label in present]
         if len(holders) == 1:
             one = known[holders[0]].kind
             other = next((domain for domain, read in known.items() if read.kind is not one), None)
@@ -127,7 +127,7 @@ def _check_labels(train: Mapping[str, Table], known: Mapping[str, Labels]) -> No
                     f"in {train[other].name}; give all labels one type"
                 )
             raise ValueError(
-                f"label {label} occurs in the domain {holders[0]!r} alone; scores of domains with different labels "
+                f"label {label} occurs only in the domain {holders[0]!r}; scores of domains with different labels "
                 "cannot be compared"
             )
 
@@ -166,7 +166,7 @@ def complete_shares(named: Shares, domains: Collection[str]) -> Shares:
     rest, others = 1 - math.fsum(named.values()), [domain for domain in domains if domain not in named]
     if not others and rest > 1e-9:
         raise ValueError(f"the shares of all domains sum to {1 - rest:.4g}, not 1")
-    # rounded, so that 0.3 / 3 is the share of a mixture that says 0.1
+    # rounded, so that 0.3 / 3 equals a share given as 0.1
     each = round(max(0.0, rest) / max(1, len(others)), 12)
     shares = {domain: named.get(domain, each) for domain in domains}
     if max(shares.values()) == 1:
@@ -187,7 +187,7 @@ def natural_shares(available: Mapping[str, int]) -> Shares:
 
 
 def rows_per_domain(shares: Shares, total: int) -> dict[str, int]:
-    """`total` divided by the shares into whole rows; the largest remainders are rounded up, the first of equal ones."""
+    """Whole numbers of rows that sum to `total`: the largest remainders are rounded up, of equal ones the first."""
     exact = {domain: share * total for domain, share in shares.items()}
     counts = {domain: math.floor(value + 1e-9) for domain, value in exact.items()}
     by_remainder = sorted(shares, key=lambda domain: counts[domain] - exact[domain])
@@ -197,7 +197,7 @@ def rows_per_domain(shares: Shares, total: int) -> dict[str, int]:
 
 
 def largest_total(available: Mapping[str, int], shares: Shares) -> int:
-    """The most rows that a mixture can have."""
+    """The most rows that a mixture of these shares can have."""
     return min(math.floor(available[domain] / share + 1e-9) for domain, share in shares.items() if share > 0)
 
 
@@ -206,10 +206,10 @@ def mixture_shares(mixture: str, domains: Iterable[str], total: int | None) -> t
 
     Args:
         mixture: "movies=0.7,tweets=0.1", or NATURAL.
-        domains: that of every training row.
-        total: rows that the mixture must have; None is as many as it can.
+        domains: domain of every training row.
+        total: number of rows; None is as many as possible.
     Raises:
-        ValueError: a domain that the data lack, or one with too few rows.
+        ValueError: the data lack a domain, or a domain has too few rows.
     """
     available = count_rows(domains)
     if mixture == NATURAL:
@@ -222,7 +222,7 @@ def mixture_shares(mixture: str, domains: Iterable[str], total: int | None) -> t
 
 
 def check_rows(available: Mapping[str, int], shares: Shares, total: int) -> None:
-    """Refuse a mixture that a domain has too few rows for.
+    """Refuse a mixture for which a domain has too few rows.
 
     Raises:
         ValueError: names the domain, the rows that it has and those that it needs.
@@ -236,9 +236,9 @@ def check_rows(available: Mapping[str, int], shares: Shares, total: int) -> None
 
 
 def mixture_rows(domains: Sequence[str], counts: Mapping[str, int], seed: int) -> list[int]:
-    """Random rows of every domain, as many as `counts` says.
+    """Indices of random rows of every domain, as many as `counts` says.
 
-    A domain's rows are nested for a seed: those it has as a minority are among those it has as the majority.
+    For one seed a domain's rows are nested: those of a smaller count are among those of a larger one.
     """
     names = np.asarray(domains)
     chosen: list[int] = []
@@ -252,7 +252,7 @@ def evaluated_rows(task: Task, balanced: bool, limit: int | None) -> Task:
     """The task with the first `limit` validation rows of each domain at most, as many of each label if `balanced`.
 
     Raises:
-        ValueError: labels that are numbers cannot be balanced, or a domain's validation rows lack a label.
+        ValueError: `balanced` of a regression, or a domain's validation rows lack a label.
     """
     splits = {}
     for suffix, data in task.validation.items():
@@ -269,12 +269,12 @@ def evaluated_rows(task: Task, balanced: bool, limit: int | None) -> Task:
 
 
 def balanced_rows(labels: Sequence[int], limit: int | None = None) -> list[int]:
-    """Rows with as many of each label, in their order: the first of each, as many as the rarest label has.
+    """Indices, in order, of the first rows of each label, as many of each as the rarest label has.
+
+    Chance on these rows is 1 / number of labels.
 
     Args:
-        limit: most rows in all, or one of each label where it is below (default: no limit).
-    Returns:
-        Rows that are the same for every run, on which chance is 1 / labels.
+        limit: most rows in all, though at least one of each label; None is no limit.
     """
     labels = np.asarray(labels)
     known, counts = np.unique(labels, return_counts=True)

@@ -1,4 +1,4 @@
-"""GLUE tasks and csv/json files: their columns, labels as numbers, random subsets, tokenization, scores."""
+"""GLUE tasks and tasks in files: text columns, labels as numbers, subsets of rows, tokenization, metrics."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from harness.data import Table, hub_errors, read_table, valid_text
 logger = logging.getLogger(__name__)
 
 HUB_NAME = "nyu-mll/glue"
-# Sentence columns per task; the hub's, and those of --data_dir.
+# Text columns of each task, on the hub and below --data_dir.
 COLUMNS = {
     "cola": ("sentence", None),
     "sst2": ("sentence", None),
@@ -35,7 +35,7 @@ COLUMNS = {
     "wnli": ("sentence1", "sentence2"),
 }
 VALIDATION = {"mnli": {"": "validation_matched", "_mm": "validation_mismatched"}}
-# The metrics GLUE asks for; the first is the one that figures show (the human scores of appendix B are in it).
+# GLUE's metrics of tasks that have others than accuracy. Figures show the first, as do appendix B's human scores.
 METRICS = {
     "cola": ("matthews_correlation",),
     "mrpc": ("accuracy", "f1"),
@@ -43,7 +43,7 @@ METRICS = {
     "stsb": ("pearson", "spearmanr"),
 }
 DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?(Z|[+-]\d\d:?\d\d)?)?")
-# A column repeats the label where each value stands in many rows and there are few values beside the labels.
+# Limits of repeats_label: fewest rows per value on average, most values per label.
 ROWS_PER_VALUE, VALUES_PER_LABEL = 10, 10
 
 
@@ -53,7 +53,7 @@ class Columns:
 
     Fields:
         texts: one or two.
-        by_order: the first text columns, whatever is in them: what earlier versions read.
+        by_order: the columns that earlier versions read: the first ones, even if they determine the label.
     """
 
     texts: tuple[str, str | None]
@@ -64,8 +64,8 @@ class Columns:
 class Task:
     """One task's data, with labels 0 ... num_labels - 1, or floats when `is_regression`.
 
-    `validation` holds one data set per key suffix: "" for the scores that count, "_mm" for MNLI mismatched. `decisions`
-    are what a run's identity says of how the data are read, where earlier versions of this project read them otherwise.
+    `validation` holds one data set per suffix of the score's name: "" for the main one, "_mm" for MNLI mismatched.
+    `decisions` are entries of the run's identity where earlier versions of this project read the data otherwise.
     """
 
     name: str
@@ -95,7 +95,7 @@ def canonical_name(task_name: str) -> str:
 
 
 def name_of_files(path: Path) -> str:
-    """What a task in files is called: as the folder that the file is in; as the file where that is the root."""
+    """The name of a task in files: that of the file's folder; in the root folder, the file's."""
     return Path(os.path.abspath(path)).parent.name or path.name.partition(".")[0]
 
 
@@ -163,7 +163,7 @@ def load_files(
 
     Args:
         text_columns: the one or two to take; choose_columns chooses when None.
-        by_order: a column that determines the label is not passed over.
+        by_order: choose as earlier versions did, which did not skip columns that determine the label.
     Raises:
         ValueError: a file is missing, empty, of another kind, lacks labels or text, or validation holds labels that
             training lacks; or all training labels are the same.
@@ -176,7 +176,7 @@ def load_files(
 
 
 def decisions(name: str, columns: Columns) -> dict[str, Any]:
-    """What tells a run on files from an earlier version's: other columns, or no metric by a folder's name."""
+    """Identity entries of a task in files where earlier versions chose other text columns, or metrics by the name."""
     decided: dict[str, Any] = {}
     if columns.texts != columns.by_order:
         decided["text_columns"] = [name for name in columns.texts if name]
@@ -194,15 +194,15 @@ def choose_columns(
 ) -> Columns:
     """The text columns of training files: `sentence1` and `sentence2` when both exist, else the first one or two.
 
-    A text column that determines the label (see repeats_label) is skipped if another text column does not. Numbers,
-    true and false, and dates are no texts.
+    A text column that determines the label (see repeats_label) is skipped if there is one that does not. Columns of
+    numbers, of true and false, or of dates are no text columns.
 
     Args:
         tables: files with the same columns; the first one's order counts.
-        known: the labels of each file, which tell whether a column determines them.
-        named: the columns to take instead.
-        others: columns that are no text to learn from.
-        by_order: pass no column over, as earlier versions did.
+        known: the labels of each file.
+        named: the columns of --text_columns, which are then taken.
+        others: columns that cannot be inputs.
+        by_order: choose as earlier versions did, which did not skip columns that determine the label.
     Raises:
         ValueError: there is no text column beside `label` (names the file and its columns), or a column of `named` is
             not there.
@@ -210,7 +210,7 @@ def choose_columns(
     first = tables[0]
     texts = [name for name in first.columns if name not in others and _is_text(first, name)]
     dated = ".json" not in Path(first.name).name  # where earlier versions took dates for texts
-    by_old_rule = _first_two([name for name in first.columns if name not in others and _is_text(first, name, dated)])
+    oldest_choice = _first_two([name for name in first.columns if name not in others and _is_text(first, name, dated)])
     if named:
         for name in named:
             if name in others:
@@ -220,18 +220,18 @@ def choose_columns(
                     f"--text_columns {' '.join(named)}: {first.name} has no column {name!r}; it has "
                     f"{', '.join(first.columns)}"
                 )
-        return Columns((*named, None)[:2], by_order=by_old_rule)
+        return Columns((*named, None)[:2], by_order=oldest_choice)
     if not texts:
         raise ValueError(f"{first.name} has no text column beside 'label'; it has {', '.join(first.columns)}")
     repeating = tuple(name for name in texts if repeats_label(tables, known, name))
     kept = [name for name in texts if name not in repeating]
     if by_order or not kept:
-        return Columns(by_old_rule if by_order else _first_two(texts), by_order=by_old_rule)
+        return Columns(oldest_choice if by_order else _first_two(texts), by_order=oldest_choice)
     for name in repeating:
         logger.warning(
-            "%s: the column %r determines the label, so that it is no input; --text_columns takes it", first.name, name
+            "%s: the column %r determines the label and is not used; --text_columns can name it", first.name, name
         )
-    return Columns(_first_two(kept), by_old_rule)
+    return Columns(_first_two(kept), oldest_choice)
 
 
 def _first_two(texts: Sequence[str]) -> tuple[str, str | None]:
@@ -241,7 +241,7 @@ def _first_two(texts: Sequence[str]) -> tuple[str, str | None]:
 
 
 def _is_text(table: Table, name: str, with_dates: bool = False) -> bool:
-    """Whether a column holds texts; of csv, where all are, those that are not all numbers, dates, true or false."""
+    """Whether a column holds texts. In csv, where all values are, columns of numbers, dates, true and false do not."""
     texts = [value for value in table.columns[name] if isinstance(value, str) and (table.typed or value)]
     if not table.typed and all(labels.DECIMAL.fullmatch(text.strip()) for text in texts):
         return False
@@ -251,11 +251,10 @@ def _is_text(table: Table, name: str, with_dates: bool = False) -> bool:
 
 
 def repeats_label(tables: Sequence[Table], known: Sequence[Labels], name: str) -> bool:
-    """Whether a column determines the label, as `label_text` does: each of its values has one label, in many rows.
+    """Whether a column determines the label, as `label_text` does: each value has one label, and values are few.
 
-    There are at most half as many values as rows, and either as few as labels, or at most VALUES_PER_LABEL for each
-    label with ROWS_PER_VALUE rows each on average. Texts that all differ therefore never count, nor do the few texts of
-    a tiny file beside it.
+    Few is at most half as many as rows, and either at most as many as labels, or at most VALUES_PER_LABEL per label
+    with ROWS_PER_VALUE rows each on average. A column of texts that all differ therefore never counts.
     """
     label_of: dict[Any, str] = {}
     count = 0
@@ -270,18 +269,14 @@ def repeats_label(tables: Sequence[Table], known: Sequence[Labels], name: str) -
 
 
 def check_columns(table: Table, columns: tuple[str, str | None]) -> None:
-    """Refuse a table without one of the columns.
-
-    Raises:
-        ValueError: names the table, the column and those that it has.
-    """
+    """Raises ValueError where a table lacks one of the columns: names the table, the column and those that it has."""
     for name in filter(None, columns):
         if name not in table.columns:
             raise ValueError(f"{table.name} has no column {name!r}; it has {', '.join(table.columns)}")
 
 
 def find_split(folder: Path, split: str) -> Path | None:
-    """The file of a split in a folder of the --data_dir layout, None if there is none."""
+    """The file <split>.jsonl.gz, .jsonl or .parquet in a folder; None if there is none."""
     candidates = (folder / f"{split}{suffix}" for suffix in (".jsonl.gz", ".jsonl", ".parquet"))
     return next((path for path in candidates if path.is_file()), None)
 
@@ -296,14 +291,17 @@ def make_task(
     decisions: dict[str, Any] | None = None,
     constants: Mapping[str, Sequence[str]] | None = None,
 ) -> Task:
-    """Texts of all splits, their labels as 0 ... n - 1 (or floats), and the checks that every source of data must pass.
+    """A task from tables: texts and labels are checked, labels become 0 ... num_labels - 1, or floats.
 
     Args:
         columns: the text columns.
-        train: tables of training rows, one after the other.
-        glue_task: which of GLUE's; its classes and metrics count then, whatever else `name` may say.
+        train: tables of training rows, which are concatenated.
+        splits: tables of validation rows, by suffix (see Task).
+        glue_task: GLUE's name of the task, whose classes and metrics are used; None for files, whatever their name.
         decisions: see Task.
-        constants: further columns with one value per training table and then per split.
+        constants: further columns: for each one value per table, first of `train`, then of `splits`.
+    Raises:
+        ValueError: a column, text or label is missing, or labels differ in type (names where).
     """
     known = [labels.read_labels(table) for table in train]
     kinds = {read.kind for read in known}
@@ -316,8 +314,8 @@ def make_task(
     all_labels = [*known, *(labels.read_labels(table) for table in splits.values())]
     if regression:
         label_names = ()
-        encoded = [labels.scores(table, some) for table, some in zip(tables, all_labels, strict=True)]
-        if kinds == {float} and glue_task is None and all(v.is_integer() for some in known for v in some.values):
+        encoded = [labels.scores(table, read) for table, read in zip(tables, all_labels, strict=True)]
+        if kinds == {float} and glue_task is None and all(v.is_integer() for read in known for v in read.values):
             logger.warning(
                 "%s: labels are numbers with decimals, all whole: a regression; for classes write 1, not 1.0",
                 train[0].name,
@@ -326,8 +324,8 @@ def make_task(
         classes = labels.make_classes(list(zip(train, known, strict=True)), glue_task)
         label_names = classes.names
         encoded = [
-            labels.class_numbers(table, some, classes, kinds, glue_task is not None)
-            for table, some in zip(tables, all_labels, strict=True)
+            labels.class_numbers(table, read, classes, kinds, glue_task is not None)
+            for table, read in zip(tables, all_labels, strict=True)
         ]
     sets = []
     for index, (table, numbers) in enumerate(zip(tables, encoded, strict=True)):
@@ -366,18 +364,18 @@ def _data_set(
             valid_text(value, table.where(index), name)
         texts[name] = table.columns[name]
     kinds = {**dict.fromkeys((*texts, *extra), pa.string()), LABEL: pa.float32() if regression else pa.int64()}
-    # by way of Arrow: from_dict looks at every value by itself, which takes as long as reading the file
+    # through Arrow: from_dict inspects every value, which takes as long as reading the file
     columns = pa.table({**texts, **extra, LABEL: numbers}, pa.schema(kinds.items()))
     return Dataset(datasets.table.InMemoryTable(columns))
 
 
 def subset_indices(num_rows: int, percentage: float, seed: int, how: str = "random", limit: int | None = None) -> list:
-    """Rows of the training set that a run may see: nested, so that 25 % holds everything that 10 % holds.
+    """Indices of the training rows that a run uses. Subsets are nested: 25 % contains all rows of 10 %.
 
     Args:
         percentage: share of the rows, in (0, 100]; at least one row is taken.
         how: "random" draws with `seed`, as the paper says; "prefix" takes the first rows, as the original does.
-        limit: rows that count as 100 %; all of them when None.
+        limit: number of rows that count as 100 %; None is all.
     """
     order = np.arange(num_rows) if how == "prefix" else np.random.default_rng(seed).permutation(num_rows)
     available = min(num_rows, limit or num_rows)
@@ -401,7 +399,7 @@ def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
 
 
 def correlation(statistic: Callable) -> Callable[[np.ndarray, np.ndarray], float]:
-    """A scipy correlation that is 0 where it is undefined: a constant prediction knows nothing of the reference."""
+    """A metric from a scipy correlation; 0 where one side is constant, so that the correlation is undefined."""
 
     def score(predictions: np.ndarray, references: np.ndarray) -> float:
         if np.ptp(predictions) == 0 or np.ptp(references) == 0:
@@ -431,7 +429,7 @@ def chance_level(metric: str, references: np.ndarray) -> float:
 
 
 def standard_error(metric: str, predictions: np.ndarray, references: np.ndarray, resamples: int = 200) -> float:
-    """Standard error of a score over evaluated items: binomial for accuracy, seeded bootstrap for the others."""
+    """Standard error of a score over items: binomial for accuracy, bootstrap with a fixed seed for the others."""
     n = len(references)
     if metric == "accuracy":
         score = accuracy(predictions, references)

@@ -1,4 +1,4 @@
-"""GLUE's metrics as a module of `evaluate`, the library that the original scores with, here without its download.
+"""GLUE's metrics as a module of `evaluate`, the library that the original scores with; nothing is downloaded.
 
 A file of its own: importing `evaluate` takes seconds, and the class needs it when it is defined.
 """
@@ -13,7 +13,7 @@ from GLUE_tasks.glue_data import SCORES
 
 
 class GlueMetric(evaluate.Metric):
-    """The metrics of a GLUE task as an `evaluate` module that needs no download; config_name is "accuracy,f1" or so."""
+    """The metrics of SCORES that config_name lists, such as "accuracy,f1"."""
 
     def _info(self) -> evaluate.MetricInfo:
         kind = datasets.Value("float32" if "pearson" in self.config_name else "int64")

@@ -1,4 +1,4 @@
-"""The line between two fine-tuned models: walked in place, with loss and answer of every item at every point."""
+"""The straight line between two fine-tuned models: loss and prediction of every item at every point."""
 
 import copy
 import functools
@@ -32,7 +32,7 @@ from pruning.masks import apply_masks, zero_fraction
 
 logger = logging.getLogger(__name__)
 
-RESAMPLES = 1000  # behind the intervals of barriers
+RESAMPLES = 1000  # of the bootstrap, for the intervals of barriers
 Line = dict[str, np.ndarray]  # what along_line returns
 Measured = TypeVar("Measured")
 
@@ -41,7 +41,7 @@ def points(num_points: int) -> np.ndarray:
     """Evenly spaced alphas from exactly 0, the start, to exactly 1, the end.
 
     Raises:
-        ValueError: fewer than 3, which leave nothing between the ends.
+        ValueError: fewer than 3 points.
     """
     if num_points < 3:
         raise ValueError(f"{num_points} points: at least 3 are needed, the two ends and one between them")
@@ -52,16 +52,16 @@ def points(num_points: int) -> np.ndarray:
 def walk(
     model: nn.Module, end: Mapping[str, Tensor], alphas: np.ndarray, measure: Callable[[], Measured]
 ) -> list[Measured]:
-    """What `measure` returns at every point of the line; `model` begins as the start and ends bit-equal to the end.
+    """Move `model` along the line and return what `measure` returns at every point; it ends bit-equal to the end.
 
-    Each point is reached from the one before it, in the model's own memory: with `end` that is two models, not three.
-    The rounding of the steps adds up to some units in a weight's last place (float32).
+    Each point is computed in place from the one before, so that memory holds two models, not three. The rounding of the
+    steps adds up to a few units in a float32 weight's last place.
 
     Args:
-        model: the start; its parameters and float buffers are overwritten.
-        end: what line_tensors returned of the other model, on the same device.
+        model: the start; its parameters and floating-point buffers are overwritten.
+        end: line_tensors of the other model, on the same device.
         alphas: what points returned.
-        measure: looks at the model as it then is; it must leave the weights alone.
+        measure: called at every point; must not change the weights.
     """
     tensors = line_tensors(model)
     check_same_tensors({name: tensor.shape for name, tensor in tensors.items()},
@@ -74,7 +74,7 @@ def walk(
 
 
 def step_toward(tensors: Mapping[str, Tensor], end: Mapping[str, Tensor], share: float) -> None:
-    """Move every tensor, in place, by `share` of its way to the end's; a share of 1 copies, without any rounding."""
+    """Move every tensor in place by `share` of its way to that of the end; 1 copies it, without rounding."""
     for name, tensor in tensors.items():
         if share >= 1:
             tensor.copy_(end[name])
@@ -83,16 +83,16 @@ def step_toward(tensors: Mapping[str, Tensor], end: Mapping[str, Tensor], share:
 
 
 def line_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors that a line is drawn through, in the model's own memory: parameters and buffers of float kind."""
+    """The tensors that are interpolated, sharing the model's memory: parameters and floating-point buffers."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {name: tensor.detach() for name, tensor in named.items() if tensor.is_floating_point()}
 
 
 def check_buffers(start: nn.Module, end: nn.Module) -> list[str]:
-    """Names of the float buffers that differ and are therefore interpolated too, which is said in the log.
+    """Names of the floating-point buffers that differ and are therefore interpolated too; they are logged.
 
     Raises:
-        ValueError: a buffer of whole numbers differs: nothing lies between.
+        ValueError: a buffer differs that only one model has or that holds whole numbers.
     """
     others = dict(end.named_buffers())
     moved = []
@@ -108,7 +108,7 @@ def check_buffers(start: nn.Module, end: nn.Module) -> list[str]:
 
 
 def item_losses(outputs: np.ndarray, labels: np.ndarray, is_regression: bool) -> np.ndarray:
-    """The loss of every item as training takes it: cross entropy, or the squared difference of a regression.
+    """The training loss of every item: cross entropy, or the squared error of a regression.
 
     Args:
         outputs: the model's, (items, classes); of a regression (items, 1).
@@ -119,7 +119,7 @@ def item_losses(outputs: np.ndarray, labels: np.ndarray, is_regression: bool) ->
         FloatingPointError: an output is NaN or infinite.
     """
     if not np.isfinite(outputs).all():
-        raise FloatingPointError("the model's outputs are NaN or infinite between the two models")
+        raise FloatingPointError("the model's outputs are NaN or infinite at a point of the line")
     outputs = outputs.astype(np.float64)
     if is_regression:
         return (outputs[:, 0] - labels) ** 2
@@ -127,15 +127,15 @@ def item_losses(outputs: np.ndarray, labels: np.ndarray, is_regression: bool) ->
 
 
 def predictions(outputs: np.ndarray, is_regression: bool) -> np.ndarray:
-    """The model's answer to every item: a class number, or the float of a regression, (items,)."""
+    """The prediction for every item: a class number, or the float of a regression, (items,)."""
     return outputs[:, 0] if is_regression else outputs.argmax(axis=1)
 
 
 def along_line(outputs: list[np.ndarray], labels: np.ndarray, is_regression: bool) -> dict[str, np.ndarray]:
-    """Loss and answer of every item at every point.
+    """Loss and prediction of every item at every point.
 
     Args:
-        outputs: per point (items, classes).
+        outputs: an array (items, classes) for each point.
     Returns:
         loss (items, points) float64, prediction (items, points), label (items,).
     """
@@ -147,7 +147,7 @@ def along_line(outputs: list[np.ndarray], labels: np.ndarray, is_regression: boo
 
 
 def levels(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed: int) -> list[dict[str, Any]]:
-    """One level per point of the line: score and loss on the validation rows, and on the training rows."""
+    """One level for each point of the line: score and loss on the validation rows and on the training rows."""
     labels = lines["validation"]["label"]
     scores, losses, resampled = {}, {}, resampled_scores(metric, lines["validation"], seed)
     for split, line in lines.items():
@@ -176,13 +176,17 @@ def score_curve(metric: str, line: Line) -> np.ndarray:
 
 
 def resampled_scores(metric: str, line: Line, seed: int) -> np.ndarray:
-    """The scores of the items and of resamples of them at every point, (1 + RESAMPLES, points)."""
+    """The scores at every point of the items (row 0) and of RESAMPLES resamples, (1 + RESAMPLES, points)."""
     answers = Answers(line["label"], line["prediction"].T)
     return metrics.resampled_scores(answers, metric, RESAMPLES, np.random.default_rng(seed))
 
 
 def resampled_errors(metric: str, line: Line, seed: int) -> ResampledLine:
-    """The error (1 - score) of resampled items at every point; the unseen item is wrong between the ends, or there."""
+    """The error (1 - score) of resampled items at every point.
+
+    The unseen item (resampling.unseen_shares) raises a barrier most if it is wrong only between the ends, and lowers it
+    most if it is wrong only at the ends.
+    """
     errors, labels = 1 - resampled_scores(metric, line, seed)[1:], line["label"]
     unseen = metrics.unseen_item(labels, metric, RESAMPLES, np.random.default_rng([seed, 1]))
     points, worst = errors.shape[1], 1 - metrics.LOWEST.get(metric, 0.0)
@@ -191,9 +195,9 @@ def resampled_errors(metric: str, line: Line, seed: int) -> ResampledLine:
 
 
 def resampled_losses(line: Line, alphas: np.ndarray, seed: int) -> ResampledLine:
-    """The mean losses of resampled items at every point; the unseen item is like that with the highest or lowest bow.
+    """The mean losses of resampled items at every point.
 
-    A loss has no upper end that could be counted on instead.
+    A loss has no upper bound, so the unseen item is like the item whose curve rises most, or least, above its ends.
     """
     losses, generator = line["loss"], np.random.default_rng(seed)
     columns = np.concatenate([losses, np.ones((len(losses), 1))], axis=1)
@@ -219,7 +223,7 @@ def find_barriers(metric: str, alphas: np.ndarray, lines: dict[str, Line], seed:
 
 
 def items(lines: dict[str, Line], train_rows: list[int]) -> dict[str, np.ndarray]:
-    """Loss and answer of every item at every point, for items.npz; training rows by their index in the data."""
+    """Loss and prediction of every item at every point for items.npz, and the indices of the training rows."""
     train, validation = lines["train"], lines["validation"]
     return {
         **{name: validation[name].astype(np.float32) if name == "loss" else validation[name] for name in validation},
@@ -230,7 +234,7 @@ def items(lines: dict[str, Line], train_rows: list[int]) -> dict[str, np.ndarray
 
 @dataclass(frozen=True)
 class Measurement:
-    """How lines are measured: the options that all lines of a call share, by their names."""
+    """How lines are measured: the options, by name, that all lines of a command share."""
 
     num_points: int
     max_train_samples: int
@@ -241,12 +245,12 @@ class Measurement:
     trust_remote_code: bool = False
 
     def evaluated_rows(self, pair: Pair) -> int | None:
-        """How many validation rows of a line are evaluated at most: by default as many as the start's run did."""
+        """Most validation rows to evaluate; by default as many as the start's run evaluated, None for all."""
         return self.max_eval_samples or pair.start.arguments["max_eval_samples"]
 
 
 def load_task(pair: Pair, data_dir: Path | None) -> Task:
-    """The rows of a line's task, read once: from `data_dir`, or by default from where the start's run read them."""
+    """The rows of a line's task, cached: from `data_dir`, or if None from where the start's run read them."""
     return _load_task(*_task_source(pair, data_dir))
 
 
@@ -270,20 +274,20 @@ def _load_task(
 
 
 def check_data(pair: Pair, task: Task) -> None:
-    """Refuse files other than those that the models were fine-tuned on.
+    """Refuse data files other than those that the models were fine-tuned on.
 
     Raises:
         ValueError: names the run and the files.
     """
     recorded = _data_content(pair)
-    was_of_files = any(form.endswith("sha256") for form in recorded)
-    if was_of_files and task.files and records.differences(recorded, files_content(task.files)):
+    has_hashes = any(form.endswith("sha256") for form in recorded)
+    if has_hashes and task.files and records.differences(recorded, files_content(task.files)):
         names = ", ".join(map(str, task.files))
         raise ValueError(f"{pair.start.folder} was fine-tuned on other data than {names}; give its --data_dir")
 
 
 def _data_content(pair: Pair) -> dict[str, str]:
-    """Hashes or the commit of the data that the start was fine-tuned on."""
+    """Hashes or commit of the data that the start was fine-tuned on."""
     return {name: value for name, value in pair.start.identity.items() if name in records.DATA_FORMS}
 
 
@@ -293,7 +297,7 @@ def _weights_hash(folder: Path) -> str:
 
 
 def identity(measurement: Measurement, pair: Pair) -> dict[str, Any]:
-    """What tells a line from another: its ends by their content, and every option that changes what is measured."""
+    """The identity of a line's run: hashes of its ends, and every option that changes what is measured."""
     line, ends = model_pairs.describe(pair), [end for end in (pair.start, pair.end) if end]
     return {
         "num_points": measurement.num_points,
@@ -314,16 +318,16 @@ def identity(measurement: Measurement, pair: Pair) -> dict[str, Any]:
 
 
 def shared_inputs(measurement: Measurement) -> Callable[[Pair], Inputs]:
-    """A function that gives a line its tokenized rows, made when the first line that needs them asks."""
-    made: dict[tuple, Inputs] = {}
+    """A function that returns a line's tokenized rows; lines of one task and model share them."""
+    cached: dict[tuple, Inputs] = {}
 
     def inputs(pair: Pair) -> Inputs:
         data_dir, sizes = measurement.data_dir, (pair.start.arguments["max_length"], measurement.evaluated_rows(pair))
         key = (_task_source(pair, data_dir), pair.start.result["model"], sizes)
-        if key not in made:
+        if key not in cached:
             tokenizer = models.load_tokenizer(str(pair.start.files), measurement.trust_remote_code)
-            made[key] = classification.tokenize_task(load_task(pair, data_dir), tokenizer, *sizes)
-        return made[key]
+            cached[key] = classification.tokenize_task(load_task(pair, data_dir), tokenizer, *sizes)
+        return cached[key]
 
     return inputs
 
@@ -332,7 +336,7 @@ def run(
     folder: Path, pair: Pair, identity: dict[str, Any], measurement: Measurement, accelerator: Accelerator,
     inputs: Inputs,
 ) -> None:  # fmt: skip
-    """One line, from the two models to all_results.json."""
+    """Measure one line and write its run."""
     started, task = time.monotonic(), load_task(pair, measurement.data_dir)
     accelerator.free_memory()
     reset_peak_memory(accelerator.device)
@@ -352,16 +356,16 @@ def run(
 
     def measure() -> dict[str, np.ndarray]:
         return {
-            split: inputs.in_order(training.predict(accelerator, model, some, inputs.collate, batch_size))
-            for split, some in rows.items()
+            split: inputs.in_order(training.predict(accelerator, model, data, inputs.collate, batch_size))
+            for split, data in rows.items()
         }
 
     outputs = walk(model, end, alphas, measure)
     if not accelerator.is_main_process:
         return
     lines = {
-        split: along_line([point[split] for point in outputs], np.asarray(some["labels"][:]), task.is_regression)
-        for split, some in rows.items()
+        split: along_line([point[split] for point in outputs], np.asarray(data["labels"][:]), task.is_regression)
+        for split, data in rows.items()
     }
     result = {
         **model_pairs.describe(pair),
@@ -384,7 +388,7 @@ def run(
 def load_ends(
     pair: Pair, num_labels: int, trust_remote_code: bool, accelerator: Accelerator
 ) -> tuple[nn.Module, dict[str, Tensor], float]:
-    """The start as a model, the end as tensors, and the measured sparsity of the compressed one."""
+    """The start as a model, the end as line_tensors, and the measured sparsity of the compressed end."""
 
     def loaded(folder: Path) -> nn.Module:
         loaded = pretrained.load_pretrained(str(folder), num_labels, trust_remote_code)
@@ -392,8 +396,8 @@ def load_ends(
             raise ValueError(f"{folder} lacks {', '.join(sorted(loaded.new_parameters))}")
         return loaded.model.to(accelerator.device)
 
-    # Memory of its own, as in training. What is mapped from a file begins at any multiple of 4 bytes, and by that MKL
-    # orders sums on some processors, where a head has one output or a batch one row.
+    # Copied to aligned memory, as in training. Weights mapped from a file start at any multiple of 4 bytes, and on some
+    # CPUs MKL orders sums by alignment, where a head has one output or a batch one row.
     start = copy.deepcopy(loaded(pair.start.files))
     if pair.end is not None:
         other = loaded(pair.end.files)
@@ -408,10 +412,10 @@ def load_ends(
 
 
 def common_rows(pair: Pair, num_rows: int, limit: int, seed: int) -> list[int]:
-    """Training rows that both ends saw, at most `limit` of them, drawn by `seed`.
+    """Sorted indices of training rows that both ends were trained on, at most `limit`, drawn by `seed`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there are none.
     """
     seen = [
         set(glue_data.subset_indices(num_rows, *(end.arguments[name] for name in model_pairs.SAMPLE)))

@@ -1,4 +1,4 @@
-"""Labels of a task: read from what files hold, of one kind, and turned into numbers of classes or of a regression."""
+"""Labels of a task: read from tables, checked, and turned into class numbers or the floats of a regression."""
 
 import logging
 import math
@@ -25,15 +25,16 @@ GLUE_CLASSES = {
 }
 WHOLE = re.compile(r"[+-]?\d+")
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+# Texts that stand for a missing or infinite number.
 NO_NUMBER = frozenset(("nan", "na", "n/a", "none", "null", "inf", "infinity", "-nan", "-inf", "-infinity", "+inf"))
 TRUTH = {"true": True, "false": False}
-# What a label may be, and what errors call it.
+# Types that labels may have, and their names in errors.
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a table's rows, all of one kind: bool, int, float or str."""
+    """The labels of a table's rows, all of one type (`kind`): bool, int, float or str."""
 
     kind: type
     values: list[Any]
@@ -41,7 +42,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a task, in the order of their numbers: names, and the number of every way to write a label."""
+    """The classes of a task.
+
+    Fields:
+        names: in the order of the class numbers, from 0.
+        numbers: class number by every spelling of a label.
+    """
 
     names: tuple[str, ...]
     numbers: Mapping[str, int]
@@ -50,12 +56,12 @@ class Classes:
 def read_labels(table: Table) -> Labels:
     """The labels of all rows, checked.
 
-    Whole numbers and numbers with decimals together are floats. csv has no types: labels that are all whole numbers are
-    int, all numbers float, all true or false bool, and texts otherwise.
+    Whole numbers mixed with numbers with decimals are floats. csv has no types: there, labels that are all whole
+    numbers are int, all numbers float, all true or false bool, and others str.
 
     Raises:
-        ValueError: a row without a label; one that is a list, NaN, infinite or of another kind than the others (names
-            the file, the row and the value).
+        ValueError: a label is missing, a list, NaN, infinite or of another type than the others (names the file, the
+            row and the value).
     """
     if LABEL not in table.columns:
         raise ValueError(f"{table.name} has no column {LABEL!r}; it has {', '.join(table.columns)}")
@@ -83,7 +89,7 @@ def read_labels(table: Table) -> Labels:
 
 
 def _parse(table: Table, texts: list[str]) -> Labels:
-    """Labels of a csv file, which are texts as they stand."""
+    """Labels of a csv file, parsed from its texts."""
     if all(map(WHOLE.fullmatch, texts)):
         return Labels(int, [int(text) for text in texts])
     if all(text.lower() in TRUTH for text in texts):
@@ -111,7 +117,7 @@ def _shown(value: object) -> str:
 
 
 def key(value: object) -> str:
-    """A label as a text that is the same for 1, 1.0 and "1"."""
+    """A label as a text: "1" for 1, 1.0 and "1"."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value)
@@ -119,12 +125,13 @@ def key(value: object) -> str:
 
 
 def make_classes(parts: Sequence[tuple[Table, Labels]], glue_task: str | None = None) -> Classes:
-    """The classes that the training rows have: numbers in their order, other labels as sorted texts.
+    """The classes of the training rows: whole numbers in numeric order, other labels sorted as texts.
 
     Args:
-        glue_task: GLUE's number or name of a class is meant, and its order holds.
+        parts: the training tables and their labels.
+        glue_task: labels are GLUE's numbers or names of this task's classes, in GLUE's order.
     Raises:
-        ValueError: all labels are the same, or one is none of GLUE's.
+        ValueError: all labels are the same, or one is no class of the GLUE task.
     """
     known: dict[str, tuple[Any, str]] = {}
     for table, labels in parts:
@@ -153,9 +160,10 @@ def class_numbers(table: Table, labels: Labels, classes: Classes, kinds: set[typ
     """The number of each row's class.
 
     Args:
-        kinds: of the training labels; where these rows' is another, as "0" is not 0, the log says so.
+        kinds: types of the training labels; if these rows have another, such as "0" for 0, a warning is logged.
+        is_glue: labels may be names of classes, in any case.
     Raises:
-        ValueError: a label that no training row has; names the file, the row and the value.
+        ValueError: no training row has the label (names the file, the row and the value).
     """
     numbers = []
     for index, value in enumerate(labels.values):
@@ -175,10 +183,10 @@ def class_numbers(table: Table, labels: Labels, classes: Classes, kinds: set[typ
 
 
 def scores(table: Table, labels: Labels) -> list[float]:
-    """Labels of a regression as numbers.
+    """Labels of a regression as floats.
 
     Raises:
-        ValueError: one that is no number; names the file, the row and the value.
+        ValueError: a label is no number (names the file, the row and the value).
     """
     if labels.kind in (int, float):
         return [float(value) for value in labels.values]
@@ -189,7 +197,7 @@ def scores(table: Table, labels: Labels) -> list[float]:
 
 
 def plain(name: str) -> str:
-    """A class's name in lower case, its words joined by underscores: "NOT_ENTAILMENT" is "not entailment"."""
+    """A class's name in lower case with words joined by underscores: "Not entailment" becomes "not_entailment"."""
     return re.sub(r"[\s_-]+", "_", name.strip().casefold())
 
 

@@ -1,4 +1,4 @@
-"""Multiple-choice questions for fine-tuning: CommonsenseQA, WinoGrande, arithmetic, and files of one's own."""
+"""Multiple-choice questions for fine-tuning: CommonsenseQA, WinoGrande, arithmetic, and users' files."""
 
 import hashlib
 import json
@@ -33,16 +33,16 @@ SPELLINGS = {"commonsenseqa": "commonsense_qa", "csqa": "commonsense_qa", "winog
              "svamp": "svamp"}  # fmt: skip
 NUMBER = re.compile(r"(?<![\w.])\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
 ANSWER_FIELDS = ("answer", "Answer", "result_float")  # of word problems
-PLACEHOLDER = re.compile(r"\b(?:number|N_)(\d+)\b")  # MAWPS keeps its problems' numbers apart from their text
+PLACEHOLDER = re.compile(r"\b(?:number|N_)(\d+)\b")  # in MAWPS, stands for a number in another field
 
 
 class Question(NamedTuple):
-    """A question as pairs of texts: what all options share, and each option.
+    """A question as pairs of texts, (context, option) for each option.
 
     Fields:
-        context: the first text of every pair, may be empty.
+        context: the first text of every pair; may be empty.
         options: the second texts.
-        gold: which option is right.
+        gold: index of the right option.
     """
 
     context: str
@@ -55,7 +55,7 @@ class Task(NamedTuple):
 
     Fields:
         files: the local files they were read from.
-        facts: what results say of the data.
+        facts: entries of all_results.json about the data.
     """
 
     name: str
@@ -65,16 +65,17 @@ class Task(NamedTuple):
     facts: dict[str, Any]
 
 
-Reader = Callable[[dict[str, Any], str], Question]  # from a row, and where it stands
+Reader = Callable[[dict[str, Any], str], Question]  # takes a row, and what errors call it
 
 
 class Benchmark(NamedTuple):
     """A data set of the hub.
 
     Fields:
-        hub_id, fields: where it is, and what every row must have.
-        read: None for word problems, which arithmetic_reader reads.
-        validation_split: to evaluate on.
+        hub_id: its id on the hub.
+        fields: those that every row must have.
+        read: makes a question of a row; None for word problems, which arithmetic_reader reads.
+        validation_split: the split that is evaluated.
     """
 
     hub_id: str
@@ -108,7 +109,7 @@ def load_benchmark(
     """One of BENCHMARKS, from `data_dir`/<name>/<split>.jsonl[.gz]|.parquet, or from the hub without `data_dir`.
 
     Args:
-        read_arithmetic: of word problems, an arithmetic_reader.
+        read_arithmetic: reads word problems (see arithmetic_reader).
     Raises:
         ValueError: there is no such split, or a question is not usable (names file, line and field).
     """
@@ -124,7 +125,7 @@ def load_benchmark(
 
 
 def load_files(train_file: Path, validation_file: Path, read: Reader) -> Task:
-    """A task from two csv, json or parquet files, of which `read` makes questions.
+    """A task from two csv, json or parquet files; `read` makes a question of each row.
 
     Raises:
         ValueError: a file is missing, damaged, empty or of another kind, or a question is not usable.
@@ -137,7 +138,7 @@ def load_files(train_file: Path, validation_file: Path, read: Reader) -> Task:
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a file; csv's answers that are whole numbers are numbers, as they are in files with types."""
+    """Yield (where, row); in csv, an answer that is a whole number becomes an int, as in files with types."""
     untyped = file_kind(path, TABLE_SUFFIXES) == "csv"
     for where, row in read_rows(path, suffixes=TABLE_SUFFIXES):
         answer = row.get("answer")
@@ -159,11 +160,11 @@ def _task(
 
 
 def read_commonsense_qa(row: dict[str, Any], where: str) -> Question:
-    """Five options, put as fairseq puts them: "Q: …" and "A: …"."""
+    """A question with five options, as fairseq writes them: "Q: …" and "A: …"."""
     choices, gold = labelled_choices(row, where)
     if len(choices) != 5:
         raise ValueError(f"{where}: 'choices' has {len(choices)} options; CommonsenseQA has 5")
-    return asked(checked_text(row["question"], where, "question"), choices, gold)
+    return question_pairs(checked_text(row["question"], where, "question"), choices, gold)
 
 
 def read_winogrande(row: dict[str, Any], where: str) -> Question:
@@ -176,12 +177,12 @@ def read_winogrande(row: dict[str, Any], where: str) -> Question:
 def read_question(row: dict[str, Any], where: str) -> Question:
     """A row of a user's file: `question`, `choices`, `answer`, and `context` if there is one.
 
-    `choices` is a list of two or more texts (in csv as JSON, or in columns A, B, C …, of which empty ones are no
-    options and keep their letters), `answer` a choice's text, its letter, or as a number its index from 0. Rows as the
-    hub has them, with labels in `choices` and `answerKey`, do too.
+    `choices` is a list of two or more texts; in csv it is a JSON list, or the texts are in columns A, B, C …, where an
+    empty one is no option. `answer` is a choice's text, its letter, or as a number its index from 0. The hub's form is
+    read too: `choices` with labels, and `answerKey`.
 
     Raises:
-        ValueError: a field is missing or not that; names where the row stands, and the field.
+        ValueError: a field is missing or of another form (names the row and the field).
     """
     row = {field: value for field, value in row.items() if value is not None}
     check_fields(row, where, ["question"])
@@ -196,13 +197,13 @@ def read_question(row: dict[str, Any], where: str) -> Question:
             choices, letters = lettered_choices(row, where)
             gold = gold_index(row["answer"], choices, where, letters)
         else:
-            choices = read_choices(_listed(row, where), where)
+            choices = read_choices(_choices(row, where), where)
             gold = gold_index(row["answer"], choices, where)
-    return asked(question, choices, gold, context)
+    return question_pairs(question, choices, gold, context)
 
 
-def _listed(row: dict[str, Any], where: str) -> object:
-    """The row's options, of whatever form, as a list if it is one."""
+def _choices(row: dict[str, Any], where: str) -> object:
+    """The field `choices`; a text is parsed as JSON."""
     check_fields(row, where, ["choices"])
     if not isinstance(row["choices"], str):
         return row["choices"]
@@ -212,10 +213,10 @@ def _listed(row: dict[str, Any], where: str) -> object:
         raise ValueError(f"{where}: 'choices' is neither a list of texts nor one in JSON: {error}") from error
 
 
-def asked(question: str, choices: Iterable[str], gold: int, context: str = "") -> Question:
-    """The question before its options, or before each of them where a context stands first.
+def question_pairs(question: str, choices: Iterable[str], gold: int, context: str = "") -> Question:
+    """A question as pairs: (question, option), or with a context (context, question and option).
 
-    Where a pair is too long for the model its longer text is cut at the end: the context, not what is asked.
+    The tokenizer cuts the longer text of a pair that is too long: the context, not the question.
     """
     if context.strip():
         return Question(context.strip(), tuple(f"Q: {question.strip()} A: {choice}" for choice in choices), gold)
@@ -223,14 +224,17 @@ def asked(question: str, choices: Iterable[str], gold: int, context: str = "") -
 
 
 def arithmetic_reader(num_options: int, seed: int) -> Reader:
-    """A function that reads a word problem with a number as its answer and puts it as a choice among numbers.
+    """A function that makes a multiple-choice question (numeric_options) of a word problem with a numeric answer.
 
     A row has `question`, or SVAMP's `Body` and `Question`, and `answer`, `Answer` or `result_float` (MAWPS in the
-    Calc-X collection). In MAWPS' other form `Question` has it all, with number0, number1 … or N_00, N_01 … for what
-    `Numbers` lists.
+    Calc-X collection). In another form of MAWPS, `Question` has number0, number1 … or N_00, N_01 … in place of the
+    numbers that `Numbers` lists.
 
+    Args:
+        num_options: options of every question.
+        seed: of the random options, together with the problem's text.
     Raises (the function):
-        ValueError: a field is missing, the answer is no number, or a text has a number that `Numbers` lacks.
+        ValueError: a field is missing, the answer is no number, or the text refers to a number that `Numbers` lacks.
     """
 
     def read(row: dict[str, Any], where: str) -> Question:
@@ -240,7 +244,7 @@ def arithmetic_reader(num_options: int, seed: int) -> Reader:
         answer = _number(row[field], where, f"{field!r} is")
         generator = np.random.default_rng([seed, *hashlib.sha256(text.encode()).digest()[:8]])
         options, gold = numeric_options(numbers_in(text), answer, num_options, generator)
-        return asked(text, options, gold)
+        return question_pairs(text, options, gold)
 
     return read
 
@@ -277,26 +281,30 @@ def _number(value: object, where: str, what: str) -> float:
 
 
 def numbers_in(text: str) -> list[float]:
-    """The numbers that a text holds in digits, in its order."""
+    """The numbers written in digits in a text, in order."""
     return [float(number.replace(",", "")) for number in NUMBER.findall(text)]
 
 
 def numeric_options(
     numbers: list[float], answer: float, count: int, generator: np.random.Generator
 ) -> tuple[tuple[str, ...], int]:
-    """The answer among wrong ones, in random order: the options' texts and which is right.
+    """The options of a word problem: the answer and wrong numbers, in random order.
 
-    Wrong ones are, in random order, what the four operations make of two of the problem's numbers; where these are
-    too few, the numbers themselves, and then near misses: 1, 2, 3 … or, of an answer with decimals, tenths of it off.
-    How many of them are smaller than the answer is drawn evenly, as far as there are any, so that size betrays nothing
-    (sums and products alone would make the smallest option right in 44 % of SVAMP); an option is never negative unless
-    the answer is, and is whole where the answer is, so that form does not either.
+    Wrong options are the results of the four operations on two of the problem's numbers, in random order. If these are
+    too few, the numbers themselves follow, then near misses: the answer plus or minus 1, 2, 3 …, or tenths of an answer
+    with decimals.
+
+    Neither size nor form tells the answer. How many wrong options are smaller is drawn uniformly, as far as there are
+    enough; with the results of operations alone, the smallest option would be right in 44 % of SVAMP. Options are
+    negative only if the answer is, and whole if the answer is.
 
     Args:
         numbers: those in the problem's text.
-        count: options in all.
-    Source: our own. That a solver who picks the wrong operation on the right numbers is the natural one to fool:
-        Patel et al. 2021 (SVAMP), whose variations leave the numbers and change the operation.
+        count: number of options, the answer included.
+    Returns:
+        The options as texts, and the index of the answer.
+    Source: ours. SVAMP (Patel et al. 2021) keeps a problem's numbers and changes the operation, which fools solvers
+        that choose the wrong operation.
     """
     answer = round(float(answer), 2)
     operations = sorted({value for first, second in _ordered_pairs(numbers) for value in _results(first, second)})

@@ -1,4 +1,4 @@
-"""Which fine-tuned models are joined by a line: the runs whose models were saved, and the pairs that they make."""
+"""Which fine-tuned models are joined by a line: the saved models of runs, and the pairs of them."""
 
 import itertools
 import json
@@ -13,21 +13,21 @@ from harness import records, run_folder
 
 DENSE, SPARSE = "dense_transfer", "sparse_transfer"
 KINDS = ("dense-sparse", "dense-pruned", "dense-dense")
-# What a pair's name calls its ends, by their transfer.
+# Name of an end in a pair's name, by transfer.
 WORD = {DENSE: "dense", "dense_transfer_freezing": "frozen", SPARSE: "sparse", "sparse_to_dense": "regrown"}
-HEAD = "ForSequenceClassification"  # how the architectures end that this can load
+HEAD = "ForSequenceClassification"  # architectures that can be loaded end so
 SETTING = "interpolation"
-# The arguments of a run that decide which training rows it saw.
+# The arguments of a run that determine its training rows.
 SAMPLE = ("validation_split_percentage", "seed", "subset", "max_train_samples")
 
 
 class SavedModel(NamedTuple):
-    """A complete run of Glue_prune_oneshot.py that left its model.
+    """A complete run of Glue_prune_oneshot.py that saved its model.
 
     Fields:
-        folder: the run's.
-        arguments: what its args.json records.
-        identity: what of it tells the run from others (run_folder.recorded_identity).
+        folder: the run's folder.
+        arguments: run_folder.recorded_arguments.
+        identity: run_folder.recorded_identity.
         result: its row of run_folder.read_runs.
     """
 
@@ -46,9 +46,9 @@ class Pair(NamedTuple):
     """The two ends of a line.
 
     Fields:
-        kind: one of KINDS, or other words of WORD where the models were given one by one.
-        end: None where the end is the start's own copy, pruned by magnitude and not trained on.
-        pruned: how much of that copy is pruned, else None.
+        kind: one of KINDS, or two other words of WORD for models given by --start and --end.
+        end: None if the end is a copy of the start, pruned by magnitude and not trained further.
+        pruned: strength of that copy, else None.
     """
 
     kind: str
@@ -58,16 +58,16 @@ class Pair(NamedTuple):
 
     @property
     def sparser(self) -> SavedModel | None:
-        """The end that is compressed; None where neither is, or where it is the pruned copy."""
+        """The compressed end, if it is a saved model; else None."""
         ends = [end for end in (self.end, self.start) if end is not None and end.result["strength_kind"] is not None]
         return ends[0] if ends else None
 
 
 def saved_model(folder: Path) -> SavedModel:
-    """The model that a run left, from the run's folder or the model's below it.
+    """The saved model of a run, given the run's folder or its model/.
 
     Raises:
-        ValueError: no such folder, no complete run of Glue_prune_oneshot.py there, or one without its model.
+        ValueError: no such folder, no complete run of Glue_prune_oneshot.py there, or one without a saved model.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
@@ -83,10 +83,10 @@ def saved_model(folder: Path) -> SavedModel:
 
 
 def saved_models(results_dir: Path, tasks: Sequence[str] = ()) -> list[SavedModel]:
-    """Every model that the GLUE runs below a folder left.
+    """The saved models of all GLUE runs below a folder.
 
     Args:
-        tasks: those to take; all by default.
+        tasks: those to take; empty is all.
     Raises:
         ValueError: no such folder, no saved model of these tasks, or runs that must not be compared.
     """
@@ -113,7 +113,7 @@ def _read(run: Path, row: dict[str, Any]) -> SavedModel:
 
 
 def _is_fine_tuned(row: dict[str, Any]) -> bool:
-    """Whether a run has a transfer, as those of all fine-tuning scripts."""
+    """Whether a run is of a fine-tuning script: it has a transfer."""
     return row.get("transfer") is not None
 
 
@@ -127,27 +127,27 @@ def _has_head(run: Path) -> bool:
 
 
 def named_pair(start: SavedModel, end: SavedModel) -> Pair:
-    """The pair of two given models, named after their transfers."""
+    """The pair of two models, named after their transfers."""
     return Pair("-".join(WORD[model.result["transfer"]] for model in (start, end)), start, end)
 
 
 def pruned_pair(start: SavedModel, strength: Strength) -> Pair:
-    """A given model and its own copy, pruned in one shot and not trained on."""
+    """A model and its copy, pruned in one shot and not trained further."""
     return Pair(f"{WORD[start.result['transfer']]}-pruned", start, None, strength)
 
 
 def pairs_of(models: Sequence[SavedModel], kinds: Sequence[str], strengths: Sequence[Strength] = ()) -> list[Pair]:
-    """All pairs of the given kinds among models of one pretrained model, task and share of data.
+    """All pairs of the given kinds, each of models with the same pretrained model, task and share of data.
 
-    "dense-sparse" joins what the dense and the sparse transfer made of one seed: the same head at first, the same order
-    of rows. "dense-pruned" joins the dense transfer's model with its own copy, pruned in one shot and not trained on.
-    "dense-dense" is the control: each seed of the dense transfer with the next, another head and order of rows.
+    "dense-sparse": dense and sparse transfer of one seed, so with the same initial head and order of rows.
+    "dense-pruned": dense transfer's model and its copy, pruned in one shot and not trained further.
+    "dense-dense": dense transfer of one seed and of the next, which differ in head and order of rows; the control.
 
     Args:
         kinds: some of KINDS.
-        strengths: of dense-pruned; by default those of the sparse transfers there.
+        strengths: for dense-pruned; by default those of the models of sparse transfer.
     Raises:
-        ValueError: a task has no pair of one of the kinds; says what is lacking.
+        ValueError: a task has no pair of one of the kinds (names what is missing).
     """
     groups: dict[tuple, list[SavedModel]] = {}
     for model in models:
@@ -197,10 +197,10 @@ def _dense_dense(dense: dict[int, SavedModel], sparse: list[SavedModel], strengt
 
 
 def check_pair(pair: Pair) -> None:
-    """Refuse, from files that take no time to read, two models between which a line means nothing.
+    """Refuse, without loading weights, two models that must not be joined by a line.
 
     Raises:
-        ValueError: other tasks, data, shapes (names the parameter), pretrained models or lengths.
+        ValueError: they differ in task, data, shapes (names the parameter), pretrained model or --max_length.
     """
     if pair.end is None:
         return
@@ -228,7 +228,7 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor of a saved model, from the headers of its files alone.
 
     Raises:
-        ValueError: a file is no safetensors, or cut off.
+        ValueError: a file is no safetensors or is damaged.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -242,15 +242,15 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check_same_tensors(start: Mapping[str, tuple[int, ...]], end: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse two models between which there is no line.
+    """Refuse two models whose parameters differ in name or shape.
 
     Raises:
-        ValueError: names the first parameter that only one of them has or that has another shape.
+        ValueError: names the first such parameter.
     """
     for name in [*start, *end]:
         if name not in start or name not in end:
-            owner, other = ("start", "end") if name in start else ("end", "start")
-            raise ValueError(f"the {owner} has a parameter {name}, which the {other} lacks: there is no line between")
+            has, lacks = ("start", "end") if name in start else ("end", "start")
+            raise ValueError(f"the {has} has a parameter {name}, which the {lacks} lacks: there is no line between")
         if tuple(start[name]) != tuple(end[name]):
             raise ValueError(
                 f"the parameter {name} is {list(start[name])} at the start and {list(end[name])} at the end: models of "
@@ -259,8 +259,8 @@ def check_same_tensors(start: Mapping[str, tuple[int, ...]], end: Mapping[str, t
 
 
 def pruning_of(pair: Pair) -> Pruning:
-    """How a line's start is pruned to make its end: as the start's own run ranks weights."""
-    recorded = pair.start.arguments  # of a run that may be older than an option
+    """The pruning that makes a line's end from its start; weights are ranked as by the options of the start's run."""
+    recorded = pair.start.arguments  # older runs may lack an option
     return Pruning(
         (pair.pruned,), recorded.get("magnitude_scope", "global"), not recorded.get("noembed", False),
         recorded.get("prune_new_head", False),
@@ -268,7 +268,7 @@ def pruning_of(pair: Pair) -> Pruning:
 
 
 def describe(pair: Pair) -> dict[str, Any]:
-    """The line's coordinates as results and figures name them; the strength is that of its compressed end."""
+    """The line's coordinates in all_results.json; the strength is that of its compressed end."""
     start = pair.start.result
     names = ("compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity", "compression_recipe")
     compressed = {name: (pair.sparser or pair.start).result[name] for name in names}

@@ -1,4 +1,4 @@
-"""A multiple-choice head on batches of questions: rows, loss and scores that padded options have no part in."""
+"""A multiple-choice head on questions with different numbers of options: padded options never count."""
 
 import functools
 import logging
@@ -25,7 +25,7 @@ IS_OPTION = "is_option"
 def tokenize_task(
     task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, max_eval_samples: int | None = None
 ) -> Inputs:
-    """All questions that any cell may see, tokenized."""
+    """All questions that any cell may use, tokenized."""
     train, validation = (
         tokenize(questions, tokenizer, max_length) for questions in (task.train, task.validation[:max_eval_samples])
     )
@@ -38,7 +38,7 @@ def tokenize_task(
 
 
 def tokenize(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """A list of model inputs per question, one of each option; `length` is that of the longest."""
+    """A row for each question, with one list of tokens per option; `length` is that of the longest."""
     contexts = [question.context for question in questions for _ in question.options]
     options = [option for question in questions for option in question.options]
     encoded = tokenizer(contexts, options, max_length=max_length, truncation=True)
@@ -51,9 +51,9 @@ def tokenize(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, 
 
 
 def collate(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """A batch of inputs (questions, options, tokens), their labels, and which options there are.
+    """A padded batch: inputs (questions, options, tokens), labels (questions,), and is_option (questions, options).
 
-    A question with fewer options than others repeats its first: an empty one would have nothing to attend to.
+    Missing options, where is_option is False, repeat the first: an empty one would have nothing to attend to.
     """
     count = max(len(row["input_ids"]) for row in rows)
     names = [name for name in rows[0] if name != "labels"]
@@ -71,7 +71,7 @@ def collate(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> d
 
 
 def option_logits(model: nn.Module, batch: Mapping[str, Tensor], count: int | None = None) -> Tensor:
-    """Logits (questions, `count` or as many options as the batch has), the smallest number where there is no option."""
+    """Logits (questions, options), the smallest float where there is no option; `count` sets the number of columns."""
     inputs = {name: tensor for name, tensor in batch.items() if name not in (IS_OPTION, "labels")}
     logits = model(**inputs).logits.float()
     lowest = torch.finfo(logits.dtype).min
@@ -81,14 +81,14 @@ def option_logits(model: nn.Module, batch: Mapping[str, Tensor], count: int | No
 
 
 def option_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy over the options there are: the model's own loss where no question has fewer than others."""
+    """Mean cross-entropy over the options that exist; the model's loss where all questions have as many."""
     return functional.cross_entropy(option_logits(model, batch), batch["labels"])
 
 
 def predict_options(
     accelerator: Accelerator, model: nn.Module, inputs: Inputs, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The option chosen, the right one and the number of options of every validation question.
+    """Index of the predicted and of the right option, and number of options, of every validation question.
 
     Raises:
         FloatingPointError: the model's outputs are NaN or infinite.

@@ -1,6 +1,6 @@
-"""The fine-tuning scripts' command line: options and their checks, turned once into the values that a sweep works with.
+"""The command line of the fine-tuning scripts: options, their checks, and their values as a Sweep.
 
-Only this file and the scripts read the parsed options; everything behind them takes a Sweep or plain values.
+Only this file and the scripts read the parsed options; all other functions take a Sweep or plain values.
 """
 
 import argparse
@@ -32,19 +32,19 @@ SPARSE_INITS = ("dense", "sparse_unstructured", "sparse_unstuctured", "sparse_nm
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a command line asks for, as values.
+    """The values of a command line.
 
     Fields:
         cells: the cell of every run, by the run's folder.
         model: where the pretrained model is.
         pruning: which weights are pruned, at all strengths of the cells.
-        recipe: how every run is trained; its seed is replaced by the cell's.
-        max_length: tokens per example.
+        recipe: how every run is trained; each cell has its own seed.
+        max_length: most tokens of an example.
         mixed_precision: "auto", "no", "bf16" or "fp16".
-        tracker: accelerate's name of an experiment tracker; None tracks nothing.
-        checkpoint: to go on from, of the one cell.
+        tracker: accelerate's name of an experiment tracker; None for none.
+        checkpoint: the one to resume the only cell from; None without --resume_from_checkpoint.
         save_model, eval_each_epoch, overwrite, output_dir: the options of that name.
-        recorded: the options that tell a sweep's runs from those of another, by name.
+        recorded: the options that are part of every run's identity, by name.
     """
 
     cells: dict[Path, Cell]
@@ -78,7 +78,7 @@ def checkpoint_interval(text: str) -> int | str:
 
 
 def epochs(text: str) -> float:
-    """An argparse type: a number of epochs, an int if it is whole, so that 3 and 3.0 name one run."""
+    """An argparse type: a number of epochs, an int if it is whole, so that 3 and 3.0 mean the same run."""
     value = number(float, 0, 10**9)(text)
     return int(value) if value.is_integer() else value
 
@@ -100,7 +100,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--validation_split_percentage", nargs="+", type=number(float, 0.001, 100), default=[100.0], metavar="PERCENT",
         help="share(s) of the TRAINING data to train on, (0, 100] (the original's name; default 100)")  # fmt: skip
     add("--subset", choices=("random", "prefix"), default="random",
-        help="which share: a random sample from --seed, or the first rows as the original takes")  # fmt: skip
+        help="how the share is drawn: at random by --seed, or the first rows as in the original")  # fmt: skip
     add("--max_train_samples", type=positive, help="training rows that count as 100 %% (default all)")
     add("--max_eval_samples", type=positive, help="evaluate the first rows only (default all)")
     _add_compression_options(parser.add_argument_group("compression").add_argument)
@@ -117,7 +117,7 @@ def _add_compression_options(add: Callable[..., argparse.Action]) -> None:
     add("--sparse_init", choices=SPARSE_INITS, help="kind of sparsity (default: what --sparsity or --nm_ratio says)")
     add("--magnitude_scope", choices=magnitude.SCOPES, default="global",
         help="rank all weights together, or within each layer (default global)")  # fmt: skip
-    add("--noembed", action="store_true", help="leave the embeddings alone")
+    add("--noembed", action="store_true", help="do not prune the embeddings")
     add("--prune_new_head", action="store_true", help="prune the untrained head too, as the original does")
     add("--sparse_method", nargs="*", choices=TRANSFERS, metavar="TRANSFER",
         help=f"transfer(s): {', '.join(TRANSFERS)}; without a name sparse_to_dense")  # fmt: skip
@@ -131,20 +131,20 @@ def _add_training_options(add: Callable[..., argparse.Action]) -> None:
         help="rows per process and step (default %(default)s)")  # fmt: skip
     add("--per_device_eval_batch_size", type=positive, default=128, help="rows per process (default %(default)s)")
     add("--learning_rate", type=number(float, 0, 10), default=2e-5,
-        help="peak of AdamW's (default %(default)s)")  # fmt: skip
+        help="peak learning rate of AdamW (default %(default)s)")  # fmt: skip
     add("--weight_decay", type=number(float, 0, 10), default=0.0,
-        help="AdamW's, not on biases and norms (default %(default)s)")  # fmt: skip
+        help="weight decay of AdamW, not on biases and norms (default %(default)s)")  # fmt: skip
     add("--num_train_epochs", type=epochs, default=3,
         help="passes over the training rows (default %(default)s), 0.5 for half of one; 0 is for a model with a "
         "trained head")  # fmt: skip
     add("--max_train_steps", type=positive, help="optimizer steps, instead of --num_train_epochs")
     add("--gradient_accumulation_steps", type=positive, default=1, help="batches per optimizer step (default 1)")
-    add("--lr_scheduler_type", choices=SCHEDULERS, default="linear", help="learning rate's course (default linear)")
-    add("--num_warmup_steps", type=number(int, 0, 10**9), help="default: 6 %% of all steps")
+    add("--lr_scheduler_type", choices=SCHEDULERS, default="linear", help="learning rate schedule (default linear)")
+    add("--num_warmup_steps", type=number(int, 0, 10**9), help="warm-up steps (default 6 %% of all)")
     add("--mixed_precision", choices=("auto", "no", "bf16", "fp16"), default="auto",
         help="auto: bf16 where the CPU or GPU computes in it, else float32; weights stay float32")  # fmt: skip
     add("--seed", nargs="+", type=number(int, 0, 2**32 - 1), default=[42], metavar="SEED",
-        help="head, data sample, order of rows and dropout (default 42)")  # fmt: skip
+        help="random seed(s) of head, data sample, order of rows and dropout (default 42)")  # fmt: skip
 
 
 def _add_run_options(add: Callable[..., argparse.Action]) -> None:
@@ -152,12 +152,12 @@ def _add_run_options(add: Callable[..., argparse.Action]) -> None:
         add, ("task_name", "transfer", "strength", "fraction", "seed", "compression", "method", "setting"),
         groups=("model", "task_name", "transfer", "compression", "strength", "fraction", "seed"),
     )  # fmt: skip
-    add("--method", default="", help="a label of your own, kept in the results")
+    add("--method", default="", help="any label, written to the results")
     add("--save_model", action="store_true", help="write the trained model to <output_dir>/model")
     add("--eval_each_epoch", action="store_true", help="evaluate after every epoch, not after the last alone")
     add("--checkpointing_steps", type=checked(checkpoint_interval), metavar="STEPS|epoch",
-        help="store a checkpoint this often; the same command goes on from it after a kill")  # fmt: skip
-    add("--resume_from_checkpoint", type=filled_path, help="go on from this checkpoint folder (one cell)")
+        help="save a checkpoint this often; after a kill the same command resumes from it")  # fmt: skip
+    add("--resume_from_checkpoint", type=filled_path, help="resume from this checkpoint folder (one cell)")
     add("--with_tracking", action="store_true", help="log to experiment trackers")
     add("--report_to", default="all", help="accelerate's name of a tracker that is installed (default all)")
 
@@ -170,12 +170,13 @@ def add_data_options(
     layout: str,
     fields: str,
 ) -> Callable[..., argparse.Action]:
-    """Add the options that say where the data are, known tasks or files of one's own; returns the group's add_argument.
+    """Add the options for known tasks and for a user's files; returns the group's add_argument.
 
     Args:
         canonical_name: a task's name from any spelling, ValueError where it is none.
-        layout: of the files below --data_dir, as the help text shows it.
-        fields: what a file of one's own must hold.
+        names: the known tasks, for the help text.
+        layout: paths of the files below --data_dir, for the help text.
+        fields: what a user's file must hold, for the help text.
     """
     add = parser.add_argument_group(title).add_argument
     add("--task_name", nargs="+", type=checked(canonical_name), metavar="TASK",
@@ -199,12 +200,12 @@ def check_data_options(parser: argparse.ArgumentParser, args: argparse.Namespace
 
 
 def named_tasks(args: argparse.Namespace) -> list[Cell]:
-    """The tasks that add_data_options' options name; one in files is called as the folder that they are in."""
+    """The tasks that the options name; a task in files has the name of their folder."""
     return [{"task_name": name} for name in dict.fromkeys(args.task_name or [name_of_files(args.train_file)])]
 
 
 def share_of_rows(args: argparse.Namespace) -> Callable[[int, Cell], list[int]]:
-    """A function that chooses the training rows of a cell, of so many: its share of them, by its seed."""
+    """A function of the number of training rows and a cell; returns the indices of the cell's share of the rows."""
     how, limit = args.subset, args.max_train_samples
 
     def choose(num_rows: int, cell: Cell) -> list[int]:
@@ -214,7 +215,7 @@ def share_of_rows(args: argparse.Namespace) -> Callable[[int, Cell], list[int]]:
 
 
 def add_text_columns(add: Callable[..., argparse.Action]) -> None:
-    """The option that names the columns of a file's texts."""
+    """Add the option that names the text columns of files."""
     add("--text_columns", nargs="+", metavar="NAME",
         help="the one or two columns of --train_file and --validation_file to read (default: sentence1 and sentence2, "
         "else the first one or two that hold texts, without those that determine the label, as label_text "
@@ -229,7 +230,7 @@ def check_text_columns(parser: argparse.ArgumentParser, args: argparse.Namespace
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
-    """The options, those of all scripts checked against each other; parser.error where they do not go together.
+    """Parse the command line and check the options that all scripts have; parser.error on a bad combination.
 
     A lone "--" before an option's name is joined to it: the original's README prints "-- freeze_weights".
     """
@@ -273,7 +274,7 @@ def _check_compression(parser: argparse.ArgumentParser, args: argparse.Namespace
 
 
 def transfers(args: argparse.Namespace) -> list[str]:
-    """The transfers that the options name; the original's default is sparse_to_dense, dense without a strength."""
+    """The transfers that the options name; by default sparse_to_dense as in the original, or dense_transfer."""
     if args.freeze_weights:
         return ["sparse_transfer"]
     if args.freeze_weights_frompretrain:
@@ -318,12 +319,12 @@ def strengths(sparsities: Iterable[float], nm_ratios: Iterable[str]) -> list[Str
 def sweep(
     args: argparse.Namespace, parser: argparse.ArgumentParser, setting: int | str, tasks: Sequence[Cell]
 ) -> Sweep:
-    """What the options ask for, as values.
+    """The options as values.
 
     Args:
         setting, tasks: see cells.
     Raises:
-        ValueError: --output_dir gives two runs one folder, or a checkpoint is named for several runs.
+        ValueError: --output_dir gives two runs one folder, or --resume_from_checkpoint is given for several runs.
     """
     folders = output_folders(args.output_dir, cells(args, setting, tasks))
     if args.resume_from_checkpoint and len(folders) > 1:
@@ -365,24 +366,24 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 
 def recorded(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """The options that change what a run computes, by name; one that came later is left out at its default."""
+    """The options to record (records.recorded_options), without those that the cell or the task's decisions record."""
     options = records.recorded_options(vars(args), {name: parser.get_default(name) for name in vars(args)})
     for name in ("sparse_method", "sparse_init", "freeze_weights", "freeze_weights_frompretrain"):
-        options.pop(name, None)  # the cell's transfer and strength say it
-    options.pop("text_columns", None)  # a task's decisions say which were taken, where that is not by their order
+        options.pop(name, None)  # the cell has transfer and strength
+    options.pop("text_columns", None)  # in the task's decisions, where they are not the first ones
     return options
 
 
 def identity(options: Mapping[str, Any], cell: Cell, content: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    """What tells a run from another: every option that changes what is computed, with the cell's values.
+    """The identity of a run: every option that changes what is computed, the cell's values, and content.
 
     Args:
         options: what `recorded` returned.
         content: hashes and commits of the model and the task's data, and decisions on how the data are read.
-        precision: that the run is really trained in: "no" (float32), "bf16" or "fp16".
+        precision: the one really used: "no" (float32), "bf16" or "fp16".
     """
     of_cell = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
-    # every process takes a batch of its own, so their number is part of how a run is trained
+    # every process has its batch, so that the number of processes changes the training
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     return {
         **options, **of_cell, **content, "num_processes": processes, "precision_used": precision,
@@ -393,17 +394,17 @@ def identity(options: Mapping[str, Any], cell: Cell, content: Mapping[str, Any],
 def print_list(
     args: argparse.Namespace, parser: argparse.ArgumentParser, folders: Mapping[Path, Cell], tasks: Sequence[Cell]
 ) -> None:
-    """Print what --list_cells asks for: commands that compute the cells.
+    """Print the list of --list_cells: commands that compute the cells.
 
     Raises:
-        ValueError: --group_by without --list_cells, or by what cells do not have.
+        ValueError: --group_by without --list_cells, or with a name that cells do not have.
     """
     given = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
     for name in ("list_cells", "group_by"):
         given.pop(name, None)
 
     def expand(chosen: list[Cell]) -> list[Cell]:
-        """All cells that the command of some cells computes: every combination of their values."""
+        """All cells that a command for the chosen ones computes: every combination of their values."""
         named = [task for task in tasks if any(task.items() <= cell.items() for cell in chosen)]
         return cells(argparse.Namespace(**{**vars(args), **_varied(args, chosen)}), chosen[0]["setting"], named)
 
@@ -414,7 +415,7 @@ def print_list(
 
 
 def _varied(args: argparse.Namespace, chosen: list[Cell]) -> dict[str, Any]:
-    """The options that say which some cells are: all their values, and the transfer by its name."""
+    """The options that select the chosen cells: all values that these have, and --sparse_method by name."""
     several = [name for name, value in vars(args).items() if isinstance(value, list) and name in chosen[0]]
     return {
         **{name: values(chosen, name) for name in several},

@@ -1,4 +1,4 @@
-"""A pretrained model with the head of a task: loaded, its new head drawn, its outputs in the order of the classes."""
+"""A pretrained model with the head of a task: loading, drawing a new head, the order of its outputs."""
 
 import copy
 import logging
@@ -24,7 +24,7 @@ from harness.model_files import check_checkpoint_files
 
 logger = logging.getLogger(__name__)
 
-# Heads that fine-tuning may begin without; one that generates text is the language model's own.
+# Classes whose head a checkpoint may lack, since it will be trained; a head that generates text must be there.
 NEW_HEADS = (AutoModelForSequenceClassification, AutoModelForMultipleChoice)
 
 
@@ -39,7 +39,7 @@ class ModelSource:
     ignore_mismatched_sizes: bool = False
 
     def check_files(self) -> None:
-        """Raises ValueError where the checkpoint's files are not those of a model that can be loaded."""
+        """Raises ValueError where the checkpoint's files cannot be loaded (harness.model_files)."""
         check_checkpoint_files(self.name, self.weights, self.trust_remote_code, self.revision)
 
     def config(self) -> PretrainedConfig:
@@ -47,11 +47,11 @@ class ModelSource:
         return models.load_config(self.name, self.trust_remote_code, self.revision)
 
     def content(self) -> dict[str, str]:
-        """What the model is by its content: hashes of its files, or the hub's commit."""
+        """What identifies the model: hashes of its files, or the hub's commit."""
         return model_content(self.name, self.revision, self.weights, self.trust_remote_code)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer, which pads: with its end-of-text token where it has no other, as most decoders'.
+        """The model's tokenizer; if it has no padding token, as most decoders', it pads with its end-of-text token.
 
         Raises:
             ValueError: the tokenizer cannot be read, or has neither of the two tokens.
@@ -66,7 +66,7 @@ class ModelSource:
         return tokenizer
 
     def load(self, num_labels: int | None, auto_class: type) -> "Pretrained":
-        """The model with a head of `num_labels` outputs, ready to read what its tokenizer makes of texts."""
+        """The model with a head of `num_labels` outputs; it pads as its tokenizer and refuses ids without embedding."""
         options = self.trust_remote_code, self.ignore_mismatched_sizes, auto_class, self.weights, self.revision
         loaded, tokenizer = load_pretrained(self.name, num_labels, *options), self.tokenizer()
         models.refuse_unknown_ids(loaded.model, tokenizer)
@@ -76,13 +76,13 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model as its checkpoint has it, kept untouched, and the names of the parameters no checkpoint held."""
+    """A loaded model, which is never changed, and the names of the parameters that its checkpoint lacks."""
 
     model: PreTrainedModel
     new_parameters: frozenset[str]
 
     def copy(self, seed: int) -> PreTrainedModel:
-        """A model to train: pretrained weights bit-equal, new parameters (the head) drawn from `seed` alone."""
+        """A copy to train: pretrained weights bit-equal, new parameters (the head) drawn by `seed` alone."""
         model = copy.deepcopy(self.model)
         draw_new_parameters(model, self.new_parameters, seed)
         return model
@@ -100,10 +100,10 @@ def load_pretrained(
     """A pretrained model in float32, with a head for classification unless `auto_class` is another kind of model.
 
     Args:
-        num_labels: size of the head, 1 makes it a regression; None leaves it to the checkpoint's config.
+        num_labels: outputs of the head, 1 for a regression; None keeps the config's number.
         weights, revision: see harness.models.load_pretrained.
     Raises:
-        ValueError: the checkpoint lacks more than a head for a task, which is new here.
+        ValueError: the checkpoint lacks more than a head.
     """
     config = models.load_config(name, trust_remote_code, revision, **_head_size(num_labels))
     model, new = models.load_pretrained(
@@ -115,26 +115,26 @@ def load_pretrained(
 
 
 def _head_size(num_labels: int | None) -> dict[str, int | None]:
-    """Entries of a config that give the head its size, whatever the checkpoint says; none for None."""
+    """Config entries that set the size of the head; none for None."""
     return {} if num_labels is None else {"problem_type": None, "num_labels": num_labels}
 
 
 def draw_new_parameters(model: PreTrainedModel, names: Collection[str], seed: int) -> None:
     """Initialise the named parameters as the model's own code does, from `seed`; all others stay as they are."""
     torch.manual_seed(seed)
-    owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters() if name in names)
-    for owner in owners:
-        module = model.get_submodule(owner)
+    modules = dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters() if name in names)
+    for module_name in modules:
+        module = model.get_submodule(module_name)
         for name, parameter in module.named_parameters(recurse=False):
             # transformers leaves parameters with this flag alone when it initialises a module
-            parameter._is_hf_initialized = f"{owner}.{name}" not in names
+            parameter._is_hf_initialized = f"{module_name}.{name}" not in names
         model._init_weights(module)
 
 
 def check_model(
     source: ModelSource, auto_class: type, num_labels: int | None, max_length: int, pruning: Pruning
 ) -> None:
-    """Refuse, from the config alone, a length the model cannot take and groups that do not divide a layer's inputs.
+    """Refuse, from the config alone, a length above the model's and N:M groups that do not divide a layer's inputs.
 
     Raises:
         ValueError: names the option, and what the model takes.
@@ -149,7 +149,7 @@ def check_model(
 
 
 def check_room_for_text(source: ModelSource, max_length: int) -> None:
-    """Raises ValueError where `max_length` holds only the tokens that the tokenizer puts around texts."""
+    """Raises ValueError where `max_length` leaves no room for text beside the special tokens around a pair."""
     special = source.tokenizer().num_special_tokens_to_add(pair=True)
     if max_length < special + 2:
         raise ValueError(
@@ -159,7 +159,7 @@ def check_room_for_text(source: ModelSource, max_length: int) -> None:
 
 
 def pad_as_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write into a decoder's config what rows are padded with: its classification head reads the last token before it.
+    """Set a decoder's pad_token_id to the tokenizer's: its classification head reads the last token before padding.
 
     Other models keep the padding token that they have.
     """
@@ -172,22 +172,23 @@ def pad_as_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def head_order(config: PretrainedConfig, classes: Sequence[str]) -> list[int] | None:
-    """Which of a head's outputs stands for each class; None where the model's names are not the data's.
+    """Index of the head's output for each class, by name; None where the model's names are not the data's.
 
     Raises:
         ValueError: the config's id2label and label2id contradict each other.
     Source: transformers, run_glue.py, which compares lower-case names too.
     """
-    own = config_names(config)
-    if own is None or len(own) != len(classes):
+    output_names = config_names(config)
+    if output_names is None or len(output_names) != len(classes):
         return None
-    outputs = numbers_by_plain_name(own)
+    outputs = numbers_by_plain_name(output_names)
     wanted = [outputs.get(plain(name)) for name in classes]
-    return None if len(outputs) != len(own) or None in wanted or len(set(wanted)) != len(own) else wanted
+    count = len(output_names)
+    return None if len(outputs) != count or None in wanted or len(set(wanted)) != count else wanted
 
 
 def config_names(config: PretrainedConfig) -> list[str] | None:
-    """The names that a checkpoint's config gives to its outputs, in their order; None for LABEL_0, LABEL_1 …
+    """The names of a model's outputs in its config, in order; None if they are only LABEL_0, LABEL_1 …
 
     Raises:
         ValueError: id2label and label2id contradict each other.
@@ -209,10 +210,10 @@ def config_names(config: PretrainedConfig) -> list[str] | None:
 
 
 def name_head(config: PretrainedConfig, classes: Sequence[str], order: Sequence[int] | None) -> None:
-    """Write a task's classes and its kind of loss into a model's config, whatever a checkpoint had there.
+    """Write a task's classes and its kind of loss into a model's config.
 
     Args:
-        classes: names, none for a regression.
+        classes: names in the data's order; empty for a regression.
         order: what head_order returned.
     """
     config.problem_type = "single_label_classification" if classes else "regression"

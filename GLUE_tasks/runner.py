@@ -1,7 +1,6 @@
-"""From a command line to written runs: what a kind of task is, and each run from the pretrained model to its scores.
+"""What all fine-tuning scripts do: read and check tasks, then compute and write every run that is not complete.
 
-A script gives a TaskKind. Everything else that fine-tuning takes stands here, in the order in which it happens: the
-tasks are read and checked before a model is loaded, then every run that is not complete is computed and written.
+A script describes its tasks by a TaskKind. Everything that can be refused is checked before a model is loaded.
 """
 
 import argparse
@@ -42,9 +41,9 @@ class Inputs(NamedTuple):
 
     Fields:
         train: rows with `labels`, `length` (tokens) and the model's inputs, nothing else.
-        validation: a data set per split that is scored, by a name of the script's own.
+        validation: a data set for each split that is scored, by a name that the script chooses.
         collate: makes a padded batch of rows.
-        order: which of the model's outputs stands for each class; None for their own order.
+        order: index of the model's output for each class; None where the outputs are in the order of the classes.
     """
 
     train: Dataset
@@ -58,12 +57,12 @@ class Inputs(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a trained model did.
+    """The scores of a trained model.
 
     Fields:
-        scores: numbers by the name that all_results.json gives them, eval_*.
+        scores: by their keys in all_results.json, eval_*.
         items: arrays for items.npz, one value per evaluated item.
-        levels: the run's points on its axis of difficulty, dicts of run_folder.LEVEL_KEYS.
+        levels: the run's points on its difficulty axis, dicts of run_folder.LEVEL_KEYS.
     """
 
     scores: dict[str, float]
@@ -76,17 +75,16 @@ class LoadedTask:
     """One task, its data read and checked.
 
     Fields:
-        name: what messages call it.
+        name: name of the task, for messages.
         data: the files or hub data sets that its rows come from.
-        tokenize: with the model's tokenizer, all rows that any cell may see.
-        choose_rows: of so many training rows, the indices of those that a cell trains on.
-        score: the trained model's Outcome on the inputs, for a cell. Every process calls it.
-        classes: names of the classes that the head's outputs stand for, none for a regression; None where the outputs
-            stand for no classes, and the size of the head does not depend on the task.
-        order: which of the model's outputs stands for each class, None for their own order; load_tasks fills it in.
-        loss: of the model on a batch, a mean over its rows.
-        decisions: what a run's identity says of how the data are read, where earlier versions read them otherwise.
-        facts: what all_results.json says of the task besides.
+        tokenize: takes the model's tokenizer; returns all rows that any cell may use, tokenized.
+        choose_rows: takes the number of training rows and a cell; returns the indices of the rows to train on.
+        score: takes accelerator, trained model, inputs and cell; returns the Outcome. Every process calls it.
+        classes: names of the classes, empty for a regression; None where the head's size does not depend on the task.
+        order: see Inputs; load_tasks fills it in.
+        loss: mean loss of the model over the rows of a batch.
+        decisions: entries of the run's identity where earlier versions read the data otherwise.
+        facts: further entries of all_results.json.
     """
 
     name: str
@@ -96,7 +94,7 @@ class LoadedTask:
     score: Callable[[Accelerator, nn.Module, Inputs, Cell], Outcome]
     classes: tuple[str, ...] | None = None
     order: tuple[int, ...] | None = None
-    loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = training.own_loss
+    loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor] = training.model_loss
     decisions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -107,13 +105,13 @@ class LoadedTask:
 
 
 class TaskKind(NamedTuple):
-    """What kind of tasks a script fine-tunes on.
+    """The tasks of a script, and how they are loaded.
 
     Fields:
-        setting: its name in results.
-        auto_class: what its head is, such as AutoModelForSequenceClassification.
-        tasks: one dict per task, in order: `task_name`, and any other option that takes several values, by its name.
-        load: reads and checks one of `tasks`; ValueError where it is not usable.
+        setting: name of the setting in results.
+        auto_class: transformers' class with the head, such as AutoModelForSequenceClassification.
+        tasks: a dict for each task, in order: `task_name`, and any other option with several values, by its name.
+        load: reads and checks one of `tasks`; raises ValueError where it cannot be used.
     """
 
     setting: int | str
@@ -123,7 +121,7 @@ class TaskKind(NamedTuple):
 
 
 class Material(NamedTuple):
-    """What one cell works with.
+    """What one cell is computed from.
 
     Fields:
         keep_masks: by name of the weight, True where it is kept; empty for dense_transfer.
@@ -169,7 +167,7 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
                 checkpoints[folder].check_named()
     except ValueError as error:
         parser.error(str(error))
-    # accelerate collects garbage after every cell; what the imports made is none, and walking it takes half a second
+    # accelerate collects garbage after every cell; without this it walks the imports' objects, half a second each time
     gc.freeze()
     material = shared_material(sweep, kind, tasks)
 
@@ -177,9 +175,9 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
         cell = sweep.cells[folder]
         shared = material(cell)
         with training.signals_remembered(accelerator) as came:
-            ask = functools.partial(training.came_to_any, accelerator, came)
-            run(sweep, accelerator, cell, identities[folder], checkpoints[folder], shared, ask)
-            if ask():
+            interrupted = functools.partial(training.came_to_any, accelerator, came)
+            run(sweep, accelerator, cell, identities[folder], checkpoints[folder], shared, interrupted)
+            if interrupted():
                 raise SystemExit(training.EXIT_CODE)
 
     share = training.share_from_main(accelerator)
@@ -191,18 +189,18 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
 
 
 def task_key(kind: TaskKind, cell: Cell) -> tuple:
-    """Which of a kind's tasks a cell is of."""
+    """The key of a cell's task: its values of the options that differ between tasks."""
     return tuple(cell[name] for name in kind.tasks[0])
 
 
 def load_tasks(sweep: Sweep, kind: TaskKind) -> dict[tuple, LoadedTask]:
-    """All tasks of a kind by their key, each with the order in which the model's outputs stand for its classes."""
+    """All tasks of a kind by task_key, each with the order of the model's outputs filled in."""
     loaded = {task_key(kind, task): kind.load(task) for task in kind.tasks}
     return {key: dataclasses.replace(task, order=head_order(sweep, task)) for key, task in loaded.items()}
 
 
 def check_fit(sweep: Sweep, kind: TaskKind, tasks: Sequence[LoadedTask]) -> None:
-    """Refuse, before the weights are loaded, a model that cannot be what the sweep asks for.
+    """Refuse, before weights are loaded, a model whose config does not fit --max_length, --nm_ratio or a head.
 
     Raises:
         ValueError: names the option.
@@ -217,22 +215,22 @@ def _size(num_labels: int | None) -> int:
 
 
 def head_order(sweep: Sweep, task: LoadedTask) -> tuple[int, ...] | None:
-    """Which of the model's outputs stands for each of a task's classes; logs where the model's names are others."""
+    """Index of the model's output for each class of a task; logs where the model has other names for its outputs."""
     if not task.classes:
         return None
     config = sweep.model.config()
     order = pretrained.head_order(config, task.classes)
-    own = pretrained.config_names(config)
-    if own and order is None:
+    output_names = pretrained.config_names(config)
+    if output_names and order is None:
         logger.warning(
             "%s: the model's config names its outputs %s, which are not the data's classes (%s): the data's order "
-            "counts", task.name, ", ".join(own), ", ".join(task.classes),
+            "is used", task.name, ", ".join(output_names), ", ".join(task.classes),
         )  # fmt: skip
     return None if order is None else tuple(order)
 
 
 def content_of(sweep: Sweep, task: LoadedTask) -> dict[str, Any]:
-    """What tells a run's model and data from others: hashes and commits, and decisions that were once other ones."""
+    """Identity entries of model and data: hashes and commits, the task's decisions, and a changed order of outputs."""
     content = sweep.model.content() | files_content(task.data) | dict(task.decisions)
     if task.order is not None and list(task.order) != sorted(task.order):
         content["label_order"] = list(task.order)
@@ -240,7 +238,7 @@ def content_of(sweep: Sweep, task: LoadedTask) -> dict[str, Any]:
 
 
 def shared_material(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTask]) -> Callable[[Cell], Material]:
-    """A function that gives a cell its material; what cells share is made when the first one that needs it asks."""
+    """A function that returns a cell's material; what cells share is computed once, when first needed."""
     fewest_labels = min((task.num_labels for task in tasks.values()), key=_size)
 
     @functools.cache
@@ -270,16 +268,16 @@ def shared_material(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTa
 
 
 def strength_of(cell: Cell) -> Strength:
-    """How much a cell prunes."""
+    """The strength of a cell."""
     return Strength(cell["sparsity"], cell["nm_ratio"])
 
 
 def fit_inputs(
     inputs: Inputs, model: PreTrainedModel, classes: Sequence[str] | None = None, order: Sequence[int] | None = None
 ) -> Inputs:
-    """The inputs as a loaded model takes them; its config says from now on what its outputs are and how they train.
+    """Return inputs that fit a loaded model, and write the classes and the kind of loss into its config.
 
-    Segment ids are left out if the model has no embedding of them: it would look them up elsewhere.
+    Segment ids are dropped if the model has no embedding of them. With `order`, labels become indices of outputs.
 
     Args:
         classes, order: see LoadedTask.
@@ -288,13 +286,13 @@ def fit_inputs(
         pretrained.name_head(model.config, classes, order)
     if order is None and models.has_segments(model):
         return inputs
-    plain, segments = inputs.collate, () if models.has_segments(model) else (models.SEGMENTS,)
+    pad, dropped = inputs.collate, () if models.has_segments(model) else (models.SEGMENTS,)
 
     def collate(rows: list[dict[str, Any]]) -> Mapping[str, Tensor]:
-        rows = [{name: value for name, value in row.items() if name not in segments} for row in rows]
+        rows = [{name: value for name, value in row.items() if name not in dropped} for row in rows]
         if order is not None:
             rows = [{**row, "labels": int(order[row["labels"]])} for row in rows]
-        return plain(rows)
+        return pad(rows)
 
     return inputs._replace(collate=collate, order=None if order is None else tuple(order))
 
@@ -303,10 +301,10 @@ def run(
     sweep: Sweep, accelerator: Accelerator, cell: Cell, identity: dict[str, Any], checkpoints: Checkpoints,
     material: Material, interrupted: Callable[[int], bool],
 ) -> None:  # fmt: skip
-    """One cell, from the pretrained model to all_results.json.
+    """Train and score one cell, and write its run.
 
     Args:
-        interrupted: whether the training must end after this step (see training.train).
+        interrupted: see training.train.
     """
     started, folder, task = time.monotonic(), checkpoints.folder, material.task
     accelerator.free_memory()
@@ -360,7 +358,7 @@ def run(
 
 
 def begin(accelerator: Accelerator, identity: dict[str, Any], checkpoints: Checkpoints) -> None:
-    """Record in the run's folder what is about to be run; checkpoints of another run there are deleted."""
+    """Write args.json, and delete checkpoints of another run in the folder."""
     if accelerator.is_main_process:
         checkpoints.delete_others()
         device = accelerator.device
@@ -373,7 +371,7 @@ def begin(accelerator: Accelerator, identity: dict[str, Any], checkpoints: Check
 
 
 def measured_sparsity(sweep: Sweep, model: PreTrainedModel, material: Material) -> dict[str, float]:
-    """Fractions of the prunable weights: of zeros after training, and of those outside their mask."""
+    """Fractions of the prunable weights that are zero after training, and that the masks prune."""
     weights = sweep.pruning.weights(model, material.model.new_parameters)
     masks = material.keep_masks.values()
     return {
@@ -383,7 +381,7 @@ def measured_sparsity(sweep: Sweep, model: PreTrainedModel, material: Material) 
 
 
 def describe(sweep: Sweep, cell: Cell, identity: dict[str, Any]) -> dict[str, Any]:
-    """The run's coordinates as results and figures name them."""
+    """The run's coordinates in all_results.json."""
     strength = strength_of(cell)
     pruned = strength != Strength()
     return {

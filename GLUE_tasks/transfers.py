@@ -25,23 +25,23 @@ TRANSFERS = ("dense_transfer", "dense_transfer_freezing", "sparse_transfer", "sp
 
 
 class Strength(NamedTuple):
-    """How much of a model is pruned: a sparsity, or N:M where N of every M weights are kept; without both nothing."""
+    """How much of a model is pruned: a sparsity, or N:M with N of every M weights kept; nothing if both are None."""
 
     sparsity: float | None = None
     nm_ratio: str | None = None
 
     @property
     def name(self) -> str:
-        """As in the names of folders: "0.5", "6of8", "dense"."""
+        """The name in folders: "0.5", "6of8", "dense"."""
         if self.nm_ratio is not None:
             return self.nm_ratio.replace(":", "of")
         return "dense" if self.sparsity is None else f"{self.sparsity:g}"
 
     def facts(self, scope: str) -> dict[str, Any]:
-        """How results say it: magnitude_scope, strength_kind, strength, requested_sparsity.
+        """Entries of all_results.json: magnitude_scope, strength_kind, strength, requested_sparsity.
 
         Args:
-            scope: of the ranking; N:M ranks within a group of M, whatever this is.
+            scope: recorded for a sparsity alone; N:M ranks within a group of M.
         """
         kept, group = parse_nm(self.nm_ratio) if self.nm_ratio else (None, None)
         if kept is not None:
@@ -63,10 +63,10 @@ class Pruning:
     """Which weights of a model may be pruned, and how they are ranked.
 
     Fields:
-        strengths: those that the sweep needs masks for.
-        scope: of the ranking, one of pruning.magnitude.SCOPES.
-        include_embeddings: embeddings may be pruned too.
-        include_new: the untrained head may be pruned too, as in the original.
+        strengths: those that masks are needed for.
+        scope: one of pruning.magnitude.SCOPES.
+        include_embeddings: prune embeddings too.
+        include_new: prune the untrained head too, as the original does.
     """
 
     strengths: tuple[Strength, ...] = ()
@@ -78,7 +78,7 @@ class Pruning:
         """The weights of a model that may be pruned, by name.
 
         Args:
-            new_parameters: names of parameters that no checkpoint held.
+            new_parameters: names of parameters that the checkpoint lacks.
         """
         return prunable_weights(model, new_parameters, self.include_embeddings, self.include_new)
 
@@ -86,7 +86,7 @@ class Pruning:
         """Refuse N:M whose groups of M do not divide the inputs of a layer.
 
         Args:
-            model: without a head; its weights may be on the meta device.
+            model: base model without head; may be on the meta device.
         Raises:
             ValueError: names the option, the weight and its inputs.
         """
@@ -102,10 +102,10 @@ class Pruning:
 def select_masks(
     model: nn.Module, new_parameters: Collection[str], pruning: Pruning
 ) -> dict[Strength, dict[str, Tensor]]:
-    """Keep-masks by strength, and by name of the weight; all sparsities come from one selection pass.
+    """Keep-masks by strength and by name of the weight; one selection serves all sparsities.
 
     Args:
-        new_parameters: names of parameters that no checkpoint held.
+        new_parameters: names of parameters that the checkpoint lacks.
     """
     weights = pruning.weights(model, new_parameters)
     sparse = [strength for strength in pruning.strengths if strength.sparsity is not None]
@@ -128,7 +128,7 @@ def start_transfer(
     parameters: Mapping[str, nn.Parameter],
     keep_masks: Mapping[str, Tensor],
 ) -> None:
-    """Prune or freeze `parameters` as the transfer says, for the whole training that `optimizer` will do.
+    """Prune or freeze `parameters` as the transfer says; where masks must hold, `optimizer` gets a hook for it.
 
     Args:
         keep_masks: by name, True where the weight is kept; empty for dense_transfer.

@@ -1,4 +1,4 @@
-"""Translation: tokenized rows of a task, and the BLEU of what a model makes of them."""
+"""Translation: tokenized rows of a task, and the BLEU of a model's translations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from GLUE_tasks.runner import Inputs, Outcome
 from GLUE_tasks.translation_data import Corpus, Pair
 from harness import training
 
-# Languages that 13a's splitting at spaces and punctuation does not cut into words, by the first letters of their code.
-# Characters are what needs no other package; sacrebleu has its own way for Chinese.
+# sacrebleu's tokenizers for languages without spaces between words, by the first letters of the code: "zh" for Chinese,
+# for others characters, which need no further package.
 TOKENIZERS = {"zh": "zh", "ja": "char", "th": "char", "km": "char", "my": "char", "lo": "char", "bo": "char"}
 DEFAULT_TOKENIZER = "13a"
 
 
 @dataclass(frozen=True)
 class TranslationTask:
-    """A corpus, how many training rows of every pair a run sees, and the sentence pairs that pretraining saw."""
+    """A corpus, the training rows of each pair, and the sentence pairs of each pair in pretraining (empty: unknown)."""
 
     corpus: Corpus
     shots: int
@@ -34,13 +34,13 @@ class TranslationTask:
 
     @property
     def shares(self) -> dict[Pair, float | None]:
-        """Each pair's share of what pretraining saw of all pairs; None where that is not known."""
+        """Each pair's share of the sentence pairs in pretraining; None where these are unknown."""
         total = sum(self.resources.values())
         return {pair: self.resources[pair] / total if total else None for pair in self.corpus.validation}
 
 
 class Search(NamedTuple):
-    """How the beam search for a translation runs, on `batch_size` rows per process at a time."""
+    """How the beam search for a translation runs; `batch_size` is in rows per process."""
 
     num_beams: int
     max_new_tokens: int
@@ -50,7 +50,7 @@ class Search(NamedTuple):
 def tokenize_task(
     task: TranslationTask, tokenizer: PreTrainedTokenizerBase, max_length: int, max_eval_samples: int | None = None
 ) -> Inputs:
-    """All rows that any cell of the task may see, tokenized; of validation one data set for every pair."""
+    """All rows that any cell may use, tokenized; one validation set for each pair."""
 
     def tokenized(rows: datasets.Dataset, pair: Pair) -> datasets.Dataset:
         return translation_data.tokenize(rows, pair, tokenizer, max_length)
@@ -58,7 +58,7 @@ def tokenize_task(
     validation = {
         str(pair): tokenized(first_rows(rows, max_eval_samples), pair) for pair, rows in task.corpus.validation.items()
     }
-    train = [next(iter(validation.values())).select([])]  # the columns, which is all that a run without shots needs
+    train = [next(iter(validation.values())).select([])]  # columns without rows, for a run without shots
     if task.shots:
         train = [tokenized(rows, pair) for pair, rows in task.corpus.train.items()]
     return Inputs(datasets.concatenate_datasets(train), validation, DataCollatorForSeq2Seq(tokenizer))
@@ -73,10 +73,10 @@ def score_pairs(
     search: Search,
     bleu_tokenizer: str | None = None,
 ) -> Outcome:
-    """BLEU of every pair of languages, as a fraction, with the counts that it is made of and the translations.
+    """Translate the validation rows; corpus BLEU of each pair as a fraction, the counts behind it, the translations.
 
     Args:
-        bleu_tokenizer: sacrebleu's name of one; None takes the one that suits the target language.
+        bleu_tokenizer: sacrebleu's name of a tokenizer; None is tokenizer_for the target language.
     """
     scores: dict[str, float] = {}
     items: dict[str, np.ndarray] = {}
@@ -84,8 +84,7 @@ def score_pairs(
     for pair, share in task.shares.items():
         translations = translate(accelerator, model, tokenizer, inputs, pair, search)
         references = task.corpus.validation[pair]["tgt"][: len(translations)]
-        cut = bleu_tokenizer or tokenizer_for(pair.target)
-        measured = bleu(translations, references, cut)
+        measured = bleu(translations, references, bleu_tokenizer or tokenizer_for(pair.target))
         scores[f"eval_bleu_{pair}"] = measured.score
         items |= {f"bleu_counts_{pair}": measured.counts, f"translation_{pair}": np.array(translations)}
         levels.append(
@@ -122,22 +121,22 @@ def translate(
 
     def generate(_: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         tokens = accelerator.unwrap_model(model).generate(**batch, **options)
-        # the start token, then as many as were asked for, in every batch
+        # every batch has as many columns: the start token and max_new_tokens
         return functional.pad(tokens, (0, 1 + search.max_new_tokens - tokens.shape[1]), value=tokenizer.pad_token_id)
 
     rows = inputs.validation[str(pair)]
-    # float32 holds the numbers of tokens exactly, up to 2^24
+    # float32 holds token ids up to 2^24 exactly
     tokens = training.predict(accelerator, model, rows, inputs.collate, search.batch_size, generate)
     return tokenizer.batch_decode(tokens.astype(np.int64), skip_special_tokens=True)
 
 
 class Bleu(NamedTuple):
-    """How translations compare with their references.
+    """BLEU of translations against their references.
 
     Fields:
         score: corpus BLEU as a fraction.
         signature: sacrebleu's, which says how it was computed.
-        counts: per sentence, (sentences, COUNT_NAMES); BLEU of any of them is analysis.metrics' of their sum.
+        counts: (sentences, len(COUNT_NAMES)); from sums over sentences, analysis.metrics.corpus_bleu gives their BLEU.
     """
 
     score: float
@@ -146,7 +145,7 @@ class Bleu(NamedTuple):
 
 
 def bleu(translations: Sequence[str], references: Sequence[str], tokenizer: str) -> Bleu:
-    """Corpus BLEU and what it is made of; one reference per translation."""
+    """Corpus BLEU and its counts; one reference per translation."""
     from sacrebleu.metrics import BLEU  # here: a mistake or a complete run should not wait for it
 
     corpus, sentence = BLEU(tokenize=tokenizer), BLEU(tokenize=tokenizer, effective_order=True)

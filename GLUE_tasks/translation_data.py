@@ -1,4 +1,4 @@
-"""Sentences and their translations, by pair of languages: files, hub data sets, and what a model's tokenizer makes."""
+"""Sentences and their translations by pair of languages: read from files or the hub, checked, tokenized."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ TRANSLATION = "translation"  # the hub's column: texts by language
 
 
 class Pair(NamedTuple):
-    """From which language into which, by the codes of the model's tokenizer."""
+    """A source and a target language, as codes of the model's tokenizer."""
 
     source: str
     target: str
@@ -53,12 +53,12 @@ def parse_pair(text: str) -> Pair:
 
 
 def parse_resources(words: Sequence[str]) -> dict[Pair, float]:
-    """["en_XX-de_DE=45e6", ...] -> sentence pairs that pretraining saw.
+    """["en_XX-de_DE=45e6", ...] -> number of sentence pairs in pretraining, by pair of languages.
 
     Raises:
         ValueError: a word that is no SOURCE-TARGET=SENTENCES, or a number of 0 or less.
     """
-    found = {}
+    sizes = {}
     for word in words:
         name, _, text = word.partition("=")
         try:
@@ -67,8 +67,8 @@ def parse_resources(words: Sequence[str]) -> dict[Pair, float]:
             size = 0.0
         if not 0 < size < float("inf"):
             raise ValueError(f"{word!r} is no SOURCE-TARGET=SENTENCES with a number above 0")
-        found[parse_pair(name)] = size
-    return found
+        sizes[parse_pair(name)] = size
+    return sizes
 
 
 def load_files(
@@ -77,9 +77,9 @@ def load_files(
     """A corpus of csv, json or parquet files.
 
     Args:
-        train_files: none where nothing is trained.
-        pairs: those to take, in order; needed for `translation` columns; all that the rows name when empty.
-        pool: most training rows of each pair, the first ones; None is all.
+        train_files: empty where nothing is trained.
+        pairs: those to read, in order; if empty, all in the files, which a `translation` column does not allow.
+        pool: keep the first rows of each pair for training, at most this many; None keeps all.
     Raises:
         ValueError: a file that cannot be read, lacks a column or a text, or a pair without validation rows.
     """
@@ -91,11 +91,12 @@ def load_files(
 
 
 def load_hub(name: str, configs: Sequence[str], split: str, pairs: Sequence[Pair], pool: int | None) -> Corpus:
-    """A corpus of a hub data set with a `translation` column; rows without a text are left out, and counted in the log.
+    """A corpus of a hub data set with a `translation` column; rows without a text are skipped, and logged.
 
     Args:
         configs: of the data set, such as "de-en"; a pair is read from each that holds both of its languages.
-        split: what is evaluated, "validation" or "test".
+        split: the split to evaluate, "validation" or "test".
+        pairs, pool: see load_files.
     Raises:
         ValueError: the hub cannot be reached, or a pair is in none of the configs.
     """
@@ -117,13 +118,13 @@ def read_pairs(table: Table, pairs: Sequence[Pair], drop_empty: bool = False) ->
     """The rows of a table by pair of languages, as `src` and `tgt`.
 
     Args:
-        pairs: those to take; all when empty, which a `translation` column does not allow.
-        drop_empty: leave out rows without a text instead of refusing them.
+        pairs: those to read; if empty, all, which a `translation` column does not allow.
+        drop_empty: skip rows without a text instead of refusing them.
     Raises:
         ValueError: a column is missing, or a row has no text (names the row and the column).
     """
-    read = _of_dictionaries if TRANSLATION in table.columns else _of_columns
-    found: dict[Pair, dict[str, list]] = {}
+    read = _rows_of_dictionaries if TRANSLATION in table.columns else _rows_of_columns
+    by_pair: dict[Pair, dict[str, list]] = {}
     dropped = 0
     for index, pair, texts in read(table, pairs):
         lacking = next((name for name, text in texts.items() if not isinstance(text, str) or not text.strip()), None)
@@ -132,15 +133,15 @@ def read_pairs(table: Table, pairs: Sequence[Pair], drop_empty: bool = False) ->
         if lacking is not None:
             dropped += 1
             continue
-        columns = found.setdefault(pair, {name: [] for name in TEXT_COLUMNS})
+        columns = by_pair.setdefault(pair, {name: [] for name in TEXT_COLUMNS})
         for name, (column, text) in zip(TEXT_COLUMNS, texts.items(), strict=True):
             columns[name].append(valid_text(text, table.where(index), column))
     if dropped:
         logger.warning("%s: %d rows without a text are left out", table.name, dropped)
-    return {pair: Dataset.from_dict(columns) for pair, columns in found.items()}
+    return {pair: Dataset.from_dict(columns) for pair, columns in by_pair.items()}
 
 
-def _of_columns(table: Table, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair, dict[str, Any]]]:
+def _rows_of_columns(table: Table, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair, dict[str, Any]]]:
     columns = table.columns
     for name in (*TEXT_COLUMNS, *LANGUAGE_COLUMNS):
         if name not in columns:
@@ -158,8 +159,8 @@ def _of_columns(table: Table, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair
             yield index, pair, {name: columns[name][index] for name in TEXT_COLUMNS}
 
 
-def _of_dictionaries(table: Table, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair, dict[str, Any]]]:
-    """Rows such as {"translation": {"en": ..., "ro": ...}}; a pair whose languages the table lacks has none."""
+def _rows_of_dictionaries(table: Table, pairs: Sequence[Pair]) -> Iterable[tuple[int, Pair, dict[str, Any]]]:
+    """Rows such as {"translation": {"en": ..., "ro": ...}}; none of a pair whose languages the table lacks."""
     if not pairs:
         raise ValueError(f"{table.name} has a {TRANSLATION!r} column: give --pairs SOURCE-TARGET, such as en_XX-ro_RO")
     rows = table.columns[TRANSLATION]
@@ -175,16 +176,16 @@ def _of_dictionaries(table: Table, pairs: Sequence[Pair]) -> Iterable[tuple[int,
 
 
 def _language_key(code: str, known: Sequence[str]) -> str | None:
-    """The name under which a row holds a language: its code, or what stands before the region ("en" of en_XX)."""
+    """The key of a language in the rows: its code, or the code without its region ("en" of en_XX); else None."""
     return next((name for name in (code, code.partition("_")[0]) if name in known), None)
 
 
 def _merged(parts: Iterable[Mapping[Pair, Dataset]], pool: int | None) -> dict[Pair, Dataset]:
-    found: dict[Pair, list[Dataset]] = {}
+    by_pair: dict[Pair, list[Dataset]] = {}
     for part in parts:
         for pair, rows in part.items():
-            found.setdefault(pair, []).append(rows)
-    whole = {pair: datasets.concatenate_datasets(rows) for pair, rows in found.items()}
+            by_pair.setdefault(pair, []).append(rows)
+    whole = {pair: datasets.concatenate_datasets(rows) for pair, rows in by_pair.items()}
     return {pair: rows.select(range(min(len(rows), pool or len(rows)))) for pair, rows in whole.items()}
 
 
@@ -205,7 +206,7 @@ def _corpus(
 
 
 def check_shots(corpus: Corpus, shots: int) -> None:
-    """Refuse more training rows than a pair has.
+    """Refuse a number of shots for which a pair has too few training rows.
 
     Raises:
         ValueError: names the pair, the rows that it has and those that it needs.
@@ -217,7 +218,7 @@ def check_shots(corpus: Corpus, shots: int) -> None:
 
 
 def known_languages(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The codes that a multilingual tokenizer takes; empty for one that translates between two fixed languages."""
+    """The language codes of a multilingual tokenizer; empty for a tokenizer of two fixed languages."""
     if not hasattr(tokenizer, "src_lang"):
         return []
     codes = getattr(tokenizer, "lang_code_to_id", None) or getattr(tokenizer, "extra_special_tokens", None) or ()
@@ -225,7 +226,7 @@ def known_languages(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def check_languages(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]) -> None:
-    """Refuse codes that a multilingual tokenizer does not know: it would translate into an unknown token.
+    """Refuse codes that a multilingual tokenizer does not know and would encode as the unknown token.
 
     Raises:
         ValueError: names the code and those that the tokenizer takes.
@@ -240,10 +241,10 @@ def check_languages(tokenizer: PreTrainedTokenizerBase, pairs: Iterable[Pair]) -
 
 
 def target_token(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> int | None:
-    """The token that a translation must begin with, which says into which language; None for a fixed pair."""
+    """Id of the token that a translation begins with and that names its language; None for two fixed languages."""
     if not hasattr(tokenizer, "src_lang"):
         return None
-    if hasattr(tokenizer, "get_lang_id"):  # M2M100, whose tokens are not called like the languages
+    if hasattr(tokenizer, "get_lang_id"):  # M2M100: its tokens are not spelled like the codes
         return tokenizer.get_lang_id(pair.target)
     return tokenizer.convert_tokens_to_ids(pair.target)
 

@@ -1,1 +1,1 @@
-"""How any experiment of this project runs: what both task folders share. Imports nothing of ours."""
+"""What GLUE_tasks and llm_tasks share: options, cells, run folders, data, models, training. Imports no other folder."""

@@ -1,7 +1,8 @@
-"""Cells: from arguments that take several values to run folders, and the loop that computes what is not there yet.
+"""The cells of a sweep: a run folder for each, and the loop that computes the runs that are not complete.
 
-A cell is a dict that holds one value for every argument that may vary; it becomes one run in one folder. Scripts differ
-in what a cell means; the folder names, skipping, waiting and failing are the same for all and stand here.
+A cell is a dict with one value for every argument that may vary; it becomes one run in one folder. What the values mean
+is the script's business. Naming folders, skipping complete runs, waiting for other processes and recording failures are
+the same for all scripts and are done here.
 """
 
 import json
@@ -21,15 +22,21 @@ from harness import leases, run_folder
 logger = logging.getLogger(__name__)
 
 Cell = dict[str, Any]
-# Between looks at the runs that other processes hold: a tenth of the time waited, within these bounds, so that a long
-# wait asks the file system seldom and a short one is hardly longer for it.
+# Between checks of the runs that other processes compute: a tenth of the time waited so far, within these bounds. So a
+# long wait seldom asks the file system, and a short one ends soon after the run does.
 POLL_SECONDS, MOST_POLL_SECONDS = 0.5, 30.0
-TIMED_RUNS = 100  # complete runs, spread over the sweep, tell how long one takes
-LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that Linux takes
+TIMED_RUNS = 100  # complete runs, spread over the sweep, from which the time of a run is estimated
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, on Linux
 
 
-class _Turn(NamedTuple):
-    """What comes next: "skip", "compute" or "busy" (held by another process) with a folder; "wait"; "fail"."""
+class _Step(NamedTuple):
+    """What run_cells does next.
+
+    Fields:
+        action: "skip", "compute", "busy" (another process computes the run), "fail", or "wait" (nothing to do).
+        folder: the run's; None for "wait".
+        reason: of "fail".
+    """
 
     action: str
     folder: Path | None = None
@@ -37,7 +44,7 @@ class _Turn(NamedTuple):
 
 
 def start_logging() -> None:
-    """Our lines to standard error, in a distributed job from the main process alone."""
+    """Log to standard error; the other processes of a distributed job log errors alone."""
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
@@ -46,8 +53,8 @@ def output_folders(template: str, cells: Iterable[Cell]) -> dict[Path, Cell]:
     """One folder per cell, from a template such as "runs/{task_name}/{strength}/{seed}".
 
     Raises:
-        ValueError: an unknown placeholder, a value that is no name of a folder, or two cells that would share a folder
-            (names what must be added).
+        ValueError: an unknown placeholder, a value that cannot name a folder, a path that is too long, or two cells
+            with the same folder (names the placeholders to add).
     """
     cells = list(cells)
     fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
@@ -66,7 +73,8 @@ def output_folders(template: str, cells: Iterable[Cell]) -> dict[Path, Cell]:
         longest = max((len(os.fsencode(name)) for name in folder.parts), default=0)
         if longest > LONGEST_NAME or len(bytes(folder)) > LONGEST_PATH:
             raise ValueError(
-                f"--output_dir {template}: {str(folder)[:80]}… is too long; folders have {LONGEST_NAME} bytes at most"
+                f"--output_dir {template}: {str(folder)[:80]}… is too long; allowed: {LONGEST_NAME} bytes in a "
+                f"folder's name, {LONGEST_PATH} in the path"
             )
         if folder in folders:
             varying = sorted(name for name in cell if cell[name] != folders[folder][name] and name not in fields)
@@ -77,7 +85,7 @@ def output_folders(template: str, cells: Iterable[Cell]) -> dict[Path, Cell]:
 
 
 def _check_name(template: str, field: str, value: str) -> None:
-    """Refuse a value that would lead out of the template's folders, or that no file system takes."""
+    """Raises ValueError where a value cannot name a folder, or would lead out of the template's folders."""
     if value in ("", ".", "..") or "/" in value or os.sep in value or not value.isprintable():
         raise ValueError(
             f"--output_dir {template}: {{{field}}} is {value!r}; the name of a folder has no slash, no control "
@@ -88,6 +96,8 @@ def _check_name(template: str, field: str, value: str) -> None:
 def check_folders(arguments: Mapping[Path, dict[str, Any]], overwrite: bool = False) -> None:
     """Refuse, before anything is computed, folders that cannot be written or that hold other runs.
 
+    Args:
+        arguments: the identity of each folder's run.
     Raises:
         DifferentRunError: a folder holds a complete run with other arguments (not with `overwrite`).
         ValueError: a folder cannot be written, and its run is not complete.
@@ -95,12 +105,8 @@ def check_folders(arguments: Mapping[Path, dict[str, Any]], overwrite: bool = Fa
     for folder, identity in arguments.items():
         if not overwrite and run_folder.is_complete(folder):
             run_folder.check_same_run(folder, identity)
-            continue
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not existing.is_dir():
-            raise ValueError(f"--output_dir {folder}: {existing} is a file, not a folder")
-        if not os.access(existing, os.W_OK | os.X_OK):
-            raise ValueError(f"--output_dir {folder}: {existing} cannot be written")
+        elif reason := run_folder.unwritable(folder):
+            raise ValueError(f"--output_dir {folder}: {reason}")
 
 
 def run_cells(
@@ -111,25 +117,24 @@ def run_cells(
     is_main: bool = True,
     fails_together: bool = False,
 ) -> int:
-    """Compute every run that is not complete yet; one that fails, of whatever, does not stop the others.
+    """Compute every run that is not complete; one that fails, for whatever reason, does not stop the others.
 
-    Logs first how many there are to compute, and after each how long the rest takes at the pace so far.
-
-    A complete run with the same arguments is skipped. A run that another process holds is left to it until all others
-    are done, then waited for: when this returns 0, every run is complete. A run that fails leaves failure.json.
+    A complete run with the same arguments is skipped. A run that another process computes is waited for after all
+    others are done, so that every run is complete when this returns 0. A run that fails leaves failure.json. The log
+    says first how many runs there are to compute, and after each about how long the rest will take.
 
     Args:
-        arguments: what identifies the run of each folder (args.json).
-        compute: makes the run of a folder; must end with run_folder.write_run.
+        arguments: the identity of each folder's run (args.json).
+        compute: computes the run of a folder; must end with run_folder.write_run.
         overwrite: compute complete runs again.
-        share: in a distributed job, gives every process the main one's value; a failed run then ends the job, since
-            its processes would wait for each other.
-        is_main: whether this process decides and holds the runs for the job.
-        fails_together: the processes of a job leave a run that fails together, and go on with the next.
+        share: in a distributed job, returns the main process's value in every process. A run that fails then ends the
+            job, since its processes would wait for each other.
+        is_main: whether this is the job's main process, which chooses the runs and holds their leases.
+        fails_together: a run fails in all processes of the job or in none, so that the job can go on with the next.
     Returns:
-        Number of runs that failed, for the exit code; 0 in processes that are not the main one.
+        Number of runs that failed; 0 in processes that are not the main one.
     Raises:
-        DifferentRunError: a folder came to hold a complete run with other arguments.
+        DifferentRunError: another process completed a run with other arguments in one of the folders.
     """
     failures: dict[Path, str] = {}
     seconds: list[float] = []  # of the runs computed here
@@ -138,37 +143,37 @@ def run_cells(
         logger.info(plan_line([folder for folder in arguments if run_folder.is_complete(folder)], len(arguments),
                                     overwrite))  # fmt: skip
     waiting: dict[Path, leases.RunLease] = {}
-    with closing(_turns(arguments, overwrite, waiting)) as turns:
-        while turn := _next(turns, share, is_main):
-            if turn.action == "skip":
-                logger.info("%s: complete, skipped", turn.folder)
+    with closing(_steps(arguments, overwrite, waiting)) as steps:
+        while step := _next(steps, share, is_main):
+            if step.action == "skip":
+                logger.info("%s: complete, skipped", step.folder)
                 skipped += 1
-            elif turn.action == "busy":
-                logger.info("%s: another process computes it; waited for after the others", turn.folder)
-            elif turn.action == "fail":
-                logger.error("%s: %s", turn.folder, turn.reason)
-                failures[turn.folder] = turn.reason
-            elif turn.action == "compute":
+            elif step.action == "busy":
+                logger.info("%s: another process computes it; waited for after the others", step.folder)
+            elif step.action == "fail":
+                logger.error("%s: %s", step.folder, step.reason)
+                failures[step.folder] = step.reason
+            elif step.action == "compute":
                 started = time.monotonic()
                 try:
-                    compute(turn.folder)
+                    compute(step.folder)
                     seconds.append(time.monotonic() - started)
                     left = left_text(seconds, len(arguments) - skipped - len(failures) - len(seconds))
-                    logger.info("%s: done in %.0f s%s", turn.folder, seconds[-1], left)
-                # The one place where any error is caught: a model's files, a library or a method of one's own may raise
-                # what nobody foresaw, and the next cell shall be computed all the same. failure.json has the traceback.
+                    logger.info("%s: done in %.0f s%s", step.folder, seconds[-1], left)
+                # Any error is caught, here alone: a model's files, a library or a user's method may raise anything, and
+                # the next cell is computed all the same. failure.json has the traceback.
                 except Exception as error:
                     if share and not fails_together:
-                        _record_failure(turn.folder, error)
+                        _record_failure(step.folder, error)
                         raise
                     if isinstance(error, leases.LostRunError):
                         logger.warning("%s; waited for after the others", error)
-                        waiting[turn.folder] = leases.RunLease(turn.folder)
+                        waiting[step.folder] = leases.RunLease(step.folder)
                         continue
-                    logger.error("%s: failed: %s", turn.folder, run_folder.describe_error(error))
+                    logger.error("%s: failed: %s", step.folder, run_folder.describe_error(error))
                     if is_main:
-                        _record_failure(turn.folder, error)
-                        failures[turn.folder] = run_folder.describe_error(error)
+                        _record_failure(step.folder, error)
+                        failures[step.folder] = run_folder.describe_error(error)
     failed = len(failures)
     if is_main:
         computed = len(arguments) - skipped - failed
@@ -178,63 +183,66 @@ def run_cells(
     return failed
 
 
-def _next(turns: Iterator[_Turn], share: Callable[[Any], Any] | None, is_main: bool) -> _Turn | None:
-    turn = next(turns, None) if is_main else None
-    return share(turn) if share else turn
+def _next(steps: Iterator[_Step], share: Callable[[Any], Any] | None, is_main: bool) -> _Step | None:
+    step = next(steps, None) if is_main else None
+    return share(step) if share else step
 
 
-def _turns(
+def _steps(
     arguments: Mapping[Path, dict[str, Any]], overwrite: bool, waiting: dict[Path, leases.RunLease]
-) -> Iterator[_Turn]:
-    """What to do with every folder, which is held while the caller does it; runs of others are looked at again."""
+) -> Iterator[_Step]:
+    """The steps for all folders, and again for those in `waiting` until none is left.
+
+    The lease of a run to compute is held until the next step is asked for.
+    """
     for folder in arguments:
-        yield from _turn(folder, arguments[folder], overwrite, waiting)
+        yield from _steps_of(folder, arguments[folder], overwrite, waiting)
     since = time.monotonic()
     while waiting:
         before = len(waiting)
         for folder in list(waiting):
-            yield from _turn(folder, arguments[folder], overwrite, waiting)
-        if len(waiting) < before:  # the others are at work: the next may be done soon
+            yield from _steps_of(folder, arguments[folder], overwrite, waiting)
+        if len(waiting) < before:  # other processes are at work: their next run may be done soon
             since = time.monotonic()
         if waiting:
             time.sleep(poll_seconds(time.monotonic() - since))
-            yield _Turn("wait")  # the other processes of a job take part in every turn, so that none waits for long
+            yield _Step("wait")  # shared with the other processes of a job, so that none of them waits for long
 
 
 def poll_seconds(waited: float) -> float:
-    """How long to sleep before the next look, after so many seconds without news."""
+    """Seconds to sleep before the next check, `waited` seconds after a run was last completed elsewhere."""
     return min(MOST_POLL_SECONDS, max(POLL_SECONDS, waited / 10))
 
 
-def _turn(
+def _steps_of(
     folder: Path, arguments: dict[str, Any], overwrite: bool, waiting: dict[Path, leases.RunLease]
-) -> Iterator[_Turn]:
-    if not overwrite and run_folder.is_complete(folder):  # needs no lock: a tree that cannot be written may be complete
+) -> Iterator[_Step]:
+    if not overwrite and run_folder.is_complete(folder):  # without a lease: a complete tree may be read-only
         run_folder.check_same_run(folder, arguments)
         waiting.pop(folder, None)
-        yield _Turn("skip", folder)
+        yield _Step("skip", folder)
         return
-    lock = waiting.get(folder) or leases.RunLease(folder)
+    lease = waiting.get(folder) or leases.RunLease(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = lock.acquire()
+        held = lease.acquire()
     except OSError as error:
         waiting.pop(folder, None)
-        yield _Turn("fail", folder, run_folder.describe_error(error))
+        yield _Step("fail", folder, run_folder.describe_error(error))
         return
     if not held:
         if folder not in waiting:
-            waiting[folder] = lock
-            yield _Turn("busy", folder)
+            waiting[folder] = lease
+            yield _Step("busy", folder)
         return
     waiting.pop(folder, None)
     try:
         complete = not overwrite and run_folder.is_complete(folder)  # another process may just have finished it
         if complete:
             run_folder.check_same_run(folder, arguments)
-        yield _Turn("skip" if complete else "compute", folder)
+        yield _Step("skip" if complete else "compute", folder)
     finally:
-        lock.release()
+        lease.release()
 
 
 def _record_failure(folder: Path, error: BaseException) -> None:
@@ -246,7 +254,7 @@ def _record_failure(folder: Path, error: BaseException) -> None:
 
 
 def run_seconds(folder: Path) -> float | None:
-    """How long a finished run took; None where it is being replaced just now, or is no run of this project."""
+    """Seconds that a complete run took; None where its result is missing or not of this project."""
     path = folder / run_folder.RESULT_FILE
     try:
         seconds = float(json.loads(path.read_bytes())["seconds"])
@@ -259,7 +267,7 @@ def run_seconds(folder: Path) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """In words, by the two largest units."""
+    """A text such as "2 h 4 min"."""
     minutes = round(seconds / 60)
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -270,25 +278,25 @@ def duration(seconds: float) -> str:
 
 
 def plan_line(complete: Sequence[Path], cells: int, overwrite: bool = False) -> str:
-    """What a sweep is about to compute, in one line, with a rough time where complete runs of it tell one.
+    """One line for the log: how many cells there are, are complete and are left, and about how long these will take.
 
     Args:
-        complete: folders of the sweep's complete runs.
-        cells: of the sweep, complete or not.
+        complete: folders of the sweep's complete runs, from which the time is estimated.
+        cells: number of cells of the sweep, complete ones included.
         overwrite: complete runs are computed again.
     """
     left = cells if overwrite else cells - len(complete)
-    told = f"{cells} cells: {len(complete)} complete, {left} to compute"
+    counts = f"{cells} cells: {len(complete)} complete, {left} to compute"
     if not left:
-        return told
+        return counts
     sample = complete[:: max(1, len(complete) // TIMED_RUNS)]
     seconds = [taken for folder in sample if (taken := run_seconds(folder)) is not None]
     if not seconds:
-        return f"{told}; the time is told after the first"
+        return f"{counts}; an estimate of the time follows the first"
     typical = statistics.median(seconds)
     return (
-        f"{told}; complete ones took {duration(typical)} each (median), so about {duration(typical * left)} one after "
-        "the other where this machine is as fast"
+        f"{counts}; complete ones took {duration(typical)} each (median), so about {duration(typical * left)} one "
+        "after the other if this machine is as fast"
     )
 
 
@@ -296,7 +304,7 @@ def left_text(seconds: Sequence[float], left: int) -> str:
     """What is left after some cells were computed: "; 8 left, about 2 h 4 min at this pace"; empty after the last.
 
     Args:
-        seconds: that the cells computed here took.
-        left: cells that are not done yet.
+        seconds: of each cell computed so far.
+        left: number of cells that are not done yet.
     """
     return f"; {left} left, about {duration(statistics.fmean(seconds) * left)} at this pace" if left else ""

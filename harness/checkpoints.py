@@ -1,4 +1,4 @@
-"""Checkpoints of a training: none is ever half there, and only the very same run goes on from one."""
+"""Checkpoints of a training run: each is written whole or not at all, and only the same run resumes from it."""
 
 import json
 import logging
@@ -19,11 +19,11 @@ from harness import leases, records, run_folder
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_FILE = "progress.json"  # of a checkpoint: written last
+PROGRESS_FILE = "progress.json"  # written last: a checkpoint without it is not whole
 
 
 def origin(identity: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    """What a checkpoint records of its run, as JSON holds it: the identity, and the precision that it computes in."""
+    """What a checkpoint records of its run, in JSON's types: the identity, and the precision as accelerate names it."""
     return json.loads(json.dumps({"identity": identity, "precision": precision}))
 
 
@@ -33,8 +33,8 @@ class Checkpoints:
 
     Fields:
         folder: the run's folder; each checkpoint is its subfolder checkpoint-<step>.
-        origin: what tells the run from others, as `origin` returns it.
-        named: the checkpoint that the user asked to go on from, in `folder` or elsewhere; it is never deleted.
+        origin: what `origin` returned of the run.
+        named: the checkpoint of --resume_from_checkpoint, in `folder` or elsewhere; it is never deleted.
     """
 
     folder: Path
@@ -42,12 +42,12 @@ class Checkpoints:
     named: Path | None = None
 
     def resume(self, accelerator: Accelerator, scheduler: LRScheduler, num_steps: int) -> tuple[int, float]:
-        """Restore the named checkpoint, else the newest whole one; returns the steps done and their summed loss.
-
-        Only tensors are read, no pickled objects. Without a checkpoint nothing changes, and (0, 0.0) is returned.
+        """Restore the named checkpoint, else the newest undamaged one.
 
         Args:
-            num_steps: of the whole training, for the log.
+            num_steps: optimizer steps of the whole training, for the log.
+        Returns:
+            Optimizer steps done, and the sum of their losses in this process; (0, 0.0) without a checkpoint.
         """
         checkpoint = self.named or newest(self.folder)
         if checkpoint is None:
@@ -62,7 +62,7 @@ class Checkpoints:
         """Store model, optimizer and random states as checkpoint-<step>, then delete the older checkpoints.
 
         Raises:
-            LostRunError: another process took the run over while this one was stopped, and now writes there.
+            LostRunError: another process took the run over while this one was stopped.
         """
         partial, final = self.folder / "checkpoint.partial", self.folder / f"checkpoint-{step}"
         if accelerator.is_main_process:
@@ -76,7 +76,7 @@ class Checkpoints:
             progress = {"step": step, "loss_sums": losses.tolist(), "scheduler": scheduler.state_dict(), "files": files}
             (partial / PROGRESS_FILE).write_text(json.dumps({**progress, **self.origin}))
             if final.exists() and not self._is_named(final):
-                shutil.rmtree(final)  # a damaged one, which the training passed over
+                shutil.rmtree(final)  # a damaged one, which resume skipped
             partial.rename(final)
             self.delete(but=final)
         accelerator.wait_for_everyone()
@@ -88,7 +88,7 @@ class Checkpoints:
                 shutil.rmtree(checkpoint)
 
     def delete_others(self) -> None:
-        """Delete the checkpoints in the folder that are of another run, and log which; the named one stays."""
+        """Delete and log the checkpoints in the folder that belong to another run; the named one stays."""
         for checkpoint in finished(self.folder):
             if self._is_named(checkpoint) or not _is_readable(checkpoint):
                 continue
@@ -97,14 +97,14 @@ class Checkpoints:
             except ValueError as error:
                 changed = [str(error)]
             if changed:
-                logger.warning("%s is of another run and deleted: %s", checkpoint, "; ".join(changed))
+                logger.warning("%s belongs to another run and is deleted: %s", checkpoint, "; ".join(changed))
                 shutil.rmtree(checkpoint)
 
     def check_named(self) -> None:
-        """Refuse a named checkpoint that is damaged, or of another run.
+        """Refuse a named checkpoint that is damaged or belongs to another run.
 
         Raises:
-            ValueError: names the option and the folder, and says what is wrong with it or differs.
+            ValueError: names the option and the folder, and says what is damaged or how the runs differ.
         """
         if self.named is None:
             return
@@ -116,49 +116,49 @@ class Checkpoints:
         except ValueError as error:
             raise ValueError(f"{option}: {error}") from error
         if changed:
-            raise ValueError(f"{option} is of another run: {'; '.join(changed)}")
+            raise ValueError(f"{option} belongs to another run: {'; '.join(changed)}")
 
     def _is_named(self, checkpoint: Path) -> bool:
         return self.named is not None and checkpoint.resolve() == self.named.resolve()
 
 
 def finished(folder: Path) -> list[Path]:
-    """The checkpoints in `folder` that were written to their end, oldest first; other folders called so are logged."""
+    """The checkpoints in `folder` that were written to the end, oldest first; others of such names are logged."""
     steps = {}
     for path in folder.glob("checkpoint-*"):
         step = path.name.removeprefix("checkpoint-")
         if step.isascii() and step.isdigit() and (path / PROGRESS_FILE).is_file():
             steps[path] = int(step)
         else:
-            logger.warning("%s is no checkpoint of ours and passed over", path)
+            logger.warning("%s is skipped: it is no checkpoint of this project", path)
     return sorted(steps, key=steps.__getitem__)
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder whose files are whole; damaged ones are logged and passed over."""
+    """The newest undamaged checkpoint in a folder; damaged ones are logged and skipped."""
     for checkpoint in reversed(finished(folder)):
         wrong = damage(checkpoint)
         if wrong is None:
             return checkpoint
-        logger.warning("%s is damaged and passed over: %s", checkpoint, wrong)
+        logger.warning("%s is damaged and skipped: %s", checkpoint, wrong)
     return None
 
 
 def differences(checkpoint: Path, wanted: Mapping[str, Any]) -> list[str]:
-    """In what a checkpoint's run differs from another: "seed: 1 here, 2 there".
+    """How a checkpoint's run differs from another, one text per argument: "seed: 1 here, 2 there".
 
-    A checkpoint that an earlier version wrote says nothing of its run; then the args.json beside it counts.
+    A checkpoint of an earlier version does not record its run; then the args.json beside it is read.
 
     Args:
-        wanted: what `origin` returned of the other run.
+        wanted: what `origin` returned of the other run ("here").
     Raises:
-        ValueError: neither says which run it is.
+        ValueError: neither file says which run the checkpoint belongs to.
     """
     recorded = _progress(checkpoint)
     if "identity" not in recorded:
         arguments = run_folder.recorded_arguments(checkpoint.parent)
         if arguments is None:
-            raise ValueError(f"{checkpoint} does not say which run it is of, and no args.json stands beside it")
+            raise ValueError(f"{checkpoint} does not say which run it belongs to, and there is no args.json beside it")
         content = json.loads((checkpoint.parent / run_folder.ARGUMENTS_FILE).read_text())
         recorded = {"identity": arguments, "precision": content["environment"].get("precision")}
     changed = records.differences(wanted["identity"], recorded["identity"])
@@ -176,7 +176,7 @@ def damage(checkpoint: Path) -> str | None:
                 return f"{name} is missing or cut off"
         with safe_open(checkpoint / "model.safetensors", "pt") as stored:
             stored.keys()
-        # accelerate goes on without random states that it cannot read
+        # accelerate resumes without the random states that it cannot read
         states = (f"random_states_{process}.pkl" for process in range(len(progress["loss_sums"])))
         for name in ("optimizer.bin", *states):
             with zipfile.ZipFile(checkpoint / name) as stored:

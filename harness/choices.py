@@ -1,4 +1,7 @@
-"""The options of a multiple-choice question as data files hold them, and which of them is right."""
+"""Reading multiple-choice questions from rows of data sets: their options, and which of them is right.
+
+`where` is in all functions what errors call the row, such as "<path>, line 3".
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +13,14 @@ CHOICE_FIELDS = ("text", "label")
 
 
 def read_texts(values: object, where: str, field: str) -> tuple[str, ...]:
+    """A list of one or more texts, stripped; ValueError where it is none or a text is empty."""
     if not isinstance(values, list) or not values:
         raise ValueError(f"{where}: {field!r} must be a list of texts")
     return tuple(checked_text(value, where, field).strip() for value in values)
 
 
 def read_choices(values: object, where: str) -> tuple[str, ...]:
+    """The list in the field `choices`, stripped; ValueError unless it holds 2 to 26 different texts."""
     choices = read_texts(values, where, "choices")
     if not 2 <= len(choices) <= len(LETTERS):
         raise ValueError(f"{where}: 'choices' holds {len(choices)}; allowed: 2 to {len(LETTERS)}")
@@ -26,45 +31,41 @@ def read_choices(values: object, where: str) -> tuple[str, ...]:
 
 
 def lettered_choices(row: dict[str, Any], where: str) -> tuple[tuple[str, ...], str]:
-    """The options in the fields A, B, C … that are not empty, and their letters: an empty one leaves its letter out."""
+    """The options in the fields A, B, C … that are not empty, and the letters of these fields, such as "ABD"."""
     letters = "".join(letter for letter in LETTERS if valid_text(row.get(letter) or "", where, letter).strip())
     return read_choices([row[letter] for letter in letters], where), letters
 
 
 def gold_index(answer: object, choices: Sequence[str], where: str, letters: str = LETTERS) -> int:
-    """Which choice the answer says: a number is an index, a text is a choice or its letter.
+    """Index of the right choice. An answer that is an int counts from 0; a text is a choice's text or its letter.
 
     Args:
-        letters: of the choices, A is index 0; some may be left out.
+        letters: one per choice. An int is a letter's index in the alphabet, so that gaps count: of "ABD", D is 3.
     Raises:
-        ValueError: it says none, or two different ones.
+        ValueError: the answer names no choice, or may mean two different ones.
     """
     letters = letters[: len(choices)]
     indices = [str(LETTERS.index(letter)) for letter in letters]
     if isinstance(answer, int) and not isinstance(answer, bool):
-        said, names = str(answer), indices
+        spelling, names = str(answer), indices
     else:
-        said, names = answer.strip() if isinstance(answer, str) else "", list(letters)
-    found = sorted({spelling.index(said) for spelling in (choices, names) if said in spelling})
-    if not found:
+        spelling, names = answer.strip() if isinstance(answer, str) else "", list(letters)
+    meanings = sorted({options.index(spelling) for options in (choices, names) if spelling in options})
+    if not meanings:
         whole = letters == LETTERS[: len(choices)]
         ranges = [f"{names[0]} to {names[-1]}" if whole else ", ".join(names) for names in (letters, indices)]
         raise ValueError(
             f"{where}: 'answer' is {answer!r}; allowed: the text of a choice, its letter ({ranges[0]}), its index "
             f"({ranges[1]}, a number)"
         )
-    if len(found) > 1:
-        meant = " or ".join(repr(choices[index]) for index in found)
-        raise ValueError(f"{where}: 'answer' {answer!r} may mean {meant}: say it as another of text, letter, index")
-    return found[0]
+    if len(meanings) > 1:
+        meant = " or ".join(repr(choices[index]) for index in meanings)
+        raise ValueError(f"{where}: 'answer' {answer!r} may mean {meant}; give it as another of text, letter, index")
+    return meanings[0]
 
 
 def choice_index(value: object, names: Sequence[str], where: str, field: str) -> int:
-    """Which of the names a label says, given as a text or a number.
-
-    Raises:
-        ValueError: none of them.
-    """
+    """Index in `names` of a label, a text or a number; ValueError where it is none of them."""
     name = str(value).strip()
     if name not in names:
         raise ValueError(f"{where}: {field!r} is {value!r}; allowed: {', '.join(names)}")
@@ -72,21 +73,24 @@ def choice_index(value: object, names: Sequence[str], where: str, field: str) ->
 
 
 def labelled_choices(row: dict[str, Any], where: str) -> tuple[tuple[str, ...], int]:
-    """The texts of `choices`, in a dict of lists or a list of dicts, and which of them `answerKey` says.
+    """Texts of the field `choices`, whose options have `text` and `label`, and the index of the one in `answerKey`.
+
+    `choices` is a dict of lists, as the hub gives it, or a list of dicts, as JSON files do.
 
     Raises:
-        ValueError: they are not that, fewer than two, texts and labels differ in number, or no label is the key.
+        ValueError: another form, fewer than two options, unlike numbers of texts and labels, or a key without label.
     """
-    given = row["choices"]
-    if isinstance(given, list):
-        given = {field: [choice.get(field) for choice in given if isinstance(choice, dict)] for field in CHOICE_FIELDS}
-    if not isinstance(given, dict) or any(not given.get(field) for field in CHOICE_FIELDS):
+    choices = row["choices"]
+    if isinstance(choices, list):
+        options = [option for option in choices if isinstance(option, dict)]
+        choices = {field: [option.get(field) for option in options] for field in CHOICE_FIELDS}
+    if not isinstance(choices, dict) or any(not choices.get(field) for field in CHOICE_FIELDS):
         raise ValueError(f"{where}: 'choices' must hold 'text' and 'label' of every option")
-    given = {**given, "label": _as_texts(given["label"])}
-    texts, labels = (option_texts(given[field], where, f"choices.{field}") for field in CHOICE_FIELDS)
+    choices = {**choices, "label": _as_texts(choices["label"])}
+    texts, labels = (option_texts(choices[field], where, f"choices.{field}") for field in CHOICE_FIELDS)
     if len(texts) != len(labels):
         raise ValueError(f"{where}: 'choices' has {len(texts)} texts and {len(labels)} labels")
-    # Some copies say 1 to 4 where others say A to D, in the labels, in the key or in both.
+    # Some copies have 1 to 4 where others have A to D, in the labels, in the key or in both.
     numbers = [str(number) for number in range(1, len(labels) + 1)]
     key = str(row["answerKey"]).strip()
     names = next((names for names in (labels, list(LETTERS[: len(labels)]), numbers) if key in names), labels)
@@ -94,14 +98,14 @@ def labelled_choices(row: dict[str, Any], where: str) -> tuple[tuple[str, ...], 
 
 
 def _as_texts(labels: object) -> object:
-    """Labels, of which some may be whole numbers, as texts."""
+    """The labels with whole numbers as texts."""
     if not isinstance(labels, list | tuple):
         return labels
     return [str(label) if isinstance(label, int) and not isinstance(label, bool) else label for label in labels]
 
 
 def gap_choices(row: dict[str, Any], where: str) -> tuple[str, tuple[str, str], int]:
-    """A sentence with a gap, "_", the two texts that may stand there, and which is right, in WinoGrande's fields."""
+    """WinoGrande's fields: the sentence with a gap "_", the two options for the gap, and the index of the right one."""
     sentence = checked_text(row["sentence"], where, "sentence")
     if "_" not in sentence:
         raise ValueError(f"{where}: 'sentence' has no gap, '_'")
@@ -111,11 +115,7 @@ def gap_choices(row: dict[str, Any], where: str) -> tuple[str, tuple[str, str], 
 
 
 def option_texts(values: object, where: str, field: str) -> tuple[str, ...]:
-    """Two or more texts.
-
-    Raises:
-        ValueError: no list, fewer, or one that is empty.
-    """
+    """A list of 2 to 26 texts, as they are; ValueError where it is none or a text is empty."""
     if not isinstance(values, list | tuple) or not 2 <= len(values) <= len(LETTERS):
         raise ValueError(f"{where}: {field!r} must be a list of 2 to {len(LETTERS)} texts")
     return tuple(checked_text(value, where, field) for value in values)

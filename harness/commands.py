@@ -1,7 +1,7 @@
-"""Command lines of cells: what --list_cells prints, one a line, for xargs, GNU parallel or a job array, and reads back.
+"""The list that --list_cells prints, one command a line, for xargs, GNU parallel or a job array; and reading it back.
 
-A line is for bash, whatever names and paths hold: nothing in them is expanded or executed, and a line break in them is
-no break in the list. It runs one cell, or with --group_by several that options can say together.
+A command computes one cell, or with --group_by several. Names and paths are quoted for bash: nothing in them is
+expanded or executed, and a line break in them does not break the line.
 """
 
 import itertools
@@ -17,15 +17,15 @@ from typing import Any
 from harness.cells import Cell
 from harness.run_folder import is_complete
 
-MODEL = "model"  # one command has one; a group may be named by it
+MODEL = "model"  # --group_by may name it, though one command has one model
 PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)  # needs no quotes
-# What bash reads as one piece: '…', "…", an escaped character, $'…'. Only the last is unknown to shlex.
+# Bash's ways to quote: '…', "…", an escaped character, $'…'. shlex does not know the last.
 QUOTED = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|\$'((?:[^'\\]|\\.)*)'""", re.DOTALL)
 ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|(.))", re.DOTALL)
 
 
 def quote(word: str) -> str:
-    """The word as bash reads it back, on one line: $'…' where it holds unprintable characters, else as shlex quotes."""
+    """The word quoted for bash, on one line: as $'…' where it holds unprintable characters, else as shlex quotes it."""
     if word.isprintable():
         return shlex.quote(word)
     characters = (
@@ -43,22 +43,22 @@ def words(line: str) -> list[str]:
         ValueError: a quote is not closed.
     """
     try:
-        return shlex.split(QUOTED.sub(lambda piece: piece[0] if piece[1] is None else _as_shlex(piece[1]), line))
+        return shlex.split(QUOTED.sub(lambda match: match[0] if match[1] is None else _as_shlex(match[1]), line))
     except ValueError as error:
         raise ValueError(f"a quote is not closed in: {line}") from error
 
 
 def _as_shlex(text: str) -> str:
-    """What stands inside $'…', quoted as shlex reads it."""
+    """The text inside $'…', quoted for shlex."""
     replaced = ESCAPE.sub(lambda match: bytes([int(match[1], 16)]) if match[1] else match[2], os.fsencode(text))
     return shlex.quote(os.fsdecode(replaced))
 
 
 def command_line(script: str, options: Mapping[str, Any], output_dir: str) -> str:
-    """The shell command that runs `script` with `options`, without those that are None, False or an empty list.
+    """The shell command that runs `script` with `options`; those that are None, False or an empty list are left out.
 
     Args:
-        output_dir: the last option; a template as scripts take it, so that a brace of a plain folder is doubled.
+        output_dir: value of the last option, a template; folder_template makes one of a folder.
     """
     parts = ["python", script]
     others = [(name, value) for name, value in options.items() if name != "output_dir"]
@@ -68,27 +68,27 @@ def command_line(script: str, options: Mapping[str, Any], output_dir: str) -> st
         elif isinstance(value, list | tuple):
             parts += [f"--{name}", *map(_text, value)] if value else []
         elif value is not None and value is not False:
-            # a value with a dash in front would pass for an option
+            # argparse takes a separate word that begins with a dash for an option
             parts += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", _text(value)]
     return " ".join(map(quote, parts))
 
 
 def _text(value: Any) -> str:
-    """The value as a command line says it: a number in the shortest way that is exactly it."""
+    """The value as a word; a float in its shortest form that reads back as the same float."""
     short = f"{value:g}" if isinstance(value, float) else ""
     return short if short and float(short) == value else str(value)
 
 
 def folder_template(folder: Path) -> str:
-    """The --output_dir that names exactly this folder."""
+    """The --output_dir of one folder: its braces are doubled, so that they are no placeholders."""
     return str(folder).replace("{", "{{").replace("}", "}}")
 
 
 def run_folder(line: str) -> Path:
-    """The run's folder that a single-cell line of a list names.
+    """The run folder that a line of a list names.
 
     Raises:
-        ValueError: the line has no --output_dir, or one with placeholders.
+        ValueError: the line has no --output_dir, or one with placeholders, as --group_by prints it.
     """
     last = line.rpartition(" --output_dir ")[2]
     if PLAIN.fullmatch(last):  # the usual line: shlex takes over ten times as long, and a list may hold 100,000 lines
@@ -98,22 +98,22 @@ def run_folder(line: str) -> Path:
     folders += [word.partition("=")[2] for word in parts if word.startswith("--output_dir=")]
     if not folders:
         raise ValueError(f"no command of --list_cells, it lacks --output_dir: {line}")
-    pieces = list(string.Formatter().parse(folders[-1]))
-    if any(field is not None for _, field, _, _ in pieces):
+    parsed = list(string.Formatter().parse(folders[-1]))
+    if any(field is not None for _, field, _, _ in parsed):
         raise ValueError(
             f"a command for several cells, --output_dir {folders[-1]}; give the list made without --group_by: {line}"
         )
-    return Path("".join(literal for literal, *_ in pieces))
+    return Path("".join(literal for literal, *_ in parsed))
 
 
 def print_commands(
     list_cells: bool, folders: Mapping[Path, Cell], template: str, options: Callable[[list[Cell]], Mapping[str, Any]],
     group_by: Sequence[str] | None, expand: Callable[[list[Cell]], Iterable[Cell]],
 ) -> None:  # fmt: skip
-    """Print the list of the running script's sweep, as command_lines makes it.
+    """Print the list of the running script's sweep: see command_lines.
 
     Raises:
-        ValueError: --group_by without --list_cells, or by what cells do not have.
+        ValueError: --group_by without --list_cells, or with a name that cells do not have.
     """
     if not list_cells:
         raise ValueError("--group_by groups what --list_cells prints; give both")
@@ -121,12 +121,12 @@ def print_commands(
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print a list for as long as someone reads it."""
+    """Print lines until the reader closes the pipe."""
     try:
         for line in lines:
             print(line)
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; the interpreter's own flush at its end must not fail again
+    except BrokenPipeError:  # as `| head` does; the interpreter's flush at exit must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -134,15 +134,16 @@ def command_lines(
     script: str, folders: Mapping[Path, Cell], template: str, options: Callable[[list[Cell]], Mapping[str, Any]],
     group_by: Sequence[str] | None, expand: Callable[[list[Cell]], Iterable[Cell]],
 ) -> Iterator[str]:  # fmt: skip
-    """The list of a sweep: one command per cell, or per group of cells that are not complete.
+    """The list of a sweep: a command for every cell, or for every group of cells that are not complete.
 
     Args:
         folders: the cells by their folders, as output_folders made them from `template`.
-        options: the options that run some cells.
-        group_by: names of what the cells of a group share; None gives every cell a command.
-        expand: all cells that a command with `options(some)` computes; a group is split until that is the group.
+        options: returns the options of a command that computes the given cells.
+        group_by: the cells of a group have the same values of these names; None gives every cell its command.
+        expand: returns all cells that a command with `options(cells)` computes: every combination of their values. A
+            group is split until it is all of these.
     Raises:
-        ValueError: --group_by names what cells do not have.
+        ValueError: `group_by` has a name that cells do not have.
     """
     if group_by is None:
         for folder, cell in folders.items():
@@ -157,9 +158,12 @@ def command_lines(
 def groups(
     cells: list[Cell], names: Sequence[str], expand: Callable[[list[Cell]], Iterable[Cell]]
 ) -> Iterator[list[Cell]]:
-    """Cells that share their values of `names`, as few groups as commands can say.
+    """Groups of cells with the same values of `names`, as few as can each be computed by one command.
 
-    Options make every combination of their values; a group that is not all combinations is split further.
+    A command computes every combination of its options' values; a group that is not all of these is split further.
+
+    Args:
+        expand: see command_lines.
     """
     check_group_names(cells, names)
     for group in split(cells, [name for name in names if name != MODEL]):
@@ -167,7 +171,7 @@ def groups(
 
 
 def check_group_names(cells: list[Cell], names: Sequence[str]) -> None:
-    """Raises ValueError where --group_by names what cells do not have."""
+    """Raises ValueError where --group_by has a name that cells do not have."""
     allowed = [MODEL, *cells[0]]
     for name in names:
         if name not in allowed:
@@ -176,10 +180,10 @@ def check_group_names(cells: list[Cell], names: Sequence[str]) -> None:
 
 def split(cells: Iterable[Cell], names: Sequence[str]) -> list[list[Cell]]:
     """Cells with the same values of `names` together, in the order in which they first appear."""
-    found: dict[tuple, list[Cell]] = {}
+    by_values: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        found.setdefault(tuple(cell[name] for name in names), []).append(cell)
-    return list(found.values())
+        by_values.setdefault(tuple(cell[name] for name in names), []).append(cell)
+    return list(by_values.values())
 
 
 def _exact(cells: list[Cell], names: list[str], expand: Callable[[list[Cell]], Iterable[Cell]]) -> Iterator[list[Cell]]:
@@ -195,5 +199,5 @@ def _key(cell: Cell) -> str:
 
 
 def values(cells: Iterable[Cell], name: str) -> list:
-    """The different values of one property, in order, without None."""
+    """The different values of one property, in the order of the cells, without None."""
     return [value for value in dict.fromkeys(cell[name] for cell in cells) if value is not None]

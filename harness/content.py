@@ -35,7 +35,7 @@ def sha256(paths: Iterable[Path]) -> str:
 
 
 def content_sha256(paths: Iterable[Path]) -> str:
-    """Hash of the contents of files in the order given, and of the suffix by which each is read; not of their names."""
+    """Hash of the contents and suffixes of files, in the order given; their names do not count."""
     digest = hashlib.sha256()
     for path in map(Path, paths):
         digest.update(Path(path.name.removesuffix(".gz")).suffix.encode())
@@ -44,24 +44,24 @@ def content_sha256(paths: Iterable[Path]) -> str:
 
 
 def files_content(files: Sequence[Path | Source]) -> dict[str, str]:
-    """What data are by their content: hashes of local files and commits of the hub's, where there are some.
+    """What identifies data: hashes of local files, and commits of hub data sets.
 
     Args:
-        files: in an order that follows from what each is for.
+        files: ordered by their use, such as training before validation, so that the same data have the same hash.
     Returns:
-        data_sha256, which counts the files' names, as records have had it from the start; data_content_sha256, which
-        does not; data_commit.
+        data_sha256 (of contents and file names, as in the oldest runs) and data_content_sha256 (of contents alone)
+        where there are local files; data_commit where there are hub data sets.
     Raises:
         ValueError: the hub cannot be reached (says what to do without one).
     """
     local = [path for path in files if isinstance(path, Path)]
     hub = [source for source in files if not isinstance(source, Path)]
-    found = {}
+    content = {}
     if local:
-        found |= {"data_sha256": sha256(local), "data_content_sha256": content_sha256(local)}
+        content |= {"data_sha256": sha256(local), "data_content_sha256": content_sha256(local)}
     if hub:
-        found |= {"data_commit": " ".join(sorted({_source_commit(source) for source in hub}))}
-    return found
+        content |= {"data_commit": " ".join(sorted({_source_commit(source) for source in hub}))}
+    return content
 
 
 def _source_commit(source: Source) -> str:
@@ -75,14 +75,14 @@ def _source_commit(source: Source) -> str:
 
 
 def _digest(path: Path) -> bytes:
-    found = path.stat()
-    # A time of change can be set back; the time of that cannot.
-    return _file_digest(path.absolute(), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    stat = path.stat()
+    # st_mtime can be set back, st_ctime cannot
+    return _file_digest(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=4096)
 def _file_digest(path: Path, *_: int) -> bytes:
-    """Hash of a file's content, cached until the file changes: the whole numbers are its inode, size and times."""
+    """Hash of a file's content, cached by path, inode, size and times, so that a changed file is read again."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 
@@ -90,34 +90,34 @@ def _file_digest(path: Path, *_: int) -> bytes:
 def model_content(
     name: str, revision: str | None = None, weights: str | None = None, with_code: bool = False
 ) -> dict[str, str]:
-    """What a model is, by its content: of a folder hashes of its files, of a hub id the commit.
+    """What identifies a model: hashes of the files in a folder, or the commit of a hub id.
 
     Args:
         name: folder or hub id.
-        revision: of the hub's; None is its main branch.
+        revision: branch, tag or commit of a hub model; None is main.
         weights: kind of file that the weights are read from, "safetensors" (default) or "bin".
-        with_code: the model's own code is run, and is part of what it is.
+        with_code: hash the folder's .py files too, since they are run.
     Returns:
         model_sha256 (weights), config_sha256, generation_config_sha256, tokenizer_sha256, template_sha256 and
-        code_sha256, or model_commit. A file that is not there has a hash too.
+        code_sha256, or model_commit. A missing file has the hash of nothing.
     Raises:
         ValueError: the hub cannot be reached and its cache does not hold the model.
     """
     folder = Path(name)
     if not folder.is_dir():
         return {"model_commit": model_commit(name, revision)}
-    found = {
+    content = {
         "model_sha256": sha256(weight_files(name, weights or "safetensors")),
         "config_sha256": _named_sha256(folder, ["config.json"]),
         "generation_config_sha256": _named_sha256(folder, ["generation_config.json"]),
         "tokenizer_sha256": _named_sha256(folder, TOKENIZER),
         "template_sha256": _named_sha256(folder, TEMPLATES),
     }
-    return found | ({"code_sha256": _named_sha256(folder, ["**/*.py"])} if with_code else {})
+    return content | ({"code_sha256": _named_sha256(folder, ["**/*.py"])} if with_code else {})
 
 
 def _named_sha256(folder: Path, patterns: Iterable[str]) -> str:
-    """Hash of names, relative to the folder, and contents; of JSON settings without their provenance."""
+    """Hash of the relative names and the contents of files; config files count without PROVENANCE."""
     digest = hashlib.sha256()
     for path in sorted(set(chain.from_iterable(map(folder.glob, patterns)))):
         if path.is_file():
@@ -127,13 +127,13 @@ def _named_sha256(folder: Path, patterns: Iterable[str]) -> str:
 
 
 def _settings(path: Path) -> bytes:
-    """A JSON file without entries that change no number, however it is laid out; another file as it is."""
+    """A JSON file's content in one layout and without PROVENANCE; another file's content as it is."""
     content = path.read_bytes()
     try:
-        found = json.loads(content)
-    except ValueError:  # damage, which whoever loads it names
+        settings = json.loads(content)
+    except ValueError:  # damaged: loading it ends in an error that names it
         return content
-    return json.dumps(_without_provenance(found), sort_keys=True).encode()
+    return json.dumps(_without_provenance(settings), sort_keys=True).encode()
 
 
 def _without_provenance(value: object) -> object:
@@ -145,7 +145,7 @@ def _without_provenance(value: object) -> object:
 
 
 def model_commit(name: str, revision: str | None = None) -> str:
-    """The commit that a hub id stands for, which a branch or tag may have moved to since.
+    """The commit that a hub model's branch, tag or id stands for now.
 
     Raises:
         ValueError: the hub cannot be reached and its cache does not hold the model.
@@ -159,10 +159,10 @@ def model_commit(name: str, revision: str | None = None) -> str:
 
 @functools.cache
 def dataset_commit(name: str, config: str | None = None, revision: str | None = None) -> str:
-    """The commit of a hub data set: the hub's newest, or without a hub that of the copy that `datasets` reads.
+    """The commit of a hub data set: that on the hub, or offline that of the cached copy that `datasets` reads.
 
     Raises:
-        ValueError: the hub cannot be reached and there is no copy.
+        ValueError: the hub cannot be reached and there is no cached copy.
     """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
@@ -179,7 +179,7 @@ def dataset_commit(name: str, config: str | None = None, revision: str | None = 
 
 
 def _dataset_copies(name: str, config: str | None) -> Iterable[Path]:
-    """The folders <config>/<version>/<commit> in which `datasets` keeps what it made of a hub data set."""
+    """The folders <config>/<version>/<commit> in which `datasets` caches a hub data set."""
     import datasets  # takes a second, and files do without it
     from datasets.naming import camelcase_to_snakecase
 

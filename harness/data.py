@@ -1,4 +1,7 @@
-"""The one reader of data: rows of csv, JSON and parquet files or of the hub, each with its place, and their checks."""
+"""Reading data: rows of csv, JSON and parquet files and of hub data sets, and checks of their fields.
+
+`where` is what errors call a row: "<path>, line 3".
+"""
 
 import contextlib
 import csv
@@ -17,10 +20,10 @@ from typing import Any, BinaryIO, NamedTuple
 SUFFIXES = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".parquet", ".parquet.gz")
 TABLE_SUFFIXES = (*SUFFIXES, ".csv.gz", ".csv")
 TEXT_SUFFIXES = (".txt.gz", ".txt")
-PROVENANCE = "SOURCE.json"  # stands beside the default assets' data and is none
+PROVENANCE = "SOURCE.json"  # says where the default assets' data come from; holds no rows
 # What readers raise where the bytes are not what the suffix says, or end too early.
 DAMAGE = (EOFError, OSError, zlib.error, csv.Error, UnicodeDecodeError)
-# How files begin that are no text in UTF-8.
+# First bytes of files that are no UTF-8 text, and what errors say of them.
 OTHER_FILES = {
     b"\xff\xfe": "UTF-16, not UTF-8; save it as UTF-8",
     b"\xfe\xff": "UTF-16, not UTF-8; save it as UTF-8",
@@ -30,7 +33,7 @@ OTHER_FILES = {
     b"PK\x03\x04": "a zip file or a spreadsheet; export it as csv",
     b"version https://git-lfs": "a pointer of git-lfs, not the data; run git lfs pull",
 }
-# Under which names one JSON object holds the rows of a whole data set.
+# Fields under which one JSON object holds all rows of a data set.
 ROW_FIELDS = ("data", "rows", "examples", "items", "instances", "questions", "train", "validation", "test")
 LONGEST_CSV_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
 
@@ -40,16 +43,15 @@ NumberedRows = Iterator[tuple[int, dict[str, Any]]]
 def read_rows(
     path: Path, columns: Sequence[str] | None = None, suffixes: tuple[str, ...] = SUFFIXES
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row stands ("<path>, line 3" or "<path>, row 3") and its fields, in the file's order.
+    """Yield (where, row) for the rows of a file, in order; `where` is "<path>, line 3" or "<path>, row 3".
 
-    Rows are read as they are asked for; blank lines are none. The path is a file's name, never a pattern.
+    Rows are read lazily; empty lines are skipped. The path is a file's name, never a pattern.
 
     Args:
-        path: .json and .jsonl hold one object in every line, .json may be one list of objects; each may end in .gz,
-            .parquet too.
-        columns: of a parquet file that has all of these, only these are read.
-        suffixes: TABLE_SUFFIXES reads .csv too, with a line of names first. Its fields are texts as they stand: "NA"
-            and "null" are texts, and an empty field is an empty text. Columns without a name are left out.
+        path: .json and .jsonl hold one object per line, .json may be one list of objects; .gz may follow any suffix.
+        columns: if a parquet file has all of these, only these are read; other files are read whole.
+        suffixes: the allowed ones; TABLE_SUFFIXES adds .csv, whose first line names the columns. Its values are texts
+            as they stand: "NA" and "null" are texts, an empty field is "". Columns without a name are left out.
     Raises:
         ValueError: no such file, another suffix, or damage (names the file, and the line where there is one).
     """
@@ -59,14 +61,14 @@ def read_rows(
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of a file or of a split of the hub, by column.
+    """All rows of a file or of a hub split, by column.
 
     Fields:
-        name: the file's path, or what the hub calls it.
+        name: the file's path, or the hub data set with config and split.
         unit: what rows are counted in, "line" or "row".
-        numbers: of each row, in that unit.
+        numbers: number of each row in that unit, from 1.
         columns: values of all rows by column, None where a row lacks the field.
-        typed: whether values have types of their own; in csv all of them are texts.
+        typed: False for csv, whose values are all texts.
     """
 
     name: str
@@ -79,11 +81,11 @@ class Table:
         return len(self.numbers)
 
     def where(self, index: int) -> str:
-        """Where the row with this index stands, as read_rows says it."""
+        """What errors call the row at this index: "<path>, line 3"."""
         return f"{self.name}, {self.unit} {self.numbers[index]}"
 
     def select(self, indices: Sequence[int]) -> "Table":
-        """The same table with these rows alone."""
+        """The rows at these indices, as a table."""
         columns = {name: [values[index] for index in indices] for name, values in self.columns.items()}
         return Table(self.name, self.unit, [self.numbers[index] for index in indices], columns, self.typed)
 
@@ -92,7 +94,7 @@ def read_table(path: Path, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> Table:
     """All rows of a csv, JSON or parquet file.
 
     Raises:
-        ValueError: what read_rows refuses, or a file without a row.
+        ValueError: as read_rows, or the file has no rows.
     """
     path = Path(path)
     units, numbers, columns = set(), [], {}
@@ -130,7 +132,7 @@ def _is_jsonl(path: Path) -> bool:
 
 
 def read_text(path: Path) -> str:
-    """The whole of a text file, UTF-8.
+    """The text of a file in UTF-8.
 
     Raises:
         ValueError: no such file, another suffix, or it cannot be read.
@@ -140,7 +142,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> object:
-    """What one JSON document holds; its name ends in .json or .json.gz.
+    """The value in a JSON file whose name ends in .json or .json.gz.
 
     Raises:
         ValueError: no such file, another suffix, or damage (names the file).
@@ -151,7 +153,7 @@ def read_json(path: Path) -> object:
 
 
 def file_kind(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
-    """txt, json, csv or parquet, by the file's name, in upper or lower case.
+    """The kind of file by its suffix, in any case: "txt", "json" (.jsonl too), "csv" or "parquet".
 
     Raises:
         ValueError: the name ends in none of `suffixes`.
@@ -164,10 +166,10 @@ def file_kind(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> str:
 
 
 def valid_text(value: object, where: str, field: str) -> str:
-    """The value, if it is a text that can be encoded; it may be empty.
+    """The value, which must be a text that UTF-8 can encode; it may be empty.
 
     Raises:
-        ValueError: it is not; names where it stands and the field.
+        ValueError: names the row and the field.
     """
     if not isinstance(value, str):
         raise ValueError(f"{where}: {field!r} is no text but {type(value).__name__}")
@@ -179,21 +181,17 @@ def valid_text(value: object, where: str, field: str) -> str:
 
 
 def check_fields(row: dict[str, Any], where: str, fields: Iterable[str]) -> None:
-    """Every field is in the row.
-
-    Raises:
-        ValueError: names the first one that is not, and those that are.
-    """
+    """Raises ValueError where the row lacks a field: names the first such field, and those that it has."""
     for field in fields:
         if field not in row:
             raise ValueError(f"{where} lacks the field {field!r}; it has {', '.join(row)}")
 
 
 def checked_text(value: object, where: str, field: str) -> str:
-    """The value, if it is a text that is more than white space.
+    """The value, which must be a text of more than white space.
 
     Raises:
-        ValueError: it is not; names where it stands and the field.
+        ValueError: names the row and the field.
     """
     text = valid_text(value, where, field)
     if not text.strip():
@@ -203,7 +201,7 @@ def checked_text(value: object, where: str, field: str) -> str:
 
 @contextlib.contextmanager
 def _opened(path: Path, kind: str) -> Iterator[BinaryIO]:
-    """The file's bytes, unpacked; damage found while they are read is a ValueError that names the file."""
+    """The file's bytes, decompressed; damage met within the context becomes a ValueError that names the file."""
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
@@ -225,15 +223,15 @@ def _check_start(file: BinaryIO) -> None:
 
 def _first_character(file: BinaryIO) -> bytes:
     """The first byte that is no white space and no byte order mark."""
-    found = b""
-    while not found and (part := file.read(4096)):
-        found = part.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    first = b""
+    while not first and (part := file.read(4096)):
+        first = part.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     file.seek(0)
-    return found
+    return first
 
 
 def _text_lines(file: BinaryIO) -> Iterator[str]:
-    """The lines of a text in UTF-8 with their ends, \\n, \\r\\n or \\r."""
+    """The lines of a UTF-8 text, each with its end: \\n, \\r\\n or \\r."""
     for number, line in enumerate(file, start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -245,10 +243,10 @@ def _text_lines(file: BinaryIO) -> Iterator[str]:
 
 
 def _parsed(content: bytes | str, what: str) -> Any:
-    """What a JSON text holds; NaN and Infinity, which are no JSON but often written, are floats.
+    """The value of a JSON text; NaN and Infinity are read too, as floats.
 
     Raises:
-        ValueError: `what` is wrong, and why; a field that stands twice in one object is an error too.
+        ValueError: the text is no JSON, or an object has a field twice; the message is `what` and the reason.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
@@ -260,11 +258,11 @@ def _parsed(content: bytes | str, what: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the field {twice!r} stands there twice")
-    return found
+        raise ValueError(f"the field {twice!r} is there twice")
+    return fields
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_object)  # json.loads would make one for every line
@@ -306,18 +304,18 @@ def _json_text_lines(file: BinaryIO) -> Iterator[str]:
 
 
 def _check_no_document(file: BinaryIO, path: Path) -> None:
-    """Refuse a file that is one object over several lines; its first line alone says nothing."""
+    """Raises ValueError where the whole file is one JSON object, which says more than that its first line is none."""
     file.seek(0)
     try:
-        found = _parsed(file.read(), "")
+        document = _parsed(file.read(), "")
     except ValueError:
         return
-    if isinstance(found, dict):
-        raise _holds_rows(path, found)
+    if isinstance(document, dict):
+        raise _holds_rows(path, document)
 
 
 def _list_of_rows(document: dict[str, Any]) -> str | None:
-    """The field of a document that holds the rows of a data set, if one does."""
+    """Name of the field of a document that holds the rows of a data set, if there is one."""
     for name, value in document.items():
         known = len(document) == 1 or name.lower() in ROW_FIELDS
         if known and isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
@@ -370,7 +368,7 @@ def _parquet_rows(file: BinaryIO, path: Path, columns: Sequence[str] | None) -> 
 
     number = 0
     try:
-        # The end of a parquet file is read first: an unpacking stream would start over for every part.
+        # Parquet is read from its end: a gzip stream would start over at every seek.
         table = parquet.ParquetFile(io.BytesIO(file.read()) if path.name.lower().endswith(".gz") else file)
         names = table.schema_arrow.names
         if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -390,10 +388,10 @@ class Source(NamedTuple):
     Fields:
         folder: below --data_dir, such as "mmlu" or "trivia_qa/rc.wikipedia.nocontext".
         split: name of the local file, without its suffix.
-        hub_id: the hub's data set; None if it has none.
-        hub_config: the hub's configuration, None for its only one.
+        hub_id: the data set's id on the hub; None if it is not there.
+        hub_config: its configuration on the hub; None if it has only one.
         hub_split: the split's name on the hub.
-        fields: which every row must have.
+        fields: those that every row must have.
         hub_revision: branch, tag or commit; None for the newest.
     """
 
@@ -427,21 +425,21 @@ def local_file(source: Source, data_dir: Path) -> Path:
     return path
 
 
-def placed(source: Source, data_dir: Path | None) -> Path | Source:
-    """Where read_source reads from: the split's file (see local_file), or the hub."""
+def local_or_hub(source: Source, data_dir: Path | None) -> Path | Source:
+    """What read_source reads: the split's file (see local_file), or without `data_dir` the source on the hub."""
     return source if data_dir is None else local_file(source, data_dir)
 
 
 def read_source(
     source: Source, data_dir: Path | None, first: int | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All rows of a split, one by one, each with where it stands ("<path>, line 3").
+    """Yield (where, row) for the rows of a split, in order; `where` is "<path>, line 3".
 
     A "sequence of struct" column is a dict of lists on the hub and a list of dicts in JSON.
 
     Args:
-        data_dir: local layout (see local_file); the hub when None.
-        first: read no more than this many rows, which the hub then sends one by one instead of as whole files.
+        data_dir: folder of local data (see local_file); None reads from the hub.
+        first: read at most this many rows; the hub then streams them instead of sending whole files.
     Raises:
         ValueError: no such file or data set, the hub cannot be reached, a row lacks a field, or there are no rows.
     """
@@ -456,23 +454,23 @@ def read_source(
 
 
 def _data_sets(data_dir: Path) -> dict[str, list[str]]:
-    """The splits in each folder of the layout, with or without a configuration's folder below it."""
-    found = defaultdict(list)
+    """The splits by folder: <dataset>/<split> and <dataset>/<config>/<split>."""
+    splits = defaultdict(list)
     for path in sorted(chain(data_dir.glob("*/*"), data_dir.glob("*/*/*"))):
         suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
         if suffix and path.is_file() and path.name != PROVENANCE:
-            found[str(path.parent.relative_to(data_dir))].append(path.name.removesuffix(suffix))
-    return dict(found)
+            splits[str(path.parent.relative_to(data_dir))].append(path.name.removesuffix(suffix))
+    return dict(splits)
 
 
 @contextlib.contextmanager
 def hub_errors(before: str = "", after: str = "") -> Iterator[None]:
-    """What loading from the hub raises becomes one ValueError, whose one line gives the reason.
+    """Within, an error of loading from the hub becomes a ValueError with the reason in one line.
 
     Args:
-        before, after: what the message says around the reason, such as the data set's name and the way out.
+        before, after: text around the reason, such as the data set's name and a remedy.
     Raises:
-        ValueError: the hub cannot be reached, has no such data set, or what it gave is damaged.
+        ValueError: the hub cannot be reached, has no such data set, or sent damaged files.
     """
     import datasets
 

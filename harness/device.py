@@ -12,12 +12,12 @@ import torch
 WITH_STREAMS = ("cuda", "xpu")  # accelerators that copy, from pinned memory, while they compute
 # What an allocator of a device or of the CPU says, or a library that wanted memory of it.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "STATUS_NOT_INITIALIZED")
-# Of glibc's mallopt: numbers of its options, and the largest piece that it takes from memory it keeps.
+# glibc's mallopt: numbers of its options, and the size in bytes above which freed memory is not kept.
 TRIM_THRESHOLD, MMAP_THRESHOLD, MOST_ARENAS, LARGEST_KEPT = -1, -3, -8, 2**25
 
 
 def default_device() -> torch.device:
-    """An accelerator that is there, else the CPU: a build of torch for CUDA runs on machines without a GPU too."""
+    """The accelerator of this machine, else the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
@@ -27,7 +27,7 @@ def device_named(name: str) -> torch.device:
     Args:
         name: "auto", "cpu", or an accelerator's, such as "cuda" or "cuda:1".
     Raises:
-        ValueError: it is not there (names those that are).
+        ValueError: no such device (names those that there are).
     """
     if name == "auto":
         return default_device()
@@ -40,7 +40,7 @@ def device_named(name: str) -> torch.device:
 
 
 def best_precision(device_type: str) -> str:
-    """Precision to compute in: "bf16" where the processor or the GPU has units for it, "no" (float32) elsewhere."""
+    """Precision to compute in: "bf16" where the CPU or GPU has instructions for it, else "no" (float32)."""
     if device_type == "cpu":
         units = torch.cpu.get_capabilities()
         return "bf16" if units.get("amx_bf16") or units.get("avx512_bf16") else "no"
@@ -48,7 +48,7 @@ def best_precision(device_type: str) -> str:
 
 
 def device_name(device: torch.device | str) -> str:
-    """The maker's name of a GPU; of a CPU the instructions that torch computes with."""
+    """The maker's name of a GPU; of a CPU its architecture and the instruction set that torch uses: "x86_64 AVX2"."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
@@ -62,11 +62,11 @@ def autocast(precision: str, device_type: str, dtype: torch.dtype) -> contextlib
 
 
 def keep_freed_memory() -> None:
-    """From now on the C library keeps what is freed, up to 1 GB, for what is asked for next.
+    """Make glibc's malloc keep up to 1 GB of freed memory for the next allocations; other C libraries stay as they are.
 
-    By default it gives a large activation back, and the system zeroes fresh pages for the next one: a seventh of a
-    forward pass on two cores. Pieces above 32 MB, such as large weights, still come and go. All threads share what is
-    kept; others than the first would keep less. Without glibc nothing happens.
+    By default malloc returns the memory of a large activation to the system, which zeroes pages for the next one: a
+    seventh of a forward pass on two cores. Allocations above 32 MB, such as large weights, are still returned. All
+    threads share the main arena, since others keep less.
 
     Source: mallopt(3).
     """
@@ -93,13 +93,13 @@ def release_memory() -> None:
 
 
 def reset_peak_memory(device: torch.device | str) -> None:
-    """Reset a GPU's counter, so that peak_memory measures from here on; a CPU has none."""
+    """Let peak_memory of a GPU measure from here on; that of a CPU cannot be reset."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device | str) -> int:
-    """Bytes: of a GPU since reset_peak_memory, of the whole process since its start on a CPU."""
+    """Peak memory in bytes: of a GPU since reset_peak_memory, on a CPU of the whole process since its start."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -107,7 +107,7 @@ def peak_memory(device: torch.device | str) -> int:
 
 
 def available_memory(device: torch.device | str, all_devices: bool = False) -> int:
-    """Bytes that can still be allocated, on a GPU, on all GPUs, or in the machine."""
+    """Free memory in bytes: of a GPU, of all GPUs with `all_devices`, for a CPU of the machine."""
     if torch.device(device).type != "cuda":
         return psutil.virtual_memory().available
     devices = range(torch.cuda.device_count()) if all_devices else [device]

@@ -1,12 +1,12 @@
-"""Which process works on a run: a lease in its folder, on any file system that several hosts share.
+"""Which process computes a run: a lease in the run's folder, on any file system that several hosts share.
 
-A lease is a file that names its owner, made as one that must not exist yet and touched by its owner every HEARTBEAT
-seconds; filelock's SoftFileLease does that. No lock of the operating system is asked, so it holds where those are local
-to a host, as on many network file systems. A lease whose owner is dead passes to the next who wants it: at once where
-this host can see that the process is gone, after LEASE_SECONDS without a touch where it cannot. Those seconds are
-counted by the one who waits, so that the hosts' clocks may differ.
+A lease is a file that names its owner. It is created only if it does not exist, and its owner touches it every
+HEARTBEAT seconds; filelock's SoftFileLease does both. It uses no lock of the operating system, since on many network
+file systems those hold within one host only. A lease whose owner is dead passes to the next process that asks: at once
+where this host can see that the owner is gone, else after LEASE_SECONDS without a touch. The process that asks counts
+those seconds, so that the hosts' clocks may differ.
 
-A process that was stopped for so long that its run passed to another learns it from check, before it writes.
+A process that was stopped until another took its run over learns that from check, before it writes.
 """
 
 import functools
@@ -19,23 +19,23 @@ from typing import NamedTuple
 from filelock import SoftFileLease, Timeout
 
 OWNER_FILE = ".owner"
-LEASE_SECONDS = 180.0  # the same for all who share a folder: filelock refuses two that differ
+LEASE_SECONDS = 180.0  # the same for all processes that share a folder: filelock refuses different values
 HEARTBEAT = 30.0
-UNNAMED_SECONDS = 10.0  # that a lease may lack its owner's name, which is written right after it is made
+UNNAMED_SECONDS = 10.0  # an owner writes its name right after creating the file; one that takes longer is dead
 
 
 class LostRunError(RuntimeError):
-    """Another process took the run over: this one was stopped, or cut off from the file system, for too long."""
+    """Another process took the run over, since this one was stopped or cut off from the file system for too long."""
 
 
 class Owner(NamedTuple):
-    """Who holds, or held, a run.
+    """The process that holds, or held, a lease.
 
     Fields:
-        host: its name, as filelock writes it: a process in a container is told from those outside.
+        host: the host's name as filelock writes it; containers have names of their own.
         pid: on that host.
-        quiet_seconds: since its last sign of life.
-        alive: whether it still works, as far as this host can tell.
+        quiet_seconds: seconds since it last touched the lease.
+        alive: whether it still runs, as far as this host can tell.
     """
 
     host: str
@@ -45,7 +45,7 @@ class Owner(NamedTuple):
 
 
 class RunLease:
-    """The right to compute the run of a folder, for one process at a time; whoever drops the object gives it up."""
+    """The right to compute the run of a folder, for one process at a time; deleting the object releases it."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / OWNER_FILE
@@ -53,7 +53,9 @@ class RunLease:
         self._unnamed_since: float | None = None
 
     def acquire(self) -> bool:
-        """Take the run if nobody has it; asked again by the same lock, a run is taken from an owner who stays quiet.
+        """Try to take the lease; returns whether this process holds it now.
+
+        To take over the lease of an owner that fell silent, the same object must ask repeatedly: it counts the seconds.
 
         Raises:
             OSError: nothing can be written into the folder.
@@ -64,7 +66,7 @@ class RunLease:
             if self._stays_unnamed():
                 self._lease.force_break()
             return False
-        # filelock leaves its record to the system; other hosts of a network file system are to see it now.
+        # filelock does not sync what it writes; other hosts of a network file system must see it now.
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
         return True
@@ -73,7 +75,7 @@ class RunLease:
         self._lease.release()
 
     def _stays_unnamed(self) -> bool:
-        """Whether the lease's owner died before it wrote its name; filelock waits for such an owner for ever."""
+        """Whether the owner died before it wrote its name; filelock would wait for it for ever."""
         try:
             named = bool(self._path.read_bytes())
         except FileNotFoundError:
@@ -86,11 +88,7 @@ class RunLease:
 
 
 def check(folder: Path) -> None:
-    """Refuse to write into a run that another process took over.
-
-    Raises:
-        LostRunError: names it.
-    """
+    """Raises LostRunError where another process took the run over; to be called before writing into its folder."""
     lease = _lease(folder)
     owner = lease.owner
     if owner is not None and not lease.is_lock_held_by_us:
@@ -98,10 +96,10 @@ def check(folder: Path) -> None:
 
 
 def owner(folder: Path, now: float | None = None) -> Owner | None:
-    """Who holds the run of a folder, or held it and died; None where nobody does.
+    """The process that holds the lease of a folder's run, or held it and died; None without a lease.
 
     Args:
-        now: the file system's time (file_system_time); this host's clock by default.
+        now: seconds since the epoch, by file_system_time; this host's clock by default.
     """
     try:
         touched = (folder / OWNER_FILE).stat().st_mtime
@@ -116,7 +114,7 @@ def owner(folder: Path, now: float | None = None) -> Owner | None:
 
 
 def file_system_time(folder: Path) -> float:
-    """What the clock of the folder's file system says; this host's where nothing can be written there."""
+    """Seconds since the epoch by the clock of the folder's file system; by this host's where it is read-only."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.") as file:
             return os.fstat(file.fileno()).st_mtime
@@ -126,7 +124,7 @@ def file_system_time(folder: Path) -> float:
 
 @functools.cache
 def this_host() -> str:
-    """The name by which leases know this host, or this container on it."""
+    """The name that leases give to this host, or to this container."""
     with tempfile.TemporaryDirectory() as folder, _lease(Path(folder)) as lease:
         return lease.owner.hostname
 

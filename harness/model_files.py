@@ -1,4 +1,4 @@
-"""The files of a model's folder: which of them hold the weights, and what is refused before anything is loaded."""
+"""The files of a model's folder: which hold the weights, and checks of them all before anything is loaded."""
 
 import json
 import zipfile
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING
 
-# The file that from_pretrained reads first, by --weights; else the shards that the index beside it names.
+# By value of --weights, the file that from_pretrained reads; where it is not there, the shards that its index names.
 WEIGHT_FILES = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}
 INDEX_FILE = "model.safetensors.index.json"
 JSON_FILES = (
@@ -23,7 +23,7 @@ DENSE_DTYPES = {"F16", "BF16", "F32", "F64"}  # safetensors' names
 
 
 def refusal(name: str, reason: str) -> ValueError:
-    """The error that says why a model is refused."""
+    """The error for a model that is refused: names the option, the model and the reason."""
     return ValueError(f"--model_name_or_path {name}: {reason}")
 
 
@@ -44,20 +44,21 @@ def weight_files(name: str, weights: str = "safetensors") -> list[Path]:
 def check_checkpoint_files(
     name: str, weights: str = "safetensors", trust_remote_code: bool = False, revision: str | None = None
 ) -> None:
-    """Refuse a model folder that cannot be loaded, or not as what it is, before anything is; hub ids pass.
+    """Refuse, before anything is loaded, a model folder that cannot be loaded correctly; a hub id is not checked.
 
     Args:
         weights: "safetensors" or "bin" (--weights).
-        revision: of a hub model; a folder has none.
+        trust_remote_code: the model's own code may be run.
+        revision: of a hub model; refused for a folder.
     Raises:
-        ValueError: no such folder, files that are lacking, damaged or of another kind (names the file).
+        ValueError: no such folder, or files that are missing, damaged or of another kind (names the file).
     """
     try:
         folder = Path(name)
         if not name or not folder.is_dir():
-            _refuse_what_is_no_folder(name)
+            _check_hub_id(name)
         elif revision is not None:
-            raise refusal(name, f"--revision {revision} is of a hub model; this is a folder")
+            raise refusal(name, f"--revision {revision} goes with a hub model; this is a folder")
         else:
             _check_folder(name, folder, weights, trust_remote_code)
     except OSError as error:  # no permission, a name too long
@@ -90,18 +91,18 @@ def refuse_quantized(name: str, config: Mapping[str, Any]) -> None:
     """Raises ValueError where the entries of a config say that the weights are stored quantized."""
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     for key in ("quantization_config", "compression_config"):
-        for found in filter(None, (part.get(key) for part in parts)):
-            method = found.get("quant_method") if isinstance(found, Mapping) else getattr(found, "quant_method", None)
+        for entry in filter(None, (part.get(key) for part in parts)):
+            method = entry.get("quant_method") if isinstance(entry, Mapping) else getattr(entry, "quant_method", None)
             method = getattr(method, "value", method) or "an unnamed method"
             raise refusal(name, f"its weights are quantized ({key} of config.json: {method}), which is not read; give "
                           "the dense model that it was made from")  # fmt: skip
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file of a model holds.
+    """The object in a JSON file of a model.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: the file is damaged, holds no object, or is an index without weight_map.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -119,7 +120,7 @@ def _is_index(content: dict[str, Any]) -> bool:
     return isinstance(files, dict) and bool(files) and all(isinstance(file, str) for file in files.values())
 
 
-def _refuse_what_is_no_folder(name: str) -> None:
+def _check_hub_id(name: str) -> None:
     path = Path(name)
     if name and path.is_file():
         kind = "GGUF, which is not read" if path.suffix == ".gguf" else "a file"
@@ -136,8 +137,7 @@ def _check_is_content(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(len(LFS_POINTER))
     if not start:
-        # what it is for is looked at later, where something else may be wrong that says more
-        return
+        return  # the check of this kind of file refuses it later, with a better reason
     if start == LFS_POINTER:
         raise ValueError(f"{path} is a git-lfs pointer, not the file itself; run git lfs pull in the folder")
 
@@ -163,7 +163,7 @@ def _check_weights(name: str, weights: str) -> None:
         raise refusal(name, "the weights are a distributed checkpoint (*.distcp); save them as safetensors")
     files = weight_files(name, weights)
     if not files:
-        raise refusal(name, _why_there_are_no(folder, weights))
+        raise refusal(name, _why_no_weights(folder, weights))
     if lacking := [path.name for path in files if not path.is_file()]:
         index = f"{WEIGHT_FILES[weights]}.index.json"
         raise refusal(name, f"{index} names {lacking[0]}, which is not there ({len(lacking)} of {len(files)} files)")
@@ -171,21 +171,21 @@ def _check_weights(name: str, weights: str) -> None:
         _check_safetensors(path) if weights == "safetensors" else _check_pickle(path)
 
 
-def _why_there_are_no(folder: Path, weights: str) -> str:
-    found = [path.name for pattern in OTHER_WEIGHTS for path in sorted(folder.glob(pattern))]
+def _why_no_weights(folder: Path, weights: str) -> str:
+    others = [path.name for pattern in OTHER_WEIGHTS for path in sorted(folder.glob(pattern))]
     if weights == "bin":
-        return f"--weights bin reads pytorch_model.bin; the folder has {', '.join(found[:3]) or 'no weights'}"
+        return f"--weights bin reads pytorch_model.bin; the folder has {', '.join(others[:3]) or 'no weights'}"
     if weight_files(str(folder), "bin"):
         return (
-            f"the weights are a pickle ({found[0]}): --weights bin reads them, as tensors alone, so that no code runs; "
-            "or save them as safetensors (model.save_pretrained) from a source you trust"
+            f"the weights are a pickle ({others[0]}): --weights bin reads them, as tensors alone, so that no code "
+            "runs; or save them as safetensors (model.save_pretrained) from a source you trust"
         )
-    there = f"; there is {', '.join(found[:3])}" if found else ""
+    there = f"; there is {', '.join(others[:3])}" if others else ""
     return f"the folder has no weights (model.safetensors){there}"
 
 
 def _check_safetensors(path: Path) -> None:
-    """Refuse a file that is no safetensors, or whose matrices are not numbers of a dense model."""
+    """Refuse a file that is no safetensors, or whose matrices are quantized."""
     kinds, _ = _header(path)
     for key, dtype in kinds.items():
         if key.endswith("weight") and dtype not in DENSE_DTYPES:
@@ -194,10 +194,10 @@ def _check_safetensors(path: Path) -> None:
 
 
 def check_whole(name: str, weights: str) -> None:
-    """Refuse, when they are about to be read, weights of a folder that end too early: that ends a run, not a sweep.
+    """Refuse a local model whose safetensors end too early; called just before they are read, so that one run fails.
 
     Raises:
-        ValueError: names the file, and how much of it is there.
+        ValueError: names the file, its size and the size that it should have.
     """
     for path in weight_files(name, weights) if weights == "safetensors" and Path(name).is_dir() else []:
         end, size = _header(path)[1], path.stat().st_size
@@ -206,7 +206,7 @@ def check_whole(name: str, weights: str) -> None:
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
-    """The dtype of every matrix in a safetensors file, and how many bytes the file has when it is whole."""
+    """The dtype of every matrix in a safetensors file by name, and the size in bytes that the file should have."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -226,15 +226,15 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _check_pickle(path: Path) -> None:
-    """Refuse a .bin file that is cut short, or that asks for anything but tensors; nothing in it runs."""
+    """Refuse a .bin file that is cut short, or whose pickle needs more than tensors; no code in it runs."""
     with path.open("rb") as file:
         start = file.read(2)
     if not zipfile.is_zipfile(path):
         if start[:1] != b"\x80":
             raise ValueError(f"{path} is cut short or no file of torch.save; download it again")
-        try:  # as torch before 1.6 wrote it: nothing lists what it asks for, so that it is read
+        try:  # torch's format before 1.6 has no list of what the pickle needs, so that it is loaded
             torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # of the unpickler, whose module no source of ours imports
+        except Exception as error:  # the unpickler's own error cannot be named: no file here imports pickle
             raise ValueError(f"{path} is cut short or asks for code and is not read: --weights bin takes tensors alone"
                              ) from error  # fmt: skip
         return

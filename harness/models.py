@@ -1,4 +1,4 @@
-"""A pretrained model, its config and its tokenizer: loaded as they were meant, or refused in one line."""
+"""Loading a pretrained model, its config and its tokenizer; what cannot be loaded correctly is refused in one line."""
 
 import argparse
 import contextlib
@@ -17,33 +17,33 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.loading_report import check_finite, check_loading, some
+from harness.loading_report import check_finite, check_loading, first_names
 from harness.model_files import WEIGHT_FILES, check_whole, refusal, refuse_quantized, weight_files
 
 logger = logging.getLogger(__name__)
-# Names of the modules that embed positions, and of the parameters that embed segments.
+# Last names of modules that embed positions; names of parameters that embed segments (token types).
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
 SEGMENT_TABLE = re.compile(r"token_type_embed|segment_embed|(^|\.)seg_embed")
 SEGMENTS = "token_type_ids"
 
-# What safetensors calls them.
+# Floating-point dtypes by safetensors' names.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
 
 def quiet_libraries() -> None:
-    """The libraries' progress bars and notices only where somebody watches; what a loading lacks is said by ours."""
+    """Silence transformers' notices, and the libraries' progress bars where standard error is no terminal."""
     transformers.utils.logging.set_verbosity_error()
-    # else transformers loads what a service made of a repository without safetensors, and asks that service for more
+    # else transformers asks the hub's service to convert repositories without safetensors, and loads what it made
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # which datasets reads where it is imported later
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # for datasets that is imported later
         if library := sys.modules.get("datasets"):
             library.disable_progress_bars()
 
 
 def add_model_options(add: Callable[..., argparse.Action]) -> None:
-    """The options that say how every script loads its model, besides its name."""
+    """Add the options, besides the name, that say how a model is loaded."""
     add("--weights", choices=tuple(WEIGHT_FILES), default="safetensors",
         help="files that hold the weights; bin: pytorch_model.bin, read as tensors alone, so that no code in it runs "
         "(default safetensors)")  # fmt: skip
@@ -53,15 +53,15 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
 
 @contextlib.contextmanager
 def _one_line(name: str, what: str = "") -> Iterator[None]:
-    """Within, an error of a library that reads a model's files becomes a ValueError of one line that names the model.
+    """Within, any error becomes a ValueError of one line: the model's name, `what`, and the error's first line.
 
-    tokenizers raises bare Exception, so that every kind is caught; there is no code of ours within.
+    For calls of libraries alone. Every kind of error is caught, since tokenizers raises bare Exception.
     """
     try:
         yield
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
-        raise refusal(name, what + said) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+        raise refusal(name, what + reason) from error
 
 
 def load_config(
@@ -72,10 +72,10 @@ def load_config(
     Args:
         name: hub id or folder.
         revision: branch, tag or commit of a hub model.
-        entries: replace the config's own, such as num_labels.
+        entries: values to set in the config, such as num_labels.
     Raises:
-        ValueError: the hub has no such model or cannot be reached (names what to do without a hub), the config is
-            damaged or of no known kind, or the weights are quantized.
+        ValueError: the hub has no such model or cannot be reached (names a remedy), the config is damaged or of an
+            unknown kind, or the weights are quantized.
     """
     try:
         with _one_line(name):
@@ -100,14 +100,14 @@ def meta_model(
     revision: str | None = None,
     **entries: Any,
 ) -> PreTrainedModel:
-    """The model's structure without weights, made from its config alone: shapes can be checked before loading.
+    """The model on the meta device, built from its config alone, so that shapes can be checked before loading.
 
     Args:
-        auto_class: what kind of model, such as AutoModelForCausalLM.
-        check_config: raises ValueError where the config is not that of a model that the caller can use.
+        auto_class: transformers' class for the kind of model, such as AutoModelForCausalLM.
+        check_config: raises ValueError where the caller cannot use a model of this config.
         name, revision, entries: see load_config.
     Raises:
-        ValueError: see load_config; `check_config` refuses; or the config makes no model of this kind.
+        ValueError: as load_config; `check_config` refuses; or there is no model of this kind for the config.
     """
     config = load_config(name, trust_remote_code, revision, **entries)
     try:
@@ -127,7 +127,7 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, revision: str | N
     """The tokenizer of a model.
 
     Raises:
-        ValueError: its files are lacking or damaged, so that it cannot be made or would know no word.
+        ValueError: its files are missing or damaged, or its vocabulary is empty.
     """
     lacking = _lacking_tokenizer_files(name)
     try:
@@ -141,13 +141,13 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, revision: str | N
         if lacking:
             raise refusal(name, f"its tokenizer cannot be read: {lacking}") from error
         raise
-    if len(words) < 2:  # where there is no file, transformers makes one of special tokens (and "▁") alone
+    if len(words) < 2:  # without files, transformers makes a tokenizer of special tokens (and "▁") alone
         raise refusal(name, f"its tokenizer knows no word: {lacking or 'every text would be unknown tokens'}")
     return tokenizer
 
 
 def _lacking_tokenizer_files(name: str) -> str:
-    """Which files a folder's tokenizer can be in where it has none of them, or which it lacks; else nothing."""
+    """Says which tokenizer files a folder lacks; empty where there are enough, and for a hub id."""
     folder = Path(name)
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else {"tokenizer.json"}
     if not there & {"tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt",
@@ -171,26 +171,28 @@ def load_pretrained(
     ignore_mismatched_sizes: bool = False,
     offload_folder: Path | None = None,
 ) -> tuple[PreTrainedModel, frozenset[str]]:
-    """A model of which every weight is the checkpoint's, and the names of those that are not: a new head's.
+    """Load a model with all weights of its checkpoint; only a head may be newly initialised.
 
     Args:
-        auto_class: what kind of model, such as AutoModelForCausalLM.
+        auto_class: transformers' class for the kind of model, such as AutoModelForCausalLM.
         dtype: of the weights; "auto" takes the checkpoint's.
-        config: takes the place of the checkpoint's own.
+        config: used instead of the checkpoint's.
         weights: "safetensors", or "bin": pytorch_model.bin, by torch.load(weights_only=True), which runs no code.
         revision: branch, tag or commit of a hub model.
-        device_map: "auto", or where each part of the model goes.
-        new_head: a head that the checkpoint lacks (and the pooler before it) may be new, for training.
-        ignore_mismatched_sizes: a head of another size is replaced by a new one.
-        offload_folder: for weights that are to stay on disk, but in another form than the files'.
+        device_map: "auto", or the device of each module, as from_pretrained takes it.
+        new_head: the checkpoint may lack the head, and the pooler before it: they will be trained.
+        ignore_mismatched_sizes: with new_head, a head of another size is replaced by a new one.
+        offload_folder: where weights on disk are written that cannot be read from the checkpoint's files as they are.
+    Returns:
+        The model, and the names of its newly initialised weights.
     Raises:
-        ValueError: weights are missing, of other shapes, not finite, or have no place in the model (names them).
+        ValueError: weights are missing, unexpected, of other shapes or not finite (names them).
     """
     options = {} if config is None else {"config": config}
     check_whole(name, weights)
     with _report() as report:
         try:
-            # mismatched sizes are judged below: transformers' own error points to a report that is silenced
+            # mismatched sizes are refused below: transformers' error points to a report that is silenced
             model, loading = auto_class.from_pretrained(
                 name, **options, dtype=dtype, use_safetensors=weights == "safetensors", revision=revision or "main",
                 trust_remote_code=trust_remote_code, device_map=device_map, ignore_mismatched_sizes=True,
@@ -201,8 +203,8 @@ def load_pretrained(
         except RuntimeError as error:
             if not (failed := re.findall(r"^(\S+)\s*\|\s*CONVERSION", "\n".join(report), re.MULTILINE)):
                 raise
-            raise refusal(name, f"the file's tensors do not make up {some(failed)}: some are missing, or their shapes "
-                          "differ") from error  # fmt: skip
+            raise refusal(name, f"the file's tensors do not make up {first_names(failed)}: some are missing, or their "
+                          "shapes differ") from error  # fmt: skip
     try:
         new = check_loading(model, loading, new_head, ignore_mismatched_sizes)
         check_finite(model)
@@ -212,24 +214,24 @@ def load_pretrained(
 
 
 def _unreadable(error: OSError, weights: str) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if weights == "safetensors" and "does not appear to have a file named" in said:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if weights == "safetensors" and "does not appear to have a file named" in reason:
         return "the hub has no safetensors of it; --weights bin reads pytorch_model.bin, without running code"
-    return said.rstrip(".")
+    return reason.rstrip(".")
 
 
 @contextlib.contextmanager
 def _report() -> Iterator[list[str]]:
-    """What transformers reports of a loading, kept from the screen; its errors say no name but point to it."""
-    library, said = logging.getLogger("transformers.modeling_utils"), []
+    """Collects what transformers logs while loading, instead of printing it; its errors refer to these lines."""
+    library, messages = logging.getLogger("transformers.modeling_utils"), []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()))
+    handler.emit = lambda record: messages.append(re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()))
     before = library.level, library.propagate
     library.addHandler(handler)
     library.setLevel(logging.WARNING)
     library.propagate = False
     try:
-        yield said
+        yield messages
     finally:
         library.removeHandler(handler)
         library.setLevel(before[0])
@@ -237,10 +239,10 @@ def _report() -> Iterator[list[str]]:
 
 
 def refuse_unknown_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """From now on, tokens that the model has no embedding for end in a ValueError that names one.
+    """Make the model raise ValueError on token ids that it has no embedding for; the error names the token.
 
-    A tokenizer with more tokens than the model is common and harmless as long as no text needs them; so nothing is
-    looked at where it is not larger.
+    Does nothing where the tokenizer has no such id. Where it has, a warning is logged: that is common, and harmless
+    until a text needs one.
     """
     table = model.get_input_embeddings()
     rows = table.weight.shape[0]
@@ -264,9 +266,9 @@ def refuse_unknown_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 
 def longest_input(model: nn.Module) -> int | None:
-    """The most tokens that the model's positions take; None where nothing limits them.
+    """The most tokens that the model's position embeddings allow; None where nothing limits them.
 
-    RoBERTa and its kin count positions from behind that of padding: a table of 514 takes 512 tokens.
+    RoBERTa and models like it count positions from padding_idx + 1: a table of 514 rows allows 512 tokens.
     """
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in POSITION_TABLES and getattr(module, "padding_idx", None) is not None:
@@ -278,9 +280,9 @@ def longest_input(model: nn.Module) -> int | None:
 
 
 def has_segments(model: nn.Module) -> bool:
-    """Whether a model has an embedding of at least two segments, as BERT has of the first and second text.
+    """Whether a model has embeddings of two or more segments (token types), as BERT has for two texts.
 
-    Others crash on segment ids, or look them up among their words (GPT-2).
+    Other models fail on segment ids, or look them up in the word embedding (GPT-2).
     """
     sizes = [parameter.shape[0] for name, parameter in model.named_parameters() if SEGMENT_TABLE.search(name)]
     return max(sizes, default=0) > 1
@@ -289,10 +291,10 @@ def has_segments(model: nn.Module) -> bool:
 def save_model(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str] | None = None
 ) -> None:
-    """A folder that from_pretrained loads; half a folder never stands under this name.
+    """Write a folder that from_pretrained loads; it is renamed to `folder` when it is whole.
 
     Args:
-        texts: further files, such as a model card, by name.
+        texts: contents of further files by name, such as a model card.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -305,7 +307,7 @@ def save_model(
 
 
 def stored_dtype(name: str, weights: str = "safetensors") -> torch.dtype | None:
-    """What from_pretrained takes as a local checkpoint's dtype where its config says none; None for a hub id."""
+    """The dtype that from_pretrained loads a local checkpoint in where its config names none; None for a hub id."""
     files = weight_files(name, weights)
     if not files or weights == "bin":
         tensors = torch.load(files[0], map_location="meta", weights_only=True) if files else {}

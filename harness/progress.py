@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, elsewhere a line in the log once a minute."""
+"""Progress of long work: a bar on a terminal, else a line in the log once a minute."""
 
 import logging
 import sys
@@ -12,20 +12,20 @@ from tqdm import tqdm
 logger = logging.getLogger(__name__)
 
 LINE_SECONDS = 60.0  # between lines of the log
-BAR_SECONDS = 1.0  # between looks at the detail, for a bar
+BAR_SECONDS = 1.0  # between calls of `detail` for a bar
 
 
 class Progress:
-    """How far some work is, to iterate over or to `update`; used as a context or closed, a bar goes away.
+    """Shows how far some work is. Iterate over it, or call `update`; close it, or use it as a context, to remove a bar.
 
     Args:
         items: what is iterated over; None where `update` is called instead.
-        name: of the work, in bar and log.
-        total: how many steps there are; by default as many as `items` has.
+        name: name of the work, in bar and log.
+        total: number of steps; by default the length of `items`.
         initial: steps done by an earlier attempt.
-        detail: what else is told, such as the loss; called once a minute (for a bar, once a second).
-        bar: whether a terminal shows a bar; a part of work that has one goes without.
-        quiet: nothing is shown or told.
+        detail: returns a text to show too, such as the loss; called once a minute, for a bar once a second.
+        bar: whether a terminal shows a bar; False for work within other work that has one.
+        quiet: show and log nothing.
     """
 
     def __init__(
@@ -36,21 +36,21 @@ class Progress:
         self._total = len(items) if total is None and hasattr(items, "__len__") else total
         self._initial = self._done = initial
         terminal = sys.stderr.isatty()
-        shown = bar and terminal and not quiet
-        self._bar = tqdm(total=self._total, initial=initial, desc=name, leave=False) if shown else None
-        self._tells = not quiet and not terminal
-        self._start = self._told = time.monotonic()
-        self._lock = threading.Lock()  # workers update from threads of their own
+        has_bar = bar and terminal and not quiet
+        self._bar = tqdm(total=self._total, initial=initial, desc=name, leave=False) if has_bar else None
+        self._logs = not quiet and not terminal
+        self._start = self._shown = time.monotonic()
+        self._lock = threading.Lock()  # several threads may call update
 
     def update(self, steps: int = 1) -> None:
-        """So many more steps are done."""
+        """Count `steps` more as done."""
         with self._lock:
             self._done += steps
             if self._bar is not None:
                 self._bar.update(steps)
                 if self._detail and self._is_due(BAR_SECONDS):
                     self._bar.set_postfix_str(self._detail())
-            elif self._tells and self._is_due(LINE_SECONDS):
+            elif self._logs and self._is_due(LINE_SECONDS):
                 logger.info("%s", self._line())
 
     def close(self) -> None:
@@ -73,18 +73,18 @@ class Progress:
 
     def _is_due(self, seconds: float) -> bool:
         now = time.monotonic()
-        if now - self._told < seconds:
+        if now - self._shown < seconds:
             return False
-        self._told = now
+        self._shown = now
         return True
 
     def _line(self) -> str:
-        """ "train: 120 of 1000, loss 0.5132, about 12:34 left"."""
+        """A line such as "train: 120 of 1000, loss 0.5132, about 12:34 left"."""
         parts = [f"{self._name}: {self._done}" + ("" if self._total is None else f" of {self._total}")]
         if self._detail:
             parts.append(self._detail())
         new = self._done - self._initial
         if self._total is not None and new:
-            left = (self._told - self._start) / new * (self._total - self._done)
+            left = (self._shown - self._start) / new * (self._total - self._done)
             parts.append(f"about {tqdm.format_interval(left)} left")
         return ", ".join(parts)

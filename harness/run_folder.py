@@ -2,10 +2,10 @@
 
 A run owns one folder. Its files appear in this order:
 
-    .owner              while a process works on the run: which one (harness/leases.py)
-    args.json           at the start: every argument, and where and with what the run was made
-    failure.json        the last attempt failed, and why; gone when the next one starts
-    items.npz           at the end: outcome per evaluated item
+    .owner              the process that computes the run, while it does (harness/leases.py)
+    args.json           at the start: all arguments, and the environment: command, commit, versions, machine
+    failure.json        why the last attempt failed; removed when the next one starts
+    items.npz           at the end: the outcome of every evaluated item
     all_results.json    last, by atomic rename: its presence means that the run is complete
 """
 
@@ -38,24 +38,24 @@ RESULT_FILE = "all_results.json"
 ITEMS_FILE = "items.npz"
 FAILURE_FILE = "failure.json"
 
-FAILURE_KEYS = ("error", "time", "host")  # that every failure.json has
+FAILURE_KEYS = ("error", "time", "host")  # in every failure.json
 RUN_KEYS = (
     "setting", "model", "compression", "strength_kind", "strength", "requested_sparsity", "measured_sparsity",
     "seed", "seconds", "peak_memory_bytes", "recipe", "levels",
 )  # fmt: skip
-# What read_runs expects of keys that tables compute and sort by.
+# Types of the keys that tables compute with and sort by; read_runs checks them.
 RUN_TYPES = {
     "setting": (int, str), "model": (str,), "compression": (str,), "strength_kind": (str, type(None)),
     "requested_sparsity": (int, float, type(None)), "seed": (int,),
 }  # fmt: skip
-TOLD_FILES = 10  # that are passed over, one by one
+SHOWN_FILES = 10  # most skipped files that passed_over_lines names
 LEVEL_KEYS = ("level", "difficulty", "metric", "score", "chance", "stderr", "num_examples")
-# What tells the runs of one sweep apart; a run lacks those that its setting does not have.
+# Keys in which the runs of one sweep differ; a run lacks those that its setting does not have.
 COORDINATES = (
     "setting", "model", "task", "mixture", "shots", "data_fraction", "transfer", "pair", "compression",
     "magnitude_scope", "strength_kind", "strength", "end_seed", "seed",
 )  # fmt: skip
-# Of a batch system, and of the GPUs that it gave.
+# Environment variables of a batch system: the job, and the GPUs that it was given.
 JOB_VARIABLES = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES")
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "scipy")
 
@@ -92,7 +92,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def _sync_names(folder: Path) -> None:
-    """Let the names of the folder's files outlast a power cut, where the file system can promise that."""
+    """Sync the folder, so that renames survive a power cut; file systems without that are left as they are."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -103,9 +103,20 @@ def _sync_names(folder: Path) -> None:
         os.close(descriptor)
 
 
-def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Record in `folder` what is about to be run; an earlier run there is removed first, result before everything.
+def unwritable(folder: Path) -> str | None:
+    """Why no file can be written into a folder, which may not exist yet; None where one can."""
+    above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir():
+        return f"{above} is a file, not a folder"
+    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} is read-only"
 
+
+def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, Any]) -> None:
+    """Write args.json of a run that starts, after removing files of an earlier run, all_results.json first.
+
+    Args:
+        arguments: the run's identity.
+        environment: what describe_environment returned.
     Raises:
         LostRunError: another process holds the run.
     """
@@ -119,12 +130,12 @@ def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, An
 
 
 def write_run(folder: Path, result: dict[str, Any], items: dict[str, np.ndarray]) -> None:
-    """Complete the run: items first, all_results.json last, so that its presence means that nothing is missing.
+    """Complete a run: write items.npz, then all_results.json.
 
     Args:
         folder: the run's folder, in which start_run was called.
-        result: RUN_KEYS, with one dict of LEVEL_KEYS per level in `levels`, and whatever else the run measured.
-        items: outcome per item; one array per name, first axis = item.
+        result: RUN_KEYS, a dict of LEVEL_KEYS for each level in `levels`, and anything else that the run measured.
+        items: arrays by name; the first axis is the item.
     Raises:
         ValueError: a key is missing, there is no level, or a number of `result` is NaN or infinite; no
             all_results.json is written.
@@ -141,26 +152,26 @@ def write_run(folder: Path, result: dict[str, Any], items: dict[str, np.ndarray]
 
 
 def write_failure(folder: Path, error: BaseException) -> None:
-    """Leave in `folder` why the attempt to make its run failed."""
+    """Write failure.json: why the attempt to compute the run failed."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    said = {"error": describe_error(error), "time": now, "host": platform.node(), "pid": os.getpid()}
-    said["traceback"] = "".join(traceback.format_exception(error))
-    write_json(folder / FAILURE_FILE, said)
+    failure = {"error": describe_error(error), "time": now, "host": platform.node(), "pid": os.getpid()}
+    failure["traceback"] = "".join(traceback.format_exception(error))
+    write_json(folder / FAILURE_FILE, failure)
 
 
 def read_failure(folder: Path) -> dict[str, Any] | None:
-    """What the last attempt failed of: error, time, host, pid, traceback; None if it did not fail."""
+    """Why the last attempt failed: error, time, host, pid, traceback; None if it did not fail."""
     try:
-        found = json.loads((folder / FAILURE_FILE).read_bytes())
-        return {**found, **{name: found[name] for name in FAILURE_KEYS}}
+        failure = json.loads((folder / FAILURE_FILE).read_bytes())
+        return {**failure, **{name: failure[name] for name in FAILURE_KEYS}}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {**dict.fromkeys(FAILURE_KEYS, "unknown"), "error": f"{FAILURE_FILE} says nothing that can be read"}
+        return {**dict.fromkeys(FAILURE_KEYS, "unknown"), "error": f"{FAILURE_FILE} cannot be read"}
 
 
 def describe_error(error: BaseException) -> str:
-    """The error's kind and the first line of what it says."""
+    """The error's class and the first line of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -173,7 +184,7 @@ def _missing_keys(result: dict[str, Any]) -> list[str]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `folder` holds a finished run."""
+    """Whether `folder` holds a complete run."""
     return (folder / RESULT_FILE).is_file()
 
 
@@ -183,33 +194,34 @@ def recorded_arguments(folder: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: the file is cut off or is not what start_run writes (names it).
     """
-    found = _recorded(folder)
-    return found and found[0]
+    record = _recorded(folder)
+    return record and record[0]
 
 
 def recorded_identity(folder: Path) -> dict[str, Any] | None:
-    """What tells the run in `folder` from others, in today's form (records.normal); None if none was started there.
+    """The identity of the run in `folder`, in today's form (records.normal); None if none was started there.
 
     Raises:
         ValueError: as recorded_arguments.
     """
-    found = _recorded(folder)
-    return found and records.normal(*found)
+    record = _recorded(folder)
+    return record and records.normal(*record)
 
 
 def _recorded(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Arguments and environment in args.json; None without the file."""
     path = folder / ARGUMENTS_FILE
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_bytes())
-        return found["arguments"], found.get("environment") or {}
+        content = json.loads(path.read_bytes())
+        return content["arguments"], content.get("environment") or {}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} was cut off, or not written by this project: {error}") from error
 
 
 def check_same_run(folder: Path, arguments: dict[str, Any]) -> None:
-    """Refuse a folder whose complete run is another (records.differences).
+    """Refuse a folder that holds a complete run with other arguments (records.differences).
 
     Raises:
         DifferentRunError: names every argument that differs.
@@ -225,26 +237,25 @@ def check_same_run(folder: Path, arguments: dict[str, Any]) -> None:
 
 
 def read_runs(*results_dirs: Path, passed_over: list[str] | None = None) -> list[dict[str, Any]]:
-    """Table of every complete run below the given folders: one row per run and level, sorted by folder.
+    """Table of the complete runs below the given folders: one row for each run and level, sorted by folder.
 
-    A run that two of the folders reach is read once.
+    A run that is below two of the folders is read once.
 
     Args:
-        passed_over: where one is given, files that are no result of this project are passed over, and a sentence about
-            each is added to it.
+        passed_over: a list that gets a sentence for each file that is no result of this project; such files are then
+            skipped. None makes them an error.
     Returns:
-        Rows that hold the run's keys, the level's keys, `folder`, and the level's place among the run's as
-        `level_index`; `levels` itself is left out.
+        Rows with the run's keys but `levels`, the level's keys, `folder`, and `level_index`, the index of the level
+        among the run's.
     Raises:
-        ValueError: a file is not a result of this project, is cut off, or holds NaN or infinity (names the file), and
-            there is no `passed_over`.
+        ValueError: a file is no result of this project, is cut off, or holds NaN or infinity (names the file).
     """
     shared: dict[str, str] = {}
     rows = []
     for folder in _folders_with(RESULT_FILE, results_dirs):
         try:
             run = _shared_texts(_read_result(folder / RESULT_FILE), shared)
-        except FileNotFoundError:  # started again since it was found
+        except FileNotFoundError:  # the run was started again in the meantime
             continue
         except ValueError as error:
             if passed_over is None:
@@ -258,35 +269,35 @@ def read_runs(*results_dirs: Path, passed_over: list[str] | None = None) -> list
     return rows
 
 
-def told_of(passed_over: list[str]) -> list[str]:
-    """One line for each file that read_runs passed over, for many the first ones and their number."""
-    rest = len(passed_over) - TOLD_FILES
-    lines = [f"passed over: {sentence}" for sentence in passed_over[:TOLD_FILES]]
+def passed_over_lines(passed_over: list[str]) -> list[str]:
+    """Lines for the log about files that read_runs skipped: the first SHOWN_FILES, and how many more there are."""
+    rest = len(passed_over) - SHOWN_FILES
+    lines = [f"passed over: {sentence}" for sentence in passed_over[:SHOWN_FILES]]
     return [*lines, f"passed over: {rest} more such files"] if rest > 0 else lines
 
 
-def _shared_texts(found: dict[str, Any], shared: dict[str, str]) -> dict[str, Any]:
-    """The same, with one object per text: a hundred thousand runs repeat few keys and names."""
+def _shared_texts(entries: dict[str, Any], shared: dict[str, str]) -> dict[str, Any]:
+    """The dict with equal texts replaced by one object, to save memory: 100,000 runs repeat few keys and names."""
     return {
         shared.setdefault(name, name): shared.setdefault(value, value) if isinstance(value, str) else value
-        for name, value in found.items()
+        for name, value in entries.items()
     }
 
 
 def unfinished_runs(*results_dirs: Path) -> list[Path]:
-    """Folders below the given ones in which a run was started and is not complete: it still works, or it failed."""
+    """Folders below the given ones with a run that was started and is not complete: it is running, or it failed."""
     return [folder for folder in _folders_with(ARGUMENTS_FILE, results_dirs) if not is_complete(folder)]
 
 
 def _folders_with(name: str, results_dirs: Iterable[Path]) -> list[Path]:
-    """The folders that hold such a file, each once; links to folders are not followed below the given ones."""
-    found = {}
+    """The folders with a file of this name, each once; below the given folders, links are not followed."""
+    folders = {}
     for top in results_dirs:
         real = os.path.realpath(top)
         for folder, _, files in os.walk(top):
             if name in files:
-                found.setdefault(os.path.join(real, os.path.relpath(folder, top)), Path(folder))
-    return sorted(found.values())
+                folders.setdefault(os.path.join(real, os.path.relpath(folder, top)), Path(folder))
+    return sorted(folders.values())
 
 
 def _read_result(path: Path) -> dict[str, Any]:
@@ -326,23 +337,22 @@ def _finite_float(text: str) -> float:
 
 
 def coordinates(row: dict[str, Any]) -> dict[str, Any]:
-    """Where a run stands in its sweep: its value of each of COORDINATES, None for those it does not have.
+    """A run's value of each of COORDINATES, None for those that it does not have.
 
-    The magnitude scope counts only at unstructured sparsity: dense runs have none, N:M compares within a group.
+    magnitude_scope is None except for unstructured sparsity: dense runs rank nothing, N:M ranks within a group.
     """
-    found = dict(zip(COORDINATES, map(row.get, COORDINATES), strict=True))
+    values = dict(zip(COORDINATES, map(row.get, COORDINATES), strict=True))
     if row["strength_kind"] != "sparsity":
-        found["magnitude_scope"] = None
-    return found
+        values["magnitude_scope"] = None
+    return values
 
 
 def check_runs(rows: Iterable[dict[str, Any]]) -> None:
     """Refuse a table whose runs must not be averaged or compared.
 
-    A run may hold further recipes, each compared among the runs that have one: `compression_recipe`, of what matters to
-    all compressed runs (the calibration text, whether the embedding is pruned), and `method_recipe`, of what matters to
-    one compression (its group size, its arithmetic). Recipes that are spelled differently, by an older version or with
-    another path, are compared by what the runs record.
+    Runs of one setting, model and task must have the same `recipe`. `compression_recipe` (the calibration text, whether
+    the embedding is pruned) is compared among the runs that have one, `method_recipe` (group size, arithmetic) among
+    those of one compression. Where hashes differ, as those of older versions may, the args.json files decide.
 
     Args:
         rows: what read_runs returned.
@@ -358,33 +368,35 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
         if folder in checked:  # another level of the same run
             continue
         checked.add(folder)
-        place = coordinates(row)
-        holder = holders.setdefault(tuple(place.values()), folder)
+        position = coordinates(row)
+        holder = holders.setdefault(tuple(position.values()), folder)
         if holder != folder:
-            raise ValueError(f"the same run ({_named(place)}) is there twice, keep one: {_compared(holder, [folder])}")
+            raise ValueError(
+                f"the same run ({_named(position)}) is there twice, keep one: {_compared(holder, [folder])}"
+            )
         for key in ("recipe", *records.PARTS):
             if row.get(key) is not None or key == "method_recipe":
-                method = (place["compression"],) if key == "method_recipe" else ()
-                group = (key, *(place[name] for name in ("setting", "model", "task")), *method)
-                spelled = (row.get(key), *(_precision(row) if key == "recipe" else ()))
-                recipes.setdefault(group, {}).setdefault(spelled, []).append(folder)
+                method = (position["compression"],) if key == "method_recipe" else ()
+                group = (key, *(position[name] for name in ("setting", "model", "task")), *method)
+                form = (row.get(key), *(_precision(row) if key == "recipe" else ()))
+                recipes.setdefault(group, {}).setdefault(form, []).append(folder)
     for (key, *group), folders in recipes.items():
-        for (spelled, one), (spelled_otherwise, other) in itertools.combinations(folders.items(), 2):
-            if _same_recipe(key, one[0], other[0], spelled[0] == spelled_otherwise[0]):
+        for (form, one), (other_form, other) in itertools.combinations(folders.items(), 2):
+            if _same_recipe(key, one[0], other[0], form[0] == other_form[0]):
                 continue
             name = _named(dict(zip(("setting", "model", "task", "compression"), group, strict=False)))
             raise ValueError(f"runs of {name} were made with different recipes: {_compared(one[0], other)}")
 
 
 def _precision(row: dict[str, Any]) -> tuple[str | None, ...]:
-    """What a run really computed in: precision and dtype; where its result does not tell, its args.json may."""
+    """The precision and dtype that a run computed in, from its result, else from its args.json."""
     if "precision" not in row:
         return records.precision((_recorded(Path(row["folder"])) or ({}, {}))[1])
     return row["precision"], row.get("dtype")
 
 
 def _same_recipe(key: str, folder: str, other: str, same_hash: bool) -> bool:
-    """Whether two runs record one recipe; not where nothing that they record tells why its hashes differ."""
+    """Whether two runs have one recipe by their args.json; False where these do not explain unequal hashes."""
     recorded = [_recorded(Path(name)) for name in (folder, other)]
     if None in recorded:
         return False
@@ -394,12 +406,12 @@ def _same_recipe(key: str, folder: str, other: str, same_hash: bool) -> bool:
     return not records.differences(*(records.part_of(records.normal(*record), key) for record in recorded))
 
 
-def _named(place: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in place.items() if value is not None)
+def _named(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
 def _compared(folder: str, others: list[str]) -> str:
-    """How a run differs from that of the others which is most like it: coordinates that differ too would hide why."""
+    """How a run differs from the most similar of others, in which the fewest other differences hide the cause."""
     here = recorded_identity(Path(folder)) or {}
     changes = {other: records.differences(here, recorded_identity(Path(other)) or {}) for other in others}
     other = min(changes, key=lambda name: len(changes[name]))
@@ -408,14 +420,14 @@ def _compared(folder: str, others: list[str]) -> str:
 
 
 def read_items(folder: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays that write_run stored, by name, not to be written into; arrays of objects are refused (no pickle).
+    """The arrays of items.npz by name, read-only; no pickle is read.
 
     Args:
-        names: those to read, where they are there; all by default.
+        names: those to read, as far as they are there; None reads all.
     Returns:
-        Columns that repeat from run to run, such as the items' names, are one and the same array.
+        Equal arrays of the last few runs, such as the items' names, are one object.
     Raises:
-        ValueError: the file is cut off or holds what write_run does not write (names it).
+        ValueError: the file is damaged or was not written by write_run (names it).
     """
     path = Path(folder) / ITEMS_FILE
     wanted = None if names is None else {f"{name}.npy" for name in names}
@@ -429,7 +441,7 @@ def read_items(folder: Path, names: Iterable[str] | None = None) -> dict[str, np
 
 @functools.lru_cache(maxsize=32)
 def _array(content: bytes) -> np.ndarray:
-    """The array of an .npy file; a column that the last few runs had too is the same object, which saves its memory."""
+    """The array of an .npy file. Equal content of the last few runs gives one object, which saves memory."""
     array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise ValueError("it holds NaN")
@@ -438,10 +450,11 @@ def _array(content: bytes) -> np.ndarray:
 
 
 def describe_environment(device: str, **facts: Any) -> dict[str, Any]:
-    """Where and with what a run is made: command, commit, dirty flag, versions, machine, and the `facts` given.
+    """The `environment` of args.json: command, time, commit, dirty flag, versions, machine, and `facts`.
 
     Args:
-        device: as torch names it.
+        device: torch's name of the device.
+        facts: further entries.
     """
     return {
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
@@ -461,9 +474,9 @@ def describe_environment(device: str, **facts: Any) -> dict[str, Any]:
 
 @functools.cache
 def _git(*arguments: str) -> str | None:
-    """What git answered first about this project's checkout; None outside one, or without git.
+    """What git says of this project's checkout, asked once: the process keeps the code that it started with.
 
-    A process runs the code that was there when it began, however long it then works through its runs.
+    None outside a checkout, or without git.
     """
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:

@@ -1,4 +1,4 @@
-"""How far a sweep is, read from the run folders alone while other processes, also of other hosts, work on them."""
+"""How far a sweep is, read from its run folders while processes of this and other hosts work on them."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from harness.cells import run_seconds
 
 DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 STATES = (DONE, RUNNING, FAILED, STOPPED, MISSING)
-SECONDS_SAMPLE = 1000  # so many finished runs tell how long one takes
+SECONDS_SAMPLE = 1000  # most complete runs from which the time of a run is estimated
 
 
 class Listed(NamedTuple):
@@ -27,12 +27,12 @@ class Report(NamedTuple):
 
     Fields:
         counts: number of cells in each of STATES.
-        told: per state but done, the first cells' folders with what is known about each.
-        seconds: how long finished runs took, of a sample of them.
+        details: by state other than done, the first cells: folder, and what is known about it.
+        seconds: seconds that each of a random sample of complete runs took.
     """
 
     counts: dict[str, int]
-    told: dict[str, list[tuple[Path, str]]]
+    details: dict[str, list[tuple[Path, str]]]
     seconds: list[float]
 
 
@@ -40,7 +40,7 @@ def read_list(lines: Iterable[str], tree: Path) -> Iterator[Listed]:
     """The cells of a list, each folder once.
 
     Raises:
-        ValueError: a line is no single-cell command, or its folder is not below `tree` (names the line's number).
+        ValueError: a line is no command for one cell, or its folder is not below `tree` (names the line's number).
     """
     top = os.path.join(os.path.abspath(tree), "")
     seen = set()
@@ -61,7 +61,7 @@ def read_list(lines: Iterable[str], tree: Path) -> Iterator[Listed]:
 
 
 def started_folders(tree: Path) -> Iterator[Path]:
-    """Folders below `tree` in which a run was started, whatever became of it."""
+    """Folders below `tree` in which a run was started, whether it is complete or not."""
     marks = {run_folder.ARGUMENTS_FILE, run_folder.FAILURE_FILE, leases.OWNER_FILE}
     for folder, subfolders, files in os.walk(tree):
         subfolders.sort()
@@ -70,10 +70,10 @@ def started_folders(tree: Path) -> Iterator[Path]:
 
 
 def state_of(folder: Path, now: float) -> tuple[str, str]:
-    """The state of a run, one of STATES, and what else is known about it.
+    """The state of a run, one of STATES, and a text with what else is known about it.
 
     Args:
-        now: the file system's time, leases.file_system_time of the tree.
+        now: time of the tree's file system (leases.file_system_time).
     """
     if run_folder.is_complete(folder):
         return DONE, ""
@@ -94,29 +94,30 @@ def survey(folders: Iterable[Path], now: float, show: int = 20) -> Report:
     """Look at every run once, in bounded memory.
 
     Args:
-        show: how many cells of a state are told one by one.
+        now: see state_of.
+        show: number of cells in `details` of each state.
     """
     counts = dict.fromkeys(STATES, 0)
-    told: dict[str, list[tuple[Path, str]]] = {state: [] for state in STATES if state != DONE}
+    details: dict[str, list[tuple[Path, str]]] = {state: [] for state in STATES if state != DONE}
     sample: list[Path] = []
     draw = random.Random(0)
     for folder in folders:
         state, detail = state_of(folder, now)
         counts[state] += 1
         if state != DONE:
-            if len(told[state]) < show:
-                told[state].append((folder, detail))
+            if len(details[state]) < show:
+                details[state].append((folder, detail))
         elif len(sample) < SECONDS_SAMPLE:
             sample.append(folder)
-        elif (place := draw.randrange(counts[DONE])) < SECONDS_SAMPLE:  # every finished run is as likely to stay
-            sample[place] = folder
-    return Report(counts, told, [seconds for folder in sample if (seconds := run_seconds(folder)) is not None])
+        elif (index := draw.randrange(counts[DONE])) < SECONDS_SAMPLE:  # reservoir sampling
+            sample[index] = folder
+    return Report(counts, details, [seconds for folder in sample if (seconds := run_seconds(folder)) is not None])
 
 
 def seconds_left(report: Report) -> float | None:
-    """Until all cells that did not fail are done, as many at a time as now; None while no run is done.
+    """Estimated seconds until all cells that did not fail are done; None while no run is complete.
 
-    Median time of the finished runs times the cells that are left, over those that run. One that runs counts whole.
+    The median time of complete runs times the cells left, running ones counted whole, over the number of running ones.
     """
     if not report.seconds:
         return None

@@ -1,12 +1,11 @@
-"""The one training loop: any model, any loss, masks held from outside; a killed training resumes to the same bits.
+"""The one training loop, for any model and loss; a training that was killed and resumed ends with the same bits.
 
 The loop knows neither tasks nor pruning. What must hold after every optimizer step, the last one too, is a hook of the
-optimizer (torch.optim.Optimizer.register_step_post_hook), as pruning.masks.hold_masks registers one.
+optimizer (torch.optim.Optimizer.register_step_post_hook); pruning.masks.hold_masks registers one.
 
-A signal that announces the end of a job (SIGUSR1, SIGTERM) makes a running training save a checkpoint and end the
-process. Slurm sends one before a time limit or a preemption (scripts/slurm_array.sh passes it on); so may a user, by
-kill -USR1. The same command then goes on from the checkpoint. Between runs the signals end the process as they always
-do.
+On SIGUSR1 or SIGTERM a running training saves a checkpoint and ends the process; the same command then resumes from it.
+Slurm sends such a signal before a time limit or a preemption (scripts/slurm_array.sh passes it on), and a user may, by
+kill -USR1. Between trainings these signals end the process as usual.
 """
 
 import contextlib
@@ -40,16 +39,16 @@ logger = logging.getLogger(__name__)
 Batch = Mapping[str, Tensor]
 Collate = Callable[[list[dict[str, Any]]], Batch]
 
-# Courses of the learning rate that need nothing but the number of steps (transformers' names).
+# transformers' learning rate schedules that need nothing but the number of steps.
 SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
 )  # fmt: skip
-WARMUP_FRACTION = 0.06  # of all steps, unless --num_warmup_steps is given; the original always takes it
+WARMUP_FRACTION = 0.06  # of all steps, unless --num_warmup_steps is given; the original always uses it
 BATCHES_PER_GROUP = 50  # batches are cut from this many batches' worth of rows sorted by length
 FINITE_CHECK_STEPS = 50
-EXIT_CODE = os.EX_TEMPFAIL  # 75: neither done nor failed; the same command goes on
-STEPS_BETWEEN_AGREEMENTS = 10  # several processes ask each other this often, since that makes them wait for each other
-# Variables that say how accelerate and torch compute, and those of accelerate's other ways to train.
+EXIT_CODE = os.EX_TEMPFAIL  # 75: interrupted; the same command resumes
+STEPS_BETWEEN_AGREEMENTS = 10  # several processes tell each other of signals this seldom: it makes them wait
+# Prefixes of environment variables that change what accelerate and torch compute; names that start other trainings.
 NUMBER_VARIABLES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "TORCH_ALLOW_TF32", "NVIDIA_TF32", "XLA_USE_BF16",
                     "XLA_DOWNCAST_BF16")  # fmt: skip
 OTHER_TRAININGS = tuple(
@@ -59,11 +58,11 @@ OTHER_TRAININGS = tuple(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained: everything but the data, the weights it starts from and what is held."""
+    """How a model is trained: all but the data, the initial weights and the masks."""
 
     learning_rate: float
     batch_size: int  # rows per process and micro-batch
-    num_epochs: float  # passes over the training rows; the last need not be whole
+    num_epochs: float  # passes over the training rows; need not be whole
     seed: int
     max_steps: int | None = None  # optimizer steps; None = num_epochs decides
     weight_decay: float = 0.0
@@ -73,7 +72,7 @@ class Recipe:
     checkpointing_steps: int | str | None = None  # optimizer steps between checkpoints, or "epoch"
 
     def warmup_of(self, num_steps: int) -> int:
-        """Warm-up steps of a training of `num_steps`."""
+        """Warm-up steps of a training of `num_steps` optimizer steps."""
         return self.warmup_steps if self.warmup_steps is not None else int(WARMUP_FRACTION * num_steps)
 
     def saves_after(self, step: int, steps_per_epoch: int) -> bool:
@@ -83,7 +82,7 @@ class Recipe:
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW in one fused pass over memory; biases and norms are not decayed (as HF's run_glue)."""
+    """Fused AdamW without weight decay on biases and norms (as HF's run_glue)."""
     decayed, others = [], []
     for name, parameter in model.named_parameters():
         (others if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
@@ -94,9 +93,13 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) 
 class LengthGroupedBatches:
     """Batches of rows of similar length in random order, the same for the same seed and epoch.
 
-    Rows are shuffled, cut into groups of BATCHES_PER_GROUP batches, sorted by length inside a group and cut into
-    batches, which are shuffled again (transformers' LengthGroupedSampler leaves each group running from long to short).
-    An incomplete batch comes last, where accelerate expects it.
+    Rows are shuffled, cut into groups of BATCHES_PER_GROUP batches, sorted by length within a group and cut into
+    batches, which are shuffled again; transformers' LengthGroupedSampler keeps each group sorted. An incomplete batch
+    comes last, where accelerate expects it.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows per batch.
     """
 
     drop_last = False
@@ -105,7 +108,7 @@ class LengthGroupedBatches:
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = 0  # no set_epoch: accelerate would call it with its own count, which restarts with the process
+        self.epoch = 0  # no set_epoch: accelerate calls it with a count that starts again with the process
 
     def __len__(self) -> int:
         return math.ceil(len(self.lengths) / self.batch_size)
@@ -127,18 +130,18 @@ class LengthGroupedBatches:
             yield rest.tolist()
 
 
-def own_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The loss that the model itself computes of a batch with labels."""
+def model_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The loss that the model computes from a batch with labels."""
     return model(**batch).loss
 
 
-def own_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's logits of a batch."""
+def model_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's logits for a batch."""
     return model(**batch).logits
 
 
-class _Done:
-    """How far a training is: the optimizer steps made, and the sum of their losses."""
+class _TrainingState:
+    """How far a training is: the number of optimizer steps done, and the sum of their losses."""
 
     def __init__(self, num_steps: int, step: int = 0, loss_sum: float = 0.0) -> None:
         self.num_steps, self.step = num_steps, step
@@ -146,7 +149,7 @@ class _Done:
         self._logged = step, loss_sum
 
     def add(self, loss: Tensor) -> None:
-        """Count one step. Losses stay on the device; they are read, and checked, every FINITE_CHECK_STEPS steps."""
+        """Count one step. The sum of losses is read from the device and checked every FINITE_CHECK_STEPS steps."""
         self.loss_sum += loss
         self.step += 1
         if self.step % FINITE_CHECK_STEPS == 0 or self.step == self.num_steps:
@@ -157,7 +160,7 @@ class _Done:
                 )
 
     def recent_loss(self) -> str:
-        """The mean loss of the steps since this was asked last."""
+        """The mean loss of the steps since the last call, as a text."""
         (step, loss_sum), self._logged = self._logged, (self.step, float(self.loss_sum))
         return f"loss {(self._logged[1] - loss_sum) / max(1, self.step - step):.4f}"
 
@@ -170,7 +173,7 @@ def train(
     collate: Collate,
     recipe: Recipe,
     checkpoints: Checkpoints | None = None,
-    loss: Callable[[nn.Module, Batch], Tensor] = own_loss,
+    loss: Callable[[nn.Module, Batch], Tensor] = model_loss,
     after_epoch: Callable[[int], object] | None = None,
     interrupted: Callable[[int], bool] = lambda step: False,
 ) -> dict[str, float | None]:
@@ -178,11 +181,12 @@ def train(
 
     Args:
         model, optimizer: as accelerator.prepare returned them; the optimizer's step hooks run after every step.
-        rows: training rows of token lists with `labels` and `length`.
-        checkpoints: where they are saved, and which one to go on from; None saves none and is never interrupted.
-        loss: of the model on a batch, a mean over its rows.
+        rows: tokenized training rows with `labels` and `length` (tokens).
+        collate: makes a padded batch of rows.
+        checkpoints: where to save checkpoints, and which to resume from; None saves none and ignores `interrupted`.
+        loss: mean loss over the rows of a batch.
         after_epoch: called with the number of epochs done.
-        interrupted: whether to save a checkpoint after this step and end; the same answer in all processes.
+        interrupted: takes the steps done; whether to save a checkpoint and end. Must be the same in all processes.
     Returns:
         train_loss (mean per optimizer step, None without a step), num_steps, num_epochs.
     Raises:
@@ -197,7 +201,7 @@ def train(
         return {"train_loss": None, "num_steps": 0, "num_epochs": 0.0}
     scheduler = get_scheduler(recipe.scheduler, optimizer, recipe.warmup_of(num_steps), num_steps)
     torch.manual_seed(recipe.seed + accelerator.process_index)
-    done = _Done(num_steps, *(checkpoints.resume(accelerator, scheduler, num_steps) if checkpoints else ()))
+    done = _TrainingState(num_steps, *(checkpoints.resume(accelerator, scheduler, num_steps) if checkpoints else ()))
     model.train()
     with Progress(total=num_steps, initial=done.step, name="train", detail=done.recent_loss) as progress:
         for epoch in range(done.step // steps_per_epoch, math.ceil(num_steps / steps_per_epoch)):
@@ -232,7 +236,9 @@ def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def _end(folder: Path, step: int, num_steps: int) -> NoReturn:
-    logger.warning("%s: stopped at step %d of %d, saved; the same command goes on", folder, step, num_steps)
+    logger.warning(
+        "%s: interrupted at step %d of %d, checkpoint saved; the same command resumes", folder, step, num_steps
+    )
     raise SystemExit(EXIT_CODE)
 
 
@@ -240,9 +246,9 @@ def train_step(
     accelerator: Accelerator,
     model: nn.Module,
     group: Sequence[Batch],
-    loss: Callable[[nn.Module, Batch], Tensor] = own_loss,
+    loss: Callable[[nn.Module, Batch], Tensor] = model_loss,
 ) -> Tensor:
-    """Gradient of the mean loss over all rows of a group of micro-batches; returns that loss (this process's)."""
+    """Backward pass of the mean loss over all rows of a group of micro-batches; returns that loss."""
     num_rows = sum(len(batch["labels"]) for batch in group)
     total = torch.zeros((), device=accelerator.device)
     for position, batch in enumerate(group, start=1):
@@ -255,7 +261,7 @@ def train_step(
 
 
 def _data_loader(accelerator: Accelerator, rows: Dataset, collate: Collate, **order: Any) -> DataLoader:
-    # a generator of its own, or every new pass over the data would draw from the one that dropout uses, and evaluating
+    # without this generator every pass over the data would draw from the global one, which dropout uses: evaluating
     # between epochs would change the training
     loader = DataLoader(rows.remove_columns("length"), collate_fn=collate, generator=torch.Generator(), **order)
     return accelerator.prepare_data_loader(loader)
@@ -268,14 +274,13 @@ def predict(
     rows: Dataset,
     collate: Collate,
     batch_size: int,
-    outputs: Callable[[nn.Module, Batch], Tensor] = own_logits,
+    outputs: Callable[[nn.Module, Batch], Tensor] = model_logits,
 ) -> np.ndarray:
     """The model's outputs for every row, float32 (rows, columns), in the order of `rows`.
 
-    Rows are batched by length; over several processes, the rows that fill up the last batch are dropped again.
-
     Args:
-        outputs: of the model on a batch without its labels, (rows, columns) with as many columns for every batch.
+        batch_size: rows per batch and process; batches hold rows of similar length.
+        outputs: returns the outputs for a batch without labels, (rows, columns), with the same columns in each batch.
     """
     order = np.argsort(rows["length"][:], kind="stable")[::-1]
     loader = _data_loader(accelerator, rows.select(order), collate, batch_size=batch_size)
@@ -290,7 +295,7 @@ def predict(
 
 
 def finite(outputs: np.ndarray) -> np.ndarray:
-    """Return a trained model's outputs as they are.
+    """Return the outputs of a trained model unchanged.
 
     Raises:
         FloatingPointError: an output is NaN or infinite.
@@ -304,11 +309,11 @@ def finite(outputs: np.ndarray) -> np.ndarray:
 def signals_remembered(accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
     """Within, SIGUSR1 and SIGTERM do not end the process; yields a function that says whether one came.
 
-    In a distributed job SIGTERM stays as it is: with it a launcher ends processes that wait for one that failed.
+    In a distributed job SIGTERM still ends it: launchers send that to processes that wait for one that failed.
     """
     came = threading.Event()
     numbers = (signal.SIGUSR1, signal.SIGTERM) if accelerator.num_processes == 1 else (signal.SIGUSR1,)
-    if threading.current_thread() is not threading.main_thread():  # others cannot take signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         numbers = ()
     previous = {number: signal.signal(number, lambda *_: came.set()) for number in numbers}
     try:
@@ -319,22 +324,22 @@ def signals_remembered(accelerator: Accelerator) -> Iterator[Callable[[], bool]]
 
 
 def came_to_any(accelerator: Accelerator, came: Callable[[], bool], step: int = 0) -> bool:
-    """Whether the signal came to any process of the job; all processes have to ask at the same point.
+    """Whether the signal came to any process of the job; all processes must call this after the same step.
 
     Args:
         came: what signals_remembered yielded.
-        step: the optimizer step just made; several processes ask each other only after some steps.
+        step: the optimizer step just done; several processes ask each other every STEPS_BETWEEN_AGREEMENTS steps.
     """
     if accelerator.num_processes == 1:
         return came()
     if step % STEPS_BETWEEN_AGREEMENTS:
         return False
-    asked = torch.tensor(float(came()), device=accelerator.device)
-    return bool(accelerator.reduce(asked, reduction="sum") > 0)
+    flag = torch.tensor(float(came()), device=accelerator.device)
+    return bool(accelerator.reduce(flag, reduction="sum") > 0)
 
 
 def check_environment() -> None:
-    """Refuse variables with which accelerate would train in another way than this loop.
+    """Refuse environment variables that start another training than this loop's, such as FSDP or DeepSpeed.
 
     Raises:
         ValueError: names the variable and its value.
@@ -342,30 +347,30 @@ def check_environment() -> None:
     for name in OTHER_TRAININGS:
         if os.environ.get(name, "").lower() in ("1", "true", "yes", "y", "on", "t"):
             raise ValueError(
-                f"{name}={os.environ[name]} is set, as by accelerate launch or its config: models are trained whole, "
-                "by one process per device; unset it"
+                f"{name}={os.environ[name]} is set, as by accelerate launch or its config; unset it: each process "
+                "trains the whole model on one device"
             )
 
 
 def number_variables() -> dict[str, str]:
-    """The environment's variables that accelerate and torch read their arithmetic from, for the run's record."""
+    """The environment variables that are set and change what accelerate and torch compute, for args.json."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(NUMBER_VARIABLES)}
 
 
 def start_accelerator(mixed_precision: str, tracker: str | None = None) -> Accelerator:
-    """Start accelerate for all trainings of this process, whatever precision the environment's variables ask for.
+    """Start accelerate for all trainings of this process; its environment variables for precision are ignored.
 
     Args:
         mixed_precision: "auto", "no", "bf16" or "fp16" (see precision_used).
-        tracker: accelerate's name of an experiment tracker; None tracks nothing.
+        tracker: accelerate's name of an experiment tracker; None for none.
     """
     # accelerate joins the processes of a CPU job only when it is told that there is no accelerator
     state = PartialState(cpu=_computes_on_cpu())
     precision = precision_used(mixed_precision, state.device.type)
     used = {"MIXED_PRECISION": precision, "GRADIENT_ACCUMULATION_STEPS": "1", "DYNAMO_BACKEND": "no"}
     for name, value in used.items():
-        if (said := os.environ.get(f"ACCELERATE_{name}", value)).lower() != value:
-            logger.warning("ACCELERATE_%s=%s is passed over: %s counts", name, said, value)
+        if (given := os.environ.get(f"ACCELERATE_{name}", value)).lower() != value:
+            logger.warning("ACCELERATE_%s=%s is ignored: %s is used", name, given, value)
     return Accelerator(
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # train counts micro-batches itself
@@ -375,10 +380,10 @@ def start_accelerator(mixed_precision: str, tracker: str | None = None) -> Accel
 
 
 def precision_used(mixed_precision: str, device_type: str | None = None) -> str:
-    """The precision that --mixed_precision means here: "no" (float32), "bf16" or "fp16".
+    """The precision that a value of --mixed_precision means on a device: "no" (float32), "bf16" or "fp16".
 
     Args:
-        device_type: such as "cuda"; None is the device that start_accelerator would take.
+        device_type: such as "cuda"; None is that of start_accelerator.
     """
     if mixed_precision != "auto":
         return mixed_precision
@@ -392,7 +397,7 @@ def _computes_on_cpu() -> bool:
 
 
 def share_from_main(accelerator: Accelerator) -> Callable[[Any], Any] | None:
-    """A function that gives every process the main process's value; None for a job of one process."""
+    """A function that returns the main process's value in every process; None in a job of one process."""
     if accelerator.num_processes == 1:
         return None
 

@@ -1,6 +1,5 @@
-# Sourced by multi_domain.sh and translation.sh: runs the sweep, draws its figures. They give the variables their
-# defaults, name the main SCRIPT, and put the options that only this script has into OPTIONS. The caller can set every
-# other variable; arguments go to the main script.
+# Sourced by multi_domain.sh and translation.sh: runs a sweep and draws its figures. They set SCRIPT, the options that
+# only this script has (OPTIONS), and defaults of all other variables, which the caller may set. Arguments go to SCRIPT.
 
 [[ -n "${sweep_caller:-}" ]] || source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
 

@@ -1,8 +1,8 @@
-# Sourced by quickstart.sh and run_tests.sh. Afterwards `python` is one that has the requirements: that of the active
-# virtual or conda environment, else that of .venv in the project root, which is made when it is not there. pip runs only
-# when requirements.txt or pyproject.toml changed since it last ran, or when another clone was installed there.
+# Sourced by quickstart.sh and run_tests.sh. Afterwards `python` has the requirements: it is that of the active virtual or
+# conda environment, else that of .venv in the project root, which is made if it does not exist. pip runs only if
+# requirements.txt or pyproject.toml changed since it last ran, or if another clone was installed there.
 #
-#   PYTHON=python3.12   interpreter to make .venv with; default: the first that is new enough of those named below
+#   PYTHON=python3.12   interpreter to make .venv with; default: the first of those below that is new enough
 
 project_root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 

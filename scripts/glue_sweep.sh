@@ -1,7 +1,7 @@
-# Sourced by setting1.sh, true_gem.sh and lmc.sh, which give the variables their defaults: runs the sweep, draws its
-# figures. Every variable can be set by the caller: MODEL TASKS SEEDS FRACTIONS TRANSFERS SPARSITIES NM_RATIOS MAX_LENGTH
-# BATCH_SIZE LEARNING_RATE EPOCHS OUT, and DATA_DIR for data that is not the hub's; true_gem.sh has MCQ_TASKS
-# MCQ_BATCH_SIZE MCQ_LEARNING_RATE MCQ_EPOCHS and MCQ_TRAIN_SPLIT besides. Arguments go to the main scripts:
+# Sourced by setting1.sh, true_gem.sh and lmc.sh, which set defaults of its variables: runs the sweep and draws its
+# figures. The caller may set every variable: MODEL TASKS SEEDS FRACTIONS TRANSFERS SPARSITIES NM_RATIOS MAX_LENGTH
+# BATCH_SIZE LEARNING_RATE EPOCHS OUT, and DATA_DIR for local data; true_gem.sh also has MCQ_TASKS
+# MCQ_BATCH_SIZE MCQ_LEARNING_RATE MCQ_EPOCHS and MCQ_TRAIN_SPLIT. Arguments go to the Python scripts:
 #
 #   SEEDS="41 42" bash scripts/setting1.sh --max_train_samples 4000
 #   bash scripts/setting1.sh --list_cells | xargs -P 4 -d '\n' -n 1 bash -c

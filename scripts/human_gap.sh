@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Appendix B of the paper, and setting 4 of its first version: an easy and a hard task of each of five categories, by how
-# far people are ahead of the dense model; with section 5's model and hyper-parameters. glue_sweep.sh says how to change
-# the lists; MCQ_TASKS="commonsense_qa winogrande" leaves out arithmetic, of which nobody has published how well people do.
+# Appendix B of the paper, and setting 4 of its first version: an easy and a hard task in each of five categories, by
+# the human gap (how far people are ahead of the dense model). Model and hyper-parameters are those of section 5.
+# glue_sweep.sh says how to change the lists. MCQ_TASKS="commonsense_qa winogrande" leaves out arithmetic, for which no
+# human score has been published.
 set -euo pipefail
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"

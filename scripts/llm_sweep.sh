@@ -1,18 +1,18 @@
-# Sourced by setting2.sh to setting6.sh, quantization.sh and low_rank.sh, which give the variables their defaults: runs
-# the sweep, draws its figures. Every variable can be set by the caller: MODEL COMPRESSIONS SPARSITIES NM_RATIOS BITS
-# RANKS SEEDS OUT, and
+# Sourced by setting2.sh to setting6.sh, quantization.sh and low_rank.sh, which set defaults of its variables: runs the
+# sweep and draws its figures. The caller may set every variable: MODEL COMPRESSIONS SPARSITIES NM_RATIOS BITS RANKS
+# SEEDS OUT, and
 #
-#   DATA_DIR      data that is not the hub's
-#   SETTINGS      "2 3": measure every compressed model in several
-#   ANSWER_MODE   how options are read; empty: as the main script does. `generate` is the paper's way: the letter is the
-#                 token that the model writes. Setting 3, whose answers are always written, takes it too. Runs with
-#                 another mode are other runs: give them another OUT
+#   DATA_DIR      folder of local data; empty: the hub
+#   SETTINGS      "2 3": measure every compressed model in several settings
+#   ANSWER_MODE   how answers are read; empty: as the Python script does. `generate` is the paper's way: the letter is
+#                 the token that the model writes. Setting 3, whose answers are always written, takes it too. Another
+#                 mode makes other runs: give them another OUT
 #   MAX_ITEMS     size of a fixed sample of each data set; empty: all items. 1000 by default in setting3.sh,
 #                 quantization.sh and low_rank.sh, since setting 3's texts are 16 GB, else empty. --max_items among the
 #                 arguments overrides it
 #
-# One seed, as in the paper; several draw several calibration texts and, where a setting draws options, sentences or
-# examples, several of these. Arguments go to the main script:
+# One seed, as in the paper. Each seed draws its calibration texts and, in settings that draw options, sentences or
+# few-shot examples, also these. Arguments go to the Python script:
 #
 #   COMPRESSIONS="dense magnitude" NM_RATIOS= bash scripts/setting5.sh --max_items 500
 #   ANSWER_MODE=generate OUT=runs/setting2_generate bash scripts/setting2.sh
@@ -23,7 +23,7 @@
 # the Vicunas are published as .bin alone
 [[ "$MODEL" != lmsys/vicuna-* ]] || set -- --weights bin "$@"
 
-# setting 3 by itself has no options to choose from, and refuses --answer_mode
+# setting 3 has no options to choose from: its script refuses --answer_mode
 measured="${SETTINGS:-${SETTING//[!0-9]/}}"
 [[ "$measured" != 3 || "${ANSWER_MODE:-}" != generate ]] || ANSWER_MODE=
 

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Appendix C of the paper: are the solutions of Dense and Sparse Transfer in one basin? QQP v. STS-B, QNLI v. RTE.
-# Trains the models at the ends and keeps them (OUT/models), measures loss and score on the lines between them
-# (OUT/lines), draws everything. glue_sweep.sh says how to change the lists; PAIRS, POINTS and TRAIN_ROWS are about the
-# lines:
+# Trains and saves the models at the ends (OUT/models), measures loss and score on the lines between them (OUT/lines),
+# and draws all figures. glue_sweep.sh says how to change the lists; PAIRS, POINTS and TRAIN_ROWS belong to the lines:
 #
 #   TASKS="qqp stsb" SPARSITIES="0.5 0.7" POINTS=31 bash scripts/lmc.sh --max_train_samples 4000
 set -euo pipefail
@@ -17,8 +16,8 @@ TRANSFERS="dense_transfer sparse_transfer"
 SPARSITIES="${SPARSITIES-0.1 0.3 0.5 0.7}" # empty: none
 NM_RATIOS="${NM_RATIOS-}"                  # N kept of M; empty: none
 PAIRS="${PAIRS:-dense-sparse dense-pruned dense-dense}"
-POINTS="${POINTS:-21}"           # alphas from 0 to 1, both ends counted
-TRAIN_ROWS="${TRAIN_ROWS:-1000}" # on which the training loss is measured
+POINTS="${POINTS:-21}"           # points on a line, both ends counted
+TRAIN_ROWS="${TRAIN_ROWS:-1000}" # training rows that the training loss is measured on
 MAX_LENGTH="${MAX_LENGTH:-128}"
 BATCH_SIZE="${BATCH_SIZE:-32}"
 LEARNING_RATE="${LEARNING_RATE:-2e-5}"

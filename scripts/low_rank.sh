@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Appendix E of the paper: low rank in settings 2 and 3, at ranks 4000 to 100 of Vicuna-7B's 4096. Below rank 2048 (2985
-# in the feed-forward layers) the two factors hold fewer numbers than the matrix. Smaller models need other RANKS. Every
-# compressed model is made once for both settings. llm_sweep.sh says how to change the lists. Runs of quantization.sh in
-# the same tree stand in the same figure.
+# in the feed-forward layers) the two factors have fewer parameters than the matrix. Smaller models need other RANKS.
+# Each model is compressed once for both settings. llm_sweep.sh says how to change the lists. Runs of quantization.sh in
+# the same tree are drawn in the same figure.
 set -euo pipefail
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"

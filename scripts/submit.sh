@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Submits a sweep to Slurm: a job array that computes what is not complete, then a job that draws its figures.
+# Submits a sweep to Slurm: a job array that computes the runs that are not complete, then a job that draws figures.
 #
 #   CPUS=4 GPUS=1 MEM=32G TIME=8:00:00 PARTITION=gpu bash scripts/submit.sh --max_parallel 8 setting5 --max_items 500
 #   bash scripts/submit.sh --group_by model,task_name setting1
 #
 # A sweep is a script that takes --list_cells and writes below OUT: setting1 … setting6, true_gem, human_gap, lmc,
-# quantization, low_rank, multi_domain, translation, or a file of yours.
+# quantization, low_rank, multi_domain, translation, or your script.
 # Arguments after its name go to the sweep; its variables (MODEL, SEEDS, DATA_DIR, OUT, …) are set as for the script
 # itself. Submitting again finishes the sweep. Options, before the sweep's name:
 #
 #   --max_parallel N   run at most N tasks at a time (default: the scheduler decides)
 #   --chunk N          run N commands in each task, one after the other (default 1; more where the list is longer than an
 #                      array may be)
-#   --group_by NAMES   give each task all cells that share these, such as model,compression, instead of one cell: less
-#                      time goes into loading. Complete cells are left out
+#   --group_by NAMES   give each task all cells with equal values of these, such as model,compression, instead of one cell:
+#                      less time goes into loading. Complete cells are left out
 #   --dry_run          write the lists, print the sbatch commands, submit nothing
 set -euo pipefail
 
@@ -62,7 +62,7 @@ OUT="${OUT:-$(sed -nE 's/^(export )?[A-Z]+="\$\{OUT:-(.*)\}".*$/\2/p' "$sweep" |
 [[ -n "$OUT" ]] || stop "$sweep has no line OUT=\"\${OUT:-FOLDER}\"; set OUT to the folder that it writes to"
 export OUT GRACE
 for name in MODEL DATA_DIR; do
-  [[ -z "${!name:-}" ]] || export "${name?}" # as seen from the project root
+  [[ -z "${!name:-}" ]] || export "${name?}" # relative to the project root
 done
 
 gpus_of_partition() {
@@ -79,7 +79,7 @@ bash "$sweep" "$@" --list_cells >"$jobs/cells.txt"
 if [[ -n "$group_by" ]]; then
   bash "$sweep" "$@" --list_cells --group_by "$group_by" >"$jobs/tasks.txt"
 else
-  # what is complete needs no task, and what another job computes needs no second one
+  # complete runs need no task, and runs that another job computes no second one
   python scripts/status.py "$OUT" "$jobs/cells.txt" --print_lines failed stopped missing >"$jobs/tasks.txt"
 fi
 cells=$(wc -l <"$jobs/cells.txt")

@@ -1,6 +1,6 @@
 # Sourced by the sweeps, submit.sh and slurm_array.sh before anything else. Afterwards the project root is the working
-# folder. `python` is one that has the requirements: that of the active environment where it has them, else that of .venv.
-# Relative paths are seen from the caller's folder: OUT always; MODEL, DATA_DIR and arguments where such a file is there.
+# folder, and `python` has the requirements: that of the active environment if it has them, else that of .venv. Relative
+# paths are relative to the caller's folder: OUT always; MODEL, DATA_DIR and arguments if such a file is there.
 
 sweep_caller="$PWD"
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -30,7 +30,7 @@ choose_python() {
   exit 1
 }
 
-# A path that the caller gave, as seen from the project root.
+# A path that the caller gave, relative to the project root.
 from_caller() {
   if [[ "$1" == /* || "$sweep_caller" -ef "$PWD" ]]; then
     printf '%s' "$1"
@@ -45,7 +45,7 @@ for sweep_name in MODEL DATA_DIR; do
   [[ -z "${!sweep_name:-}" || ! -e "$sweep_caller/${!sweep_name}" ]] ||
     printf -v "$sweep_name" '%s' "$(from_caller "${!sweep_name}")"
 done
-# An argument is a path only where it looks like one and the file is there: a task may have the name of a folder.
+# An argument is a path only if it looks like one and the file is there: a task may have the name of a folder.
 for sweep_word in "$@"; do
   shift
   if [[ "$sweep_word" =~ /|\.(jsonl?|csv|txt|parquet|gz)$ && -e "$sweep_caller/$sweep_word" ]]; then

@@ -12,7 +12,7 @@ MODEL="${MODEL:-facebook/mbart-large-50-many-to-many-mmt}"
 DATASET="${DATASET:-Helsinki-NLP/opus-100}"
 CONFIGS="${CONFIGS:-de-en en-fr en-gu en-kk}"
 PAIRS="${PAIRS:-de_DE-en_XX fr_XX-en_XX gu_IN-en_XX kk_KZ-en_XX}" # by the codes of the model's tokenizer
-RESOURCES="${RESOURCES-}" # PAIR=SENTENCES that pretraining saw, for every pair or none
+RESOURCES="${RESOURCES-}" # PAIR=SENTENCES, sentence pairs in pretraining, for every pair or none
 SHOTS="${SHOTS:-0 100}"   # training rows of each pair; 0 is no fine-tuning
 SEEDS="${SEEDS:-41}"
 TRANSFERS="${TRANSFERS:-dense_transfer sparse_transfer}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Section 5 of the paper: are pretrained magnitude values the true gem? The four transfers compared, within a task by the
-# amount of training data (figure 8) and across tasks (figure 9). Both stand in setting1_four_transfers: a panel per task
-# and amount of data, figure 9 being the panels of 100 %.
+# amount of training data (figure 8) and across tasks (figure 9). Both are in setting1_four_transfers, a panel for each
+# task and amount of data; figure 9 is the panels of 100 %.
 # Lists and hyper-parameters as the original's README prints them, those of multiple choice as fairseq has them for
 # CommonsenseQA; glue_sweep.sh says how to change them. TASKS= or MCQ_TASKS= leaves out GLUE or multiple choice.
 set -euo pipefail

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from harness.content import files_content
-from harness.data import Source, placed
+from harness.data import Source, local_or_hub
 from harness.options import number, positive
 from llm_tasks.levels import Level, Prompt, Setting, option, sample
 from llm_tasks.tasks import reading
@@ -53,7 +53,7 @@ def load(values: Values) -> ContextItems:
 
 
 def files(values: Values) -> list[Path | Source]:
-    return [placed(CONTEXT_SETS[values.context_dataset].source, values.data_dir)]
+    return [local_or_hub(CONTEXT_SETS[values.context_dataset].source, values.data_dir)]
 
 
 def build(data: ContextItems, values: Values, seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Level]:

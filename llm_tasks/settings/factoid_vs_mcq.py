@@ -8,7 +8,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from harness.content import files_content
-from harness.data import Source, placed
+from harness.data import Source, local_or_hub
 from harness.options import filled_path
 from llm_tasks.levels import Level, Setting, option, sample
 from llm_tasks.tasks import factoid, mmlu
@@ -53,7 +53,7 @@ def files(values: Values) -> list[Path | Source]:
     splits = ("test", values.shot_split) if values.num_shots else ("test",)
     if not values.factoid_file:
         source = FACTOID_SETS[values.factoid_dataset].source
-        return [*mmlu.files(values.data_dir, *splits), placed(source, values.data_dir)]
+        return [*mmlu.files(values.data_dir, *splits), local_or_hub(source, values.data_dir)]
     file = values.factoid_file.expanduser()
     if not file.is_file():
         raise ValueError(f"--factoid_file: there is no file {file}")

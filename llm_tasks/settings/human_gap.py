@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from harness.content import files_content
-from harness.data import Source, placed
+from harness.data import Source, local_or_hub
 from harness.options import checked
 from llm_tasks.levels import Level, Setting, option, sample
 from llm_tasks.tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task, sources
@@ -69,7 +69,7 @@ def load(values: Values) -> dict[str, list[Question]]:
 
 def files(values: Values) -> list[Path | Source]:
     return [
-        placed(source, values.data_dir)
+        local_or_hub(source, values.data_dir)
         for task, splits in chosen_splits(values.tasks, values.eval_split).items()
         for source in sources(task, splits)
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.data import Source, checked_text, placed, read_source
+from harness.data import Source, checked_text, local_or_hub, read_source
 from harness.options import number
 from llm_tasks.levels import LETTERS, Prompt, digest, item_id, option, sample
 
@@ -127,8 +127,8 @@ def load_with_examples(
 
 
 def files(data_dir: Path | None, *splits: str) -> list[Path | Source]:
-    """Where to read these splits: local files, or sources on the hub."""
-    return [placed(source(split), data_dir) for split in splits]
+    """Where these splits are: local files, or sources on the hub."""
+    return [local_or_hub(source(split), data_dir) for split in splits]
 
 
 def of_subjects(questions: Iterable[Question], subjects: Sequence[str] | None) -> list[Question]:

@@ -128,7 +128,7 @@ def test_the_same_domain_twice(folder: Path):
 def test_labels_of_one_domain_only(tmp_path: Path):
     movies = write(tmp_path / "movies.jsonl", rows(4))
     tweets = write(tmp_path / "tweets.jsonl", rows(6, labels=(0, 1, 2)))
-    with pytest.raises(ValueError, match="label 2 occurs in the domain 'tweets' alone"):
+    with pytest.raises(ValueError, match="label 2 occurs only in the domain 'tweets'"):
         domain_data.load_files([movies, tweets], [movies, tweets])
     words = write(tmp_path / "words.jsonl", rows(4, labels=("good", "bad")))
     with pytest.raises(ValueError, match=r"a label is a whole number in .*movies.jsonl and a text in .*words.jsonl"):

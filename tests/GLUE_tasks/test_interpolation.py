@@ -130,7 +130,7 @@ def test_item_losses_equal_torchs():
     expected = nn.functional.cross_entropy(torch.tensor(outputs), torch.tensor(labels), reduction="none")
     np.testing.assert_allclose(interpolation.item_losses(outputs, labels, False), expected, rtol=1e-5)
     assert interpolation.item_losses(np.array([[1.5], [0.0]]), np.array([1.0, 2.0]), True).tolist() == [0.25, 4.0]
-    with pytest.raises(FloatingPointError, match="NaN or infinite between the two models"):
+    with pytest.raises(FloatingPointError, match="NaN or infinite at a point of the line"):
         interpolation.item_losses(np.array([[np.nan, 0.0]]), np.array([0]), False)
 
 

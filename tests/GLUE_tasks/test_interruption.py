@@ -94,7 +94,7 @@ def test_two_processes_of_which_one_is_told_save_together_and_go_on(sweep: list[
         time.sleep(0.1)
     os.kill(owner.pid, signal.SIGUSR1)
     said = told.communicate(timeout=300)[1]
-    assert told.returncode != 0 and "saved; the same command goes on" in said, said[-3000:]
+    assert told.returncode != 0 and "checkpoint saved; the same command resumes" in said, said[-3000:]
     (checkpoint,) = checkpoints.finished(tmp_path / "cut")
     assert int(checkpoint.name.removeprefix("checkpoint-")) % training.STEPS_BETWEEN_AGREEMENTS == 0
     for folder in ("cut", "whole"):

@@ -112,7 +112,7 @@ def test_columns_that_determine_the_label_are_no_input_unless_named(tmp_path: Pa
     task = glue_data.load_files(path, path)
     assert task.columns == ("text", "other") and task.decisions == {"text_columns": ["text", "other"]}
     for name in ("label_text", "stars"):
-        assert f"{path}: the column '{name}' determines the label, so that it is no input" in caplog.text
+        assert f"{path}: the column '{name}' determines the label and is not used; --text_columns" in caplog.text
     assert "texts: text, other; labels: 'label', 2 classes (0, 1)" in caplog.text
     named = glue_data.load_files(path, path, ["label_text"])
     assert named.columns == ("label_text", None) and named.decisions == {"text_columns": ["label_text"]}

@@ -237,4 +237,4 @@ def test_help_explains_every_option_and_says_where_the_recipe_differs():
     parser = Mcq_prune_oneshot.make_parser()
     text = " ".join(parser.format_help().split())
     assert all(action.help for action in parser._actions)
-    assert "peak of AdamW's (default 1e-05)" in text and "Where we differ" in text
+    assert "peak learning rate of AdamW (default 1e-05)" in text and "Where we differ" in text

@@ -84,8 +84,9 @@ def test_stray_and_damaged_folders_are_said_and_passed_over(command, start, whol
         (broken / name).write_bytes((broken / name).read_bytes()[:-20])
     assert start(command(folder)) == 0 and start.steps == 3
     assert outcome(folder) == whole
-    for name in ("checkpoint-abc is no checkpoint", "checkpoint-8 is damaged and passed over: model.safetensors",
-                 "checkpoint-11 is damaged and passed over: progress.json"):  # fmt: skip
+    for name in ("checkpoint-abc is skipped: it is no checkpoint",
+                 "checkpoint-8 is damaged and skipped: model.safetensors",
+                 "checkpoint-11 is damaged and skipped: progress.json"):  # fmt: skip
         assert name in caplog.text
     assert names(folder) == ["checkpoint-abc", "checkpoint-²"]  # not ours
 
@@ -135,7 +136,7 @@ def test_a_named_checkpoint_of_another_run_is_refused(
         with pytest.raises(SystemExit):
             start(command(tmp_path / folder, resume_from_checkpoint=str(named), **changed))
         said = capsys.readouterr().err
-        assert f"--resume_from_checkpoint {named} is of another run: " in said and says in said
+        assert f"--resume_from_checkpoint {named} belongs to another run: " in said and says in said
         assert named.is_dir() and not run_folder.is_complete(tmp_path / folder)
 
 
@@ -149,12 +150,12 @@ def test_a_checkpoint_without_its_run_is_taken_by_the_args_beside_it(command, st
     (named / "progress.json").write_text(json.dumps(progress))
     with pytest.raises(SystemExit):
         start(command(tmp_path / "other", resume_from_checkpoint=str(named), seed="8"))
-    assert "is of another run: seed: 8 here, 7 there" in capsys.readouterr().err
+    assert "belongs to another run: seed: 8 here, 7 there" in capsys.readouterr().err
     moved = tmp_path / "moved/checkpoint-4"
     shutil.copytree(named, moved)
     with pytest.raises(SystemExit):
         start(command(tmp_path / "other", resume_from_checkpoint=str(moved)))
-    assert "does not say which run it is of, and no args.json stands beside it" in capsys.readouterr().err
+    assert "does not say which run it belongs to, and there is no args.json beside it" in capsys.readouterr().err
     assert start(command(tmp_path / "run")) == 0 and start.steps == 3
     assert outcome(tmp_path / "run") == whole
 
@@ -163,4 +164,4 @@ def test_another_run_in_the_folder_starts_anew_and_says_so(command, start, tmp_p
     folder = tmp_path / "run"
     assert start(command(folder), steps=5) == 1
     assert start(command(folder, seed="8")) == 0 and start.steps == 7
-    assert "checkpoint-4 is of another run and deleted: seed: 8 here, 7 there" in caplog.text
+    assert "checkpoint-4 belongs to another run and is deleted: seed: 8 here, 7 there" in caplog.text

@@ -114,7 +114,7 @@ def test_problem_type_of_the_checkpoint_chooses_no_loss(
         batch.pop("length", None)
         out = net(**batch)
         expected = torch.nn.functional.cross_entropy(out.logits, batch["labels"])
-        assert training.own_loss(net, batch).item() == pytest.approx(expected.item(), abs=1e-6)
+        assert training.model_loss(net, batch).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_names_that_do_not_match_are_said(
@@ -168,7 +168,7 @@ def test_segment_ids_go_to_models_that_have_segments(tiny_encoder: Path, tmp_pat
         model = getattr(transformers, f"{name}ForSequenceClassification")(config)
         batch = fit_inputs(inputs, model).collate(rows)
         assert (batch["token_type_ids"].tolist() if "token_type_ids" in batch else None) == segments, name
-        training.own_loss(model, batch).backward()
+        training.model_loss(model, batch).backward()
 
 
 def test_outputs_are_put_in_the_order_of_the_classes():
@@ -195,8 +195,8 @@ def test_the_environment_changes_no_number(
         assert Glue_prune_oneshot.main(argv) == 0
         losses.append(run_folder.read_runs(tmp_path / name)[0]["train_loss"])
     assert losses[0] == losses[1]
-    assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4 is passed over: 1 counts" in caplog.text
-    assert "ACCELERATE_MIXED_PRECISION=bf16 is passed over: no counts" in caplog.text
+    assert "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4 is ignored: 1 is used" in caplog.text
+    assert "ACCELERATE_MIXED_PRECISION=bf16 is ignored: no is used" in caplog.text
     recorded = json.loads((tmp_path / "set" / run_folder.ARGUMENTS_FILE).read_text())["environment"]["variables"]
     assert recorded["ACCELERATE_DYNAMO_BACKEND"] == "INDUCTOR"
     assert Accelerator().gradient_accumulation_steps == 4  # what it would have been

@@ -159,7 +159,7 @@ def test_a_group_that_options_cannot_say_is_split():
 def test_unknown_names_and_empty_ones_are_refused():
     with pytest.raises(ValueError, match="--group_by d: cells have no such property; allowed: model, a, b, c"):
         list(commands.groups(ALL, ["d"], combined))
-    with pytest.raises(ValueError, match="'a,': names with commas between them, for example model,compression"):
+    with pytest.raises(ValueError, match="'a,': allowed are names separated by commas, for example model,compression"):
         options.group_names("a,")
     assert options.group_names("model, a") == ["model", "a"]
 

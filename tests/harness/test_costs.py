@@ -19,12 +19,12 @@ def complete(folder: Path, seconds: float) -> Path:
 
 
 def test_a_sweep_without_complete_runs_has_no_time():
-    assert cells.plan_line([], 12) == "12 cells: 0 complete, 12 to compute; the time is told after the first"
+    assert cells.plan_line([], 12) == "12 cells: 0 complete, 12 to compute; an estimate of the time follows the first"
 
 
 def test_the_median_of_complete_runs_tells_the_time(tmp_path: Path):
     folders = [complete(tmp_path / str(taken), taken) for taken in (30, 60, 6000)]
-    told = "complete ones took 1 min each (median), so about {} one after the other where this machine is as fast"
+    told = "complete ones took 1 min each (median), so about {} one after the other if this machine is as fast"
     assert cells.plan_line(folders, 8) == f"8 cells: 3 complete, 5 to compute; {told.format('5 min')}"
     again = cells.plan_line(folders, 8, overwrite=True)
     assert again == f"8 cells: 3 complete, 8 to compute; {told.format('8 min')}"

@@ -97,7 +97,7 @@ def test_group_by_alone_and_unknown_names_are_refused(capsys: pytest.CaptureFixt
                 ["--list_cells", "--group_by", "colour"],
                 "--group_by colour: cells have no such property; allowed: model, ",
             ),
-            (["--list_cells", "--group_by", "model,"], "'model,': names with commas between them"),
+            (["--list_cells", "--group_by", "model,"], "'model,': allowed are names separated by commas"),
         ):
             with pytest.raises(SystemExit) as stopped:
                 main([*options, *more])

@@ -126,7 +126,7 @@ def test_a_new_head_and_its_pooler_are_new_and_said(changed, tiny_encoder: Path,
     caplog.set_level(logging.INFO)
     pooled = load_encoder(tiny_encoder)
     assert pooled.new_parameters == {"classifier.weight", "classifier.bias"}
-    assert "new, since the checkpoint has none: classifier.bias, classifier.weight" in caplog.text
+    assert "newly initialised, since the checkpoint lacks them: classifier.bias, classifier.weight" in caplog.text
     without = changed(tiny_encoder, lambda found: {key: found[key] for key in found if not key.startswith("pooler")})
     assert load_encoder(without).new_parameters == pooled.new_parameters | {
         "bert.pooler.dense.weight", "bert.pooler.dense.bias",
@@ -149,7 +149,7 @@ def test_another_tasks_head_is_passed_over_and_said(tiny_encoder: Path, tmp_path
     caplog.set_level(logging.INFO)
     BertForMaskedLM.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "masked")
     assert "classifier.weight" in load_encoder(tmp_path / "masked").new_parameters
-    assert "not used, of" in caplog.text and "cls.predictions.bias" in caplog.text
+    assert "tensors of the checkpoint are not used: " in caplog.text and "cls.predictions.bias" in caplog.text
 
 
 def test_a_head_of_which_a_part_is_the_language_models_is_new_where_it_ends(tmp_path: Path):
@@ -170,7 +170,7 @@ def test_tables_that_older_versions_stored_are_passed_over(changed, tiny_decoder
     "key", ["model.norm.bias", "lm_head.bias", "model.layers.1.self_attn.q_norm.weight", "layers.0.mlp.up_proj.scale"]
 )
 def test_what_a_model_should_have_taken_is_refused(changed, tiny_decoder: Path, key: str):
-    with pytest.raises(ValueError, match=rf"1 tensors of the checkpoint have no place .*{key}"):
+    with pytest.raises(ValueError, match=rf"1 tensors of the checkpoint do not belong to .*{key}"):
         load_decoder(changed(tiny_decoder, lambda found: found | {key: torch.ones(16)}))
 
 

@@ -154,7 +154,7 @@ def test_foreign_files_are_told_and_passed_over(
     assert script.main(["runs", "cells.txt"]) == 1
     assert [message.partition(",")[0] for message in caplog.messages] == ["runs/a/all_results.json is counted as done"]
     printed = capsys.readouterr().out
-    assert "failure.json says nothing that can be read" in printed and "2 of 7 cells done" in printed
+    assert "failure.json cannot be read" in printed and "2 of 7 cells done" in printed
 
 
 def test_head_ends_it_quietly(sweep: Path):

@@ -202,7 +202,7 @@ def test_killed_drained_and_submitted_again_two_sweeps_come_to_a_local_runs_tabl
     wait_until(lambda: training.states()[0] == "running", "the first run trains")
     log = training.jobs() / f"{first}_1.log"
     with signalled(slurm, "--signal=USR1", "--batch", f"{first}_1"):
-        wait_until(lambda: "saved; the same command goes on" in log.read_text(), "the first run has saved")
+        wait_until(lambda: "checkpoint saved; the same command resumes" in log.read_text(), "the first run has saved")
     assert any(saved.glob("checkpoint-*/progress.json")) and not run_folder.is_complete(saved)
 
     # kill -9: the run's process is gone without a word; its task fails.
