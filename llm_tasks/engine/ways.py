@@ -44,7 +44,7 @@ class Ways(NamedTuple):
         return self.shares or self.packs or self.pads
 
     def described(self) -> dict[str, Any]:
-        """The record of a run's results."""
+        """The fast paths as a run's results record them."""
         record = {**self._asdict(), "compiles": list(self.compiles)}
         record["lanes"] = record.pop("workers")  # the key that all runs have
         return record
