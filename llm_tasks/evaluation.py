@@ -14,7 +14,7 @@ from llm_tasks.engine import answers
 from llm_tasks.engine.chat import as_messages, user_turn
 from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels
 from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
-from llm_tasks.engine.log_likelihood import Work, log_likelihoods
+from llm_tasks.engine.log_likelihood import Scores, Work, log_likelihoods
 from llm_tasks.engine.packing import Continuation, Tokens, distinct_reads
 from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.proof import scoring_ways
@@ -24,6 +24,7 @@ from llm_tasks.levels import LETTERS, Level
 from pruning.block_calls import blocks_held
 from pruning.blocks import BlockStorage
 from pruning.layers import decoder_blocks
+from pruning.replay import replays
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +140,9 @@ def measure(
     """
     flat, prompts = asked_of_model(levels)
     for_scores, for_answers = ways or engine_ways(model, levels, reading.plain, storage)
-    at_once = reading.tokens_per_batch
-    scores = log_likelihoods(model, flat, at_once, reading.precision, for_scores, processes, storage)
-    texts, work = [], Work(0, 0)
+    scores, texts, work = Scores(np.zeros(0), np.zeros(0), Work(0, 0)), [], Work(0, 0)
+    if flat:
+        scores = score(model, flat, reading, for_scores, processes, storage)
     if prompts:
         with held(model, storage):
             texts, work = generate(model, tokenizer, prompts, reading, for_answers, processes)
@@ -173,6 +174,19 @@ def asked_of_model(levels: Sequence[EncodedLevel]) -> tuple[list[Continuation], 
     """The continuations to score and the prompts to answer, of all levels in order."""
     flat = [option for encoded in levels for options in encoded.continuations for option in options]
     return flat, [context for encoded in levels for context in encoded.contexts]
+
+
+def score(
+    model: PreTrainedModel, continuations: Sequence[Continuation], reading: Reading, ways: Ways,
+    processes: Processes = ALONE, storage: BlockStorage | None = None,
+) -> Scores:  # fmt: skip
+    """Log-likelihoods of continuations; block by block if blocks are not on the device and can be run one by one."""
+    blockwise = storage is not None and replays(model, storage, reading.precision)
+    with contextlib.nullcontext() if blockwise else held(model, storage):
+        return log_likelihoods(
+            model, continuations, reading.tokens_per_batch, reading.precision, ways, processes,
+            storage if blockwise else None,
+        )  # fmt: skip
 
 
 def engine_ways(

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
@@ -277,6 +278,21 @@ def check_replayed(model: PreTrainedModel, storage: BlockStorage, precision: str
     """Raises NotReplayedError if the blocks, run one by one, do not compute what the whole model computes."""
     tokens = torch.arange(2 * 2 * PROOF_TOKENS).view(2, -1) % model.config.get_text_config().vocab_size
     _prove(model, storage, tokens, precision)
+
+
+_replays: weakref.WeakKeyDictionary[PreTrainedModel, bool] = weakref.WeakKeyDictionary()
+
+
+def replays(model: PreTrainedModel, storage: BlockStorage, precision: str) -> bool:
+    """Whether the blocks, run one by one, compute what the whole model computes; tried once for a model."""
+    if model not in _replays:
+        try:
+            check_replayed(model, storage, precision)
+            _replays[model] = True
+        except NotReplayedError as error:
+            logger.info("%s; every batch brings all blocks to the device", error)
+            _replays[model] = False
+    return _replays[model]
 
 
 @torch.no_grad()
