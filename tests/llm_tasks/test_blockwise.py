@@ -77,6 +77,8 @@ def test_prefixes_of_prefixes_and_the_plain_way(monkeypatch: pytest.MonkeyPatch)
 def test_of_a_prefix_one_layer_is_kept_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     share_little(monkeypatch)
     model = make_model("llama")
+    asked = continuations()
+    ways = scoring_ways(model, distinct_reads(asked))
     count, made, kept = len(model.model.layers), [], []
     create, update = PrefixLayer.__init__, PrefixLayer.update
 
@@ -91,7 +93,7 @@ def test_of_a_prefix_one_layer_is_kept_at_a_time(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(PrefixLayer, "__init__", creating)
     monkeypatch.setattr(PrefixLayer, "update", updating)
-    log_likelihoods(model, continuations(), 64, storage=CountingBlocks(model))
+    log_likelihoods(model, asked, 64, ways=ways, storage=CountingBlocks(model))
     assert set().union(*kept) == set(range(count))
     assert max(map(len, kept)) == 1
 
