@@ -1,16 +1,16 @@
-"""Where the decoder blocks of a model are while a walk goes over them: all in memory, or in files, one read at a time.
+"""Storage of a model's decoder blocks while they are compressed: all in memory, or read from files one at a time.
 
-Streamed blocks are for a model larger than memory. transformers itself opens the model, with the blocks left on disk
-(`device_map`): names, conversions, precisions, ties and buffers are the library's. Memory holds one block at a time.
-What lies outside the blocks is mapped from the files where it has their precision, and so are the hidden states that
-enter the next block. Weights that transformers converts while loading (experts) are written once in their new form, to
-a scratch folder. A killed job goes on at its block:
+StreamedBlocks is for models larger than memory. transformers opens the model and leaves the blocks on disk
+(`device_map`), so that names, conversions, dtypes, ties and buffers are the library's. One block at a time is in
+memory. Tensors outside the blocks are memory-mapped where the files have the model's dtype. The hidden states that
+enter the next block are in a memory-mapped file. Weights that transformers converts while loading (experts) are
+written once, converted, to a scratch folder. A killed job resumes at the first block that is not compressed:
 
-    <out>/.stream/progress.json                next block to compress, what job this is, sha256 of what was written
-    <out>/.stream/activations-{0,1}            hidden states entering the next block; the other is being filled
-    <out>/.stream/converted-…                  weights in the form that transformers converts them to
-    <out>/model-00001-of-000NN.safetensors …   one shard per finished block, then one of the rest
-    <out>/model.safetensors.index.json         last: with the job's name in it, the model is complete
+    <out>/.stream/progress.json                next block to compress, name of the job, sha256 of every tensor written
+    <out>/.stream/activations-{0,1}            hidden states that enter the next block, and those that leave it
+    <out>/.stream/converted-…                  weights that transformers converts while loading
+    <out>/model-00001-of-000NN.safetensors …   one shard per compressed block, then one of what is outside the blocks
+    <out>/model.safetensors.index.json         written last; the model is complete once it holds the name of the job
 """
 
 import hashlib
@@ -38,27 +38,27 @@ from pruning.layers import block_weights, decoder_blocks
 
 GENERATION_FILE = "generation_config.json"
 CONVERTED = "converted-"
-ONE_FILE = 10**18  # bytes: save_pretrained cuts nothing into several files
+ONE_FILE = 10**18  # bytes per shard: save_pretrained writes a single file
 
 
 class BlockStorage(Protocol):
-    """Where a walk takes blocks from, and where it leaves what it has finished."""
+    """Where the walk (compress_blocks) reads blocks from, and where it writes the compressed ones."""
 
     def hold(self, index: int) -> AbstractContextManager[nn.Module]:
-        """Block `index` with its weights in memory; afterwards they may be dropped."""
+        """Inside, block `index` has its weights in memory; afterwards they may be freed."""
 
     def resume(self) -> tuple[int, Tensor | None]:
-        """First block that is not finished, and the hidden states that enter it if an interrupted job stored them."""
+        """Index of the first block that is not compressed, and the hidden states that enter it, None if not stored."""
 
     def activations(self, shape: torch.Size, dtype: torch.dtype, index: int) -> Tensor | None:
-        """Where the hidden states that enter block `index` are stored; None where memory is enough."""
+        """A tensor to store the hidden states that enter block `index` in; None if the walk is to allocate it."""
 
     def finished(self, index: int, block: nn.Module) -> None:
-        """Block `index`, still held, is compressed; its outputs are in the activations of index + 1."""
+        """Called inside hold, when block `index` is compressed and its outputs are in the activations of index + 1."""
 
 
 class LoadedBlocks:
-    """Blocks of a model that is in memory as a whole."""
+    """Blocks of a model that is completely in memory."""
 
     def __init__(self, blocks: nn.ModuleList) -> None:
         self._blocks = blocks
@@ -81,19 +81,20 @@ class StreamedBlocks:
     """Blocks of a checkpoint: read when held, written to the output folder when compressed, then dropped.
 
     Attributes:
-        model: the model; the weights of its blocks are on the meta device unless held.
-        name: of the list of blocks within the model.
+        model: the model; the weights of its blocks are on the meta device outside hold.
+        name: name of the list of blocks within the model, such as "model.layers".
         blocks: that list.
 
     Args:
         source: folder of the model, safetensors.
         out: folder of the compressed model; None only reads (to evaluate a model larger than memory).
-        dtype: of the weights; None takes the checkpoint's.
-        job: identifies the output; an unfinished job of another name in `out` is deleted and started anew.
-        scratch: folder for converted weights where there is no `out`; the system's temporary folder when None.
+        dtype: dtype of the weights; None takes the checkpoint's.
+        job: name of this compression; unfinished output of a job of another name in `out` is deleted.
+        trust_remote_code: run the Python code that comes with the model.
+        scratch: folder for converted weights if `out` is None; the system's temporary folder when None.
     Raises:
         ValueError: the model is quantized or has no decoder blocks, or the files do not match the model's weights
-            (names one that is missing, unexpected or of another shape).
+            (the message names one that is missing, unexpected or of another shape).
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class StreamedBlocks:
         if self._work is not None:
             scratch = self._work
             remove_converted(scratch)
-        self._converted = tempfile.TemporaryDirectory(prefix=CONVERTED, dir=scratch)  # goes with this object
+        self._converted = tempfile.TemporaryDirectory(prefix=CONVERTED, dir=scratch)  # deleted with this object
         self.model, self._stored = _open(source, dtype, trust_remote_code, Path(self._converted.name))
         if out is not None:
             _check_loads_again(self.model)
@@ -136,7 +137,7 @@ class StreamedBlocks:
 
     @contextmanager
     def hold(self, index: int) -> Iterator[nn.Module]:
-        """Block `index` with its weights read from the checkpoint; they are dropped afterwards."""
+        """Inside, block `index` has its weights, read from the checkpoint; afterwards they are freed."""
         read = []
         for path, module in self.blocks[index].named_modules(prefix=f"{self.name}.{index}"):
             for key, parameter in module.named_parameters(recurse=False):
@@ -158,7 +159,7 @@ class StreamedBlocks:
 
     @staticmethod
     def is_complete(out: Path, job: str) -> bool:
-        """Whether `out` holds the complete model that this job makes."""
+        """Whether `out` holds the complete compressed model of this job."""
         index = out / INDEX_FILE
         return index.is_file() and json.loads(index.read_text()).get("metadata", {}).get("job") == job
 
@@ -166,7 +167,7 @@ class StreamedBlocks:
         return self._out / f"model-{index + 1:05}-of-{len(self.blocks) + 1:05}.safetensors"
 
     def _write_shard(self, index: int, tensors: dict[str, Tensor]) -> Path:
-        """Write tensors, by their names in the model, as save_pretrained does; returns the folder with the config."""
+        """Write tensors, named as in the model, with save_pretrained; returns the folder that holds the config."""
         folder = self._work / "shard"
         shutil.rmtree(folder, ignore_errors=True)
         self.progress["written"] |= {name: _digest(tensor) for name, tensor in tensors.items()}
@@ -177,14 +178,14 @@ class StreamedBlocks:
         return folder
 
     def resume(self) -> tuple[int, Tensor | None]:
-        """First block that is not finished, and the hidden states that enter it."""
+        """See BlockStorage.resume; hidden states are stored when a job was interrupted."""
         start, shape = self.progress["next"], self.progress["shape"]
         if not start or shape is None:
             return start, None
         return start, self.activations(torch.Size(shape), getattr(torch, self.progress["dtype"]), start)
 
     def activations(self, shape: torch.Size, dtype: torch.dtype, index: int) -> Tensor | None:
-        """Hidden states that enter block `index`, in a file mapped into memory; None when nothing is written."""
+        """The memory-mapped file of the hidden states that enter block `index`; None if `out` is None."""
         if self._work is None:
             return None
         self.progress |= {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
@@ -192,7 +193,7 @@ class StreamedBlocks:
         return torch.from_file(str(path), shared=True, size=shape.numel(), dtype=dtype).view(shape)
 
     def finished(self, index: int, block: nn.Module) -> None:
-        """Write block `index` to its shard, then record that; its outputs are in the activations of index + 1."""
+        """Write block `index` to its shard, then record in progress.json that it is compressed."""
         if self._work is None:
             return
         prefix = f"{self.name}.{index}."
@@ -206,17 +207,17 @@ class StreamedBlocks:
         partial.rename(self._work / "progress.json")
 
     def complete(self) -> "StreamedBlocks":
-        """Write what lies outside the blocks, the config and the index; return the folder opened for reading.
+        """Write the tensors outside the blocks, the config and the index; return the finished model, opened to read.
 
-        Every tensor is then loaded again by transformers and compared with what should have been written.
+        transformers loads every tensor again, which is compared with the tensor that was written.
 
         Raises:
-            ValueError: the folder does not load to the same bits (names a weight); it has no index then.
+            ValueError: a tensor differs after loading (the message names it); the index is then deleted.
         """
         last = len(self.blocks)
         _correct_tied_config(self.model)
         folder = self._write_shard(last, dict(self._outside))
-        for path in [folder / "config.json", *folder.glob("*.py")]:  # the code of a model that brings its own
+        for path in [folder / "config.json", *folder.glob("*.py")]:  # code that comes with the model
             shutil.move(path, self._out / path.name)
         if (settings := self._source / GENERATION_FILE).is_file():
             shutil.copy(settings, self._out / GENERATION_FILE)
@@ -238,12 +239,12 @@ class StreamedBlocks:
         return again
 
     def check(self, written: Mapping[str, str]) -> None:
-        """Compare the tensors of the model, as loaded, with what should have been written.
+        """Compare every tensor of the loaded model with the tensor that was written.
 
         Args:
-            written: by name, the sha256 of every parameter and persistent buffer.
+            written: by name, the sha256 (_digest) of every parameter and persistent buffer written.
         Raises:
-            ValueError: names one that differs.
+            ValueError: one differs (the message names it).
         """
         loaded = {name: _digest(tensor) for name, tensor in self._outside.items()}
         for index in range(len(self.blocks)):
@@ -252,25 +253,25 @@ class StreamedBlocks:
         differing = [name for name in written.keys() | loaded.keys() if written.get(name) != loaded.get(name)]
         if differing:
             raise ValueError(
-                f"{self._source}: {min(differing)} is not read as it was written ({len(differing)} such weights); "
-                f"{type(self.model).__name__} cannot be streamed to a folder. Compress it whole, without --stream"
+                f"{self._source}: {min(differing)} differs after saving and loading ({len(differing)} such weights); "
+                f"{type(self.model).__name__} cannot be compressed with --stream. Compress it without --stream"
             )
 
 
 def _open(
     source: Path, dtype: torch.dtype | None, trust_remote_code: bool, scratch: Path
 ) -> tuple[PreTrainedModel, dict[str, tuple[Mapping[str, Tensor], str]]]:
-    """The model as from_pretrained loads it, with its blocks on the meta device.
+    """Load the model with from_pretrained, its blocks on the meta device.
 
     Returns:
-        The model; by name, the mapping that reads a block's weight, and the weight's key in it.
+        The model; and by the name of each weight of a block, the mapping that reads it from disk and its key in there.
     """
     structure = meta_model(str(source), AutoModelForCausalLM, trust_remote_code)
     name, blocks = decoder_blocks(structure)
-    # accelerate warns of weights on the meta device, which are wanted here
+    # accelerate warns of weights on the meta device, which are intended here
     logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():  # transformers warns that single weights in the map are no modules
+        with warnings.catch_warnings():  # transformers warns that weights in the map are no modules
             warnings.filterwarnings("ignore", "The following device_map keys")
             model, _ = load_pretrained(
                 str(source), AutoModelForCausalLM, dtype or "auto", trust_remote_code=trust_remote_code,
@@ -298,13 +299,13 @@ def _open(
 
 
 def _device_map(structure: PreTrainedModel, name: str, blocks: nn.ModuleList) -> dict[str, str]:
-    """Where from_pretrained leaves each part: blocks on disk, all else in memory.
+    """The device_map for from_pretrained: blocks on disk, all else in memory.
 
-    Parts of a block that are float32 whatever the model's precision stay in memory too: read from disk they would have
-    the model's.
+    Parts of a block that stay float32 in a model of another dtype are in memory too: read from disk they would get the
+    model's dtype.
 
     Raises:
-        ValueError: a weight of a block is also a weight of another block or of something outside the blocks.
+        ValueError: a block shares a weight with another block or with a module outside the blocks.
     """
     seen: dict[int, str] = {}
     for key, parameter in structure.named_parameters(remove_duplicate=False):
@@ -315,7 +316,7 @@ def _device_map(structure: PreTrainedModel, name: str, blocks: nn.ModuleList) ->
     in_float32 = re.compile("|".join(pattern.replace("*", ".*") for pattern in kept) or "(?!)")
     device_map: dict[str, str] = {}
 
-    def place(path: str, module: nn.Module) -> None:
+    def assign(path: str, module: nn.Module) -> None:
         if not any(in_float32.search(f"{path}.{key}") for key in module.state_dict()):
             device_map[path] = "disk"
             return
@@ -324,35 +325,35 @@ def _device_map(structure: PreTrainedModel, name: str, blocks: nn.ModuleList) ->
             dict.fromkeys((f"{path}.{key}" for key in _direct_tensors(module)) if children else [path], "cpu")
         )
         for key, child in children.items():
-            place(f"{path}.{key}", child)
+            assign(f"{path}.{key}", child)
 
     for index, block in enumerate(blocks):
-        place(f"{name}.{index}", block)
+        assign(f"{name}.{index}", block)
     parts = name.split(".")
     for depth, part in enumerate(parts):
-        owner = structure.get_submodule(".".join(parts[:depth]))
+        parent = structure.get_submodule(".".join(parts[:depth]))
         prefix = "".join(f"{part}." for part in parts[:depth])
-        children = [key for key, _ in owner.named_children() if key != part]
-        device_map |= dict.fromkeys((f"{prefix}{key}" for key in (*_direct_tensors(owner), *children)), "cpu")
+        children = [key for key, _ in parent.named_children() if key != part]
+        device_map |= dict.fromkeys((f"{prefix}{key}" for key in (*_direct_tensors(parent), *children)), "cpu")
     return device_map
 
 
 def _direct_tensors(module: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that a module holds itself."""
+    """Names of a module's parameters and buffers, without those of its submodules."""
     return [key for key, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
 
 
 def _check_loads_again(model: PreTrainedModel) -> None:
-    """Raises ValueError for a model that AutoModelForCausalLM loads from a larger model's folder, but not by itself."""
+    """Raises ValueError for the text part of a multimodal model that could not be loaded once it is saved alone."""
     if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not model.is_remote_code():
         raise ValueError(
-            f"a {model.config.model_type} saved by itself has no class that loads it as a causal language model, so "
-            "that --stream cannot write it"
+            f"--stream cannot write {model.config.model_type}: AutoModelForCausalLM does not load it once it is saved "
+            "without the multimodal model that contains it"
         )
 
 
 def _correct_tied_config(model: PreTrainedModel) -> None:
-    """Let the config say that weights are not tied where the files hold two different ones, which stay untied."""
+    """Set tie_word_embeddings to False if the checkpoint held two different tensors and the model keeps both."""
     if model.get_expanded_tied_weights_keys(all_submodels=True) and not model.all_tied_weights_keys:
         model.config.tie_word_embeddings = False
 
@@ -362,7 +363,7 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
 
 
 def _digest(tensor: Tensor) -> str:
-    """sha256 of a tensor's precision, shape and bytes."""
+    """sha256 of a tensor's dtype, shape and bytes."""
     head = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
     digest = hashlib.sha256(head)
     digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
@@ -376,7 +377,7 @@ def remove_converted(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Everything written to `path` reaches the disk."""
+    """Wait until everything written to `path` is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

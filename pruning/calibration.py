@@ -1,4 +1,4 @@
-"""Token windows from C4, WikiText-2 or a text file: seeded ones to calibrate with, consecutive ones for perplexity."""
+"""Token windows from C4, WikiText-2 or a text file: drawn at random for calibration, consecutive for perplexity."""
 
 import contextlib
 import hashlib
@@ -28,27 +28,27 @@ logger = logging.getLogger(__name__)
 
 WINDOWS = ("auto", "documents", "joined")
 SUFFIXES = (*data_files.SUFFIXES, *data_files.TEXT_SUFFIXES)
-# Commits of the hub's data sets: every machine reads the same text, and a cached window needs no hub.
+# Commits of the hub's data sets: every machine reads the same text, and cached windows are read without the hub.
 C4_REVISION = "1588ec454efa1a09f29cd18ddd04fe05fc8653a2"
 WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
 C4_FILES = {"train": "en/c4-train.00000-of-01024.json.gz", "validation": "en/c4-validation.00000-of-00008.json.gz"}
-C4_DOCUMENTS = 50_000  # peers tokenise a few thousand to find 128 that are longer than 2048 tokens
+C4_DOCUMENTS = 50_000  # other codes tokenise a few thousand until 128 are longer than 2048 tokens
 HUB_CONFIGS = {"c4": "en", "wikitext2": "wikitext-2-raw-v1"}
 HUB_SPLITS = {"c4": tuple(C4_FILES), "wikitext2": ("train", "validation", "test")}
-# What stands between pretraining documents; a chat model's eos_token ends a turn instead.
+# Tokens between documents in pretraining; a chat model's eos_token ends a message instead.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
 BATCH = 64
-CACHE_VERSION = 1  # raise it when the same arguments are to give other tokens
+CACHE_VERSION = 1  # part of the cache's keys; raised when the same arguments give other tokens
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Drawn windows and how they came about.
+    """Calibration windows and how they were drawn.
 
     Attributes:
         tokens: (num_samples, seq_len) int64.
-        kind: "documents" or "joined".
-        num_tokens: tokens that were available to the draw.
+        kind: "documents" or "joined" (see sample_windows).
+        num_tokens: number of tokens that the windows were drawn from.
     """
 
     tokens: Tensor
@@ -69,13 +69,14 @@ def calibration_tokens(
     data_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
 ) -> Tensor:
-    """Seeded windows of a text, the same on every machine; a second call reads them from the cache.
+    """Calibration windows drawn from a text, the same on every machine; a second call reads them from the cache.
 
     Args:
         source: "c4", "wikitext2" or a file (see read_texts).
         num_samples: windows to draw, at least 1.
         seq_len: tokens per window, at least 1.
-        windows: kind of window (see sample_windows).
+        seed: seed of the draw.
+        windows: "auto", "documents" or "joined" (see sample_windows).
         split: part of c4 or wikitext2; a file has none.
         text_field: column of a json or parquet file.
         data_dir: folder with <source>/<split>.jsonl for c4 and wikitext2; the hub when None.
@@ -127,16 +128,16 @@ def read_texts(
     text_field: str = "text",
     data_dir: str | Path | None = None,
 ) -> list[str]:
-    """The documents of a source that hold more than white space, in its order.
+    """Documents of a source in its order, without those that are only white space.
 
     Args:
-        source: "c4" (the first C4_DOCUMENTS of the shard that peers calibrate on), "wikitext2" (one document: the rows
-            of a split joined by blank lines), or a file: .txt is one document, .json and .jsonl hold one in every
-            line, .parquet in every row; each may end in .gz.
+        source: "c4" (the first C4_DOCUMENTS of the shard that Wanda and SparseGPT calibrate on), "wikitext2" (one
+            document: the rows of a split joined by blank lines), or a file: .txt is one document, .json and .jsonl hold
+            one in every line, .parquet in every row; each may end in .gz.
         split: part of c4 (train, validation) or wikitext2 (train, validation, test); a file has none.
         text_field: column of a json or parquet file that holds the text.
         data_dir: reads c4 and wikitext2 from data_dir/<source>/[<config>/]<split>.jsonl (or another suffix); a .txt of
-            WikiText-2 may be the raw file, whose lines are the hub's rows. The hub when None.
+            WikiText-2 may be the raw file, whose lines are the hub's rows. None reads from the hub.
     Raises:
         ValueError: the source does not exist, cannot be read, lacks the text field or holds no text, or the hub cannot
             be reached.
@@ -165,16 +166,18 @@ def sample_windows(
     seed: int,
     windows: str = "auto",
 ) -> Sample:
-    """Windows drawn from documents in a seeded order; only as many documents are tokenised as are needed.
+    """Draw windows of tokens from documents; only as many documents are tokenised as are needed.
 
     Args:
         texts: documents.
-        windows: "documents" takes one window at a random place of a random document that is longer than seq_len; none
-            serves twice before all have served. "joined" joins random documents by the end-of-text token (a blank line
-            if the tokenizer has none), cuts the stream into windows and draws without replacement. "auto" is
-            "documents" if the long documents hold num_samples windows that do not overlap, else "joined".
+        num_samples, seq_len, seed: see calibration_tokens.
+        windows: "documents" draws documents longer than seq_len and takes a window at a random offset of each; no
+            document is drawn again before all were drawn. "joined" joins documents in random order by the end-of-text
+            token (a blank line if the tokenizer has none), cuts the result into windows and draws without replacement.
+            "auto" is "documents" if the long documents hold num_samples windows that do not overlap, else "joined".
     Raises:
-        ValueError: sizes below 1, an unknown kind, or a text that is too short (says how many tokens are lacking).
+        ValueError: sizes below 1, an unknown value of `windows`, or a text that is too short (the message says how many
+            tokens are missing).
     Source: Wanda and SparseGPT, lib/data.py and datautils.py: "documents". They never draw the last window of a
         document, which we do, and draw documents with replacement from the start.
     """
@@ -186,41 +189,41 @@ def sample_windows(
         documents, num_tokens = _long_documents(tokenizer, shuffled, num_samples, seq_len)
         enough = sum(len(ids) // seq_len for ids in documents) >= num_samples
         if enough or (documents and windows == "documents"):
-            return Sample(_draw_inside(documents, num_samples, seq_len, draw), "documents", num_tokens)
+            return Sample(_draw_from_documents(documents, num_samples, seq_len, draw), "documents", num_tokens)
     if windows == "documents":
         longest = max((len(ids) for ids in _tokenize(tokenizer, shuffled, _start_tokens(tokenizer, texts))), default=0)
         raise ValueError(
-            f"no document is longer than {seq_len} tokens: the longest has {longest} and lacks "
-            f"{seq_len + 1 - longest}; take a smaller seq_len, longer documents or windows='joined'"
+            f"no document is longer than {seq_len} tokens: the longest has {longest}; take a smaller seq_len, longer "
+            "documents or windows='joined'"
         )
     stream = _joined_stream(tokenizer, shuffled, num_samples * seq_len)
-    return Sample(_draw_apart(stream, num_samples, seq_len, draw), "joined", len(stream))
+    return Sample(_draw_from_stream(stream, num_samples, seq_len, draw), "joined", len(stream))
 
 
 def text_windows(tokenizer: PreTrainedTokenizerBase, text: str, seq_len: int) -> Tensor:
-    """Consecutive windows of one text, tokenised once: what published perplexities are measured on.
+    """Consecutive windows of one text, tokenised as a whole, as published perplexities are measured.
 
-    The tokenizer's own special tokens stand at the start of the text only, not of every window; a last window that is
-    not full is dropped.
+    The tokenizer's special tokens are at the start of the text only, not of every window; an incomplete last window is
+    dropped.
 
     Returns:
         (number of windows, seq_len) int64.
     Raises:
-        ValueError: seq_len below 1, or the text does not fill one window (says how many tokens are lacking).
+        ValueError: seq_len below 1, or a text shorter than one window (the message says how many tokens are missing).
     Source: Wanda lib/eval.py, GPTQ datautils.py.
     """
     _check_sizes(seq_len=seq_len)
     (ids,) = _tokenize(tokenizer, [text], _start_tokens(tokenizer, [text]))
     count = len(ids) // seq_len
     if count == 0:
-        raise ValueError(f"the text has {len(ids)} tokens, a window of {seq_len} lacks {seq_len - len(ids)}")
+        raise ValueError(f"the text has {len(ids)} tokens, {seq_len - len(ids)} fewer than a window of {seq_len}")
     digest = _text_digest([text])[:16]
     logger.info("text: %d tokens, %d windows of %d, sha256 of the text %s", len(ids), count, seq_len, digest)
     return torch.from_numpy(ids[: count * seq_len].reshape(count, seq_len).astype(np.int64))
 
 
 def default_cache_dir() -> Path:
-    """The folder of cached windows: junk_dna/calibration in $XDG_CACHE_HOME or ~/.cache."""
+    """Folder of cached windows: junk_dna/calibration in $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "junk_dna" / "calibration"
 
 
@@ -236,7 +239,11 @@ def _check_kind(windows: str) -> None:
 
 
 def source_file(source: str | Path, split: str = "train", data_dir: str | Path | None = None) -> Path | None:
-    """The file to read; None for the hub."""
+    """Path of the file that holds a source (see read_texts); None if it is read from the hub.
+
+    Raises:
+        ValueError: there is no such file or split, or the file's suffix is unknown.
+    """
     if source not in HUB_CONFIGS:
         path = Path(source).expanduser()
         if not path.is_file():
@@ -258,10 +265,12 @@ def source_file(source: str | Path, split: str = "train", data_dir: str | Path |
 def source_content(
     name: str, source: str | Path, split: str = "train", data_dir: str | Path | None = None
 ) -> dict[str, str]:
-    """What a source (see read_texts) is by its content: <name>_commit of the hub, else hashes of its file.
+    """What a run records of the content of a source (see read_texts): the hub's commit, else hashes of the file.
 
+    Args:
+        name: prefix of the keys.
     Returns:
-        <name>_sha256 counts the file's name, <name>_content_sha256 does not.
+        <name>_commit; or <name>_sha256, of the file's name and content, and <name>_content_sha256, of its content.
     """
     path = source_file(source, split, data_dir)
     if path is None:
@@ -270,7 +279,7 @@ def source_content(
 
 
 def _read_file(path: Path, text_field: str, limit: int | None = None) -> list[str]:
-    """Texts of a file, blank ones too; the first `limit` of them."""
+    """The first `limit` texts of a file (all when None), empty ones included."""
     if file_kind(path, SUFFIXES) == "txt":
         return [read_text(path)]
     return list(islice(_texts(path, text_field), limit))
@@ -284,7 +293,7 @@ def _texts(path: Path, text_field: str) -> Iterator[str]:
 
 
 def _wikitext_rows(text: str) -> list[str]:
-    """The hub's rows of a raw WikiText file: a line with its end, nothing for a blank line."""
+    """Rows of a raw WikiText file as on the hub: each line with its newline; a blank line is an empty row."""
     lines = text.removesuffix("\n").split("\n")
     return [f"{line}\n" if line.strip() else "" for line in lines]
 
@@ -299,7 +308,7 @@ def _hub_texts(source: str, split: str) -> list[str]:
                 "Salesforce/wikitext", HUB_CONFIGS[source], split=split, revision=WIKITEXT_REVISION
             )
         else:
-            # The file is named: the configuration that peers name is gone from the hub, "en" is 300 GB.
+            # By file name: the configuration that other codes load is gone from the hub, and "en" is 300 GB.
             rows = datasets.load_dataset(
                 "allenai/c4", data_files={split: C4_FILES[split]}, split=split, streaming=True, revision=C4_REVISION
             ).take(C4_DOCUMENTS)
@@ -307,15 +316,15 @@ def _hub_texts(source: str, split: str) -> list[str]:
 
 
 def _start_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
-    """Special tokens that the tokenizer puts before a text; what it puts behind one is left out."""
-    # Some of the text itself: around nothing, the tokens before and behind could not be told apart.
+    """Special tokens that the tokenizer puts before a text, without those that it puts after it."""
+    # Encodes some of the text: in an empty one, tokens before and after could not be told apart.
     encoded = tokenizer(texts[0][:100], return_special_tokens_mask=True, verbose=False)
     pairs = zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
     return np.array([token for token, _ in takewhile(lambda pair: pair[1], pairs)], dtype=np.int32)
 
 
 def _separator_tokens(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """What stands between joined documents: the end-of-text token, or a blank line."""
+    """Tokens between joined documents: the end-of-text token, or those of a blank line."""
     added = tokenizer.get_added_vocab()
     token = next((added[name] for name in END_OF_TEXT if name in added), tokenizer.eos_token_id)
     ids = [token] if token is not None else tokenizer("\n\n", add_special_tokens=False)["input_ids"]
@@ -332,27 +341,27 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], start: n
 
 
 def _long_documents(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], wanted: int, seq_len: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], num_documents: int, seq_len: int
 ) -> tuple[list[np.ndarray], int]:
-    """The first `wanted` documents with more than seq_len tokens, and the number of tokens in them."""
+    """Token ids of the first `num_documents` documents longer than seq_len, and how many tokens these have."""
     start = _start_tokens(tokenizer, texts)
     # A token covers a byte or more (but for rare normalisations): shorter texts need no tokenising.
     candidates = [text for text in texts if len(start) + len(text.encode()) > seq_len]
     ids_per_text = _tokenize(tokenizer, candidates, start)
-    documents = list(islice((ids for ids in ids_per_text if len(ids) > seq_len), wanted))
+    documents = list(islice((ids for ids in ids_per_text if len(ids) > seq_len), num_documents))
     return documents, sum(map(len, documents))
 
 
-def _draw_inside(documents: list[np.ndarray], num_samples: int, seq_len: int, draw: random.Random) -> Tensor:
-    """A window at a random place of each document, and of random ones once all have served."""
+def _draw_from_documents(documents: list[np.ndarray], num_samples: int, seq_len: int, draw: random.Random) -> Tensor:
+    """A window at a random offset of each document, then of documents drawn at random, num_samples in all."""
     chosen = documents + draw.choices(documents, k=num_samples - len(documents))
-    starts = [draw.randint(0, len(ids) - seq_len) for ids in chosen]  # both ends are legal
+    starts = [draw.randint(0, len(ids) - seq_len) for ids in chosen]  # randint includes both ends
     rows = [ids[start : start + seq_len] for ids, start in zip(chosen, starts, strict=True)]
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
-def _joined_stream(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], wanted: int) -> np.ndarray:
-    """Whole documents with separators between them, until there are `wanted` tokens or no more documents."""
+def _joined_stream(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], num_tokens: int) -> np.ndarray:
+    """Token ids of documents joined by separators: as many whole documents as give `num_tokens`, or all."""
     separator = _separator_tokens(tokenizer)
     parts = [_start_tokens(tokenizer, texts)]
     total = len(parts[0])
@@ -360,18 +369,18 @@ def _joined_stream(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], wan
         new = [separator, ids] if len(parts) > 1 else [ids]
         parts += new
         total += sum(map(len, new))
-        if total >= wanted:
+        if total >= num_tokens:
             break
     return np.concatenate(parts)
 
 
-def _draw_apart(stream: np.ndarray, num_samples: int, seq_len: int, draw: random.Random) -> Tensor:
+def _draw_from_stream(stream: np.ndarray, num_samples: int, seq_len: int, draw: random.Random) -> Tensor:
     """Windows that do not overlap, drawn without replacement."""
     wanted = num_samples * seq_len
     if len(stream) < wanted:
         raise ValueError(
             f"{num_samples} windows of {seq_len} need {wanted} tokens; the text has {len(stream)}, "
-            f"{wanted - len(stream)} are lacking; give more text, or take fewer or shorter windows"
+            f"{wanted - len(stream)} are missing; give more text, or take fewer or shorter windows"
         )
     count = len(stream) // seq_len
     rows = stream[: count * seq_len].reshape(count, seq_len)[draw.sample(range(count), num_samples)]
@@ -387,7 +396,7 @@ def _text_digest(texts: Iterable[str]) -> str:
 
 
 def _source_digest(source: str | Path, split: str, path: Path | None) -> str:
-    """What determines the documents: how they are read, and the file's content or the hub's commit."""
+    """Part of the cache's key: how the documents are read, and the sha256 of the file or the hub's commit."""
     if path is None:
         return f"{source}@{C4_REVISION if source == 'c4' else WIKITEXT_REVISION}:{split}:{C4_DOCUMENTS}"
     with path.open("rb") as file:
@@ -397,7 +406,7 @@ def _source_digest(source: str | Path, split: str, path: Path | None) -> str:
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 of the tokenizer's content, without the truncation and padding that its last call left behind."""
+    """sha256 of the tokenizer's vocabulary and rules, without its current truncation and padding settings."""
     if tokenizer.is_fast:
         content = tokenizer.backend_tokenizer.to_str()
         content = content[content.index('"added_tokens"') :]  # parsing it all would take most of a cached call
@@ -407,7 +416,7 @@ def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _facts(sample: Sample, texts: Sequence[str]) -> dict[str, str]:
-    """What the log says about a sample; kept beside it in the cache."""
+    """What is logged about a sample; metadata of its cache file."""
     return {
         "kind": sample.kind,
         "documents": str(len(texts)),
@@ -422,23 +431,23 @@ def _tensor_digest(tokens: Tensor) -> str:
 
 
 def _read_cache(path: Path) -> tuple[Tensor, dict[str, str]] | None:
-    """Cached windows and their facts; None if there are none or the file is damaged."""
+    """Cached windows and what is logged about them (_facts); None if there are none or the file is damaged."""
     if not path.exists():
         return None
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tokens, facts = file.get_tensor("tokens").clone(), file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
-        logger.warning("%s cannot be read and is made again: %s", path, error)
+        logger.warning("%s cannot be read; the windows are drawn again: %s", path, error)
         return None
     if facts.get("tokens_sha256") != _tensor_digest(tokens):
-        logger.warning("%s is damaged and is made again", path)
+        logger.warning("%s is damaged; the windows are drawn again", path)
         return None
     return tokens, facts
 
 
 def _write_cache(path: Path, tokens: Tensor, facts: dict[str, str]) -> None:
-    """Write by rename, so that another process reads the whole file or none."""
+    """Write the cache file by rename, so that another process reads all of it or none."""
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Compiled inner loops of SparseGPT and GPTQ for CPUs, on the columns of a sub-block.
+"""The inner loops of SparseGPT and GPTQ over the columns of a sub-block, compiled by numba for CPUs.
 
-A column of W is a contiguous row of `columns`, (width, out_features). Rows of W never meet here, so threads share them
-out, each works on a strip that stays in its cache, and every loop along a strip is vectorised.
+`columns` is a part of W^T, (width, out_features), so that a column of W is contiguous. Rows of W are independent here:
+each thread takes some, in strips that fit into its cache, and loops along a strip are vectorised.
 """
 
 import numpy as np
@@ -16,14 +16,15 @@ _compiled = compiled(fastmath={"contract"})
 
 
 def prune_columns(columns: Tensor, upper: Tensor, keep: Tensor, errors: Tensor, n_kept: int, m_group: int) -> None:
-    """Zero the dropped weights column by column, each taking its error out of the later columns.
+    """Zero the dropped weights column by column, and let the later columns make up for each column's error.
 
     Args:
         columns: (width, out_features) float32, contiguous; changed in place.
-        upper: (width, width), the sub-block's part of U.
-        keep: shaped like columns; with m_group > 0 it is written: the mask of every m_group columns is chosen when
-            they are reached, ties going to the later column.
-        errors: shaped like columns; becomes w / U_jj of dropped weights, 0 of kept ones.
+        upper: (width, width), the sub-block's part of U, where U^T U is the inverse Hessian.
+        keep: bool, shaped like columns, True where a weight is kept. With m_group > 0 it is written: each group's mask
+            is chosen when its first column is reached; of equal scores, the later column is kept.
+        errors: shaped like columns; written: w / U_jj of dropped weights, 0 of kept ones.
+        n_kept, m_group: keep n_kept of every m_group columns; 0 and 0 if `keep` is given.
     """
     arrays = columns.numpy(), np.ascontiguousarray(upper.numpy()), keep.numpy(), errors.numpy()
     share_rows(_prune_strips, columns.shape[1], STRIP, *arrays, n_kept, m_group)
@@ -32,12 +33,13 @@ def prune_columns(columns: Tensor, upper: Tensor, keep: Tensor, errors: Tensor, 
 def round_columns(
     columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, errors: Tensor, max_code: int
 ) -> None:
-    """Replace weights by their codes column by column, each rounding error taken out of the later columns.
+    """Replace weights by their codes column by column, and let the later columns make up for each rounding error.
 
     Args:
-        columns, upper, errors: as in prune_columns.
-        scales, zeros: (groups, out_features) float32.
+        columns, upper: as in prune_columns.
+        scales, zeros: (groups, out_features) float32; a code stands for scale * (code - zero).
         group_index: (width,) the group of each column.
+        errors: shaped like columns; written: (w - rounded w) / U_jj.
         max_code: the largest code.
     """
     arrays = columns.numpy(), np.ascontiguousarray(upper.numpy()), scales.numpy(), zeros.numpy(), group_index.numpy()
@@ -51,15 +53,15 @@ def _prune_strips(
 ) -> None:  # fmt: skip
     for first in range(first_row, last_row, STRIP):
         last = min(first + STRIP, last_row)
-        for place in range(len(columns)):
-            if m_group and place % m_group == 0:
-                _choose_group(columns[:, first:last], upper, keep[:, first:last], n_kept, m_group, place)
-            own, error, kept = columns[place, first:last], errors[place, first:last], keep[place, first:last]
-            diagonal = upper[place, place]
-            for row in range(len(own)):
-                error[row] = np.float32(0) if kept[row] else own[row] / diagonal
-                own[row] = own[row] if kept[row] else np.float32(0)
-            _spread(columns[:, first:last], upper, error, place)
+        for j in range(len(columns)):
+            if m_group and j % m_group == 0:
+                _choose_group(columns[:, first:last], upper, keep[:, first:last], n_kept, m_group, j)
+            column, error, kept = columns[j, first:last], errors[j, first:last], keep[j, first:last]
+            diagonal = upper[j, j]
+            for row in range(len(column)):
+                error[row] = np.float32(0) if kept[row] else column[row] / diagonal
+                column[row] = column[row] if kept[row] else np.float32(0)
+            _correct_later_columns(columns[:, first:last], upper, error, j)
 
 
 @_compiled
@@ -69,54 +71,51 @@ def _round_strips(
 ) -> None:  # fmt: skip
     for first in range(first_row, last_row, STRIP):
         last = min(first + STRIP, last_row)
-        for place in range(len(columns)):
-            own, error, diagonal = columns[place, first:last], errors[place, first:last], upper[place, place]
-            scale, zero = scales[group_index[place], first:last], zeros[group_index[place], first:last]
-            for row in range(len(own)):
-                code = (own[row] / scale[row] + ROUNDING) - ROUNDING + zero[row]
+        for j in range(len(columns)):
+            column, error, diagonal = columns[j, first:last], errors[j, first:last], upper[j, j]
+            scale, zero = scales[group_index[j], first:last], zeros[group_index[j], first:last]
+            for row in range(len(column)):
+                code = (column[row] / scale[row] + ROUNDING) - ROUNDING + zero[row]
                 code = min(max(code, np.float32(0)), max_code)
-                error[row] = (own[row] - (code - zero[row]) * scale[row]) / diagonal
-                own[row] = code
-            _spread(columns[:, first:last], upper, error, place)
+                error[row] = (column[row] - (code - zero[row]) * scale[row]) / diagonal
+                column[row] = code
+            _correct_later_columns(columns[:, first:last], upper, error, j)
 
 
 @_compiled
-def _spread(columns: np.ndarray, upper: np.ndarray, error: np.ndarray, place: int) -> None:
-    """Subtract upper[place, j] * error from every column j after `place`, in place: these make up for its error.
-
-    Args:
-        columns: weights, (in_features, out_features).
-        upper: Cholesky factor of the inverse Hessian, upper triangular.
-        error: of column `place`, over its diagonal element of `upper`, (out_features,).
-    """
-    for later in range(place + 1, len(columns)):
-        share, column = upper[place, later], columns[later]
+def _correct_later_columns(columns: np.ndarray, upper: np.ndarray, error: np.ndarray, j: int) -> None:
+    """Subtract upper[j, k] * error from every column k after j, in place; `error` is column j's, (out_features,)."""
+    for later in range(j + 1, len(columns)):
+        factor, column = upper[j, later], columns[later]
         for row in range(len(error)):
-            column[row] -= share * error[row]
+            column[row] -= factor * error[row]
 
 
 @_compiled
 def _choose_group(
     columns: np.ndarray, upper: np.ndarray, keep: np.ndarray, n_kept: int, m_group: int, start: int
 ) -> None:
-    """Keep the n_kept weights with the highest |w| / U_jj of a group; a weight's rank is counted, not sorted."""
+    """In each row, keep the n_kept weights with the highest |w| / U_jj of the m_group columns from `start` on.
+
+    A weight's rank is the number of lower scores, counted pair by pair, which is faster than a sort.
+    """
     rows = columns.shape[1]
     scores = np.empty((m_group, rows), np.float32)
-    for place in range(m_group):
-        diagonal, column, score = upper[start + place, start + place], columns[start + place], scores[place]
+    for j in range(m_group):
+        diagonal, column, score = upper[start + j, start + j], columns[start + j], scores[j]
         for row in range(rows):
             score[row] = abs(column[row]) / diagonal
     lower = np.empty(rows, np.int32)
-    for place in range(m_group):
+    for j in range(m_group):
         lower[:] = 0
-        mine, kept = scores[place], keep[start + place]
-        for other in range(place):
-            theirs = scores[other]
+        score, kept = scores[j], keep[start + j]
+        for other in range(j):
+            other_score = scores[other]
             for row in range(rows):
-                lower[row] += theirs[row] <= mine[row]
-        for other in range(place + 1, m_group):
-            theirs = scores[other]
+                lower[row] += other_score[row] <= score[row]
+        for other in range(j + 1, m_group):
+            other_score = scores[other]
             for row in range(rows):
-                lower[row] += theirs[row] < mine[row]
+                lower[row] += other_score[row] < score[row]
         for row in range(rows):
             kept[row] = lower[row] >= m_group - n_kept

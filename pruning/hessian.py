@@ -1,6 +1,6 @@
-"""Second-order statistics of a linear layer's inputs: X^T X, and the triangular factor of its inverse.
+"""The Hessian X^T X of a linear layer's inputs X, and the triangular factor of its inverse.
 
-SparseGPT and GPTQ read nothing else of the inputs, so layers with the same inputs (q, k, v; gate, up) share one factor.
+SparseGPT and GPTQ use nothing else of the inputs, so layers with the same inputs (q, k, v; gate, up) share one factor.
 """
 
 import ctypes
@@ -16,18 +16,18 @@ from pruning.validation import all_finite
 
 logger = logging.getLogger(__name__)
 
-LEAF = 256  # below this size LAPACK's Cholesky costs less than the products that would replace it
+LEAF = 256  # below this size LAPACK's Cholesky costs less than the matmuls that would replace it
 
 
 class InverseFactor(NamedTuple):
-    """The inverse of a damped Hessian as U^T U, the inputs in the order in which a method visits them.
+    """The inverse of a damped Hessian as U^T U, with the inputs in the order in which a method visits them.
 
     Fields:
         upper: (in, in) float32, upper triangular U with (H + damping * mean(diag H) * I)^-1 = U^T U.
-        dead: (in,) bool in the layer's own order: inputs that were 0 in every token. Their diagonal counts as 1.
-        damping: the fraction of the mean diagonal that was added, which is more than asked for if H needed it.
-        order: (in,) int64, the input that stands at each place of `upper`, largest diagonal first; None when inputs
-            stand in the layer's own order.
+        dead: (in,) bool in the layer's order: inputs that were 0 in every token. Their diagonal is set to 1.
+        damping: fraction of the mean diagonal that was added; more than requested if H needed more.
+        order: (in,) int64, index of the input in each row of `upper`, by decreasing diagonal; None for the layer's
+            order.
     """
 
     upper: Tensor
@@ -37,18 +37,19 @@ class InverseFactor(NamedTuple):
 
 
 def factor_inverse(hessian: Tensor, damping: float = 0.01, act_order: bool = False) -> InverseFactor:
-    """Triangular factor of the inverse Hessian, from one recursion over products instead of three factorisations.
+    """Triangular factor of the inverse Hessian, by one recursion over matmuls instead of three factorisations.
 
-    Where H plus damping is not positive definite in float32, damping is raised tenfold up to 1, then float64 is tried;
-    a warning names the value used.
+    If H plus damping is not positive definite in float32, damping is raised tenfold up to 1, then float64 is tried; a
+    warning names the value used.
 
     Args:
         hessian: X^T X, (in, in), at any positive scale.
         damping: fraction of the mean diagonal added to the diagonal, 0 or more.
-        act_order: visit inputs by falling diagonal (GPTQ's act-order).
+        act_order: order inputs by decreasing diagonal (GPTQ's act-order).
     Raises:
-        ValueError: not a square matrix, NaN or infinity in it, a negative diagonal or damping, or no damping helps.
-    Source: GPTQ sec. 3.3; IST-DASLab/gptq and sparsegpt, where the mean diagonal counts a dead input as 1, which
+        ValueError: not a square matrix, NaN or infinity in it, a negative diagonal or damping, or not positive definite
+            at any damping.
+    Source: GPTQ sec. 3.3; IST-DASLab/gptq and sparsegpt, whose mean diagonal counts a dead input as 1, so that damping
         depends on the scale of H; here it counts as 0.
     """
     _check_hessian(hessian, damping)
@@ -56,29 +57,29 @@ def factor_inverse(hessian: Tensor, damping: float = 0.01, act_order: bool = Fal
     dead = diagonal == 0
     order = diagonal.argsort(descending=True, stable=True) if act_order else None
     arranged = hessian if order is None else hessian[order][:, order]
-    dead_places = dead if order is None else dead[order]
+    arranged_dead = dead if order is None else dead[order]
     mean_diagonal = float(diagonal.double().mean())
     for dtype, fraction in _attempts(damping):
         damped = arranged.to(dtype, copy=True)
-        damped.diagonal().add_(fraction * mean_diagonal).masked_fill_(dead_places, 1)
+        damped.diagonal().add_(fraction * mean_diagonal).masked_fill_(arranged_dead, 1)
         upper = _inverse_upper(damped)
         if upper is not None:
             if (dtype, fraction) != (torch.float32, damping):
                 logger.warning("Hessian not positive definite at damping %g: used %g in %s", damping, fraction, dtype)
             return InverseFactor(upper.float(), dead, fraction, order)
     raise ValueError(
-        f"the Hessian is not positive definite even at damping {fraction:g} in float64: it is no X^T X, "
-        "or was accumulated in too low a precision"
+        f"the Hessian is not positive definite even at damping {fraction:g} in float64: it is not of "
+        "the form X^T X, or was accumulated in too low a precision"
     )
 
 
 def resolve_factor(
     hessian: Tensor | InverseFactor, in_features: int, damping: float, act_order: bool = False
 ) -> InverseFactor:
-    """The factor for a layer with `in_features` inputs: computed from a Hessian, or the given one after a check.
+    """The factor for a layer with `in_features` inputs: computed from a Hessian, or the given factor, checked.
 
     Raises:
-        ValueError: size or order of the inputs do not fit, or the Hessian has no factor.
+        ValueError: the size or order of the inputs does not fit, or factor_inverse refuses the Hessian.
     """
     if not isinstance(hessian, InverseFactor):
         _check_size(hessian, in_features)
@@ -102,11 +103,13 @@ def _check_hessian(hessian: Tensor, damping: float) -> None:
     if not all_finite(hessian):
         raise ValueError("the Hessian holds NaN or infinity")
     if bool((hessian.diagonal() < 0).any()):
-        raise ValueError(f"the Hessian's diagonal holds {float(hessian.diagonal().min()):g}: it is no X^T X")
+        raise ValueError(
+            f"the Hessian's diagonal holds {float(hessian.diagonal().min()):g}: it is not of the form X^T X"
+        )
 
 
 def _attempts(damping: float) -> list[tuple[torch.dtype, float]]:
-    """The asked damping, then ten times more each time up to 1, all in float32; at last float64."""
+    """Dtype and damping to try: the given damping, then ten times more up to 1, in float32; last 1 in float64."""
     fractions = [damping]
     while fractions[-1] < 1:
         fractions.append(min(max(10 * fractions[-1], 0.01), 1.0))
@@ -125,7 +128,7 @@ def _inverse_upper(damped: Tensor) -> Tensor | None:
 def _inverse_lower(matrix: Tensor) -> Tensor | None:
     """L^-1 for matrix = L L^T, or None when it is not positive definite; overwrites the matrix's lower right part.
 
-    Halves: L21 = A21 L11^-T, the rest is that of A22 - L21 L21^T, and L^-1 holds -L22^-1 L21 L11^-1.
+    By halves: L21 = A21 L11^-T, L22 is the factor of A22 - L21 L21^T, and -L22^-1 L21 L11^-1 is the lower left of L^-1.
     """
     size = len(matrix)
     if size <= LEAF:
@@ -159,10 +162,10 @@ def add_gram(hessian: Tensor, X: Tensor) -> None:
     if X.ndim != 2 or hessian.shape != (X.shape[1], X.shape[1]):
         raise ValueError(f"inputs of shape {tuple(X.shape)} do not fit a Hessian of shape {tuple(hessian.shape)}")
     if hessian.dtype != torch.float32:
-        raise ValueError(f"a Hessian in {hessian.dtype} loses small inputs; it must be float32")
+        raise ValueError(f"a Hessian must be float32: sums in {hessian.dtype} lose small inputs")
     if X.is_cuda and X.dtype in (torch.bfloat16, torch.float16):
         hessian.add_(torch.mm(X.T, X, out_dtype=torch.float32))
-    elif _bfloat16_product() and X.dtype == torch.bfloat16 and not X.is_cuda and hessian.is_contiguous() and len(X):
+    elif _bfloat16_matmul() and X.dtype == torch.bfloat16 and not X.is_cuda and hessian.is_contiguous() and len(X):
         _add_gram_bfloat16(hessian, X.contiguous())
     else:
         X = X.float()
@@ -170,10 +173,10 @@ def add_gram(hessian: Tensor, X: Tensor) -> None:
 
 
 @functools.cache
-def _bfloat16_product() -> object | None:
-    """cblas_gemm_bf16bf16f32 of the MKL inside torch where the CPU multiplies bfloat16 itself, else None.
+def _bfloat16_matmul() -> object | None:
+    """The matmul of bfloat16 to float32 of the MKL inside torch; None if the CPU has no bfloat16 instructions.
 
-    torch's own bfloat16 product rounds the result to bfloat16, which a sum over thousands of tokens cannot bear.
+    torch's bfloat16 matmul rounds its result to bfloat16, which is too coarse for a sum over thousands of tokens.
     """
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
@@ -189,7 +192,7 @@ def _add_gram_bfloat16(hessian: Tensor, X: Tensor) -> None:
     tokens, features = X.shape
     one = ctypes.c_float(1)
     data = ctypes.c_void_p(X.data_ptr())
-    _bfloat16_product()(
+    _bfloat16_matmul()(
         row_major, transposed, plain, features, features, tokens, one, data, features, data, features, one,
         ctypes.c_void_p(hessian.data_ptr()), features,
     )  # fmt: skip

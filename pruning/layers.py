@@ -1,4 +1,4 @@
-"""Which weights of a model are compressed, and the inputs that each of them is given."""
+"""The weights of a model that are compressed, and hooks that show the inputs of each."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
@@ -17,25 +17,26 @@ def prunable_weights(
     include_embeddings: bool = True,
     include_new: bool = False,
 ) -> dict[str, nn.Parameter]:
-    """The matrices of an encoder that pruning ranks: weights of linear layers and of embeddings, in the model's order.
+    """The prunable weights of an encoder: matrices of linear layers and of embeddings, by name in the model's order.
 
     Biases and norms are never pruned. A weight that two modules share is listed once.
 
     Args:
         model: any encoder; its weights may be on the meta device.
-        new_parameters: names of parameters that no checkpoint held (a new head), pruned only with `include_new`.
-        include_embeddings: rank word, position and token-type embeddings too (the original without --noembed).
+        new_parameters: names of parameters that were not in the checkpoint (a new head).
+        include_embeddings: prune word, position and token-type embeddings too (the original without --noembed).
+        include_new: prune `new_parameters` too.
     Raises:
         ValueError: the model holds no such weight.
     Source: the original's sparse_core.py takes 2-D tensors whose names lack "embed"; on RoBERTa and BERT that is this
         set, but it prunes the randomly initialised head as well (--prune_new_head).
     """
-    kinds = (nn.Linear, Conv1D, nn.Embedding) if include_embeddings else (nn.Linear, Conv1D)
-    owners = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, kinds)}
+    types = (nn.Linear, Conv1D, nn.Embedding) if include_embeddings else (nn.Linear, Conv1D)
+    names = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, types)}
     chosen = {
         name: parameter
         for name, parameter in model.named_parameters()
-        if name in owners and (include_new or name not in new_parameters)
+        if name in names and (include_new or name not in new_parameters)
     }
     if not chosen:
         raise ValueError(f"{type(model).__name__} has no linear layer to prune")
@@ -44,11 +45,11 @@ def prunable_weights(
 
 @dataclass(frozen=True)
 class LinearWeight:
-    """One weight matrix of a decoder block, whatever module holds it."""
+    """One weight matrix of a decoder block: that of a linear layer, or of one expert in a 3-D parameter."""
 
     name: str  # within the model; of one expert: "….experts.down_proj[3]"
-    owner: nn.Module
-    attribute: str = "weight"
+    module: nn.Module
+    attribute: str = "weight"  # name of the parameter in the module
     expert: int | None = None
 
     @property
@@ -57,42 +58,44 @@ class LinearWeight:
 
         Conv1D (GPT-2) keeps its weight as (in, out), mixture-of-experts blocks keep theirs as (experts, out, in).
         """
-        data = getattr(self.owner, self.attribute).data
+        data = getattr(self.module, self.attribute).data
         if self.expert is not None:
             return data[self.expert]
-        return data.T if isinstance(self.owner, Conv1D) else data
+        return data.T if isinstance(self.module, Conv1D) else data
 
 
 def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """Name and list of the blocks of a language model, also of the one inside a multimodal model.
+    """The decoder blocks of a language model, or of the language model inside a multimodal one.
 
-    A tower of another modality is a model with a config of its own and is passed over, however many blocks it has. Of
-    what is left, the blocks are the list that is as long as the text config says, or else the one with most weights.
+    Submodels with another config, such as a vision tower, are skipped. Of the other lists of modules, the blocks are
+    the one whose length is num_hidden_layers of the text config, or else the one with most weights.
 
+    Returns:
+        The list's name within the model, such as "model.layers", and the list.
     Raises:
-        ValueError: an encoder or encoder-decoder, no list of blocks, or blocks that share a weight.
+        ValueError: an encoder-decoder, no list of blocks, blocks in two lists, or blocks that share a weight.
     """
     text = model.config.get_text_config()
-    kind = type(model).__name__
+    class_name = type(model).__name__
     if model.config.is_encoder_decoder:
-        raise ValueError(f"{kind} is an encoder-decoder; a decoder-only language model is needed")
+        raise ValueError(f"{class_name} is an encoder-decoder; a decoder-only language model is needed")
     lists = dict(_lists_of_blocks(model, (type(model.config), type(text))))
     if not lists:
-        raise ValueError(f"{kind} has no list of decoder blocks to walk over")
+        raise ValueError(f"{class_name} has no list of decoder blocks to walk over")
     depth = getattr(text, "num_hidden_layers", None)
     sizes = {name: sum(weight.numel() for weight in blocks.parameters()) for name, blocks in lists.items()}
     name = max(lists, key=lambda name: (len(lists[name]) == depth, sizes[name]))
     for other, blocks in lists.items():
         if other != name and len(blocks) == len(lists[name]) and sizes[other] > sizes[name] / 4:
-            raise ValueError(f"{kind} cannot be compressed: its blocks are taken apart, into {other} and {name}")
-    _check_none_is_shared(name, lists[name], kind)
+            raise ValueError(f"{class_name} cannot be compressed: its blocks are in two lists, {other} and {name}")
+    _check_no_shared_weight(name, lists[name], class_name)
     return name, lists[name]
 
 
 def _lists_of_blocks(
     module: nn.Module, configs: tuple[type, ...], path: str = ""
 ) -> Iterator[tuple[str, nn.ModuleList]]:
-    """Lists with weights, but for those inside other lists and those inside a model whose config is none of these."""
+    """Lists of modules with weights, by name; skips lists inside lists, and submodels with a config of another type."""
     for key, child in module.named_children():
         name = f"{path}.{key}" if path else key
         if isinstance(child, nn.ModuleList):
@@ -102,46 +105,48 @@ def _lists_of_blocks(
             yield from _lists_of_blocks(child, configs, name)
 
 
-def _check_none_is_shared(name: str, blocks: nn.ModuleList, kind: str) -> None:
-    owners: dict[int, int] = {}
+def _check_no_shared_weight(name: str, blocks: nn.ModuleList, class_name: str) -> None:
+    first_block: dict[int, int] = {}
     for index, block in enumerate(blocks):
         for key, weight in block.named_parameters():
-            if (first := owners.setdefault(id(weight), index)) != index:
-                raise ValueError(f"{kind} cannot be compressed: {name}.{first} and {name}.{index} share {key}")
+            if (first := first_block.setdefault(id(weight), index)) != index:
+                raise ValueError(f"{class_name} cannot be compressed: {name}.{first} and {name}.{index} share {key}")
 
 
 def block_weights(block: nn.Module, prefix: str) -> list[LinearWeight]:
     """The weights of one decoder block that are compressed: its Linear, Conv1D and expert matrices.
 
-    Embeddings, norms, biases, routers, convolutions of single channels and lm_head are not among them.
+    Not embeddings, norms, biases, routers, depthwise convolutions or lm_head.
 
+    Args:
+        prefix: name of the block within the model.
     Raises:
-        ValueError: the block has none, or keeps weights in a layout that is not known (names them).
+        ValueError: the block has none, or has weights of another layout (the message names them).
     """
-    found = []
+    weights = []
     for name, module in block.named_modules():
         path = f"{prefix}.{name}"
         if isinstance(module, (nn.Linear, Conv1D)):
-            found.append(LinearWeight(f"{path}.weight", module))
+            weights.append(LinearWeight(f"{path}.weight", module))
             continue
         if isinstance(module, nn.Conv1d) and module.groups == module.in_channels == module.out_channels:
-            continue  # a few weights for each channel by itself, of the size of a norm
+            continue  # depthwise: a few weights per channel, as in a norm
         for attribute, parameter in module.named_parameters(recurse=False):
             if parameter.dim() < 3 or parameter.numel() == max(parameter.shape):
-                continue  # a vector, whatever its axes
+                continue  # a vector with more axes of size 1
             if parameter.dim() > 3 or getattr(module, "is_transposed", None) is not False:
                 raise ValueError(
                     f"{path}.{attribute} ({type(module).__name__}) has the shape {list(parameter.shape)}: neither a "
-                    "linear layer nor experts (number, out, in), so that this block cannot be compressed"
+                    "linear layer nor experts (number, out, in); this block cannot be compressed"
                 )
-            found += [LinearWeight(f"{path}.{attribute}[{i}]", module, attribute, i) for i in range(len(parameter))]
-    if not found:
+            weights += [LinearWeight(f"{path}.{attribute}[{i}]", module, attribute, i) for i in range(len(parameter))]
+    if not weights:
         raise ValueError(f"{prefix} ({type(block).__name__}) has no linear layer to compress")
-    return found
+    return weights
 
 
 def decoder_weights(model: PreTrainedModel) -> dict[str, LinearWeight]:
-    """Every weight that compression of a decoder touches, by name, in the order of the blocks.
+    """All weights of a decoder that are compressed, by name in the order of the blocks.
 
     Raises:
         ValueError: see decoder_blocks and block_weights.
@@ -153,14 +158,14 @@ def decoder_weights(model: PreTrainedModel) -> dict[str, LinearWeight]:
 
 
 @contextlib.contextmanager
-def inputs_shown(weights: list[LinearWeight], record: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Inside, `record(name, inputs)` is called whenever one of `weights` is about to be used."""
+def record_inputs(weights: list[LinearWeight], record: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Inside, `record(name, inputs)` is called before each matmul with one of `weights`."""
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple], None]:
         return lambda _, args: record(name, args[0])
 
     experts = [weight for weight in weights if weight.expert is not None]
-    handles = [w.owner.register_forward_pre_hook(hook_of(w.name)) for w in weights if w.expert is None]
+    handles = [w.module.register_forward_pre_hook(hook_of(w.name)) for w in weights if w.expert is None]
     try:
         with _ExpertInputs(experts, record) if experts else contextlib.nullcontext():
             yield
@@ -170,7 +175,7 @@ def inputs_shown(weights: list[LinearWeight], record: Callable[[str, Tensor], No
 
 
 class _ExpertInputs(TorchFunctionMode):
-    """Shows the input of every matmul with one expert's slice of a 3-D weight, which is no module and has no hooks."""
+    """Records the input of every matmul with one expert's slice of a 3-D weight, for which no module has a hook."""
 
     def __init__(self, weights: list[LinearWeight], record: Callable[[str, Tensor], None]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Low-rank approximation (paper, appendix E): the best matrix of a given rank in place of each weight."""
+"""Low-rank approximation (paper, appendix E): each weight is replaced by the closest matrix of a given rank."""
 
 from collections.abc import Sequence
 
@@ -30,11 +30,11 @@ def low_rank_approximation(W: Tensor, ranks: Sequence[int]) -> list[Tensor]:
 
 
 def factors(W: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Two float32 factors whose first r columns and rows multiply to the best approximation of every rank r <= `rank`.
+    """Two float32 factors of W: r columns of one times r rows of the other is the best matrix of rank r, r <= `rank`.
 
     Args:
         W: weight, (out_features, in_features).
-        rank: at least 1; of a smaller matrix, all that it has.
+        rank: at least 1; at most min(out_features, in_features) columns are returned.
     Returns:
         (out_features, rank), the left singular vectors times the singular values, and (rank, in_features).
     Raises:
@@ -42,14 +42,14 @@ def factors(W: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """
     check_weight(W)
     left, values, right = torch.linalg.svd(W.detach().float(), full_matrices=False)
-    # copies, so that what is left out does not stay in memory
+    # copies, so that the rest of the decomposition is freed
     return (left[:, :rank] * values[:rank]).contiguous(), right[:rank].clone()
 
 
 def parameter_ratio(shape: tuple[int, int], rank: int) -> float:
-    """Parameters of two factors of this rank over those of the dense matrix: r(m + n) / (mn).
+    """Parameters of two factors of this rank, divided by those of the dense matrix: r(m + n) / (mn).
 
-    It reaches 1 at r = mn / (m + n); above that nothing is saved.
+    Above rank mn / (m + n) the ratio exceeds 1: factors save nothing.
     """
     rows, columns = shape
     return rank * (rows + columns) / (rows * columns)

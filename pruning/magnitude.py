@@ -1,4 +1,4 @@
-"""One-shot magnitude pruning (paper, section 2): the weights with the smallest absolute value go."""
+"""One-shot magnitude pruning (paper, section 2): drops the weights of smallest absolute value."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ SCOPES = ("global", "layer")
 def magnitude_masks(
     weights: Mapping[str, Tensor], sparsities: Sequence[float], scope: str = "global"
 ) -> list[dict[str, Tensor]]:
-    """Keep-masks that drop the smallest weights, for all sparsities of a sweep from one selection pass.
+    """Keep-masks that drop the smallest weights, for several sparsities in one pass over the weights.
 
     Args:
         weights: the prunable weights by name.

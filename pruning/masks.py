@@ -1,4 +1,4 @@
-"""Keep-masks: choose the lowest k scores exactly, hold a mask through training, count zeros."""
+"""Keep-masks: drop exactly the k lowest scores, hold a mask through training, count zeros."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,7 +14,7 @@ def lowest_k_mask(scores: Tensor, sparsity: float) -> Tensor:
         scores: importance of each weight, any shape; higher is kept.
         sparsity: fraction to drop, in [0, 1].
     Returns:
-        Boolean tensor shaped like scores, True where the weight is kept. Ties go to the later position.
+        Boolean tensor shaped like scores, True where the weight is kept. Of equal scores, the later one is kept.
     Raises:
         ValueError: sparsity outside [0, 1], or a score is NaN.
     Source: paper sec. 2. The original compares with a threshold and drops one weight more.
@@ -23,14 +23,14 @@ def lowest_k_mask(scores: Tensor, sparsity: float) -> Tensor:
 
 
 def lowest_k_masks(scores: Sequence[Tensor], sparsities: Sequence[float]) -> list[list[Tensor]]:
-    """Keep-masks for several sparsities from one selection pass over several tensors ranked together.
+    """Keep-masks for several sparsities over several tensors ranked together, in one pass over the scores.
 
     Args:
         scores: importance of each weight; the tensors are ranked as one, in their order; higher is kept.
         sparsities: fractions to drop, each in [0, 1].
     Returns:
-        One list per sparsity, with one boolean tensor per tensor of `scores`, shaped and placed like it. The masks
-        are nested: what a lower sparsity drops, a higher one drops too.
+        One list per sparsity, with one boolean tensor per tensor of `scores`, of its shape and on its device. A
+        weight that a lower sparsity drops is dropped by every higher one too. Of equal scores, the later one is kept.
     Raises:
         ValueError: a sparsity outside [0, 1], or a score is NaN.
     """
@@ -49,7 +49,7 @@ def lowest_k_masks(scores: Sequence[Tensor], sparsities: Sequence[float]) -> lis
 
 
 def _keep_above(flat: Tensor, threshold: float, dropped: int) -> Tensor:
-    """True for all but the `dropped` lowest, when `threshold` is the largest of those; earlier ties are dropped."""
+    """True for all but the `dropped` lowest scores, of which `threshold` is the highest; ties as in lowest_k_mask."""
     if flat.device.type == "cpu":  # numpy compares and counts on one thread twice as fast as torch does on two
         above = flat.numpy() > np.float32(threshold)
         keep, kept = torch.from_numpy(above), np.count_nonzero(above)
@@ -57,7 +57,7 @@ def _keep_above(flat: Tensor, threshold: float, dropped: int) -> Tensor:
         keep = flat > threshold
         kept = int(keep.count_nonzero())
     surplus = dropped - (keep.numel() - kept)
-    if surplus < 0:  # more weights equal the threshold than may be dropped: the last of them stay
+    if surplus < 0:  # more scores equal the threshold than are to be dropped: the last of them are kept
         ties = (flat == threshold).nonzero().flatten()
         keep[ties[surplus:]] = True
     return keep
@@ -78,9 +78,10 @@ def _order_statistics(flat: Tensor, ranks: set[int]) -> dict[int, float]:
 
 
 def _partition(values: np.ndarray, ranks: list[int], start: int = 0) -> None:
-    """Put each rank's value in its place, middle rank first, so that every element is visited about log2(ranks) times.
+    """Move the value of each rank to its index in sorted order, as np.partition does, in place.
 
-    np.partition with several ranks goes over the whole array once for each of them.
+    By bisection of the ranks, which visits every element about log2(ranks) times; np.partition goes over the whole
+    array once for each rank.
     """
     if not ranks:
         return
@@ -92,7 +93,7 @@ def _partition(values: np.ndarray, ranks: list[int], start: int = 0) -> None:
 
 
 def apply_masks(named_parameters: Mapping[str, nn.Parameter], keep_masks: Mapping[str, Tensor]) -> None:
-    """Set every weight that its mask does not keep to zero, in place, in its own dtype."""
+    """Set every weight that its mask drops to zero, in place."""
     with torch.no_grad():
         for name, keep in keep_masks.items():
             parameter = named_parameters[name]
@@ -105,17 +106,17 @@ def hold_masks(
     keep_masks: Mapping[str, Tensor],
     frozen: Mapping[str, Tensor] | None = None,
 ) -> torch.utils.hooks.RemovableHandle:
-    """After every step of `optimizer`, the last too, weights outside their mask are zero (or their frozen value).
+    """After every step of `optimizer`, the last too, dropped weights are set to zero (or to their frozen values).
 
-    Works in place on the parameters in their own dtype; a step costs one multiplication per masked weight (and one
-    addition with `frozen`).
+    Changes the parameters in place, in their dtype; a step costs one multiplication per masked weight (and one addition
+    with `frozen`).
 
     Args:
         named_parameters: the trained parameters by name; may hold more than the masks name.
-        keep_masks: True where the weight may train; shaped like the parameter.
-        frozen: values, shaped like the parameters, that weights outside the mask take; zero when None.
+        keep_masks: True where the weight is trained; shaped like the parameter.
+        frozen: values for dropped weights, shaped like the parameters; zero when None.
     Returns:
-        The handle that lets go of the masks.
+        The hook's handle; its remove() stops this.
     """
     held = []
     for name, keep in keep_masks.items():

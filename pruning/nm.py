@@ -1,6 +1,6 @@
 """N:M sparsity: N weights are NON-ZERO in every M consecutive inputs of an output (paper, section 2).
 
-The original's code and most peers count N as the number of weights pruned; the two agree at 1:2, 2:4 and 4:8 only.
+The original's code and most others count N as the number of weights pruned; the two agree at 1:2, 2:4 and 4:8 only.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ def parse_nm(text: str) -> tuple[int, int]:
     """("6:8") -> (6, 8): six of eight weights are kept.
 
     Raises:
-        ValueError: not of the form N:M with 1 <= N < M; says what to write instead of the original's two digits.
+        ValueError: not of the form N:M with 1 <= N < M (for the original's two digits, the message says what to write).
     """
     parts = text.split(":")
     if len(parts) == 1 and text.isascii() and text.isdigit() and len(text) == 2 and 0 < int(text[0]) < int(text[1]):
@@ -34,10 +34,10 @@ def nm_mask(scores: Tensor, n_kept: int, m_group: int) -> Tensor:
 
     Args:
         scores: importance, (out_features, in_features); higher is kept.
-        n_kept: weights kept in each group, 0 to m_group.
+        n_kept: number of weights kept in each group, 0 to m_group.
         m_group: size of a group; divides in_features.
     Returns:
-        Boolean tensor shaped like scores. Ties go to the later input.
+        Boolean tensor shaped like scores, True where the weight is kept. Of equal scores, the later one is kept.
     Raises:
         ValueError: m_group does not divide in_features, n_kept is outside 0 ... m_group, or a score is NaN.
     """
@@ -52,18 +52,18 @@ def nm_mask(scores: Tensor, n_kept: int, m_group: int) -> Tensor:
 
 
 def _rank_counting_mask(groups: Tensor, dropped: int) -> Tensor:
-    """What lowest_k_of_rows_mask gives, for short rows: places are compared pair by pair, all groups at once.
+    """lowest_k_of_rows_mask for short rows: columns are compared pair by pair, all rows at once.
 
-    A score's rank is the number of lower ones, and of equal ones before it; a partition costs more per row than that.
+    A score's rank is the number of lower scores plus that of equal ones before it; a partition of each row is slower.
     """
     _refuse_nan(groups)
-    places = np.ascontiguousarray(groups.float().numpy().T)
-    count = len(places)
-    ranks = np.empty(places.shape, np.uint8)
-    ranks[:] = np.arange(count - 1, -1, -1)[:, None]  # as if all later places were lower; corrected pair by pair
+    columns = np.ascontiguousarray(groups.float().numpy().T)
+    count = len(columns)
+    ranks = np.empty(columns.shape, np.uint8)
+    ranks[:] = np.arange(count - 1, -1, -1)[:, None]  # as if all later columns were lower; corrected pair by pair
     for earlier in range(count):
         for later in range(earlier + 1, count):
-            not_lower = (places[earlier] <= places[later]).view(np.uint8)
+            not_lower = (columns[earlier] <= columns[later]).view(np.uint8)
             ranks[earlier] -= not_lower
             ranks[later] += not_lower
     return torch.from_numpy(np.ascontiguousarray((ranks >= dropped).T))
@@ -75,13 +75,13 @@ def _refuse_nan(scores: Tensor) -> None:
 
 
 def lowest_k_of_rows_mask(scores: Tensor, dropped: int) -> Tensor:
-    """Keep-mask that drops exactly `dropped` lowest scores of every row, by partition instead of a sort.
+    """Keep-mask that drops exactly `dropped` lowest scores of every row, by a partition instead of a sort.
 
     Args:
-        scores: (rows, columns); higher is kept.
-        dropped: from 0 to columns.
+        scores: importance, (rows, columns); higher is kept.
+        dropped: number of weights dropped in each row, 0 to columns.
     Returns:
-        Boolean tensor shaped like scores. Ties go to the later column.
+        Boolean tensor shaped like scores, True where the weight is kept. Of equal scores, the later one is kept.
     Raises:
         ValueError: a score is NaN.
     """
@@ -100,7 +100,9 @@ def lowest_k_of_rows_mask(scores: Tensor, dropped: int) -> Tensor:
         keep = scores > thresholds
         kept = keep.sum(dim=1)
     missing = scores.shape[1] - dropped - kept
-    rows = missing.nonzero().flatten()  # those in which more weights equal the threshold than may go: the last stay
+    rows = (
+        missing.nonzero().flatten()
+    )  # rows where more scores equal the threshold than are to be dropped: keep the last
     if len(rows):
         ties = scores[rows] == thresholds[rows]
         from_the_end = ties.flip(1).cumsum(dim=1).flip(1)

@@ -1,6 +1,6 @@
-"""Token windows on their way through the decoder blocks, which are run one by one with the arguments the model gives.
+"""Run token windows through the decoder blocks one block at a time, with the arguments that the model gives each block.
 
-A block is replayed with its own captured arguments: masks and rotary embeddings differ between the blocks of
+The arguments are captured for every block, since masks and rotary embeddings differ between the blocks of
 sliding-window models. The KV cache is off, or every window would attend to the one before.
 """
 
@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from harness.device import autocast
 from pruning.blocks import BlockStorage
-from pruning.layers import block_weights, decoder_blocks, inputs_shown
+from pruning.layers import block_weights, decoder_blocks, record_inputs
 
-PROOF_TOKENS = 32  # length of the two windows on which the replay is compared with the model itself
+PROOF_TOKENS = 32  # length of the two windows on which the replay is compared with the whole model
 
 
 class Call(NamedTuple):
@@ -29,21 +29,23 @@ class Call(NamedTuple):
 
 
 class StopForward(Exception):
-    """Ends a forward pass from inside, once all that is wanted of it has been seen; no error."""
+    """Raised in a hook to end a forward pass once all inputs that are needed have been seen; not an error."""
 
 
 class NotReplayedError(ValueError):
-    """The blocks, run one by one, do not give what the whole model gives."""
+    """The blocks, run one by one, do not compute what the whole model computes."""
 
 
 def run_block(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    """The hidden states that leave `block`; some architectures return them first in a tuple."""
+    """Output hidden states of `block`; some architectures return them first in a tuple."""
     output = block(hidden, *call.args, **call.kwargs)
     return output[0] if isinstance(output, tuple | list) else output
 
 
 class Batches:
-    """Token windows in batches, and forward passes of the whole model over a batch. Iterates over (rows, windows).
+    """Token windows in batches, and forward passes of the whole model over a batch.
+
+    Iterating gives, per batch, its rows in `tokens` as a slice, and the windows.
 
     Args:
         tokens: (num_samples, seq_len), without padding.
@@ -51,7 +53,7 @@ class Batches:
         precision: "bf16" computes the matmuls of a float32 model in bf16.
 
     Attributes:
-        name, blocks: the model's list of decoder blocks.
+        name, blocks: the model's list of decoder blocks (see decoder_blocks).
         in_bf16: whether a float32 model computes in bf16.
     """
 
@@ -86,7 +88,7 @@ class Batches:
 
 
 class WholeForwards:
-    """Passes over a block by whole forward passes, anew for every block: for models whose blocks cannot run alone.
+    """Stands in for Replay if a model's blocks cannot be run one by one: a whole forward pass for every block.
 
     Attributes: see Replay.
     """
@@ -99,34 +101,34 @@ class WholeForwards:
         return (functools.partial(self.batches.run_without_head, windows) for _, windows in self.batches)
 
     def advance(self, index: int, block: nn.Module) -> None:
-        """Nothing to do: the next forward pass goes through the compressed block."""
+        """Does nothing: the next forward pass goes through the compressed block."""
 
 
 class Replay:
-    """Windows on their way through the blocks: their hidden states, and the call that each block wants.
+    """Hidden states of all windows at one block after the other, and the arguments with which each block is called.
 
-    Before anything relies on it, two short windows go through the blocks one by one and through the model as a whole,
-    and must come out the same.
+    First, two short windows are run both ways, block by block and through the whole model; the results must be equal.
 
     Args:
-        model: the decoder; embeddings and everything else outside the blocks must be in memory.
+        model: the decoder; all modules outside the blocks must be in memory.
         storage: where the blocks are.
         tokens, tokens_per_batch, precision: see Batches.
-        calls: "shared" gives all batches of one size the calls captured from the first, "own" captures each batch's;
-            "proven" takes the first of these that gives what the model gives. Without a proof nothing is stored.
+        calls: "shared" uses the arguments captured from the first batch for all batches of its size, "per_batch"
+            captures them from each batch; "proven" takes the first of these that computes what the model computes.
+            Only with "proven" are hidden states stored in `storage`.
 
     Attributes:
-        hidden: (num_samples, seq_len, features), what enters the next block.
-        start: first block that is not compressed yet.
-        own_calls: whether every batch has calls of its own.
-        uses_layers_once: whether no layer is known to run twice in one pass.
+        hidden: (num_samples, seq_len, features), the hidden states that enter the next block.
+        start: index of the first block that is not compressed yet.
+        calls_per_batch: whether arguments are captured from each batch.
+        uses_layers_once: whether every layer is known to run at most once in a forward pass.
     Raises:
-        NotReplayedError: neither kind of call gives what the model gives.
+        NotReplayedError: with neither do the blocks compute what the model computes.
     """
 
     def __init__(
         self, model: PreTrainedModel, storage: BlockStorage, tokens: Tensor, tokens_per_batch: int, precision: str,
-        calls: Literal["proven", "shared", "own"] = "proven",
+        calls: Literal["proven", "shared", "per_batch"] = "proven",
     ) -> None:  # fmt: skip
         self.batches = Batches(model, tokens, tokens_per_batch, precision)
         self._blocks, self._storage = self.batches.blocks, storage
@@ -136,29 +138,29 @@ class Replay:
             calls, self.uses_layers_once = _prove(model, storage, tokens, precision)
         self._output = self._capture_first_output()
         self._calls = self._capture_each_batch_size()
-        self.own_calls = calls == "own"
+        self.calls_per_batch = calls == "per_batch"
         self.start, self.hidden = storage.resume() if self._is_stored else (0, None)
         self._enter_all(is_resumed=self.hidden is not None)
 
     def _enter_all(self, is_resumed: bool) -> None:
-        """Compute the hidden states that enter the first block, unless an interrupted job stored later ones.
+        """Compute the hidden states that enter the first block, unless an interrupted job stored those of a later one.
 
-        From a batch on whose call differs from the captured one, every batch gets calls of its own.
+        If the arguments of any batch differ from the captured ones, they are captured from each batch.
         """
         for rows, windows in self.batches:
             first, call = self._enter_first_block(windows)
-            self.own_calls |= not _same(call, self._calls[len(windows)][0])
+            self.calls_per_batch |= not _equal(call, self._calls[len(windows)][0])
             if is_resumed:
                 continue
             if self.hidden is None:
-                self.hidden = self._room(torch.Size((self.batches.num_windows, *first.shape[1:])), first, 0)
+                self.hidden = self._activations(torch.Size((self.batches.num_windows, *first.shape[1:])), first, 0)
             self.hidden[rows] = first
 
-    def _room(self, shape: torch.Size, like: Tensor, index: int) -> Tensor:
-        """Where the hidden states that enter block `index` go: where storage says, else over those that entered before.
+    def _activations(self, shape: torch.Size, like: Tensor, index: int) -> Tensor:
+        """Tensor for the hidden states that enter block `index`: the storage's, else the one in use, to be overwritten.
 
         Args:
-            like: some of them; a change of precision needs new memory.
+            like: hidden states of the dtype and device that are needed; another dtype needs new memory.
         """
         stored = self._storage.activations(shape, like.dtype, index) if self._is_stored else None
         if stored is not None:
@@ -168,14 +170,14 @@ class Replay:
         return torch.empty(shape, dtype=like.dtype, device=like.device)
 
     def _enter_first_block(self, windows: Tensor) -> tuple[Tensor, Call]:
-        """What the model gives its first block for these windows."""
+        """The hidden states and other arguments with which the model calls its first block for these windows."""
         seen = []
 
-        def look(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        def capture(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             seen.append(_split_call(type(module).__name__, args, kwargs))
             raise StopForward
 
-        handle = self._blocks[0].register_forward_pre_hook(look, with_kwargs=True)
+        handle = self._blocks[0].register_forward_pre_hook(capture, with_kwargs=True)
         try:
             with contextlib.suppress(StopForward):
                 self.batches.run_without_head(windows)
@@ -192,25 +194,25 @@ class Replay:
             return block(hidden, *call.args, **call.kwargs)
 
     def _capture_each_batch_size(self) -> dict[int, list[Call]]:
-        """The calls of all blocks, by number of windows in a batch."""
+        """The arguments of all blocks, by number of windows in a batch."""
         of_each_size: dict[int, Tensor] = {}
         for _, windows in self.batches:
             of_each_size.setdefault(len(windows), windows)
         return {size: self._capture_calls(windows) for size, windows in of_each_size.items()}
 
     def _capture_calls(self, windows: Tensor) -> list[Call]:
-        """The call of every block for these windows, from a forward pass in which no block computes anything."""
+        """The arguments of every block for these windows, from a forward pass in which no block computes anything."""
         with _blocks_replaced(self._blocks, self._output) as seen:
             self.batches.run_without_head(windows)
         if len(seen) != len(self._blocks):
-            kind = type(self.batches.model).__name__
-            raise NotReplayedError(f"{kind} runs its {len(self._blocks)} blocks {len(seen)} times")
+            class_name = type(self.batches.model).__name__
+            raise NotReplayedError(f"{class_name} runs its {len(self._blocks)} blocks {len(seen)} times")
         return [call for _, call in seen]
 
     def _runs(self, index: int) -> Iterator[tuple[slice, Tensor, Call]]:
-        """Per batch: its rows of `hidden`, the hidden states that enter block `index`, the block's call."""
+        """Per batch: its rows in `hidden`, the hidden states that enter block `index`, the block's other arguments."""
         for rows, windows in self.batches:
-            calls = self._capture_calls(windows) if self.own_calls else self._calls[len(windows)]
+            calls = self._capture_calls(windows) if self.calls_per_batch else self._calls[len(windows)]
             yield rows, self.hidden[rows], calls[index]
 
     def passes(self, index: int, block: nn.Module) -> Iterator[Callable[[], object]]:
@@ -225,13 +227,13 @@ class Replay:
         for rows, hidden, call in self._runs(index):
             with self.batches.autocast(device):
                 output = run_block(block, hidden.to(device), call)
-            if target is None:  # here, since some blocks return float32 where they are given less
-                target = self._room(self.hidden.shape, output, index + 1)
+            if target is None:  # here, since some blocks return float32 for bfloat16
+                target = self._activations(self.hidden.shape, output, index + 1)
             target[rows] = output
         self.hidden = target
 
     def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Per batch, its windows and the model's logits, once all windows have gone through all blocks."""
+        """Per batch, its windows and the model's logits; call it after `advance` through all blocks."""
         device = self.batches.model.get_input_embeddings().weight.device
         for rows, windows in self.batches:
             with _blocks_replaced(self._blocks, self._output, self.hidden[rows].to(device)):
@@ -240,7 +242,7 @@ class Replay:
 
 
 def check_replayed(model: PreTrainedModel, storage: BlockStorage, precision: str) -> None:
-    """Raises NotReplayedError where a model's blocks, run one by one, do not give what the model gives."""
+    """Raises NotReplayedError if the blocks, run one by one, do not compute what the whole model computes."""
     tokens = torch.arange(2 * 2 * PROOF_TOKENS).view(2, -1) % model.config.get_text_config().vocab_size
     _prove(model, storage, tokens, precision)
 
@@ -248,45 +250,44 @@ def check_replayed(model: PreTrainedModel, storage: BlockStorage, precision: str
 @torch.no_grad()
 def _prove(
     model: PreTrainedModel, storage: BlockStorage, tokens: Tensor, precision: str
-) -> tuple[Literal["shared", "own"], bool]:
-    """Which calls of the blocks give what the model gives, and whether each layer is used at most once in a pass.
+) -> tuple[Literal["shared", "per_batch"], bool]:
+    """The value of `calls` (see Replay) that reproduces the model, and whether no layer runs twice in a forward pass.
 
     Raises:
-        NotReplayedError: none does (says what differs).
+        NotReplayedError: none does (the message says what differs).
     """
     length = min(PROOF_TOKENS, max(1, tokens.shape[1] // 2))
     windows = torch.cat([tokens[:1, :length], tokens[-1:, -length:]])
     batches = Batches(model, windows, 1, precision)
-    wanted = [_whole_pass(batches, storage, window) for _, window in batches]
+    whole = [_whole_pass(batches, storage, window) for _, window in batches]
     reason = ""
-    for calls in ("shared", "own"):
+    for calls in ("shared", "per_batch"):
         try:
             replay = Replay(model, storage, windows, 1, precision, calls)
             for index in range(len(batches.blocks)):
-                _compare(
-                    f"what enters {batches.name}.{index}", replay.hidden, [passed.seen[index] for passed in wanted]
-                )
+                expected = [passed.seen[index] for passed in whole]
+                _compare(f"the input of {batches.name}.{index}", replay.hidden, expected)
                 with storage.hold(index) as block:
                     replay.advance(index, block)
-            given = torch.cat([logits for _, logits in replay.logits()])
-            _compare("its logits", given, [passed.logits for passed in wanted])
-            return calls, all(passed.most_uses <= 1 for passed in wanted)
-        except Exception as error:  # a block that is called in a way it is not made for may raise anything
+            logits = torch.cat([logits for _, logits in replay.logits()])
+            _compare("the output (logits)", logits, [passed.logits for passed in whole])
+            return calls, all(passed.most_uses <= 1 for passed in whole)
+        except Exception as error:  # a block with arguments that it does not expect may raise anything
             reason = reason or str(error).partition("\n")[0]
     raise _only_whole(model, reason)
 
 
 def _only_whole(model: PreTrainedModel, reason: str) -> NotReplayedError:
-    kind = type(model).__name__
-    return NotReplayedError(f"{kind} cannot be run block by block, only as a whole and in memory: {reason}")
+    class_name = type(model).__name__
+    return NotReplayedError(f"{class_name} cannot be run block by block, only as a whole and in memory: {reason}")
 
 
 class _WholePass(NamedTuple):
-    """What a forward pass of the whole model shows.
+    """Results of a forward pass of the whole model.
 
     Fields:
-        seen: what entered the blocks, in the order of their calls.
-        most_uses: how often the layer that ran most often did.
+        seen: hidden states that entered the blocks, in the order of their calls.
+        most_uses: the highest number of times that a layer ran.
     """
 
     seen: list[Tensor]
@@ -295,11 +296,11 @@ class _WholePass(NamedTuple):
 
 
 def _whole_pass(batches: Batches, storage: BlockStorage, window: Tensor) -> _WholePass:
-    """Run the model as a whole; `storage` brings each block when it is called."""
+    """Run the whole model; `storage` loads each block when it is called."""
     seen: list[Tensor] = []
     uses: dict[str, int] = {}
 
-    def noting(index: int, block: nn.Module) -> Callable:
+    def watched(index: int, block: nn.Module) -> Callable:
         original = block.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -320,8 +321,8 @@ def _whole_pass(batches: Batches, storage: BlockStorage, window: Tensor) -> _Who
         if weight.expert is None
     ]
     with (
-        _forwards_replaced(blocks, [noting(index, block) for index, block in enumerate(blocks)]),
-        inputs_shown(weights, count),
+        _forwards_replaced(blocks, [watched(index, block) for index, block in enumerate(blocks)]),
+        record_inputs(weights, count),
     ):
         logits = batches.logits(window)
     if len(seen) != len(blocks):
@@ -329,19 +330,19 @@ def _whole_pass(batches: Batches, storage: BlockStorage, window: Tensor) -> _Who
     return _WholePass(seen, logits, max(uses.values(), default=0))
 
 
-def _compare(what: str, given: Tensor, wanted: list[Tensor]) -> None:
-    """Raises NotReplayedError where two ways to the same numbers differ by more than rounding."""
-    wanted = torch.cat([part.to(given.device) for part in wanted])
-    if (given.shape, given.dtype) != (wanted.shape, wanted.dtype):
-        raise NotReplayedError(f"{what} has another shape or precision")
-    tolerance = 1e-5 if given.dtype == torch.float32 else 0.02
-    scale = float(wanted.float().abs().nan_to_num().max())
-    if not torch.allclose(given.float(), wanted.float(), rtol=0, atol=tolerance * scale, equal_nan=True):
-        raise NotReplayedError(f"{what} differs from the whole model's, so that blocks take more than hidden states")
+def _compare(name: str, computed: Tensor, expected: list[Tensor]) -> None:
+    """Raises NotReplayedError if `computed` (by blocks) differs from `expected` (whole model) by more than rounding."""
+    expected = torch.cat([part.to(computed.device) for part in expected])
+    if (computed.shape, computed.dtype) != (expected.shape, expected.dtype):
+        raise NotReplayedError(f"{name} has another shape or dtype than in the whole model")
+    tolerance = 1e-5 if computed.dtype == torch.float32 else 0.02
+    scale = float(expected.float().abs().nan_to_num().max())
+    if not torch.allclose(computed.float(), expected.float(), rtol=0, atol=tolerance * scale, equal_nan=True):
+        raise NotReplayedError(f"{name} differs from the whole model's: blocks pass on more than hidden states")
 
 
 def _split_call(block: str, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
-    """Hidden states and the rest of a block's arguments."""
+    """A block's arguments, split into the hidden states and the rest."""
     if not args or not isinstance(args[0], Tensor) or args[0].dim() != 3:
         raise NotReplayedError(f"{block} does not take hidden states (batch, tokens, features) first")
     if any(hasattr(value, "get_seq_length") for value in (*args, *kwargs.values())):
@@ -349,14 +350,14 @@ def _split_call(block: str, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor
     return args[0], Call(args[1:], kwargs)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _equal(one: Any, other: Any) -> bool:
     """Whether two arguments are equal: tensors by value, containers by content, other objects by type."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return one is other or (one.dtype == other.dtype and one.device == other.device and torch.equal(one, other))
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
     if isinstance(one, tuple | list) and isinstance(other, tuple | list):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(_equal, one, other))
     if isinstance(one, int | float | str | bool):
         return one == other
     return type(one) is type(other)
@@ -364,8 +365,8 @@ def _same(one: Any, other: Any) -> bool:
 
 @contextmanager
 def _forwards_replaced(blocks: nn.ModuleList, forwards: list[Callable]) -> Iterator[None]:
-    """Inside, each block computes its function of `forwards` instead of its own forward."""
-    before = [vars(block).get("forward") for block in blocks]  # accelerate sets one on modules that it places
+    """Inside, each block's forward is replaced by the function of the same index in `forwards`."""
+    before = [vars(block).get("forward") for block in blocks]  # accelerate sets one on modules that it offloads
     for block, forward in zip(blocks, forwards, strict=True):
         block.forward = forward
     try:
@@ -381,11 +382,11 @@ def _forwards_replaced(blocks: nn.ModuleList, forwards: list[Callable]) -> Itera
 def _blocks_replaced(
     blocks: nn.ModuleList, like: Any, output: Tensor | None = None
 ) -> Iterator[list[tuple[Tensor, Call]]]:
-    """Inside, blocks return the hidden states they are given; the list fills with their calls, in order.
+    """Inside, blocks return their input hidden states uncomputed; yields the list of their calls, in order.
 
     Args:
-        like: what one of these blocks returned: hidden states, by themselves or first in a tuple.
-        output: returned instead of the hidden states that a block is given.
+        like: an output of one of these blocks, for its type: hidden states, alone or first in a tuple.
+        output: hidden states that every block returns instead of its input.
     """
     seen: list[tuple[Tensor, Call]] = []
 

@@ -1,4 +1,4 @@
-"""RIA (Zhang et al., "Plug-and-Play", ICLR 2024): weights small beside their row and column, at small inputs, go."""
+"""RIA (Zhang et al., "Plug-and-Play", ICLR 2024): scores weights relative to their row and column."""
 
 from torch import Tensor
 
@@ -17,22 +17,23 @@ def ria_mask(
 
     Args:
         W: weight, (out_features, in_features).
-        input_sq_norms: squared Euclidean norm of each input over the calibration tokens, at any positive scale.
+        input_sq_norms: squared Euclidean norm of each input over the calibration tokens, (in_features,), at any
+            positive scale.
         sparsity: fraction to drop, in [0, 1]; this or nm.
-        nm: (n_kept, m_group).
+        nm: (n_kept, m_group), keep N of every M consecutive inputs.
     Returns:
-        Boolean tensor shaped like W. Ties go to the later input.
+        Boolean tensor shaped like W, True where the weight is kept. Of equal scores, the later one is kept.
     Raises:
-        ValueError: both strengths or none, a strength outside its range, norms that do not fit W or are negative, NaN
-            in either.
+        ValueError: both or neither of sparsity and nm, a value outside its range, norms that do not fit W or are
+            negative, NaN in W or the norms.
     Source: sec. 4.1 with a = 0.5; biomedical-cybernetics/Relative-importance-and-activation-pruning, whose default
-        ranks the layer as one. Its channel permutation is not part of this. Zeros in a row or column of zeros score 0
-        here, NaN there.
+        ranks the layer as one. Its channel permutation is left out. In a row or column of zeros, weights score 0 here,
+        NaN there.
     """
     check_strength(sparsity, nm, W.shape[-1])
     norms = input_norms(W, input_sq_norms)
     magnitude = W.detach().float().abs()
-    tiny = 1e-38  # a row or column without weights divides 0
+    tiny = 1e-38  # instead of 0 / 0 in a row or column of zeros
     by_row = magnitude / magnitude.sum(dim=1, keepdim=True).clamp(min=tiny)
     by_column = magnitude / magnitude.sum(dim=0).clamp(min=tiny)
     scores = (by_row + by_column) * norms.sqrt()

@@ -1,4 +1,4 @@
-"""Loops over the rows of a matrix: how they are compiled, and shared out among threads."""
+"""Loops over the rows of a matrix: compiled by numba, and run on several threads."""
 
 import functools
 import os
@@ -10,17 +10,17 @@ import torch
 
 
 def compiled(fastmath: set[str]) -> Callable[[Callable[..., None]], numba.core.dispatcher.Dispatcher]:
-    """Decorates a kernel of share_rows; what is compiled is kept beside the source or in the user's cache, if possible.
+    """Decorator that compiles a kernel for share_rows; numba caches it beside the source or in the user's cache.
 
     Args:
-        fastmath: what may be done to sums and products; LLVM's names.
+        fastmath: LLVM's fast-math flags.
     """
 
     def decorate(function: Callable[..., None]) -> numba.core.dispatcher.Dispatcher:
         options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
         try:
             return numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # neither folder can be written
+        except RuntimeError:  # neither folder is writable: not cached
             return numba.njit(**options)(function)
 
     return decorate
@@ -29,11 +29,12 @@ def compiled(fastmath: set[str]) -> Callable[[Callable[..., None]], numba.core.d
 def share_rows(kernel: Callable[..., None], rows: int, least: int, *arguments: object) -> None:
     """Run kernel(first, last, *arguments) over all rows, on as many threads as torch uses.
 
-    Waiting threads sleep: those of numba's own pool spin, which on busy cores costs a time slice per call.
+    Waiting threads sleep; those of numba's pool spin, which on busy cores costs a time slice per call.
 
     Args:
-        kernel: releases the interpreter's lock, and treats every row by itself.
-        least: rows that are worth a thread, at least 1.
+        kernel: computes rows first ... last - 1, independently of other rows; releases the GIL.
+        rows: number of rows.
+        least: smallest number of rows worth a thread, at least 1.
     """
     threads = min(torch.get_num_threads(), rows // least)
     if threads < 2:
@@ -49,5 +50,5 @@ def share_rows(kernel: Callable[..., None], rows: int, least: int, *arguments: o
 
 @functools.cache
 def _thread_pool(process: int) -> ThreadPoolExecutor:
-    """One pool per process, since a forked one has none of its parent's threads; they begin as they are needed."""
+    """One pool per process id: a forked process has no threads of its parent. Threads start when they are needed."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"rows-{process}")

@@ -1,7 +1,8 @@
-"""SparseGPT (Frantar and Alistarh, ICML 2023): the weights to the right of a pruned one take over what it did.
+"""SparseGPT (Frantar and Alistarh, ICML 2023): the weights to the right of a pruned one make up for its error.
 
-Columns are visited from left to right. A pruned weight leaves the error w / U_jj, and every later weight of its row
-gives up error * U_j, where U^T U is the inverse Hessian. Rows never meet, except in the choice of a block's mask.
+Columns are visited from left to right. With U^T U the inverse Hessian, a weight w pruned in column j has the error
+w / U_jj; error * U_jk is subtracted from the weight of the same row in every later column k. Rows are independent,
+except in the choice of a block's mask.
 """
 
 import torch
@@ -12,7 +13,7 @@ from pruning.masks import lowest_k_mask
 from pruning.nm import nm_mask
 from pruning.validation import check_strength, check_weight
 
-SUB_BLOCK = 32  # columns within which errors spread one by one; beyond them by matrix products
+SUB_BLOCK = 32  # columns corrected after each single column; later ones by one matmul per sub-block
 
 
 def sparsegpt_prune(
@@ -27,17 +28,17 @@ def sparsegpt_prune(
 
     Args:
         W: weight, (out_features, in_features).
-        hessian: X^T X at any positive scale, or its factor in the layer's own order, shared by layers with the same X.
-        sparsity: fraction to drop, in [0, 1], chosen anew in every block of columns over all rows; this or nm.
-        nm: (n_kept, m_group), chosen group by group from weights that are up to date.
+        hessian: X^T X at any positive scale, or its factor without act_order, shared by layers with the same X.
+        sparsity: fraction to drop, in [0, 1], from each block of columns, ranked over all rows; this or nm.
+        nm: (n_kept, m_group), keep N of every M consecutive inputs, ranked after earlier columns' errors are applied.
         block_size: columns whose mask is chosen together; with nm a multiple of m_group.
-        damping: fraction of H's mean diagonal added to its diagonal; of no effect on a factor.
+        damping: fraction of H's mean diagonal added to its diagonal; ignored with a factor.
     Returns:
-        W's shape and dtype. Exactly round(sparsity * numel) weights are pruned; a kept weight may itself be 0, or
-        become 0 by rounding or at an input that is always 0, so the count of zeros can be higher.
+        W's shape and dtype. Exactly round(sparsity * numel) weights are pruned. There can be more zeros: a kept weight
+        may be 0 before, by rounding, or at an input that is always 0.
     Raises:
-        ValueError: both strengths or none, a strength outside its range, a block_size that nm does not divide, NaN or
-            infinity, a Hessian that does not fit.
+        ValueError: both or neither of sparsity and nm, a value outside its range, a block_size that is no multiple of
+            m_group, NaN or infinity, a Hessian that does not fit.
     Source: alg. 1; IST-DASLab/sparsegpt, which prunes one weight more in each block (`<=` a threshold). Here the
         counts of the blocks are rounded so that their sum is exact.
     """
@@ -49,9 +50,9 @@ def sparsegpt_prune(
     columns[factor.dead] = 0
     for start in range(0, len(columns), block_size):
         stop = min(start + block_size, len(columns))
-        own = factor.upper[start:stop, start:stop]
-        keep = _block_mask(columns, own, sparsity, start, stop)
-        errors = _prune_block(columns[start:stop], own, keep, nm)
+        upper = factor.upper[start:stop, start:stop]
+        keep = _block_mask(columns, upper, sparsity, start, stop)
+        errors = _prune_block(columns[start:stop], upper, keep, nm)
         columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
     return columns.T.to(W.dtype, memory_format=torch.contiguous_format)
 
@@ -62,33 +63,33 @@ def check_block_size(block_size: int, m_group: int = 1) -> None:
         raise ValueError(f"block_size {block_size} is not a positive multiple of {m_group}")
 
 
-def _block_mask(columns: Tensor, own: Tensor, sparsity: float | None, start: int, stop: int) -> Tensor:
-    """Keep-mask of columns start ... stop, by saliency (w / U_jj)^2 over all rows; unset where sparsity is None.
+def _block_mask(columns: Tensor, upper: Tensor, sparsity: float | None, start: int, stop: int) -> Tensor:
+    """Keep-mask of columns start ... stop - 1, by saliency (w / U_jj)^2 over all rows; uninitialised without sparsity.
 
-    All blocks up to `stop` together drop round(sparsity * their numel).
+    All blocks up to `stop` together drop round(sparsity * their numel) weights.
     """
     block = columns[start:stop]
     if sparsity is None:
         return torch.empty_like(block, dtype=torch.bool)
     rows = block.shape[1]
     dropped = round(sparsity * rows * stop) - round(sparsity * rows * start)
-    return lowest_k_mask(block.abs() / own.diagonal()[:, None], dropped / block.numel())
+    return lowest_k_mask(block.abs() / upper.diagonal()[:, None], dropped / block.numel())
 
 
 def _prune_block(columns: Tensor, upper: Tensor, keep: Tensor, nm: tuple[int, int] | None) -> Tensor:
-    """Prune a block in place and return its errors, for the columns after it.
+    """Prune a block in place and return its errors, (width, out_features), for the columns after it.
 
     Args:
-        columns: the block's part of W^T, (width, out_features), so that an input's weights are contiguous.
+        columns: the block's part of W^T, (width, out_features), so that a column of W is contiguous.
         upper: the block's part of U, (width, width).
-        keep: shaped like columns; with nm it is written, group by group.
+        keep: the block's keep-mask, shaped like columns; with nm it is written.
     """
     n_kept, m_group = nm or (0, 0)
     step = SUB_BLOCK if nm is None else m_group * max(1, SUB_BLOCK // m_group)
     errors = torch.empty_like(columns)
     prune = _prune_columns_torch
     if columns.device.type == "cpu":
-        from pruning.column_kernels import prune_columns as prune  # its compiler takes a second and 55 MB
+        from pruning.column_kernels import prune_columns as prune  # importing numba takes a second and 55 MB
     for start in range(0, len(columns), step):
         part = slice(start, start + step)
         prune(columns[part], upper[part, part], keep[part], errors[part], n_kept, m_group)
@@ -99,12 +100,12 @@ def _prune_block(columns: Tensor, upper: Tensor, keep: Tensor, nm: tuple[int, in
 def _prune_columns_torch(
     columns: Tensor, upper: Tensor, keep: Tensor, errors: Tensor, n_kept: int, m_group: int
 ) -> None:
-    """What prune_columns does, one column after the other, for accelerators."""
-    for place in range(len(columns)):
-        if m_group and place % m_group == 0:
-            group = slice(place, place + m_group)
+    """column_kernels.prune_columns in torch, for accelerators."""
+    for j in range(len(columns)):
+        if m_group and j % m_group == 0:
+            group = slice(j, j + m_group)
             scores = columns[group].abs() / upper.diagonal()[group, None]
             keep[group] = nm_mask(scores.T, n_kept, m_group).T
-        errors[place] = columns[place].masked_fill(keep[place], 0) / upper[place, place]
-        columns[place].masked_fill_(~keep[place], 0)
-        columns[place + 1 :].addr_(upper[place, place + 1 :], errors[place], alpha=-1)
+        errors[j] = columns[j].masked_fill(keep[j], 0) / upper[j, j]
+        columns[j].masked_fill_(~keep[j], 0)
+        columns[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)

@@ -1,4 +1,4 @@
-"""What every method on plain tensors refuses, in one wording."""
+"""Checks of arguments that the compression methods share."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,7 @@ VALUES_AT_ONCE = 2**21
 
 
 def check_strength(sparsity: float | None, nm: tuple[int, int] | None, in_features: int) -> None:
-    """Exactly one strength is given and lies in its range.
-
-    Raises:
-        ValueError: names the value and what is allowed.
-    """
+    """Raises ValueError unless exactly one of sparsity and nm (n_kept, m_group) is given and within its range."""
     if (sparsity is None) == (nm is None):
         raise ValueError(f"give either sparsity or nm, not both and not neither: sparsity={sparsity}, nm={nm}")
     if sparsity is not None and not 0 <= sparsity <= 1:
@@ -25,11 +21,7 @@ def check_strength(sparsity: float | None, nm: tuple[int, int] | None, in_featur
 
 
 def check_weight(W: Tensor) -> None:
-    """W is a matrix of finite numbers.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raises ValueError unless W is a matrix of finite floats."""
     if W.ndim != 2 or not W.is_floating_point():
         raise ValueError(f"a weight is a matrix of floats, (out_features, in_features); got {tuple(W.shape)} {W.dtype}")
     if not all_finite(W.detach()):
@@ -37,9 +29,10 @@ def check_weight(W: Tensor) -> None:
 
 
 def all_finite(values: Tensor) -> bool:
-    """No value of a matrix is NaN or infinity.
+    """Whether no value of a matrix is NaN or infinite.
 
-    A sum, which carries both over, is 20 times faster than a test of each value; in float32 it takes a copy on a CPU.
+    Tests sums, which are NaN or infinite if a value is: 20 times faster than testing each value. A sum is over some
+    rows, since on a CPU a float32 sum copies values of another dtype.
     """
     return all(
         bool(part.sum(dtype=torch.float32).isfinite()) or bool(part.isfinite().all())  # large sums overflow

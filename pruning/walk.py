@@ -1,4 +1,4 @@
-"""The one walk over decoder blocks: every weight is compressed with the statistics of its calibration inputs."""
+"""The walk over a model's decoder blocks: each is compressed with statistics of its layers' calibration inputs."""
 
 import contextlib
 import itertools
@@ -15,93 +15,93 @@ from transformers import PretrainedConfig, PreTrainedModel
 from harness.progress import Progress
 from pruning.blocks import BlockStorage, LoadedBlocks
 from pruning.hessian import InverseFactor, add_gram, factor_inverse
-from pruning.layers import LinearWeight, block_weights, decoder_blocks, inputs_shown
+from pruning.layers import LinearWeight, block_weights, decoder_blocks, record_inputs
 from pruning.replay import NotReplayedError, Replay, StopForward, WholeForwards
 from pruning.validation import all_finite
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_AT_ONCE = 2**21  # weights that are masked at once
-ROWS_AT_ONCE = 128  # tokens whose squares are summed at once: their float32 copies stay in the CPU's cache
+ROWS_AT_ONCE = 128  # tokens whose squares are summed at once, so that their float32 copies fit into the CPU's cache
 STATISTICS = ("sq_norms", "hessian")
-# Decoders that compute inputs of every layer from the tokens: arithmetic 1 gave their blocks those of another window.
+# Decoders with per-layer inputs computed from the tokens: arithmetic 1 gave their blocks those of another window.
 WRONG_IN_1 = ("gemma4_text", "gemma4_unified_text")
 
 
 def arithmetic(config: PretrainedConfig) -> int:
-    """Version of the way in which the walk computes statistics of this model; raised when a change alters them.
+    """Version number of the walk's statistics for this model, part of a run's identity; raised when they change.
 
-    1: the first. 2: where the arguments of blocks depend on the tokens, every batch gets its own.
+    1: blocks get the arguments captured from the first batch. 2: if these depend on the tokens, from each batch.
     """
     return 2 if config.get_text_config().model_type in WRONG_IN_1 else 1
 
 
 class InputStatistics:
-    """What a calibrated method knows of a layer's inputs X (tokens, in_features), summed over all tokens in float32.
+    """Statistics of a layer's inputs X, (tokens, in_features), summed over all tokens in float32.
 
     Args:
-        kind: one of STATISTICS.
+        statistic: "sq_norms", or "hessian", which gives sq_norms too.
     Attributes:
-        num_tokens: rows of X.
+        num_tokens: number of rows of X.
         sq_norms: squared Euclidean norm of each input feature, (in_features,).
-        hessian: X^T X, (in_features, in_features); only of kind "hessian".
+        hessian: X^T X, (in_features, in_features).
     Raises:
-        ValueError: another kind, or `hessian` is read of kind "sq_norms".
+        ValueError: another statistic, or `hessian` is read where it was not computed.
     """
 
-    def __init__(self, kind: str, in_features: int, device: torch.device) -> None:
-        if kind not in STATISTICS:
-            raise ValueError(f"there is no statistic {kind!r}; there are {', '.join(STATISTICS)}")
-        shape = (in_features,) if kind == "sq_norms" else (in_features, in_features)
+    def __init__(self, statistic: str, in_features: int, device: torch.device) -> None:
+        if statistic not in STATISTICS:
+            raise ValueError(f"there is no statistic {statistic!r}; there are {', '.join(STATISTICS)}")
+        shape = (in_features,) if statistic == "sq_norms" else (in_features, in_features)
         self.num_tokens = 0
         self._sum = torch.zeros(shape, device=device)
-        self._kind = kind
+        self._statistic = statistic
         self._factors: dict[tuple[float, bool], InverseFactor] = {}
 
     @property
     def sq_norms(self) -> Tensor:
-        return self._sum if self._kind == "sq_norms" else self._sum.diagonal()
+        return self._sum if self._statistic == "sq_norms" else self._sum.diagonal()
 
     @property
     def hessian(self) -> Tensor:
-        if self._kind != "hessian":
-            raise ValueError(f"a method that reads the Hessian has the statistic 'hessian', not {self._kind!r}")
+        if self._statistic != "hessian":
+            raise ValueError(f"a method that reads the Hessian needs the statistic 'hessian', not {self._statistic!r}")
         return self._sum
 
     def add(self, inputs: Tensor) -> None:
         """Add the tokens of `inputs`, (…, in_features)."""
         inputs = inputs.reshape(-1, inputs.shape[-1])
         self.num_tokens += len(inputs)
-        if self._kind == "hessian":
+        if self._statistic == "hessian":
             add_gram(self._sum, inputs)
         else:
             for rows in inputs.split(ROWS_AT_ONCE if inputs.device.type == "cpu" else max(1, len(inputs))):
                 self._sum += rows.float().square().sum(dim=0)
 
     def inverse_factor(self, damping: float, act_order: bool = False) -> InverseFactor:
-        """Factor of the damped Hessian's inverse, computed once for all layers that share these inputs."""
+        """See factor_inverse; computed once for all layers that share these inputs."""
         key = (damping, act_order)
         if key not in self._factors:
             self._factors[key] = factor_inverse(self.hessian, damping, act_order=act_order)
         return self._factors[key]
 
 
-# From W (out_features, in_features), the statistics of its inputs (None for a method without calibration) and its name:
-# the new W, or a boolean keep-mask.
+# A method: from W (out_features, in_features), the statistics of its inputs (None without calibration) and its name to
+# the new W, or to a boolean keep-mask.
 CompressLinear = Callable[[Tensor, InputStatistics | None, str], Tensor]
 
 
 class _Recorder:
-    """Adds each distinct input of a block's layers to one statistic, which layers with the same input share.
+    """Sums up the statistics of a block's layers; layers with the same input tensor share one InputStatistics.
 
     Args:
-        num_layers: a pass ends once so many layers have had their inputs; None lets it run to its end.
+        num_layers: end a pass (StopForward) once this many layers were called; None runs it to its end.
         to_bf16: round inputs to bf16 first, as the matmuls do.
     """
 
-    def __init__(self, kind: str, num_layers: int | None, to_bf16: bool) -> None:
+    def __init__(self, statistic: str, num_layers: int | None, to_bf16: bool) -> None:
         self.statistics: dict[str, InputStatistics] = {}
-        self._kind, self._num_layers, self._to_bf16 = kind, num_layers, to_bf16
+        self._statistic, self._num_layers, self._to_bf16 = statistic, num_layers, to_bf16
 
     def start_batch(self) -> None:
         self._seen: list[tuple[Tensor, InputStatistics]] = []
@@ -111,7 +111,7 @@ class _Recorder:
         self._names.add(name)
         shared = next((statistics for tensor, statistics in self._seen if tensor is inputs), None)
         if shared is None:
-            shared = self.statistics.get(name) or InputStatistics(self._kind, inputs.shape[-1], inputs.device)
+            shared = self.statistics.get(name) or InputStatistics(self._statistic, inputs.shape[-1], inputs.device)
             self._seen.append((inputs, shared))
             shared.add(inputs.bfloat16() if self._to_bf16 else inputs)
         self.statistics[name] = shared
@@ -120,33 +120,34 @@ class _Recorder:
 
 
 def collect_statistics(
-    replay: Replay | WholeForwards, index: int, block: nn.Module, weights: list[LinearWeight], kind: str,
+    replay: Replay | WholeForwards, index: int, block: nn.Module, weights: list[LinearWeight], statistic: str,
     num_batches: int | None = None,
 ) -> dict[str, InputStatistics]:  # fmt: skip
-    """Statistics of the inputs of `weights`, by name; layers that are given the same tensor share one object.
+    """Statistics of the inputs of `weights`, by name; layers with the same input tensor share one object.
 
     Args:
-        replay: brings the windows to block `index`.
-        block: that block, with its weights in memory; `weights` are some of its own.
-        kind: one of STATISTICS.
-        num_batches: only the first so many; all when None.
+        replay: has run the windows up to block `index`.
+        block: block `index`, with its weights in memory.
+        weights: some of the block's weights.
+        statistic: "sq_norms" or "hessian".
+        num_batches: use only the first batches; all when None.
     Raises:
-        ValueError: an input is NaN or infinite, or no token reached a layer (names it).
+        ValueError: an input is NaN or infinite, or no token reached a layer (the message names it).
     """
     batches = replay.batches
-    # what comes after the last of these layers is read by nobody, unless one of them comes again
-    recorder = _Recorder(kind, len(weights) if replay.uses_layers_once else None, batches.in_bf16)
+    # nothing after the last of these layers is needed, unless one of them runs twice
+    recorder = _Recorder(statistic, len(weights) if replay.uses_layers_once else None, batches.in_bf16)
     passes = itertools.islice(replay.passes(index, block), num_batches)
     autocast = batches.autocast(next(block.parameters()).device)
     for run in Progress(passes, f"calibration of block {index}", num_batches or len(batches), bar=False):
         recorder.start_batch()
-        with inputs_shown(weights, recorder.record), autocast, contextlib.suppress(StopForward):
+        with record_inputs(weights, recorder.record), autocast, contextlib.suppress(StopForward):
             run()
     for weight in weights:
         if weight.name not in recorder.statistics:
             more = "; calibrate on more samples"
             if weight.expert is None:
-                more = ": text alone does not use it, or its block does not call it as a layer"
+                more = ": it is not used for text, or its block does not call it as a module"
             raise ValueError(f"{weight.name}: no calibration token reached it{more}")
         if not recorder.statistics[weight.name].sq_norms.isfinite().all():
             raise ValueError(f"{weight.name}: its inputs are NaN or infinite on the calibration text")
@@ -173,17 +174,18 @@ def compress_blocks(
     Args:
         tokens: calibration windows, (num_samples, seq_len); may be None for a method without statistics.
         compress_linear: the method; called once per weight, returns the new weight or a keep-mask.
-        statistic: what it reads of the inputs: None, "sq_norms" or "hessian".
-        true_sequential: within a block, collect statistics anew for each group of layers that share inputs, after the
+        statistic: what the method reads of the inputs: None, "sq_norms" or "hessian".
+        true_sequential: within a block, collect statistics again for each group of layers that share inputs, after the
             groups before it are compressed.
-        tokens_per_batch: windows are run together up to this many tokens; memory grows with it, results change by
-            rounding only.
+        tokens_per_batch: a batch holds as many windows as fit into this many tokens; more need more memory, and change
+            results by rounding only.
         precision: "bf16" computes the matmuls of a float32 model in bf16; statistics stay float32.
-        storage: where the blocks are; by default the model's own, in memory.
+        storage: where the blocks are; None means in memory, in `model`.
     Raises:
-        ValueError: a weight or an input is NaN or infinite, or the method refuses a weight; names the layer.
-    Source: the sequential scheme of GPTQ, SparseGPT and Wanda (reference repositories), with one statistic per
-        distinct input, without the outputs that are never read, and with every block's own arguments.
+        ValueError: a weight or an input is NaN or infinite, or the method refuses a weight (the message names it).
+    Source: the sequential scheme of GPTQ, SparseGPT and Wanda (reference repositories). Here layers with the same input
+        share a statistic, outputs that are not needed are not computed, and each block gets the arguments that the
+        model gives it.
     """
     name, blocks = decoder_blocks(model)
     storage = storage or LoadedBlocks(blocks)
@@ -206,7 +208,7 @@ def compress_blocks(
 
 @contextmanager
 def _ready_to_walk(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, there is no dropout, and experts are computed one by one so that the inputs of each can be seen."""
+    """Inside, dropout is off, and experts are computed one by one, so that the inputs of each can be recorded."""
     training, experts = model.training, model.get_experts_implementation()
     model.eval()
     if model._can_set_experts_implementation():
@@ -222,7 +224,7 @@ def _ready_to_walk(model: PreTrainedModel) -> Iterator[None]:
 def _replay(
     model: PreTrainedModel, storage: BlockStorage, tokens: Tensor, tokens_per_batch: int, precision: str
 ) -> Replay | WholeForwards:
-    """Passes block by block where those give what the model gives; else whole forward passes, if it is in memory."""
+    """Replay if the blocks, run one by one, compute what the model computes; else whole forward passes, in memory."""
     try:
         return Replay(model, storage, tokens, tokens_per_batch, precision)
     except NotReplayedError as error:
@@ -235,7 +237,7 @@ def _replay(
 def _groups(
     replay: Replay | WholeForwards, index: int, block: nn.Module, weights: list[LinearWeight]
 ) -> list[list[LinearWeight]]:
-    """Groups of weights that share inputs, in the order in which the block uses them."""
+    """Groups of weights with the same inputs, in the order in which the block uses them."""
     statistics = collect_statistics(replay, index, block, weights, "sq_norms", num_batches=1)
     groups: dict[int, list[LinearWeight]] = {}
     for weight in sorted(weights, key=lambda weight: list(statistics).index(weight.name)):
@@ -264,7 +266,7 @@ def _compress(
 
 
 def _drop(matrix: Tensor, keep_mask: Tensor) -> None:
-    """Zero what the mask does not keep in place, some rows at a time, so that a large weight is never copied whole.
+    """Zero in place the weights that the mask drops; by some rows at a time, so that no large copy is needed.
 
     Multiplying by False may give -0, which adding 0 turns into 0; masked_fill_ is twice as slow in bfloat16.
     """
@@ -274,12 +276,12 @@ def _drop(matrix: Tensor, keep_mask: Tensor) -> None:
 
 
 class WalkCost(NamedTuple):
-    """Estimated cost of one calibrated compression, without the model itself.
+    """Estimated cost of one calibrated compression.
 
     Fields:
-        flops: of two forward passes over the blocks and of the statistics; factorisations and updates are less.
-        bytes: activations, statistics of one block, and intermediate results of a batch.
-        dtype: in which the model computes.
+        flops: of two forward passes over the blocks and of the statistics; factorisations and updates take fewer.
+        bytes: memory besides the model: activations, statistics of one block, and intermediate results of a batch.
+        dtype: dtype in which the model computes.
     """
 
     flops: float
@@ -287,10 +289,10 @@ class WalkCost(NamedTuple):
     dtype: torch.dtype
 
     def measured_flops_per_second(self, device: torch.device) -> float:
-        """Speed of a matmul in this dtype, measured now; on small matrices where those already take long."""
+        """Speed of matmuls in this dtype on `device`, measured; only of small ones if those already take long."""
         for size in (256, 1024):
             matrix = torch.ones(size, size, dtype=self.dtype, device=device)
-            float((matrix @ matrix)[0, 0])  # the first matmul sets things up
+            float((matrix @ matrix)[0, 0])  # warm-up
             started = time.perf_counter()
             for _ in range(4):
                 float((matrix @ matrix)[0, 0])
@@ -304,11 +306,13 @@ def walk_cost(
     model: PreTrainedModel, windows_shape: tuple[int, int], statistic: str | None, dtype: torch.dtype,
     tokens_per_batch: int = 4096,
 ) -> WalkCost:  # fmt: skip
-    """Estimate of a walk's cost from shapes alone; `model` may be on the meta device.
+    """Estimate the cost of compress_blocks from shapes.
 
     Args:
+        model: may be on the meta device.
         windows_shape: (num_samples, seq_len) of the calibration windows.
-        statistic: what the method reads of the inputs (see compress_blocks).
+        statistic, tokens_per_batch: see compress_blocks.
+        dtype: dtype in which the model computes.
     """
     name, blocks = decoder_blocks(model)
     if statistic is None:

@@ -1,4 +1,4 @@
-"""Wanda (Sun et al., ICLR 2024): the weights with the smallest |weight| * input norm of each output go."""
+"""Wanda (Sun et al., ICLR 2024): drops the weights of smallest |weight| * input norm in each row."""
 
 import torch
 from torch import Tensor
@@ -6,25 +6,26 @@ from torch import Tensor
 from pruning.nm import lowest_k_of_rows_mask, nm_mask
 from pruning.validation import check_strength, check_weight
 
-SCORES_AT_ONCE = 2**21  # rows are ranked by themselves, so that float32 scores of so many weights are in memory
+SCORES_AT_ONCE = 2**21  # float32 scores in memory at once; rows are ranked independently
 
 
 def wanda_mask(
     W: Tensor, input_sq_norms: Tensor, sparsity: float | None = None, nm: tuple[int, int] | None = None
 ) -> Tensor:
-    """Keep-mask that drops exactly round(sparsity * in) weights of every row, or keeps N of every M.
+    """Keep-mask that drops exactly round(sparsity * in_features) weights of every row, or keeps N of every M.
 
     Args:
         W: weight, (out_features, in_features).
-        input_sq_norms: squared Euclidean norm of each input over the calibration tokens, at any positive scale.
+        input_sq_norms: squared Euclidean norm of each input over the calibration tokens, (in_features,), at any
+            positive scale.
         sparsity: fraction to drop, in [0, 1]; this or nm.
-        nm: (n_kept, m_group).
+        nm: (n_kept, m_group), keep N of every M consecutive inputs.
     Returns:
-        Boolean tensor shaped like W. Ties go to the later input.
+        Boolean tensor shaped like W, True where the weight is kept. Of equal scores, the later one is kept.
     Raises:
-        ValueError: both strengths or none, a strength outside its range, norms that do not fit W or are negative, NaN
-            in either.
-    Source: sec. 3; locuslab/wanda, which truncates the count of weights per row.
+        ValueError: both or neither of sparsity and nm, a value outside its range, norms that do not fit W or are
+            negative, NaN in W or the norms.
+    Source: sec. 3; locuslab/wanda, which truncates sparsity * in_features instead of rounding it.
     """
     check_strength(sparsity, nm, W.shape[-1])
     norms = input_norms(W, input_sq_norms)
@@ -37,7 +38,7 @@ def wanda_mask(
 
 
 def input_norms(W: Tensor, input_sq_norms: Tensor) -> Tensor:
-    """Norm of each input, float32 on W's device; W and the squared norms are checked against each other.
+    """Euclidean norm of each input, (in_features,) float32 on W's device, after checks of W and the squared norms.
 
     Raises:
         ValueError: W is not a matrix or holds NaN or infinity, norms that do not fit it, are negative or not finite.

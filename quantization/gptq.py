@@ -1,4 +1,4 @@
-"""Rounding grids, round-to-nearest, and GPTQ (Frantar et al., ICLR 2023): later weights make up for rounding."""
+"""Quantization by round-to-nearest and by GPTQ (Frantar et al., ICLR 2023): later weights make up for errors."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Quantized(NamedTuple):
     Fields:
         codes: (out, in), 0 ... 2^bits - 1; uint8 up to 8 bits, else int32.
         scales: (out, groups) float32.
-        zeros: (out, groups) int32, the code that stands for 0.
+        zeros: (out, groups) int32, the code of weight 0.
         group_index: (in,) int64, the group of each input.
     """
 
@@ -26,13 +26,13 @@ class Quantized(NamedTuple):
     group_index: Tensor
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight that the codes stand for, (out, in)."""
+        """The weight, (out, in)."""
         steps = self.codes.float().sub_(self.zeros.float().index_select(1, self.group_index))
         return steps.mul_(self.scales.index_select(1, self.group_index)).to(dtype)
 
 
 def round_to_nearest(W: Tensor, bits: int, group_size: int = -1, symmetric: bool = False) -> Tensor:
-    """W with every weight on the nearest point of its group's grid; see round_to_nearest_grid."""
+    """W with every weight rounded to its group's grid, in W's dtype; see round_to_nearest_grid."""
     return round_to_nearest_grid(W, bits, group_size, symmetric).dequantize(W.dtype)
 
 
@@ -47,7 +47,7 @@ def gptq_quantize(
     block_size: int = 128,
     damping: float = 0.01,
 ) -> Tensor:
-    """W on the grid that gptq_grid finds, in W's dtype."""
+    """W quantized by gptq_grid, in W's dtype."""
     quantized = gptq_grid(
         W, hessian, bits, group_size, symmetric, act_order, static_groups, block_size=block_size, damping=damping
     )
@@ -55,13 +55,13 @@ def gptq_quantize(
 
 
 def round_to_nearest_grid(W: Tensor, bits: int, group_size: int = -1, symmetric: bool = False) -> Quantized:
-    """Codes of the grid points nearest to W's weights, halves to the even code.
+    """Quantize each weight to the nearest grid point; halves are rounded to the even code.
 
     Args:
         W: weight, (out_features, in_features).
         bits: 2 to 16.
         group_size: consecutive inputs that share a scale within a row; the last group may be shorter; -1: a whole row.
-        symmetric: zero stands in the middle of the grid, instead of the grid reaching from minimum to maximum.
+        symmetric: the grid is centred on 0; otherwise it reaches from the group's minimum to its maximum.
     Raises:
         ValueError: bits or group_size outside their range, or W is not a matrix or holds NaN or infinity.
     """
@@ -86,17 +86,17 @@ def gptq_grid(
     block_size: int = 128,
     damping: float = 0.01,
 ) -> Quantized:
-    """Codes whose rounding errors, input by input, are made up for by the inputs not yet rounded.
+    """Quantize input by input with GPTQ: weights of inputs not yet rounded make up for each rounding error.
 
     Args:
         W: weight, (out_features, in_features).
         hessian: X^T X at any positive scale, or its factor with the same act_order, shared by layers with the same X.
         bits, group_size, symmetric: as in round_to_nearest_grid.
-        act_order: visit inputs by falling diagonal of H; groups are then of consecutive inputs in that order.
-        static_groups: groups of consecutive inputs in W's own order, their grids found on the dense W.
-        block_size: inputs after which errors are handed on to all later ones. A group that begins inside a block takes
-            its grid from the weights as they stand at the start of that block.
-        damping: fraction of H's mean diagonal added to its diagonal; of no effect on a factor.
+        act_order: visit inputs by decreasing diagonal of H; a group is then consecutive in that order.
+        static_groups: a group is consecutive in W's order, and its grid is that of the dense W.
+        block_size: inputs after which their errors are applied to all later inputs. A group that begins inside a block
+            takes its grid from the weights at the start of that block.
+        damping: fraction of H's mean diagonal added to its diagonal; ignored with a factor.
     Raises:
         ValueError: bits, group_size or block_size outside their range, NaN or infinity, a Hessian that does not fit.
     Source: alg. 1; IST-DASLab/gptq gptq.py.
@@ -124,12 +124,12 @@ def gptq_grid(
         for group in range(-(-start // group_size), -(-stop // group_size)) if dynamic else ():
             first = group * group_size
             scales[group], zeros[group] = _grid(columns[first : first + group_size], bits, symmetric)
-        own = factor.upper[start:stop, start:stop]
-        errors = _round_block(columns[start:stop], own, scales, zeros, group_index[start:stop], bits)
+        upper = factor.upper[start:stop, start:stop]
+        errors = _round_block(columns[start:stop], upper, scales, zeros, group_index[start:stop], bits)
         columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
     if factor.order is not None:
-        places = factor.order.argsort()
-        columns, group_index = columns[places], group_index[places]
+        inverse_order = factor.order.argsort()
+        columns, group_index = columns[inverse_order], group_index[inverse_order]
     codes = columns.to(_code_dtype(bits)).T.contiguous()
     return Quantized(codes, scales.T.contiguous(), zeros.T.to(torch.int32).contiguous(), group_index)
 
@@ -147,17 +147,17 @@ def _group_index(columns: Tensor, group_size: int) -> Tensor:
 
 
 def _group_grids(columns: Tensor, bits: int, group_size: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Scale and zero of every group and row, each (groups, rows)."""
+    """Scale and zero of every group and row of W, each (groups, rows)."""
     groups = columns.split(len(columns) if group_size == -1 else group_size)
     scales, zeros = zip(*(_grid(group, bits, symmetric) for group in groups), strict=True)
     return torch.stack(scales), torch.stack(zeros)
 
 
 def _grid(columns: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Scale and zero of every row; the grid holds 0 and reaches both extremes, and is [-1, 1] for a row of zeros.
+    """Scale and zero of every row of W; its grid contains 0 and both extremes, and is [-1, 1] for a row of zeros.
 
-    Source: IST-DASLab/gptq quant.py. There a symmetric grid of a row without negative weights reaches its maximum
-        with 2^bits - 1 steps of which only half can be used, so that large weights are cut off; not here.
+    Source: IST-DASLab/gptq quant.py, where a symmetric grid for a row without negative weights spreads its 2^bits - 1
+        steps from 0 to the maximum but can use only half of them, so that large weights are clipped; not here.
     """
     low, high = columns.amin(dim=0).clamp(max=0), columns.amax(dim=0).clamp(min=0)
     if symmetric:
@@ -178,10 +178,10 @@ def _code_dtype(bits: int) -> torch.dtype:
 def _round_block(
     columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, bits: int
 ) -> Tensor:
-    """Replace a block's weights by their codes, and return the errors for the columns after it.
+    """Replace a block's weights by their codes; return the errors, (width, out_features), for the columns after it.
 
     Args:
-        columns: the block's part of W^T, (width, out_features), so that an input's weights are contiguous.
+        columns: the block's part of W^T, (width, out_features), so that a column of W is contiguous.
         upper: the block's part of U, (width, width).
         scales, zeros: of all groups, (groups, out_features).
         group_index: (width,) the group of each column.
@@ -189,7 +189,7 @@ def _round_block(
     errors = torch.empty_like(columns)
     quantize = _round_columns_torch
     if columns.device.type == "cpu":
-        from pruning.column_kernels import round_columns as quantize  # its compiler takes a second and 55 MB
+        from pruning.column_kernels import round_columns as quantize  # importing numba takes a second and 55 MB
     for start in range(0, len(columns), SUB_BLOCK):
         part, rest = slice(start, start + SUB_BLOCK), slice(start + SUB_BLOCK, None)
         quantize(columns[part], upper[part, part], scales, zeros, group_index[part], errors[part], 2**bits - 1)
@@ -200,10 +200,10 @@ def _round_block(
 def _round_columns_torch(
     columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, errors: Tensor, max_code: int
 ) -> None:
-    """What round_columns does, one column after the other, for accelerators."""
+    """column_kernels.round_columns in torch, for accelerators."""
     scales, zeros = scales[group_index], zeros[group_index]
-    for place in range(len(columns)):
-        code = ((columns[place] / scales[place]).round() + zeros[place]).clamp(0, max_code)
-        errors[place] = (columns[place] - (code - zeros[place]) * scales[place]) / upper[place, place]
-        columns[place + 1 :].addr_(upper[place, place + 1 :], errors[place], alpha=-1)
-        columns[place] = code
+    for j in range(len(columns)):
+        code = ((columns[j] / scales[j]).round() + zeros[j]).clamp(0, max_code)
+        errors[j] = (columns[j] - (code - zeros[j]) * scales[j]) / upper[j, j]
+        columns[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
+        columns[j] = code

@@ -1,6 +1,6 @@
-"""Packed checkpoints that serve: our integers, packed by the gptqmodel library, in a folder that it and others load.
+"""Export of quantized weights as a checkpoint in gptqmodel's packed format, which other libraries load too.
 
-gptqmodel is optional (requirements-export.txt) and imported where it is needed alone: importing it takes seconds.
+gptqmodel is optional (requirements-export.txt), and imported only in the functions that need it: that takes seconds.
 """
 
 import copy
@@ -17,25 +17,25 @@ from pruning.layers import LinearWeight, decoder_weights
 from quantization.gptq import Quantized
 
 BITS = (2, 3, 4, 8)
-GROUP_SIZES = (-1, 16, 32, 64, 128, 256, 512, 1024)  # TorchLinear, the kernel that runs everywhere, has no others
-WORD = 32  # codes are packed into words of so many bits, along the inputs; zeros along the outputs
+GROUP_SIZES = (-1, 16, 32, 64, 128, 256, 512, 1024)  # those of TorchLinear, the kernel that runs everywhere
+WORD = 32  # bits of the words into which codes are packed along the inputs, and zeros along the outputs
 
 
 def check_exportable(model: PreTrainedModel, bits: Iterable[int], group_size: int) -> None:
-    """Refuse what the packed format or the library's kernels cannot have.
+    """Check that the packed format and gptqmodel's kernels support this model and these grids.
 
     Args:
         model: may be on the meta device.
-        bits, group_size: of the grids, as in quantization.gptq.
+        bits, group_size: as in quantization.gptq.
     Raises:
-        ValueError: bits or group size that the format lacks, groups or words that do not divide a weight, expert
-            weights, an architecture that the library does not know, or no library (the command that installs it).
+        ValueError: unsupported bits or group size, a weight whose shape is no multiple of group_size and WORD, expert
+            weights, an unsupported architecture, or gptqmodel is not installed (the message says how to install it).
     """
     if unknown := [number for number in bits if number not in BITS]:
         raise ValueError(f"--export gptqmodel packs {', '.join(map(str, BITS))} bits, not --bits {unknown[0]}")
     if group_size not in GROUP_SIZES:
         raise ValueError(
-            f"--export gptqmodel: --group_size {group_size} has no kernel; there are {', '.join(map(str, GROUP_SIZES))}"
+            f"--export gptqmodel supports --group_size {', '.join(map(str, GROUP_SIZES))}, not {group_size}"
         )
     weights = decoder_weights(model)
     for weight in weights.values():
@@ -55,7 +55,7 @@ def _check_shape(weight: LinearWeight, group_size: int) -> None:
         )
     if inputs % WORD or rows % WORD:
         raise ValueError(
-            f"--export gptqmodel: {weight.name} is {rows} x {inputs}; the packed format wants multiples of {WORD}"
+            f"--export gptqmodel: {weight.name} is {rows} x {inputs}; the packed format needs multiples of {WORD}"
         )
 
 
@@ -67,18 +67,18 @@ def _check_installed() -> None:
 
 
 def _check_architecture(model: PreTrainedModel, weights: Mapping[str, LinearWeight]) -> None:
-    """The library, which knows by architecture which layers of a folder are packed, packs the layers that we do."""
+    """Raises ValueError unless gptqmodel, which decides by architecture which layers are packed, packs `weights`."""
     from gptqmodel.models.auto import MODEL_MAP
     from gptqmodel.quantization import QuantizeConfig
 
-    kind = model.config.model_type
-    if kind not in MODEL_MAP:
-        raise ValueError(f"--export gptqmodel: the library knows no model of type {kind}")
-    groups = MODEL_MAP[kind].simple_layer_modules(model.config, QuantizeConfig(offload_to_disk=False))
+    model_type = model.config.model_type
+    if model_type not in MODEL_MAP:
+        raise ValueError(f"--export gptqmodel: the library does not support models of type {model_type}")
+    groups = MODEL_MAP[model_type].simple_layer_modules(model.config, QuantizeConfig(offload_to_disk=False))
     packed = tuple(name for group in groups for name in group)
     for name in weights:
         if not name.removesuffix(".weight").endswith(packed):
-            raise ValueError(f"--export gptqmodel: the library does not pack {name} of a model of type {kind}")
+            raise ValueError(f"--export gptqmodel: the library does not pack {name} of a model of type {model_type}")
 
 
 def save_packed(
@@ -91,18 +91,19 @@ def save_packed(
     tokenizer: PreTrainedTokenizerBase,
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """A folder that GPTQModel.load and from_pretrained serve; half a folder never stands under this name.
+    """Write a folder that GPTQModel.load and from_pretrained load; it gets its name once it is complete.
 
-    Scales are rounded to float16, the format's type, and so is the rest of a float32 model.
+    Scales are rounded to float16, the format's dtype, and so are the other tensors of a float32 model.
 
     Args:
-        model: what lies outside the grids is taken from it; it stays as it is.
-        grids: the compressed weights, by name; together they are all that check_exportable looks at.
-        bits, group_size, symmetric: of all grids.
-        texts: further files, such as a model card, by name.
-    Source: gptqmodel 7.6, checkpoint formats. "gptq" stores zeros less one, which borrows from the neighbour where
-        a zero is 0: readers other than gptqmodel then see other weights. Asymmetric grids, which have such zeros,
-        are therefore "gptq_v2", which stores zeros as they are.
+        folder: replaced if it exists.
+        model: gives the tensors that are not in `grids`, and the config; not changed.
+        grids: all compressible weights of the model (decoder_weights), quantized, by name.
+        bits, group_size, symmetric: those of all grids.
+        texts: further files by name, such as a model card.
+    Source: gptqmodel 7.6, checkpoint formats. "gptq" stores zero - 1, which for a zero of 0 borrows from the next zero
+        in the word: other libraries than gptqmodel then read other weights. Asymmetric grids, which have such zeros,
+        are therefore written as "gptq_v2", which stores zeros unchanged.
     """
     from gptqmodel.quantization import FORMAT, QuantizeConfig
 
@@ -125,7 +126,7 @@ def save_packed(
     model.save_pretrained(partial, state_dict=state, save_original_format=False)  # names as gptqmodel reads them
     config = copy.deepcopy(model.config)
     config.dtype, config.quantization_config = dtype, quantize_config.to_dict()
-    del config.quantization_config["meta"]  # how the library would have quantized
+    del config.quantization_config["meta"]  # options of gptqmodel's quantization, which was not used
     config.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     for name, text in (texts or {}).items():
@@ -135,14 +136,14 @@ def save_packed(
 
 
 def _untied(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The model's tensors; of tied ones the first alone."""
+    """The model's tensors; of those that are tied, only the first."""
     tied = set(model.all_tied_weights_keys)
     return {name: value for name, value in model.state_dict().items() if name not in tied}
 
 
 @torch.no_grad()
 def _pack(grid: Quantized, bits: int, group_size: int, symmetric: bool) -> dict[str, Tensor]:
-    """qweight, qzeros, scales and g_idx of one weight; a symmetric grid's zeros less one (format "gptq")."""
+    """qweight, qzeros, scales and g_idx of one weight; zeros of a symmetric grid are stored as zero - 1 ("gptq")."""
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear
     from gptqmodel.quantization import QuantizeConfig
     from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
@@ -151,7 +152,7 @@ def _pack(grid: Quantized, bits: int, group_size: int, symmetric: bool) -> dict[
     linear = nn.Linear(inputs, rows, bias=False, device="meta")
     linear.weight = nn.Parameter(grid.dequantize().cpu(), requires_grad=False)
     kernel = TorchLinear(bits, group_size, symmetric, False, inputs, rows, register_buffers=False)
-    # pack finds the codes again from weights, scales and zeros; in float32, of codes up to 255, it finds the same
+    # pack_original recomputes the codes from weights, scales and zeros; in float32, codes up to 255 come out the same
     kernel.pack_original(linear, grid.scales.cpu(), grid.zeros.cpu(), grid.group_index.cpu().int())
     if symmetric:
         convert_gptq_v2_to_v1_format_module(kernel, QuantizeConfig(bits=bits, offload_to_disk=False))

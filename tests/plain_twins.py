@@ -84,7 +84,7 @@ def plain_input_sq_norms(model: PreTrainedModel, tokens: Tensor) -> dict[str, Te
 
     weights = decoder_weights(model)
     handles = [
-        weight.owner.register_forward_pre_hook(lambda _, args, name=name: seen(name, args[0]))
+        weight.module.register_forward_pre_hook(lambda _, args, name=name: seen(name, args[0]))
         for name, weight in weights.items()
         if weight.expert is None
     ]

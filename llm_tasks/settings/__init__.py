@@ -1,4 +1,4 @@
-"""Settings 2 to 6 by number: a file each, of its options, its data and its levels; none imports another."""
+"""Settings 2 to 6 by number. Each file has one setting's options, data and levels; none imports another."""
 
 from llm_tasks.levels import Setting
 from llm_tasks.settings import context_length, factoid_vs_mcq, human_gap, k_shot, option_count

@@ -1,4 +1,4 @@
-"""Setting 3: questions on a text that holds the answer, of which more and more is shown, and on none."""
+"""Setting 3: questions on windows of growing length of a text that holds the answer, and without a text."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from llm_tasks.tasks.reading import CONTEXT_SETS, ContextItems, Item, Window, wi
 
 logger = logging.getLogger(__name__)
 
-OPEN_BOOK = "{context}\n\nBased on these texts, answer these questions:\n\n"  # both as the paper's code has them
+OPEN_BOOK = "{context}\n\nBased on these texts, answer these questions:\n\n"  # both from the paper's code
 CLOSED_BOOK = "Answer these questions:\n\n"
-# Shares are 0.2 … 1; without a text the question is harder than with the longest (paper, table 2), and trends over
-# levels use their order alone.
+# The other levels have the difficulties 0.2 … 1. Without a text, questions are harder than with the longest window
+# (paper, table 2). Trends over levels depend only on their order.
 CLOSED_BOOK_DIFFICULTY = 1.2
 
 
@@ -31,25 +31,25 @@ class Values:
     max_items: int | None
     overflow: str
     context_dataset: str = option("triviaqa", choices=tuple(CONTEXT_SETS), metavar="NAME",
-        help=f"of {', '.join(CONTEXT_SETS)}; the last two from --data_dir alone (default triviaqa)")  # fmt: skip
+        help=f"one of {', '.join(CONTEXT_SETS)}; the last two from --data_dir only (default triviaqa)")  # fmt: skip
     context_shares: list[int] = option([20, 40, 60, 80, 100], nargs="+", type=number(int, 1, 100), metavar="PERCENT",
-        help="of the full window's tokens, 1 to 100 (default 20 40 60 80 100)")  # fmt: skip
+        help="lengths of windows in %% of the full window's tokens, 1 to 100 (default 20 40 60 80 100)")  # fmt: skip
     context_tokens: int = option(768, type=positive,
-        help="the model's tokens in the full window, about 3000 characters (default 768)")  # fmt: skip
-    no_closed_book: bool = option(False, action="store_true", help="without the level that has no text")
+        help="tokens of the full window (default 768, about 3000 characters)")  # fmt: skip
+    no_closed_book: bool = option(False, action="store_true", help="leave out the level without a text")
 
 
 def load(values: Values) -> ContextItems:
     shares = values.context_shares
     if len(set(shares)) < len(shares):
-        raise ValueError(f"--context_shares {' '.join(map(str, shares))}: a number stands there twice")
+        raise ValueError(f"--context_shares {' '.join(map(str, shares))}: a number is given twice")
     if values.overflow == "truncate_left":
         raise ValueError("--overflow truncate_left could cut the answer's sentence; setting 3 takes drop_shots or skip")
-    found = reading.load(values.context_dataset, values.data_dir, values.max_items)
-    if found.without_answer:
+    data = reading.load(values.context_dataset, values.data_dir, values.max_items)
+    if data.without_answer:
         logger.warning("%s: %d contexts do not contain the answer: their questions are left out at every level",
-                       values.context_dataset, found.without_answer)  # fmt: skip
-    return found._replace(items=sample(found.items, values.max_items, key=lambda item: item.item))
+                       values.context_dataset, data.without_answer)  # fmt: skip
+    return data._replace(items=sample(data.items, values.max_items, key=lambda item: item.item))
 
 
 def files(values: Values) -> list[Path | Source]:
@@ -66,41 +66,42 @@ def build(data: ContextItems, values: Values, seed: int, tokenizer: PreTrainedTo
             counted.update(zip(new, map(len, tokens), strict=True))
         return [counted[text] for text in texts]
 
-    made = open_book_levels(data, sorted(values.context_shares), values.context_tokens, seed, count_tokens)
+    levels = open_book_levels(data, sorted(values.context_shares), values.context_tokens, seed, count_tokens)
     if not values.no_closed_book:
-        made.append(closed_book_level(data))
-    return [level._replace(dataset=values.context_dataset) for level in made]
+        levels.append(closed_book_level(data))
+    return [level._replace(dataset=values.context_dataset) for level in levels]
 
 
 def open_book_levels(
-    found: ContextItems, shares: Sequence[int], budget: int, seed: int, count_tokens: Callable[[list[str]], list[int]]
+    data: ContextItems, shares: Sequence[int], budget: int, seed: int, count_tokens: Callable[[list[str]], list[int]]
 ) -> list[Level]:
-    """One level for each share of the full window, with the same questions.
+    """One level for each share of the full window, all with the same questions.
 
     Args:
         shares: percent, ascending.
         budget: tokens of the full window.
+        seed, count_tokens: see reading.windows.
     """
-    grown = [windows(item, shares, budget, seed, count_tokens) for item in found.items]
+    grown = [windows(item, shares, budget, seed, count_tokens) for item in data.items]
     longer = sum(of_item[-1].num_tokens > budget for of_item in grown)
-    made = []
+    levels = []
     for index, share in enumerate(shares):
-        own = [of_item[index] for of_item in grown]
+        shown = [of_item[index] for of_item in grown]
         facts = {
-            **left_out(found),
+            **left_out(data),
             "longer_than_window": longer,
             "same_as_smaller_share": sum(index > 0 and of_item[index] == of_item[index - 1] for of_item in grown),
-            "mean_context_tokens": mean([window.num_tokens for window in own]),
-            "mean_answer_position": mean([window.answer_position for window in own]),
+            "mean_context_tokens": mean([window.num_tokens for window in shown]),
+            "mean_answer_position": mean([window.answer_position for window in shown]),
         }
-        prompts = [open_book_prompt(item, window) for item, window in zip(found.items, own, strict=True)]
-        made.append(Level(f"{share} %", share / 100, "", "answer", prompts, facts=facts))
-    return made
+        prompts = [open_book_prompt(item, window) for item, window in zip(data.items, shown, strict=True)]
+        levels.append(Level(f"{share} %", share / 100, "", "answer", prompts, facts=facts))
+    return levels
 
 
-def closed_book_level(found: ContextItems) -> Level:
-    prompts = [closed_book_prompt(item) for item in found.items]
-    return Level("closed book", CLOSED_BOOK_DIFFICULTY, "", "answer", prompts, facts=left_out(found))
+def closed_book_level(data: ContextItems) -> Level:
+    prompts = [closed_book_prompt(item) for item in data.items]
+    return Level("closed book", CLOSED_BOOK_DIFFICULTY, "", "answer", prompts, facts=left_out(data))
 
 
 def open_book_prompt(item: Item, window: Window) -> Prompt:
@@ -113,8 +114,8 @@ def closed_book_prompt(item: Item) -> Prompt:
     )
 
 
-def left_out(found: ContextItems) -> dict[str, float]:
-    return {"context_without_answer": found.without_answer, "repeated_items": found.repeated}
+def left_out(data: ContextItems) -> dict[str, float]:
+    return {"context_without_answer": data.without_answer, "repeated_items": data.repeated}
 
 
 def mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Setting 6: facts as multiple choice, MMLU, against facts that the model must write itself, FreebaseQA."""
+"""Setting 6: questions with options (MMLU) against questions whose answer the model must write (FreebaseQA)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ class Values:
     max_items: int | None
     answer_mode: str
     factoid_dataset: str = option("freebaseqa", choices=tuple(FACTOID_SETS), metavar="NAME",
-        help=f"of {', '.join(FACTOID_SETS)} (default freebaseqa)")  # fmt: skip
+        help=f"one of {', '.join(FACTOID_SETS)} (default freebaseqa)")  # fmt: skip
     factoid_file: Path | None = option(type=filled_path, metavar="FILE",
-        help="FreebaseQA as its authors publish it (FreebaseQA-eval.json), not from --data_dir or the hub")  # fmt: skip
+        help="FreebaseQA's published file (FreebaseQA-eval.json), instead of --data_dir or the hub")  # fmt: skip
     num_shots: int = mmlu.num_shots()
     shot_split: str = mmlu.shot_split()
     subjects: list[str] | None = mmlu.subjects()
 
 
 class Questions(NamedTuple):
-    """MMLU's test questions and few-shot examples, and the questions for facts."""
+    """MMLU's test questions and few-shot examples, and the factoid questions."""
 
     choice: list[mmlu.Question]
     examples: list[mmlu.Question]
@@ -73,7 +73,7 @@ def choice_level(
 
 
 def factoid_level(name: str, questions: Sequence[factoid.Question]) -> Level:
-    """Harder, as the paper has it: an answer must be written, not chosen."""
+    """The harder level, as in the paper: answers must be written, not chosen."""
     prompts = [factoid.prompt(question) for question in questions]
     return Level(f"{FACTOID_SETS[name].title} (factoid)", 2.0, name, "answer", prompts)
 

@@ -1,4 +1,4 @@
-"""Setting 5: a level is a data set; the further a model is behind people on it, the harder it is for this model."""
+"""Setting 5: each level is a data set; it is the harder, the larger the gap between people and the dense model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,13 @@ PAPER_TASKS = ["piqa", "hellaswag", "openbookqa"]
 
 
 def task_splits(text: str) -> str:
-    """The value of --eval_split, if it names a task and splits.
+    """Check a value of --eval_split, TASK=SPLIT or TASK=SPLIT+SPLIT, and return it.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: another form, an unknown task, or a split twice.
     """
-    task, _, named = text.partition("=")
-    splits = named.split("+")
+    task, _, joined = text.partition("=")
+    splits = joined.split("+")
     if task not in TASKS or not all(splits):
         raise ValueError(f"{text!r} is not TASK=SPLIT or TASK=SPLIT+SPLIT with a task of {', '.join(TASKS)}")
     if len(set(splits)) < len(splits):
@@ -37,30 +37,30 @@ class Values:
     max_items: int | None
     answer_mode: str
     tasks: list[str] = option(PAPER_TASKS, nargs="+", choices=tuple(TASKS), metavar="NAME",
-        help=f"of {', '.join(TASKS)} (default {' '.join(PAPER_TASKS)})")  # fmt: skip
+        help=f"one or more of {', '.join(TASKS)} (default {' '.join(PAPER_TASKS)})")  # fmt: skip
     eval_split: list[str] = option([], nargs="+", type=checked(task_splits), metavar="TASK=SPLIT[+SPLIT]",
         help="take a task's items from other splits than the one that lm-evaluation-harness scores; openbookqa=test+"
         "validation doubles OpenBookQA's 500 items")  # fmt: skip
 
 
 def chosen_splits(tasks: list[str], eval_split: list[str]) -> dict[str, list[str]]:
-    """The splits of each task asked for, none where it is the task's own.
+    """By task, the splits that --eval_split gives for it; an empty list for the task's default split.
 
     Raises:
-        ValueError: --eval_split names a task that is not asked for, or one twice.
+        ValueError: --eval_split names a task that is not in `tasks`, or a task twice.
     """
     named = [text.partition("=")[::2] for text in eval_split]
     names = [task for task, _ in named]
     if wrong := [task for task in names if task not in tasks]:
         raise ValueError(f"--eval_split: {wrong[0]} is not in --tasks {' '.join(tasks)}")
     if len(set(names)) < len(names):
-        raise ValueError(f"--eval_split {' '.join(eval_split)}: a task stands there twice; join its splits with +")
-    splits = {task: found.split("+") for task, found in named}
+        raise ValueError(f"--eval_split {' '.join(eval_split)}: a task is given twice; join its splits with +")
+    splits = {task: joined.split("+") for task, joined in named}
     return {task: splits.get(task, []) for task in dict.fromkeys(tasks)}
 
 
 def load(values: Values) -> dict[str, list[Question]]:
-    """The chosen items of each task."""
+    """The items of each task, or samples of them (--max_items)."""
     return {
         task: sample(load_task(task, values.data_dir, splits), values.max_items, key=lambda question: question.item)
         for task, splits in chosen_splits(values.tasks, values.eval_split).items()
@@ -78,7 +78,7 @@ def files(values: Values) -> list[Path | Source]:
 def build(
     data: dict[str, list[Question]], values: Values, seed: int, tokenizer: PreTrainedTokenizerBase
 ) -> list[Level]:
-    """A level per task, in the order asked for: how hard each is follows from the dense model's score."""
+    """A level per task, in the order of --tasks; difficulties are computed later, from the dense model's scores."""
     return [task_level(task, questions, values.answer_mode) for task, questions in data.items()]
 
 

@@ -1,4 +1,4 @@
-"""Setting 4: MMLU after five, three, one and no few-shot example, those of fewer among those of more."""
+"""Setting 4: MMLU with five, three, one and no few-shot examples; fewer ones are the first of more."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from llm_tasks.levels import Level, Setting, digest, option
 from llm_tasks.tasks import mmlu
 from llm_tasks.tasks.mmlu import Question
 
-MOST_SHOTS = 5  # examples of a subject in MMLU's dev split, and the most of the paper
+MOST_SHOTS = 5  # examples per subject in MMLU's dev split, and the most in the paper
 SHOT_ORDERS = ("seeded", "file")
 
 
@@ -25,18 +25,18 @@ class Values:
     max_items: int | None
     answer_mode: str
     shots: list[int] = option([0, 1, 3, 5], nargs="+", type=number(int, 0, 10**3), metavar="K",
-        help="numbers of few-shot examples, 0 to what --shot_split has of a subject (default 0 1 3 5)")  # fmt: skip
+        help="numbers of few-shot examples, 0 to what each subject has in --shot_split (default 0 1 3 5)")  # fmt: skip
     shot_order: str = option("seeded", choices=SHOT_ORDERS,
-        help="which examples come first: by --seed, or as in the file (default seeded)")  # fmt: skip
+        help="order of examples: random by --seed, or as in the file (default seeded)")  # fmt: skip
     shot_split: str = mmlu.shot_split()
     subjects: list[str] | None = mmlu.subjects()
 
 
 def load(values: Values) -> tuple[list[Question], list[Question]]:
-    """Test questions and few-shot examples, none of which is asked."""
+    """Test questions, and few-shot examples that are not among them."""
     shots = values.shots
     if len(set(shots)) < len(shots):
-        raise ValueError(f"--shots {' '.join(map(str, shots))}: a number stands there twice")
+        raise ValueError(f"--shots {' '.join(map(str, shots))}: a number is given twice")
     return mmlu.load_with_examples(
         values.data_dir, values.subjects, values.max_items, max(shots), "--shots", values.shot_split
     )
@@ -56,20 +56,23 @@ def build(
 
 
 def seeded_order(examples: Sequence[Question], seed: int) -> list[Question]:
-    """The examples in a random order that follows from the seed and their content, not from the file's order."""
+    """The examples in a random order that depends on the seed and their content, not on the file's order."""
     return sorted(examples, key=lambda example: digest(f"{seed} {example.item}"))
 
 
 def levels(
     questions: Sequence[Question], examples: Sequence[Question], shots: Sequence[int], reader: str
 ) -> list[Level]:
-    """One level for each number of examples, most first; difficulty is how many fewer than MOST_SHOTS, or the most."""
+    """One level for each number of examples, the largest first; its difficulty is the largest minus this number.
+
+    The largest is MOST_SHOTS, or more if `shots` has more.
+    """
     most = max(MOST_SHOTS, *shots)
-    made = []
+    result = []
     for count in sorted(shots, reverse=True):
         prompts = mmlu.prompts(questions, examples, reader, count)
-        made.append(Level(f"{count} shot{'s' * (count != 1)}", float(most - count), "mmlu", reader, prompts))
-    return made
+        result.append(Level(f"{count} shot{'s' * (count != 1)}", float(most - count), "mmlu", reader, prompts))
+    return result
 
 
 SETTING = Setting(

@@ -1,4 +1,4 @@
-"""Setting 2: MMLU with two, three and four options per question, the options of fewer among those of more."""
+"""Setting 2: MMLU with two, three and four options per question; fewer options are a subset of more."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,23 +27,23 @@ class Values:
     shot_split: str = mmlu.shot_split()
     subjects: list[str] | None = mmlu.subjects()
     keep_referring: bool = option(
-        False, action="store_true", help="keep questions with options that mean other options"
+        False, action="store_true", help="keep questions with options that refer to other options"
     )
     keep_option_order: bool = option(False, action="store_true",
-        help="leave the options in their order; the right one's position is then not balanced")  # fmt: skip
+        help="keep the order of the options; the right one's position is then not balanced")  # fmt: skip
     no_untouched: bool = option(False, action="store_true",
-        help="without the level of all questions and options as published")  # fmt: skip
+        help="leave out the level of all questions with their options as published")  # fmt: skip
 
 
 def load(values: Values) -> tuple[list[Question], list[Question]]:
     """Test questions and few-shot examples.
 
     Raises:
-        ValueError: see mmlu.load_with_examples; or no question can have so many options.
+        ValueError: see mmlu.load_with_examples and check_counts.
     """
     counts = values.option_counts
     if len(set(counts)) < len(counts):
-        raise ValueError(f"--option_counts {' '.join(map(str, counts))}: a number stands there twice")
+        raise ValueError(f"--option_counts {' '.join(map(str, counts))}: a number is given twice")
     questions, examples = mmlu.load_with_examples(
         values.data_dir, values.subjects, values.max_items, values.num_shots, "--num_shots", values.shot_split
     )
@@ -52,10 +52,10 @@ def load(values: Values) -> tuple[list[Question], list[Question]]:
 
 
 def check_counts(questions: Sequence[Question], most: int, keep_referring: bool) -> None:
-    """Some question can have `most` options.
+    """Check that some questions can be reduced to `most` options.
 
     Raises:
-        ValueError: none can; says why.
+        ValueError: none can (the message says why).
     """
     largest = max(len(question.choices) for question in questions)
     if most > largest:
@@ -74,13 +74,13 @@ def build(
     data: tuple[list[Question], list[Question]], values: Values, seed: int, tokenizer: PreTrainedTokenizerBase
 ) -> list[Level]:
     questions, examples = data
-    made = reduced_levels(
+    levels = reduced_levels(
         questions, examples, sorted(values.option_counts), values.num_shots, seed, values.answer_mode,
         keep_referring=values.keep_referring, keep_order=values.keep_option_order,
     )  # fmt: skip
     if not values.no_untouched:
-        made.append(untouched_level(questions, examples, values.num_shots, values.answer_mode))
-    return made
+        levels.append(untouched_level(questions, examples, values.num_shots, values.answer_mode))
+    return levels
 
 
 def reduced_levels(
@@ -94,25 +94,25 @@ def reduced_levels(
     keep_referring: bool = False,
     keep_order: bool = False,
 ) -> list[Level]:
-    """One level for each number of options, with the same questions, and examples that are reduced alike."""
+    """One level for each number of options, all with the same questions; examples are reduced like questions."""
     kept, left_out = mmlu.reducible(questions, max(counts), keep_referring)
-    wanted = {question.subject for question in kept}
-    examples = [example for example in examples if example.subject in wanted]
+    subjects = {question.subject for question in kept}
+    examples = [example for example in examples if example.subject in subjects]
     kept_examples, _ = mmlu.reducible(examples, max(counts), keep_referring)
     names = ("options_refer_to_others", "duplicate_options", "too_few_options")
     facts = {name: left_out[name] for name in names}
     facts["examples_left_out"] = len(examples) - len(kept_examples)
-    made = []
+    levels = []
     for count in counts:
         shown = mmlu.reduce_options(kept, count, seed, keep_order)
         shots = mmlu.reduce_options(kept_examples, count, seed, keep_order)
         prompts = mmlu.prompts(shown, shots, reader, num_shots)
-        made.append(Level(f"{count} options", float(count), "mmlu", reader, prompts, facts=facts))
-    return made
+        levels.append(Level(f"{count} options", float(count), "mmlu", reader, prompts, facts=facts))
+    return levels
 
 
 def untouched_level(questions: Sequence[Question], examples: Sequence[Question], num_shots: int, reader: str) -> Level:
-    """All questions with all their options in their order: what other evaluations report, and no point of a curve."""
+    """All questions with all options as published: comparable with other evaluations, left out of curves."""
     largest = max(len(question.choices) for question in questions)
     prompts = mmlu.prompts(questions, examples, reader, num_shots)
     name = f"{largest} options, untouched"

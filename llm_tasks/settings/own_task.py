@@ -1,4 +1,4 @@
-"""A task of the user's own: the items of a file in place of a data set, in the levels that the file names."""
+"""A user's task: its items, and their levels, are in a file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ from llm_tasks.tasks.own import Row, make_level, read_task, sample_level, split_
 
 @dataclass(frozen=True, kw_only=True)
 class Values:
-    """The options that this setting reads, and by name all that the command line holds."""
+    """The options that this setting reads, and by name all options given on the command line (`typed`)."""
 
     task_file: Path = option(type=filled_path, required=True, help="the items: .jsonl or .parquet, also .gz")
-    task_name: str | None = option(type=filled, help="as results and figures call it (default: the file's name)")
+    task_name: str | None = option(type=filled, help="name in results and figures (default: the file's name)")
     max_items: int | None
     answer_mode: str
     typed: Mapping[str, Any] = field(default_factory=dict)
@@ -29,7 +29,7 @@ def load(values: Values) -> list[Row]:
     """The file's items.
 
     Raises:
-        ValueError: a file that is not usable, or an option for items of the other kind.
+        ValueError: an invalid file, or an option that does not apply to its items.
     """
     rows = read_task(values.task_file)
     if rows[0].kind == "choices":
@@ -38,8 +38,8 @@ def load(values: Values) -> list[Row]:
         other, foreign = "choices", [name for name in CHOICE_OPTIONS if values.typed.get(name)]
     if foreign:
         value = values.typed[foreign[0]]
-        asked = f"--{foreign[0]}" if value is True else f"--{foreign[0]} {value}"
-        raise ValueError(f"{asked} is for items with {other!r}; those of {values.task_file} have {rows[0].kind!r}")
+        given = f"--{foreign[0]}" if value is True else f"--{foreign[0]} {value}"
+        raise ValueError(f"{given} is for items with {other!r}; those of {values.task_file} have {rows[0].kind!r}")
     if "length_normalized" in values.typed and reader_of(rows, values) != "cloze":
         raise ValueError("--length_normalized is obeyed by --answer_mode cloze; the default is letter")
     return rows

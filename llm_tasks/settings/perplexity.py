@@ -1,4 +1,4 @@
-"""Perplexity on a text: how unlikely a model holds what really follows, in windows that do not overlap."""
+"""Perplexity on a text: exp of the mean negative log-likelihood per token, in windows that do not overlap."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,23 @@ from pruning import calibration
 
 @dataclass(frozen=True, kw_only=True)
 class Values:
-    """The options that this setting reads, and how many tokens the model takes."""
+    """The options that this setting reads, and the longest input of the model in tokens."""
 
     data_dir: Path | None
     max_length: int
     text: str = option("wikitext2", type=filled,
         help="wikitext2 (its test split), c4, or a .txt, .jsonl or .parquet file, also .gz")  # fmt: skip
     text_field: str = option("text", type=filled, metavar="FIELD", help="column of the file that holds the text")
-    seq_len: int | None = option(type=positive, help="tokens per window (default: 2048 or what the model takes)")
-    max_windows: int | None = option(type=positive, help="evaluate the first windows only (default all)")
+    seq_len: int | None = option(
+        type=positive, help="tokens per window (default: 2048, or the most that the model takes)"
+    )
+    max_windows: int | None = option(
+        type=positive, help="evaluate only this many windows, the first ones (default all)"
+    )
 
     @property
     def split(self) -> str:
-        """The part of the text's data set that is measured on; a file has none."""
+        """The split that is evaluated, of c4 or wikitext2; of no effect on a file."""
         return {"wikitext2": "test", "c4": "validation"}.get(self.text, "train")
 
 
@@ -34,7 +38,7 @@ def content(values: Values) -> dict[str, str]:
 
 
 def load(values: Values) -> str:
-    """The whole text.
+    """The text, its documents joined by blank lines.
 
     Raises:
         ValueError: it cannot be read, or --seq_len is more than the model takes.
@@ -52,7 +56,7 @@ def window_length(values: Values) -> int:
 
 
 def build(data: str, values: Values, seed: int, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """The windows, (number, tokens); the last one is dropped where it is not full."""
+    """The windows, (number, tokens); an incomplete last one is dropped."""
     return calibration.text_windows(tokenizer, data, window_length(values))[: values.max_windows]
 
 

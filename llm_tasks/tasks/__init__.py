@@ -1,1 +1,1 @@
-"""The data sets as prompts: a file per kind of task, none of which knows a setting or a model."""
+"""Data sets as prompts: one file for each kind of task; none imports a setting or a model."""

@@ -1,10 +1,9 @@
 """PIQA, HellaSwag, OpenBookQA, WinoGrande, CommonsenseQA and BoolQ: items, and their prompts by text or by letter.
 
 By text ("cloze") the prompts of PIQA, HellaSwag, OpenBookQA and BoolQ are those of lm-evaluation-harness, character by
-character; it has none for CommonsenseQA, which is asked as PIQA is. WinoGrande differs: lm-evaluation-harness scores
-the words after the gap alone, each time behind another option's name; here the options share the words before the gap,
-and an option's name and all that follows it are scored. By letter every set is asked as lm-evaluation-harness asks
-CommonsenseQA.
+character. It has none for CommonsenseQA, which gets PIQA's. WinoGrande differs: lm-evaluation-harness puts each option
+into the gap and scores only the words after it; here the context ends before the gap, and the option and the words
+after it are scored. By letter all data sets have lm-evaluation-harness's prompt of CommonsenseQA.
 """
 
 import re
@@ -23,13 +22,13 @@ class Question(NamedTuple):
     """One item of any of the data sets.
 
     Fields:
-        question: what lettered options answer or complete.
-        choices: the options as a list shows them.
-        gold: which of them is right.
-        context: what the options continue where they are scored by their text; no space at its end.
-        continuations: the options as they continue it, with the space before them.
-        passage: what the question is about, with its line break; may be empty.
-        item: identity of the item; no other one of the data set has it.
+        question: text before the list of lettered options.
+        choices: texts of the options in that list.
+        gold: index of the right option.
+        context: prompt of which the options are continuations in cloze mode; does not end in a space.
+        continuations: the options as continuations, each with the space before it.
+        passage: text that the question is about, with a line break at its end; may be empty.
+        item: identity of the item, unique within the data set.
     """
 
     question: str
@@ -45,9 +44,9 @@ class Task(NamedTuple):
     """A data set.
 
     Fields:
-        title: as figures name it.
-        source: where it is; the last of its fields is the label.
-        read: the question of a row, and of where the row stands.
+        title: name in figures.
+        source: where to read it; the last of its fields is the label.
+        read: from a row and its file and line (for messages) to its Question.
         human: accuracy of people, a fraction.
     """
 
@@ -58,16 +57,16 @@ class Task(NamedTuple):
 
 
 def sources(task: str, splits: Sequence[str] = ()) -> list[Source]:
-    """Where the items of one of TASKS are; in its own split unless others are named."""
+    """Where to read the items of one of TASKS: its default split, or the splits given."""
     source = TASKS[task].source
     return [source._replace(split=split, hub_split=split) for split in splits] or [source]
 
 
 def load_task(task: str, data_dir: Path | None, splits: Sequence[str] = ()) -> list[Question]:
-    """All items of one of TASKS, of its own split or of those named, one after the other.
+    """All items of one of TASKS, of its default split or of the splits given.
 
     Raises:
-        ValueError: see read_source; or a row has no label or a damaged field (names where it stands, and the field).
+        ValueError: see read_source; or a row has no label or an invalid field (the message names file, line and field).
     """
     read = TASKS[task].read
     questions = []
@@ -77,23 +76,23 @@ def load_task(task: str, data_dir: Path | None, splits: Sequence[str] = ()) -> l
             if str(row[label]).strip() in UNLABELLED:
                 raise ValueError(f"{where}: {label!r} is {row[label]!r}: the split {source.split!r} must have labels")
             questions.append(read(row, where))
-    items = distinct(item_id(task, found.passage, found.question, *found.choices) for found in questions)
-    return [found._replace(item=item) for found, item in zip(questions, items, strict=True)]
+    items = distinct(item_id(task, one.passage, one.question, *one.choices) for one in questions)
+    return [question._replace(item=item) for question, item in zip(questions, items, strict=True)]
 
 
 def cloze_prompt(question: Question) -> Prompt:
-    """The options are not listed; each one's text is scored as the context's continuation."""
+    """Options are not listed; the text of each is scored as a continuation of the context."""
     return _prompt(question, question.context, question.continuations)
 
 
 def letter_prompt(question: Question) -> Prompt:
-    """The options are listed, and the letter is asked for."""
+    """Options are listed by letter; the letters are scored."""
     letters = tuple(f" {letter}" for letter in LETTERS[: len(question.choices)])
     return _prompt(question, lettered(question.question, question.choices), letters)
 
 
 def _prompt(question: Question, text: str, options: tuple[str, ...]) -> Prompt:
-    # Questions on one passage are right or wrong together.
+    # Questions on the same passage are not independent.
     group = item_id(question.passage) if question.passage else question.item
     return Prompt(question.item, group, text, header=question.passage, options=options, gold=question.gold)
 
@@ -106,7 +105,7 @@ def read_piqa(row: dict[str, Any], where: str) -> Question:
 
 
 def read_hellaswag(row: dict[str, Any], where: str) -> Question:
-    """A caption's or how-to's beginning, with the activity's name before it.
+    """The context is the activity's name and the beginning of a caption or how-to.
 
     Source: lm-evaluation-harness, hellaswag/utils.py.
     """
@@ -120,16 +119,16 @@ def read_hellaswag(row: dict[str, Any], where: str) -> Question:
 
 
 def without_markup(text: str) -> str:
-    """A HellaSwag text without WikiHow's marks: " [title]" ends a sentence, other brackets go.
+    """A HellaSwag text without WikiHow's markup: " [title]" becomes ". ", other brackets are deleted.
 
-    A space is left where an ending began with a mark, and it is scored.
+    An ending that began with a bracket begins with a space then, which is scored.
     """
     text = text.strip().replace(" [title]", ". ")
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
 def read_openbookqa(row: dict[str, Any], where: str) -> Question:
-    """The stem alone is continued, without any "Question:"."""
+    """The context is the stem, without "Question:" before it."""
     stem = checked_text(row["question_stem"], where, "question_stem")
     choices, gold = labelled_choices(row, where)
     return Question(stem, choices, gold, *continued(stem, choices))
@@ -144,9 +143,9 @@ def read_commonsense_qa(row: dict[str, Any], where: str) -> Question:
 def read_winogrande(row: dict[str, Any], where: str) -> Question:
     sentence, choices, gold = gap_choices(row, where)
     before, _, after = sentence.partition("_")
-    bare = before.rstrip()
-    continuations = tuple(f"{before[len(bare) :]}{choice}{after}" for choice in choices)
-    return Question(sentence, choices, gold, bare, continuations)
+    context = before.rstrip()
+    continuations = tuple(f"{before[len(context) :]}{choice}{after}" for choice in choices)
+    return Question(sentence, choices, gold, context, continuations)
 
 
 def read_boolq(row: dict[str, Any], where: str) -> Question:
@@ -157,8 +156,8 @@ def read_boolq(row: dict[str, Any], where: str) -> Question:
     return Question(f"{question}?", choices, gold, context, continuations, f"{passage}\n")
 
 
-# People's accuracy: table 3 and appendix B of the paper, where the set is in them. They are of Bisk et al. 2020,
-# Zellers et al. 2019, Mihaylov et al. 2018, Sakaguchi et al. 2020 and Talmor et al. 2019. BoolQ: Clark et al. 2019.
+# Accuracy of people: table 3 and appendix B of the paper, which cite Bisk et al. 2020, Zellers et al. 2019,
+# Mihaylov et al. 2018, Sakaguchi et al. 2020 and Talmor et al. 2019. BoolQ: Clark et al. 2019.
 # Splits are those that lm-evaluation-harness scores.
 TASKS = {
     "piqa": Task(

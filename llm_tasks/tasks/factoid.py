@@ -1,4 +1,4 @@
-"""Questions for facts that are asked without a text: FreebaseQA, TriviaQA, Natural Questions and WebQuestions."""
+"""Questions about facts, without a text that holds the answer: FreebaseQA, TriviaQA, NQ-open and WebQuestions."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from llm_tasks.tasks.reading import alias_texts, answer_texts
 
 
 class Question(NamedTuple):
-    """A question, its identity, and texts of which each answers it."""
+    """A question, its identity (item_id), and all texts that are right answers."""
 
     item: str
     question: str
@@ -21,9 +21,9 @@ class FactoidSet(NamedTuple):
     """A data set.
 
     Fields:
-        title: as figures name it.
-        source: where it is; the first of its fields is the question.
-        answers: all answers of a row, from the row and where it stands.
+        title: name in figures.
+        source: where to read it; the first of its fields is the question.
+        answers: from a row and its file and line (for messages) to all its right answers.
     """
 
     title: str
@@ -32,38 +32,37 @@ class FactoidSet(NamedTuple):
 
 
 def load(name: str, data_dir: Path | None, freebase_file: Path | None = None) -> list[Question]:
-    """The questions of a data set of FACTOID_SETS, each once: a repeated one has the answers of all its rows.
+    """The distinct questions of a data set of FACTOID_SETS; a repeated one has the answers of all its rows.
 
     Args:
-        data_dir: local layout; the hub when None.
-        freebase_file: FreebaseQA as published, instead (see freebase_rows).
+        data_dir: folder of local data sets; the hub when None.
+        freebase_file: read FreebaseQA from its published file instead (see freebase_rows).
     Raises:
-        ValueError: the data set cannot be read, or a row lacks its question or answers.
+        ValueError: the data set cannot be read, or a row has no question or no answers.
     """
     factoid_set = FACTOID_SETS[name]
     rows = freebase_rows(freebase_file) if freebase_file else read_source(factoid_set.source, data_dir)
     field = factoid_set.source.fields[0]
-    found: dict[str, tuple[str, ...]] = {}
+    answers_of: dict[str, tuple[str, ...]] = {}
     for where, row in rows:
         question = checked_text(row[field], where, field).strip()
-        answers = (*found.get(question, ()), *factoid_set.answers(row, where))
-        found[question] = tuple(dict.fromkeys(answers))
-    return [Question(item_id(question), question, answers) for question, answers in found.items()]
+        answers = (*answers_of.get(question, ()), *factoid_set.answers(row, where))
+        answers_of[question] = tuple(dict.fromkeys(answers))
+    return [Question(item_id(question), question, answers) for question, answers in answers_of.items()]
 
 
 def prompt(question: Question) -> Prompt:
-    """The question as the paper's code asks it, up to where the answer begins.
+    """The question in the prompt of the paper's code.
 
     Source: the original authors' llm-kick, factoid_qa/main_freebase.py, whose prompt ends with a space. Tokenizers
-    put a space with the word behind it, so that a model never sees one at the end of what it continues; ours ends
-    at "is".
+    join a space to the word after it, so that models are not trained on prompts that end with one; ours ends at "is".
     """
     text = f"Please give answer to this question: {question.question}\nThe answer is"
     return Prompt(item=question.item, group=question.item, question=text, answers=question.answers)
 
 
 def freebase_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The questions of a file of FreebaseQA as its authors publish it, and where each stands.
+    """The questions of FreebaseQA's published file, each with its file and number for messages.
 
     Args:
         path: .json or .json.gz, an object with the list "Questions".
@@ -82,18 +81,18 @@ def freebase_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, row in enumerate(questions, start=1):
         where = f"{path}, question {number}"
         if not isinstance(row, dict):
-            raise ValueError(f"{where} is no record")
+            raise ValueError(f"{where} is no JSON object")
         check_fields(row, where, FACTOID_SETS["freebaseqa"].source.fields)
         yield where, row
 
 
 def _freebase_answers(row: dict[str, Any], where: str) -> tuple[str, ...]:
-    """All names of all answers of all parses."""
+    """All names of the answers of all parses."""
     return answer_texts(list(_names(row["Parses"])), where, "Parses")
 
 
 def _names(records: object) -> Iterator[object]:
-    """What stands under "AnswersName", one text or lists of them, however records and lists are nested."""
+    """The texts of all fields "AnswersName" in nested objects and lists."""
     if isinstance(records, dict):
         for name, value in records.items():
             yield from _flat(value) if name == "AnswersName" else _names(value)

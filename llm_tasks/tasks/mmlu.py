@@ -1,4 +1,4 @@
-"""MMLU: its questions, with fewer options where asked, as prompts of lm-evaluation-harness with few-shot examples."""
+"""MMLU: its questions, with all or fewer options, as few-shot prompts of lm-evaluation-harness."""
 
 import random
 import re
@@ -11,13 +11,13 @@ from harness.data import Source, checked_text, placed, read_source
 from harness.options import number
 from llm_tasks.levels import LETTERS, Prompt, digest, item_id, option, sample
 
-SHOT_SPLITS = ("dev", "validation")  # that few-shot examples come from
+SHOT_SPLITS = ("dev", "validation")  # splits for few-shot examples
 FIELDS = ("question", "subject", "choices", "answer")
 HEADERS = {
     "letter": "The following are multiple choice questions (with answers) about {subject}.\n\n",
     "cloze": "The following are questions (with answers) about {subject}.\n\n",
 }
-# An option that means other options: without them, or under other letters, it says something else or nothing.
+# Options that refer to other options: without those, or with other letters, their meaning changes or is lost.
 _WHICH = "(?:all|any|both|each|either|neither|nether|nither|none)"
 _LETTER = r"\(?[a-e]\b\)?\.?"
 _LETTER_LIST = rf"{_LETTER}(?:,? {_LETTER})*,? (?:and|or|nor|to|&) {_LETTER}(?!\w)"
@@ -42,11 +42,11 @@ class Question(NamedTuple):
     """One question.
 
     Fields:
-        question: as the data set has it.
-        choices: the options' texts.
-        answer: which of them is right.
+        question: text, as in the data set.
+        choices: texts of the options.
+        answer: index of the right option.
         subject: with underscores: "high_school_biology".
-        item: identity of the question as it was read, whatever becomes of its options.
+        item: identity of the question with all its options; stays when options are removed.
     """
 
     question: str
@@ -57,25 +57,25 @@ class Question(NamedTuple):
 
 
 def num_shots() -> Any:
-    """The option of settings 2 and 6 that says how many few-shot examples questions have."""
+    """Declares --num_shots, the number of few-shot examples, for settings 2 and 6."""
     return option(5, type=number(int, 0, 5), help="settings 2 and 6: few-shot examples of MMLU, 0 to 5 (default 5)")
 
 
 def shot_split() -> Any:
-    """The option of settings 2, 4 and 6 that says where few-shot examples are from."""
+    """Declares --shot_split, the split of few-shot examples, for settings 2, 4 and 6."""
     return option("dev", choices=SHOT_SPLITS,
-        help="settings 2, 4 and 6: MMLU's split that few-shot examples come from; the paper names validation, of which "
-        "those that stand in the test split too are left out (default dev, which is made for it)")  # fmt: skip
+        help="settings 2, 4 and 6: MMLU's split for few-shot examples; the paper uses validation, of which questions "
+        "that are in the test split too are left out (default dev, MMLU's split for few-shot examples)")  # fmt: skip
 
 
 def subjects() -> Any:
-    """The option of settings 2, 4 and 6 that names subjects."""
+    """Declares --subjects for settings 2, 4 and 6."""
     return option(nargs="+", metavar="NAME",
         help="settings 2, 4 and 6: subjects of MMLU, such as high_school_biology (default: all)")  # fmt: skip
 
 
 def source(split: str) -> Source:
-    """Where a split is: "test", "validation" or "dev"."""
+    """Where to read a split: "test", "validation" or "dev"."""
     return Source("mmlu", split, "cais/mmlu", "all", split, FIELDS)
 
 
@@ -83,15 +83,15 @@ def load(data_dir: Path | None, split: str) -> list[Question]:
     """All questions of a split, in the file's order; repeated ones have different identities.
 
     Args:
-        data_dir: has mmlu/<split>.jsonl with all subjects in one file; the hub when None.
+        data_dir: folder with mmlu/<split>.jsonl, all subjects in one file; the hub when None.
     Raises:
-        ValueError: no such file, or a row that is no question (names file, line and field).
+        ValueError: no such file, or an invalid row (the message names file, line and field).
     """
     questions, seen = [], Counter()
     for where, row in read_source(source(split), data_dir):
         question = _question(where, row)
         seen[question.item] += 1
-        if seen[question.item] > 1:  # 27 of the test questions stand there twice
+        if seen[question.item] > 1:  # 27 of the test questions are there twice
             question = question._replace(item=item_id(question.item, f"repeat {seen[question.item]}"))
         questions.append(question)
     return questions
@@ -101,14 +101,15 @@ def load_with_examples(
     data_dir: Path | None, subjects: Sequence[str] | None, max_items: int | None, num_shots: int, option_name: str,
     shot_split: str,
 ) -> tuple[list[Question], list[Question]]:  # fmt: skip
-    """The test questions of these subjects, and few-shot examples of which none is a test question.
+    """The test questions of these subjects, and few-shot examples that are not among the test questions.
 
-    Of the validation split 13 questions stand in the test split again, of the dev split none.
+    13 questions of the validation split are in the test split too, none of the dev split.
 
     Args:
-        max_items: a sample of so many questions; all if None. Its examples are those of all questions.
-        num_shots: examples that every subject must have; with 0 none are read.
-        option_name: the option that says so, for the message.
+        subjects: all if None.
+        max_items: size of a sample of the questions; all if None. Examples do not depend on it.
+        num_shots: number of examples that every subject must have; with 0 none are read.
+        option_name: the option that gives num_shots, for messages.
         shot_split: one of SHOT_SPLITS.
     Returns:
         Questions, and examples of all subjects, each in the file's order.
@@ -126,15 +127,15 @@ def load_with_examples(
 
 
 def files(data_dir: Path | None, *splits: str) -> list[Path | Source]:
-    """Where these splits are: local files, or sources on the hub."""
+    """Where to read these splits: local files, or sources on the hub."""
     return [placed(source(split), data_dir) for split in splits]
 
 
 def of_subjects(questions: Iterable[Question], subjects: Sequence[str] | None) -> list[Question]:
-    """The questions of these subjects; all of them for None.
+    """The questions of these subjects; all questions for None.
 
     Raises:
-        ValueError: a subject that no question is of.
+        ValueError: there is no question of a subject.
     """
     questions = list(questions)
     known = {question.subject for question in questions}
@@ -155,12 +156,12 @@ def by_subject(questions: Iterable[Question]) -> dict[str, list[Question]]:
 def check_examples(
     questions: Iterable[Question], examples: Iterable[Question], count: int, option: str, split: str = "dev"
 ) -> None:
-    """Every subject of the questions has `count` examples.
+    """Check that every subject of the questions has `count` examples.
 
     Args:
-        split: that the examples are from.
+        option, split: for the message: the option that gives the count, the split of the examples.
     Raises:
-        ValueError: names the option, the first subject that has fewer, and how many it has.
+        ValueError: a subject has fewer (the message names it and says how many).
     """
     available = Counter(example.subject for example in examples)
     for subject in by_subject(questions):
@@ -173,12 +174,13 @@ def check_examples(
 def prompts(
     questions: Iterable[Question], examples: Iterable[Question], reader: str, num_shots: int | None = None
 ) -> list[Prompt]:
-    """Each question after the first `num_shots` few-shot examples of its subject.
+    """Prompts of the questions, each with the first `num_shots` few-shot examples of its subject.
 
     Args:
         examples: of all subjects, in the order in which they are shown; their options may be reduced.
-        reader: "letter" or "generate" (options listed, the letter is read), or "cloze" (the option's text is read).
-        num_shots: examples of each subject, or all where it has fewer; all for None.
+        reader: "letter" or "generate" (options are listed, the answer is a letter), or "cloze" (the answer is the
+            option's text).
+        num_shots: number of examples, fewer if the subject has fewer; all for None.
     Source: lm-evaluation-harness, tasks mmlu (letter) and mmlu_continuation (cloze), with their headers.
     """
     shots = {
@@ -213,31 +215,32 @@ def question_text(question: Question, reader: str) -> str:
 
 
 def option_texts(question: Question, reader: str) -> tuple[str, ...]:
-    """What may follow the question, each with a space before it."""
+    """The answers that the prompt may continue with, each with a space before it."""
     texts = question.choices if reader == "cloze" else LETTERS[: len(question.choices)]
     return tuple(f" {text}" for text in texts)
 
 
 def shot_text(example: Question, reader: str) -> str:
-    """A few-shot example with the empty line behind it."""
+    """A few-shot example, followed by an empty line."""
     return f"{question_text(example, reader)}{option_texts(example, reader)[example.answer]}\n\n"
 
 
 def refers_to_others(choice: str) -> bool:
-    """Whether an option's text means other options: "all of the above", "both A and B", "neither"."""
+    """Whether an option refers to other options: "all of the above", "both A and B", "neither"."""
     return REFERRING.search(choice) is not None
 
 
 def reducible(
     questions: Iterable[Question], most: int, keep_referring: bool = False
 ) -> tuple[list[Question], Counter[str]]:
-    """The questions whose options can be reduced without changing what the rest mean, and why the others cannot.
+    """The questions whose options can be reduced without changing the meaning of the remaining ones.
 
     Args:
-        most: the largest number of options that is asked for; questions with fewer are left out at every number.
-        keep_referring: keep questions with options that mean other options.
+        most: the largest number of options of any level; questions with fewer are left out of all levels.
+        keep_referring: keep questions with options that refer to other options.
     Returns:
-        Questions in their order; counts of "too_few_options", "duplicate_options" and "options_refer_to_others".
+        These questions in their order; and how many others have "too_few_options", "duplicate_options" or
+        "options_refer_to_others".
     """
     kept, left_out = [], Counter()
     for question in questions:
@@ -255,16 +258,16 @@ def reducible(
 def reduce_options(questions: Iterable[Question], count: int, seed: int, keep_order: bool = False) -> list[Question]:
     """Each question with `count` of its options, the right one among them.
 
-    The distractors that stay are the first of one random order per question: those of a smaller `count` are among
-    those of a larger one. The right option's index is balanced within a subject: each index is right equally often,
-    give or take one question, so that a constant letter scores 1 / count. All follows from the seed and the content;
-    neither the order of the questions nor others of other subjects matter, and those that levels.sample draws of
-    a subject are reduced as they are without it.
+    The distractors that are kept are the first of one random order per question: those of a smaller `count` are among
+    those of a larger one. The right option's index is balanced within a subject: each index is right equally often, to
+    within one question, so that always answering the same letter scores 1 / count. The result depends on the seed and
+    the questions' content only: not on the order of the questions, not on other subjects, and for the questions of a
+    sample (levels.sample) not on whether the others are there.
 
     Args:
         questions: with at least `count` options each.
         count: at least 1.
-        keep_order: leave the options in their order; then the right one is the last more often than not.
+        keep_order: keep the order of the options; the right one is then the last more often than not.
     Source: the paper, section 3.1.2, which does not say how it removes options.
     """
     questions = list(questions)
@@ -283,7 +286,7 @@ def reduce_options(questions: Iterable[Question], count: int, seed: int, keep_or
 
 
 def _balanced_indices(questions: Iterable[Question], count: int, seed: int) -> dict[str, int]:
-    """The right option's index by item: of every `count` questions of a subject, one has each index."""
+    """The right option's index by item: within `count` questions of a subject, each index occurs once."""
     indices = {}
     for subject, members in by_subject(questions).items():
         items = sorted((question.item for question in members), key=digest)  # a sample is the start of this order
@@ -306,7 +309,7 @@ def _question(where: str, row: dict[str, Any]) -> Question:
 
 
 def _answer(value: object, count: int, where: str) -> int:
-    """The right option's number, from a number or a letter."""
+    """Index of the right option, from an index or a letter."""
     letters = LETTERS[:count]
     if isinstance(value, str) and len(value) == 1 and value in letters:
         return letters.index(value)

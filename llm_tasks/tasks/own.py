@@ -1,4 +1,4 @@
-"""A user's own task: the rows of its file, checked, as levels of prompts."""
+"""A user's task: the rows of a file, checked, as levels of prompts."""
 
 import logging
 import math
@@ -13,18 +13,18 @@ from llm_tasks.levels import Level, Prompt, continued, distinct, item_id, letter
 
 logger = logging.getLogger(__name__)
 
-ONLY_LEVEL = "all"  # of a file without levels
+ONLY_LEVEL = "all"  # name of the level of a file without levels
 
 
 class Row(NamedTuple):
     """One item of the file.
 
     Fields:
-        where: "<path>, line 3".
-        item: identity from question, choices and answers; the same question with another context is the same item.
-        level: None where the file has no levels.
-        choices, gold: of multiple choice; empty and None otherwise.
-        answers: texts of which each is right, empty for multiple choice.
+        where: "<path>, line 3", for messages.
+        item: identity, from question, choices and answers; the same question with another context is the same item.
+        level: None if the file has no levels.
+        choices, gold: options and index of the right one; empty and None if `answers` are given.
+        answers: all texts that are right; empty if `choices` are given.
     """
 
     where: str
@@ -38,14 +38,15 @@ class Row(NamedTuple):
 
     @property
     def kind(self) -> str:
+        """Which of the two fields the row has."""
         return "choices" if self.choices else "answers"
 
 
 def read_task(path: Path) -> list[Row]:
-    """All items, of one kind, with a level each or without any.
+    """All items of a file: all with choices or all with answers, all with a level or all without.
 
     Raises:
-        ValueError: no such file, damage, or rows that are unusable or do not go together (names file, line and field).
+        ValueError: no such file, a damaged file, or an invalid row (the message names file, line and field).
     """
     rows = [read_row(row, where) for where, row in read_rows(path)]
     if not rows:
@@ -53,18 +54,22 @@ def read_task(path: Path) -> list[Row]:
     first = rows[0]
     for row in rows:
         if row.kind != first.kind:
-            raise ValueError(f"{row.where} has {row.kind!r}, {first.where} has {first.kind!r}: a file holds one kind")
+            raise ValueError(
+                f"{row.where} has {row.kind!r}, {first.where} has {first.kind!r}: a file holds only one of them"
+            )
         if (row.level is None) != (first.level is None):
             with_level, without = (first, row) if row.level is None else (row, first)
-            raise ValueError(f"{without.where} lacks 'level', which {with_level.where} has: all items or none")
+            raise ValueError(
+                f"{without.where} has no 'level', {with_level.where} has one: give it for all items or none"
+            )
     return rows
 
 
 def read_row(row: dict[str, Any], where: str) -> Row:
-    """A row with its fields checked; one that is null is not there.
+    """Check the fields of a row; a field that is null counts as missing.
 
     Raises:
-        ValueError: names where the row stands, and the field.
+        ValueError: a field is missing or invalid (the message names it, and file and line).
     """
     row = {field: value for field, value in row.items() if value is not None}
     check_fields(row, where, ["question"])
@@ -94,7 +99,8 @@ def read_level(level: object, where: str) -> str | float:
 def split_levels(rows: Sequence[Row]) -> list[tuple[str, float, list[Row]]]:
     """Name, difficulty and items of each level, easy to hard.
 
-    Numbers are difficulties themselves; where a level is none, all count as they first appear, from 0.
+    If all levels are numbers, these are the difficulties. Otherwise difficulties are 0, 1, … in the order in which the
+    levels first appear.
     """
     if rows[0].level is None:
         return [(ONLY_LEVEL, 0.0, list(rows))]
@@ -111,14 +117,14 @@ def level_name(level: str | float) -> str:
 
 
 def sample_level(rows: Sequence[Row], count: int | None) -> list[Row]:
-    """The level's chosen rows; an item that is there more than once has a number in each further identity."""
+    """A sample of a level's rows; repetitions of an item get a number in their identity."""
     items = distinct(row.item for row in rows)
     rows = [row._replace(item=item) for row, item in zip(rows, items, strict=True)]
     return sample(rows, count, key=lambda row: row.item)
 
 
 def make_level(name: str, difficulty: float, dataset: str, reader: str, rows: Sequence[Row]) -> Level:
-    """A level of the chosen rows; contexts in which no answer is are counted, and kept."""
+    """A level of these rows; contexts that hold no answer are counted in its facts, not left out."""
     facts = {}
     if rows[0].answers and any(row.context for row in rows):
         without = sum(bool(row.context) and not contains(row.context, row.answers) for row in rows)
@@ -129,7 +135,7 @@ def make_level(name: str, difficulty: float, dataset: str, reader: str, rows: Se
 
 
 def make_prompt(row: Row, reader: str) -> Prompt:
-    """The item as it is asked; items of one context are right or wrong together."""
+    """The item's prompt; items with the same context are one group."""
     if reader in ("letter", "generate"):
         question = lettered(row.question, row.choices)
         options = tuple(f" {letter}" for letter in LETTERS[: len(row.choices)])

@@ -91,7 +91,7 @@ def test_prompt_by_hand():
         ('{"questions": [1]}', "holds no list 'Questions'"),
         ('"x"', "holds no list 'Questions'"),
         ("{", "cannot be read as JSON"),
-        ('{"Questions": [1]}', "question 1 is no record"),
+        ('{"Questions": [1]}', "question 1 is no JSON object"),
         ('{"Questions": [{"RawQuestion": "Who?"}]}', "question 1 lacks the field 'Parses'; it has RawQuestion"),
         ('{"Questions": [{"RawQuestion": " ", "Parses": []}]}', "question 1: 'RawQuestion' is empty"),
         ('{"Questions": [{"RawQuestion": "Who?", "Parses": []}]}', "question 1: 'Parses' holds no text"),

@@ -317,7 +317,7 @@ def test_setting_2_is_the_same_for_a_sample(data_dir: Path):
 def test_setting_2_names_what_is_wrong(data_dir: Path):
     for options, message in (
         (("--option_counts", "2", "5"), "--option_counts 5: the questions have 4 options at most"),
-        (("--option_counts", "2", "2"), "--option_counts 2 2: a number stands there twice"),
+        (("--option_counts", "2", "2"), "--option_counts 2 2: a number is given twice"),
         (("--subjects", "small_sums", "sums"), "--subjects sums: there are large_sums, small_sums$"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -426,7 +426,7 @@ def test_settings_without_examples_refuse_the_split_of_examples(tmp_path: Path, 
 def test_setting_4_names_what_is_wrong(data_dir: Path):
     for options, message in (
         (("--shots", "0", "6"), r"--shots 6: the dev split has 5 example\(s\) of the subject (large|small)_sums"),
-        (("--shots", "1", "1"), "--shots 1 1: a number stands there twice"),
+        (("--shots", "1", "1"), "--shots 1 1: a number is given twice"),
     ):
         with pytest.raises(ValueError, match=message):
             SETTINGS[4].load(values_of(SETTINGS[4], *options, data_dir=data_dir))

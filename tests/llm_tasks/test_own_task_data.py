@@ -177,15 +177,15 @@ def test_bad_rows_are_named(row: dict[str, Any], message: str, write: Write):
 
 
 def test_mixed_kinds_name_both_lines(write: Write):
-    with pytest.raises(ValueError, match=r"line 3 has 'answers', .*line 1 has 'choices': a file holds one kind"):
+    with pytest.raises(ValueError, match=r"line 3 has 'answers', .*line 1 has 'choices': a file holds only one"):
         read_task(write(CHOICE, CHOICE, ANSWER))
 
 
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
-        (({"level": 1}, {}), r"line 2 lacks 'level', which .*line 1 has"),
-        (({}, {"level": "hard"}), r"line 1 lacks 'level', which .*line 2 has"),
+        (({"level": 1}, {}), r"line 2 has no 'level', .*line 1 has one"),
+        (({}, {"level": "hard"}), r"line 1 has no 'level', .*line 2 has one"),
     ],
 )
 def test_a_level_in_some_rows_only_is_refused(levels: tuple[dict[str, Any], ...], message: str, write: Write):

@@ -279,12 +279,12 @@ BAD_ROWS = [
     (
         "squad",
         {**GOLD, "answers": {"text": ["gold"], "answer_start": [5]}},
-        "'gold' does not stand at character 5 of 'context'",
+        "'gold' is not at character 5 of 'context'",
     ),
     (
         "squad",
         {**GOLD, "answers": [{"text": "gold", "answer_start": 6}, {"text": "It"}]},
-        "'It' does not stand at character None",
+        "'It' is not at character None",
     ),
     (
         "squad",
@@ -296,7 +296,7 @@ BAD_ROWS = [
     (
         "triviaqa",
         {**trivia_row(["Gold."], [], True), "answer": "gold"},
-        "'answer' is no record with a value and aliases but str",
+        "'answer' is no object with a value and aliases but str",
     ),
     (
         "triviaqa",
@@ -445,7 +445,7 @@ def test_sentences_that_questions_share_are_counted_once(write: Callable):
 
 
 def test_options_of_setting_3_that_are_refused():
-    with pytest.raises(ValueError, match="--context_shares 20 50 20: a number stands there twice"):
+    with pytest.raises(ValueError, match="--context_shares 20 50 20: a number is given twice"):
         context_length.load(parsed("--context_shares", "20", "50", "20"))
     for option, value in (
         ("--context_shares", "0"),

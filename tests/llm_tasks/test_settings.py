@@ -617,7 +617,7 @@ BAD = [
     (2, ["--settings", "2", "5", "--output_dir", "{level}"], "{level} is no placeholder"),
     (2, ["--option_counts", "5"], "--option_counts 5: the questions have 4 options at most"),
     (2, ["--option_counts", "1"], "1 is outside [2, 26]"),
-    (2, ["--option_counts", "3", "3"], "--option_counts 3 3: a number stands there twice"),
+    (2, ["--option_counts", "3", "3"], "--option_counts 3 3: a number is given twice"),
     (2, ["--num_shots", "6"], "6 is outside [0, 5]"),
     (2, ["--subjects", "chess"], "--subjects chess: there are large_sums, small_sums"),
     (2, ["--answer_mode", "text"], "argument --answer_mode: invalid choice: 'text'"),
@@ -633,12 +633,12 @@ BAD = [
     (3, ["--context_dataset", "quac"], "argument --context_dataset: invalid choice: 'quac'"),
     (3, ["--context_dataset", "triviaqa"], "has no trivia_qa/rc/validation.jsonl"),
     (3, ["--context_shares", "0"], "0 is outside [1, 100]"),
-    (3, ["--context_shares", "20", "20"], "--context_shares 20 20: a number stands there twice"),
+    (3, ["--context_shares", "20", "20"], "--context_shares 20 20: a number is given twice"),
     (3, ["--max_new_tokens", "400"], "the 320 tokens that the model takes, 400 of them for the answer"),
     (3, ["--min_new_tokens", "4"], "--min_new_tokens 4: allowed up to --max_new_tokens 3"),
     (3, ["--answer_metric", "rouge"], "argument --answer_metric: invalid choice: 'rouge'"),
     (4, ["--shots", "0", "6"], "--shots 6: the dev split has 5 example(s) of the subject"),
-    (4, ["--shots", "1", "1"], "--shots 1 1: a number stands there twice"),
+    (4, ["--shots", "1", "1"], "--shots 1 1: a number is given twice"),
     (4, ["--shot", "1"], "unrecognized arguments"),
     (5, ["--tasks", "piqa", "siqa"], "argument --tasks: invalid choice: 'siqa'"),
     (5, ["--tasks", "boolq"], "has no boolq/validation.jsonl"),
@@ -647,7 +647,7 @@ BAD = [
     (5, ["--eval_split", "piqa=test+"], "'piqa=test+' is not TASK=SPLIT"),
     (5, ["--eval_split", "piqa=test+test"], "'piqa=test+test' names a split twice"),
     (5, ["--eval_split", "boolq=train"], "--eval_split: boolq is not in --tasks piqa hellaswag openbookqa"),
-    (5, ["--eval_split", "piqa=validation", "piqa=test"], "a task stands there twice; join its splits with +"),
+    (5, ["--eval_split", "piqa=validation", "piqa=test"], "a task is given twice; join its splits with +"),
     (5, ["--eval_split", "piqa=validation+train"], "has no piqa/train.jsonl"),
     (6, ["--factoid_dataset", "trivia"], "argument --factoid_dataset: invalid choice: 'trivia'"),
     (6, ["--factoid_dataset", "nq_open"], "has no nq_open/validation.jsonl"),
@@ -820,7 +820,7 @@ def test_a_bad_own_task_is_refused_before_a_model_loads(
         return error_of(own_task.main, words, capsys)
 
     assert "mine.jsonl, line 2 has 'answers', " in message(own(CHOICE, ANSWER))
-    assert "a file holds one kind" in message(own(ANSWER, CHOICE))
+    assert "a file holds only one" in message(own(ANSWER, CHOICE))
     assert "line 1: 'answer' is 'red'; allowed: the text of a choice" in message(own({**CHOICE, "answer": "red"}))
     assert "--answer_mode letter is for items with 'choices'" in message([*own(ANSWER), "--answer_mode", "letter"])
     assert "--task_file: there is no file /nowhere.jsonl" in message([*own(CHOICE), "--task_file", "/nowhere.jsonl"])

@@ -76,8 +76,8 @@ def test_a_document_begins_with_the_tokenizers_special_token_and_has_none_behind
     assert {tuple(row) for row in tokens.tolist()} == {(BOS, *ids(0, 2)), tuple(ids(0, 3))}
 
 
-def test_documents_too_short_say_how_many_tokens_are_lacking(tokenizer: CountingTokenizer):
-    with pytest.raises(ValueError, match=r"longer than 8 tokens: the longest has 6 and lacks 3;.*windows='joined'"):
+def test_documents_too_short_are_refused_with_the_length_of_the_longest(tokenizer: CountingTokenizer):
+    with pytest.raises(ValueError, match=r"longer than 8 tokens: the longest has 6; .*windows='joined'"):
         sample_windows(tokenizer, [words(0, 6), words(0, 2)], 1, 8, 0, "documents")
 
 
@@ -119,8 +119,8 @@ def test_a_blank_line_joins_where_there_is_no_end_of_text_token():
     assert sample_windows(tokenizer, ["aa", "aa"], 1, 6, 0, "joined").tokens.tolist() == [[0, 0, 1, 1, 0, 0]]
 
 
-def test_too_little_text_says_how_many_tokens_are_lacking(tokenizer: CountingTokenizer):
-    with pytest.raises(ValueError, match="3 windows of 4 need 12 tokens; the text has 8, 4 are lacking"):
+def test_too_little_text_says_how_many_tokens_are_missing(tokenizer: CountingTokenizer):
+    with pytest.raises(ValueError, match="3 windows of 4 need 12 tokens; the text has 8, 4 are missing"):
         sample_windows(tokenizer, [words(0, 4), words(0, 3)], 3, 4, 0)
     assert sample_windows(tokenizer, [words(0, 4), words(0, 3)], 2, 4, 0).kind == "joined"
 
@@ -181,9 +181,9 @@ def test_text_windows_by_hand(caplog: pytest.LogCaptureFixture):
 
 
 def test_text_windows_refuse_a_text_shorter_than_one(tokenizer: CountingTokenizer):
-    with pytest.raises(ValueError, match="the text has 3 tokens, a window of 5 lacks 2"):
+    with pytest.raises(ValueError, match="the text has 3 tokens, 2 fewer than a window of 5"):
         text_windows(tokenizer, "w1 w2 w3", 5)
-    with pytest.raises(ValueError, match="the text has 0 tokens, a window of 5 lacks 5"):
+    with pytest.raises(ValueError, match="the text has 0 tokens, 5 fewer than a window of 5"):
         text_windows(tokenizer, "", 5)
     with pytest.raises(ValueError, match="seq_len is 0"):
         text_windows(tokenizer, "w1", 0)
@@ -360,7 +360,9 @@ def test_truncation_of_an_earlier_call_does_not_matter(text_file: Path, tmp_path
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-3], lambda raw: b"", lambda raw: raw[:-3] + b"\1\1\1"])
-def test_a_damaged_cache_is_made_again(damage: Callable[[bytes], bytes], text_file: Path, caplog, tmp_path: Path):
+def test_windows_of_a_damaged_cache_file_are_drawn_again(
+    damage: Callable[[bytes], bytes], text_file: Path, caplog, tmp_path: Path
+):
     def call() -> torch.Tensor:
         return calibration_tokens(word_tokenizer(), text_file, 2, 8, 0, cache_dir=tmp_path / "cache")
 
@@ -368,7 +370,7 @@ def test_a_damaged_cache_is_made_again(damage: Callable[[bytes], bytes], text_fi
     (file,) = (tmp_path / "cache").iterdir()
     file.write_bytes(damage(file.read_bytes()))
     assert torch.equal(first, call())
-    assert "is made again" in caplog.text
+    assert "the windows are drawn again" in caplog.text
     caplog.clear()
     assert torch.equal(first, call())
     assert not caplog.records and list((tmp_path / "cache").iterdir()) == [file]

@@ -140,7 +140,7 @@ def test_blocks_that_share_a_weight_or_are_taken_apart_are_refused():
     twin.model.layers[1].mlp.up_proj = twin.model.layers[0].mlp.up_proj
     with pytest.raises(ValueError, match=r"model\.layers\.0 and model\.layers\.1 share mlp\.up_proj\.weight"):
         decoder_blocks(twin)
-    with pytest.raises(ValueError, match=r"taken apart, into transformer\.attentions and transformer\.ffns"):
+    with pytest.raises(ValueError, match=r"in two lists, transformer\.attentions and transformer\.ffns"):
         decoder_blocks(xlm)
 
 

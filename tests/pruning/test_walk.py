@@ -97,7 +97,7 @@ def test_statistics_equal_those_of_the_inputs_seen_in_a_whole_forward(architectu
     found = collect_statistics(replay, 1, blocks[1], weights, "hessian")
     for weight in weights:
         seen: list[Tensor] = []
-        handle = weight.owner.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+        handle = weight.module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
         model(WINDOWS, use_cache=False)
         handle.remove()
         inputs = torch.cat([part.flatten(0, -2) for part in seen]).double()
@@ -273,11 +273,11 @@ def test_statistics_of_every_weight_equal_those_of_plain_forwards(architecture: 
 def test_calls_that_depend_on_the_tokens_are_captured_for_each_batch():
     model = lively(MORE["gemma4_text more"])
     replay = Replay(model, LoadedBlocks(model.model.layers), WINDOWS, 24, "no")
-    assert replay.own_calls
+    assert replay.calls_per_batch
     with pytest.raises(AssertionError):  # which is what makes the difference
         own = own_hidden_states(model, WINDOWS[2:4])
         shared = Replay(model, LoadedBlocks(model.model.layers), WINDOWS[:4], 24, "no", calls="shared")
-        shared.own_calls = False
+        shared.calls_per_batch = False
         shared.advance(0, model.model.layers[0])
         torch.testing.assert_close(shared.hidden[2:4], own[1])
 
