@@ -1,6 +1,5 @@
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -129,12 +128,3 @@ def test_mask_that_is_let_go_holds_no_longer():
 
 def test_zero_fraction_by_hand():
     assert zero_fraction([torch.tensor([0.0, -0.0, 1.0]), torch.tensor([2.0])]) == 0.5
-
-
-@pytest.mark.gpu
-def test_masks_on_a_gpu_equal_those_on_the_cpu():
-    scores = torch.from_numpy(np.random.default_rng(0).normal(size=(512, 300))).float().round(decimals=2)
-    for (on_cpu,), (on_gpu,) in zip(
-        lowest_k_masks([scores], SPARSITIES), lowest_k_masks([scores.cuda()], SPARSITIES), strict=True
-    ):
-        assert on_gpu.is_cuda and torch.equal(on_cpu, on_gpu.cpu())
