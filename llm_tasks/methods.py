@@ -164,14 +164,16 @@ def low_rank(W: Tensor, inputs: InputStatistics | None, strength: Strength, opti
 
 
 def low_rank_factors(W: Tensor, strengths: Sequence[Strength]) -> tuple[Tensor, Tensor]:
-    return factors(W, max(strength.value for strength in strengths))
+    """Factors for the largest rank, in host memory: those of all layers are kept at once."""
+    left, right = factors(W, max(strength.value for strength in strengths))
+    return left.cpu(), right.cpu()
 
 
 def low_rank_of_factors(W: Tensor, found: tuple[Tensor, Tensor], strength: Strength) -> Tensor:
     if strength.value >= min(W.shape):
         return W
     left, right = found
-    return left[:, : strength.value].contiguous() @ right[: strength.value]
+    return left[:, : strength.value].contiguous().to(W.device) @ right[: strength.value].to(W.device)
 
 
 HESSIAN_OPTIONS = ("block_size", "damping")

@@ -76,7 +76,7 @@ def unchecked_masks(
 
 def refuse_nan(found: Sequence[Tensor]) -> None:
     """Raises ValueError if one of these tensors, each of which says whether a score is NaN, is True."""
-    if bool(torch.stack(list(found)).any()):
+    if found and bool(torch.stack(list(found)).any()):
         raise ValueError("a score is NaN")
 
 
