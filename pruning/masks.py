@@ -213,8 +213,10 @@ def hold_masks(
 
 def zero_fraction(weights: Iterable[Tensor]) -> float:
     """Measured sparsity: the fraction of exactly zero entries over all `weights`."""
-    zeros = total = 0
+    nonzero: dict[torch.device, Tensor] = {}
+    total = 0
     for weight in weights:
-        zeros += weight.numel() - int(weight.detach().count_nonzero())
+        count = weight.detach().count_nonzero()
+        nonzero[weight.device] = nonzero.get(weight.device, torch.zeros_like(count)) + count
         total += weight.numel()
-    return zeros / total
+    return (total - sum(int(count) for count in nonzero.values())) / total  # one wait for each device

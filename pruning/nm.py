@@ -41,17 +41,16 @@ def nm_mask(scores: Tensor, n_kept: int, m_group: int) -> Tensor:
     Raises:
         ValueError: m_group does not divide in_features, n_kept is outside 0 ... m_group, or a score is NaN.
     """
-    keep = unchecked_nm_mask(scores, n_kept, m_group)
-    _refuse_nan(scores)
-    return keep
-
-
-def unchecked_nm_mask(scores: Tensor, n_kept: int, m_group: int) -> Tensor:
-    """nm_mask without a wait for the device; wrong if a score is NaN."""
     if not 0 <= n_kept <= m_group:
         raise ValueError(f"{n_kept} of {m_group}: N must be from 0 to M")
     if scores.shape[-1] % m_group:
         raise ValueError(f"groups of {m_group} do not divide {scores.shape[-1]} inputs")
+    _refuse_nan(scores)
+    return unchecked_nm_mask(scores, n_kept, m_group)
+
+
+def unchecked_nm_mask(scores: Tensor, n_kept: int, m_group: int) -> Tensor:
+    """nm_mask of valid arguments without a wait for the device; wrong if a score is NaN."""
     groups = scores.detach().reshape(-1, m_group)
     choose = _lowest_by_pairs if m_group <= 32 else unchecked_lowest_k_of_rows_mask
     return choose(groups, m_group - n_kept).view(scores.shape)
@@ -82,8 +81,8 @@ def _lowest_by_pairs_torch(groups: Tensor, dropped: int) -> Tensor:
     ranks = torch.arange(count - 1, -1, -1, dtype=torch.uint8, device=groups.device).repeat(len(groups), 1)
     for earlier in range(count - 1):
         not_lower = groups[:, earlier : earlier + 1] <= groups[:, earlier + 1 :]
-        ranks[:, earlier] -= not_lower.sum(dim=1, dtype=torch.uint8)
-        ranks[:, earlier + 1 :] += not_lower
+        ranks[:, earlier].sub_(not_lower.sum(dim=1, dtype=torch.uint8))
+        ranks[:, earlier + 1 :].add_(not_lower)
     return ranks >= dropped
 
 

@@ -119,6 +119,6 @@ def _prune_columns_torch(
             scores = columns[group].abs() / upper.diagonal()[group, None]
             keep[group] = unchecked_nm_mask(scores.T, n_kept, m_group).T
             found_nan.append(scores.isnan().any())
-        errors[j] = columns[j].masked_fill(keep[j], 0) / upper[j, j]
-        columns[j].masked_fill_(~keep[j], 0)
+        torch.div(columns[j].masked_fill(keep[j], 0), upper[j, j], out=errors[j])
         columns[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
+    columns.masked_fill_(~keep, 0)

@@ -10,7 +10,7 @@ from pruning.hessian import InverseFactor, resolve_factor
 from pruning.sparsegpt import SUB_BLOCK, check_block_size
 from pruning.validation import check_weight
 
-WEIGHTS_AT_ONCE = 2**22  # weights whose float32 scales and zeros are in memory at once
+WEIGHTS_AT_ONCE = 2**20  # weights whose float32 scales and zeros are in memory at once
 
 
 class Quantized(NamedTuple):
@@ -218,6 +218,6 @@ def _round_columns_torch(
     scales, zeros = scales[group_index], zeros[group_index]
     for j in range(len(columns)):
         code = ((columns[j] / scales[j]).round() + zeros[j]).clamp(0, max_code)
-        errors[j] = (columns[j] - (code - zeros[j]) * scales[j]) / upper[j, j]
+        torch.div(columns[j] - (code - zeros[j]) * scales[j], upper[j, j], out=errors[j])
         columns[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
         columns[j] = code
