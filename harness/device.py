@@ -39,6 +39,11 @@ def device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
+def has_float64(device: torch.device | str) -> bool:
+    """Whether the device computes in float64; Apple's GPUs do not."""
+    return torch.device(device).type != "mps"
+
+
 def best_precision(device_type: str) -> str:
     """Precision to compute in: "bf16" where the CPU or GPU has instructions for it, else "no" (float32)."""
     if device_type == "cpu":

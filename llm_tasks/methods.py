@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from harness.cells import Cell
 from pruning.low_rank import factors, low_rank_approximation
-from pruning.masks import lowest_k_mask
+from pruning.masks import lowest_k_masks
 from pruning.nm import nm_mask, parse_nm
 from pruning.ria import ria_mask
 from pruning.sparsegpt import sparsegpt_prune
@@ -110,7 +111,7 @@ def magnitude(W: Tensor, inputs: InputStatistics | None, strength: Strength, opt
     """Within each layer the weights of smallest absolute value go; all layers ranked together: magnitude_masks."""
     check_weight(W)
     if strength.kind == "sparsity":
-        keep = lowest_k_mask(W.abs(), strength.value)
+        keep = lowest_k_masks([W], [strength.value], torch.abs)[0][0]
     else:
         keep = nm_mask(W.abs(), *parse_nm(strength.value))
     return keep
@@ -163,14 +164,16 @@ def low_rank(W: Tensor, inputs: InputStatistics | None, strength: Strength, opti
 
 
 def low_rank_factors(W: Tensor, strengths: Sequence[Strength]) -> tuple[Tensor, Tensor]:
-    return factors(W, max(strength.value for strength in strengths))
+    """Factors for the largest rank, in host memory: those of all layers are kept at once."""
+    left, right = factors(W, max(strength.value for strength in strengths))
+    return left.cpu(), right.cpu()
 
 
 def low_rank_of_factors(W: Tensor, found: tuple[Tensor, Tensor], strength: Strength) -> Tensor:
     if strength.value >= min(W.shape):
         return W
     left, right = found
-    return left[:, : strength.value].contiguous() @ right[: strength.value]
+    return left[:, : strength.value].contiguous().to(W.device) @ right[: strength.value].to(W.device)
 
 
 HESSIAN_OPTIONS = ("block_size", "damping")

@@ -12,11 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from harness.device import has_float64
 from pruning.validation import all_finite
 
 logger = logging.getLogger(__name__)
 
 LEAF = 256  # below this size LAPACK's Cholesky costs less than the matmuls that would replace it
+GRAM_AT_ONCE = 2**27  # elements of X^T X in a temporary tensor on a GPU: 512 MB
 
 
 class InverseFactor(NamedTuple):
@@ -52,21 +54,16 @@ def factor_inverse(hessian: Tensor, damping: float = 0.01, act_order: bool = Fal
     Source: GPTQ sec. 3.3; IST-DASLab/gptq and sparsegpt, whose mean diagonal counts a dead input as 1, so that damping
         depends on the scale of H; here it counts as 0.
     """
-    _check_hessian(hessian, damping)
+    mean_diagonal = _check_hessian(hessian, damping)
     diagonal = hessian.diagonal().float()
     dead = diagonal == 0
     order = diagonal.argsort(descending=True, stable=True) if act_order else None
-    arranged = hessian if order is None else hessian[order][:, order]
-    arranged_dead = dead if order is None else dead[order]
-    mean_diagonal = float(diagonal.double().mean())
     for dtype, fraction in _attempts(damping):
-        damped = arranged.to(dtype, copy=True)
-        damped.diagonal().add_(fraction * mean_diagonal).masked_fill_(arranged_dead, 1)
-        upper = _inverse_upper(damped)
+        upper = _inverse_upper(hessian, dtype, fraction * mean_diagonal, dead, order)
         if upper is not None:
             if (dtype, fraction) != (torch.float32, damping):
                 logger.warning("Hessian not positive definite at damping %g: used %g in %s", damping, fraction, dtype)
-            return InverseFactor(upper.float(), dead, fraction, order)
+            return InverseFactor(upper, dead, fraction, order)
     raise ValueError(
         f"the Hessian is not positive definite even at damping {fraction:g} in float64: it is not of "
         "the form X^T X, or was accumulated in too low a precision"
@@ -95,17 +92,18 @@ def _check_size(matrix: Tensor, in_features: int) -> None:
         raise ValueError(f"a Hessian of shape {tuple(matrix.shape)} does not fit {in_features} inputs")
 
 
-def _check_hessian(hessian: Tensor, damping: float) -> None:
+def _check_hessian(hessian: Tensor, damping: float) -> float:
+    """Raise ValueError for what factor_inverse refuses; returns the mean of the diagonal."""
     if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:
         raise ValueError(f"a Hessian of shape {tuple(hessian.shape)} is not square")
     if not damping >= 0:
         raise ValueError(f"damping {damping} is negative")
     if not all_finite(hessian):
         raise ValueError("the Hessian holds NaN or infinity")
-    if bool((hessian.diagonal() < 0).any()):
-        raise ValueError(
-            f"the Hessian's diagonal holds {float(hessian.diagonal().min()):g}: it is not of the form X^T X"
-        )
+    diagonal = hessian.diagonal().float().cpu()
+    if bool((diagonal < 0).any()):
+        raise ValueError(f"the Hessian's diagonal holds {float(diagonal.min()):g}: it is not of the form X^T X")
+    return float(diagonal.double().mean())
 
 
 def _attempts(damping: float) -> list[tuple[torch.dtype, float]]:
@@ -116,38 +114,51 @@ def _attempts(damping: float) -> list[tuple[torch.dtype, float]]:
     return [(torch.float32, fraction) for fraction in fractions] + [(torch.float64, fractions[-1])]
 
 
-def _inverse_upper(damped: Tensor) -> Tensor | None:
-    """U with damped^-1 = U^T U, or None when damped is not positive definite.
+def _inverse_upper(
+    hessian: Tensor, dtype: torch.dtype, damping: float, dead: Tensor, order: Tensor | None
+) -> Tensor | None:
+    """U, in float32, with (H + damping * I)^-1 = U^T U, or None if that is not positive definite in `dtype`.
 
     With J the reversal of rows and columns and J H J = L L^T, U is J L^-1 J.
+
+    Args:
+        damping: added to the diagonal, which then becomes 1 where `dead`, in the layer's order.
+        order: of the rows and columns of U; None for the layer's order.
     """
-    lower = _inverse_lower(damped.flip(0, 1))
-    return None if lower is None else lower.flip(0, 1)
+    backward = None if order is None else order.flip(0)
+    matrix = hessian.flip(0, 1) if backward is None else hessian[backward[:, None], backward]
+    reversed_dead = dead.flip(0) if backward is None else dead[backward]
+    matrix = matrix.to(dtype) if dtype != torch.float64 or has_float64(matrix.device) else matrix.cpu().to(dtype)
+    matrix.diagonal().add_(damping).masked_fill_(reversed_dead.to(matrix.device), 1)
+    infos: list[Tensor] = []
+    _invert_factor_(matrix, infos)
+    if bool(torch.stack(infos).any()):  # once for all leaves, since the CPU waits for the device here
+        return None
+    return matrix.flip(0, 1).to(torch.float32).to(hessian.device)
 
 
-def _inverse_lower(matrix: Tensor) -> Tensor | None:
-    """L^-1 for matrix = L L^T, or None when it is not positive definite; overwrites the matrix's lower right part.
+def _invert_factor_(matrix: Tensor, infos: list[Tensor]) -> None:
+    """Overwrite matrix = L L^T by L^-1.
 
     By halves: L21 = A21 L11^-T, L22 is the factor of A22 - L21 L21^T, and -L22^-1 L21 L11^-1 is the lower left of L^-1.
+
+    Args:
+        infos: gets for every leaf of the recursion a tensor that is not 0 if the matrix is not positive definite.
     """
     size = len(matrix)
     if size <= LEAF:
         lower, info = torch.linalg.cholesky_ex(matrix)
-        if int(info):
-            return None
-        return torch.linalg.solve_triangular(lower, torch.eye(size).to(lower), upper=False)
+        infos.append(info)
+        identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+        matrix.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+        return
     half = size // 2
-    first = _inverse_lower(matrix[:half, :half])
-    if first is None:
-        return None
-    coupling = matrix[half:, :half] @ first.T
-    second = _inverse_lower(matrix[half:, half:].addmm_(coupling, coupling.T, alpha=-1))
-    if second is None:
-        return None
-    inverse = torch.zeros_like(matrix)
-    inverse[:half, :half], inverse[half:, half:] = first, second
-    inverse[half:, :half] = second @ (coupling @ first).neg_()
-    return inverse
+    first, second, lower_left = matrix[:half, :half], matrix[half:, half:], matrix[half:, :half]
+    _invert_factor_(first, infos)
+    coupling = lower_left @ first.T
+    _invert_factor_(second.addmm_(coupling, coupling.T, alpha=-1), infos)
+    torch.mm(second, (coupling @ first).neg_(), out=lower_left)
+    matrix[:half, half:] = 0
 
 
 def add_gram(hessian: Tensor, X: Tensor) -> None:
@@ -163,13 +174,19 @@ def add_gram(hessian: Tensor, X: Tensor) -> None:
         raise ValueError(f"inputs of shape {tuple(X.shape)} do not fit a Hessian of shape {tuple(hessian.shape)}")
     if hessian.dtype != torch.float32:
         raise ValueError(f"a Hessian must be float32: sums in {hessian.dtype} lose small inputs")
-    if X.is_cuda and X.dtype in (torch.bfloat16, torch.float16):
-        hessian.add_(torch.mm(X.T, X, out_dtype=torch.float32))
-    elif _bfloat16_matmul() and X.dtype == torch.bfloat16 and not X.is_cuda and hessian.is_contiguous() and len(X):
+    if X.is_cuda and torch.version.hip is None and X.dtype in (torch.bfloat16, torch.float16):
+        rows = max(1, GRAM_AT_ONCE // X.shape[1])
+        for sums, inputs in zip(hessian.split(rows), X.T.split(rows), strict=True):
+            sums.add_(torch.mm(inputs, X, out_dtype=torch.float32))
+    elif _has_bfloat16_matmul(X) and hessian.is_contiguous() and len(X):
         _add_gram_bfloat16(hessian, X.contiguous())
     else:
         X = X.float()
         hessian.addmm_(X.T, X)
+
+
+def _has_bfloat16_matmul(X: Tensor) -> bool:
+    return X.device.type == "cpu" and X.dtype == torch.bfloat16 and _bfloat16_matmul() is not None
 
 
 @functools.cache

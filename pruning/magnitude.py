@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from pruning.masks import lowest_k_masks
@@ -31,7 +32,7 @@ def magnitude_masks(
     groups = [names] if scope == "global" else [[name] for name in names]
     masks: list[dict[str, Tensor]] = [{} for _ in sparsities]
     for group in groups:
-        chosen = lowest_k_masks([weights[name].detach().abs() for name in group], sparsities)
+        chosen = lowest_k_masks([weights[name] for name in group], sparsities, torch.abs)
         for mask, tensors in zip(masks, chosen, strict=True):
             mask.update(zip(group, tensors, strict=True))
     return masks

@@ -6,6 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pruning.selection import Cuts, Score, compared_dtype, find_cuts, flat_parts
+
+# How many scores a CPU ranks faster by a partition of a copy of them all than by histograms: float32, and 16 bits.
+PARTITIONED, PARTITIONED_16 = 2**24, 2**20
+
 
 def lowest_k_mask(scores: Tensor, sparsity: float) -> Tensor:
     """Keep-mask that drops exactly round(sparsity * numel) lowest scores.
@@ -22,14 +27,20 @@ def lowest_k_mask(scores: Tensor, sparsity: float) -> Tensor:
     return lowest_k_masks([scores], [sparsity])[0][0]
 
 
-def lowest_k_masks(scores: Sequence[Tensor], sparsities: Sequence[float]) -> list[list[Tensor]]:
-    """Keep-masks for several sparsities over several tensors ranked together, in one pass over the scores.
+def lowest_k_masks(
+    tensors: Sequence[Tensor], sparsities: Sequence[float], score: Score = Tensor.detach
+) -> list[list[Tensor]]:
+    """Keep-masks for several sparsities over several tensors ranked together.
+
+    Beside the masks this takes memory for some million scores, however many there are.
 
     Args:
-        scores: importance of each weight; the tensors are ranked as one, in their order; higher is kept.
+        tensors: ranked as one, in their order; may be on several devices.
         sparsities: fractions to drop, each in [0, 1].
+        score: elementwise function from weights to their importance, of the same dtype; higher is kept. By default the
+            tensors are the scores.
     Returns:
-        One list per sparsity, with one boolean tensor per tensor of `scores`, of its shape and on its device. A
+        One list per sparsity, with one boolean tensor per tensor of `tensors`, of its shape and on its device. A
         weight that a lower sparsity drops is dropped by every higher one too. Of equal scores, the later one is kept.
     Raises:
         ValueError: a sparsity outside [0, 1], or a score is NaN.
@@ -37,44 +48,108 @@ def lowest_k_masks(scores: Sequence[Tensor], sparsities: Sequence[float]) -> lis
     for sparsity in sparsities:
         if not 0 <= sparsity <= 1:
             raise ValueError(f"sparsity {sparsity} is outside [0, 1]")
-    flat = torch.cat([tensor.detach().float().flatten() for tensor in scores])
-    counts = [round(sparsity * flat.numel()) for sparsity in sparsities]
-    thresholds = _order_statistics(flat, {count - 1 for count in counts if count > 0})
-    masks = []
-    for count in counts:
-        keep = _keep_above(flat, thresholds[count - 1], count) if count else torch.ones_like(flat, dtype=torch.bool)
-        parts = keep.split([tensor.numel() for tensor in scores])
-        masks.append([part.view(tensor.shape) for part, tensor in zip(parts, scores, strict=True)])
+    total = sum(tensor.numel() for tensor in tensors)
+    masks, has_nan = unchecked_masks(tensors, [round(sparsity * total) for sparsity in sparsities], score)
+    refuse_nan([has_nan])
     return masks
 
 
-def _keep_above(flat: Tensor, threshold: float, dropped: int) -> Tensor:
-    """True for all but the `dropped` lowest scores, of which `threshold` is the highest; ties as in lowest_k_mask."""
-    if flat.device.type == "cpu":  # numpy compares and counts on one thread twice as fast as torch does on two
-        above = flat.numpy() > np.float32(threshold)
-        keep, kept = torch.from_numpy(above), np.count_nonzero(above)
-    else:
-        keep = flat > threshold
-        kept = int(keep.count_nonzero())
-    surplus = dropped - (keep.numel() - kept)
-    if surplus < 0:  # more scores equal the threshold than are to be dropped: the last of them are kept
-        ties = (flat == threshold).nonzero().flatten()
-        keep[ties[surplus:]] = True
-    return keep
+def unchecked_masks(
+    tensors: Sequence[Tensor], counts: Sequence[int], score: Score = Tensor.detach
+) -> tuple[list[list[Tensor]], Tensor]:
+    """lowest_k_masks for numbers of weights to drop, without a wait for the device.
+
+    Returns:
+        The masks; and a boolean tensor without dimensions, whether a score is NaN, in which case the masks are wrong.
+    """
+    tensors = [tensor.detach() for tensor in tensors]
+    total, dtype = sum(tensor.numel() for tensor in tensors), compared_dtype(tensors)
+    few = total <= (PARTITIONED if dtype == torch.float32 else PARTITIONED_16)
+    if few and all(tensor.device.type == "cpu" for tensor in tensors):
+        return _masks_by_partition(tensors, counts, score)
+    if not total:
+        masks = [[torch.ones_like(tensor, dtype=torch.bool) for tensor in tensors] for _ in counts]
+        return masks, tensors[0].new_zeros((), dtype=torch.bool)
+    cuts = find_cuts(tensors, score, dtype, [max(0, count - 1) for count in counts] or [0])
+    return _masks_above(tensors, score, dtype, cuts, counts), cuts.nans > 0
 
 
-def _order_statistics(flat: Tensor, ranks: set[int]) -> dict[int, float]:
-    """The value at each rank (0 = lowest), in one pass: a partition on a CPU, a sort on an accelerator."""
-    if flat.numel() and flat.max().isnan():
+def refuse_nan(found: Sequence[Tensor]) -> None:
+    """Raises ValueError if one of these tensors, each of which says whether a score is NaN, is True."""
+    if found and bool(torch.stack(list(found)).any()):
         raise ValueError("a score is NaN")
-    ordered = sorted(ranks)
-    if flat.device.type != "cpu":
-        values = flat.sort().values[ordered].tolist()
-    else:
-        partitioned = flat.numpy().copy()
-        _partition(partitioned, ordered)
-        values = partitioned[ordered].tolist()
-    return dict(zip(ordered, values, strict=True))
+
+
+def _masks_above(
+    tensors: Sequence[Tensor], score: Score, dtype: torch.dtype, cuts: Cuts, counts: Sequence[int]
+) -> list[list[Tensor]]:
+    """Keep-masks that drop the `counts` lowest scores, which end at `cuts`; for each count, one mask per tensor."""
+    masks = [[torch.ones(tensor.shape, dtype=torch.bool, device=tensor.device) for tensor in tensors] for _ in counts]
+    ties = list(torch.stack([cuts.tied, cuts.equal], dim=1))
+    for index, tensor in enumerate(tensors):
+        thresholds, start = cuts.thresholds.to(tensor.device), 0
+        for part in flat_parts(tensor):
+            scores, stop = score(part).to(dtype), start + len(part)
+            for which, count in enumerate(counts):
+                if count:
+                    keep = masks[which][index].view(-1)[start:stop]
+                    ties[which] = _keep_above(scores, thresholds[which], ties[which].to(keep.device), keep)
+            start = stop
+    return masks
+
+
+def _keep_above(scores: Tensor, threshold: Tensor, ties: Tensor, keep: Tensor) -> Tensor:
+    """Write to `keep` whether each score is above the threshold, or equals it after the ties that are dropped.
+
+    Args:
+        scores: a part of all scores, (numel,).
+        ties: int64, (2,): of the scores that equal the threshold, in this part and later ones, how many are dropped,
+            and how many there are.
+    Returns:
+        `ties` for the next part; the first is negative if this part had more than are dropped.
+    """
+    if scores.device.type != "cpu":
+        equal = scores == threshold
+        number = equal.cumsum(0, dtype=torch.int32)  # of each tie, from 1
+        torch.gt(scores, threshold, out=keep)
+        keep |= equal & (number > ties[0])
+        return ties - number[-1]
+    values, limit, kept = scores.float().numpy(), np.float32(threshold.float()), keep.numpy()
+    dropped, left = ties.tolist()
+    if dropped <= 0:
+        np.greater_equal(values, limit, out=kept)
+        return ties
+    np.greater(values, limit, out=kept)  # numpy compares on one thread twice as fast as torch does on two
+    if dropped == left:
+        return ties
+    equal = np.flatnonzero(values == limit)
+    kept[equal[dropped:]] = True
+    return ties - len(equal)
+
+
+def _masks_by_partition(
+    tensors: Sequence[Tensor], counts: Sequence[int], score: Score
+) -> tuple[list[list[Tensor]], Tensor]:
+    """unchecked_masks for few scores on a CPU, by a partition of a copy of them all."""
+    scores = [score(tensor).float().flatten() for tensor in tensors]
+    flat = scores[0] if len(scores) == 1 else torch.cat([*scores, torch.empty(0)])
+    partitioned = flat.numpy().copy()
+    _partition(partitioned, sorted({count - 1 for count in counts if count}))
+    masks = []
+    for count in counts:
+        keep = _keep_of(flat.numpy(), partitioned[count - 1], count) if count else np.ones(len(flat), np.bool_)
+        parts = torch.from_numpy(keep).split([tensor.numel() for tensor in tensors])
+        masks.append([part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)])
+    return masks, flat.max().isnan() if len(flat) else torch.tensor(False)
+
+
+def _keep_of(scores: np.ndarray, threshold: np.float32, dropped: int) -> np.ndarray:
+    """True for all but the `dropped` lowest scores, of which `threshold` is the highest; ties as in lowest_k_mask."""
+    keep = scores > threshold
+    surplus = dropped - (len(keep) - np.count_nonzero(keep))
+    if surplus < 0:  # more scores equal the threshold than are to be dropped: the last of them are kept
+        keep[np.flatnonzero(scores == threshold)[surplus:]] = True
+    return keep
 
 
 def _partition(values: np.ndarray, ranks: list[int], start: int = 0) -> None:
@@ -138,8 +213,10 @@ def hold_masks(
 
 def zero_fraction(weights: Iterable[Tensor]) -> float:
     """Measured sparsity: the fraction of exactly zero entries over all `weights`."""
-    zeros = total = 0
+    nonzero: dict[torch.device, Tensor] = {}
+    total = 0
     for weight in weights:
-        zeros += weight.numel() - int(weight.detach().count_nonzero())
+        count = weight.detach().count_nonzero()
+        nonzero[weight.device] = nonzero.get(weight.device, torch.zeros_like(count)) + count
         total += weight.numel()
-    return zeros / total
+    return (total - sum(int(count) for count in nonzero.values())) / total  # one wait for each device

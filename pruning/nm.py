@@ -45,18 +45,24 @@ def nm_mask(scores: Tensor, n_kept: int, m_group: int) -> Tensor:
         raise ValueError(f"{n_kept} of {m_group}: N must be from 0 to M")
     if scores.shape[-1] % m_group:
         raise ValueError(f"groups of {m_group} do not divide {scores.shape[-1]} inputs")
+    _refuse_nan(scores)
+    return unchecked_nm_mask(scores, n_kept, m_group)
+
+
+def unchecked_nm_mask(scores: Tensor, n_kept: int, m_group: int) -> Tensor:
+    """nm_mask of valid arguments without a wait for the device; wrong if a score is NaN."""
     groups = scores.detach().reshape(-1, m_group)
-    if groups.device.type == "cpu" and m_group <= 32:
-        return _rank_counting_mask(groups, m_group - n_kept).view(scores.shape)
-    return lowest_k_of_rows_mask(groups, m_group - n_kept).view(scores.shape)
+    choose = _lowest_by_pairs if m_group <= 32 else unchecked_lowest_k_of_rows_mask
+    return choose(groups, m_group - n_kept).view(scores.shape)
 
 
-def _rank_counting_mask(groups: Tensor, dropped: int) -> Tensor:
+def _lowest_by_pairs(groups: Tensor, dropped: int) -> Tensor:
     """lowest_k_of_rows_mask for short rows: columns are compared pair by pair, all rows at once.
 
     A score's rank is the number of lower scores plus that of equal ones before it; a partition of each row is slower.
     """
-    _refuse_nan(groups)
+    if groups.device.type != "cpu":
+        return _lowest_by_pairs_torch(groups, dropped)
     columns = np.ascontiguousarray(groups.float().numpy().T)
     count = len(columns)
     ranks = np.empty(columns.shape, np.uint8)
@@ -67,6 +73,17 @@ def _rank_counting_mask(groups: Tensor, dropped: int) -> Tensor:
             ranks[earlier] -= not_lower
             ranks[later] += not_lower
     return torch.from_numpy(np.ascontiguousarray((ranks >= dropped).T))
+
+
+def _lowest_by_pairs_torch(groups: Tensor, dropped: int) -> Tensor:
+    """_lowest_by_pairs in torch, for accelerators: a column is compared with all later ones at once."""
+    count = groups.shape[1]
+    ranks = torch.arange(count - 1, -1, -1, dtype=torch.uint8, device=groups.device).repeat(len(groups), 1)
+    for earlier in range(count - 1):
+        not_lower = groups[:, earlier : earlier + 1] <= groups[:, earlier + 1 :]
+        ranks[:, earlier].sub_(not_lower.sum(dim=1, dtype=torch.uint8))
+        ranks[:, earlier + 1 :].add_(not_lower)
+    return ranks >= dropped
 
 
 def _refuse_nan(scores: Tensor) -> None:
@@ -85,26 +102,35 @@ def lowest_k_of_rows_mask(scores: Tensor, dropped: int) -> Tensor:
     Raises:
         ValueError: a score is NaN.
     """
+    if dropped:
+        _refuse_nan(scores)
+    return unchecked_lowest_k_of_rows_mask(scores, dropped)
+
+
+def unchecked_lowest_k_of_rows_mask(scores: Tensor, dropped: int) -> Tensor:
+    """lowest_k_of_rows_mask without a wait for the device; wrong if a score is NaN."""
     if dropped == 0 or scores.numel() == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     scores = scores.detach().float()
-    _refuse_nan(scores)
-    if scores.device.type == "cpu":  # numpy partitions, compares and counts faster than torch does
-        values = scores.numpy()
-        thresholds = np.partition(values, dropped - 1, axis=1)[:, dropped - 1 : dropped].copy()
-        above = values > thresholds
-        thresholds, keep = torch.from_numpy(thresholds), torch.from_numpy(above)
-        kept = torch.from_numpy(np.count_nonzero(above, axis=1))
-    else:
-        thresholds = scores.kthvalue(dropped, dim=1, keepdim=True).values
-        keep = scores > thresholds
-        kept = keep.sum(dim=1)
-    missing = scores.shape[1] - dropped - kept
-    rows = (
-        missing.nonzero().flatten()
-    )  # rows where more scores equal the threshold than are to be dropped: keep the last
+    if scores.device.type != "cpu":
+        return _lowest_k_of_rows_torch(scores, dropped)
+    values = scores.numpy()  # numpy partitions, compares and counts faster than torch does
+    thresholds = np.partition(values, dropped - 1, axis=1)[:, dropped - 1 : dropped].copy()
+    above = values > thresholds
+    thresholds, keep = torch.from_numpy(thresholds), torch.from_numpy(above)
+    missing = scores.shape[1] - dropped - torch.from_numpy(np.count_nonzero(above, axis=1))
+    rows = missing.nonzero().flatten()  # more scores equal the threshold than are dropped: the last of them are kept
     if len(rows):
         ties = scores[rows] == thresholds[rows]
         from_the_end = ties.flip(1).cumsum(dim=1).flip(1)
         keep[rows] |= ties & (from_the_end <= missing[rows, None])
     return keep
+
+
+def _lowest_k_of_rows_torch(scores: Tensor, dropped: int) -> Tensor:
+    """unchecked_lowest_k_of_rows_mask in torch, for accelerators."""
+    thresholds = scores.kthvalue(dropped, dim=1, keepdim=True).values
+    above, equal = scores > thresholds, scores == thresholds
+    number = equal.cumsum(dim=1, dtype=torch.int32)  # of each tie in its row, from 1
+    lower = scores.shape[1] - above.sum(dim=1, keepdim=True, dtype=torch.int32) - number[:, -1:]
+    return above.logical_or_(equal.logical_and_(number > dropped - lower))

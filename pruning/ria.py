@@ -31,9 +31,10 @@ def ria_mask(
     """
     check_strength(sparsity, nm, W.shape[-1])
     norms = input_norms(W, input_sq_norms)
-    magnitude = W.detach().float().abs()
+    magnitude = W.detach().abs().float()
     tiny = 1e-38  # instead of 0 / 0 in a row or column of zeros
-    by_row = magnitude / magnitude.sum(dim=1, keepdim=True).clamp(min=tiny)
-    by_column = magnitude / magnitude.sum(dim=0).clamp(min=tiny)
-    scores = (by_row + by_column) * norms.sqrt()
+    row_sums, column_sums = magnitude.sum(dim=1, keepdim=True), magnitude.sum(dim=0)
+    scores = magnitude / row_sums.clamp_(min=tiny)
+    scores.add_(magnitude.div_(column_sums.clamp_(min=tiny))).mul_(norms.sqrt())
+    del magnitude
     return nm_mask(scores, *nm) if nm is not None else lowest_k_mask(scores, sparsity)

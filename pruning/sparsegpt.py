@@ -5,12 +5,14 @@ w / U_jj; error * U_jk is subtracted from the weight of the same row in every la
 except in the choice of a block's mask.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
 from pruning.hessian import InverseFactor, resolve_factor
-from pruning.masks import lowest_k_mask
-from pruning.nm import nm_mask
+from pruning.masks import refuse_nan, unchecked_masks
+from pruning.nm import unchecked_nm_mask
 from pruning.validation import check_strength, check_weight
 
 SUB_BLOCK = 32  # columns corrected after each single column; later ones by one matmul per sub-block
@@ -46,13 +48,15 @@ def sparsegpt_prune(
     check_block_size(block_size, 1 if nm is None else nm[1])
     factor = resolve_factor(hessian, W.shape[1], damping)
     columns = W.detach().T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    columns[factor.dead] = 0
+    columns.masked_fill_(factor.dead[:, None], 0)
+    found_nan: list[Tensor] = []
     for start in range(0, len(columns), block_size):
         stop = min(start + block_size, len(columns))
         upper = factor.upper[start:stop, start:stop]
-        keep = _block_mask(columns, upper, sparsity, start, stop)
-        errors = _prune_block(columns[start:stop], upper, keep, nm)
+        keep = _block_mask(columns, upper, sparsity, start, stop, found_nan)
+        errors = _prune_block(columns[start:stop], upper, keep, nm, found_nan)
         columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
+    refuse_nan(found_nan)  # once for all blocks, since the CPU waits for the device here
     return columns.T.to(W.dtype, memory_format=torch.contiguous_format)
 
 
@@ -62,31 +66,39 @@ def check_block_size(block_size: int, m_group: int = 1) -> None:
         raise ValueError(f"block_size {block_size} is not a positive multiple of {m_group}")
 
 
-def _block_mask(columns: Tensor, upper: Tensor, sparsity: float | None, start: int, stop: int) -> Tensor:
+def _block_mask(
+    columns: Tensor, upper: Tensor, sparsity: float | None, start: int, stop: int, found_nan: list[Tensor]
+) -> Tensor:
     """Keep-mask of columns start ... stop - 1, by saliency (w / U_jj)^2 over all rows; uninitialised without sparsity.
 
-    All blocks up to `stop` together drop round(sparsity * their numel) weights.
+    All blocks up to `stop` together drop round(sparsity * their numel) weights. `found_nan` gets whether a saliency is
+    NaN.
     """
     block = columns[start:stop]
     if sparsity is None:
         return torch.empty_like(block, dtype=torch.bool)
     rows = block.shape[1]
     dropped = round(sparsity * rows * stop) - round(sparsity * rows * start)
-    return lowest_k_mask(block.abs() / upper.diagonal()[:, None], dropped / block.numel())
+    [[keep]], has_nan = unchecked_masks([block.abs() / upper.diagonal()[:, None]], [dropped])
+    found_nan.append(has_nan)
+    return keep
 
 
-def _prune_block(columns: Tensor, upper: Tensor, keep: Tensor, nm: tuple[int, int] | None) -> Tensor:
+def _prune_block(
+    columns: Tensor, upper: Tensor, keep: Tensor, nm: tuple[int, int] | None, found_nan: list[Tensor]
+) -> Tensor:
     """Prune a block in place and return its errors, (width, out_features), for the columns after it.
 
     Args:
         columns: the block's part of W^T, (width, out_features), so that a column of W is contiguous.
         upper: the block's part of U, (width, width).
         keep: the block's keep-mask, shaped like columns; with nm it is written.
+        found_nan: with nm, on an accelerator, gets whether a score is NaN.
     """
     n_kept, m_group = nm or (0, 0)
     step = SUB_BLOCK if nm is None else m_group * max(1, SUB_BLOCK // m_group)
     errors = torch.empty_like(columns)
-    prune = _prune_columns_torch
+    prune = functools.partial(_prune_columns_torch, found_nan=found_nan)
     if columns.device.type == "cpu":
         from pruning.column_kernels import prune_columns as prune  # importing numba takes a second and 55 MB
     for start in range(0, len(columns), step):
@@ -97,14 +109,15 @@ def _prune_block(columns: Tensor, upper: Tensor, keep: Tensor, nm: tuple[int, in
 
 
 def _prune_columns_torch(
-    columns: Tensor, upper: Tensor, keep: Tensor, errors: Tensor, n_kept: int, m_group: int
+    columns: Tensor, upper: Tensor, keep: Tensor, errors: Tensor, n_kept: int, m_group: int, found_nan: list[Tensor]
 ) -> None:
     """column_kernels.prune_columns in torch, for accelerators."""
     for j in range(len(columns)):
         if m_group and j % m_group == 0:
             group = slice(j, j + m_group)
             scores = columns[group].abs() / upper.diagonal()[group, None]
-            keep[group] = nm_mask(scores.T, n_kept, m_group).T
-        errors[j] = columns[j].masked_fill(keep[j], 0) / upper[j, j]
-        columns[j].masked_fill_(~keep[j], 0)
+            keep[group] = unchecked_nm_mask(scores.T, n_kept, m_group).T
+            found_nan.append(scores.isnan().any())
+        torch.div(columns[j].masked_fill(keep[j], 0), upper[j, j], out=errors[j])
         columns[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
+    columns.masked_fill_(~keep, 0)

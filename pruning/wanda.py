@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from pruning.nm import lowest_k_of_rows_mask, nm_mask
+from pruning.nm import unchecked_lowest_k_of_rows_mask, unchecked_nm_mask
 from pruning.validation import check_strength, check_weight
 
-SCORES_AT_ONCE = 2**21  # float32 scores in memory at once; rows are ranked independently
+# float32 scores in memory at once, on a CPU and on an accelerator; rows are ranked independently
+SCORES_AT_ONCE_CPU, SCORES_AT_ONCE = 2**21, 2**24
 
 
 def wanda_mask(
@@ -29,10 +30,13 @@ def wanda_mask(
     check_strength(sparsity, nm, W.shape[-1])
     norms = input_norms(W, input_sq_norms)
     keep = torch.empty(W.shape, dtype=torch.bool, device=W.device)
-    rows = max(1, SCORES_AT_ONCE // W.shape[1])
+    rows = max(1, (SCORES_AT_ONCE_CPU if W.device.type == "cpu" else SCORES_AT_ONCE) // W.shape[1])
     for weights, kept in zip(W.detach().split(rows), keep.split(rows), strict=True):
-        scores = weights.float().abs() * norms
-        kept.copy_(nm_mask(scores, *nm) if nm else lowest_k_of_rows_mask(scores, round(sparsity * W.shape[1])))
+        scores = weights.float().abs() * norms  # finite numbers, so that none is NaN
+        if nm is not None:
+            kept.copy_(unchecked_nm_mask(scores, *nm))
+        else:
+            kept.copy_(unchecked_lowest_k_of_rows_mask(scores, round(sparsity * W.shape[1])))
     return keep
 
 
@@ -46,6 +50,6 @@ def input_norms(W: Tensor, input_sq_norms: Tensor) -> Tensor:
     if input_sq_norms.shape != (W.shape[1],):
         raise ValueError(f"input_sq_norms of shape {tuple(input_sq_norms.shape)} do not fit {W.shape[1]} inputs")
     norms = input_sq_norms.detach().to(W.device, torch.float32)
-    if not bool((norms >= 0).all() and norms.isfinite().all()):
+    if not bool(((norms >= 0) & norms.isfinite()).all()):
         raise ValueError("input_sq_norms hold NaN, infinity or a negative value")
     return norms.sqrt()

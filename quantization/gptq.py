@@ -1,5 +1,6 @@
 """Quantization by round-to-nearest and by GPTQ (Frantar et al., ICLR 2023): later weights make up for errors."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from pruning.hessian import InverseFactor, resolve_factor
 from pruning.sparsegpt import SUB_BLOCK, check_block_size
 from pruning.validation import check_weight
+
+WEIGHTS_AT_ONCE = 2**20  # weights whose float32 scales and zeros are in memory at once
 
 
 class Quantized(NamedTuple):
@@ -27,8 +30,11 @@ class Quantized(NamedTuple):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight, (out, in)."""
-        steps = self.codes.float().sub_(self.zeros.float().index_select(1, self.group_index))
-        return steps.mul_(self.scales.index_select(1, self.group_index)).to(dtype)
+        weight = torch.empty(self.codes.shape, dtype=dtype, device=self.codes.device)
+        for part, codes, scales, zeros in _in_rows(weight, self.codes, self.scales, self.zeros):
+            steps = codes.float().sub_(zeros.float().index_select(1, self.group_index))
+            part.copy_(steps.mul_(scales.index_select(1, self.group_index)))
+        return weight
 
 
 def round_to_nearest(W: Tensor, bits: int, group_size: int = -1, symmetric: bool = False) -> Tensor:
@@ -70,9 +76,11 @@ def round_to_nearest_grid(W: Tensor, bits: int, group_size: int = -1, symmetric:
     dense = W.detach().float()
     group_index = _group_index(dense.T, group_size)
     scales, zeros = (part.T.contiguous() for part in _group_grids(dense.T, bits, group_size, symmetric))
-    codes = dense / scales.index_select(1, group_index)
-    codes.round_().add_(zeros.index_select(1, group_index)).clamp_(0, 2**bits - 1)
-    return Quantized(codes.to(_code_dtype(bits)), scales, zeros.to(torch.int32), group_index)
+    codes = torch.empty(W.shape, dtype=_code_dtype(bits), device=W.device)
+    for part, weights, scale, zero in _in_rows(codes, dense, scales, zeros):
+        steps = weights / scale.index_select(1, group_index)
+        part.copy_(steps.round_().add_(zero.index_select(1, group_index)).clamp_(0, 2**bits - 1))
+    return Quantized(codes, scales, zeros.to(torch.int32), group_index)
 
 
 def gptq_grid(
@@ -107,14 +115,14 @@ def gptq_grid(
     factor = resolve_factor(hessian, W.shape[1], damping, act_order)
     columns = W.detach().T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     whole_rows = _grid(columns, bits, symmetric) if group_size == -1 else None
-    columns[factor.dead] = 0
+    columns.masked_fill_(factor.dead[:, None], 0)
     group_index = _group_index(columns, group_size)
     if group_size == -1:
         scales, zeros = (part[None] for part in whole_rows)
     elif static_groups:
         scales, zeros = _group_grids(columns, bits, group_size, symmetric)
     else:
-        scales, zeros = torch.empty(2, int(group_index[-1]) + 1, len(W), device=W.device)
+        scales, zeros = torch.empty(2, -(-W.shape[1] // group_size), len(W), device=W.device)
     dynamic = group_size != -1 and not static_groups
     if factor.order is not None:
         columns = columns[factor.order]
@@ -132,6 +140,12 @@ def gptq_grid(
         columns, group_index = columns[inverse_order], group_index[inverse_order]
     codes = columns.to(_code_dtype(bits)).T.contiguous()
     return Quantized(codes, scales.T.contiguous(), zeros.T.to(torch.int32).contiguous(), group_index)
+
+
+def _in_rows(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Matrices with the same rows, in parts of as many rows, so that what is computed of a part takes little memory."""
+    rows = max(1, WEIGHTS_AT_ONCE // max(1, matrices[0].shape[1]))
+    return zip(*(matrix.split(rows) for matrix in matrices), strict=True)
 
 
 def _check_grid(bits: int, group_size: int) -> None:
@@ -204,6 +218,6 @@ def _round_columns_torch(
     scales, zeros = scales[group_index], zeros[group_index]
     for j in range(len(columns)):
         code = ((columns[j] / scales[j]).round() + zeros[j]).clamp(0, max_code)
-        errors[j] = (columns[j] - (code - zeros[j]) * scales[j]) / upper[j, j]
+        torch.div(columns[j] - (code - zeros[j]) * scales[j], upper[j, j], out=errors[j])
         columns[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
         columns[j] = code

@@ -1,5 +1,6 @@
 """Tiny models and data that tests share; nothing here is downloaded."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -70,6 +71,15 @@ def fresh_accelerator() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(params=["fake", pytest.param("cuda", marks=pytest.mark.gpu)])
+def accelerator(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A device that is not the CPU: the stand-in of fake_accelerator.py, and with -m gpu a GPU."""
+    from fake_accelerator import fake_accelerator
+
+    with fake_accelerator() if request.param == "fake" else contextlib.nullcontext():
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -137,3 +137,24 @@ def test_statistics_are_of_a_kind_that_there_is_and_hand_out_no_other():
 def test_what_cannot_stand_in_a_weights_place_is_refused(found: object, said: str):
     with pytest.raises(ValueError, match=said):
         compressed_model.checked(found, torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("rank", [2, 5])
+def test_low_rank_factors_of_all_layers_are_kept_in_host_memory(accelerator: str, rank: int):
+    W = torch.randn(5, 7, generator=torch.Generator().manual_seed(2))
+    prepare, compress = METHODS["low_rank"].shared
+    mine = compress(W, prepare(W, [Strength("rank", 3), Strength("rank", 5)]), Strength("rank", rank))
+    there = W.to(accelerator)
+    found = prepare(there, [Strength("rank", 3), Strength("rank", 5)])
+    assert {part.device.type for part in found} == {"cpu"}
+    made = compress(there, found, Strength("rank", rank))
+    assert made.device.type == accelerator
+    torch.testing.assert_close(made.cpu(), mine, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [Strength("sparsity", 0.4), Strength("nm_ratio", "2:4")])
+def test_magnitude_on_an_accelerator_is_that_of_the_cpu(accelerator: str, strength: Strength):
+    W = torch.randn(6, 8, generator=torch.Generator().manual_seed(2)).bfloat16()
+    compress = METHODS["magnitude"].compress
+    mine, there = compress(W, None, strength, Options()), compress(W.to(accelerator), None, strength, Options())
+    assert torch.equal(there.cpu(), mine)

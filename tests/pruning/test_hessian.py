@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+from fake_accelerator import Traffic, fake_accelerator
 
 from pruning import hessian as hessian_module
 from pruning.hessian import add_gram, factor_inverse
@@ -130,9 +131,75 @@ def test_gram_refuses_what_does_not_fit(H: torch.Tensor, X: torch.Tensor, messag
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_gram_on_a_gpu_accumulates_in_float32(dtype: torch.dtype):
+@pytest.mark.parametrize("at_once", [hessian_module.GRAM_AT_ONCE, 64 * 20])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_gram_on_a_gpu_accumulates_in_float32(dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch):
+    """Also in parts of 20 rows, the last of 4."""
+    monkeypatch.setattr(hessian_module, "GRAM_AT_ONCE", at_once)
     X = torch.randn(4096, 64).to(dtype)
-    H = torch.zeros(64, 64, device="cuda")
+    H = torch.ones(64, 64, device="cuda")
     add_gram(H, X.cuda())
-    torch.testing.assert_close(H.cpu().double(), X.double().T @ X.double(), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(H.cpu().double(), X.double().T @ X.double() + 1, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_gram_on_an_accelerator_is_that_of_the_cpu(accelerator: str, dtype: torch.dtype):
+    X = torch.randn(70, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    mine, there = torch.eye(16), torch.eye(16).to(accelerator)
+    add_gram(mine, X)
+    add_gram(there, X.to(accelerator))
+    torch.testing.assert_close(there.cpu(), mine, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("size", [5, 601])
+def test_factor_on_an_accelerator_is_that_of_the_cpu(accelerator: str, size: int, act_order: bool):
+    X = torch.randn(2 * size, size, generator=torch.Generator().manual_seed(3))
+    X[:, 2] = 0
+    mine = factor_inverse(X.T @ X, act_order=act_order)
+    there = factor_inverse((X.T @ X).to(accelerator), act_order=act_order)
+    assert {there.upper.device.type, there.dead.device.type} == {accelerator}
+    assert torch.equal(there.dead.cpu(), mine.dead) and there.damping == mine.damping
+    assert there.order is mine.order is None or torch.equal(there.order.cpu(), mine.order)
+    torch.testing.assert_close(there.upper.cpu(), mine.upper, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("size", [5, 300, 1100])
+def test_waits_do_not_grow_with_the_size(size: int, act_order: bool):
+    """One to refuse NaN and one to look whether the factor exists; the diagonal is copied to the CPU."""
+    H = torch.eye(size) + 0.01
+    with fake_accelerator() as meter:
+        there = H.to("fake")
+        meter.reset()
+        factor_inverse(there, act_order=act_order)
+        assert meter.traffic == Traffic(copies_in=0, copies_out=1, bytes_in=0, bytes_out=4 * size, waits=2)
+
+
+def test_matrices_held_at_once():
+    """Beside H one that becomes L^-1, and two quarters of it, or one that is U."""
+    H = torch.eye(1024) + 0.01
+    with fake_accelerator() as meter:
+        there = H.to("fake")
+        meter.reset()
+        factor_inverse(there, act_order=True)
+        assert meter.peak_bytes < 3.1 * 4 * 1024**2
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+def test_an_attempt_in_float64_is_made_where_there_is_one(monkeypatch: pytest.MonkeyPatch, act_order: bool):
+    """No float32 attempt is made here; a device without float64 has the CPU try, and gets its factor back."""
+    X = correlated_inputs(50, 6)
+    H = X.T @ X
+    monkeypatch.setattr(hessian_module, "_attempts", lambda damping: [(torch.float64, damping)])
+    mine = factor_inverse(H, act_order=act_order)
+    for has_float64, bytes_in in [(True, 0), (False, 36 * 4)]:
+        monkeypatch.setattr(
+            hessian_module, "has_float64", lambda device, here=has_float64: here or device.type == "cpu"
+        )
+        with fake_accelerator() as meter:
+            there = H.to("fake")
+            meter.reset()
+            upper = factor_inverse(there, act_order=act_order).upper
+            assert upper.device.type == "fake" and torch.equal(upper.cpu(), mine.upper)
+            assert meter.traffic.bytes_in == bytes_in

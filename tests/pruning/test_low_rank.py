@@ -58,3 +58,13 @@ def test_factors_serve_every_smaller_rank():
         torch.testing.assert_close(left[:, :rank] @ right[:rank], expected)
     left, right = low_rank.factors(W, 100)  # of a smaller matrix, all that it has
     torch.testing.assert_close(left @ right, W)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_accelerator_agrees_with_the_cpu(accelerator: str, dtype: torch.dtype):
+    W = torch.randn(12, 9, generator=torch.Generator().manual_seed(1)).to(dtype)
+    for mine, there in zip(
+        low_rank_approximation(W, [1, 4]), low_rank_approximation(W.to(accelerator), [1, 4]), strict=True
+    ):
+        assert there.device.type == accelerator and there.dtype == dtype
+        torch.testing.assert_close(there.cpu(), mine, rtol=1e-2, atol=1e-3 if dtype == torch.float32 else 2e-2)

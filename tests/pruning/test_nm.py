@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_accelerator import Traffic, fake_accelerator
 
-from pruning.nm import nm_mask, parse_nm
+from pruning.nm import lowest_k_of_rows_mask, nm_mask, parse_nm
 
 
 def test_keeps_the_n_highest_of_every_m_inputs_by_hand():
@@ -74,3 +75,29 @@ def test_parse_reads_kept_of_group():
 def test_bad_ratios_say_what_to_write(text: str, message: str):
     with pytest.raises(ValueError, match=message):
         parse_nm(text)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("m_group", [1, 2, 4, 32, 48])
+def test_masks_on_an_accelerator_are_those_of_the_cpu(accelerator: str, m_group: int, dtype: torch.dtype):
+    """With ties and infinities; groups of 48 are too long to be compared pair by pair."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(6, 96, generator=generator).round(decimals=1)
+    scores = scores.masked_fill(torch.rand(6, 96, generator=generator) < 0.1, torch.inf).to(dtype)
+    for n_kept in {0, 1, m_group // 2, m_group - 1, m_group}:
+        found = nm_mask(scores.to(accelerator), n_kept, m_group)
+        assert torch.equal(found.cpu(), nm_mask(scores, n_kept, m_group))
+        rows = lowest_k_of_rows_mask(scores.to(accelerator), n_kept)
+        assert torch.equal(rows.cpu(), lowest_k_of_rows_mask(scores, n_kept))
+
+
+@pytest.mark.parametrize("m_group", [4, 48])
+def test_an_accelerator_is_waited_for_once_to_refuse_nan(m_group: int):
+    with fake_accelerator() as meter:
+        scores = torch.randn(6, 96).to("fake")
+        meter.reset()
+        nm_mask(scores, 2, m_group)
+        assert meter.traffic == Traffic(0, 0, 0, 0, waits=1)
+        scores[3, 5] = torch.nan
+        with pytest.raises(ValueError, match="a score is NaN"):
+            nm_mask(scores, 2, m_group)

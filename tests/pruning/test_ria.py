@@ -1,5 +1,6 @@
 import pytest
 import torch
+from fake_accelerator import Traffic, fake_accelerator
 
 from pruning.ria import ria_mask
 
@@ -39,3 +40,24 @@ def test_zero_rows_and_columns_go_first():
 def test_bad_input_is_named(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         ria_mask(torch.ones(2, 4), torch.ones(4), **arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("strength", [{"sparsity": 0.4}, {"nm": (2, 4)}])
+def test_masks_on_an_accelerator_are_those_of_the_cpu(accelerator: str, strength: dict, dtype: torch.dtype):
+    """Sums may be rounded differently, which can exchange weights of about the same score."""
+    generator = torch.Generator().manual_seed(4)
+    W, norms = torch.randn(64, 96, generator=generator).to(dtype), torch.rand(96, generator=generator)
+    there = ria_mask(W.to(accelerator), norms.to(accelerator), **strength).cpu()
+    mine = ria_mask(W, norms, **strength)
+    assert there.sum() == mine.sum() and (there != mine).float().mean() < (0 if accelerator == "fake" else 0.001) + 1e-9
+
+
+@pytest.mark.parametrize("strength", [{"sparsity": 0.4}, {"nm": (2, 4)}])
+def test_a_weight_is_waited_for_three_times(strength: dict):
+    """To check the weight, the norms and the scores."""
+    with fake_accelerator() as meter:
+        W, norms = torch.randn(64, 96).to("fake"), torch.rand(96).to("fake")
+        meter.reset()
+        ria_mask(W, norms, **strength)
+        assert meter.traffic == Traffic(0, 0, 0, 0, waits=3)

@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_accelerator import Traffic, fake_accelerator
 
 from pruning import column_kernels, sparsegpt
-from pruning.hessian import factor_inverse
+from pruning.hessian import InverseFactor, factor_inverse
 from pruning.masks import lowest_k_mask
 from pruning.nm import nm_mask
 from pruning.sparsegpt import sparsegpt_prune
@@ -174,7 +175,7 @@ def test_compiled_kernel_equals_the_torch_loop(nm: tuple[int, int], rows: int, t
         column_kernels.prune_columns(ours[0], upper, ours[1], ours[2], *nm)
     finally:
         torch.set_num_threads(before)
-    sparsegpt._prune_columns_torch(twin[0], upper, twin[1], twin[2], *nm)
+    sparsegpt._prune_columns_torch(twin[0], upper, twin[1], twin[2], *nm, [])
     assert torch.equal(ours[1], twin[1])
     torch.testing.assert_close(ours[0], twin[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours[2], twin[2], rtol=1e-4, atol=1e-5)
@@ -202,11 +203,50 @@ def test_bad_input_is_named(arguments: dict, message: str):
         sparsegpt_prune(**({"W": torch.ones(2, 8), "hessian": torch.eye(8)} | arguments))
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("strength", [{"sparsity": 0.5}, {"nm": (2, 4)}])
-def test_gpu_agrees_with_the_cpu(strength: dict):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("strength", [{"sparsity": 0.5}, {"nm": (2, 4)}, {"nm": (3, 64)}])
+def test_an_accelerator_agrees_with_the_cpu(accelerator: str, strength: dict, dtype: torch.dtype):
     W, X = layer(64, 256)
-    on_cpu = sparsegpt_prune(W, X.T @ X, **strength)
-    on_gpu = sparsegpt_prune(W.cuda(), (X.T @ X).cuda(), **strength)
-    assert on_gpu.is_cuda
-    assert output_error(W, on_gpu.cpu(), X) == pytest.approx(output_error(W, on_cpu, X), rel=5e-3)
+    W[:, 7], X[:, 9] = 0, 0
+    W, H = W.to(dtype), X.T @ X
+    on_cpu = sparsegpt_prune(W, H, **strength)
+    there = sparsegpt_prune(W.to(accelerator), H.to(accelerator), **strength)
+    assert there.device.type == accelerator and there.dtype == dtype
+    there = there.cpu()
+    if "sparsity" in strength:
+        least = round(0.5 * W.numel())
+        assert least <= int((there == 0).sum()) <= least + 2 * len(W)  # kept weights are 0 at the two dead inputs alone
+    else:
+        n_kept, m_group = strength["nm"]
+        assert ((there != 0).view(64, -1, m_group).sum(dim=2) <= n_kept).all()
+    assert output_error(W, there, X) == pytest.approx(output_error(W, on_cpu, X), rel=5e-3)
+
+
+@pytest.mark.parametrize("strength", [{"sparsity": 0.5}, {"nm": (2, 4)}, {"nm": (3, 64)}])
+def test_waits_do_not_grow_with_the_columns(strength: dict):
+    """For W's values, the scores', and the factor's (one for H's values, one for whether it exists)."""
+    for features in (64, 320):
+        W, X = layer(5, features)
+        with fake_accelerator() as meter:
+            W, H = W.to("fake"), (X.T @ X).to("fake")
+            meter.reset()
+            sparsegpt_prune(W, H, block_size=64, **strength)
+            assert meter.traffic == Traffic(0, 1, 0, 4 * features, waits=4)
+            factor = factor_inverse(H)
+            meter.reset()
+            sparsegpt_prune(W, factor, block_size=64, **strength)
+            assert meter.traffic == Traffic(0, 0, 0, 0, waits=2)
+
+
+@pytest.mark.parametrize("strength", [{"sparsity": 0.5}, {"nm": (2, 4)}])
+def test_scores_that_overflow_to_nan_are_refused(accelerator: str, strength: dict):
+    """The first dropped weight makes the next one infinite, and the two together all later ones NaN."""
+    upper = torch.full((16, 16), 10.0).triu(1) + torch.eye(16)
+    factor = InverseFactor(upper, torch.zeros(16, dtype=torch.bool), 0.01, None)
+    there = factor._replace(upper=factor.upper.to(accelerator), dead=factor.dead.to(accelerator))
+    W = torch.full((3, 16), 3e38)
+    with pytest.raises(ValueError, match="a score is NaN"):
+        sparsegpt_prune(W.to(accelerator), there, block_size=4, **strength)
+    if "sparsity" in strength:
+        with pytest.raises(ValueError, match="a score is NaN"):
+            sparsegpt_prune(W, factor, block_size=4, **strength)

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_accelerator import Traffic, fake_accelerator
 
 from pruning import wanda
 from pruning.wanda import wanda_mask
@@ -90,16 +91,30 @@ def test_large_finite_weights_are_no_infinity():
     assert wanda_mask(torch.full((2, 8), 6e4, dtype=torch.float16), torch.ones(8), 0.5).sum() == 8
 
 
-@pytest.mark.gpu
-def test_masks_on_a_gpu_equal_those_on_the_cpu():
-    W, norms = torch.randn(64, 96).round(decimals=1), torch.rand(96)
-    for strength in ({"sparsity": 0.37}, {"nm": (2, 4)}):
-        assert torch.equal(wanda_mask(W.cuda(), norms.cuda(), **strength).cpu(), wanda_mask(W, norms, **strength))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("strength", [{"sparsity": 0.0}, {"sparsity": 0.37}, {"nm": (2, 4)}, {"nm": (5, 48)}])
+def test_masks_on_an_accelerator_are_those_of_the_cpu(accelerator: str, strength: dict, dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(4)
+    W = torch.randn(64, 96, generator=generator).round(decimals=1).to(dtype)
+    norms = torch.rand(96, generator=generator).round(decimals=1)
+    there = wanda_mask(W.to(accelerator), norms.to(accelerator), **strength)
+    assert torch.equal(there.cpu(), wanda_mask(W, norms, **strength))
+
+
+@pytest.mark.parametrize("strength", [{"sparsity": 0.37}, {"nm": (2, 4)}, {"nm": (5, 48)}])
+def test_a_weight_is_waited_for_twice_however_many_parts(monkeypatch: pytest.MonkeyPatch, strength: dict):
+    """To check the weight and the norms."""
+    monkeypatch.setattr(wanda, "SCORES_AT_ONCE", 300)
+    with fake_accelerator() as meter:
+        W, norms = torch.randn(64, 96).to("fake"), torch.rand(96).to("fake")
+        meter.reset()
+        wanda_mask(W, norms, **strength)
+        assert meter.traffic == Traffic(0, 0, 0, 0, waits=2)
 
 
 def test_rows_ranked_in_parts_are_ranked_the_same(monkeypatch: pytest.MonkeyPatch):
     generator = torch.Generator().manual_seed(3)
     W, norms = torch.randn(7, 12, generator=generator), torch.rand(12, generator=generator)
     whole = wanda_mask(W, norms, sparsity=0.5)
-    monkeypatch.setattr(wanda, "SCORES_AT_ONCE", 30)  # two rows at once, the last by itself
+    monkeypatch.setattr(wanda, "SCORES_AT_ONCE_CPU", 30)  # two rows at once, the last by itself
     assert torch.equal(wanda_mask(W, norms, sparsity=0.5), whole)

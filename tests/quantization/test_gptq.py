@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_accelerator import Traffic, fake_accelerator
 
 from pruning import column_kernels
 from pruning.hessian import factor_inverse
@@ -279,11 +280,54 @@ def test_bad_hessian_is_named(arguments: dict, message: str):
         gptq_quantize(**({"W": torch.ones(2, 8), "hessian": torch.eye(8), "bits": 4} | arguments))
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("options", [{}, {"group_size": 64}, {"act_order": True}])
-def test_gpu_agrees_with_the_cpu(options: dict):
+GRIDS = [{}, {"group_size": 64}, {"group_size": 48, "static_groups": True, "symmetric": True}, {"act_order": True},
+         {"group_size": 64, "act_order": True}]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", GRIDS)
+def test_an_accelerator_agrees_with_the_cpu(accelerator: str, options: dict, dtype: torch.dtype):
     W, X = layer(64, 256)
-    on_cpu = gptq_quantize(W, X.T @ X, 4, **options)
-    on_gpu = gptq_quantize(W.cuda(), (X.T @ X).cuda(), 4, **options)
-    assert on_gpu.is_cuda
-    assert output_error(W, on_gpu.cpu(), X) == pytest.approx(output_error(W, on_cpu, X), rel=5e-3)
+    X[:, 9] = 0
+    W, H = W.to(dtype), X.T @ X
+    on_cpu = gptq_quantize(W, H, 4, **options)
+    there = gptq_quantize(W.to(accelerator), H.to(accelerator), 4, **options)
+    assert there.device.type == accelerator and there.dtype == dtype
+    assert output_error(W, there.cpu(), X) == pytest.approx(output_error(W, on_cpu, X), rel=5e-3)
+    assert (there.cpu()[:, 9] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [{}, {"group_size": 64}, {"group_size": 48, "symmetric": True}])
+def test_round_to_nearest_on_an_accelerator_is_that_of_the_cpu(accelerator: str, options: dict, dtype: torch.dtype):
+    W = layer(16, 256)[0].to(dtype)
+    mine, there = round_to_nearest_grid(W, 4, **options), round_to_nearest_grid(W.to(accelerator), 4, **options)
+    for ours, theirs in zip(mine, there, strict=True):
+        assert torch.equal(ours, theirs.cpu())
+    assert torch.equal(there.dequantize(dtype).cpu(), mine.dequantize(dtype))
+
+
+@pytest.mark.parametrize("options", GRIDS)
+def test_waits_do_not_grow_with_the_columns(options: dict):
+    """For W's values and the factor's: one for H's values, one for whether it exists; none to round to nearest."""
+    plain = {name: value for name, value in options.items() if name in ("group_size", "symmetric")}
+    for features in (64, 320):
+        W, X = layer(5, features)
+        with fake_accelerator() as meter:
+            W, H = W.to("fake"), (X.T @ X).to("fake")
+            meter.reset()
+            gptq_quantize(W, H, 4, block_size=64, **options)
+            assert meter.traffic == Traffic(0, 1, 0, 4 * features, waits=3)
+            meter.reset()
+            round_to_nearest(W, 4, **plain)
+            assert meter.traffic == Traffic(0, 0, 0, 0, waits=1)
+
+
+@pytest.mark.parametrize("bits", [3, 12])
+def test_weights_computed_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch, bits: int):
+    W = layer(7, 40)[0]
+    whole = round_to_nearest_grid(W, bits, 16)
+    dense = whole.dequantize()
+    monkeypatch.setattr(gptq, "WEIGHTS_AT_ONCE", 100)  # two rows at once, the last by itself
+    parts = round_to_nearest_grid(W, bits, 16)
+    assert all(map(torch.equal, whole, parts)) and torch.equal(parts.dequantize(), dense)
