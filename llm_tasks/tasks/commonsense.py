@@ -48,13 +48,13 @@ class Task(NamedTuple):
         title: as figures name it.
         source: where it is; the last of its fields is the label.
         read: the question of a row, and of where the row stands.
-        human: accuracy of people, a fraction.
+        human: accuracy of people, a fraction; None where none is published: the set is shown without difficulty.
     """
 
     title: str
     source: Source
     read: Callable[[dict[str, Any], str], Question]
-    human: float
+    human: float | None
 
 
 def sources(task: str, splits: Sequence[str] = ()) -> list[Source]:
