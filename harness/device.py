@@ -5,6 +5,8 @@ import ctypes
 import platform
 import resource
 import sys
+import time
+from collections.abc import Iterable
 
 import psutil
 import torch
@@ -72,6 +74,14 @@ def keep_freed_memory() -> None:
         library.mallopt(MMAP_THRESHOLD, LARGEST_KEPT)
         library.mallopt(TRIM_THRESHOLD, 2**30)
         library.mallopt(MOST_ARENAS, 1)
+
+
+def clock(devices: Iterable[torch.device]) -> float:
+    """Seconds of a steady clock, once GPUs among the devices have done all that they were given."""
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return time.monotonic()
 
 
 def reset_peak_memory(device: torch.device | str) -> None:

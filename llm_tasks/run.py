@@ -271,7 +271,7 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
         model, facts = compress_streamed(job, folder)
     else:
         model, facts = compress_loaded(job, dense, folder)
-    compressed = time.monotonic()
+    evaluated_from = time.monotonic()
     found = measure_model(job, model, cell)
     if not processes.is_main:
         return
@@ -280,8 +280,7 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
         **plan.describe(cell, job.identities[folder], given["model_name_or_path"], given["magnitude_scope"]),
         **facts,
         **found.facts,
-        "compress_seconds": compressed - started,
-        "evaluate_seconds": time.monotonic() - compressed,
+        "evaluate_seconds": time.monotonic() - evaluated_from,
         "seconds": time.monotonic() - started,
         "peak_memory_bytes": peak_memory(device),
         "levels": found.levels,
@@ -299,20 +298,20 @@ def environment(job: Job) -> dict[str, Any]:
 
 
 def compress_streamed(job: Job, folder: Path) -> tuple[StreamedBlocks, dict[str, Any]]:
-    """The cell's model, written block by block, and what was left of its weights."""
+    """The cell's model, written block by block, what was left of its weights, and the seconds that it took."""
     cell = job.folders[folder]
     tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) else None
-    blocks = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
+    blocks, seconds = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
     refuse_unknown_ids(blocks.model, job.tokenizer)
-    return blocks, compression_facts(cell, blocks.weights())
+    return blocks, {**compression_facts(cell, blocks.weights()), "compress_seconds": seconds}
 
 
 def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The cell's model in memory, saved and exported where that is asked for, and what was left of its weights."""
+    """The cell's model in memory, saved and exported where that is asked for, and facts as of compress_streamed."""
     cell, run_identity, processes = job.folders[folder], job.identities[folder], job.processes
     tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) and processes.is_main else None
     grids = dense.compress(cell, tokens, processes)
-    facts = compression_facts(cell, dense.matrices().items())
+    facts = {**compression_facts(cell, dense.matrices().items()), "compress_seconds": dense.seconds}
     with processes.together():
         if job.asked.given["save_model"] and processes.is_main:
             save_compressed(folder, dense.model, cell, run_identity, job.tokenizer)

@@ -228,6 +228,16 @@ def test_every_model_is_made_once_for_all_settings(sweep: Sweep):
     assert sweep.compressed == {("dense", 0): 1, ("magnitude", 0): 1, ("wanda", 0): 1, ("wanda", 1): 1}
 
 
+def test_the_runs_of_a_model_that_was_made_once_all_have_the_seconds_that_it_took(sweep: Sweep):
+    seconds: dict[tuple, set[float]] = {}
+    for path in sweep.folder.rglob(run_folder.RESULT_FILE):
+        run = read(path.parent)
+        made = run["compression"], run["seed"] * (run["compression"] == "wanda")
+        seconds.setdefault(made, set()).add(run["compress_seconds"])
+    assert {made for made, own in seconds.items() if len(own) == 1} == set(sweep.compressed)
+    assert {made for made, own in seconds.items() if min(own) > 0} == set(sweep.compressed) - {("dense", 0)}
+
+
 def test_a_sweep_has_the_runs_of_every_setting(sweep: Sweep):
     """The seed changes the questions of 2, 3 and 4, and wanda's calibration text."""
     found = {tuple(path.parent.relative_to(sweep.folder).parts) for path in sweep.folder.rglob(run_folder.RESULT_FILE)}
