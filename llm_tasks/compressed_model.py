@@ -32,15 +32,7 @@ from harness.model_files import check_checkpoint_files
 from harness.models import load_pretrained, longest_input, meta_model, save_model, stored_dtype
 from harness.progress import Progress
 from llm_tasks.engine.processes import ALONE, Processes, processes_here
-from llm_tasks.methods import (
-    DENSE,
-    METHODS,
-    Options,
-    Strength,
-    compressed_by,
-    is_quantized,
-    strength_of,
-)
+from llm_tasks.methods import DENSE, METHODS, Options, Strength, compressed_by, is_quantized, strength_of
 from pruning import calibration
 from pruning.blocks import StreamedBlocks, remove_converted
 from pruning.layers import decoder_weights
