@@ -47,6 +47,7 @@ from llm_tasks.levels import LETTERS
 from llm_tasks.settings import SETTINGS
 from llm_tasks.settings import own_task as own_setting
 from llm_tasks.settings import perplexity as perplexity_setting
+from llm_tasks.tasks.commonsense import TASKS
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["red", "blue", "green", "black", "white", "sky", "sea", "tree", "stone", "Answer", "Question", "Q", "is", ":"]
@@ -622,7 +623,7 @@ def test_prompts_longer_than_the_model(
 
 
 BAD = [
-    (2, ["--settings", "7"], "invalid choice: 7"),
+    (2, ["--settings", "77"], "invalid choice: 77"),
     (2, ["--settings", "2", "5"], "add {setting}"),
     (2, ["--settings", "2", "5", "--output_dir", "{level}"], "{level} is no placeholder"),
     (2, ["--option_counts", "5"], "--option_counts 5: the questions have 4 options at most"),
@@ -652,7 +653,7 @@ BAD = [
     (4, ["--shot", "1"], "unrecognized arguments"),
     (5, ["--tasks", "piqa", "siqa"], "argument --tasks: invalid choice: 'siqa'"),
     (5, ["--tasks", "boolq"], "has no boolq/validation.jsonl"),
-    (5, ["--eval_split", "test"], "'test' is not TASK=SPLIT or TASK=SPLIT+SPLIT with a task of piqa, hellaswag"),
+    (5, ["--eval_split", "test"], f"'test' is not TASK=SPLIT or TASK=SPLIT+SPLIT with a task of {', '.join(TASKS)}"),
     (5, ["--eval_split", "siqa=test"], "'siqa=test' is not TASK=SPLIT"),
     (5, ["--eval_split", "piqa=test+"], "'piqa=test+' is not TASK=SPLIT"),
     (5, ["--eval_split", "piqa=test+test"], "'piqa=test+test' names a split twice"),
