@@ -22,7 +22,8 @@ from harness.data import Table, hub_errors, read_table, valid_text
 logger = logging.getLogger(__name__)
 
 HUB_NAME = "nyu-mll/glue"
-# Text columns of each task, on the hub and below --data_dir.
+HUB_TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")  # the data sets of HUB_NAME
+# Sentence columns per task, on the hub and in --data_dir; tasks that the hub's GLUE lacks are in --data_dir alone.
 COLUMNS = {
     "cola": ("sentence", None),
     "sst2": ("sentence", None),
@@ -103,11 +104,16 @@ def load_glue(name: str, data_dir: Path | None) -> Task:
     """A GLUE task from `data_dir`/glue/<name>/<split>.jsonl[.gz]|.parquet, or from the hub without `data_dir`.
 
     Raises:
-        ValueError: `data_dir` lacks the train or validation split (names the file that was looked for), or the hub
-            cannot be reached.
+        ValueError: `data_dir` lacks the train or validation split (names the file that was looked for), the task is
+            none of HUB_TASKS and there is no `data_dir`, or the hub cannot be reached.
     """
     suffixes = VALIDATION.get(name, {"": "validation"})
     if data_dir is None:
+        if name not in HUB_TASKS:
+            raise ValueError(
+                f"--task_name {name}: {HUB_NAME} on the hub has no such data set, only {', '.join(HUB_TASKS)}; give "
+                f"--data_dir DIR with glue/{name}/train.jsonl and {suffixes['']}.jsonl"
+            )
         try:
             tables = hub_tables(HUB_NAME, name, ("train", *suffixes.values()))
         except ValueError as error:
@@ -123,8 +129,8 @@ def load_glue(name: str, data_dir: Path | None) -> Task:
         if train_path is None or "" not in paths:
             lacking = "train" if train_path is None else suffixes[""]
             raise ValueError(
-                f"--data_dir {data_dir} has no glue/{name}/{lacking}.jsonl (or .jsonl.gz, .parquet); "
-                "leave --data_dir out to load from the hub"
+                f"--data_dir {data_dir} has no glue/{name}/{lacking}.jsonl (or .jsonl.gz, .parquet)"
+                f"{'; leave --data_dir out to load from the hub' if name in HUB_TASKS else ''}"
             )
         train, splits = read_table(train_path), {key: read_table(path) for key, path in paths.items()}
         files = (train_path, *paths.values())

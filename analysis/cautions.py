@@ -93,6 +93,7 @@ def level_cautions(members: list[Row], table: list[Row], read: ItemReader) -> li
     """
     return [
         *_reference_cautions(members, table, read),
+        *_difficulty_cautions(table),
         *_empty_cautions(members),
         *_seed_cautions(table),
         *_pairing_cautions(table),
@@ -112,6 +113,17 @@ def _reference_cautions(members: list[Row], table: list[Row], read: ItemReader) 
         if said:
             found.append(f"{level}: {said}")
     return found
+
+
+def _difficulty_cautions(table: list[Row]) -> list[str]:
+    """Levels that stand in no order; without a dense score another caution says so."""
+    unknown = [point for point in table if point["difficulty"] is None and not point["reference_only"]]
+    without = dict.fromkeys(point["level"] for point in unknown if point["human"] is None)
+    return [
+        f"{level}: NO HUMAN SCORE, so its difficulty is not known: it stands in no order of levels, no verdict and no "
+        "Junk DNA score."
+        for level in without
+    ]
 
 
 def _empty_cautions(members: list[Row]) -> list[str]:

@@ -79,9 +79,9 @@ def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
         levels: curve_statistics of the levels to compare.
     Returns:
         True, False, or None where it cannot be told; and how many levels were compared, or why it cannot be told.
-        Levels that are not comparable (is_comparable) are left out.
+        Levels that are not comparable, or whose difficulty is not known, are left out (is_ranked).
     """
-    kept = [level for level in levels if is_comparable(level)]
+    kept = [level for level in levels if is_ranked(level)]
     if len(kept) < 2:
         return None, f"{len(kept)} of {len(levels)} levels can be compared"
     if len({level["strengths"] for level in kept}) > 1:
@@ -89,8 +89,6 @@ def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
     if len(set(kept[0]["strengths"])) < estimators.MIN_STRENGTHS:
         return None, TWO_STRENGTHS
     difficulty = [level["difficulty"] for level in kept]
-    if None in difficulty:
-        return None, "the difficulty of some levels is not known"
     if len(set(difficulty)) < len(difficulty):
         return None, "several levels have the same difficulty"
     in_order = estimators.is_monotonic(difficulty, [level["theil_sen_slope"] for level in kept])
@@ -101,13 +99,25 @@ def order_cells(levels: list[Row]) -> list[str]:
     """Two cells of a table: whether the slopes steepen with difficulty, and what this rests on (slope_order)."""
     in_order, basis = slope_order(levels)
     if in_order:
-        basis += f"; by luck alone once in {math.factorial(sum(map(is_comparable, levels)))}"
+        basis += f"; by luck alone once in {math.factorial(sum(map(is_ranked, levels)))}"
+    if unknown := unknown_difficulty(levels):
+        basis += f"; without {unknown}, of unknown difficulty"
     return [ORDER[in_order], basis]
 
 
 def is_comparable(level: Row) -> bool:
     """Whether a level's slope (curve_statistics) means something: it has one, and its dense model learned the task."""
     return level["theil_sen_slope"] is not None and level["dense_above_chance"] is not False
+
+
+def is_ranked(level: Row) -> bool:
+    """Whether a level has a place in the order of slopes: it is comparable, and its difficulty is known."""
+    return is_comparable(level) and level["difficulty"] is not None
+
+
+def unknown_difficulty(levels: Iterable[Row]) -> str:
+    """The names of the levels whose difficulty is not known, each once; "" where there are none."""
+    return ", ".join(dict.fromkeys(level["level"] for level in levels if level["difficulty"] is None))
 
 
 def size_table(table: Sequence[Row], size: str = BYTES) -> list[Row]:

@@ -50,8 +50,9 @@ def of_transfers(differences: Sequence[Row]) -> str:
 
 
 def of_sizes(points: Sequence[Row]) -> str:
-    """On sizes: which compression to at most half of the dense bytes loses least at the hardest level."""
-    small = [row for row in points if row["bytes_fraction"] <= 0.5 and row["normalized_drop"] is not None]
+    """On sizes: which compression to at most half of the dense bytes loses least at the hardest level that is known."""
+    known = [row for row in points if row["normalized_drop"] is not None and row["difficulty"] is not None]
+    small = [row for row in known if row["bytes_fraction"] <= 0.5]
     if not small:
         return _joined(_largest_drop(points, _level_place))
     hardest = [row for row in small if row["level"] == small[-1]["level"]]

@@ -10,13 +10,14 @@ import re
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ft2font import FT2Font
+from matplotlib.layout_engine import LayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
@@ -47,6 +48,7 @@ LEFT_TO_RIGHT = "\N{LEFT-TO-RIGHT MARK}"
 def arrange(figure: Figure) -> None:
     """Fix the layout of a figure: titles are wrapped, and the figure is enlarged until legends and panels have room.
 
+    A legend of the figure (loc "outside upper …" or "outside lower …") stands below its title, or above its caption.
     Only the numbers on logarithmic axes are parsed as formulas. Each letter gets a font of this machine that has it.
     """
     _draw_dollars_as_they_are(figure)
@@ -65,14 +67,43 @@ def arrange(figure: Figure) -> None:
             break
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            engine.execute(figure)
+            _execute(engine, figure)
         collapsed = any("constrained_layout" in str(warning.message) for warning in warned)
         wide, high = (COLLAPSED_GROWTH, COLLAPSED_GROWTH) if collapsed else _growth(figure)
         grown = max(wide, high) > 1
         figure.set_size_inches(figure.get_figwidth() * wide, figure.get_figheight() * high)
     if grown:
-        engine.execute(figure)
+        _execute(engine, figure)
     figure.set_layout_engine(None)
+
+
+def _execute(engine: LayoutEngine, figure: Figure) -> None:
+    """Run the layout engine, with room for both a title (or caption) and a legend at the same edge of the figure.
+
+    matplotlib's engine reserves the larger height of the two and draws one over the other.
+    """
+    gap, whole = 0.5 * GAP * figure.dpi, figure.bbox.height
+    text_ends, panels_end = {"upper": whole, "lower": 0.0}, {"upper": whole, "lower": 0.0}  # pixels from below
+    for edge, text, inward in (("upper", figure._suptitle, -1), ("lower", figure._supxlabel, 1)):
+        legends = [legend for legend in figure.legends if legend._outside_loc == edge]
+        if text is not None and text.get_text() and legends:
+            text.set_in_layout(False)  # and out of the engine's hands
+            text.set_y((text_ends[edge] + inward * gap) / whole)
+            text.set_verticalalignment("top" if edge == "upper" else "bottom")
+            text_ends[edge] += inward * (text.get_window_extent().height + gap)
+            highest = max(legend.get_window_extent().height for legend in legends)
+            panels_end[edge] = text_ends[edge] + inward * (highest + 2 * gap)
+            for legend in legends:
+                legend.set_bbox_to_anchor(_strip(figure, text_ends))
+    if panels_end != {"upper": whole, "lower": 0.0}:
+        engine.set(rect=_strip(figure, panels_end))
+    engine.execute(figure)
+
+
+def _strip(figure: Figure, ends: Mapping[str, float]) -> tuple[float, float, float, float]:
+    """The part of the figure between a lower and an upper height in pixels: left, bottom, width, height as shares."""
+    whole = figure.bbox.height
+    return 0.0, ends["lower"] / whole, 1.0, (ends["upper"] - ends["lower"]) / whole
 
 
 def shortened(name: str, letters: int) -> str:

@@ -11,6 +11,7 @@ from analysis.curves import (
     order_cells,
     size_curves,
     size_spearman,
+    unknown_difficulty,
 )
 from analysis.names import (
     YES_NO,
@@ -69,7 +70,18 @@ def _levels(table: list[Row]) -> list[str]:
                 _listed(fact for fact in first["facts"] if not fact.startswith(REFERENCE) and not fact.endswith("=0")),
             ]
         )  # fmt: skip
-    return ["From easy to hard.", "", *markdown(head, body)]
+    return [_about_order(table), "", *markdown(head, body)]
+
+
+def _about_order(table: list[Row]) -> str:
+    """In which order the levels stand."""
+    shown = [point for point in table if not point["reference_only"]]
+    unknown = unknown_difficulty(shown)
+    if not unknown:
+        return "From easy to hard."
+    if all(point["difficulty"] is None for point in shown):
+        return "In the order of the runs: no level's difficulty is known."
+    return f"From easy to hard; then, of unknown difficulty: {unknown}."
 
 
 def _listed(told: Iterable[str]) -> str:

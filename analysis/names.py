@@ -123,6 +123,16 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
+def rounded(count: int) -> str:
+    """The number with two digits; it is not more exact than that."""
+    return "more than a million" if count > 1_000_000 else f"{float(f'{count:.2g}'):,.0f}"
+
+
+def p_text(p_value: float) -> str:
+    """p = 0.012, or p < 0.001."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
 def with_bounds(value: float | None, low: float | None, high: float | None) -> str:
     """-0.345 [-0.844, 0.188]; an unknown bound is left empty, and the brackets where neither is known."""
     return number(value) if low is None and high is None else f"{number(value)} [{number(low)}, {number(high)}]"

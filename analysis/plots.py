@@ -340,8 +340,9 @@ def levels(table: list[Row]) -> Figure:
     found = level_curves(table)
     if not found:
         raise ValueError("the runs hold no compressed model at a level of difficulty, so there is nothing to draw")
-    names = list(dict.fromkeys(point["level"] for point in table if not point["reference_only"]))
-    looks = style.level_looks(names)
+    shown = dict.fromkeys(point["level"] for point in table if not point["reference_only"])
+    unknown = _unknown(table)
+    looks = style.level_looks([name for name in shown if name not in unknown], unknown)
     everything = [points for of_level in found.values() for points in of_level.values()]
     panels: dict[tuple, Panel] = {}
     for (kind, *method), of_level in found.items():
@@ -355,7 +356,7 @@ def levels(table: list[Row]) -> Figure:
     counts, most = [sum(key[0] == kind for key in panels) for kind in KINDS], 4
     columns = sum(counts) if sum(counts) <= most else min(most, max(counts))
     width = min(4.2, max(3.2, 11 / columns))
-    legend_columns = 1 if max(map(len, names)) > LONGEST_PAIRED_NAME else 2
+    legend_columns = 1 if max(map(len, looks)) > LONGEST_PAIRED_NAME else 2
     legend_lines = 1 + math.ceil((len(looks) + 1) / legend_columns)
     data = list(dict.fromkeys(point["dataset"] for point in table if point["dataset"] and not point["reference_only"]))
     title = set_title(table[0]["setting"], table[0]["task"])
@@ -447,6 +448,12 @@ def _tuning_caption(table: list[Row], more: str) -> str:
     return f"{table[0]['model']}{pruned}. {style.seeds_note(table)} Dotted: chance level. {more}"
 
 
+def _unknown(table: list[Row]) -> list[str]:
+    """The names of the levels whose difficulty is not known."""
+    shown = [point for point in table if not point["reference_only"]]
+    return list(dict.fromkeys(point["level"] for point in shown if point["difficulty"] is None))
+
+
 def _level_caption(table: list[Row]) -> str:
     shown = [point for point in table if not point["reference_only"]]
     readers = ", ".join(dict.fromkeys(point["reader"] for point in shown if point["reader"]))
@@ -457,6 +464,7 @@ def _level_caption(table: list[Row]) -> str:
         f"{f', read by {readers}' if readers else ''}. {seeds} seed{'' if seeds == '1' else 's'}. "
         f"Band: {style.band_note(shown)}. Dotted: chance level. Slope: normalized drop per unit of weights removed"
         f"{f' (bits: 1 - bits/{DENSE_BITS})' if has_bits else ''}."
+        f"{' Grey: difficulty not known.' if _unknown(table) else ''}"
     )
 
 

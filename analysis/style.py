@@ -11,7 +11,7 @@ import math
 import textwrap
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -44,6 +44,7 @@ _COMPRESSION_LOOKS = {
 }
 COMPRESSION_STYLE = {name: {"label": COMPRESSIONS[name], **look} for name, look in _COMPRESSION_LOOKS.items()}
 LEVEL_MARKERS = "os^DvPX*"
+UNKNOWN_COLORS = ("0.45", "0.65", "0.3", "0.55")  # of levels of unknown difficulty, which are neither easy nor hard
 NEW_COLORS = ("#6A3D9A", "#8C9A1E", "#C2185B", "#2F4B7C")  # of methods that users add
 KIND_TITLE = {
     "sparsity": "Unstructured sparsity",
@@ -128,17 +129,19 @@ def fraction_color(fraction: float) -> tuple[float, float, float, float]:
     return matplotlib.colormaps["viridis"](0.88 * max(0.0, (math.sqrt(fraction) - 0.2) / 0.8))
 
 
-def level_looks(names: list[str]) -> dict[str, dict]:
+def level_looks(names: list[str], unknown: Sequence[str] = ()) -> dict[str, dict]:
     """Colour and marker of each level: light for easy, dark for hard, the same colours in all settings.
 
     Args:
         names: from easy to hard.
+        unknown: names of levels whose difficulty is not known, which are grey.
     """
     shares = [place / (len(names) - 1) for place in range(len(names))] if len(names) > 1 else [0.5]
-    colors = [matplotlib.colormaps["viridis"](0.82 * (1 - share)) for share in shares]
+    colors = [matplotlib.colormaps["viridis"](0.82 * (1 - share)) for share in shares[: len(names)]]
+    colors += [UNKNOWN_COLORS[place % len(UNKNOWN_COLORS)] for place in range(len(unknown))]
     return {
         name: {"color": color, "marker": LEVEL_MARKERS[place % len(LEVEL_MARKERS)]}
-        for place, (name, color) in enumerate(zip(names, colors, strict=True))
+        for place, (name, color) in enumerate(zip([*names, *unknown], colors, strict=True))
     }
 
 

@@ -295,10 +295,10 @@ def level_table(rows: list[Row], read: ItemReader | None = None) -> list[Row]:
         rows: runs of any setting; those of other kinds are passed over.
         read: reads the items of runs, each run once.
     Returns:
-        Levels that are mere references come last. mean_stderr is the standard error over groups of items. points_stderr
-        is that of points_drop, each item compared with the dense model's outcome on it; items that either side lacks
-        are left out and counted as unpaired. drop_low and drop_high are None here (verdicts.with_intervals). In setting
-        5 a level without difficulty has the gap to people as its difficulty.
+        Levels whose difficulty is not known come after the others, then mere references. In setting 5 the difficulty is
+        the gap to people, which needs a dense and a human score. mean_stderr is the standard error over groups of
+        items. points_stderr is that of points_drop, each item compared with the dense model's outcome on it; items that
+        either side lacks are left out and counted as unpaired. drop_low and drop_high: verdicts.with_intervals.
     Raises:
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
@@ -345,12 +345,12 @@ def _difficulty(row: Row, dense: list[Row]) -> float | None:
 
 
 def _level_order(members: list[Row], difficulty: dict[str, float | None]) -> dict[str, tuple]:
-    """Sort keys of levels: by difficulty where all have one, else as the runs list them; references come last."""
+    """Sort keys of levels: by difficulty; then those of unknown difficulty, as the runs list them; then references."""
     own = {row["level"]: bool(row.get("facts", {}).get("reference_only")) for row in members}
-    known = all(difficulty[level] is not None for level, is_reference in own.items() if not is_reference)
     index = {row["level"]: row["level_index"] for row in members}
+    known = {level: 0.0 if own[level] else value for level, value in difficulty.items()}
     return {
-        level: (is_reference, difficulty[level] if known and not is_reference else 0.0, index[level], level)
+        level: (is_reference, known[level] is None, known[level] or 0.0, index[level], level)
         for level, is_reference in own.items()
     }
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 
 from analysis import verdicts
+from analysis.names import rounded
 from analysis.replicates import CurveKey, LevelCurve
 from analysis.resampling import Replicates
 from analysis.table import FigureKey, Row, amount, bytes_fraction
@@ -110,10 +111,10 @@ def _failing(
     if least is not None and least < -tolerance:
         row["items_needed"] = math.ceil(drawn.items * least / -tolerance)
         few = f"too few items: had none been lost, {100 * -least:.3g} % might be"
-        return row | {"reason": f"{few}; at least {verdicts.rounded(row['items_needed'])} are needed"}
+        return row | {"reason": f"{few}; at least {rounded(row['items_needed'])} are needed"}
     needed = verdicts.items_needed(drawn, drop + tolerance, confidence)
     row["items_needed"] = needed
-    enough = "more items alone would not do" if needed is None else f"about {verdicts.rounded(needed)} items would do"
+    enough = "more items alone would not do" if needed is None else f"about {rounded(needed)} items would do"
     return row | {"reason": f"what fails is within the tolerance, but not surely: {enough}"}
 
 

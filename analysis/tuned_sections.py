@@ -4,13 +4,12 @@ from collections import Counter
 from collections.abc import Callable
 
 from analysis.contrasts import SHORT, UNSURE, pair_sentences
-from analysis.curves import curve_statistics, domain_curves, levels_by, order_cells, slope_order
+from analysis.curves import curve_statistics, domain_curves, levels_by, order_cells
 from analysis.estimators import MEAN_OF_ENDS, STRAIGHT_LINE
 from analysis.human_gap import MEASURES, has_place, left_out, order_sentences
 from analysis.lines import CONNECTED_ERROR, LINE_KEY
 from analysis.names import (
     KIND_NAME,
-    ORDER,
     YES_NO,
     markdown,
     number,
@@ -271,8 +270,7 @@ def _domain_slopes(table: list[Row]) -> list[str]:
              number(level["theil_sen_slope"]), number(level["corrected_slope"])]
             for level in levels
         ]  # fmt: skip
-        in_order, basis = slope_order(levels)
-        orders.append([condition, transfer, kind, ORDER[in_order], basis])
+        orders.append([condition, transfer, kind, *order_cells(levels)])
     return [
         "Slope: Theil-Sen, normalized drop per unit of sparsity; corrected: of the score above chance.", "",
         *markdown(head, body), "", "The hypothesis says that the slope steepens with difficulty (1 - share):", "",

@@ -12,8 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis import estimators, resampling
-from analysis.curves import corrected_levels, curve_statistics, is_comparable, slope_order
-from analysis.names import compression_name
+from analysis.curves import (
+    corrected_levels,
+    curve_statistics,
+    is_comparable,
+    is_ranked,
+    slope_order,
+    unknown_difficulty,
+)
+from analysis.names import compression_name, p_text, rounded
 from analysis.replicates import CurveKey, LevelCurve, LevelReplicates, resampled_figures
 from analysis.resampling import FEW_CLUSTERS, RESAMPLES, Replicates
 from analysis.table import FigureKey, Row, amount
@@ -42,7 +49,7 @@ SLOPE_COLUMNS = (
     "largest_amount", "weakest_drop", "amount_reason", "reason",
 )  # fmt: skip
 ORDER_COLUMNS = (
-    *CURVE_KEYS, "measure", "levels", "order", "order_share", "luck", "p_value", "holm_p", "contrary_p",
+    *CURVE_KEYS, "measure", "levels", "left_out", "order", "order_share", "luck", "p_value", "holm_p", "contrary_p",
     "holm_contrary_p", "page_l", "page_blocks", "page_p", "holm_page_p", "verdict", "items", "items_needed",
     "junk_dna_score", "junk_dna_low", "junk_dna_high", "text",
 )  # fmt: skip
@@ -130,8 +137,9 @@ def of_figure(key: FigureKey, curves: dict[CurveKey, list[LevelCurve]], confiden
         the score above chance where that is known; where it is beyond FALLEN, the order is not judged.
         orders: of each curve, for the paper's measure (raw) and, where levels have a chance, the chance-corrected one:
         whether the slopes are in the order of difficulty, in which share of the resamples, how often by luck, and the
-        verdict. p_value is that of "each harder level falls faster": the largest of the one-sided p-values of
-        neighbouring levels, since all must hold. contrary_p is that of "some harder level falls slower": the smallest,
+        verdict; left_out are levels whose difficulty is not known, which have no place in it. p_value is that of "each
+        harder level falls faster": the largest of the one-sided p-values of neighbouring levels, since all must hold.
+        contrary_p is that of "some harder level falls slower": the smallest,
         times their number. page_p is that of Page's test over groups of items that all levels share, where the dense
         model gets MIN_RIGHT of a group right on average. holm_ is each of these, corrected over the curves of one
         figure and measure; the verdict rests on them. items_needed (estimators.items_needed) is for what cannot be told
@@ -330,10 +338,11 @@ def _order(place: Row, measured: str, levels: list[LevelTrend], confidence: floa
     if measured == CORRECTED:
         statistics = corrected_levels(statistics)
     order, basis = slope_order(statistics)
-    kept = [level for level, own in zip(levels, statistics, strict=True) if is_comparable(own)]
+    kept = [level for level, own in zip(levels, statistics, strict=True) if is_ranked(own)]
     row = {
         **dict.fromkeys(ORDER_COLUMNS), **place, **_page(measured, levels),
-        "measure": measured, "levels": len(kept), "order": order, "verdict": CANNOT_TELL, "text": basis,
+        "measure": measured, "levels": len(kept), "left_out": unknown_difficulty(statistics),
+        "order": order, "verdict": CANNOT_TELL, "text": basis,
     }  # fmt: skip
     if order is None:
         left_out = sorted({level.row["reason"] for level in levels if level not in kept} - {""})
@@ -391,8 +400,9 @@ def _of_slopes(slopes: list[Replicates], pairs: list[Pair], confidence: float) -
 
 def _page(measured: str, levels: list[LevelTrend]) -> Row:
     """Page's test over the groups of items that all comparable levels share; no columns where they share none."""
-    kept = [level for level in levels if level.statistics["dense_above_chance"] is not False]
-    if any(measured not in level.losses or level.statistics["difficulty"] is None for level in kept):
+    known = [level for level in levels if level.statistics["difficulty"] is not None]
+    kept = [level for level in known if level.statistics["dense_above_chance"] is not False]
+    if any(measured not in level.losses for level in kept):
         return {}
     kept.sort(key=lambda level: level.statistics["difficulty"])
     difficulties = {level.statistics["difficulty"] for level in kept}
@@ -458,11 +468,13 @@ def _sentence(row: Row, pairs: list[Pair], alpha: float, outlook: str) -> str:
     if row["p_value"] is None:
         told = f"{CANNOT_TELL}: {row['text']}"
     elif row["verdict"] == MONOTONIC:
-        told = f"{MONOTONIC}: each harder level falls faster than the next easier one (one-sided {_p(row['holm_p'])})"
+        told = (
+            f"{MONOTONIC}: each harder level falls faster than the next easier one (one-sided {p_text(row['holm_p'])})"
+        )
     elif row["verdict"] == NOT_MONOTONIC:
         pair = min(pairs, key=lambda pair: pair.contrary_p)
         told = f"{NOT_MONOTONIC}: {pair.harder} falls slower than {pair.easier}, which is easier "
-        told += f"(one-sided {_p(row['holm_contrary_p'])})"
+        told += f"(one-sided {p_text(row['holm_contrary_p'])})"
     else:
         told = f"{CANNOT_TELL} at this sample size ({row['items']} items a level): {outlook}"
     if row["order_share"] is not None:
@@ -471,17 +483,10 @@ def _sentence(row: Row, pairs: list[Pair], alpha: float, outlook: str) -> str:
     if row["holm_page_p"] is not None:
         found = "grows" if row["holm_page_p"] <= alpha else "is not shown to grow"
         told += f"; over {row['page_blocks']} groups of items the loss {found} with difficulty "
-        told += f"(Page's L, one-sided {_p(row['holm_page_p'])})"
+        told += f"(Page's L, one-sided {p_text(row['holm_page_p'])})"
+    if row["left_out"]:
+        told += f"; without {row['left_out']}, of unknown difficulty"
     return told + "."
-
-
-def rounded(count: int) -> str:
-    """The number with two digits; it is not more exact than that."""
-    return "more than a million" if count > 1_000_000 else f"{float(f'{count:.2g}'):,.0f}"
-
-
-def _p(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def _percent(share: float) -> str:

@@ -5,6 +5,8 @@ import ctypes
 import platform
 import resource
 import sys
+import time
+from collections.abc import Iterable
 
 import psutil
 import torch
@@ -95,6 +97,14 @@ def release_memory() -> None:
     module = torch.get_device_module()
     if hasattr(module, "empty_cache"):
         module.empty_cache()
+
+
+def clock(devices: Iterable[torch.device]) -> float:
+    """Seconds of a steady clock, once GPUs among the devices have done all that they were given."""
+    for device in devices:
+        if device.type in WITH_STREAMS:
+            torch.accelerator.synchronize(device)
+    return time.monotonic()
 
 
 def reset_peak_memory(device: torch.device | str) -> None:

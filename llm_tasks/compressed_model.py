@@ -5,6 +5,7 @@ fits into memory.
 """
 
 import functools
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,18 +26,11 @@ from transformers import (
 
 from harness import records
 from harness.cells import Cell
+from harness.device import clock
 from harness.model_files import check_checkpoint_files
 from harness.models import load_pretrained, longest_input, meta_model, save_model, stored_dtype
 from llm_tasks.engine.processes import ALONE, Processes
-from llm_tasks.methods import (
-    DENSE,
-    METHODS,
-    Options,
-    Strength,
-    compressed_by,
-    is_quantized,
-    strength_of,
-)
+from llm_tasks.methods import DENSE, METHODS, Options, Strength, compressed_by, is_quantized, strength_of
 from pruning import calibration
 from pruning.blocks import BlockStorage, HostBlocks, StreamedBlocks, move_outside, remove_converted
 from pruning.layers import decoder_blocks, decoder_weights
@@ -53,6 +47,7 @@ from quantization.gptqmodel_export import check_exportable, save_packed
 logger = logging.getLogger(__name__)
 
 STORED_DENSE = "They are stored dense: files are no smaller, inference no faster."
+SECONDS_FILE = ".compress_seconds"  # in a streamed model's folder, as JSON
 PACKED = "They are stored as packed integers (GPTQ format): GPTQModel.load(folder) of gptqmodel serves them."
 
 
@@ -234,13 +229,17 @@ class CompressibleModel:
         keep_dense: hold a copy of the compressible weights; without it the model can be compressed once.
         how: how compressions are carried out.
         computed_on: device to which blocks are brought that are in host memory; None: they are where they are computed.
+    Attributes:
+        seconds: what the compression that the model has now took when it was made: calibration and the method, with
+            what its strengths share, which is prepared once; 0 for the dense model.
     """
 
     def __init__(
         self, model: PreTrainedModel, how: Compression, keep_dense: bool, computed_on: torch.device | None = None
     ) -> None:
         self.model, self._how, self._computed_on = model, how, computed_on
-        self._prepared: dict[tuple[str, str], Any] = {}  # by compression and weight
+        self.seconds = 0.0
+        self._prepared: dict[tuple[str, str], tuple[Any, float]] = {}  # by compression and weight; with its seconds
         self.weights = decoder_weights(model)
         self._dense = {name: weight.matrix.cpu().clone() for name, weight in self.weights.items()} if keep_dense else {}
         self._changed = False
@@ -279,28 +278,44 @@ class CompressibleModel:
             for name, dense in self._dense.items():
                 self.weights[name].matrix.copy_(dense)
         compression = cell["compression"]
-        self._changed = compression != DENSE
+        self._changed, self.seconds = compression != DENSE, 0.0
+        if not self._changed:
+            return {}
+        started, before, grids = self._clock(), 0.0, {}
         if compression == "magnitude" and cell["sparsity"] is not None and self._how.magnitude_scope == "global":
             matrices = self.matrices()
             apply_masks(matrices, magnitude_masks(matrices, [cell["sparsity"]], "global")[0])
         elif compression in self._how.shared:
-            self._compress_shared(cell, self._how.shared[compression])
-        elif self._changed:
-            return compress_weights(self.model, cell, tokens, self._how, self.storage())
-        return {}
+            before = self._compress_shared(cell, self._how.shared[compression])
+        else:
+            grids = compress_weights(self.model, cell, tokens, self._how, self.storage())
+        self.seconds = before + self._clock() - started
+        return grids
 
-    def _compress_shared(self, cell: Cell, strengths: Sequence[Strength]) -> None:
-        """Compress every weight by the method's `shared`, which prepares each once for all `strengths`."""
+    def _clock(self) -> float:
+        return clock({matrix.device for matrix in self.matrices().values()})
+
+    def _compress_shared(self, cell: Cell, strengths: Sequence[Strength]) -> float:
+        """Compress every weight by the method's `shared`, which prepares each once for all `strengths`.
+
+        Returns the seconds that an earlier strength took to prepare what is used here.
+        """
         compression, strength = cell["compression"], strength_of(cell)
-        shared = METHODS[compression].shared
+        shared, before = METHODS[compression].shared, 0.0
 
         def compress_linear(W: Tensor, inputs: None, name: str) -> Tensor:
+            nonlocal before
             key = compression, name
-            if key not in self._prepared:
-                self._prepared[key] = shared.prepare(W, strengths)
-            return checked(shared.compress(W, self._prepared[key], strength), W)
+            if key in self._prepared:
+                before += self._prepared[key][1]
+            else:
+                started = self._clock()
+                prepared = shared.prepare(W, strengths)
+                self._prepared[key] = prepared, self._clock() - started
+            return checked(shared.compress(W, self._prepared[key][0], strength), W)
 
         compress_blocks(self.model, None, compress_linear, storage=self.storage())
+        return before
 
 
 def checked(found: Tensor, W: Tensor) -> Tensor:
@@ -375,24 +390,35 @@ def export(
 def stream(
     folder: Path, cell: Cell, source: ModelSource, how: Compression, run_identity: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase, tokens: Tensor | None,
-) -> StreamedBlocks:  # fmt: skip
-    """Write <folder>/model block by block, going on where a killed job stopped; returns it opened for reading."""
+) -> tuple[StreamedBlocks, float | None]:  # fmt: skip
+    """Write <folder>/model block by block, going on where a killed job stopped.
+
+    Returns:
+        The model opened for reading, and the seconds that its compression took, shards written: 0 for the dense model,
+        None where a killed job made some blocks, or left no record of its seconds.
+    """
     files, out = Path(source.name), folder / "model"
+    record = out / SECONDS_FILE
     dtype = None if source.dtype == "auto" else getattr(torch, source.dtype)
     trust = source.trust_remote_code
     remove_converted(folder)
     if cell["compression"] == DENSE:
-        return StreamedBlocks(files, None, dtype, trust_remote_code=trust, scratch=folder, device=source.device)
+        return StreamedBlocks(files, None, dtype, trust_remote_code=trust, scratch=folder, device=source.device), 0.0
     job = records.recipe(run_identity)
     if StreamedBlocks.is_complete(out, job):
-        return StreamedBlocks(out, trust_remote_code=trust, scratch=folder, device=source.device)
+        seconds = json.loads(record.read_text()) if record.is_file() else None
+        return StreamedBlocks(out, trust_remote_code=trust, scratch=folder, device=source.device), seconds
     storage = StreamedBlocks(files, out, dtype, job, trust, device=source.device)
+    resumed = storage.progress["next"] > 0
     if tokens is None:  # else the walk looks itself
         check_replayed(storage.model, storage, how.precision)
+    started = clock([])
     compress_weights(storage.model, cell, tokens, how, storage)
+    seconds = None if resumed else clock([]) - started
+    record.write_text(json.dumps(seconds))
     tokenizer.save_pretrained(out)
     (out / "README.md").write_text(model_card(cell, run_identity))
-    return storage.complete()
+    return storage.complete(), seconds
 
 
 def compression_facts(cell: Cell, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:

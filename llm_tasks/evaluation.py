@@ -98,13 +98,15 @@ def encode(
 
 
 def report_levels(setting: int | str, levels: Sequence[EncodedLevel]) -> None:
-    """Log what each level holds, and what was left out of it or cut."""
+    """Log what each level holds, and what was left out of it or cut; warn where its difficulty will not be known."""
     for encoded in levels:
         level = encoded.level
         facts = {"shortened": encoded.shortened, "skipped as too long": encoded.skipped, **level.facts}
         told = "".join(f", {name.replace('_', ' ')}: {value:.6g}" for name, value in facts.items() if value)
         logger.info("setting %s, %s (%s, %s): %d items%s", setting, level.name, level.dataset, level.reader,
                     len(level.prompts), told)  # fmt: skip
+        if level.difficulty is None and level.human is None and not level.facts.get("reference_only"):
+            logger.warning("setting %s, no human score: %s is shown without difficulty", setting, level.name)
 
 
 def warn_of_chance(setting: int | str, levels: Sequence[dict[str, Any]]) -> None:

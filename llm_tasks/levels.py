@@ -56,7 +56,7 @@ class Level(NamedTuple):
         reader: one of READERS: the option's letter by log-likelihood, the letter as the token that the model generates,
             the option's text by log-likelihood, or a generated answer.
         prompts: one per item.
-        human: score of people, a fraction, where it defines the difficulty.
+        human: score of people, a fraction, where it defines the difficulty; None where it is not known.
         facts: counts of what was left out and other facts of its items, such as {"options_refer_to_others": 649}.
     """
 

@@ -391,7 +391,7 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
             run_folder.start_run(folder, job.identities[folder], environment(job))
         dense = None if job.streams else loaded()
     made = compress_streamed(job, folder) if dense is None else compress_loaded(job, dense, folder)
-    compressed = time.monotonic()
+    evaluated_from = time.monotonic()
     found = measure_model(job, made, cell)
     if not processes.is_main:
         return
@@ -400,8 +400,7 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
         **plan.describe(cell, job.identities[folder], given["model_name_or_path"], given["magnitude_scope"]),
         **made.facts,
         **found.facts,
-        "compress_seconds": compressed - started,
-        "evaluate_seconds": time.monotonic() - compressed,
+        "evaluate_seconds": time.monotonic() - evaluated_from,
         "seconds": time.monotonic() - started,
         "peak_memory_bytes": peak_memory(device),
         "levels": found.levels,
@@ -422,9 +421,9 @@ def compress_streamed(job: Job, folder: Path) -> Compressed:
     """The cell's model, written block by block."""
     cell = job.folders[folder]
     tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) else None
-    blocks = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
+    blocks, seconds = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
     refuse_unknown_ids(blocks.model, job.tokenizer)
-    return Compressed(blocks.model, blocks, compression_facts(cell, blocks.weights()))
+    return Compressed(blocks.model, blocks, {**compression_facts(cell, blocks.weights()), "compress_seconds": seconds})
 
 
 def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> Compressed:
@@ -432,7 +431,7 @@ def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> Compres
     cell, run_identity, processes = job.folders[folder], job.identities[folder], job.processes
     tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) and processes.is_main else None
     grids = dense.compress(cell, tokens, processes)
-    facts = compression_facts(cell, dense.matrices().items())
+    facts = {**compression_facts(cell, dense.matrices().items()), "compress_seconds": dense.seconds}
     with processes.together():
         if job.asked.given["save_model"] and processes.is_main:
             save_compressed(folder, dense.model, cell, run_identity, job.tokenizer)

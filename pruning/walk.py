@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_AT_ONCE = 2**21  # weights that are masked at once
 ROWS_AT_ONCE = 128  # tokens whose squares are summed at once, so that their float32 copies fit into the CPU's cache
-STATISTICS = ("sq_norms", "hessian")
 # Decoders with per-layer inputs computed from the tokens: arithmetic 1 gave their blocks those of another window.
 WRONG_IN_1 = ("gemma4_text", "gemma4_unified_text")
 
@@ -37,47 +37,75 @@ def arithmetic(config: PretrainedConfig) -> int:
     return 2 if config.get_text_config().model_type in WRONG_IN_1 else 1
 
 
+def add_sq_norms(sq_norms: Tensor, X: Tensor) -> None:
+    """Add the squared Euclidean norm of each column of X, (tokens, in), to `sq_norms`, (in,) float32, in place."""
+    for rows in X.split(ROWS_AT_ONCE if X.device.type == "cpu" else max(1, len(X))):
+        sq_norms += rows.float().square().sum(dim=0)
+
+
+class Statistic(NamedTuple):
+    """A statistic of a layer's inputs X, (tokens, in_features), which is summed over batches in float32 from zeros.
+
+    Fields:
+        shape: of the sum, from in_features.
+        add: adds a batch of X, of any float dtype, to the sum in place.
+    """
+
+    shape: Callable[[int], tuple[int, ...]]
+    add: Callable[[Tensor, Tensor], None]
+
+
+STATISTICS = {
+    "sq_norms": Statistic(lambda in_features: (in_features,), add_sq_norms),
+    "hessian": Statistic(lambda in_features: (in_features, in_features), add_gram),
+}
+
+
 class InputStatistics:
-    """Statistics of a layer's inputs X, (tokens, in_features), summed over all tokens in float32.
+    """One of STATISTICS of a layer's inputs X, (tokens, in_features), summed over all tokens.
 
     Args:
-        statistic: "sq_norms", or "hessian", which gives sq_norms too.
+        statistic: its name; "hessian" gives sq_norms too.
     Attributes:
         num_tokens: number of rows of X.
         sq_norms: squared Euclidean norm of each input feature, (in_features,).
         hessian: X^T X, (in_features, in_features).
     Raises:
-        ValueError: another statistic, or `hessian` is read where it was not computed.
+        ValueError: there is no such statistic, or one is read that was not collected.
     """
 
     def __init__(self, statistic: str, in_features: int, device: torch.device) -> None:
         if statistic not in STATISTICS:
             raise ValueError(f"there is no statistic {statistic!r}; there are {', '.join(STATISTICS)}")
-        shape = (in_features,) if statistic == "sq_norms" else (in_features, in_features)
         self.num_tokens = 0
-        self._sum = torch.zeros(shape, device=device)
+        self._sum = torch.zeros(STATISTICS[statistic].shape(in_features), device=device)
         self._statistic = statistic
         self._factors: dict[tuple[float, bool], InverseFactor] = {}
 
+    def sum_of(self, statistic: str) -> Tensor:
+        """The sum; ValueError unless it is of this statistic."""
+        if statistic != self._statistic:
+            raise ValueError(f"the method reads the statistic {statistic!r}, but {self._statistic!r} was collected")
+        return self._sum
+
     @property
     def sq_norms(self) -> Tensor:
-        return self._sum if self._statistic == "sq_norms" else self._sum.diagonal()
+        return self._sum.diagonal() if self._statistic == "hessian" else self.sum_of("sq_norms")
 
     @property
     def hessian(self) -> Tensor:
-        if self._statistic != "hessian":
-            raise ValueError(f"a method that reads the Hessian needs the statistic 'hessian', not {self._statistic!r}")
-        return self._sum
+        return self.sum_of("hessian")
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no value of the sum is NaN or infinite."""
+        return all_finite(self._sum)
 
     def add(self, inputs: Tensor) -> None:
         """Add the tokens of `inputs`, (…, in_features)."""
         inputs = inputs.reshape(-1, inputs.shape[-1])
         self.num_tokens += len(inputs)
-        if self._statistic == "hessian":
-            add_gram(self._sum, inputs)
-        else:
-            for rows in inputs.split(ROWS_AT_ONCE if inputs.device.type == "cpu" else max(1, len(inputs))):
-                self._sum += rows.float().square().sum(dim=0)
+        STATISTICS[self._statistic].add(self._sum, inputs)
 
     def inverse_factor(self, damping: float, act_order: bool = False) -> InverseFactor:
         """See factor_inverse; computed once for all layers that share these inputs."""
@@ -130,7 +158,7 @@ def collect_statistics(
         replay: has run the windows up to block `index`.
         block: block `index`, with its weights in memory.
         weights: some of the block's weights.
-        statistic: "sq_norms" or "hessian".
+        statistic: one of STATISTICS.
         num_batches: use only the first batches; all when None.
     Raises:
         ValueError: an input is NaN or infinite, or no token reached a layer (the message names it).
@@ -155,7 +183,7 @@ def collect_statistics(
             if weight.expert is None:
                 more = ": it is not used for text, or its block does not call it as a module"
             raise ValueError(f"{weight.name}: no calibration token reached it{more}")
-        if not recorder.statistics[weight.name].sq_norms.isfinite().all():
+        if not recorder.statistics[weight.name].is_finite:
             raise ValueError(f"{weight.name}: its inputs are NaN or infinite on the calibration text")
     return recorder.statistics
 
@@ -181,7 +209,7 @@ def compress_blocks(
     Args:
         tokens: calibration windows, (num_samples, seq_len); may be None for a method without statistics.
         compress_linear: the method; called once per weight, returns the new weight or a keep-mask.
-        statistic: what the method reads of the inputs: None, "sq_norms" or "hessian".
+        statistic: what the method reads of the inputs: one of STATISTICS, or None.
         true_sequential: within a block, collect statistics again for each group of layers that share inputs, after the
             groups before it are compressed.
         tokens_per_batch: a batch holds as many windows as fit into this many tokens; more need more memory, and change
@@ -339,7 +367,8 @@ def walk_cost(
     weights = block_weights(blocks[0], f"{name}.0")
     shapes = [tuple(weight.matrix.shape) for weight in weights]
     matmuls = sum(rows * columns for rows, columns in shapes) * 2
-    squares = [size**2 for size in distinct_inputs(model, weights)] if statistic == "hessian" else [0]
+    inputs = distinct_inputs(model, weights)
+    squares = [math.prod(shape) for shape in map(STATISTICS[statistic].shape, inputs) if len(shape) > 1] or [0]
     hidden = model.config.get_text_config().hidden_size
     largest = max(rows * columns for rows, columns in shapes)
     # of each Hessian its sum and its factor, and two more while one is factored; two float32 copies of a weight

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broken import Assets, Broken
+from method_lists import calibrated, obeying, taking
 
 PERPLEXITY, OWN = "llm_tasks.perplexity", "llm_tasks.own_task"
 SETTING2, SETTING5 = "llm_tasks.setting2_option_count", "llm_tasks.setting5_human_gap"
@@ -77,16 +78,16 @@ UNOBEYED = [
     Broken("per character of written answers", OWN, own_task(ANSWERS, "--length_normalized"),
            ("--length_normalized is for items with 'choices'",)),
     Broken("groups for wanda", PERPLEXITY, strengths("wanda", "--sparsity", "0.5", "--group_size", "64"),
-           ("--group_size is obeyed by --compression rtn, gptq", "asked for is wanda")),
+           (f"--group_size is obeyed by --compression {obeying('group_size')}", "asked for is wanda")),
     Broken("groups in the default itself", PERPLEXITY, strengths("wanda", "--sparsity", "0.5", "--group_size", "128"),
-           ("--group_size is obeyed by --compression rtn, gptq",)),
+           (f"--group_size is obeyed by --compression {obeying('group_size')}",)),
     Broken("activation order for rtn", PERPLEXITY, uncalibrated("rtn", "--bits", "4", "--act_order"),
-           ("--act_order is obeyed by --compression gptq",)),
+           (f"--act_order is obeyed by --compression {obeying('act_order')}",)),
     Broken("damping for magnitude", PERPLEXITY, uncalibrated("magnitude", "--sparsity", "0.5", "--damping", "0.1"),
-           ("--damping is obeyed by --compression sparsegpt, gptq", "asked for is magnitude")),
+           (f"--damping is obeyed by --compression {obeying('damping')}", "asked for is magnitude")),
     Broken("statistics group by group for magnitude", PERPLEXITY,
            uncalibrated("magnitude", "--sparsity", "0.5", "--true_sequential"),
-           ("--true_sequential is obeyed by --compression wanda, ria, sparsegpt, gptq", "asked for is magnitude")),
+           (f"--true_sequential is obeyed by --compression {calibrated()}", "asked for is magnitude")),
     Broken("a scope for gptq", PERPLEXITY, strengths("gptq", "--bits", "4", "--magnitude_scope", "global"),
            ("--magnitude_scope is obeyed by --compression magnitude",)),
     Broken("a scope for groups", PERPLEXITY,
@@ -98,7 +99,7 @@ UNOBEYED = [
            strengths("wanda", "--sparsity", "0.5", "--calibration", "a.txt", "--calibration_field", "passage"),
            ("--calibration_field names a column of a jsonl or parquet file",)),
     Broken("bits for wanda", PERPLEXITY, strengths("wanda", "--sparsity", "0.5", "--bits", "4"),
-           ("--bits is taken by --compression rtn, gptq",)),
+           (f"--bits is taken by --compression {taking('bits')}",)),
     Broken("values for a template that is not used", OWN,
            own_task(CHOICES, "--chat_template_kwargs", '{{"enable_thinking": false}}'),
            ("--chat_template_kwargs", "goes with --chat_template")),
@@ -140,7 +141,7 @@ VALUES = [
     Broken("windows beyond the model", PERPLEXITY, language_model("--text", "{text}", "--seq_len", "1000000"),
            ("--seq_len 1000000: the model takes 2 to",)),
     Broken("no items", SETTING2, language_model("--max_items", "0"), ("--max_items: 0 is outside",)),
-    Broken("an unknown setting", SETTING2, language_model("--settings", "7"), ("--settings: invalid choice: 7",)),
+    Broken("an unknown setting", SETTING2, language_model("--settings", "77"), ("--settings: invalid choice: 77",)),
     Broken("answers that must be longer than they may", OWN,
            own_task(ANSWERS, "--min_new_tokens", "9", "--max_new_tokens", "8"),
            ("--min_new_tokens 9: allowed up to --max_new_tokens 8",)),

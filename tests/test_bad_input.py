@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from GLUE_tasks import Glue_prune_oneshot, pretrained
+from GLUE_tasks.glue_data import COLUMNS
 from harness import run_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -72,7 +73,14 @@ def test_groups_that_do_not_divide_a_layer_name_the_layer(error):
 
 def test_unknown_task(error):
     message = error(train_file=None, validation_file=None, task_name="qnlii")
-    assert "'qnlii' is no GLUE task; there are cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli" in message
+    assert f"'qnlii' is no GLUE task; there are {', '.join(COLUMNS)}" in message
+
+
+def test_a_task_that_is_not_on_the_hub_needs_a_data_dir(error, monkeypatch):
+    monkeypatch.setitem(COLUMNS, "parcels", ("title", "body"))
+    message = error(train_file=None, validation_file=None, task_name="parcels")
+    assert "--task_name parcels: nyu-mll/glue on the hub has no such data set" in message
+    assert "give --data_dir DIR with glue/parcels/train.jsonl and validation.jsonl" in message
 
 
 def test_unknown_transfer(error):

@@ -47,13 +47,13 @@ class Task(NamedTuple):
         title: name in figures.
         source: where to read it; the last of its fields is the label.
         read: from a row and its file and line (for messages) to its Question.
-        human: accuracy of people, a fraction.
+        human: accuracy of people, a fraction; None where none is published: the set is shown without difficulty.
     """
 
     title: str
     source: Source
     read: Callable[[dict[str, Any], str], Question]
-    human: float
+    human: float | None
 
 
 def sources(task: str, splits: Sequence[str] = ()) -> list[Source]:

@@ -20,7 +20,23 @@ def test_task_names_in_any_spelling(spelling: str, name: str):
 
 
 def test_all_nine_glue_tasks_have_columns():
-    assert set(glue_data.COLUMNS) == {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"}
+    nine = {"cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"}
+    assert set(glue_data.HUB_TASKS) == nine <= set(glue_data.COLUMNS)
+
+
+def test_a_task_that_the_hub_lacks_needs_a_data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(glue_data.COLUMNS, "parcels", ("title", "body"))
+    monkeypatch.setattr(glue_data, "hub_tables", lambda *_: pytest.fail("the hub was asked"))
+    said = (
+        r"^--task_name parcels: nyu-mll/glue on the hub has no such data set, only cola, .*, wnli; "
+        r"give --data_dir DIR with glue/parcels/train\.jsonl and validation\.jsonl$"
+    )
+    with pytest.raises(ValueError, match=said):
+        glue_data.load_glue("parcels", None)
+    with pytest.raises(ValueError, match=r"has no glue/parcels/train\.jsonl \(or \.jsonl\.gz, \.parquet\)$"):
+        glue_data.load_glue("parcels", tmp_path)
+    with pytest.raises(ValueError, match=r"; leave --data_dir out to load from the hub$"):
+        glue_data.load_glue("rte", tmp_path)
 
 
 def test_metrics_by_hand():
@@ -140,6 +156,6 @@ def test_tokens_are_cut_not_padded(tiny_encoder: Path, sentence_files: tuple[Pat
 
 @pytest.mark.network
 def test_the_hub_has_every_glue_task():
-    for name in glue_data.COLUMNS:
+    for name in glue_data.HUB_TASKS:
         task = glue_data.load_glue(name, None)
         assert len(task.train) > 600 and task.columns[0] in task.train.column_names

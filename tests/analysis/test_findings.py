@@ -11,7 +11,8 @@ def order(verdict, **changes):
 
 
 def point(drop, low=None, high=None, **changes):
-    return {**PLACE, "level": "hard", "normalized_drop": drop, "drop_low": low, "drop_high": high, **changes}
+    same = {"level": "hard", "difficulty": 0.5}
+    return {**PLACE, **same, "normalized_drop": drop, "drop_low": low, "drop_high": high, **changes}
 
 
 def found(*orders, points=()):
@@ -50,13 +51,18 @@ def test_the_largest_drop_comes_with_its_interval():
 
 def test_by_size_the_hardest_level_tells_what_loses_least_of_the_small():
     points = [
-        point(-0.1, -0.2, -0.05, bytes_fraction=0.9), point(0.0, level="easy", bytes_fraction=0.4),
+        point(-0.1, -0.2, -0.05, bytes_fraction=0.9), point(0.0, level="easy", bytes_fraction=0.4, difficulty=0.1),
         point(-0.3, -0.4, -0.2, bytes_fraction=0.5), point(-0.2, -0.3, -0.1, bytes_fraction=0.3, strength=0.7),
     ]  # fmt: skip
-    assert findings.of_sizes(points) == (
+    told = (
         "Of 2 points with at most half of the dense bytes, Wanda, 70 % loses least at hard: -20.0 % [-30.0, -10.0] of "
         "the dense score."
     )
+    assert findings.of_sizes(points) == told
+    # One of unknown difficulty, though listed last, is not the hardest.
+    unknown = point(-0.4, level="new", bytes_fraction=0.3, difficulty=None)
+    assert findings.of_sizes([*points, unknown]) == told
+    assert findings.of_sizes([unknown]).startswith("The largest drop is that of new by Wanda, 50 %: -40.0 %")
 
 
 def test_being_the_minority():

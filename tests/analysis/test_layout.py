@@ -95,6 +95,39 @@ def test_titles_and_legends_of_long_models_and_many_methods_have_room(tmp_path):
     check_room(perplexity(run_folder.read_runs(write_tree(tmp_path, perplexity_run(model=model), *many))))
 
 
+@pytest.mark.parametrize(
+    ("edge", "kinds_of_strength", "title"),
+    [
+        ("upper center", ("sparsity",), "Title"),
+        ("upper center", ("sparsity", "nm", "bits"), LONG),
+        ("upper right", ("sparsity", "nm"), "two\nlines"),
+        ("lower center", ("sparsity",), "Title"),
+        ("lower left", ("sparsity", "nm"), LONG),
+    ],
+)
+def test_a_title_and_a_caption_stand_beside_a_legend_of_the_figure(edge, kinds_of_strength, title):
+    with style.style():
+        keys = {kind: [1, 2, 3] for kind in kinds_of_strength}
+        figure, panels = style.make_panels(keys, 2, size=(2.6, 2.2))
+        for (kind, key), axes in panels.items():
+            axes.set_title(f"panel {key}")
+            axes.set_xlabel(style.KIND_AXIS[kind])
+            axes.plot([0, 1], [0, key], label=f"{key}")
+        figure.suptitle(title)
+        handles = axes.get_lines() * 9
+        figure.legend(handles=handles, loc=f"outside {edge}", ncols=3, frameon=False)
+        style.caption(figure, f"Of {LONG}.")
+    check_room(figure)
+    (legend,) = figure.legends
+    box, heights = legend.get_window_extent(), [axes.get_tightbbox() for axes in panels.values()]
+    assert all(box.y0 >= own.y1 - 1 or box.y1 <= own.y0 + 1 for own in heights)
+    below, above = sorted(
+        [("legend", box), ("text", (figure._suptitle if "upper" in edge else figure._supxlabel).get_window_extent())],
+        key=lambda entry: entry[1].y0,
+    )
+    assert below[0] == ("legend" if "upper" in edge else "text") and below[1].y1 <= above[1].y0
+
+
 def test_nothing_of_a_name_is_a_formula_or_lost(tmp_path):
     figure = data_adequacy(tuning_rows(tmp_path, ["$x_1^2$ {%"]))
     style.encode(figure, "png", 30)

@@ -205,6 +205,34 @@ def test_harder_is_darker_and_every_level_has_its_marker():
     assert list(style.level_looks(["all"])) == ["all"]
 
 
+def test_levels_of_unknown_difficulty_are_grey_and_leave_the_others_their_colours():
+    looks = style.level_looks(["easy", "hard"], ["new", "newer"])
+    assert {name: looks[name]["color"] for name in ("easy", "hard")} == {
+        name: look["color"] for name, look in style.level_looks(["easy", "hard"]).items()
+    }
+    assert {looks[name]["color"] for name in ("new", "newer")} == {"0.45", "0.65"}  # matplotlib's greys
+    assert len({look["marker"] for look in looks.values()}) == 4
+    assert list(style.level_looks([], ["new"])) == ["new"]
+
+
+def test_a_figure_draws_the_level_without_human_score_in_grey_and_says_so(draw):
+    levels = {"new": (1, 1, 1, 0) * 10, "hard": (1, 1, 1, 0) * 10, "easy": (1, 1, 1, 1) * 10}
+    of_level = {name: {"difficulty": None, "human": human}
+                for name, human in {"new": None, "hard": 0.95, "easy": 0.95}.items()}  # fmt: skip
+    same = {"of_level": of_level, "setting": 5, "task": "human_gap"}
+    figure = draw(level_run(levels=levels, **same), level_run("wanda", 0.5, levels, **same))
+    (axes,) = panels(figure).values()
+    colors = {name: line(axes, name).get_color() for name in levels}
+    assert colors == {
+        "new": "0.45",
+        **{name: look["color"] for name, look in style.level_looks(["easy", "hard"]).items()},
+    }
+    assert [text.get_text().partition(":")[0] for text in axes.get_legend().get_texts()] == [
+        "Dense", "easy", "hard", "new",
+    ]  # fmt: skip
+    assert note(figure).endswith("Grey: difficulty not known.")
+
+
 def test_what_has_no_figure_is_refused(draw, tmp_path):
     with pytest.raises(ValueError, match="no compressed model"):
         draw(level_run(), run())

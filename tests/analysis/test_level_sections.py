@@ -44,6 +44,39 @@ def test_what_is_wrong_with_the_reference(read):
     ]
 
 
+def test_a_level_without_a_human_score_is_named_and_leaves_the_others_their_order(read):
+    """Of three sets one has no human score; it stood first on the command line, and the verdict is of the others."""
+    human = {"ARC": None, "hard": 0.95, "easy": 0.95}
+    of_level = {name: {"difficulty": None, "human": score} for name, score in human.items()}
+    dense = {"ARC": (1, 1, 0, 1) * 30, "hard": (1, 1, 1, 0) * 30, "easy": (1, 1, 1, 1) * 30}
+    rows = read(*[
+        level_run(compression, strength, {name: [own * (number % 10 >= lost[name]) for number, own in enumerate(scores)]
+                                          for name, scores in dense.items()},
+                  of_level=of_level, setting=5, task="human_gap")
+        for compression, strength, lost in (
+            ("dense", None, dict.fromkeys(human, 0)), ("wanda", 0.3, {"ARC": 1, "hard": 2, "easy": 1}),
+            ("wanda", 0.5, {"ARC": 1, "hard": 4, "easy": 2}), ("wanda", 0.7, {"ARC": 1, "hard": 6, "easy": 2}),
+        )
+    ])  # fmt: skip
+    said = "ARC: NO HUMAN SCORE, so its difficulty is not known: it stands in no order of levels, no verdict and no "
+    assert [line for line in cautions(rows) if "ARC" in line] == [f"{said}Junk DNA score."]
+    lines = lines_of(rows)
+    assert "From easy to hard; then, of unknown difficulty: ARC." in lines
+    head = next(index for index, line in enumerate(lines) if line.startswith("| level | difficulty |"))
+    assert [line.split("|")[1].strip() for line in lines[head + 2 : head + 5]] == ["easy", "hard", "ARC"]
+    (verdict,) = [line for line in lines if line.startswith("- Wanda by sparsity, raw slopes: ")]
+    assert "monotonic: each harder level falls faster" in verdict
+    assert verdict.endswith("; without ARC, of unknown difficulty.")
+    assert any("2 of 3 levels compared; by luck alone once in 2; without ARC, of unknown difficulty" in line
+               for line in lines)  # fmt: skip
+
+
+def test_without_any_difficulty_no_order_is_claimed(read):
+    of_level = {name: {"difficulty": None, "human": 0.9} for name in ("2 options", "4 options")}
+    lines = lines_of(read(level_run("wanda", 0.5, of_level=of_level, setting=5, task="human_gap")))
+    assert "In the order of the runs: no level's difficulty is known." in lines
+
+
 def test_many_empty_answers_are_said_of_every_model(read):
     """A model that falls silent loses its score whatever it knows; one empty answer of twenty is no such thing."""
 

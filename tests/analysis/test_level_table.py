@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
-from analysis.curves import curve_statistics, level_curves, slope_order
+from analysis.curves import curve_statistics, level_curves, order_cells, slope_order
 from analysis.outcomes import Outcomes, paired_differences
 from analysis.table import LEVEL_COLUMNS, amount, csv_text, figure_sets, level_sets, level_table, with_metric
 from harness import run_folder
@@ -189,7 +189,31 @@ def test_without_difficulties_levels_stand_as_the_runs_list_them(table):
     statistics = [curve_statistics([point]) for point in points]
     assert slope_order(statistics) == (None, "0 of 2 levels can be compared")
     sloped = [{**level, "theil_sen_slope": -1.0, "strengths": (0.3, 0.5, 0.7)} for level in statistics]
-    assert slope_order(sloped) == (None, "the difficulty of some levels is not known")
+    assert slope_order(sloped) == (None, "0 of 2 levels can be compared")
+    assert order_cells(sloped) == [
+        "cannot be told", "0 of 2 levels can be compared; without hard, easy, of unknown difficulty",
+    ]  # fmt: skip
+
+
+def test_levels_of_unknown_difficulty_come_after_the_others_and_before_references(table):
+    """PIQA .75 below people's .8; a set without a human score takes nobody else's place."""
+    human = {"none": None, "hard": 0.8, "nor this": None, "easy": 1.0, "mere": None}
+    of_level = {name: {"difficulty": None, "human": score} for name, score in human.items()}
+    of_level["mere"]["facts"] = {"reference_only": 1}
+    levels = {"none": (1, 1), "hard": (0.4, 0), "nor this": (1, 0), "easy": (1, 0.2), "mere": (1, 1)}
+    points = table(level_run(levels=levels, of_level=of_level, setting=5))
+    assert [point["level"] for point in points] == ["easy", "hard", "none", "nor this", "mere"]
+    assert [point["difficulty"] for point in points] == [pytest.approx(0.4), pytest.approx(0.75), None, None, None]
+
+
+def test_a_level_of_unknown_difficulty_takes_no_order_from_the_others(table):
+    levels = [{"level": name, "difficulty": value, "theil_sen_slope": slope, "strengths": (0.3, 0.5, 0.7),
+               "dense_above_chance": True}
+              for name, value, slope in (("easy", 0.1, -1.0), ("new", None, -9.0), ("hard", 0.2, -2.0))]  # fmt: skip
+    assert slope_order(levels) == (True, "2 of 3 levels compared")
+    assert order_cells(levels) == [
+        "yes", "2 of 3 levels compared; by luck alone once in 2; without new, of unknown difficulty",
+    ]  # fmt: skip
 
 
 def test_references_come_last_and_are_in_no_curve(table):

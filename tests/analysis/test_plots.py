@@ -295,18 +295,21 @@ def test_perplexities_without_a_figure_are_refused(read):
         perplexity([*rows, {**rows[1], "task": "c4", "level": "c4"}])
 
 
-def test_every_compression_has_a_place_and_a_look_of_its_own():
-    assert {"dense", *methods.METHODS} <= set(COMPRESSIONS)
+def test_every_compression_of_the_project_has_a_place_and_a_look_of_its_own():
+    named = {"dense", "magnitude", "wanda", "ria", "sparsegpt", "rtn", "gptq", "low_rank"}
+    assert named <= set(COMPRESSIONS) and named <= {"dense", *methods.METHODS}
     assert list(style.COMPRESSION_STYLE) == list(COMPRESSIONS)
     for trait in ("color", "label"):
         assert len({look[trait] for look in style.COMPRESSION_STYLE.values()}) == len(COMPRESSIONS)
 
 
-def test_a_method_that_the_project_does_not_know_is_drawn_too():
-    look = style.compression_style("my_method")
-    assert look["label"] == "my_method"
-    assert look["color"] not in {style["color"] for style in style.COMPRESSION_STYLE.values()}
-    assert sorted(["my_method", "wanda", "dense"], key=compression_rank) == ["dense", "wanda", "my_method"]
+def test_a_method_without_an_entry_is_drawn_too_in_no_colour_of_another():
+    """A method is one line of METHODS: its name in figures and its look are optional."""
+    for name in {"my_method", *methods.METHODS} - set(COMPRESSIONS):
+        look = style.compression_style(name)
+        assert look["label"] == name and look["marker"]
+        assert look["color"] not in {style["color"] for style in style.COMPRESSION_STYLE.values()}
+        assert sorted([name, "wanda", "dense"], key=compression_rank) == ["dense", "wanda", name]
 
 
 def test_dollars_in_names_are_drawn_as_they_are_and_numbers_of_a_logarithmic_axis_as_powers():

@@ -8,6 +8,7 @@ import scipy.stats
 from synthetic_runs import level_run, write_tree
 
 from analysis import verdicts
+from analysis.names import rounded
 from analysis.table import level_table
 from harness import run_folder
 
@@ -23,8 +24,10 @@ def measured(tmp_path):
     return measure
 
 
-def sweep(slopes, items=300, clusters=30, compression="magnitude", seeds=(0,), seed=0, noise=0.0, **changes):
-    """Runs whose levels lose `slopes` of a dense score of .8 per unit of sparsity, in expectation."""
+def sweep(
+    slopes, items=300, clusters=30, compression="magnitude", seeds=(0,), seed=0, noise=0.0, levels=LEVELS, **changes
+):
+    """Runs whose levels lose `slopes` of a dense score of .8 per unit of sparsity, in expectation; None is no level."""
     rng = np.random.default_rng(seed)
     luck = rng.random((len(slopes), items))
     groups = [f"subject {number % clusters}" for number in range(items)]
@@ -36,12 +39,13 @@ def sweep(slopes, items=300, clusters=30, compression="magnitude", seeds=(0,), s
         for run_seed in own:
             shift = noise * np.random.default_rng([run_seed, 5]).normal()
             rates = [0.8 * (1 + (slope + shift) * (strength or 0)) for slope in slopes]
-            levels = {
+            scores = {
                 level: (own_luck < rate).astype(float).tolist()
-                for level, own_luck, rate in zip(LEVELS, luck, rates, strict=False)
+                for level, own_luck, rate in zip(levels, luck, rates, strict=False)
+                if level is not None
             }
             same = {"chance": 0.0, "groups": groups} | changes
-            runs.append(level_run(name, strength, levels, run_seed, **same))
+            runs.append(level_run(name, strength, scores, run_seed, **same))
     return runs
 
 
@@ -69,6 +73,33 @@ def test_levels_that_fall_ever_slower_are_not_monotonic(measured):
     assert row["text"].startswith("not monotonic: ") and " falls slower than " in row["text"]
     assert row["contrary_p"] < 0.01 and row["order_share"] == 0 and row["junk_dna_score"] < -0.6
     assert "the loss is not shown to grow with difficulty (Page's L, one-sided p = 1.000)" in row["text"]
+
+
+@pytest.mark.parametrize("slope", [-0.05, -1.4])
+def test_a_level_of_unknown_difficulty_changes_no_verdict_of_the_others(tmp_path, slope):
+    """However fast it falls: the same numbers as without it, and words that name it."""
+    slopes = (-0.2, slope, -0.6, -1.0)
+    unknown = {"new": {"difficulty": None}}
+    trees = {
+        "with": sweep(slopes, items=900, levels=("easy", "new", "middle", "hard"), of_level=unknown),
+        "without": sweep(slopes, items=900, levels=("easy", None, "middle", "hard")),
+    }
+    for name, runs in trees.items():
+        trees[name] = verdicts.measure(run_folder.read_runs(write_tree(tmp_path / name, *runs)), 400)
+    (row,), (expected,) = trees["with"].orders, trees["without"].orders
+    assert row["verdict"] == "monotonic" and (row["levels"], row["left_out"]) == (3, "new")
+    assert row["text"] == f"{expected['text'].rstrip('.')}; without new, of unknown difficulty."
+    assert row | {"left_out": "", "text": ""} == expected | {"text": ""} and row["page_p"] < 0.01
+    assert only(trees["with"].levels, level="new")["slope"] == pytest.approx(slope, abs=0.1)
+
+
+def test_one_level_of_known_difficulty_is_no_order_and_the_others_are_named(measured):
+    unknown = {name: {"difficulty": None} for name in ("easy", "hard")}
+    (row,) = measured(*sweep((-0.2, -0.6, -1.0), of_level=unknown)).orders
+    assert (row["order"], row["verdict"], row["junk_dna_score"]) == (None, "cannot tell", None)
+    assert row["text"] == (
+        "cannot tell: 1 of 3 levels can be compared; without easy, hard, of unknown difficulty."
+    )  # fmt: skip
 
 
 def test_levels_that_fall_alike_cannot_be_told_and_many_items_would_be_needed(measured):
@@ -353,7 +384,7 @@ def test_a_dense_model_that_gets_nothing_right_has_no_slope(measured):
 
 
 def test_large_numbers_of_items_are_rounded():
-    assert [verdicts.rounded(count) for count in (7, 1449, 36_712, 999_999, 1_000_001)] == [
+    assert [rounded(count) for count in (7, 1449, 36_712, 999_999, 1_000_001)] == [
         "7", "1,400", "37,000", "1,000,000", "more than a million",
     ]  # fmt: skip
 

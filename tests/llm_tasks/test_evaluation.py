@@ -2,6 +2,7 @@
 
 import logging
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -239,6 +240,24 @@ def test_a_dense_model_that_is_not_above_chance_is_said_loudly(
     assert len(caplog.records) == warned
     if stderr is None:
         assert "standard error unknown" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({"difficulty": None, "human": None}, True),
+        ({"difficulty": None, "human": 0.9}, False),
+        ({"difficulty": 0.5, "human": None}, False),
+        ({"difficulty": None, "human": None, "facts": {"reference_only": 1}}, False),
+    ],
+)
+def test_a_level_whose_difficulty_will_not_be_known_is_named_at_the_start(
+    changes: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.WARNING):
+        evaluation.report_levels(5, [EncodedLevel(LETTERS._replace(**changes), [], [], 0, 0)])
+    said = ["setting 5, no human score: letters is shown without difficulty"]
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == said * warned
 
 
 def test_what_was_left_out_is_logged(caplog: pytest.LogCaptureFixture):

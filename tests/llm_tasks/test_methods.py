@@ -9,7 +9,8 @@ import torch
 from harness import run_folder
 from llm_tasks import compressed_model, methods, perplexity
 from llm_tasks.methods import METHODS, Method, Options, Shared, Strength
-from pruning.walk import InputStatistics
+from pruning.walk import STATISTICS, InputStatistics, Statistic, add_sq_norms
+from pruning.wanda import wanda_mask
 
 
 @pytest.mark.parametrize(
@@ -122,8 +123,28 @@ def test_statistics_are_of_a_kind_that_there_is_and_hand_out_no_other():
         InputStatistics("norms", 4, torch.device("cpu"))
     norms = InputStatistics("sq_norms", 4, torch.device("cpu"))
     for read in (lambda: norms.hessian, lambda: norms.inverse_factor(0.01)):
-        with pytest.raises(ValueError, match="needs the statistic 'hessian', not 'sq_norms'"):
+        with pytest.raises(ValueError, match="reads the statistic 'hessian', but 'sq_norms' was collected"):
             read()
+
+
+def test_a_statistic_of_ones_own_reaches_the_method_that_reads_it(
+    sweep: Callable[..., int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Squares summed by another name are Wanda's mask; its score on a text is Wanda's to the last digit."""
+    read = []
+
+    def compress(W: torch.Tensor, inputs: InputStatistics, strength: Strength, options: Options) -> torch.Tensor:
+        read.append(inputs.sum_of("squares"))
+        return wanda_mask(W, read[-1], strength.value)
+
+    monkeypatch.setitem(STATISTICS, "squares", Statistic(lambda features: (features,), add_sq_norms))
+    monkeypatch.setitem(METHODS, "mine", Method(compress, ("sparsity",), "squares"))
+    calibrated = ["--calibration", str(tmp_path / "text.txt"), "--nsamples", "2", "--calibration_length", "8"]
+    (tmp_path / "text.txt").write_text("the film is a good story and the plot is so bad " * 20)
+    assert sweep("--compression", "wanda", "mine", "--sparsity", "0.5", *calibrated) == 0
+    assert len(read) == 21
+    (score,) = {row["score"] for row in run_folder.read_runs(tmp_path)}
+    assert score > 0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from method_lists import taking
 from safetensors.torch import load_file, save_file
 from setting_values import values_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -214,8 +215,14 @@ def test_runs_of_one_method_told_differently_do_not_stand_in_one_figure(options:
 
 BAD = [
     (["--compression", "wanda"], "--compression wanda needs --sparsity or --nm_ratio"),
-    (["--compression", "wanda", "--bits", "4", "--sparsity", "0.5"], "--bits is taken by --compression rtn, gptq"),
-    (["--compression", "gptq", "--sparsity", "0.5", "--bits", "4"], "--sparsity is taken by --compression magnitude"),
+    (
+        ["--compression", "wanda", "--bits", "4", "--sparsity", "0.5"],
+        f"--bits is taken by --compression {taking('bits')}",
+    ),
+    (
+        ["--compression", "gptq", "--sparsity", "0.5", "--bits", "4"],
+        f"--sparsity is taken by --compression {taking('sparsity')}",
+    ),
     (["--sparsity", "0.5"], "asked for is dense"),
     (
         ["--compression", "wanda", "--sparsity", "0.5", "--nm_ratio", "2:4"],

@@ -47,6 +47,7 @@ from llm_tasks.levels import LETTERS
 from llm_tasks.settings import SETTINGS
 from llm_tasks.settings import own_task as own_setting
 from llm_tasks.settings import perplexity as perplexity_setting
+from llm_tasks.tasks.commonsense import TASKS
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["red", "blue", "green", "black", "white", "sky", "sea", "tree", "stone", "Answer", "Question", "Q", "is", ":"]
@@ -226,6 +227,16 @@ def error_of(main: Callable[[list[str]], int], words: list[str], capsys: pytest.
 def test_every_model_is_made_once_for_all_settings(sweep: Sweep):
     assert sweep.loaded == 1
     assert sweep.compressed == {("dense", 0): 1, ("magnitude", 0): 1, ("wanda", 0): 1, ("wanda", 1): 1}
+
+
+def test_the_runs_of_a_model_that_was_made_once_all_have_the_seconds_that_it_took(sweep: Sweep):
+    seconds: dict[tuple, set[float]] = {}
+    for path in sweep.folder.rglob(run_folder.RESULT_FILE):
+        run = read(path.parent)
+        made = run["compression"], run["seed"] * (run["compression"] == "wanda")
+        seconds.setdefault(made, set()).add(run["compress_seconds"])
+    assert {made for made, own in seconds.items() if len(own) == 1} == set(sweep.compressed)
+    assert {made for made, own in seconds.items() if min(own) > 0} == set(sweep.compressed) - {("dense", 0)}
 
 
 def test_a_sweep_has_the_runs_of_every_setting(sweep: Sweep):
@@ -612,7 +623,7 @@ def test_prompts_longer_than_the_model(
 
 
 BAD = [
-    (2, ["--settings", "7"], "invalid choice: 7"),
+    (2, ["--settings", "77"], "invalid choice: 77"),
     (2, ["--settings", "2", "5"], "add {setting}"),
     (2, ["--settings", "2", "5", "--output_dir", "{level}"], "{level} is no placeholder"),
     (2, ["--option_counts", "5"], "--option_counts 5: the questions have 4 options at most"),
@@ -642,7 +653,7 @@ BAD = [
     (4, ["--shot", "1"], "unrecognized arguments"),
     (5, ["--tasks", "piqa", "siqa"], "argument --tasks: invalid choice: 'siqa'"),
     (5, ["--tasks", "boolq"], "has no boolq/validation.jsonl"),
-    (5, ["--eval_split", "test"], "'test' is not TASK=SPLIT or TASK=SPLIT+SPLIT with a task of piqa, hellaswag"),
+    (5, ["--eval_split", "test"], f"'test' is not TASK=SPLIT or TASK=SPLIT+SPLIT with a task of {', '.join(TASKS)}"),
     (5, ["--eval_split", "siqa=test"], "'siqa=test' is not TASK=SPLIT"),
     (5, ["--eval_split", "piqa=test+"], "'piqa=test+' is not TASK=SPLIT"),
     (5, ["--eval_split", "piqa=test+test"], "'piqa=test+test' names a split twice"),

@@ -12,7 +12,7 @@ from pruning import walk
 from pruning.blocks import LoadedBlocks
 from pruning.layers import block_weights, decoder_blocks, decoder_weights
 from pruning.replay import Call, NotReplayedError, Replay, check_replayed, run_block
-from pruning.walk import InputStatistics, collect_statistics, compress_blocks, walk_cost
+from pruning.walk import InputStatistics, Statistic, collect_statistics, compress_blocks, walk_cost
 
 ARCHITECTURES = decoder_configs()
 MORE = more_configs()
@@ -197,16 +197,65 @@ def test_bf16_products_of_a_float32_model_keep_weights_and_statistics_float32():
     assert kinds == {torch.float32}
 
 
+@pytest.fixture
+def abs_products(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A third statistic, one entry of STATISTICS: |X|^T |X| of neighbouring inputs, (2, in_features - 1)."""
+
+    def add(total: Tensor, X: Tensor) -> None:
+        left, right = X.float()[:, :-1].abs(), X.float()[:, 1:].abs()
+        total += torch.stack([(left * right).sum(0), left.sum(0)])
+
+    entry = Statistic(lambda in_features: (2, in_features - 1), add)
+    monkeypatch.setitem(walk.STATISTICS, "abs_products", entry)
+    return "abs_products"
+
+
+def test_another_statistic_is_summed_as_its_entry_says(abs_products: str):
+    inputs = InputStatistics(abs_products, 3, torch.device("cpu"))
+    inputs.add(torch.tensor([[[1.0, -2.0, 3.0]], [[0.0, 5.0, -1.0]]], dtype=torch.bfloat16))
+    inputs.add(torch.tensor([[-1.0, 1.0, 1.0]]))
+    assert inputs.num_tokens == 3
+    assert inputs.sum_of(abs_products).tolist() == [[2 + 0 + 1, 6 + 5 + 1], [1 + 0 + 1, 2 + 5 + 1]]
+    for read in (lambda: inputs.sq_norms, lambda: inputs.hessian, lambda: inputs.inverse_factor(0.01)):
+        with pytest.raises(ValueError, match=r"the method reads the statistic '.*', but 'abs_products' was collected"):
+            read()
+    with pytest.raises(ValueError, match="reads the statistic 'abs_products', but 'hessian' was collected"):
+        InputStatistics("hessian", 3, torch.device("cpu")).sum_of(abs_products)
+
+
+@torch.no_grad()
+def test_a_walk_collects_another_statistic(abs_products: str):
+    model, name = decoder("llama"), "model.layers.0.mlp.down_proj.weight"
+    seen: dict[str, Tensor] = {}
+
+    def compress(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
+        seen[name] = inputs.sum_of(abs_products)
+        return W
+
+    compress_blocks(decoder("llama"), WINDOWS, compress, abs_products, true_sequential=True, tokens_per_batch=24)
+    assert seen.keys() == decoder_weights(model).keys()
+    tokens: list[Tensor] = []
+    layer = decoder_blocks(model)[1][0].mlp.down_proj
+    layer.register_forward_pre_hook(lambda _, args: tokens.append(args[0].flatten(0, -2).abs()))
+    model(WINDOWS, use_cache=False)
+    torch.testing.assert_close(seen[name][0], (tokens[0][:, :-1] * tokens[0][:, 1:]).sum(0))
+
+
+@pytest.mark.parametrize("statistic", ["sq_norms", "hessian", "abs_products"])
 @pytest.mark.parametrize("broken", ["weight", "inputs"])
-def test_nan_names_the_layer(broken: str):
+def test_nan_names_the_layer(broken: str, statistic: str, abs_products: str):
     model = decoder("llama")
     block = decoder_blocks(model)[1][1]
     (block.mlp.up_proj if broken == "weight" else block.post_attention_layernorm).weight.data[0] = torch.nan
-    method = METHODS["wanda"]
     with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.(gate|up)_proj\.weight: .*(NaN|not finite)"):
-        compress_blocks(
-            model, WINDOWS, lambda W, X, _: method.compress(W, X, Strength("sparsity", 0.5), Options()), "sq_norms"
-        )
+        compress_blocks(model, WINDOWS, lambda W, X, _: W, statistic)
+
+
+def test_a_sum_that_overflows_is_refused_though_every_input_is_finite():
+    model = decoder("llama")
+    decoder_blocks(model)[1][0].post_attention_layernorm.weight.data.fill_(1e30)
+    with pytest.raises(ValueError, match=r"mlp\.(gate|up)_proj\.weight: its inputs are NaN or infinite"):
+        compress_blocks(model, WINDOWS, lambda W, X, _: W, "hessian")
 
 
 def test_an_expert_that_no_token_reaches_is_named():
@@ -222,7 +271,7 @@ def test_an_expert_that_no_token_reaches_is_named():
         compress_blocks(model, WINDOWS, lambda W, X, name: W, "sq_norms")
 
 
-def test_cost_of_a_walk_by_hand():
+def test_cost_of_a_walk_by_hand(monkeypatch: pytest.MonkeyPatch):
     config = LlamaConfig(
         vocab_size=40,
         hidden_size=8,
@@ -238,6 +287,10 @@ def test_cost_of_a_walk_by_hand():
     assert norms.flops == 2 * 50 * 2 * (2 * 576)
     assert walk_cost(model, (10, 5), "hessian", torch.bfloat16).flops == 2 * 50 * 2 * (2 * 576 + 3 * 64 + 256)
     assert walk_cost(model, (10, 5), None, torch.bfloat16).bytes == 0
+    monkeypatch.setitem(walk.STATISTICS, "pairs", Statistic(lambda size: (3, size), lambda total, X: None))
+    pairs = walk_cost(model, (10, 5), "pairs", torch.bfloat16)
+    assert pairs.flops == 2 * 50 * 2 * (2 * 576 + 24 + 48)
+    assert pairs.bytes - norms.bytes == 8 * (24 + 48)
     assert norms.measured_flops_per_second(torch.device("cpu")) > 0
 
 

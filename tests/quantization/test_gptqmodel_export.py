@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import decoder_configs
+from method_lists import exported
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -93,7 +94,7 @@ def test_without_the_library_the_command_that_installs_it_is_named(monkeypatch: 
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--compression", "wanda", "--sparsity", "0.5"], "--export packs what --compression rtn, gptq make"),
+    (["--compression", "wanda", "--sparsity", "0.5"], f"--export packs what --compression {exported()} make"),
     (["--compression", "rtn", "--bits", "4", "--stream"], "--export packs a model that is in memory"),
     (["--compression", "rtn", "--bits", "4", "6", "--group_size", "-1"], "not --bits 6"),
 ])  # fmt: skip

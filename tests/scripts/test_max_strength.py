@@ -70,6 +70,23 @@ def test_it_writes_markdown_or_two_tables(printed, tmp_path):
         assert float(next(csv.DictReader(stream))["junk_dna_score"]) == pytest.approx(0.6, abs=1e-5)
 
 
+def test_the_score_of_a_method_is_that_of_the_levels_whose_difficulty_is_known(printed):
+    """The score is .6 of easy and hard; a level without difficulty that falls little takes it from nobody."""
+    levels = [("new", 0), ("easy", 1), ("hard", 4)]
+    same = {"chance": 0.0, "of_level": {"new": {"difficulty": None}}}
+    runs = [level_run(levels={name: lost(0) for name, _ in levels}, metrics={"accuracy": 0.5}, **same)]
+    runs += [
+        level_run("magnitude", strength, {name: lost(count * step) for name, count in levels}, **same)
+        for step, strength in ((1, 0.2), (5, 0.4), (9, 0.6))
+    ]
+    lines = printed(runs=runs)
+    assert [line.split("|")[2].strip() for line in lines if line.startswith("| Magnitude (threshold: layer) | ")] == [
+        "easy", "hard", "new", "raw",
+    ]  # fmt: skip
+    (score,) = [line for line in lines if "| raw |" in line]
+    assert "| 2 | 0.600 [" in score and score.endswith("; without new, of unknown difficulty. |")
+
+
 def test_chance_can_be_taken_out(printed):
     lines = printed("--corrected")
     assert lines[0] == "# Strongest compression that loses at most 5 % of the dense score above chance"
