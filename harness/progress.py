@@ -40,7 +40,7 @@ class Progress:
         self._bar = tqdm(total=self._total, initial=initial, desc=name, leave=False) if shown else None
         self._tells = not quiet and not terminal
         self._start = self._told = time.monotonic()
-        self._lock = threading.Lock()  # lanes update from threads of their own
+        self._lock = threading.Lock()  # workers update from threads of their own
 
     def update(self, steps: int = 1) -> None:
         """So many more steps are done."""

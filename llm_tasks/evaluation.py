@@ -17,7 +17,7 @@ from llm_tasks.engine.log_likelihood import Work, log_likelihoods
 from llm_tasks.engine.packing import Continuation, Tokens, distinct_reads
 from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.proof import scoring_ways
-from llm_tasks.engine.thinking import Writer, open_tags
+from llm_tasks.engine.thinking import AnswerDecoder, open_tags
 from llm_tasks.engine.ways import PLAIN, Ways
 from llm_tasks.levels import LETTERS, Level
 
@@ -183,14 +183,14 @@ def generate(
 
     # In a chat all prompts end alike.
     inside = bool(prompts and tokenizer.chat_template and open_tags(tokenizer.decode(prompts[0][-PROMPT_END:])))
-    writer = Writer(tokenizer, ends, inside)
+    decoder = AnswerDecoder(tokenizer, ends, inside)
 
     def is_finished(tokens: list[int]) -> bool:
-        return tokens[-1] in ends or answers.has_first_line(writer.answer(tokens) or "")
+        return tokens[-1] in ends or answers.has_first_line(decoder.answer(tokens) or "")
 
     end = AnswerEnd(reading.max_new_tokens, is_finished, reading.min_new_tokens, tuple(ends))
     found, work = greedy_answers(model, prompts, end, reading.tokens_per_batch, reading.precision, ways, processes)
-    texts = [writer.answer(tokens) for tokens in found]
+    texts = [decoder.answer(tokens) for tokens in found]
     if unfinished := texts.count(None):
         logger.warning("%d of %d answers do not end their thinking in --max_new_tokens %d and are empty", unfinished,
                        len(texts), reading.max_new_tokens)  # fmt: skip

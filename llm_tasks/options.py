@@ -20,7 +20,7 @@ from harness.models import add_model_options
 from harness.options import add_cell_options, checked, filled, filled_path, number, positive, typed
 from llm_tasks.compressed_model import Calibration, Compression, ModelSource
 from llm_tasks.engine.chat import template_values
-from llm_tasks.engine.cpu import LANE_TOKENS
+from llm_tasks.engine.cpu import WORKER_TOKENS
 from llm_tasks.engine.encoding import OVERFLOWS
 from llm_tasks.engine.processes import job_size
 from llm_tasks.evaluation import ANSWER_METRICS, Reading
@@ -32,7 +32,7 @@ from pruning.nm import parse_nm
 logger = logging.getLogger(__name__)
 
 TOKENS_PER_BATCH, TOKENS_PER_BATCH_CPU = 4096, 2048  # more are no faster on a CPU, and take memory
-MOST_LANES = 8  # by default: what many threads compute side by side would fill the memory
+MOST_WORKERS = 8  # by default: what many threads compute side by side would fill the memory
 METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
 SOURCE_OF_FIELD = {"calibration_field": "calibration", "text_field": "text"}  # the option that names a column's text
 
@@ -173,7 +173,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help="rtn, gptq: write a packed checkpoint that serves to <output_dir>/gptqmodel")  # fmt: skip
     add("--tokens_per_batch", type=positive,
         help=f"tokens computed at once (default {TOKENS_PER_BATCH}; on a CPU {TOKENS_PER_BATCH_CPU}, and for "
-        f"scores and answers {LANE_TOKENS} for each of up to {MOST_LANES} threads if that is more)")  # fmt: skip
+        f"scores and answers {WORKER_TOKENS} for each of up to {MOST_WORKERS} threads if that is more)")  # fmt: skip
     add("--plain", action="store_true",
         help="score and answer one sequence at a time, as transformers does: no sharing, packing, compiled layers or "
         "batches side by side. Results are the same to rounding; this is how to check them")  # fmt: skip
@@ -458,5 +458,5 @@ def tokens_scored_at_once(asked: int | None, device: torch.device) -> int:
 
 
 def tokens_scored_on_cpu() -> int:
-    """Tokens whose batches fill the lanes of as many threads as there are."""
-    return max(TOKENS_PER_BATCH_CPU, LANE_TOKENS * min(torch.get_num_threads(), MOST_LANES))
+    """Tokens per batch that are enough for as many worker threads as torch has threads, up to MOST_WORKERS."""
+    return max(TOKENS_PER_BATCH_CPU, WORKER_TOKENS * min(torch.get_num_threads(), MOST_WORKERS))

@@ -176,8 +176,8 @@ def sample_windows(
             token (a blank line if the tokenizer has none), cuts the result into windows and draws without replacement.
             "auto" is "documents" if the long documents hold num_samples windows that do not overlap, else "joined".
     Raises:
-        ValueError: sizes below 1, an unknown value of `windows`, or a text that is too short (the message says how many
-            tokens are missing).
+        ValueError: sizes below 1, an unknown value of `windows`, or a text that is too short (the message gives its
+            length in tokens).
     Source: Wanda and SparseGPT, lib/data.py and datautils.py: "documents". They never draw the last window of a
         document, which we do, and draw documents with replacement from the start.
     """

@@ -17,15 +17,14 @@ def ria_mask(
 
     Args:
         W: weight, (out_features, in_features).
-        input_sq_norms: squared Euclidean norm of each input over the calibration tokens, (in_features,), at any
-            positive scale.
+        input_sq_norms: squared Euclidean norm of each input over the calibration tokens, (in_features,);
+            their scale does not matter.
         sparsity: fraction to drop, in [0, 1]; this or nm.
         nm: (n_kept, m_group), keep N of every M consecutive inputs.
     Returns:
         Boolean tensor shaped like W, True where the weight is kept. Of equal scores, the later one is kept.
     Raises:
-        ValueError: both or neither of sparsity and nm, a value outside its range, norms that do not fit W or are
-            negative, NaN in W or the norms.
+        ValueError: see check_strength and input_norms.
     Source: sec. 4.1 with a = 0.5; biomedical-cybernetics/Relative-importance-and-activation-pruning, whose default
         ranks the layer as one. Its channel permutation is left out. In a row or column of zeros, weights score 0 here,
         NaN there.

@@ -39,8 +39,7 @@ def sparsegpt_prune(
         W's shape and dtype. Exactly round(sparsity * numel) weights are pruned. There can be more zeros: a kept weight
         may be 0 before, by rounding, or at an input that is always 0.
     Raises:
-        ValueError: both or neither of sparsity and nm, a value outside its range, a block_size that is no multiple of
-            m_group, NaN or infinity, a Hessian that does not fit.
+        ValueError: see check_weight, check_strength, check_block_size and resolve_factor.
     Source: alg. 1; IST-DASLab/sparsegpt, which prunes one weight more in each block (`<=` a threshold). Here the
         counts of the blocks are rounded so that their sum is exact.
     """

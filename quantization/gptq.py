@@ -106,7 +106,7 @@ def gptq_grid(
             takes its grid from the weights at the start of that block.
         damping: fraction of H's mean diagonal added to its diagonal; ignored with a factor.
     Raises:
-        ValueError: bits, group_size or block_size outside their range, NaN or infinity, a Hessian that does not fit.
+        ValueError: see round_to_nearest_grid, check_block_size and resolve_factor.
     Source: alg. 1; IST-DASLab/gptq gptq.py.
     """
     check_weight(W)

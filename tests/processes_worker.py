@@ -10,14 +10,14 @@ from llm_tasks.engine.feed import Engine
 from llm_tasks.engine.processes import join
 
 FAILING_CALL = 2  # of the evaluation: the second run
-own_rows, calls = Engine.own_rows, []
+local_rows, calls = Engine.local_rows, []
 
 
 def failing(*arguments: object) -> object:
     calls.append(1)
     if len(calls) == FAILING_CALL and join(torch.device("cpu")).index == 1:
         raise FloatingPointError("the model's logits are NaN, here alone")
-    return own_rows(*arguments)
+    return local_rows(*arguments)
 
 
 def check_exchange() -> None:
@@ -33,5 +33,5 @@ def check_exchange() -> None:
 
 if __name__ == "__main__":
     check_exchange()
-    Engine.own_rows = failing
+    Engine.local_rows = failing
     sys.exit(setting2_option_count.main(sys.argv[1:]))

@@ -294,7 +294,7 @@ def check(compare: Callable[[], tuple[list[str], float]]) -> Outcome:
 
 
 def compare_scores(model: PreTrainedModel, plain: Plain) -> tuple[list[str], float]:
-    """Two lanes where the engine has lanes."""
+    """Two workers where the engine has workers."""
     threads = torch.get_num_threads()
     ways = scoring_ways(model, distinct_reads(questions()))  # by one thread: two would wait for each other
     torch.set_num_threads(2)

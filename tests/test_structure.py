@@ -197,7 +197,7 @@ def test_the_command_line_of_language_models_is_read_in_one_file():
 
 
 def test_what_is_special_to_cpus_stands_behind_one_door():
-    behind = ("lanes", "fused_layers", "bf16_kernels")
+    behind = ("fused_layers", "bf16_kernels")
     for path in (ROOT / "llm_tasks").rglob("*.py"):
         if path.stem not in ("cpu", *behind):
             text = path.read_text()

@@ -1,1 +1,1 @@
-"""The engine of settings 2 to 6: sequences are fed to a language model at the least cost, by ways that are proven."""
+"""Scores continuations and generates answers with a language model, by fast paths that are first proven on it."""

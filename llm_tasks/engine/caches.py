@@ -1,45 +1,53 @@
-"""KV caches of the engine's own: one that every row of a batch reads, and one that grows in place."""
+"""KV cache layers: one whose prefix all rows of a batch share, and one that grows in place."""
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-KeysValues = list[tuple[Tensor, Tensor] | None]  # per layer, each (rows, heads, tokens, width); None: it keeps nothing
+KeysValues = list[
+    tuple[Tensor, Tensor] | None
+]  # per layer, each (rows, heads, tokens, width); None for a layer without a cache
 
 
 class PrefixLayer(DynamicLayer):
-    """A layer's keys and values of earlier tokens: one row, read by every row of any batch, and never grown.
+    """A layer's keys and values of a prefix: one row, which all rows of a batch attend to. It does not grow.
 
-    Those of the batch itself stay in `own` where they are to be kept.
+    Args:
+        past: keys and values of the prefix; None for the empty prefix.
+        keep: keep keys and values of the batch, in `new`.
     """
 
-    def __init__(self, held: tuple[Tensor, Tensor] | None, keep: bool) -> None:
+    def __init__(self, past: tuple[Tensor, Tensor] | None, keep: bool) -> None:
         super().__init__()
         self.is_initialized = True
-        self.held, self._keep = held, keep
-        self.own: tuple[Tensor, Tensor] | None = None
+        self.past, self._keep = past, keep
+        self.new: tuple[Tensor, Tensor] | None = None
 
     def get_seq_length(self) -> int:
-        return self.held[0].shape[-2] if self.held else 0
+        return self.past[0].shape[-2] if self.past else 0
 
     def update(self, keys: Tensor, values: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         if self._keep:
-            self.own = keys, values
-        return joined(self.held, (keys, values))
+            self.new = keys, values
+        return joined(self.past, (keys, values))
 
 
-def joined(held: tuple[Tensor, Tensor] | None, own: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Keys and values of every row, behind those that all rows share."""
-    if held is None:
-        return own
+def joined(past: tuple[Tensor, Tensor] | None, new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Keys and values of every row: those of the shared prefix, then those of the row."""
+    if past is None:
+        return new
     keys, values = (
-        torch.cat([some.expand(len(more), -1, -1, -1), more], dim=-2) for some, more in zip(held, own, strict=True)
+        torch.cat([shared.expand(len(rows), -1, -1, -1), rows], dim=-2) for shared, rows in zip(past, new, strict=True)
     )
     return keys, values
 
 
 class GrowingLayer(DynamicLayer):
-    """A layer's keys and values in one buffer that is filled in place: nothing is copied from step to step."""
+    """A layer's keys and values in a buffer of fixed size that is filled in place, without copies at each step.
+
+    Args:
+        capacity: tokens that the buffer holds.
+    """
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
@@ -49,7 +57,7 @@ class GrowingLayer(DynamicLayer):
         self.open(len(keys), 0, keys, values)
 
     def open(self, rows: int, length: int, keys: Tensor, values: Tensor) -> None:
-        """Make room for so many rows of such keys and values; `length` columns of zeros count as filled."""
+        """Allocate the buffer, in shape and dtype like keys and values; `length` columns of zeros count as filled."""
         self.keys = keys.new_zeros(rows, keys.shape[1], self._capacity, keys.shape[-1])
         self.values = values.new_zeros(rows, values.shape[1], self._capacity, values.shape[-1])
         self._length, self.is_initialized = length, True
@@ -67,7 +75,8 @@ class GrowingLayer(DynamicLayer):
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def select(self, rows: Tensor) -> None:
-        if not self.is_initialized:  # of a block that keeps nothing
+        """Keep only these rows."""
+        if not self.is_initialized:  # a layer without a cache
             return
         rows = rows.to(self.keys.device)
         self.keys, self.values = self.keys[rows], self.values[rows]

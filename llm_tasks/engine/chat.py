@@ -1,4 +1,4 @@
-"""Prompts as a user's message in the model's own chat template, for models that were tuned to answer such messages."""
+"""Prompts as a user's message in the model's chat template, for models that were tuned on such messages."""
 
 import inspect
 import json
@@ -16,11 +16,12 @@ MESSAGE = "MESSAGE"
 
 
 class Turn(NamedTuple):
-    """What a chat template puts before a user's message, and after it up to where the model begins to write.
+    """What a chat template puts around a user's message.
 
     Fields:
-        before, after: the message.
-        closing: stands after that where an answer is scored: it closes a thinking block that the template opens.
+        before: text before the message.
+        after: text after it, up to the beginning of the model's answer.
+        closing: text that closes a thinking block which `after` opens; added where options are scored.
     """
 
     before: str
@@ -29,10 +30,10 @@ class Turn(NamedTuple):
 
 
 def template_values(text: str) -> str:
-    """The value of --chat_template_kwargs: a JSON object, in one spelling.
+    """Check a value of --chat_template_kwargs, a JSON object; returns it with sorted keys.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no JSON object.
     """
     try:
         values = json.loads(text)
@@ -44,15 +45,17 @@ def template_values(text: str) -> str:
 
 
 def check_values(tokenizer: PreTrainedTokenizerBase, template: str, values: Mapping[str, Any]) -> None:
-    """Every value is one that the template reads.
+    """Check that the template reads every value.
 
     Raises:
-        ValueError: names the one that is not.
+        ValueError: it does not read one (the message names it).
     """
     taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
     for name in values:
         if name in taken:
-            raise ValueError(f"--chat_template_kwargs: {name} is not the template's to read")
+            raise ValueError(
+                f"--chat_template_kwargs: {name} is an argument of apply_chat_template, not of the template"
+            )
         if name not in template:
             raise ValueError(
                 f"--chat_template_kwargs: the chat template of {tokenizer.name_or_path} does not read {name!r}"
@@ -60,14 +63,14 @@ def check_values(tokenizer: PreTrainedTokenizerBase, template: str, values: Mapp
 
 
 def user_turn(tokenizer: PreTrainedTokenizerBase, leading: Tokens, values: Mapping[str, Any] | None = None) -> Turn:
-    """The turn of a conversation's first message, with the template's own system message if it has one.
+    """What the chat template puts around the first message of a conversation, its default system message included.
 
     Args:
-        leading: tokens that stand before every text anyway (TextEncoder.leading); the turn does not begin with them.
-        values: handed to the template, such as {"enable_thinking": False}.
+        leading: tokens before every text (TextEncoder.leading), with which the turn does not begin again.
+        values: arguments of the template, such as {"enable_thinking": False}.
     Raises:
-        ValueError: the tokenizer has no chat template, one that does not hold a message once and as it is, one that
-            fails, or that ends inside a thinking block which nobody knows how to close.
+        ValueError: the tokenizer has no chat template, it fails, does not contain the message exactly once and
+            unchanged, or ends inside a thinking block whose closing tag is not known.
     """
     if not tokenizer.chat_template:
         raise ValueError(f"--chat_template: the tokenizer of {tokenizer.name_or_path} has none")
@@ -78,12 +81,14 @@ def user_turn(tokenizer: PreTrainedTokenizerBase, leading: Tokens, values: Mappi
         text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **values)
     except (jinja2.TemplateError, TypeError, ImportError) as error:
         raise ValueError(
-            f"--chat_template: the template of {tokenizer.name_or_path} makes nothing of a user's message: "
+            f"--chat_template: the template of {tokenizer.name_or_path} fails on a user's message: "
             f"{type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
     before, *after = text.split(MESSAGE)
     if len(after) != 1:
-        raise ValueError(f"--chat_template: the template of {tokenizer.name_or_path} makes of a message {text!r}")
+        raise ValueError(
+            f"--chat_template: the template of {tokenizer.name_or_path} does not contain a message once: {text!r}"
+        )
     if tokenizer.bos_token_id in leading:
         before = before.removeprefix(tokenizer.bos_token)
     try:
@@ -93,9 +98,9 @@ def user_turn(tokenizer: PreTrainedTokenizerBase, leading: Tokens, values: Mappi
 
 
 def as_messages(level: Level, turn: Turn) -> Level:
-    """The level with everything that is asked, the examples too, in one message, and options as the model's answer.
+    """The level with each prompt, its few-shot examples included, as one user message, and options as the answer.
 
-    Where the model writes its answer it may think first; where options are scored a thinking block is closed.
+    A model that generates its answer may think before it; where options are scored, an open thinking block is closed.
 
     Source: lm-evaluation-harness, --apply_chat_template without --fewshot_as_multiturn.
     """
@@ -105,6 +110,6 @@ def as_messages(level: Level, turn: Turn) -> Level:
 
 def _as_message(prompt: Prompt, before: str, after: str) -> Prompt:
     options = prompt.options
-    if after[-1:].isspace():  # as after "<|im_start|>assistant\n", where an answer begins without a blank
+    if after[-1:].isspace():  # as in "<|im_start|>assistant\n": the answer begins without a space
         options = tuple(option.removeprefix(" ") for option in options)
     return prompt._replace(header=before + prompt.header, question=prompt.question + after, options=options)

@@ -1,11 +1,12 @@
-"""What is special to CPUs, behind one door: the engine asks this file, and nothing else of it.
+"""All that the engine does only on CPUs; its other files import nothing else that is special to CPUs.
 
-Layers in bf16 that compiled loops compute (fused_layers.py, bf16_kernels.py), heads that share keys, and batches side
-by side in threads ("lanes"): torch divides one matmul among all threads, but leaves most of what stands between matmuls
-to one of them while the others wait. Two threads that work together are 1.4 times as fast as one, two lanes 1.8 times.
+That is: layers in bf16 computed by compiled loops (fused_layers.py, bf16_kernels.py), grouped heads that share their
+keys, and batches computed in parallel by worker threads. torch divides a matmul among its threads, but most operations
+between matmuls run on one thread while the others wait: two threads on one batch are 1.4 times as fast as one, two
+workers with a batch each 1.8 times.
 
-What replaces a layer of the model is tried on that layer's own input first, and used only where the result is the same
-to rounding; with `--plain` nothing of this is used.
+A compiled loop is first tried on the layer's input, and replaces the layer only where the results are equal to
+rounding; `--plain` switches all of this off.
 """
 
 import contextlib
@@ -21,76 +22,72 @@ from transformers import PreTrainedModel
 
 from llm_tasks.engine.ways import Ways, is_of_transformers
 
-LANE_TOKENS = 1024  # of a lane's batch: smaller ones take longer in matmuls than a lane gains
-UNEVEN = 1.03  # times the mean: what the fullest of some batches holds
+WORKER_TOKENS = 1024  # tokens of a worker's batch: with fewer, matmuls lose more than a worker gains
+UNEVEN = 1.03  # tokens of the fullest batch, as a multiple of the mean
 
 Tasks = queue.LifoQueue
-Task = Callable[[Tasks], None]  # puts what has to be done after it into the queue
-Block = tuple[int, slice]  # a row of a batch, and contiguous tokens of it
+Task = Callable[[Tasks], None]  # puts the tasks that follow from it into the queue
+Block = tuple[int, slice]  # a row of a batch, and a range of its tokens
 
 
 def in_bf16_on_cpu(computed: PreTrainedModel | Tensor) -> bool:
-    """Whether the compiled loops can compute it."""
+    """Whether it is in bf16 on a CPU, as the compiled loops need it."""
     return computed.device.type == "cpu" and computed.dtype == torch.bfloat16
 
 
-def takes_lanes(model: PreTrainedModel) -> bool:
-    """Whether several threads may run the model at once: nothing in it changes while it runs.
+def allows_workers(model: PreTrainedModel) -> bool:
+    """Whether several threads may run the model at once.
 
-    They may not where modules are moved in and out as they are needed, where frequencies of rotary embeddings follow
-    the batch, in code from outside transformers, and anywhere but on a CPU.
+    Not if its state changes in a forward pass: modules are offloaded, or frequencies of rotary embeddings depend on the
+    batch. Nor on a GPU, or if the model's code is not that of transformers.
     """
     if model.device.type != "cpu" or not is_of_transformers(model):
         return False
     modules = list(model.modules())
-    moved = any(hasattr(module, "_hf_hook") for module in modules)
-    followed = any(kind in str(getattr(module, "rope_type", "")) for module in modules for kind in ("dynamic", "long"))
-    return not moved and not followed
+    offloads = any(hasattr(module, "_hf_hook") for module in modules)
+    rope_types = [str(getattr(module, "rope_type", "")) for module in modules]
+    changes_frequencies = any(name in rope_type for rope_type in rope_types for name in ("dynamic", "long"))
+    return not offloads and not changes_frequencies
 
 
 def divide(ways: Ways, budget: int, tokens: int) -> tuple[int, int]:
-    """How many lanes to compute some tokens in, at least 1, and how many tokens each of them computes at once.
+    """See divide_among_workers; one worker with the whole budget if several are not proven on the model."""
+    return divide_among_workers(budget, tokens) if ways.workers else (1, budget)
+
+
+def divide_among_workers(budget: int, tokens: int) -> tuple[int, int]:
+    """Number of workers, at least 1, and tokens per batch of each, so that all compute about as many batches.
 
     Args:
-        budget: tokens computed at once, by all lanes.
-        tokens: that have to be computed.
+        budget: tokens computed at once, by all workers together.
+        tokens: number of tokens to compute.
     """
-    return divide_into_lanes(budget, tokens) if ways.lanes else (1, budget)
-
-
-def divide_into_lanes(budget: int, tokens: int) -> tuple[int, int]:
-    """How many lanes to compute some tokens in, at least 1, and how many tokens each of them computes at once.
-
-    Several share the budget, so that all have about as many batches to compute.
-
-    Args:
-        budget: tokens computed at once, by all lanes.
-        tokens: that have to be computed.
-    """
-    lanes = min(torch.get_num_threads(), budget // LANE_TOKENS, math.ceil(tokens / LANE_TOKENS))
-    if lanes < 2:
+    workers = min(torch.get_num_threads(), budget // WORKER_TOKENS, math.ceil(tokens / WORKER_TOKENS))
+    if workers < 2:
         return 1, budget
     tokens = math.ceil(UNEVEN * tokens)
-    turns = math.ceil(tokens / budget)
-    return lanes, min(math.ceil(tokens / (turns * lanes)), budget // lanes)
+    batches = math.ceil(tokens / budget)  # of each worker
+    return workers, min(math.ceil(tokens / (batches * workers)), budget // workers)
 
 
-def run(first: Task, lanes: int) -> None:
-    """Do a task and all that it puts into its queue, the latest first, in so many lanes; one is the calling thread.
+def run(first: Task, workers: int) -> None:
+    """Run a task and all tasks that it puts into its queue, the latest first, in several worker threads.
 
+    Args:
+        workers: number of workers; with one, tasks run in the calling thread.
     Raises:
-        BaseException: what a task raised first; no other task is begun after it.
+        BaseException: the first that a task raised; no task is started after it.
     """
     tasks: Tasks = queue.LifoQueue()
     tasks.put(first)
-    if lanes == 1:
+    if workers == 1:
         while not tasks.empty():
             tasks.get()(tasks)
         return
     threads, errors = torch.get_num_threads(), []
 
     def work() -> None:
-        torch.set_num_threads(max(1, threads // lanes))  # of this lane
+        torch.set_num_threads(max(1, threads // workers))  # for this worker
         while (task := tasks.get()) is not None:
             try:
                 if not errors:
@@ -101,13 +98,13 @@ def run(first: Task, lanes: int) -> None:
                 tasks.task_done()
 
     try:
-        with ThreadPoolExecutor(lanes, thread_name_prefix="lane") as pool:
+        with ThreadPoolExecutor(workers, thread_name_prefix="worker") as pool:
             try:
-                for _ in range(lanes):
+                for _ in range(workers):
                     pool.submit(work)
                 tasks.join()
-            finally:  # an interrupt too: what comes last is taken first
-                for _ in range(lanes):
+            finally:  # after an interrupt too; the queue gives the latest first
+                for _ in range(workers):
                     tasks.put(None)
     finally:
         torch.set_num_threads(threads)
@@ -115,21 +112,21 @@ def run(first: Task, lanes: int) -> None:
         if errors:
             raise errors[0]
     finally:
-        errors.clear()  # this frame is in the error's traceback: what failed would stay in memory
+        errors.clear()  # the error's traceback holds this frame, and so would keep all errors in memory
 
 
 def proven_layers(model: PreTrainedModel, tokens: Sequence[int]) -> tuple[str, ...]:
-    """Names of the kinds of layers that compiled loops compute as the model's own code does, on these tokens."""
+    """Names of the layer types that compiled loops compute as the model does, tried on these tokens."""
     if not in_bf16_on_cpu(model) or not is_of_transformers(model):
         return ()
-    from llm_tasks.engine import fused_layers  # its compiler takes half a second and 90 MB
+    from llm_tasks.engine import fused_layers  # importing numba takes half a second and 90 MB
 
     load_compiler(model)
     return fused_layers.proven(model, tokens)
 
 
 def load_compiler(model: PreTrainedModel) -> None:
-    """Load what compiles the loops for a model in bf16 on a CPU: a third of a second, for which lanes would wait."""
+    """Load numba if the compiled loops are used: workers would wait for it, a third of a second."""
     if in_bf16_on_cpu(model):
         from llm_tasks.engine import bf16_kernels
 
@@ -138,7 +135,7 @@ def load_compiler(model: PreTrainedModel) -> None:
 
 @contextlib.contextmanager
 def prepared(model: PreTrainedModel, ways: Ways) -> Iterator[None]:
-    """Inside, in all lanes of an engine, the layers that were proven are computed by compiled loops."""
+    """Inside, in all threads, layers of the types that were proven are computed by compiled loops."""
     faster: contextlib.AbstractContextManager = contextlib.nullcontext()
     if ways.compiles:
         from llm_tasks.engine import fused_layers
@@ -150,12 +147,12 @@ def prepared(model: PreTrainedModel, ways: Ways) -> Iterator[None]:
 
 
 def attends_in_blocks(ways: Ways) -> bool:
-    """Whether attention costs what the blocks of its rows cost, however long the rows."""
+    """Whether attention is computed by blocks (packing.cut_into_blocks), so that long rows cost no more than short."""
     return ways.packs and "attention" in ways.compiles
 
 
 def in_blocks(blocks: list[Block] | None) -> contextlib.AbstractContextManager:
-    """Inside, in this thread, compiled attention computes these blocks alone; see fused_layers.in_blocks."""
+    """Inside, in this thread, compiled attention computes only these blocks; see fused_layers.in_blocks."""
     if blocks is None:
         return contextlib.nullcontext()
     from llm_tasks.engine import fused_layers
@@ -164,7 +161,7 @@ def in_blocks(blocks: list[Block] | None) -> contextlib.AbstractContextManager:
 
 
 def compiled_log_sums(logits: Tensor) -> Tensor:
-    """Logarithm of the sum of exponentials of every row of logits in bf16 on a CPU, float32."""
+    """logsumexp of every row of logits in bf16 on a CPU, float32."""
     from llm_tasks.engine import bf16_kernels
 
     return bf16_kernels.log_sums(logits)
@@ -172,9 +169,9 @@ def compiled_log_sums(logits: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _grouped_heads(model: PreTrainedModel, ways: Ways) -> Iterator[None]:
-    """On a CPU, let the heads of a group read the same keys and values: transformers would copy them per head.
+    """On a CPU, heads of a group read the same keys and values, which transformers would copy for each head.
 
-    On a GPU there is no fast kernel for that together with a mask.
+    On a GPU no fast kernel does that with a mask.
     """
     switch = "TRANSFORMERS_SDPA_FORCE_GQA"
     if model.device.type != "cpu" or not (ways.packs or ways.shares) or switch in os.environ:

@@ -1,4 +1,4 @@
-"""Prompts as tokens: at which token an option begins, and what a prompt loses that is longer than the model takes."""
+"""Prompts as tokens: at which token an option begins, and how prompts are shortened that are too long for the model."""
 
 import bisect
 import itertools
@@ -12,8 +12,8 @@ from llm_tasks.engine.packing import Continuation, Tokens, common_length
 from llm_tasks.levels import Level, Prompt
 
 OVERFLOWS = ("drop_shots", "truncate_left", "skip")
-SHARED_CHARACTERS = 256  # that texts must share for a beginning to be tokenised apart
-UNSURE_CHARACTERS = 32  # before they part, whose tokens may differ
+SHARED_CHARACTERS = 256  # shorter shared beginnings of texts are not tokenised separately
+UNSURE_CHARACTERS = 32  # at the end of a shared beginning, whose tokens may depend on what follows
 TEXTS_AT_ONCE = 1000
 
 
@@ -21,11 +21,11 @@ class EncodedLevel(NamedTuple):
     """A level ready to be measured.
 
     Fields:
-        level: its prompts are those that are left.
-        continuations: of each prompt, one per option; empty where answers are generated.
-        contexts: of each prompt, the tokens after which an answer is generated; empty where options are scored.
-        shortened: prompts that lost examples or their start.
-        skipped: items that are left out because they are too long at this or another level.
+        level: the level without the prompts that are left out.
+        continuations: per prompt, one for each option; empty if answers are generated.
+        contexts: tokens of each prompt; empty if options are scored.
+        shortened: number of prompts that lost examples or their start.
+        skipped: number of items left out because they are too long at this or another level.
     """
 
     level: Level
@@ -36,7 +36,7 @@ class EncodedLevel(NamedTuple):
 
 
 class _Anchor:
-    """A tokenised text; other texts that begin like it reuse the tokens of what they share."""
+    """A tokenised text, whose tokens are reused for other texts with the same beginning."""
 
     def __init__(self, text: str, backend: Tokenizer) -> None:
         self._text, self._backend = text, backend
@@ -46,7 +46,7 @@ class _Anchor:
         self._tokens_before: dict[int, int | None] = {}
 
     def cut(self, text: str) -> tuple[Tokens, int] | None:
-        """Tokens of the longest usable beginning that the text shares, and its length in characters."""
+        """Tokens of the longest beginning shared with `text` that can be reused, and its length in characters."""
         shared = common_length(self._text, text)
         if shared < SHARED_CHARACTERS:
             return None
@@ -57,120 +57,120 @@ class _Anchor:
         return None if count is None else (tuple(self.ids[:count]), at)
 
     def _count_before(self, at: int) -> int | None:
-        """Number of tokens before a character, if the rest of the text has the same tokens by itself; else None."""
+        """Number of tokens before a character, or None if the text from there has other tokens when tokenised alone."""
         count = bisect.bisect_left(self._starts, at)
         if at == 0 or count == len(self.ids) or self._starts[count] != at:
             return None
         rest = self._backend.encode(self._text[at - 1 :], add_special_tokens=False)
-        return count if _behind_first_character(rest) == self.ids[count:] else None
+        return count if _after_first_character(rest) == self.ids[count:] else None
 
 
-def _behind_first_character(encoding: Encoding) -> list[int]:
-    """All tokens but that of the first character, which may depend on what stood before it."""
+def _after_first_character(encoding: Encoding) -> list[int]:
+    """Token ids without that of the first character, which may depend on the text before it."""
     first = next((index for index, (start, _) in enumerate(encoding.offsets) if start > 0), len(encoding.ids))
     return encoding.ids[first:]
 
 
 def _parts(items: list) -> Iterator[list]:
-    """Split into lists of TEXTS_AT_ONCE: the tokenizer's own records are large."""
+    """Split into lists of TEXTS_AT_ONCE: the tokenizer's output takes much memory."""
     return (items[start : start + TEXTS_AT_ONCE] for start in range(0, len(items), TEXTS_AT_ONCE))
 
 
 class TextEncoder:
-    """A tokenizer that puts its special tokens before a text, never after it, whatever its own habit."""
+    """Tokenizes texts with the tokenizer's special tokens before a text, but not those after it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-        whole = tokenizer("a")["input_ids"]
-        starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
-        self.leading: Tokens = tuple(whole[: starts[0]]) if starts else ()
+        without = tokenizer("a", add_special_tokens=False)["input_ids"]
+        with_special = tokenizer("a")["input_ids"]
+        starts = [at for at in range(len(with_special)) if with_special[at : at + len(without)] == without]
+        self.leading: Tokens = tuple(with_special[: starts[0]]) if starts else ()
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self._first: Tokens = () if first is None else (first,)
         self._ids: dict[int, int] = {}
         self._backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
-        if self._backend:  # every call of the tokenizer sets these again
+        if self._backend:  # calls of the tokenizer set these again
             self._backend.no_truncation()
             self._backend.no_padding()
 
     def encode(self, texts: Iterable[str]) -> dict[str, Tokens]:
-        """Tokens of each distinct text, the leading special ones included.
+        """Tokens of each distinct text, the leading special tokens included.
 
-        Of texts that begin alike, as prompts with the same examples do, the beginning is tokenised once, up to a line's
-        end behind which the tokens were found to be the same with and without it.
+        A beginning that texts share, such as the few-shot examples of prompts, is tokenised once, up to a line break
+        after which the tokens are the same with and without the beginning.
         """
         distinct = sorted(set(texts))
         anchor: _Anchor | None = None
         whole: list[str] = []
         tails: list[tuple[str, Tokens, int]] = []  # a text, the tokens of its beginning, where the rest begins
-        found: dict[str, Tokens] = {}
+        encoded: dict[str, Tokens] = {}
         for text, following in itertools.zip_longest(distinct, distinct[1:], fillvalue=""):
             cut = anchor.cut(text) if anchor else None
             if cut:
                 tails.append((text, *cut))
             elif self._backend and common_length(text, following) >= SHARED_CHARACTERS:
                 anchor = _Anchor(text, self._backend)
-                found[text] = self._intern(anchor.ids)
+                encoded[text] = self._intern(anchor.ids)
             else:
                 whole.append(text)
         for part in _parts(whole):
             rows = self._tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
-            found |= {text: self._intern(row) for text, row in zip(part, rows, strict=True)}
+            encoded |= {text: self._intern(row) for text, row in zip(part, rows, strict=True)}
         for part in _parts(tails):
             rows = self._backend.encode_batch([text[at - 1 :] for text, _, at in part], add_special_tokens=False)
             for (text, beginning, _), row in zip(part, rows, strict=True):
-                found[text] = self._intern((*beginning, *_behind_first_character(row)))
-        return found
+                encoded[text] = self._intern((*beginning, *_after_first_character(row)))
+        return encoded
 
     def _intern(self, ids: Sequence[int]) -> Tokens:
-        """The leading tokens and these, as numbers that all texts share: millions of their own take much memory."""
+        """The leading tokens and these, with one int object per token id: millions of them would take much memory."""
         return (*self.leading, *(self._ids.setdefault(token, token) for token in ids))
 
     def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        """Each (context, option) as one tokenised text, scored from the token on at which it leaves the context's own.
+        """Tokens of each (context, option) as one text, scored from the first token that the context alone lacks.
 
-        Spaces at the end of a context count as the option's, line ends as the context's. A token that reaches over the
-        boundary is scored whole. An empty context becomes the tokenizer's first token, its begin or end of text.
+        Spaces at the end of a context count as part of the option, line breaks as part of the context. A token that
+        spans the boundary is scored. An empty context becomes the tokenizer's begin or end of text token.
 
         Raises:
-            ValueError: an option without a token of its own, or with no token before it.
-        Source: lm-evaluation-harness, api/model.py _encode_pair, which cuts by the number of the context's tokens and
-            so scores too little where one reaches over the boundary.
+            ValueError: an option that adds no token to its context, or an empty context without such a token.
+        Source: lm-evaluation-harness, api/model.py _encode_pair, which cuts by the number of the context's tokens, and
+            so does not score a token that spans the boundary.
         """
-        bare = [context.rstrip(" ") for context, _ in pairs]
-        moved = [(start, context[len(start) :] + option) for start, (context, option) in zip(bare, pairs, strict=True)]
+        contexts = [context.rstrip(" ") for context, _ in pairs]
+        moved = [(kept, context[len(kept) :] + option) for kept, (context, option) in zip(contexts, pairs, strict=True)]
         encoded = self.encode(text for context, option in moved for text in (context, context + option))
-        found = []
+        continuations = []
         for context, option in moved:
-            alone, whole = encoded[context], encoded[context + option]
-            start = common_length(alone, whole)
+            tokens = encoded[context + option]
+            start = common_length(encoded[context], tokens)
             if start == 0:
                 if not self._first:
-                    raise ValueError(f"{option!r}: nothing stands before it; the tokenizer has no begin or end of text")
-                whole, start = self._first + whole, len(self._first)
-            if start == len(whole):
-                raise ValueError(f"the option {option!r} has no token of its own after {context[-40:]!r}")
-            found.append(Continuation(whole, start))
-        return found
+                    raise ValueError(f"{option!r} has no context, and the tokenizer has no begin or end of text token")
+                tokens, start = self._first + tokens, len(self._first)
+            if start == len(tokens):
+                raise ValueError(f"the option {option!r} adds no token to its context, {context[-40:]!r}")
+            continuations.append(Continuation(tokens, start))
+        return continuations
 
 
 def prompt_text(prompt: Prompt, num_shots: int | None = None) -> str:
-    """What stands before the option or the answer, with the first `num_shots` examples, all if None."""
+    """Text of a prompt, with its first `num_shots` few-shot examples, all if None."""
     return prompt.header + "".join(prompt.shots[:num_shots]) + prompt.question
 
 
 def encode_levels(
     levels: Sequence[Level], encoder: TextEncoder, max_length: int, max_new_tokens: int, overflow: str
 ) -> list[EncodedLevel]:
-    """The levels as tokens, none longer than the model takes; an item that is too long at one level is left out of all.
+    """Tokenize levels; prompts that are too long are shortened, or their items left out of all levels.
 
     Args:
-        max_length: tokens that the model takes.
-        max_new_tokens: room that is left for a generated answer.
-        overflow: "drop_shots" drops the last examples until the prompt fits, "truncate_left" cuts its beginning, both
-            never the question; "skip", and what still does not fit, leaves the item out.
+        max_length: longest input of the model, in tokens.
+        max_new_tokens: tokens of it reserved for a generated answer.
+        overflow: "drop_shots" drops the last few-shot examples until the prompt fits, "truncate_left" cuts the prompt's
+            beginning; neither cuts the question. With "skip", or if that is not enough, the item is left out.
     Raises:
-        ValueError: a level of which nothing is left.
+        ValueError: no prompt of a level is left.
     """
     fitted = []
     for level in levels:
@@ -178,21 +178,21 @@ def encode_levels(
         fitted.append(_fit_level(level, encoder, limit, overflow))
     dropped = {
         prompt.item
-        for level, (_, found) in zip(levels, fitted, strict=True)
-        for prompt, tokens in zip(level.prompts, found, strict=True)
+        for level, (_, fitting) in zip(levels, fitted, strict=True)
+        for prompt, tokens in zip(level.prompts, fitting, strict=True)
         if tokens is None
     }
     encoded = []
-    for level, (shortened, found) in zip(levels, fitted, strict=True):
+    for level, (shortened, fitting) in zip(levels, fitted, strict=True):
         kept = [index for index, prompt in enumerate(level.prompts) if prompt.item not in dropped]
         if not kept:
-            room = f", {max_new_tokens} of them for the answer (--max_new_tokens)" if level.reader == "answer" else ""
+            reserved = f", {max_new_tokens} of them for the answer (--max_new_tokens)" * (level.reader == "answer")
             raise ValueError(
                 f"level {level.name!r} of {level.dataset}: none of its {len(level.prompts)} prompts fits into the "
-                f"{max_length} tokens that the model takes{room} (--overflow {overflow})"
+                f"{max_length} tokens that the model takes{reserved} (--overflow {overflow})"
             )
         prompts = [level.prompts[index] for index in kept]
-        tokens = [found[index] for index in kept]
+        tokens = [fitting[index] for index in kept]
         generates = level.reader == "answer"
         kept_level = level._replace(prompts=prompts)
         cut = sum(index in shortened for index in kept)
@@ -204,18 +204,18 @@ def encode_levels(
 def _fit_level(
     level: Level, encoder: TextEncoder, limit: int, overflow: str
 ) -> tuple[set[int], list[list[Continuation] | Tokens | None]]:
-    """Places of the prompts that were shortened, and the tokens of all; None for one that does not fit."""
+    """Indices of the prompts that were shortened, and the tokens of all; None for one that does not fit."""
     whole = _encode(level.prompts, [prompt_text(prompt) for prompt in level.prompts], encoder)
     shortened: set[int] = set()
-    found: list[list[Continuation] | Tokens | None] = []
+    fitting: list[list[Continuation] | Tokens | None] = []
     for index, (prompt, tokens) in enumerate(zip(level.prompts, whole, strict=True)):
         excess = _length(tokens) - limit
         if excess > 0:
             tokens = _shorten(prompt, tokens, excess, encoder, overflow)
             if tokens is not None:
                 shortened.add(index)
-        found.append(tokens)
-    return shortened, found
+        fitting.append(tokens)
+    return shortened, fitting
 
 
 def _encode(prompts: Sequence[Prompt], texts: Sequence[str], encoder: TextEncoder) -> list[list[Continuation] | Tokens]:
@@ -228,7 +228,7 @@ def _encode(prompts: Sequence[Prompt], texts: Sequence[str], encoder: TextEncode
 
 
 def _length(tokens: list[Continuation] | Tokens) -> int:
-    """Tokens that the model is fed: the last one of an option never is."""
+    """Number of tokens in the model's input, which lacks the last token of an option."""
     if isinstance(tokens, tuple):
         return len(tokens)
     return max(len(continuation.tokens) for continuation in tokens) - 1
@@ -248,7 +248,7 @@ def _shorten(
         rows = [tokens] if isinstance(tokens, tuple) else [option.tokens for option in tokens]
         before = prompt_text(prompt._replace(question=""))
         start = encoder.encode([before])[before]
-        # Only what is in front of the question whether or not it follows: no token that reaches into it.
+        # Cuts only tokens that are the same without the question: none that spans its beginning.
         if excess <= min(common_length(start, row) for row in rows) - lead:
             rows = [(*row[:lead], *row[lead + excess :]) for row in rows]
             if isinstance(tokens, tuple):

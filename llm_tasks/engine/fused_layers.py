@@ -1,8 +1,8 @@
-"""Layers in bf16 on a CPU, computed by bf16_kernels instead of step by step.
+"""Replaces layers of a bf16 model on a CPU by the compiled loops of bf16_kernels.
 
-Normalisation, gated MLP and rotary embedding of Llama's kind, and attention where the CPU multiplies bf16 in vectors
-and not in matrices, for which torch's is made. A layer that looks like one of these is tried on its own input first
-(proven): many models have such layers, and some that look the same compute something else.
+These are RMS norms, gated MLPs and rotary embeddings like Llama's; and attention, on CPUs that have vector but no
+matrix instructions for bf16: with the latter torch's attention is fast. A layer that looks like one of these is first
+tried on its input (proven): many models have such layers, and some that look the same compute something else.
 """
 
 import contextlib
@@ -20,38 +20,38 @@ from transformers.activations import SiLUActivation
 
 from llm_tasks.engine import bf16_kernels
 
-_own_attention = nn.functional.scaled_dot_product_attention
+_torch_attention = nn.functional.scaled_dot_product_attention
 ATTENTION, ROTARY = "attention", "apply_rotary_pos_emb"
-MOST_SCORES = 2**25  # at once: 67 MB
-TRIED_TOKENS = 32  # on whose hidden states layers are tried
-TWO_ROUNDINGS = 2**-7  # of a number in bf16: what sums in another order may move it by
+MOST_SCORES = 2**25  # attention scores at once: 67 MB
+TRIED_TOKENS = 32  # length of the sequence on which layers are tried
+TWO_ROUNDINGS = 2**-7  # relative error of two roundings to bf16, which another order of a sum may cause
 
-Block = tuple[int, slice]  # a row of a batch, and contiguous tokens of it
+Block = tuple[int, slice]  # a row of a batch, and a range of its tokens
 Rotary = Callable[..., tuple[Tensor, Tensor]]
 
 _blocks: ContextVar[list[Block] | None] = ContextVar("blocks", default=None)
 
 
 class Replacement(NamedTuple):
-    """A function, and the layer or Python module that has it under a name."""
+    """A function that replaces the attribute `name` of `target`, a layer or a Python module."""
 
-    owner: Any
+    target: Any
     name: str
     function: Callable[..., Any]
 
 
 @torch.no_grad()
 def proven(model: PreTrainedModel, tokens: Sequence[int]) -> tuple[str, ...]:
-    """Kinds of layers that compute the same here as by the model's own code, each on its own input from these tokens.
+    """Names of the layer types whose compiled loops compute what the model does, each tried on its input.
 
-    The same to rounding: a norm's squares are summed in another order. Attention is torch's function whatever the
-    model, and needs no trial; its scores are rounded to bf16, as in transformers' eager attention.
+    Equal to rounding: a norm's squares are summed in another order. Attention is the same function of torch in every
+    model and is not tried; its scores are rounded to bf16, as in transformers' eager attention.
 
     Args:
         model: in bf16, on a CPU.
-        tokens: of one sequence; the first TRIED_TOKENS are fed.
+        tokens: a sequence, of which the first TRIED_TOKENS are fed.
     Returns:
-        Names for `replacements`: of classes, ROTARY, ATTENTION.
+        Names of classes, ROTARY and ATTENTION, for `replacements`.
     """
     fast = {module: _fast_forward(module) for module in model.modules()}
     fast = {module: forward for module, forward in fast.items() if forward}
@@ -59,7 +59,7 @@ def proven(model: PreTrainedModel, tokens: Sequence[int]) -> tuple[str, ...]:
     angles: list[tuple[Tensor, Tensor]] = []
 
     def try_layer(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if len(inputs) != 1 or not _same(fast[module](inputs[0]), output):
+        if len(inputs) != 1 or not _equal_to_rounding(fast[module](inputs[0]), output):
             failed.add(type(module).__name__)
 
     def keep_angles(module: nn.Module, inputs: object, output: object) -> None:
@@ -77,30 +77,30 @@ def proven(model: PreTrainedModel, tokens: Sequence[int]) -> tuple[str, ...]:
         for handle in handles:
             handle.remove()
     names = {type(module).__name__ for module in fast} - failed
-    homes = _rotary_homes(model)
-    if homes and angles and all(_same_rotary(home, *angle) for home in homes for angle in angles):
+    functions = _rotary_functions(model).values()
+    if functions and angles and all(_equal_rotary(function, *angle) for function in functions for angle in angles):
         names.add(ROTARY)
-    if _multiplies_in_vectors() and model.config.get_text_config()._attn_implementation == "sdpa":
+    if _has_vector_bf16_only() and model.config.get_text_config()._attn_implementation == "sdpa":
         names.add(ATTENTION)
     return tuple(sorted(names))
 
 
 def replacements(model: PreTrainedModel, names: Sequence[str]) -> list[Replacement]:
-    """The functions that replace the kinds of layers that `proven` named."""
-    found = [
+    """The replacements for the layer types that `proven` returned."""
+    result = [
         Replacement(module, "forward", _fast_forward(module))
         for module in model.modules() if type(module).__name__ in names and _fast_forward(module)
     ]  # fmt: skip
     if ROTARY in names:
-        homes = _rotary_homes(model).items()
-        found += [Replacement(home, ROTARY, functools.partial(_rotary, own)) for home, own in homes]
+        functions = _rotary_functions(model).items()
+        result += [Replacement(module, ROTARY, functools.partial(_rotary, original)) for module, original in functions]
     if ATTENTION in names:
-        found.append(Replacement(nn.functional, "scaled_dot_product_attention", _attention))
-    return found
+        result.append(Replacement(nn.functional, "scaled_dot_product_attention", _attention))
+    return result
 
 
 def _fast_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """The compiled form of a layer that looks like Llama's norm or gated MLP; None of others, and of wrapped ones."""
+    """Compiled forward of a layer that looks like Llama's norm or gated MLP; None for others and for wrapped ones."""
     if "forward" in vars(module):
         return None
     weights = dict(module.named_parameters(recurse=False))
@@ -112,43 +112,45 @@ def _fast_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
-def _rotary_homes(model: PreTrainedModel) -> dict[Any, Rotary]:
-    """The Python modules of the model's layers that have a function for rotary embeddings, and this function."""
-    homes = {sys.modules[type(module).__module__] for module in model.modules()}
-    found = {home: getattr(home, ROTARY, None) for home in homes}
-    expected = ["q", "k", "cos", "sin"]
-    return {home: own for home, own in found.items() if own and list(inspect.signature(own).parameters)[:4] == expected}
+def _rotary_functions(model: PreTrainedModel) -> dict[Any, Rotary]:
+    """By Python module of the model's layers, its function apply_rotary_pos_emb, if it takes q, k, cos and sin."""
+    modules = {sys.modules[type(module).__module__] for module in model.modules()}
+    functions = {module: getattr(module, ROTARY, None) for module in modules}
+    return {
+        module: function
+        for module, function in functions.items()
+        if function and list(inspect.signature(function).parameters)[:4] == ["q", "k", "cos", "sin"]
+    }
 
 
-def _same(found: Tensor, expected: object) -> bool:
-    """Whether every row is the other to rounding in bf16."""
-    if not isinstance(expected, Tensor) or expected.shape != found.shape or expected.dtype != found.dtype:
+def _equal_to_rounding(computed: Tensor, expected: object) -> bool:
+    """Whether all rows are equal to rounding in bf16."""
+    if not isinstance(expected, Tensor) or expected.shape != computed.shape or expected.dtype != computed.dtype:
         return False
-    distance = (found.float() - expected.float()).norm(dim=-1)
+    distance = (computed.float() - expected.float()).norm(dim=-1)
     return bool((distance <= TWO_ROUNDINGS * expected.float().norm(dim=-1)).all())
 
 
-def _same_rotary(home: Any, cos: Tensor, sin: Tensor) -> bool:
-    """Whether a module's function for rotary embeddings is the compiled one, on random queries and keys."""
-    own = getattr(home, ROTARY)
+def _equal_rotary(original: Rotary, cos: Tensor, sin: Tensor) -> bool:
+    """Whether the compiled rotary embedding computes what the original does, on random queries and keys."""
     draw = torch.Generator().manual_seed(0)
     q, k = (torch.randn(1, heads, cos.shape[-2], cos.shape[-1], generator=draw).bfloat16() for heads in (4, 2))
     if cos.dim() != 3 or not _in_bf16(cos, sin):
         return False
     try:
-        expected = own(q, k, cos, sin)
+        expected = original(q, k, cos, sin)
     except (RuntimeError, TypeError, ValueError):  # it takes something else
         return False
-    return all(map(_same, _rotary(own, q, k, cos, sin), expected))
+    return all(map(_equal_to_rounding, _rotary(original, q, k, cos, sin), expected))
 
 
 @contextlib.contextmanager
 def in_blocks(blocks: list[Block]) -> Iterator[None]:
-    """Inside, in this thread, replaced attention computes these blocks alone, where no tokens stand before the rows.
+    """Inside, in this thread, compiled attention computes only these blocks of rows without a prefix.
 
     Args:
-        blocks: outside of which a batch's mask lets no token see another. Where two overlap, the later one holds; a
-            token in none attends to nothing.
+        blocks: all that the batch's mask leaves visible: no token attends to one outside its block. Where two overlap,
+            the result is the later one's; tokens in none get zeros.
     """
     token = _blocks.set(blocks)
     try:
@@ -159,22 +161,22 @@ def in_blocks(blocks: list[Block]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced(some: list[Replacement]) -> Iterator[None]:
-    """Inside, in all threads, the functions stand where they belong."""
-    before = [vars(owner).get(name) for owner, name, _ in some]
+    """Inside, in all threads, the replacements are in effect."""
+    before = [vars(target).get(name) for target, name, _ in some]
     try:
-        for owner, name, function in some:
-            setattr(owner, name, function)
+        for target, name, function in some:
+            setattr(target, name, function)
         yield
     finally:
-        for (owner, name, _), own in zip(some, before, strict=True):
-            if own is None:
-                delattr(owner, name)
+        for (target, name, _), original in zip(some, before, strict=True):
+            if original is None:
+                delattr(target, name)
             else:
-                setattr(owner, name, own)
+                setattr(target, name, original)
 
 
-def _multiplies_in_vectors() -> bool:
-    """Whether the CPU multiplies vectors, but not matrices, in bf16: torch's attention makes no use of that."""
+def _has_vector_bf16_only() -> bool:
+    """Whether the CPU has vector but no matrix instructions for bf16; torch's attention does not use the former."""
     units = torch.cpu.get_capabilities()
     return units.get("avx512_bf16", False) and not units.get("amx_bf16", False)
 
@@ -200,9 +202,9 @@ def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """torch's own, with its arguments; with a mask of all heads it is two matmuls, one block after the other.
+    """scaled_dot_product_attention; with a mask for all heads, as two matmuls per block.
 
-    So the scores between them stay in the CPU's cache.
+    The scores of a block stay in the CPU's cache between them.
     """
     heads, queries, width = query.shape[-3:]
     groups, keys = key.shape[-3:-1]
@@ -215,7 +217,7 @@ def _attention(
         parts = whole if blocks is None else [(row, queried, queried) for row, queried in blocks]
     scores = [heads * (queried.stop - queried.start) * (seen.stop - seen.start) for _, queried, seen in parts]
     if not 0 < max(scores, default=0) <= MOST_SCORES:
-        return _own_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        return _torch_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     scale = width**-0.5 if scale is None else scale
     attended = query.new_zeros(len(query), queries, heads, width)
     for row, queried, seen in parts:
@@ -228,10 +230,10 @@ def _attention(
 
 
 def _rotary(
-    own: Rotary, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
+    original: Rotary, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
     whole = q.dim() == cos.dim() + 1 == 4 and q.shape[-1] == k.shape[-1] == cos.shape[-1]
     if unsqueeze_dim != 1 or not whole or not _in_bf16(q, k, cos, sin):
-        return own(q, k, cos, sin, unsqueeze_dim)
+        return original(q, k, cos, sin, unsqueeze_dim)
     cos, sin = cos.contiguous(), sin.contiguous()
     return bf16_kernels.rotate(q.transpose(1, 2), cos, sin), bf16_kernels.rotate(k.transpose(1, 2), cos, sin)

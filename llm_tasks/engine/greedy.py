@@ -1,7 +1,7 @@
-"""Greedy answers of language models: what prompts have in common is fed once, then all answers grow token by token.
+"""Greedy answers of language models: shared prefixes of prompts are fed once, then answers grow token by token.
 
-Prompts of any length are answered together. Their keys and values end at the same column of a buffer, so that all
-answers grow in step; what stands before the shorter ones is masked.
+Prompts of different lengths are answered in one batch. Their keys and values are aligned at the end in a buffer, and
+the columns before shorter ones are masked.
 """
 
 import itertools
@@ -33,19 +33,19 @@ from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways, lengths_of
 
-ANSWERS_AT_ONCE = 4  # times the budget: a step reads all weights however few rows it has
-TRIED_TOKENS = 2  # written behind each prompt that ways of answering are tried with
-NO_TOKEN = 0  # stands behind a prompt, to be predicted
+ANSWERS_AT_ONCE = 4  # times the budget: every step reads all weights, however few rows it computes
+TRIED_TOKENS = 2  # generated after each prompt when fast paths are proven
+NO_TOKEN = 0  # placeholder for the token to predict after a prompt
 
 
 class AnswerEnd(NamedTuple):
     """Where a generated answer ends.
 
     Fields:
-        max_new_tokens: longest answer, at least 1.
-        is_finished: of the tokens chosen so far; asked after each.
-        min_new_tokens: none of `ends` is chosen before an answer has so many.
-        ends: the tokens that end a text.
+        max_new_tokens: longest answer in tokens, at least 1.
+        is_finished: called with the answer's tokens after each new one; True ends the answer.
+        min_new_tokens: none of `ends` is chosen before an answer has this many tokens.
+        ends: end-of-text tokens.
     """
 
     max_new_tokens: int
@@ -58,29 +58,30 @@ def greedy_answers(
     model: PreTrainedModel, prompts: Sequence[Tokens], end: AnswerEnd, tokens_per_batch: int, precision: str = "no",
     ways: Ways | None = None, processes: Processes = ALONE,
 ) -> tuple[list[list[int]], Work]:  # fmt: skip
-    """The most likely token after each prompt, again and again until an answer is finished.
+    """Greedy decoding after each prompt until its answer ends.
 
     Args:
-        prompts: in any order, none empty; equal ones and equal beginnings are computed once.
-        tokens_per_batch, precision, ways, processes: as for log_likelihoods; keys and values of ANSWERS_AT_ONCE times
-            so many tokens are held.
+        prompts: in any order, none empty; equal prompts and shared prefixes are computed once.
+        end: where answers end.
+        tokens_per_batch, precision, ways, processes: see log_likelihoods; the KV cache holds ANSWERS_AT_ONCE times
+            tokens_per_batch.
     Returns:
-        Tokens of each answer with the one that finished it, and the tokens that were computed.
+        Tokens of each answer, with the last one that ended it, and the number of tokens computed.
     """
     distinct = sorted(set(prompts))
     ways = answering_ways(model, distinct) if ways is None else ways
-    # Every process cuts the batches, of which it answers its own, as the main one does: it may have other threads.
+    # Every process cuts all batches as the main one does, which may have another number of threads, and takes its part.
     ways, tokens_per_batch = processes.share((ways, tokens_per_batch))
     batches = list(_batches(model, distinct, ways, end.max_new_tokens, ANSWERS_AT_ONCE * tokens_per_batch))
     costs = [sum(len(prompt) + end.max_new_tokens for prompt in batch) for batch, _ in batches]
-    own = batches if processes.count == 1 else [batches[index] for index in processes.own_part(costs)]
+    local = batches if processes.count == 1 else [batches[index] for index in processes.local_part(costs)]
     with processes.together():
-        answers, computed = _answer_all(model, own, end, tokens_per_batch, precision)
+        answers, computed = _answer_all(model, local, end, tokens_per_batch, precision)
     if processes.count > 1:
         answers = _merge_answers(distinct, answers, end.max_new_tokens, processes)
         computed = int(processes.merge(np.array([computed]))[0])
-    fed = distinct_tokens(_as_reads(distinct)) + sum(len(answer) - 1 for answer in answers.values())
-    return [answers[prompt] for prompt in prompts], Work(computed, fed)
+    fewest = distinct_tokens(_as_reads(distinct)) + sum(len(answer) - 1 for answer in answers.values())
+    return [answers[prompt] for prompt in prompts], Work(computed, fewest)
 
 
 def _as_reads(prompts: Iterable[Tokens]) -> list[Read]:
@@ -90,15 +91,15 @@ def _as_reads(prompts: Iterable[Tokens]) -> list[Read]:
 def _batches(
     model: PreTrainedModel, distinct: list[Tokens], ways: Ways, max_new_tokens: int, budget: int
 ) -> Iterator[tuple[list[Tokens], Ways]]:
-    """Sorted prompts in batches that are answered together, from short to long, and how.
+    """Batches of the sorted prompts, from short to long, each with its fast paths.
 
-    Prompts whose answer grows beyond a length at which the model changes its arithmetic are fed whole for every token.
+    If the model's arithmetic changes at a length that an answer reaches, all tokens are fed again at every step.
     """
     lengths = lengths_of(model.config.get_text_config())
 
     def changes(prompt: Tokens) -> bool:
-        kinds = {lengths.kind(len(prompt)), lengths.kind(len(prompt) + max_new_tokens - 1)}
-        return len(kinds) > 1 or (lengths.each and kinds != {0})
+        groups = {lengths.group(len(prompt)), lengths.group(len(prompt) + max_new_tokens - 1)}
+        return len(groups) > 1 or (lengths.each and groups != {0})
 
     fixed = [prompt for prompt in distinct if not changes(prompt)]
     for alike in lengths.grouped(fixed, map(len, fixed)).values():
@@ -109,16 +110,16 @@ def _batches(
 
 
 def _cut(distinct: list[Tokens], max_new_tokens: int, budget: int, together: bool) -> Iterator[list[Tokens]]:
-    """Sorted prompts in batches, from short to long.
+    """Batches of sorted prompts, from short to long.
 
-    Prompts that share something beyond what all share, such as questions about one text, stay next to each other
-    (packing.families). Without `together`, all prompts of a batch have one length.
+    Prompts that share more than the prefix of all, such as questions about one text, stay together (packing.families).
+    Without `together`, all prompts of a batch have the same length.
     """
     if together:
         common = common_length(distinct[0], distinct[-1]) if distinct else 0
-        kin = [distinct[members.start : members.stop] for _, members in families(_as_reads(distinct), common)]
-        kin.sort(key=lambda prompts: max(map(len, prompts)))
-        ordered = [list(itertools.chain.from_iterable(kin))]
+        related = [distinct[members.start : members.stop] for _, members in families(_as_reads(distinct), common)]
+        related.sort(key=lambda prompts: max(map(len, prompts)))
+        ordered = [list(itertools.chain.from_iterable(related))]
     else:
         ordered = [list(same) for _, same in itertools.groupby(sorted(distinct, key=len), key=len)]
     for prompts in ordered:
@@ -135,17 +136,17 @@ def _cut(distinct: list[Tokens], max_new_tokens: int, budget: int, together: boo
 
 
 def _merge_answers(
-    distinct: list[Tokens], own: dict[Tokens, list[int]], max_new_tokens: int, processes: Processes
+    distinct: list[Tokens], local: dict[Tokens, list[int]], max_new_tokens: int, processes: Processes
 ) -> dict[Tokens, list[int]]:
-    """The answers of all processes; 0 stands for no token while they are exchanged.
+    """The answers of all processes, exchanged as token ids + 1 with 0 as padding.
 
     Raises:
-        RuntimeError: the processes divided the prompts in different ways.
+        RuntimeError: the processes divided the prompts differently.
     """
-    check_done_once(processes.merge(np.array([prompt in own for prompt in distinct], dtype=np.int64)))
+    check_done_once(processes.merge(np.array([prompt in local for prompt in distinct], dtype=np.int64)))
     table = np.zeros((len(distinct), max_new_tokens), dtype=np.int64)
     for row, prompt in zip(table, distinct, strict=True):
-        answer = own.get(prompt, [])
+        answer = local.get(prompt, [])
         row[: len(answer)] = np.add(answer, 1)
     merged = processes.merge(table)
     return {prompt: (row[row > 0] - 1).tolist() for prompt, row in zip(distinct, merged, strict=True)}
@@ -155,28 +156,28 @@ def _answer_all(
     model: PreTrainedModel, batches: list[tuple[list[Tokens], Ways]], end: AnswerEnd, tokens_per_batch: int,
     precision: str,
 ) -> tuple[dict[Tokens, list[int]], int]:  # fmt: skip
-    """Answers to the prompts of all batches, and how many tokens were computed; the longest go first."""
+    """Answers to the prompts of all batches, longest first, and the number of tokens computed."""
     answers: dict[Tokens, list[int]] = {}
     computed = 0
-    faster = batches[0][1] if batches else PLAIN  # the same for all but `answers`
+    paths = batches[0][1] if batches else PLAIN  # the same in all batches but for `answers`
     total = sum(len(batch) for batch, _ in batches)
-    with Progress(total=total, name="answers") as progress, cpu.prepared(model, faster):
+    with Progress(total=total, name="answers") as progress, cpu.prepared(model, paths):
         while batches:
             *batches, (some, ways) = batches
             writer = _writer(some, end.max_new_tokens, model, tokens_per_batch, precision, ways, progress)
             try:
-                found = _write(writer, len(some), end)
+                written = _write(writer, len(some), end)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or len(some) == 1:
                     raise
-                found = None
-            if found is None:  # here, where nothing holds the writer any more
+                written = None
+            if written is None:  # outside of the except block, whose error refers to the writer
                 del writer
                 release_memory(model.device)
                 batches = [(half, way) for batch, way in (*batches, (some, ways)) for half in _halves(batch)]
                 tokens_per_batch = max(1, tokens_per_batch // 2)
                 continue
-            answers |= dict(zip(some, found, strict=True))
+            answers |= dict(zip(some, written, strict=True))
             computed += writer.computed
     return answers, computed
 
@@ -187,7 +188,7 @@ def _halves(batch: list[Tokens]) -> list[list[Tokens]]:
 
 
 def _write(writer: "_Writer", count: int, end: AnswerEnd) -> list[list[int]]:
-    """The answers to a batch of prompts, those that are finished left out from step to step."""
+    """The answers to a batch of prompts; finished ones are not computed further."""
     answers: list[list[int]] = [[] for _ in range(count)]
     active = list(range(count))
     logits = writer.start()
@@ -206,11 +207,11 @@ def _write(writer: "_Writer", count: int, end: AnswerEnd) -> list[list[int]]:
         if not kept:
             return answers
         active = [active[row] for row in kept]
-        logits = writer.go_on(chosen, torch.tensor(kept, device=chosen.device))
+        logits = writer.step(chosen, torch.tensor(kept, device=chosen.device))
 
 
 class _Writer(Engine):
-    """A batch of prompts, fed at the start, and the answers behind them, fed token by token."""
+    """Feeds a batch of prompts, then their answers token by token."""
 
     def __init__(
         self, prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str,
@@ -226,69 +227,69 @@ class _Writer(Engine):
         """Logits after each prompt, (prompts, vocabulary)."""
         raise NotImplementedError
 
-    def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """Logits after one more token.
+    def step(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """Logits after one more token of the answers that are not finished.
 
         Args:
-            tokens: what was chosen, (answers that were fed before,).
-            rows: those of them that go on, (answers,), in order.
+            tokens: the token chosen for each answer of the previous step, (previous answers,).
+            rows: indices of the answers to continue, ascending, (answers,).
         Returns:
             (answers, vocabulary).
         """
         raise NotImplementedError
 
     def _after_last(self, ids: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
-        # A mask, not logits_to_keep=1: that keeps a strided slice, for which a CPU copies the output layer's
-        # weights once per row.
+        # A mask, not logits_to_keep=1: that gives a strided slice, for which a CPU copies the output layer's weights
+        # once per row.
         last = torch.zeros_like(ids, dtype=torch.bool)
         last[:, -1] = True
         return self._outputs(ids, last, cache, **more)
 
 
-class _Together(_Writer):
-    """Prompts of any length, fed side by side in packed rows."""
+class _PackedWriter(_Writer):
+    """Prompts of any length, fed in packed rows."""
 
-    _keeps_own = True
+    _keeps_batch = True
 
     def start(self) -> Tensor:
         device = self._model.device
-        # Of prompts that are still to be answered.
+        # Of the prompts whose answers are not finished.
         self._prompt_lengths = torch.tensor(list(map(len, self._prompts)), device=device)
         self._first: Tensor | None = None
         reads = _as_reads(self._prompts)
-        lanes, self._budget = cpu.divide(self._ways, self._budget, distinct_tokens(reads))
-        self.feed(reads, lanes)
+        workers, self._budget = cpu.divide(self._ways, self._budget, distinct_tokens(reads))
+        self.feed(reads, workers)
         return self._first
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
-        """Put keys and values of each prompt at the end of its row of the buffers, and keep the logits after it."""
-        found = [(index, column, owner) for index, row in enumerate(rows) for column, _, owner, _ in row.reads]
-        index, column, owner = map(np.array, zip(*found, strict=True))
-        # A prompt's tokens in its row: those that its last one hangs from.
-        branches = [np.flatnonzero(np.array(rows[row].ends[: last + 1]) > last) for row, last, _ in found]
+        """Copy each prompt's keys and values to the end of its row of the buffers, and keep the logits after it."""
+        reads = [(index, column, owner) for index, row in enumerate(rows) for column, _, owner, _ in row.reads]
+        index, column, owner = map(np.array, zip(*reads, strict=True))
+        # A prompt's tokens in its row: the ancestors of its last token.
+        branches = [np.flatnonzero(np.array(rows[row].ends[: last + 1]) > last) for row, last, _ in reads]
         counts = np.array(list(map(len, branches)))
         before = cache.layers[0].get_seq_length()
-        own_columns = np.concatenate([np.arange(self._longest - count, self._longest) for count in counts])
+        branch_columns = np.concatenate([np.arange(self._longest - count, self._longest) for count in counts])
         shared_columns = (self._longest - before - counts)[:, None] + np.arange(before)
         from_row, from_column = torch.from_numpy(index.repeat(counts)), torch.from_numpy(np.concatenate(branches))
-        to_row, to_column = torch.from_numpy(owner.repeat(counts)), torch.from_numpy(own_columns)
+        to_row, to_column = torch.from_numpy(owner.repeat(counts)), torch.from_numpy(branch_columns)
         shared_row, shared_column = torch.from_numpy(owner[:, None]), torch.from_numpy(shared_columns)
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
         with self._lock:
             for layer, fed in zip(self._layers, cache.layers, strict=True):
-                if fed.own is None:  # of a block that keeps nothing
+                if fed.new is None:  # a block without a cache
                     continue
                 if not layer.is_initialized:
-                    layer.open(len(self._prompts), self._longest, *fed.own)
-                for kept, own, held in zip((layer.keys, layer.values), fed.own, fed.held or (None, None), strict=True):
-                    kept[to_row, :, to_column] = own[from_row, :, from_column]
-                    if held is not None:
-                        kept[shared_row, :, shared_column] = held[0].transpose(0, 1)
+                    layer.open(len(self._prompts), self._longest, *fed.new)
+                for kept, new, past in zip((layer.keys, layer.values), fed.new, fed.past or (None, None), strict=True):
+                    kept[to_row, :, to_column] = new[from_row, :, from_column]
+                    if past is not None:
+                        kept[shared_row, :, shared_column] = past[0].transpose(0, 1)
             if self._first is None:
                 self._first = outputs.new_empty(len(self._prompts), outputs.shape[1])
             self._first[torch.from_numpy(owner)] = outputs[torch.from_numpy(number[index, column])]
 
-    def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, rows: Tensor) -> Tensor:
         if len(rows) < len(tokens):
             self._prompt_lengths = self._prompt_lengths[rows.to(self._prompt_lengths.device)]
             for layer in self._layers:
@@ -297,25 +298,29 @@ class _Together(_Writer):
         columns = torch.arange(newest + 1, device=self._prompt_lengths.device)
         sees = (columns >= self._longest - self._prompt_lengths[:, None])[:, None]
         window = sliding_window(self._config)
-        mask = self._as_attention(sees) if window is None else self._by_kind(sees, sees & (columns > newest - window))
+        mask = (
+            self._as_attention(sees)
+            if window is None
+            else self._by_layer_type(sees, sees & (columns > newest - window))
+        )
         positions = (self._prompt_lengths + newest - self._longest)[:, None]
         cache = Cache(layers=self._layers)
         return self._after_last(tokens[rows, None], cache, position_ids=positions, attention_mask=mask)
 
 
-class _Apart(_Writer):
-    """Prompts of one length, each in a row of its own."""
+class _UnpackedWriter(_Writer):
+    """Prompts of one length, one per row."""
 
     def start(self) -> Tensor:
         self._fed = torch.tensor(self._prompts, device=self._model.device)
-        # Without a cache every step feeds all tokens again.
+        # Without a cache, every step feeds all tokens again.
         self._cache = Cache(layers=self._layers) if self._ways.answers == "cached" else None
         if self._lengths.each:
             self._forget_length()
         self._progress.update(len(self._prompts))
         return self._after_last(self._fed, self._cache)
 
-    def go_on(self, tokens: Tensor, rows: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, rows: Tensor) -> Tensor:
         new = tokens[rows, None]
         if self._cache is None:
             self._fed = torch.cat([self._fed[rows], new], dim=1)
@@ -330,30 +335,32 @@ def _writer(
     prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str, ways: Ways,
     progress: Progress,
 ) -> _Writer:  # fmt: skip
-    kind = _Together if ways.answers == "together" else _Apart
-    return kind(prompts, max_new_tokens, model, budget, precision, ways, progress)
+    writer = _PackedWriter if ways.answers == "together" else _UnpackedWriter
+    return writer(prompts, max_new_tokens, model, budget, precision, ways, progress)
 
 
 def answering_ways(model: PreTrainedModel, prompts: Sequence[Tokens], plain: bool = False) -> Ways:
-    """The fast paths that answer these prompts as the model does when it is fed everything for every token.
+    """The fast paths that answer these prompts as the model does when all tokens are fed at every step.
 
     Args:
         prompts: sorted.
-        plain: take none.
+        plain: return no fast paths.
     """
     reads = _as_reads(prompts)
     ways = scoring_ways(model, reads, plain)
     if ways == PLAIN:
         return ways
-    return proof.once(model, "answers", reads, lambda: ways._replace(answers=_proven_answers(model, ways, prompts)))
+    return proof.proven_once(
+        model, "answers", reads, lambda: ways._replace(answers=_proven_answers(model, ways, prompts))
+    )
 
 
 def _proven_answers(model: PreTrainedModel, ways: Ways, prompts: Sequence[Tokens]) -> str:
-    """How answers may be written: the first of ANSWER_WAYS whose logits are those of whole passes."""
+    """The first of ANSWER_WAYS whose logits equal, to rounding, those of feeding all tokens at every step."""
     lengths = lengths_of(model.config.get_text_config())
     sample = proof.sample(prompts, lengths)
-    fixed = [prompt for prompt in sample if lengths.kind(len(prompt)) == lengths.kind(len(prompt) + TRIED_TOKENS)]
-    alike = [some for kind, some in lengths.grouped(fixed, map(len, fixed)).items() if not (kind and lengths.each)]
+    fixed = [prompt for prompt in sample if lengths.group(len(prompt)) == lengths.group(len(prompt) + TRIED_TOKENS)]
+    alike = [some for group, some in lengths.grouped(fixed, map(len, fixed)).items() if not (group and lengths.each)]
 
     def prove() -> str:
         expected = [_tried_logits(model, [prompt], PLAIN) for some in alike for prompt in some]
@@ -363,28 +370,29 @@ def _proven_answers(model: PreTrainedModel, ways: Ways, prompts: Sequence[Tokens
             trials = alike if answers == "together" else [[prompt] for some in alike for prompt in some]
             way = ways._replace(answers=answers, compiles=())
 
-            def found(trials: list[list[Tokens]] = trials, way: Ways = way) -> list[np.ndarray]:
+            def computed(trials: list[list[Tokens]] = trials, way: Ways = way) -> list[np.ndarray]:
                 return [row for some in trials for row in _by_prompt(_tried_logits(model, some, way))]
 
-            if proof.is_right(model, f"answers {answers}", found, [row for own in expected for row in _by_prompt(own)]):
+            wanted = [row for table in expected for row in _by_prompt(table)]
+            if proof.is_right(model, f"answers {answers}", computed, wanted):
                 return answers
         return ANSWER_WAYS[-1]
 
-    with proof.tensors_put_back(model):
-        return proof.tried(model, prove) if alike else ANSWER_WAYS[-1]
+    with proof.tensors_restored(model):
+        return proof.run_reduced(model, prove) if alike else ANSWER_WAYS[-1]
 
 
 def _tried_logits(model: PreTrainedModel, prompts: list[Tokens], ways: Ways) -> np.ndarray:
-    """Log-probabilities after each prompt and each of TRIED_TOKENS more tokens, (tokens + 1, prompts, vocabulary)."""
+    """Log-probabilities after each prompt and after each of TRIED_TOKENS more, (tokens + 1, prompts, vocabulary)."""
     with Progress(quiet=True) as progress, cpu.prepared(model, ways):
         writer = _writer(prompts, TRIED_TOKENS + 1, model, 1, "no", ways, progress)
         rows = torch.arange(len(prompts), device=model.device)
         logits = [writer.start()]
         for step in range(TRIED_TOKENS):
             following = torch.tensor([prompt[step % len(prompt)] for prompt in prompts], device=model.device)
-            logits.append(writer.go_on(following, rows))
+            logits.append(writer.step(following, rows))
         return torch.stack([each.float().log_softmax(dim=-1).cpu() for each in logits]).numpy()
 
 
-def _by_prompt(found: np.ndarray) -> list[np.ndarray]:
-    return list(found.swapaxes(0, 1))
+def _by_prompt(table: np.ndarray) -> list[np.ndarray]:
+    return list(table.swapaxes(0, 1))

@@ -1,9 +1,9 @@
-"""The processes of one job (accelerate launch, torchrun): what each of them does, and what they tell each other.
+"""Data parallelism in a job of several processes (accelerate launch, torchrun).
 
-Each has the whole model, on a GPU of its own or on the CPU, and evaluates a part of the items. Batches are cut as a
-single process cuts them, so that on GPUs of one kind, or CPUs with as many threads, the numbers are the same to the
-bit. The main process compresses and broadcasts the weights to the others, once for each compression: so the copies
-cannot differ, and calibration takes its memory once.
+Each process has a copy of the model, on its own GPU or on the CPU, and evaluates a part of the items. Batches are those
+of a single process, so that on GPUs of one type, or on CPUs with as many threads, results are the same to the bit. The
+main process compresses the model and broadcasts the weights for each compression: the copies cannot differ, and
+calibration needs its memory once.
 """
 
 import datetime
@@ -17,16 +17,16 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-LONGEST_WAIT = datetime.timedelta(days=7)  # for each other; a process that dies ends the job at once by its launcher
+LONGEST_WAIT = datetime.timedelta(days=7)  # for another process; if one dies, the launcher ends the job at once
 
 
 class Processes(NamedTuple):
-    """The processes of a job, seen by one of them.
+    """The processes of a job, as seen by one of them.
 
     Fields:
-        index: of this one; 0 is the main process, which alone compresses and writes.
-        count: how many there are.
-        device: on which they exchange tensors.
+        index: index of this process; only the main process, 0, compresses and writes.
+        count: number of processes.
+        device: device on which they exchange tensors.
     """
 
     index: int = 0
@@ -38,14 +38,14 @@ class Processes(NamedTuple):
         return self.index == 0
 
     def share(self, value: Any, source: int = 0) -> Any:
-        """The value that the process `source` holds, by default the main one; in all processes."""
-        holder = [value]
+        """The value of process `source`, by default the main one, returned in all processes."""
+        values = [value]
         if self.count > 1:
-            torch.distributed.broadcast_object_list(holder, src=source)
-        return holder[0]
+            torch.distributed.broadcast_object_list(values, src=source)
+        return values[0]
 
     def merge(self, values: np.ndarray) -> np.ndarray:
-        """The sum of all processes' values: each holds its own, and 0 where another process has the value."""
+        """Sum over the processes, in all of them: each passes the values that it computed, and 0 for all others."""
         if self.count == 1:
             return values
         merged = torch.from_numpy(values).to(self.device)
@@ -53,7 +53,7 @@ class Processes(NamedTuple):
         return merged.cpu().numpy()
 
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
-        """Give tensors of equal shapes the main process's contents, in place."""
+        """Copy the main process's tensors into these, of the same shapes, in place."""
         if self.count == 1:
             return
         for tensor in tensors:
@@ -64,25 +64,25 @@ class Processes(NamedTuple):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Inside, what fails in one process fails in all, so that none waits for another that gave up.
+        """Inside, an error in one process is raised in all at the end, so that none waits for one that failed.
 
         Raises:
-            RuntimeError: in the processes in which nothing else went wrong.
+            RuntimeError: another process failed.
         """
         error: Exception | None = None
         try:
             yield
-        except Exception as caught:  # any: while one process ends its cell, none may go on and wait for it
+        except Exception as caught:  # any: the others must not wait for this process
             error = caught
         failed = np.zeros(self.count, dtype=np.int64)
         failed[self.index] = error is not None
         failed = self.merge(failed)
         if failed.any():
             first = int(failed.argmax())
-            said = self.share(str(error), first)
-            raise error or RuntimeError(f"process {first} of the job failed: {said}")
+            message = self.share(str(error), first)
+            raise error or RuntimeError(f"process {first} of the job failed: {message}")
 
-    def own_part(self, costs: Sequence[float]) -> range:
+    def local_part(self, costs: Sequence[float]) -> range:
         """Split `costs` into contiguous parts of about equal total, one per process; returns this process's indices."""
         if not len(costs):
             return range(0)
@@ -92,7 +92,7 @@ class Processes(NamedTuple):
         return range(cuts[0] if self.index else 0, cuts[1] if self.index < self.count - 1 else len(ends))
 
     def leave(self) -> None:
-        """Leave the job: nothing can be exchanged afterwards."""
+        """Leave the job; afterwards the processes cannot communicate."""
         if self.count > 1:
             PartialState().destroy_process_group()
 
@@ -101,10 +101,10 @@ ALONE = Processes()
 
 
 def join(device: torch.device) -> Processes:
-    """The job that a launcher started this process in; ALONE without one.
+    """The job in which a launcher started this process; ALONE without a launcher.
 
     Args:
-        device: of the model; a GPU without a number stands for this process's own.
+        device: the model's device; for a GPU without an index, each process gets its own.
     """
     if job_size() == 1:
         return ALONE
@@ -113,10 +113,10 @@ def join(device: torch.device) -> Processes:
 
 
 def job_size() -> int:
-    """How many processes the launcher started, on all machines."""
+    """Number of processes of the job, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def processes_here() -> int:
-    """How many of them are on this machine."""
+    """Number of processes of the job on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

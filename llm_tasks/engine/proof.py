@@ -1,14 +1,15 @@
-"""Whether fast paths compute what a model computes: each is tried on the model at hand, with sequences of the run.
+"""Proves fast paths on the loaded model: each must give the log-likelihoods of feeding sequences one at a time.
 
 No list of architectures that can be packed is complete: models differ in how they count positions, read masks, fill
-caches and treat their logits. So the shortest and the longest sequences of the run are computed by themselves, then by
-the fast path, at the end of rows as long as any; the path is taken only where every log-likelihood is the same to
-rounding. All of this is done in float32, whatever the weights are in: the rounding of bf16 would hide a wrong mask. Of
-blocks that are alike the first two are computed, and the others pass their input on: a wrong position is wrong in every
-block, and what a later token changes in an earlier one is seen by the next block.
+caches and change their logits. So the shortest and longest sequences of the run are computed one at a time, then by the
+fast path, at the end of rows as long as the longest. The path is taken only if all log-likelihoods are equal to
+rounding. This is done in float32, whatever the dtype of the weights: the rounding of bf16 would hide a wrong mask. Of
+identical blocks only the first two are computed, which is enough: a wrong position is wrong in every block, and if an
+earlier token depends on a later one, the second block shows it.
 """
 
 import contextlib
+import itertools
 import logging
 import weakref
 from collections import Counter
@@ -53,53 +54,57 @@ from pruning.layers import decoder_blocks
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-SAME = 5e-4  # nats: float32 rounds log-likelihoods by 1e-5 to 1e-4
-# What a model may raise on a path that it does not support.
+TOLERANCE = 5e-4  # largest difference in nats; rounding in float32 changes log-likelihoods by 1e-5 to 1e-4
+# Errors that a model may raise on a fast path that it does not support.
 REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
             ValueError)  # fmt: skip
-# Functions that only look at a weight: it is widened when something is computed with it.
+# Functions that compute nothing with a weight: it is converted to float32 only for those that do.
 _VIEWS = {
     "__get__", "__getitem__", "size", "dim", "numel", "view", "reshape", "transpose", "t", "permute", "unsqueeze",
     "expand", "is_floating_point", "data_ptr", "stride", "is_contiguous", "chunk", "split", "narrow", "select",
     "detach", "unbind",
 }  # fmt: skip
-BETWEEN, MIDDLING = 3, 256  # sequences that are compared too, of up to so many tokens
-READ_TOKENS = 16  # at the end of each sequence that is compared
-TOGETHER = 2**30  # tokens of a batch that takes all that is tried
-NOBODY = -1  # owns what fills a row and is not compared
+MORE_SEQUENCES, MORE_LENGTH = 3, 256  # number of further sequences that are compared, and their longest length
+READ_TOKENS = 16  # tokens at the end of each sequence whose log-likelihoods are compared
+UNLIMITED = 2**30  # budget that puts all sequences into one batch
+FILLER = -1  # index of continuations that only fill a row and are not compared
 
 
 class _Proven(NamedTuple):
-    """What was proven on a model, and with sequences of which lengths."""
+    """Fast paths that were proven on a model, and the lengths of the sequences of that proof."""
 
     ways: Ways
     shortest: int
     longest: int
 
 
-# By model, and by what was asked.
+# By model, and by "scores" or "answers".
 _proven: weakref.WeakKeyDictionary[PreTrainedModel, dict[str, list[_Proven]]] = weakref.WeakKeyDictionary()
 
 
 def scoring_ways(model: PreTrainedModel, reads: Sequence[Read], plain: bool = False) -> Ways:
-    """The fast paths that compute these sequences as the model does; tried once for sequences of such lengths.
+    """The fast paths that compute these sequences as the model does; proven once for sequences of these lengths.
 
-    Paths are tried on the model's present weights: call this before they are compressed, since a broken model may not
-    tell one position from another.
+    Call this before the weights are compressed: a compressed model may be so broken that positions make no difference,
+    and then a wrong path passes.
 
     Args:
-        reads: sorted sequences; of none nothing is tried.
-        plain: take none.
+        reads: sorted sequences; without any, the result is PLAIN.
+        plain: return PLAIN.
     """
     if plain or not reads:
         return PLAIN
-    return once(model, "scores", reads, lambda: _prove(model, [read.fed for read in reads]))
+    return proven_once(model, "scores", reads, lambda: _prove(model, [read.fed for read in reads]))
 
 
-def once(model: PreTrainedModel, what: str, reads: Sequence[Read], prove: Callable[[], Ways]) -> Ways:
-    """The result of `prove` for a model; proven again only where sequences are shorter or longer than those tried."""
+def proven_once(model: PreTrainedModel, results: str, reads: Sequence[Read], prove: Callable[[], Ways]) -> Ways:
+    """The result of `prove` for a model, cached; proven again if sequences are shorter or longer than in the proof.
+
+    Args:
+        results: "scores" or "answers".
+    """
     shortest, longest = (edge(len(read.fed) for read in reads) for edge in (min, max))
-    known = _proven.setdefault(model, {}).setdefault(what, [])
+    known = _proven.setdefault(model, {}).setdefault(results, [])
     for proven in known:
         if proven.shortest <= shortest and longest <= proven.longest:
             return proven.ways
@@ -107,8 +112,8 @@ def once(model: PreTrainedModel, what: str, reads: Sequence[Read], prove: Callab
     return known[-1].ways
 
 
-def tried(model: PreTrainedModel, attempt: Callable[[], Result]) -> Result:
-    """Result of an attempt in float32, with two of the blocks that are alike if the model allows to skip the others."""
+def run_reduced(model: PreTrainedModel, attempt: Callable[[], Result]) -> Result:
+    """Run `attempt` in float32, with only two of each group of identical blocks if the others can be skipped."""
     with alike_blocks_skipped(model) as skipped, computed_in_float32(model):
         try:
             return attempt()
@@ -118,53 +123,53 @@ def tried(model: PreTrainedModel, attempt: Callable[[], Result]) -> Result:
 
 
 def is_right(
-    model: PreTrainedModel, what: str, found: Callable[[], list[np.ndarray]], expected: list[np.ndarray]
+    model: PreTrainedModel, path: str, compute: Callable[[], list[np.ndarray]], expected: list[np.ndarray]
 ) -> bool:
-    """Whether a path finds the log-likelihoods expected, to rounding; why not is logged."""
+    """Whether `compute` returns the expected log-likelihoods, to rounding; if not, the reason is logged."""
     try:
-        largest = max(np.abs(one - other).max() for one, other in zip(found(), expected, strict=True))
+        largest = max(np.abs(one - other).max() for one, other in zip(compute(), expected, strict=True))
     except REFUSALS as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     else:
-        reason = "" if largest <= SAME else f"log-likelihoods move by {largest:.2g} nats"
+        reason = "" if largest <= TOLERANCE else f"log-likelihoods differ by {largest:.2g} nats"
     if reason:
-        logger.info("engine: %s: not used on %s: %s", what, type(model).__name__, reason)
+        logger.info("engine: %s: not used on %s: %s", path, type(model).__name__, reason)
     return not reason
 
 
 def sample(sequences: Sequence[Tokens], lengths: Lengths) -> list[Tokens]:
-    """The sequences that are compared: the shortest, the one most like it, the longest of every kind, some between."""
+    """Sequences to compare: the shortest, one that shares most with it, the longest (also up to the boundary), more."""
     ordered = sorted(sequences, key=len)
     shortest = ordered[0]
     others = [tokens for tokens in ordered if tokens != shortest]
-    likest = max(others, key=lambda tokens: (common_length(tokens, shortest), -len(tokens)), default=shortest)
-    kinds = list(lengths.grouped(ordered, map(len, ordered)).values())
-    few = [tokens for tokens in ordered if len(tokens) <= MIDDLING] or [shortest]
-    between = [few[len(few) * part // (BETWEEN + 1)] for part in range(1, BETWEEN + 1)]
-    return list(dict.fromkeys([shortest, likest, kinds[0][-1], kinds[-1][-1], *between]))
+    most_similar = max(others, key=lambda tokens: (common_length(tokens, shortest), -len(tokens)), default=shortest)
+    groups = list(lengths.grouped(ordered, map(len, ordered)).values())
+    few = [tokens for tokens in ordered if len(tokens) <= MORE_LENGTH] or [shortest]
+    between = [few[len(few) * part // (MORE_SEQUENCES + 1)] for part in range(1, MORE_SEQUENCES + 1)]
+    return list(dict.fromkeys([shortest, most_similar, groups[0][-1], groups[-1][-1], *between]))
 
 
 def _prove(model: PreTrainedModel, sequences: list[Tokens]) -> Ways:
     if not is_of_transformers(model):
-        logger.info("engine: one sequence at a time, plainly: the model's code is not that of transformers")
+        logger.info("engine: one sequence at a time: the model's code is not that of transformers")
         return PLAIN
     limit = most_keys(model.config.get_text_config())
     if limit is not None and limit < LONGEST_ROW + max(map(len, sequences)):
-        logger.info("engine: one sequence at a time, plainly: of more than %d keys the model chooses some", limit)
+        logger.info("engine: one sequence at a time: of more than %d keys the model selects some", limit)
         return PLAIN
     compared = sample(sequences, lengths_of(model.config.get_text_config()))
     before = _state(model)
-    with tensors_put_back(model):
-        ways = tried(model, lambda: _prove_feeding(model, compared, sequences))
-        lanes = cpu.takes_lanes(model) and _state(model) == before
-    return ways._replace(compiles=cpu.proven_layers(model, max(compared, key=len)), lanes=lanes)
+    with tensors_restored(model):
+        ways = run_reduced(model, lambda: _prove_feeding(model, compared, sequences))
+        workers = cpu.allows_workers(model) and _state(model) == before
+    return ways._replace(compiles=cpu.proven_layers(model, max(compared, key=len)), workers=workers)
 
 
 @contextlib.contextmanager
-def tensors_put_back(model: PreTrainedModel) -> Iterator[None]:
-    """Afterwards modules hold the buffers that they held: some make longer tables of positions, here in float32."""
+def tensors_restored(model: PreTrainedModel) -> Iterator[None]:
+    """Restores the modules' buffers afterwards: some models replace position tables, which would be float32 here."""
     before = [
-        (module, dict(module._buffers), {name: own for name, own in vars(module).items() if isinstance(own, Tensor)})
+        (module, dict(module._buffers), {name: item for name, item in vars(module).items() if isinstance(item, Tensor)})
         for module in model.modules()
     ]
     try:
@@ -177,59 +182,59 @@ def tensors_put_back(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _state(model: PreTrainedModel) -> dict[tuple[str, str], object]:
-    """What modules hold besides their parameters; where a pass changes it, two passes at once would disturb each other.
+    """State of the modules besides their parameters; if a forward pass changes it, passes must not run in parallel.
 
     Returns:
-        By module and name, a plain value, or of a tensor where its numbers are and how often they were written; and the
-        state of torch's random numbers.
+        By module and name, a plain value, or a tensor's address and version counter; and the state of torch's random
+        numbers.
     """
-    found: dict[tuple[str, str], object] = {("", "random numbers"): torch.get_rng_state().numpy().tobytes()}
+    state: dict[tuple[str, str], object] = {("", "random numbers"): torch.get_rng_state().numpy().tobytes()}
     for path, module in model.named_modules():
         for name, value in {**vars(module), **module._buffers}.items():
             if isinstance(value, Tensor) and not value.is_meta:
-                found[path, name] = value.data_ptr(), value._version
+                state[path, name] = value.data_ptr(), value._version
             elif isinstance(value, bool | int | float | str | None):
-                found[path, name] = value
-    return found
+                state[path, name] = value
+    return state
 
 
 def _prove_feeding(model: PreTrainedModel, compared: list[Tokens], sequences: list[Tokens]) -> Ways:
-    """Which of sharing, packing, padding and reading of single positions are right."""
+    """The fast paths for scores, except compiled layers and workers, that are right on the compared sequences."""
 
     def scores(ways: Ways, some: list[Tokens] = compared) -> list[np.ndarray]:
         return _log_likelihoods(model, some, sequences, ways)
 
-    def right(what: str, ways: Ways) -> bool:
-        return is_right(model, what, lambda: scores(ways), expected)
+    def right(path: str, ways: Ways) -> bool:
+        return is_right(model, path, lambda: scores(ways), expected)
 
     ways, short = PLAIN, compared[:1]
     kept = ways._replace(keeps=True)
-    plainly = scores(ways, short)
-    if takes_kept_logits(model) and is_right(model, "single logits", lambda: scores(kept, short), plainly):
+    all_logits = scores(ways, short)
+    if takes_kept_logits(model) and is_right(model, "single logits", lambda: scores(kept, short), all_logits):
         ways = kept
     expected = scores(ways)
     both = ways._replace(shares=True, packs=True)
     candidates = {"shared keys in packed rows": both, "packed rows": ways._replace(packs=True)}
     candidates = candidates if takes_positions(model) else {}
     candidates["shared keys"] = ways._replace(shares=True)
-    ways = next((candidate for what, candidate in candidates.items() if right(what, candidate)), ways)
+    ways = next((candidate for path, candidate in candidates.items() if right(path, candidate)), ways)
     if not ways.packs and right("padded batches", ways._replace(pads=True)):
         ways = ways._replace(pads=True)
     if not ways.batches and not right("the model itself", ways):
-        logger.warning("%s computes something else every time: its scores are drawn at random", type(model).__name__)
-    return ways._replace(projects=_projects_plainly(model, short[0]))
+        logger.warning("%s gives other scores at every computation: they depend on chance", type(model).__name__)
+    return ways._replace(projects=_only_projects(model, short[0]))
 
 
 @torch.no_grad()
-def _projects_plainly(model: PreTrainedModel, tokens: Tokens) -> bool:
-    """Whether the model's logits are what its output layer gives, to the bit, of what its decoder gives.
+def _only_projects(model: PreTrainedModel, tokens: Tokens) -> bool:
+    """Whether the model's logits are, to the bit, its output layer's result for its decoder's hidden states.
 
-    To the bit, since a cap on logits hardly moves small ones.
+    To the bit, since a cap hardly changes small logits.
     """
     output, seen = model.get_output_embeddings(), []
     if type(output) is not nn.Linear or output.bias is not None or is_spread(model) or "forward" in vars(model):
         return False
-    handle = output.register_forward_hook(lambda module, inputs, found: seen.append((inputs[0], found.clone())))
+    handle = output.register_forward_hook(lambda module, inputs, logits: seen.append((inputs[0], logits.clone())))
     ids = torch.tensor([list(tokens)], device=model.device)
     try:
         logits = model(ids, use_cache=False).logits
@@ -244,52 +249,56 @@ def _projects_plainly(model: PreTrainedModel, tokens: Tokens) -> bool:
 def _log_likelihoods(
     model: PreTrainedModel, compared: list[Tokens], fillers: list[Tokens], ways: Ways
 ) -> list[np.ndarray]:
-    """Of every sequence, log-likelihoods of its last tokens, each given those before it.
+    """For every sequence, log-likelihoods of its last tokens, each given those before it.
 
     Args:
-        fillers: sequences that are packed before those compared.
+        fillers: sequences that are packed before the compared ones.
     """
     starts = (max(len(tokens) // 2, len(tokens) - READ_TOKENS) + 1 for tokens in compared)
-    asked = [Continuation((*tokens, tokens[-1]), start) for tokens, start in zip(compared, starts, strict=True)]
+    continuations = [Continuation((*tokens, tokens[-1]), start) for tokens, start in zip(compared, starts, strict=True)]
     with Progress(quiet=True) as progress, cpu.prepared(model, ways):
-        recorder = _Recorder(model, TOGETHER if ways.batches else 1, "no", ways, progress)
+        recorder = _Recorder(model, UNLIMITED if ways.batches else 1, "no", ways, progress)
         recorder.fillers = [filler for filler in fillers if len(filler) <= LONGEST_ROW]
-        recorder.feed(distinct_reads(asked), lanes=1)
-    found = [np.array([value for _, value in sorted(recorder.found[owner])]) for owner in range(len(asked))]
-    if any(np.isnan(values).any() for values in found):
+        recorder.feed(distinct_reads(continuations), workers=1)
+    scores = [[value for _, value in sorted(recorder.recorded[index])] for index in range(len(continuations))]
+    if np.isnan(list(itertools.chain(*scores))).any():
         raise FloatingPointError("the model's logits are NaN")
-    return found
+    return list(map(np.array, scores))
 
 
 class _Recorder(Engine):
-    """Keeps every log-likelihood, and shares and packs all that can be, however little it gains."""
+    """Records every log-likelihood; shares a prefix and packs rows even if that gains little.
+
+    Attributes:
+        recorded: by index of a continuation, (index of the token, log-likelihood).
+    """
 
     _projects = True
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.fillers: list[Tokens] = []
-        self.found: dict[int, list[tuple[int, float]]] = {}
+        self.recorded: dict[int, list[tuple[int, float]]] = {}
 
     def _plan(self, reads: list[Read]) -> Prefix:
-        """Half of the longest sequence is a prefix."""
+        """A prefix of half of the longest sequence."""
         longest = max(reads, key=lambda read: len(read.fed))
         others = [read for read in reads if read is not longest]
         length = min(longest.first, len(longest.fed) // 2)
         return Prefix(0, others, [Prefix(length, [longest], [])]) if length else Prefix(0, reads, [])
 
     def _rows(self, prefix: Prefix) -> list[Row]:
-        """All sequences below a prefix at the end of one row that is as long as any row of a run."""
+        """All sequences below a prefix at the end of one row, which is as long as the longest row of a run."""
         if not self._ways.packs or not prefix.reads:
             return super()._rows(prefix)
-        kind = self._lengths.kind(len(prefix.reads[0].fed))
+        group = self._lengths.group(len(prefix.reads[0].fed))
         most = max(len(read.fed) for read in prefix.reads) if prefix.length else None
         beginning, parts, tokens = prefix.example[: prefix.length], [], 0
         for filler in self.fillers:
             filler = (*beginning, *filler)[:most]
-            if self._lengths.kind(len(filler)) == kind and len(filler) > prefix.length and tokens < LONGEST_ROW:
+            if self._lengths.group(len(filler)) == group and len(filler) > prefix.length and tokens < LONGEST_ROW:
                 tokens += len(filler) - prefix.length
-                parts += [[Read(filler, len(filler) - 1, [(NOBODY, Continuation((*filler, filler[-1]), len(filler)))])]]
+                parts += [[Read(filler, len(filler) - 1, [(FILLER, Continuation((*filler, filler[-1]), len(filler)))])]]
         return [row_of([*parts, prefix.reads], prefix.length)]
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
@@ -298,42 +307,42 @@ class _Recorder(Engine):
         scores = logits.detach().float().log_softmax(dim=-1)
         for index, row in enumerate(rows):
             for column, token, owner, _ in row.reads:
-                known = self.found.setdefault(owner, [])
-                known.append((row.depths[column], float(scores[int(number[index, column]), token])))
+                score = float(scores[int(number[index, column]), token])
+                self.recorded.setdefault(owner, []).append((row.depths[column], score))
 
 
 class _NotSkippable(Exception):
-    """A block gives more than hidden states to the next one; no error."""
+    """A block returns more than hidden states, so that it cannot be skipped; not an error."""
 
 
 class _Skipped:
-    """Blocks that pass their input on, until they are restored."""
+    """Blocks that return their input, until restore is called."""
 
     def __init__(self) -> None:
-        self._own: list[tuple[nn.Module, Callable[..., Any] | None]] = []
+        self._forwards: list[tuple[nn.Module, Callable[..., Any] | None]] = []
         self._output: object = None
         self._handle: torch.utils.hooks.RemovableHandle | None = None
 
     def begin(self, first: nn.Module, skipped: Sequence[nn.Module]) -> None:
-        self._handle = first.register_forward_hook(self._note)
+        self._handle = first.register_forward_hook(self._keep_output)
         for block in skipped:
-            self._own.append((block, vars(block).get("forward")))
-            block.forward = self._pass_on
+            self._forwards.append((block, vars(block).get("forward")))
+            block.forward = self._return_input
 
     def restore(self) -> None:
         if self._handle:
             self._handle.remove()
             self._handle = None
-        while self._own:
-            block, forward = self._own.pop()
+        while self._forwards:
+            block, forward = self._forwards.pop()
             del block.forward
             if forward is not None:
                 block.forward = forward
 
-    def _note(self, block: nn.Module, inputs: object, output: object) -> None:
+    def _keep_output(self, block: nn.Module, inputs: object, output: object) -> None:
         self._output = output
 
-    def _pass_on(self, *args: Any, **kwargs: Any) -> Any:
+    def _return_input(self, *args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         if isinstance(self._output, Tensor):
             return hidden
@@ -344,20 +353,20 @@ class _Skipped:
 
 @contextlib.contextmanager
 def alike_blocks_skipped(model: PreTrainedModel) -> Iterator[_Skipped]:
-    """Inside, of the decoder blocks that are alike only the first two compute something; see `_kind`."""
+    """Inside, only the first two of each group of identical decoder blocks (_signature) are computed."""
     skipped = _Skipped()
     try:
         blocks = list(decoder_blocks(model)[1])
     except ValueError:
         blocks = []
-    kinds: Counter[tuple] = Counter()
+    counts: Counter[tuple] = Counter()
     alike = []
     for index, block in enumerate(blocks):
-        kind = _kind(model, index, block, len(blocks))
-        if kinds[kind] == 2:
+        signature = _signature(model, index, block, len(blocks))
+        if counts[signature] == 2:
             alike.append(block)
         else:
-            kinds[kind] += 1
+            counts[signature] += 1
     try:
         if alike:
             skipped.begin(blocks[0], alike)
@@ -366,27 +375,29 @@ def alike_blocks_skipped(model: PreTrainedModel) -> Iterator[_Skipped]:
         skipped.restore()
 
 
-def _kind(model: PreTrainedModel, index: int, block: nn.Module, count: int) -> tuple:
-    """What tells a block from others: its modules with their settings, and what the config says of its index."""
+def _signature(model: PreTrainedModel, index: int, block: nn.Module, count: int) -> tuple:
+    """Equal for identical blocks: the types and settings of its modules, and the config's entries for its index."""
     config = model.config.get_text_config()
-    said = [value[index] for value in vars(config).values() if isinstance(value, list | tuple) and len(value) == count]
+    entries = [
+        value[index] for value in vars(config).values() if isinstance(value, list | tuple) and len(value) == count
+    ]
     settings = []
     for path, module in block.named_modules():
         plain = {name: value for name, value in vars(module).items() if isinstance(value, bool | int | float | str)}
-        own = sorted((name, str(value)) for name, value in plain.items() if name not in ("layer_idx", "layer_id"))
-        settings.append((path, type(module).__name__, own))
-    return tuple(map(str, (said, settings)))
+        values = sorted((name, str(value)) for name, value in plain.items() if name not in ("layer_idx", "layer_id"))
+        settings.append((path, type(module).__name__, values))
+    return tuple(map(str, (entries, settings)))
 
 
 class _InFloat32(TorchFunctionMode):
-    """Every function of torch is given its floating-point tensors in float32, weights too, one function at a time."""
+    """Converts the bf16 and fp16 arguments of every torch function to float32, weights too, one call at a time."""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if func == torch.Tensor.dtype.__get__:  # a new object at every access
-            own = func(*args)
-            return torch.float32 if own in (torch.bfloat16, torch.float16) else own
+            dtype = func(*args)
+            return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
         if name in _VIEWS:
             return func(*args, **kwargs)
         if func is nn.functional.embedding:
@@ -400,5 +411,5 @@ def _widened(tensor: Tensor) -> Tensor:
 
 
 def computed_in_float32(model: PreTrainedModel) -> contextlib.AbstractContextManager:
-    """Inside, in this thread, a model whose weights are in another dtype computes in float32 all the same."""
+    """Inside, in this thread, the model computes in float32, whatever the dtype of its weights."""
     return contextlib.nullcontext() if model.dtype == torch.float32 else _InFloat32()

@@ -1,7 +1,7 @@
-"""Models that think before they answer: where a prompt ends inside a thinking block, and what follows one.
+"""Models that think before they answer: closes a thinking block that a prompt opens, and finds the answer after one.
 
-A block is known by the tags around it. Known are the pairs of TAGS; a tag that only looks like one is refused where an
-answer would be scored inside it.
+Blocks are recognised by the tags in TAGS. A prompt that ends after an unknown tag that looks like an opening one is
+refused, since an answer would be scored inside the block.
 """
 
 import re
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 class Tags(NamedTuple):
-    """What opens a thinking block and what ends it, and the text that closes an open one without a thought."""
+    """The tags around a thinking block, and the text that closes an open block without a thought (`empty`)."""
 
     opening: str
     closing: str
@@ -30,17 +30,19 @@ TAGS = (
     Tags("<|begin_of_thought|>", "<|end_of_thought|>", "<|end_of_thought|>"),
     Tags("◁think▷", "◁/think▷", "◁/think▷"),  # Kimi
     Tags("<|channel>", "<channel|>", "<channel|>"),  # Gemma 4
-    # gpt-oss: what is written to another channel than the last, such as analysis
+    # gpt-oss: all channels but "final", such as "analysis"
     Tags("<|channel|>", "<|channel|>final<|message|>", "<|channel|>final<|message|>"),
 )
 HARMONY = TAGS[-1]
-HARMONY_ANSWER = "<|start|>assistant"  # a channel is named before anything is written
+HARMONY_ANSWER = "<|start|>assistant"  # end of gpt-oss's prompts; the model then writes the name of a channel
 LOOKS_LIKE_THINKING = re.compile(r"[<\[◁][^<>\[\]▷\s]*(?:think|thought|reason)[^<>\[\]▷\s]*[>\]▷]", re.IGNORECASE)
-ENDS = re.compile(r"/|(?<![a-z])(?:end|no)(?![a-z])", re.IGNORECASE)  # of a block, or without one
+ENDS = re.compile(
+    r"/|(?<![a-z])(?:end|no)(?![a-z])", re.IGNORECASE
+)  # in a tag: it closes a block, or says that there is none
 
 
 def open_tags(text: str) -> Tags | None:
-    """The tags of the block inside which `text` ends, None outside of any."""
+    """The tags of the thinking block inside which `text` ends; None if it ends outside."""
     for tags in TAGS:
         at = text.rfind(tags.opening)
         if at >= 0 and tags.closing not in text[at:]:
@@ -49,30 +51,30 @@ def open_tags(text: str) -> Tags | None:
 
 
 def closing_of(text: str) -> str:
-    """What must follow a prompt's end for an answer, not a thought, to come next; nothing where it may come at once.
+    """Text to add to a prompt so that an answer, not a thought, follows; empty if the prompt opens no thinking block.
 
     Raises:
-        ValueError: the text ends inside a block whose tags are not known.
+        ValueError: the prompt ends inside a block whose closing tag is not known.
     """
     if tags := open_tags(text):
         line_break = "" if text[-1:].isspace() or not tags.empty.startswith("\n") else "\n"
         return line_break + tags.empty
     if text.endswith(HARMONY_ANSWER):
         return HARMONY.empty
-    found = LOOKS_LIKE_THINKING.findall(text)
-    if found and not ENDS.search(found[-1]):
+    tags_found = LOOKS_LIKE_THINKING.findall(text)
+    if tags_found and not ENDS.search(tags_found[-1]):
         raise ValueError(
-            f"ends inside {found[-1]}, and what closes it is not known; a template may have a switch, "
+            f"ends inside {tags_found[-1]}, whose closing tag is not known; a template may have a switch, "
             """--chat_template_kwargs '{"enable_thinking": false}'"""
         )
     return ""
 
 
 def after_thinking(text: str, inside: bool = False) -> str | None:
-    """The part of what a model wrote that is its answer; None where it never came to it.
+    """The part of a generated text after its thinking blocks; None if the last block is not closed.
 
     Args:
-        inside: whether the prompt ended inside a block.
+        inside: whether the prompt ends inside a block.
     """
     ends = [at + len(tags.closing) for tags in TAGS if (at := text.rfind(tags.closing)) >= 0]
     rest = text[max(ends, default=0) :]
@@ -81,11 +83,10 @@ def after_thinking(text: str, inside: bool = False) -> str | None:
     return rest
 
 
-class Writer:
-    """Reads what one model writes: texts of tokens without its special ones, and of the answer alone.
+class AnswerDecoder:
+    """Decodes generated tokens to the text of the answer, without special tokens and thinking blocks.
 
     Args:
-        tokenizer: the model's.
         ends: tokens that end an answer.
         inside: whether prompts end inside a thinking block.
     """
@@ -95,10 +96,10 @@ class Writer:
         special = set(tokenizer.all_special_tokens)
         self._special = sorted(special, key=len, reverse=True)
         parts = {part for tags in TAGS for part in (tags.opening, tags.closing)} | {"<|message|>"}
-        self._hidden = bool(special & parts)  # tags that disappear with the other special tokens
+        self._hidden = bool(special & parts)  # whether decoding without special tokens would drop the tags
 
     def answer(self, tokens: list[int]) -> str | None:
-        """What is judged of these tokens; None while the model still thinks."""
+        """The answer's text; None while the model is still thinking."""
         kept = [token for token in tokens if token not in self._ends]
         text = self._tokenizer.decode(kept, skip_special_tokens=True)
         shown = self._tokenizer.decode(kept, skip_special_tokens=False) if self._hidden else text

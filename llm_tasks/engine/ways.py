@@ -1,4 +1,4 @@
-"""Which fast paths an engine takes on a model, and the lengths at which a model changes its arithmetic."""
+"""The fast paths that the engine takes on a model, and the input lengths at which a model's arithmetic changes."""
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,20 +13,20 @@ Item = TypeVar("Item")
 
 
 class Ways(NamedTuple):
-    """The fast paths that are taken on a model. All False is the plain way: each sequence is fed by itself.
+    """The fast paths that are taken on a model. With all False, each sequence is fed alone.
 
     Fields:
-        shares: the keys and values of a beginning that sequences have in common are computed once.
-        packs: sequences stand side by side in a row, every token with a position and a mask of its own.
-        pads: sequences of different lengths stand in one batch, padded at their end. Where they are packed, rows are
-            padded anyway; where they only share, those of one length stand in a batch.
-        keeps: the model computes the logits of the wanted positions alone (`logits_to_keep`).
-        projects: logits are the last hidden states times the output layer's weights and nothing else, so that they are
-            computed here, a part of the vocabulary at a time.
-        compiles: names of the kinds of layers that a CPU computes by compiled loops (engine/cpu.py).
-        lanes: batches are computed side by side in threads of a CPU.
-        answers: prompts of any length are answered "together"; those of one length with a cache ("cached"), or fed
-            whole again for every token ("whole").
+        shares: keys and values of prefixes that sequences share are computed once.
+        packs: several sequences are packed into a row, by a mask and positions for every token.
+        pads: sequences of different lengths are batched, padded at their end. Packed rows are padded anyway; with
+            `shares` alone, the sequences of a batch have one length.
+        keeps: the model computes logits only at given positions (`logits_to_keep`).
+        projects: logits are the last hidden states times the output layer's weights, without a further step, so that
+            the engine computes them itself, for a part of the vocabulary at a time.
+        compiles: names of the layer types that compiled loops compute on a CPU (engine/cpu.py).
+        workers: batches are computed in parallel by worker threads of a CPU.
+        answers: "together": prompts of any length are answered in one batch; "cached": those of one length, with a KV
+            cache; "whole": all tokens are fed again at every step.
     """
 
     shares: bool = False
@@ -35,37 +35,39 @@ class Ways(NamedTuple):
     keeps: bool = False
     projects: bool = False
     compiles: tuple[str, ...] = ()
-    lanes: bool = False
+    workers: bool = False
     answers: str = ANSWER_WAYS[-1]
 
     @property
     def batches(self) -> bool:
-        """Whether several sequences may stand in one batch; in the plain way each is fed by itself."""
+        """Whether a batch may have several sequences."""
         return self.shares or self.packs or self.pads
 
     def described(self) -> dict[str, Any]:
-        """As results hold it."""
-        return {**self._asdict(), "compiles": list(self.compiles)}
+        """The fast paths as a run's results record them."""
+        record = {**self._asdict(), "compiles": list(self.compiles)}
+        record["lanes"] = record.pop("workers")  # the key that all runs have
+        return record
 
 
 PLAIN = Ways()
 
 
 def takes_positions(model: PreTrainedModel) -> bool:
-    """Whether the model can be told the position of every token."""
+    """Whether the model takes the position of every token (`position_ids`)."""
     return "position_ids" in inspect.signature(model.forward).parameters
 
 
 def takes_kept_logits(model: PreTrainedModel) -> bool:
-    """Whether the model computes the logits of given positions alone (`logits_to_keep`).
+    """Whether the model can compute logits only at given positions (`logits_to_keep`).
 
-    Not where it is spread over devices: the positions would be on the first one, the hidden states on the last.
+    Not if it is spread over devices: positions would be on the first one, hidden states on the last.
     """
     return not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def is_of_transformers(model: PreTrainedModel) -> bool:
-    """Whether the model's code is that of transformers, and not what its repository brings."""
+    """Whether the model's code is part of transformers, not of the model's repository."""
     return type(model).__module__.startswith("transformers.")
 
 
@@ -74,7 +76,7 @@ def is_spread(model: PreTrainedModel) -> bool:
     return len(set(getattr(model, "hf_device_map", {}).values())) > 1
 
 
-# Decoders whose positions, windows or layers arithmetic 1 took for Llama's.
+# Decoders whose positions, windows or layers differ from Llama's, which arithmetic 1 did not notice.
 WRONG_IN_1 = (
     "gpt_neo", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert", "data2vec-text",
     "moshi", "xlnet", "nanochat", "llama4_text", "deepseek_v4", "hy_v4", "recurrent_gemma", "reformer", "prophetnet",
@@ -82,15 +84,15 @@ WRONG_IN_1 = (
 
 
 def arithmetic(config: PretrainedConfig, dtype: torch.dtype, precision: str, readers: Sequence[str]) -> int:
-    """Number of the arithmetic by which the engine computes a model; raised where a change gives other numbers.
+    """Version number of the engine's results on a model, part of a run's identity; raised when they change.
 
-    1: the first. 2: logits of single positions in float32 where layers are in another dtype, and fast paths only where
-    they are proven: that moves scores in bf16 and fp16, and all that is measured on models that 1 computed wrongly.
+    1: the first. 2: single-token scores in float32 when layers are in another dtype, and only fast paths that are
+    proven. This changes scores in bf16 and fp16, and all results of models that version 1 computed wrongly.
 
     Args:
-        dtype: of the weights.
-        precision: of a float32 model's matmuls, "no" or "bf16".
-        readers: "letter", "cloze", "generate", "answer" or "perplexity", which the engine has no part in.
+        dtype: dtype of the weights.
+        precision: that of a float32 model's matmuls, "no" or "bf16".
+        readers: "letter", "cloze", "generate", "answer", or "perplexity", which does not use the engine.
     """
     if set(readers) == {"perplexity"}:
         return 1
@@ -102,63 +104,63 @@ def arithmetic(config: PretrainedConfig, dtype: torch.dtype, precision: str, rea
 
 
 def most_keys(config: PretrainedConfig) -> int | None:
-    """The most keys that a token attends to, where a model selects keys by their scores; None where it selects none.
+    """The most keys that a token attends to, in a model that selects keys by their scores; None in other models.
 
-    In a packed row there are other keys, masked ones too, and rounding decides which are selected.
+    In a packed row there are other, masked keys too, and rounding may change which ones are selected.
     """
     limits = [getattr(config, name, None) for name in ("index_topk", "keep_window_size")]
     return min(filter(None, limits), default=None)
 
 
 class Lengths(NamedTuple):
-    """Where a model's arithmetic depends on how long the longest sequence of a batch is.
+    """How a model's arithmetic depends on the length of the longest sequence in a batch.
 
     Fields:
-        boundary: sequences of up to so many tokens are computed alike; None where length changes nothing.
-        each: above it, every length is computed in its own way (dynamic NTK), not all in the same (LongRoPE).
+        boundary: up to this length, all sequences have the same arithmetic; None if it does not depend on length.
+        each: whether above it every length has another arithmetic (dynamic NTK), or all have the same (LongRoPE).
     Source: transformers, modeling_rope_utils.py, dynamic_rope_update.
     """
 
     boundary: int | None = None
     each: bool = False
 
-    def kind(self, length: int) -> int:
-        """Sequences of one kind are computed alike; 0 is that of short ones."""
+    def group(self, length: int) -> int:
+        """Number of the group of sequences with the same arithmetic; 0 for those up to the boundary."""
         if self.boundary is None or length <= self.boundary:
             return 0
         return length if self.each else 1
 
     def grouped(self, sequences: Sequence[Item], lengths: Iterable[int]) -> dict[int, list[Item]]:
-        """Sequences of these lengths by their kind, short ones first; those of a kind in the order given."""
-        found: dict[int, list[Item]] = {}
+        """Sequences by group, from short to long; within a group in the order given."""
+        groups: dict[int, list[Item]] = {}
         for sequence, length in zip(sequences, lengths, strict=True):
-            found.setdefault(self.kind(length), []).append(sequence)
-        return dict(sorted(found.items()))
+            groups.setdefault(self.group(length), []).append(sequence)
+        return dict(sorted(groups.items()))
 
 
 def lengths_of(config: PretrainedConfig) -> Lengths:
-    """Where the arithmetic of a model with this (text) config changes with the length of its input."""
-    found = [_boundary(config, rope) for rope in _rope_parameters(config)]
-    boundaries = [one.boundary for one in found if one.boundary is not None]
+    """How the arithmetic of a model with this (text) config depends on the length of its input."""
+    of_layers = [_lengths_of_rope(config, rope) for rope in _rope_parameters(config)]
+    boundaries = [lengths.boundary for lengths in of_layers if lengths.boundary is not None]
     if not boundaries:
         return Lengths()
-    # Several kinds of layers with boundaries of their own: above the first, every length is kept apart.
-    return Lengths(min(boundaries), any(one.each for one in found) or len(set(boundaries)) > 1)
+    # If layer types have different boundaries, every length above the first is a group.
+    return Lengths(min(boundaries), any(lengths.each for lengths in of_layers) or len(set(boundaries)) > 1)
 
 
 def _rope_parameters(config: PretrainedConfig) -> list[Mapping[str, Any]]:
-    """The parameters of rotary embeddings, of every kind of layer."""
+    """The parameters of rotary embeddings, for every layer type."""
     given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     nested = [value for value in given.values() if isinstance(value, Mapping)]
     return [given, *nested]
 
 
-def _boundary(config: PretrainedConfig, rope: Mapping[str, Any]) -> Lengths:
-    kind = str(rope.get("rope_type") or rope.get("type") or "")
+def _lengths_of_rope(config: PretrainedConfig, rope: Mapping[str, Any]) -> Lengths:
+    rope_type = str(rope.get("rope_type") or rope.get("type") or "")
     longest = getattr(config, "max_position_embeddings", None)
     original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-    if "dynamic" in kind:
+    if "dynamic" in rope_type:
         return Lengths(min(filter(None, (longest, original)), default=None), each=True)
-    if kind in ("longrope", "su"):
+    if rope_type in ("longrope", "su"):
         return Lengths(original or longest)
     return Lengths()

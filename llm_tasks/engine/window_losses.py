@@ -1,4 +1,4 @@
-"""Losses of a model on windows of a text, in memory or block by block from its files; their perplexity."""
+"""Losses on windows of a text, of a model in memory or streamed block by block from files, and their perplexity."""
 
 import math
 from typing import Any
@@ -14,14 +14,14 @@ from llm_tasks.engine.processes import ALONE, Processes
 from pruning.blocks import StreamedBlocks
 from pruning.replay import Replay
 
-POSITIONS_PER_LOSS = 1024  # so many positions' logits are turned to float32 at once
+POSITIONS_PER_LOSS = 1024  # positions whose logits are converted to float32 at once
 
 
 def window_losses(logits: Tensor, windows: Tensor) -> list[float]:
-    """Mean negative log-likelihood of each window's tokens but the first, in nats.
+    """Mean negative log-likelihood per token of each window, without its first token, in nats.
 
     Args:
-        logits: (windows, seq_len, vocabulary), of any dtype; the loss is computed in float32.
+        logits: (windows, seq_len, vocabulary), of any dtype; losses are computed in float32.
         windows: (windows, seq_len) token ids.
     """
     targets = windows[:, 1:].to(logits.device)
@@ -38,16 +38,16 @@ def window_losses(logits: Tensor, windows: Tensor) -> list[float]:
 def losses_in_memory(
     model: PreTrainedModel, windows: Tensor, tokens_per_batch: int, precision: str, processes: Processes = ALONE
 ) -> np.ndarray:
-    """Mean loss of every window, (windows,); several processes divide the windows among them.
+    """Loss of every window (window_losses), (windows,) float64; several processes divide the windows.
 
     Args:
         windows: (windows, seq_len) token ids.
-        tokens_per_batch: tokens computed at once; at least one window is.
-        precision: "bf16" multiplies a float32 model's matrices in bf16.
+        tokens_per_batch: tokens computed at once; a batch has at least one window.
+        precision: "bf16" computes the matmuls of a float32 model in bf16.
     """
     losses = np.zeros(len(windows))
     starts = range(0, len(windows), max(1, tokens_per_batch // windows.shape[1]))
-    part = processes.own_part([1] * len(starts))
+    part = processes.local_part([1] * len(starts))
     with processes.together():
         for start in Progress(starts[part.start : part.stop], "perplexity"):
             batch = windows[start : start + starts.step]
@@ -59,7 +59,7 @@ def losses_in_memory(
 
 @torch.no_grad()
 def losses_streamed(stream: StreamedBlocks, windows: Tensor, tokens_per_batch: int, precision: str) -> np.ndarray:
-    """The same with one block in memory at a time: all windows go through it before the next is read."""
+    """losses_in_memory with one block in memory at a time: it computes all windows before the next is read."""
     replay = Replay(stream.model, stream, windows, tokens_per_batch, precision)
     for index in Progress(range(len(stream.blocks)), "perplexity"):
         with stream.hold(index) as block:
@@ -68,12 +68,12 @@ def losses_streamed(stream: StreamedBlocks, windows: Tensor, tokens_per_batch: i
 
 
 def describe_perplexity(text: str, losses: np.ndarray, vocabulary: int) -> dict[str, Any]:
-    """The one level of a run: exp of the mean loss; chance is a model that knows nothing.
+    """Result of a run's only level: perplexity, exp of the mean loss. Its chance is that of uniform predictions.
 
     Args:
-        text: the level's name.
-        losses: of every window, in nats; the standard error is over these.
-        vocabulary: tokens that the model knows.
+        text: name of the level.
+        losses: loss of every window, in nats; the standard error is over windows.
+        vocabulary: size of the model's vocabulary.
     Raises:
         FloatingPointError: a loss is NaN or infinite.
     """

@@ -74,7 +74,7 @@ def test_the_line_end_of_a_template_is_given_and_the_letter_alone_is_scored():
     ["{{ messages[0]['content'] | lower }}", "{{ messages[0]['content'] }}, {{ messages[0]['content'] }}", "Hello."],
 )
 def test_a_template_that_does_not_hold_the_message_once_and_as_it_is_is_refused(template: str):
-    with pytest.raises(ValueError, match=r"--chat_template: the template of .* makes of a message"):
+    with pytest.raises(ValueError, match=r"--chat_template: the template of .* does not contain a message once"):
         turn_of(with_template(template))
 
 
@@ -104,8 +104,8 @@ def test_values_reach_the_template():
     ("values", "said"),
     [
         ({"enable_thinking": False}, "does not read 'enable_thinking'"),
-        ({"tokenize": True}, "tokenize is not the template's to read"),
-        ({"add_generation_prompt": False}, "add_generation_prompt is not the template's to read"),
+        ({"tokenize": True}, "tokenize is an argument of apply_chat_template"),
+        ({"add_generation_prompt": False}, "add_generation_prompt is an argument of apply_chat_template"),
     ],
 )
 def test_values_that_the_template_does_not_read_are_refused(values: dict, said: str):

@@ -9,9 +9,9 @@ import torch
 from tiny_models import make_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llm_tasks.engine.cpu import Task, Tasks, divide_into_lanes, run, takes_lanes
+from llm_tasks.engine.cpu import Task, Tasks, allows_workers, divide_among_workers, run
 
-LANES = [1, 2, 5]
+WORKERS = [1, 2, 5]
 
 
 @pytest.fixture(autouse=True)
@@ -22,13 +22,13 @@ def threads() -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("count", LANES)
+@pytest.mark.parametrize("count", WORKERS)
 def test_tasks_that_put_tasks_are_all_done_once(count: int):
     done = []
 
     def numbered(number: int) -> Task:
         def task(tasks: Tasks) -> None:
-            time.sleep(0.001)  # so that other lanes find the queue empty
+            time.sleep(0.001)  # so that other workers find the queue empty
             for child in (2 * number, 2 * number + 1):
                 if child < 64:
                     tasks.put(numbered(child))
@@ -40,7 +40,7 @@ def test_tasks_that_put_tasks_are_all_done_once(count: int):
     assert sorted(done) == list(range(1, 64))
 
 
-def test_one_lane_is_the_calling_thread_and_takes_the_latest_first():
+def test_one_worker_is_the_calling_thread_and_takes_the_latest_first():
     done = []
 
     def first(tasks: Tasks) -> None:
@@ -51,7 +51,7 @@ def test_one_lane_is_the_calling_thread_and_takes_the_latest_first():
     assert done == [(number, threading.main_thread()) for number in (2, 1, 0)]
 
 
-def test_lanes_work_at_the_same_time_with_a_part_of_the_threads_each(threads: int):
+def test_workers_work_at_the_same_time_with_a_part_of_the_threads_each(threads: int):
     both, found = threading.Barrier(2, timeout=10), []
 
     def meet(tasks: Tasks) -> None:
@@ -67,7 +67,7 @@ def test_lanes_work_at_the_same_time_with_a_part_of_the_threads_each(threads: in
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("count", LANES)
+@pytest.mark.parametrize("count", WORKERS)
 def test_an_error_is_raised_and_nothing_is_begun_after_it(count: int, threads: int):
     begun = []
 
@@ -82,7 +82,7 @@ def test_an_error_is_raised_and_nothing_is_begun_after_it(count: int, threads: i
     assert torch.get_num_threads() == threads
 
 
-def test_an_interrupt_ends_the_lanes_after_what_they_are_doing(threads: int):
+def test_an_interrupt_ends_the_workers_after_what_they_are_doing(threads: int):
     begun, numbers = [], itertools.count()
 
     def endless(tasks: Tasks) -> None:
@@ -116,8 +116,8 @@ def test_an_interrupt_ends_the_lanes_after_what_they_are_doing(threads: int):
         (2048, 0, 1),
     ],
 )
-def test_lanes_are_worth_their_tokens(budget: int, tokens: int, expected: int):
-    assert divide_into_lanes(budget, tokens)[0] == expected
+def test_workers_are_worth_their_tokens(budget: int, tokens: int, expected: int):
+    assert divide_among_workers(budget, tokens)[0] == expected
 
 
 def rotary_model(kind: str) -> LlamaForCausalLM:
@@ -134,18 +134,18 @@ def rotary_model(kind: str) -> LlamaForCausalLM:
 @pytest.mark.parametrize(
     ("kind", "expected"), [("linear", True), ("llama3", True), ("dynamic", False), ("longrope", False)]
 )
-def test_frequencies_that_follow_a_batch_allow_one_lane(kind: str, expected: bool):
-    assert takes_lanes(rotary_model(kind)) is expected
+def test_frequencies_that_follow_a_batch_allow_one_worker(kind: str, expected: bool):
+    assert allows_workers(rotary_model(kind)) is expected
 
 
-def test_modules_that_are_moved_as_they_are_needed_allow_one_lane():
+def test_modules_that_are_moved_as_they_are_needed_allow_one_worker():
     model = make_model("llama")
     model.model.layers[0]._hf_hook = object()  # as accelerate leaves it
-    assert not takes_lanes(model)
+    assert not allows_workers(model)
 
 
-def test_a_model_elsewhere_has_one_lane():
-    assert not takes_lanes(make_model("llama").to("meta"))
+def test_a_model_elsewhere_has_one_worker():
+    assert not allows_workers(make_model("llama").to("meta"))
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,11 @@ def test_a_model_elsewhere_has_one_lane():
         (1500, 10**6, (1, 1500)),
     ],
 )
-def test_lanes_have_as_many_batches_each(budget: int, tokens: int, expected: tuple[int, int]):
-    assert divide_into_lanes(budget, tokens) == expected
+def test_workers_have_as_many_batches_each(budget: int, tokens: int, expected: tuple[int, int]):
+    assert divide_among_workers(budget, tokens) == expected
 
 
-def test_code_of_others_has_one_lane(monkeypatch: pytest.MonkeyPatch):
+def test_code_of_others_has_one_worker(monkeypatch: pytest.MonkeyPatch):
     model = make_model("llama")
     monkeypatch.setattr(type(model), "__module__", "transformers_modules.some.model")
-    assert not takes_lanes(model)
+    assert not allows_workers(model)

@@ -75,12 +75,12 @@ def test_an_empty_context_is_the_first_token():
     assert split(byte_level(bos_token="<s>", eos_token="</s>"), "", " A") == (["<s>"], ["ĠA"])
     assert split(byte_level(eos_token="</s>"), " ", "A") == (["</s>"], ["ĠA"])
     assert split(byte_level(eos_token="</s>"), "q", " A") == (["q"], ["ĠA"])
-    with pytest.raises(ValueError, match=r"' A': nothing stands before it; the tokenizer has no begin or end of text"):
+    with pytest.raises(ValueError, match=r"' A' has no context, and the tokenizer has no begin or end of text token"):
         split(byte_level(), "", " A")
 
 
 def test_an_option_without_a_token_is_refused():
-    with pytest.raises(ValueError, match=r"the option '' has no token of its own after 'q:'"):
+    with pytest.raises(ValueError, match=r"the option '' adds no token to its context, 'q:'"):
         split(metaspace(), "q:", "")
 
 

@@ -26,7 +26,7 @@ def wide_model(**changes: object) -> PreTrainedModel:
 @pytest.fixture(params=["matrices", "vectors"], autouse=True)
 def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the processor multiplies bf16 in, whatever this one does."""
-    monkeypatch.setattr(fused_layers, "_multiplies_in_vectors", lambda: request.param == "vectors")
+    monkeypatch.setattr(fused_layers, "_has_vector_bf16_only", lambda: request.param == "vectors")
     return request.param
 
 
@@ -83,7 +83,7 @@ def test_units_are_read_from_what_torch_says(monkeypatch: pytest.MonkeyPatch):
         ({}, False),  # of another architecture
     ]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
-        assert fused_layers._multiplies_in_vectors() is expected
+        assert fused_layers._has_vector_bf16_only() is expected
 
 
 @pytest.mark.parametrize("changes", [{}, {"hidden_act": "gelu"}, {"attention_bias": True, "mlp_bias": True}])
@@ -153,9 +153,9 @@ def test_many_logits_that_are_stored_keep_rows_short(monkeypatch: pytest.MonkeyP
 def own_attention(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A word for every time that torch's own attention is called."""
     called = []
-    own = fused_layers._own_attention
+    own = fused_layers._torch_attention
     monkeypatch.setattr(
-        fused_layers, "_own_attention", lambda *given, **more: called.append("own") or own(*given, **more)
+        fused_layers, "_torch_attention", lambda *given, **more: called.append("own") or own(*given, **more)
     )
     return called
 

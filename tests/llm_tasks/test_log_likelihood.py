@@ -244,21 +244,21 @@ def test_processes_that_divide_the_work_in_different_ways_stop(monkeypatch: pyte
             lambda processes: log_likelihoods(make_model("llama"), continuations(), 64, processes=processes),
             lambda processes: greedy_answers(make_model("llama"), [(1, 2), (3,)], end, 1, processes=processes),
         ):
-            with pytest.raises(RuntimeError, match="of one kind"):
+            with pytest.raises(RuntimeError, match="divided its items differently"):
                 measure(Processes(1, 2))
 
 
 @pytest.fixture
-def lane_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
-    """Small batches in three lanes; the threads that computed some."""
+def worker_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
+    """Small batches in three workers; the threads that computed some."""
     before, found, outputs = torch.get_num_threads(), set(), feed.Engine._outputs
 
     def noted(*given: object, **more: object) -> torch.Tensor:
         found.add(threading.get_ident())
-        time.sleep(0.002)  # or one lane could do all before another wakes up
+        time.sleep(0.002)  # or one worker could do all before another wakes up
         return outputs(*given, **more)
 
-    monkeypatch.setattr(cpu, "LANE_TOKENS", 16)
+    monkeypatch.setattr(cpu, "WORKER_TOKENS", 16)
     monkeypatch.setattr(feed.Engine, "_outputs", noted)
     torch.set_num_threads(3)
     yield found
@@ -267,15 +267,15 @@ def lane_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "bloom", "mixtral"])
-def test_lanes_change_nothing(
-    name: str, dtype: torch.dtype, lane_threads: set[int], monkeypatch: pytest.MonkeyPatch
+def test_workers_change_nothing(
+    name: str, dtype: torch.dtype, worker_threads: set[int], monkeypatch: pytest.MonkeyPatch
 ):  # fmt: skip
     share_little(monkeypatch)
     model, asked = make_model(name).to(dtype), continuations(4, 8)
     scoring_ways(model, packing.distinct_reads(asked))
-    lane_threads.clear()
+    worker_threads.clear()
     found = log_likelihoods(model, asked, tokens_per_batch=48)
-    used = len(lane_threads)
+    used = len(worker_threads)
     monkeypatch.setattr(cpu, "divide", lambda ways, budget, tokens: (1, budget))
     expected = log_likelihoods(model, asked, tokens_per_batch=48)
     # Other batches, other roundings of products: in bf16 by 2^-8, as in test_fused_layers; logits here are large.
@@ -285,15 +285,15 @@ def test_lanes_change_nothing(
     assert used in (2, 3)
 
 
-def test_lanes_answer_the_same(lane_threads: set[int], monkeypatch: pytest.MonkeyPatch):
+def test_workers_answer_the_same(worker_threads: set[int], monkeypatch: pytest.MonkeyPatch):
     share_little(monkeypatch)
     model = make_model("llama")
     prompts = [asked.tokens[: asked.start] for asked in continuations(4, 8)]
     end = AnswerEnd(4, lambda tokens: False)
     answering_ways(model, sorted(prompts))
-    lane_threads.clear()
+    worker_threads.clear()
     found, _ = greedy_answers(model, prompts, end, tokens_per_batch=48)
-    used = len(lane_threads)
+    used = len(worker_threads)
     monkeypatch.setattr(cpu, "divide", lambda ways, budget, tokens: (1, budget))
     assert found == greedy_answers(model, prompts, end, tokens_per_batch=48)[0]
     assert used > 1
@@ -315,7 +315,7 @@ def test_hidden_states_are_read_as_their_logits(columns: int, dtype: torch.dtype
     draw = torch.Generator().manual_seed(0)
     hidden, weights = (torch.randn(size, 8, generator=draw).to(dtype) for size in (6, 20))
     at, tokens = torch.tensor([0, 0, 3, 5]), torch.tensor([0, 19, 7, 19])
-    asked = log_likelihood.Asked(at, tokens, firsts=torch.tensor([5, 0, 2]))
+    asked = log_likelihood.Targets(at, tokens, firsts=torch.tensor([5, 0, 2]))
     whole = hidden @ weights.T
     for outputs, factor in ((hidden, weights), (whole, None)):
         found, top = log_likelihood.read_logits(outputs, factor, asked)
@@ -327,6 +327,6 @@ def test_hidden_states_are_read_as_their_logits(columns: int, dtype: torch.dtype
 def test_nan_anywhere_in_a_row_is_seen(dtype: torch.dtype):
     values = torch.zeros(2, 9, dtype=dtype)
     values[1, 4] = torch.nan
-    asked = log_likelihood.Asked(torch.tensor([0, 1]), torch.tensor([2, 2]), torch.tensor([0]))
+    asked = log_likelihood.Targets(torch.tensor([0, 1]), torch.tensor([2, 2]), torch.tensor([0]))
     found, _ = log_likelihood.read_logits(values, None, asked)
     assert found.isnan().tolist() == [False, True]

@@ -122,7 +122,7 @@ def test_statistics_are_of_a_kind_that_there_is_and_hand_out_no_other():
         InputStatistics("norms", 4, torch.device("cpu"))
     norms = InputStatistics("sq_norms", 4, torch.device("cpu"))
     for read in (lambda: norms.hessian, lambda: norms.inverse_factor(0.01)):
-        with pytest.raises(ValueError, match="has the statistic 'hessian', not 'sq_norms'"):
+        with pytest.raises(ValueError, match="needs the statistic 'hessian', not 'sq_norms'"):
             read()
 
 

@@ -117,9 +117,9 @@ def test_a_model_that_looks_ahead_shares_nothing():
     assert proven(model_of(config), continuations(3, 6))[:3] == (False, False, False)
 
 
-def test_a_model_that_changes_while_it_runs_has_one_lane():
+def test_a_model_that_changes_while_it_runs_has_one_worker():
     model, asked = make_model("llama"), continuations(1, 3)
-    assert proven(model, asked).lanes
+    assert proven(model, asked).workers
 
     class Counting(nn.Linear):
         calls = 0
@@ -130,15 +130,15 @@ def test_a_model_that_changes_while_it_runs_has_one_lane():
 
     other = make_model("llama")
     other.model.layers[0].mlp.up_proj.__class__ = Counting
-    assert not proven(other, asked).lanes
+    assert not proven(other, asked).workers
 
 
 def test_of_a_model_that_draws_at_random_the_log_says_so(caplog: pytest.LogCaptureFixture):
     model = make_model("llama")
     model.lm_head.register_forward_hook(lambda module, inputs, output: output + torch.randn(output.shape))
     found = proven(model, continuations(1, 3))
-    assert found[:3] == (False, False, False) and not found.batches and not found.lanes
-    assert "computes something else every time" in caplog.text
+    assert found[:3] == (False, False, False) and not found.batches and not found.workers
+    assert "gives other scores at every computation" in caplog.text
 
 
 def test_a_recurrent_model_takes_neither_and_pads():
@@ -187,10 +187,10 @@ def test_of_alike_blocks_two_are_computed():
 def test_blocks_that_differ_are_all_computed():
     """Qwen2's windows begin at its second block: two kinds; a block of other settings is a third."""
     model = make_model("qwen2")
-    kinds = {proof._kind(model, index, block, 3) for index, block in enumerate(model.model.layers)}
+    kinds = {proof._signature(model, index, block, 3) for index, block in enumerate(model.model.layers)}
     assert len(kinds) == 2
     model.model.layers[2].self_attn.scaling = 0.5
-    assert len({proof._kind(model, index, block, 3) for index, block in enumerate(model.model.layers)}) == 3
+    assert len({proof._signature(model, index, block, 3) for index, block in enumerate(model.model.layers)}) == 3
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt2", "mixtral"])

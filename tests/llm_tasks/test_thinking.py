@@ -9,7 +9,7 @@ from tokenizers import decoders
 
 from llm_tasks import evaluation
 from llm_tasks.engine.log_likelihood import Work
-from llm_tasks.engine.thinking import HARMONY, TAGS, Writer, after_thinking, closing_of, open_tags
+from llm_tasks.engine.thinking import HARMONY, TAGS, AnswerDecoder, after_thinking, closing_of, open_tags
 
 
 @pytest.mark.parametrize("tags", TAGS, ids=lambda tags: tags.closing)
@@ -74,7 +74,7 @@ def test_tags_among_the_special_tokens_are_seen_and_no_part_of_the_answer():
 
     def answer(text: str, inside: bool = False) -> str | None:
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Writer(tokenizer, {tokenizer.eos_token_id}, inside).answer(tokens)
+        return AnswerDecoder(tokenizer, {tokenizer.eos_token_id}, inside).answer(tokens)
 
     assert answer("[THINK]ab[/THINK]<s>ba</s>") == "ba"
     assert answer("[THINK]ab") is None
