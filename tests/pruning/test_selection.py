@@ -86,7 +86,7 @@ def test_a_partition_equals_a_stable_sort(kind: str, dtype: torch.dtype):
 def test_equals_a_stable_sort_on_an_accelerator(accelerator: str, kind: str, dtype: torch.dtype, on_cpu: list[int]):
     tensors = scores_of(kind, dtype)
     there = [tensor if i in on_cpu else tensor.to(accelerator) for i, tensor in enumerate(tensors)]
-    for sparsity, found in zip(SPARSITIES, lowest_k_masks(there, SPARSITIES), strict=True):
+    for sparsity, found in zip(SPARSITIES[::2], lowest_k_masks(there, SPARSITIES[::2]), strict=True):
         assert [mask.device for mask in found] == [tensor.device for tensor in there]
         for mask, expected in zip(found, sorted_twin(tensors, sparsity), strict=True):
             assert torch.equal(mask.cpu(), expected)
