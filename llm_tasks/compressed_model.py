@@ -387,6 +387,15 @@ def export(
     save_packed(folder / how.export, model, grids, cell["bits"], options.group_size, options.symmetric, tokenizer, card)
 
 
+def open_streamed(source: ModelSource, scratch: Path | None = None) -> StreamedBlocks:
+    """The dense model, its blocks read from its files."""
+    dtype = None if source.dtype == "auto" else getattr(torch, source.dtype)
+    trust = source.trust_remote_code
+    return StreamedBlocks(
+        Path(source.name), None, dtype, trust_remote_code=trust, scratch=scratch, device=source.device
+    )
+
+
 def stream(
     folder: Path, cell: Cell, source: ModelSource, how: Compression, run_identity: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase, tokens: Tensor | None,
@@ -403,7 +412,7 @@ def stream(
     trust = source.trust_remote_code
     remove_converted(folder)
     if cell["compression"] == DENSE:
-        return StreamedBlocks(files, None, dtype, trust_remote_code=trust, scratch=folder, device=source.device), 0.0
+        return open_streamed(source, folder), 0.0
     job = records.recipe(run_identity)
     if StreamedBlocks.is_complete(out, job):
         seconds = json.loads(record.read_text()) if record.is_file() else None

@@ -36,6 +36,7 @@ from llm_tasks.compressed_model import (
     export,
     load_model,
     max_length,
+    open_streamed,
     save_compressed,
     skeleton,
     stream,
@@ -43,6 +44,7 @@ from llm_tasks.compressed_model import (
 from llm_tasks.engine import window_losses
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.processes import Processes, join, processes_here
+from llm_tasks.engine.ways import Ways
 from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, measure, report_levels, warn_of_chance
 from llm_tasks.levels import Setting
 from llm_tasks.methods import DENSE, compressed_by, is_calibrated
@@ -141,6 +143,21 @@ class Job:
     @property
     def streams(self) -> bool:
         return self.asked.given["stream"]
+
+    @functools.cached_property
+    def streamed(self) -> "dict[tuple, Compressed]":
+        """The model that was streamed last, by what tells it from others: other settings measure it too."""
+        return {}
+
+    @functools.cached_property
+    def ways(self) -> dict[tuple[int | str, int], tuple[Ways, Ways]]:
+        """By setting and seed, the engine's fast paths as they are proven on the dense model, read from its files."""
+        blocks = open_streamed(self.source)
+        return {
+            (name, seed): engine_ways(blocks.model, levels, self.reading.plain, blocks)
+            for name in self.measured
+            for seed, levels in self.data(name).items()
+        }
 
 
 def run(argv: Sequence[str] | None, description: str, settings: Mapping[int | str, Setting], own: int | str) -> int:
@@ -420,10 +437,14 @@ def environment(job: Job) -> dict[str, Any]:
 def compress_streamed(job: Job, folder: Path) -> Compressed:
     """The cell's model, written block by block."""
     cell = job.folders[folder]
-    tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) else None
-    blocks, seconds = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
-    refuse_unknown_ids(blocks.model, job.tokenizer)
-    return Compressed(blocks.model, blocks, {**compression_facts(cell, blocks.weights()), "compress_seconds": seconds})
+    if compressed_by(cell) not in job.streamed:
+        job.streamed.clear()
+        tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) else None
+        blocks, seconds = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
+        refuse_unknown_ids(blocks.model, job.tokenizer)
+        facts = {**compression_facts(cell, blocks.weights()), "compress_seconds": seconds}
+        job.streamed[compressed_by(cell)] = Compressed(blocks.model, blocks, facts)
+    return job.streamed[compressed_by(cell)]
 
 
 def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> Compressed:
@@ -445,8 +466,10 @@ def measure_model(job: Job, made: Compressed, cell: Cell) -> Evaluation:
     setting, data = job.asked.settings[cell["setting"]], job.data(cell["setting"])
     if job.reading is None:
         return measure_perplexity(job, made, data)
-    levels: list[EncodedLevel] = data[cell["seed"] if setting.seeded else job.asked.given["seed"][0]]
-    found = measure(made.model, job.tokenizer, levels, job.reading, job.processes, storage=made.storage)
+    seed = cell["seed"] if setting.seeded else job.asked.given["seed"][0]
+    levels: list[EncodedLevel] = data[seed]
+    ways = job.ways[cell["setting"], seed] if job.streams else None
+    found = measure(made.model, job.tokenizer, levels, job.reading, job.processes, ways, made.storage)
     if cell["compression"] == DENSE and job.processes.is_main:
         warn_of_chance(setting.name, found.levels)
     # A user's task goes by its own name: that of its levels' data set.

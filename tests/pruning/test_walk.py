@@ -289,8 +289,8 @@ def test_cost_of_a_walk_by_hand(monkeypatch: pytest.MonkeyPatch):
     assert walk_cost(model, (10, 5), None, torch.bfloat16).bytes == 0
     monkeypatch.setitem(walk.STATISTICS, "pairs", Statistic(lambda size: (3, size), lambda total, X: None))
     pairs = walk_cost(model, (10, 5), "pairs", torch.bfloat16)
-    assert pairs.flops == 2 * 50 * 2 * (2 * 576 + 24 + 48)
-    assert pairs.bytes - norms.bytes == 8 * (24 + 48)
+    assert pairs.flops == 2 * 50 * 2 * (2 * 576 + 3 * 24 + 48)
+    assert pairs.bytes - norms.bytes == 8 * (3 * 24 + 48) + 8 * 48
     assert norms.measured_flops_per_second(torch.device("cpu")) > 0
 
 
