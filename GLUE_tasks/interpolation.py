@@ -339,7 +339,7 @@ def run(
     """Measure one line and write its run."""
     started, task = time.monotonic(), load_task(pair, measurement.data_dir)
     accelerator.free_memory()
-    reset_peak_memory(accelerator.device)
+    reset_peak_memory([accelerator.device])
     if accelerator.is_main_process:
         run_folder.start_run(folder, identity, run_folder.describe_environment(str(accelerator.device), precision="no"))
     accelerator.wait_for_everyone()
@@ -373,7 +373,7 @@ def run(
         "recipe": records.recipe(identity, records.COORDINATES["line"]),
         "precision": "no",
         "seconds": time.monotonic() - started,
-        "peak_memory_bytes": peak_memory(accelerator.device),
+        "peak_memory_bytes": peak_memory([accelerator.device]),
         "num_train_examples": len(train_rows),
         "start": str(pair.start.folder),
         "end": str(pair.end.folder) if pair.end else None,

@@ -308,7 +308,7 @@ def run(
     """
     started, folder, task = time.monotonic(), checkpoints.folder, material.task
     accelerator.free_memory()
-    reset_peak_memory(accelerator.device)
+    reset_peak_memory([accelerator.device])
     model = material.model.copy(cell["seed"]).to(accelerator.device)
     inputs = fit_inputs(material.inputs, model, task.classes, task.order)
     recipe = dataclasses.replace(sweep.recipe, seed=cell["seed"])
@@ -344,7 +344,7 @@ def run(
     measured = {
         **measured_sparsity(sweep, model, material),
         "seconds": time.monotonic() - started,
-        "peak_memory_bytes": peak_memory(accelerator.device),
+        "peak_memory_bytes": peak_memory([accelerator.device]),
         "precision": accelerator.mixed_precision,
         "num_train_examples": len(rows),
         **task.facts,

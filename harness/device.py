@@ -6,7 +6,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import psutil
 import torch
@@ -46,19 +46,37 @@ def has_float64(device: torch.device | str) -> bool:
     return torch.device(device).type != "mps"
 
 
-def best_precision(device_type: str) -> str:
+def use_device(device: torch.device) -> None:
+    """Make an accelerator with a number this process's own, so that libraries claim no memory of another one."""
+    if device.type != "cpu" and device.index is not None:
+        torch.accelerator.set_device_index(device.index)
+
+
+def all_accelerators() -> list[torch.device]:
+    """Every accelerator of this machine."""
+    kind = default_device().type
+    return [torch.device(kind, index) for index in range(torch.accelerator.device_count())] if kind != "cpu" else []
+
+
+def best_precision(device: torch.device | str) -> str:
     """Precision to compute in: "bf16" where the CPU or GPU has instructions for it, else "no" (float32)."""
-    if device_type == "cpu":
+    device = torch.device(device)
+    if device.type == "cpu":
         units = torch.cpu.get_capabilities()
         return "bf16" if units.get("amx_bf16") or units.get("avx512_bf16") else "no"
-    return "bf16" if device_type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    if device.type != "cuda":
+        return "no"
+    with torch.cuda.device(device):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
 def device_name(device: torch.device | str) -> str:
     """The maker's name of a GPU; of a CPU its architecture and the instruction set that torch uses: "x86_64 AVX2"."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    device = torch.device(device)
+    if device.type == "cpu":
+        return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    module = torch.get_device_module(device)
+    return module.get_device_name(device) if hasattr(module, "get_device_name") else device.type
 
 
 def autocast(precision: str, device_type: str, dtype: torch.dtype) -> contextlib.AbstractContextManager:
@@ -107,23 +125,33 @@ def clock(devices: Iterable[torch.device]) -> float:
     return time.monotonic()
 
 
-def reset_peak_memory(device: torch.device | str) -> None:
-    """Let peak_memory of a GPU measure from here on; that of a CPU cannot be reset."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+def reset_peak_memory(devices: Iterable[torch.device]) -> None:
+    """Let peak_memory of accelerators measure from here on; that of a CPU cannot be reset."""
+    for device in devices:
+        module = torch.get_device_module(device)
+        if hasattr(module, "reset_peak_memory_stats"):
+            module.reset_peak_memory_stats(device)
 
 
-def peak_memory(device: torch.device | str) -> int:
-    """Peak memory in bytes: of a GPU since reset_peak_memory, on a CPU of the whole process since its start."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def peak_memory(devices: Sequence[torch.device]) -> int:
+    """Bytes at most: of accelerators, together, since reset_peak_memory; without one, of the process since its start.
+
+    An accelerator that does not count them counts as 0.
+    """
+    accelerators = [device for device in devices if device.type != "cpu"]
+    if accelerators:
+        modules = [(torch.get_device_module(device), device) for device in accelerators]
+        return sum(each.max_memory_allocated(own) for each, own in modules if hasattr(each, "max_memory_allocated"))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def available_memory(device: torch.device | str, all_devices: bool = False) -> int:
-    """Free memory in bytes: of a GPU, of all GPUs with `all_devices`, for a CPU of the machine."""
-    if torch.device(device).type != "cuda":
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on an accelerator, or in the machine.
+
+    An accelerator that does not tell counts as sharing the machine's, as Apple's do.
+    """
+    module = torch.get_device_module(device)
+    if device.type == "cpu" or not hasattr(module, "mem_get_info"):
         return psutil.virtual_memory().available
-    devices = range(torch.cuda.device_count()) if all_devices else [device]
-    return sum(torch.cuda.mem_get_info(one)[0] for one in devices)
+    return module.mem_get_info(device)[0]

@@ -26,7 +26,7 @@ from transformers import (
 
 from harness import records
 from harness.cells import Cell
-from harness.device import clock
+from harness.device import all_accelerators, clock
 from harness.model_files import check_checkpoint_files
 from harness.models import load_pretrained, longest_input, meta_model, save_model, stored_dtype
 from llm_tasks.engine.processes import ALONE, Processes
@@ -78,6 +78,11 @@ class ModelSource:
     @property
     def on_accelerator(self) -> bool:
         return self.device.type != "cpu"
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """The devices that hold it or compute it."""
+        return all_accelerators() if self.device_map and self.on_accelerator else [self.device]
 
     def dtype_of(self, config: PretrainedConfig) -> torch.dtype:
         """What the weights of a model of this config are loaded in."""

@@ -22,7 +22,7 @@ from llm_tasks.compressed_model import Calibration, Compression, ModelSource
 from llm_tasks.engine.chat import template_values
 from llm_tasks.engine.cpu import WORKER_TOKENS
 from llm_tasks.engine.encoding import OVERFLOWS
-from llm_tasks.engine.processes import job_size
+from llm_tasks.engine.processes import job_size, local_device
 from llm_tasks.evaluation import ANSWER_METRICS, Reading
 from llm_tasks.levels import Setting
 from llm_tasks.methods import DENSE, METHODS, STRENGTHS, Options, Strength, check_methods
@@ -373,7 +373,7 @@ def check_streamed(given: Given) -> None:
 
 def device_of(given: Given) -> torch.device:
     """Raises ValueError where the machine has no such device."""
-    return device_named(given["device"])
+    return local_device(device_named(given["device"]))
 
 
 def model_source(given: Given) -> ModelSource:
@@ -383,7 +383,7 @@ def model_source(given: Given) -> ModelSource:
 
 def precision_of(given: Given) -> str:
     """Of a float32 model's matmuls: "bf16" or "no"."""
-    return best_precision(device_of(given).type) if given["precision"] == "auto" else given["precision"]
+    return best_precision(device_of(given)) if given["precision"] == "auto" else given["precision"]
 
 
 def compression(given: Given) -> Compression:

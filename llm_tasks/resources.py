@@ -142,19 +142,19 @@ def memory_needed(
 
 
 def choose_layout(
-    layouts: Sequence[str], needed: Callable[[str], Memory], device: torch.device, all_devices: bool, model_name: str
+    layouts: Sequence[str], needed: Callable[[str], Memory], devices: Sequence[torch.device], model_name: str
 ) -> Memory:
     """What the first of some layouts needs whose memory is free.
 
     Args:
         layouts: some of LAYOUTS, the best first.
         needed: what each needs.
-        all_devices: whether the model is spread over all accelerators.
+        devices: over which the model is spread, or its one device.
     Raises:
         ValueError: none fits; says how much the last one needs, how much is free, and the way out.
     """
-    on_device = available_memory(device, all_devices)
-    free = {"the device": on_device, "the host": available_memory(torch.device("cpu"))}
+    on_devices = sum(map(available_memory, devices))
+    free = {"the device": on_devices, "the host": available_memory(torch.device("cpu"))}
     for layout in layouts:
         memory = needed(layout)
         totals = {"the device": sum(memory.device.values()), "the host": sum(memory.host.values())}

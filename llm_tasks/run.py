@@ -23,7 +23,7 @@ from harness import run_folder
 from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from harness.commands import print_commands
 from harness.content import model_content
-from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory
+from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory, use_device
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
 from llm_tasks import options, plan
 from llm_tasks.compressed_model import (
@@ -175,6 +175,7 @@ def run(argv: Sequence[str] | None, description: str, settings: Mapping[int | st
     parser = options.make_parser(description, settings, own)
     try:
         asked = options.parse(parser, argv, settings, own)
+        use_device(options.device_of(asked.given))
         folders = output_folders(asked.given["output_dir"], plan.all_cells(asked.given, asked.settings.values()))
         if asked.given["list_cells"] or asked.given["group_by"]:
             list_cells(asked, folders)
@@ -277,7 +278,8 @@ def print_plan(planned: Planned) -> None:
     weights = sum(weight.numel() for weight in planned.model.parameters())
     print(f"{source.name}: {weights / 1e9:.2f} billion weights in {str(planned.dtype).removeprefix('torch.')}")
     print(f"{len(planned.folders)} runs, of which {len(pending)} are missing: {planned.asked.given['output_dir']}")
-    print(f"device: {source.device}, {device_name(source.device)}; decoder blocks: {WHERE[planned.memory.layout]}")
+    names = "; ".join(f"{device}, {device_name(device)}" for device in source.devices)
+    print(f"device: {names}; decoder blocks: {WHERE[planned.memory.layout]}")
     for line in planned.memory.described():
         print(line)
     compressed = [cell for cell in pending.values() if cell["compression"] != DENSE]
@@ -314,7 +316,7 @@ def plan_memory(
             processes_here(),
         )  # fmt: skip
 
-    return choose_layout(layouts, needed, source.device, bool(source.device_map), source.name)
+    return choose_layout(layouts, needed, source.devices, source.name)
 
 
 def setting_values(asked: Asked, setting: Setting, length: int) -> Any:
@@ -400,9 +402,9 @@ def load_dense(job: Job) -> CompressibleModel:
 
 def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path) -> None:
     """Compress, measure and write the run of one folder."""
-    cell, processes, device = job.folders[folder], job.processes, job.source.device
+    cell, processes, devices = job.folders[folder], job.processes, job.source.devices
     started = time.monotonic()
-    reset_peak_memory(device)
+    reset_peak_memory(devices)
     with processes.together():
         if processes.is_main:
             run_folder.start_run(folder, job.identities[folder], environment(job))
@@ -419,7 +421,7 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
         **found.facts,
         "evaluate_seconds": time.monotonic() - evaluated_from,
         "seconds": time.monotonic() - started,
-        "peak_memory_bytes": peak_memory(device),
+        "peak_memory_bytes": peak_memory(devices),
         "levels": found.levels,
     }
     run_folder.write_run(folder, result, found.items)
@@ -427,10 +429,10 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
 
 def environment(job: Job) -> dict[str, Any]:
     """What a run records of when, where and with what it is made."""
-    device = job.source.device
+    devices = job.source.devices
     return run_folder.describe_environment(
-        str(device), device_name=device_name(device), dtype=str(job.dtype), precision=job.how.precision,
-        threads=torch.get_num_threads(),
+        ", ".join(map(str, devices)), device_name=", ".join(map(device_name, devices)), dtype=str(job.dtype),
+        precision=job.how.precision, threads=torch.get_num_threads(),
     )  # fmt: skip
 
 

@@ -228,6 +228,19 @@ class _Module:
     def empty_cache(self) -> None:
         pass
 
+    def get_device_name(self, device: torch.device) -> str:
+        return f"stand-in {torch.device(device).index or 0}"
+
+    def mem_get_info(self, device: torch.device) -> tuple[int, int]:
+        limit = 2**40 if _counts.limit is None else _counts.limit
+        return limit - _counts.held, limit
+
+    def max_memory_allocated(self, device: torch.device) -> int:
+        return _counts.peak
+
+    def reset_peak_memory_stats(self, device: torch.device) -> None:
+        _counts.peak = _counts.held
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 

@@ -112,6 +112,13 @@ def join(device: torch.device) -> Processes:
     return Processes(state.process_index, state.num_processes, state.device)
 
 
+def local_device(device: torch.device) -> torch.device:
+    """The device of this process: of several on one machine, each has an accelerator of its own."""
+    if job_size() == 1 or device.type == "cpu" or device.index is not None:
+        return device
+    return torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def job_size() -> int:
     """Number of processes of the job, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,171 @@
+"""The scripts on a device, as users run them: the stand-in of fake_accelerator.py, or with `-m gpu` a GPU.
+
+Wherever the blocks are, on the device, in host memory or in files, results are the same.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from fake_accelerator import Meter, fake_accelerator
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from harness.models import meta_model
+from llm_tasks import own_task, perplexity
+from llm_tasks.resources import memory_needed, walk_costs
+
+COMPRESSIONS = ["dense", "magnitude", "wanda", "sparsegpt", "gptq", "rtn", "low_rank"]
+
+
+@pytest.fixture
+def meter() -> Iterator[Meter]:
+    with fake_accelerator() as meter:
+        yield meter
+
+
+@pytest.fixture
+def options(tiny_decoder: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return [
+        "--model_name_or_path", str(tiny_decoder), "--calibration", str(text_file), "--nsamples", "4",
+        "--calibration_length", "8", "--precision", "no", "--tokens_per_batch", "16",
+    ]  # fmt: skip
+
+
+EVERY = ["--compression", *COMPRESSIONS, "--sparsity", "0.5", "--bits", "4", "--rank", "4", "8",
+         "--magnitude_scope", "layer"]  # fmt: skip
+FEW = ["--compression", "dense", "wanda", "--sparsity", "0.5"]
+
+
+def results(folder: Path) -> dict[str, dict]:
+    return {
+        str(path.parent.relative_to(folder)): json.loads(path.read_text())
+        for path in sorted(folder.rglob("all_results.json"))
+    }
+
+
+def same(one: dict[str, dict], other: dict[str, dict]) -> bool:
+    """Whether two trees hold the same runs with the same scores."""
+    assert one.keys() == other.keys() and one
+    for name, run in one.items():
+        for mine, own in zip(run["levels"], other[name]["levels"], strict=True):
+            assert mine["score"] == pytest.approx(own["score"], abs=1e-5), name
+        assert run["measured_sparsity"] == other[name]["measured_sparsity"], name
+    return True
+
+
+def questions(folder: Path) -> Path:
+    lines = [
+        {"question": f"the film is {word} a", "choices": ["good", "bad", "story"], "answer": index % 3, "level": level}
+        for level in ("easy", "hard")
+        for index, word in enumerate(["a", "the", "so", "and", "plot", "great", "fine", "poor", "awful"])
+    ]
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+LAYOUTS = {"device": ["--blocks", "device"], "host": ["--blocks", "host"], "files": ["--stream"],
+           "host activations": ["--blocks", "host", "--activations", "host"]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layout", "compressions"),
+    [
+        ("host", FEW),
+        ("files", FEW),
+        ("host activations", FEW),
+        pytest.param("host", EVERY, marks=pytest.mark.slow),
+        pytest.param("files", EVERY, marks=pytest.mark.slow),
+    ],
+)
+def test_perplexity_is_the_same_wherever_the_blocks_are(
+    meter: Meter, options: list[str], text_file: Path, tmp_path: Path, layout: str, compressions: list[str]
+) -> None:
+    words = [*options, *compressions, "--text", str(text_file), "--seq_len", "16", "--device", "fake"]
+    for name in ("device", layout):
+        folder = ["--output_dir", str(tmp_path / name / "{compression}" / "{strength}")]
+        assert perplexity.main([*words, *LAYOUTS[name], *folder]) == 0
+    found = results(tmp_path / layout)
+    assert same(results(tmp_path / "device"), found)
+    assert len(found) == len(COMPRESSIONS) + 1 if compressions is EVERY else 2
+
+
+@pytest.mark.parametrize("layout", ["host", "files"])
+@pytest.mark.parametrize("mode", [["--answer_mode", "cloze"], ["--answer_mode", "letter"], ["--written"]])
+def test_a_users_task_is_the_same_wherever_the_blocks_are(
+    meter: Meter, options: list[str], tmp_path: Path, layout: str, mode: list[str]
+) -> None:
+    if mode == ["--written"]:
+        task, mode = tmp_path / "written.jsonl", ["--max_new_tokens", "3"]
+        lines = [{"question": f"the film is {word}", "answers": ["good"]} for word in ("a", "so", "the", "plot")]
+        task.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    else:
+        task = questions(tmp_path)
+    for name in ("device", layout):
+        words = [*options, *FEW, "--task_file", str(task), *mode, "--device", "fake", *LAYOUTS[name]]
+        assert own_task.main([*words, "--output_dir", str(tmp_path / name / "{compression}" / "{strength}")]) == 0
+    assert same(results(tmp_path / "device"), results(tmp_path / layout))
+
+
+def test_the_device_is_the_accelerator_that_is_there_and_is_recorded(
+    meter: Meter, options: list[str], text_file: Path, tmp_path: Path
+) -> None:
+    words = [*options, "--text", str(text_file), "--seq_len", "16", "--output_dir", str(tmp_path / "run")]
+    assert perplexity.main(words) == 0
+    recorded = (tmp_path / "run" / "args.json").read_text()
+    assert '"fake"' in recorded and '"stand-in 0"' in recorded
+    peak = json.loads((tmp_path / "run" / "all_results.json").read_text())["peak_memory_bytes"]
+    assert 0 < peak < 10**7  # of the device; this process has more
+
+
+def test_blocks_go_to_host_memory_where_the_device_does_not_hold_them(
+    meter: Meter, options: list[str], text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tokenizer, folder = AutoTokenizer.from_pretrained(options[1]), tmp_path / "deep"
+    size = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 16, "num_attention_heads": 4}
+    AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    words = [*options, *FEW, "--model_name_or_path", str(folder), "--text", str(text_file), "--seq_len", "16"]
+    words += ["--output_dir", str(tmp_path / "runs" / "{compression}" / "{strength}")]
+
+    def planned(*more: str) -> str:
+        assert perplexity.main([*words, *more, "--dry_run"]) == 0
+        return capsys.readouterr().out
+
+    on_device = planned()
+    assert "2 runs, of which 2 are missing" in on_device
+    assert "stand-in 0; decoder blocks: on the device" in on_device
+    assert not (tmp_path / "runs").exists()  # nothing was begun
+    model = meta_model(str(folder), AutoModelForCausalLM)
+    costs = walk_costs(model, ["wanda"], (4, 8), torch.float32, 16).values()
+    on_device, on_host = (
+        memory_needed(model, torch.float32, layout, True, costs, 16, whole_logits=True, several=True)
+        for layout in ("device", "host")
+    )
+    meter.limit(meter.held_bytes + (sum(on_device.device.values()) + sum(on_host.device.values())) // 2)
+    assert "decoder blocks: in host memory, one at a time on the device" in planned()
+    with pytest.raises(SystemExit):
+        planned("--blocks", "device")
+    assert "are needed on the device" in capsys.readouterr().err
+    assert perplexity.main(words) == 0
+    assert len(results(tmp_path / "runs")) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--blocks", "host", "--device", "cpu"], "--blocks host brings blocks from host memory to an accelerator"),
+        (["--blocks", "host", "--stream"], "--blocks host: --stream and --device_map say themselves where"),
+        (["--device", "fake:1"], "--device fake:1 is not there; there are cpu, fake, fake:0"),
+    ],
+)
+def test_bad_input(
+    meter: Meter, options: list[str], text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
+    words: list[str], message: str,
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit):
+        perplexity.main([*options, "--text", str(text_file), *words, "--output_dir", str(tmp_path / "run")])
+    assert message in capsys.readouterr().err
