@@ -175,7 +175,6 @@ def run(argv: Sequence[str] | None, description: str, settings: Mapping[int | st
     parser = options.make_parser(description, settings, own)
     try:
         asked = options.parse(parser, argv, settings, own)
-        use_device(options.device_of(asked.given))
         folders = output_folders(asked.given["output_dir"], plan.all_cells(asked.given, asked.settings.values()))
         if asked.given["list_cells"] or asked.given["group_by"]:
             list_cells(asked, folders)
@@ -219,6 +218,7 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     given = asked.given
     options.check_together(given)
     source, how = options.model_source(given), options.compression(given)
+    use_device(source.device)
     model = skeleton(source)
     exported = given["bits"] if given["export"] else ()
     check_shapes(model, source.name, given["nm_ratio"], given["rank"], exported, given["group_size"])
@@ -392,7 +392,8 @@ def load_dense(job: Job) -> CompressibleModel:
     model = load_model(job.source)
     refuse_unknown_ids(model, job.tokenizer)
     computed_on = job.source.device if job.source.blocks == "host" else None
-    dense = CompressibleModel(model, job.how, job.several and job.processes.is_main, computed_on)
+    keep_dense = job.several and job.processes.is_main
+    dense = CompressibleModel(model, job.how, keep_dense=keep_dense, computed_on=computed_on)
     if job.reading is not None:
         for name in job.measured:
             for levels in job.data(name).values():

@@ -16,7 +16,7 @@ from setting_values import values_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import run_folder
-from llm_tasks import compressed_model, perplexity, run
+from llm_tasks import perplexity, resources, run
 from llm_tasks.engine import window_losses
 from llm_tasks.engine.processes import Processes
 from llm_tasks.settings.perplexity import SETTING
@@ -256,7 +256,10 @@ BAD = [
         ["--stream", "--compression", "magnitude", "--sparsity", "0.5", "--magnitude_scope", "global"],
         "whole model",
     ),
-    (["--stream", "--device", "cuda"], "--stream computes on the CPU"),
+    (["--stream", "--device", "cuda"], "--device cuda is not there; there are cpu"),
+    (["--blocks", "host"], "--blocks host brings blocks from host memory to an accelerator; the device is the CPU"),
+    (["--blocks", "host", "--stream"], "--blocks host: --stream and --device_map say themselves"),
+    (["--activations", "disk"], "--activations: invalid choice: 'disk'"),
     (["--device_map", "auto", "--device", "cuda:1"], "--device cuda:1 must be auto"),
     (["--device_map", "auto", "--stream"], "--device_map takes all GPUs for one process: no --stream"),
     (["--sparsity_ratio", "0.5"], "unrecognized arguments"),
@@ -314,7 +317,7 @@ def test_an_empty_text_is_refused(options: list[str], tmp_path: Path, capsys: py
 def test_too_little_memory_is_said_before_loading(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    monkeypatch.setattr(compressed_model, "available_memory", lambda device, all_devices: 1000)
+    monkeypatch.setattr(resources, "available_memory", lambda device: 1000)
     with pytest.raises(SystemExit):
         perplexity.main([*options, "--output_dir", str(tmp_path / "run")])
     assert "--stream" in capsys.readouterr().err

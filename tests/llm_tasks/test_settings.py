@@ -473,7 +473,7 @@ def test_one_model_for_several_seeds_needs_no_dense_copy(sweep: Sweep, tmp_path:
     )
     words = ["--compression", "magnitude", "--sparsity", "0.5", "--seed", "0", "1", "--settings", "2", "4"]
     assert setting2_option_count.main([*sweep.options, *words, "--output_dir", str(tmp_path / TEMPLATE)]) == 0
-    assert made == [{"keep_dense": False}]
+    assert [more["keep_dense"] for more in made] == [False]
     for setting in "24":
         for seed in "01":
             own = f"{setting}/magnitude/0.5/{seed}"
@@ -511,11 +511,14 @@ def test_a_result_that_goes_away_during_a_sweep_is_made_again(
 
 
 def test_a_small_run_takes_a_short_way(reader: Path, data_dir: Path, tmp_path: Path):
-    """Of 37 files 18 are of harness, pruning and analysis; before there were stages it was 44 files and 106 pairs."""
+    """Of 39 files 20 are of harness, pruning and analysis; before there were stages it was 44 files and 106 pairs.
+
+    37 and 78 before the run also planned its memory (resources.py) and selected weights without a copy (selection.py).
+    """
     words = ["--model_name_or_path", str(reader), "--data_dir", str(data_dir), "--compression", "dense", "magnitude"]
     words += ["--sparsity", "0.5", "--output_dir", str(tmp_path / "{compression}")]
     path = count_path(setting2_option_count.main, words)
-    assert len(path.files) <= 37 and len(path.pairs) <= 78, "\n".join(map(" -> ".join, sorted(path.pairs)))
+    assert len(path.files) <= 39 and len(path.pairs) <= 85, "\n".join(map(" -> ".join, sorted(path.pairs)))
 
 
 def test_freebaseqa_as_its_authors_publish_it(options: list[str], tmp_path: Path):
@@ -532,7 +535,7 @@ def test_freebaseqa_as_its_authors_publish_it(options: list[str], tmp_path: Path
 
 def one_at_a_time(
     model: PreTrainedModel, continuations: Sequence[Continuation], tokens_per_batch: int, precision: str, share: bool,
-    processes: Processes,
+    processes: Processes, storage: None,
 ) -> Scores:  # fmt: skip
     """Each text by itself, whole."""
     totals, firsts = [], []
@@ -637,7 +640,7 @@ BAD = [
     (2, ["--max_items", "0"], "0 is outside [1,"),
     (2, ["--chat_template"], "--chat_template: the tokenizer of "),
     (2, ["--chat_template", "--overflow", "truncate_left"], "--overflow truncate_left would cut the template"),
-    (2, ["--stream"], "--stream: this script does not evaluate block by block"),
+    (2, ["--stream", "--weights", "bin"], "--stream reads safetensors tensor by tensor"),
     (2, ["--task_file", "mine.jsonl"], "unrecognized arguments: --task_file"),
     (2, ["--data_dir", "/nowhere"], "--data_dir /nowhere is no folder"),
     (2, ["--sparsity", "0.5"], "asked for is dense"),
@@ -837,7 +840,6 @@ def test_a_bad_own_task_is_refused_before_a_model_loads(
     assert "--task_file: there is no file /nowhere.jsonl" in message([*own(CHOICE), "--task_file", "/nowhere.jsonl"])
     assert f"--task_file: there is no file {tmp_path}" in message([*own(CHOICE), "--task_file", str(tmp_path)])
     assert "unrecognized arguments: --settings" in message([*own(CHOICE), "--settings", "2"])
-    assert "--stream: this script" in message([*own(CHOICE), "--stream"])
     words = own(CHOICE)
     at = words.index("--task_file")
     assert "the following arguments are required: --task_file" in message(words[:at] + words[at + 2 :])
