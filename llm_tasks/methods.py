@@ -1,4 +1,4 @@
-"""The compressions by name. A new method is one function in a file of its own and one line in METHODS.
+"""The compressions by name. A new method is one function in a file of its own and one entry of METHODS.
 
 A method is called once per weight of the decoder blocks, in the order in which the model uses them:
 
@@ -117,11 +117,15 @@ def magnitude(W: Tensor, inputs: InputStatistics | None, strength: Strength, opt
     return keep
 
 
-def by_input_norms(choose: Callable[..., Tensor]) -> Compress:
-    """A method that removes what a mask function of (W, squared input norms) does not keep."""
+def by_input_norms(choose: Callable[..., Tensor], statistic: str = "sq_norms") -> Compress:
+    """A method that removes what a mask function of (W, squared input norms) does not keep.
+
+    Args:
+        statistic: another one of STATISTICS, in the place of the norms; METHODS names it too.
+    """
 
     def compress(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
-        return choose(W, inputs.sq_norms, **strength.as_mask_options())
+        return choose(W, inputs.sum_of(statistic), **strength.as_mask_options())
 
     return compress
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,48 @@ def write_tree(root: Path, *runs: dict[str, Any], **arguments: Any) -> Path:
         items = result.get("items", items)
         run_folder.write_run(folder, {name: value for name, value in result.items() if name != "items"}, items)
     return root
+
+
+def large_tree(root: Path) -> Path:
+    """A tree of every method at many strengths, with long names and many levels: full figures to look at."""
+    strengths = {
+        **dict.fromkeys(("magnitude", "wanda", "ria", "sparsegpt"), (0.1, 0.2, 0.3, 0.5, 0.7, "4:8", "2:4")),
+        **dict.fromkeys(("rtn", "gptq"), tuple(("bits", bits) for bits in (8, 4, 3, 2))),
+        "low_rank": tuple(("rank", rank) for rank in (512, 256, 64)),
+    }
+    points = [("dense", None, 0)]
+    points += [
+        (method, strength, seed)
+        for method, own in strengths.items()
+        for strength in own
+        for seed in ((0, 1) if method not in ("magnitude", "rtn", "low_rank") else (0,))
+    ]
+    runs = []
+    for number, (method, strength, seed) in enumerate(points):
+        loss = 0.0 if strength is None else 0.05 + 0.6 * (number % 7) / 7
+        levels = {
+            f"a set of questions with a long name, number {place}": [
+                float(item / 60 < 0.9 * (1 - loss * (1 + place / 10)) - 0.03 * place) for item in range(60)
+            ]
+            for place in range(10)
+        }
+        same = {"parameter_ratio": 0.2 + strength[1] / 800} if method == "low_rank" else {}
+        same["compress_seconds"] = 10.0 + number if strength else 0.0
+        runs.append(level_run(method, strength, levels, seed, **same))
+        losses = tuple(3 + loss + 0.01 * window for window in range(8))
+        runs.append(perplexity_run(method, strength, losses, seed, **same))
+    for task, fraction, seed in itertools.product(
+        ("cola", "sst2", "mrpc", "a task of mine"), (0.1, 0.25, 1.0), (41, 42)
+    ):
+        place = {"task": task, "fraction": fraction, "seed": seed}
+        runs.append(dense(0.9 - 0.01 * seed / 42, **place))
+        runs += [
+            run(transfer, strength, 0.9 - 0.4 * strength / fraction**0.2, **place)
+            for transfer in ("sparse_transfer", "sparse_to_dense")
+            for strength in (0.2, 0.5, 0.8)
+        ]
+    return write_tree(root, *runs, group_size=128, symmetric=False)
+
+
+if __name__ == "__main__":
+    large_tree(Path(sys.argv[1]))

@@ -1,4 +1,7 @@
-"""CONTRIBUTING.md's worked examples to the letter: the code goes into a copy of the tree, the commands run there."""
+"""CONTRIBUTING.md's worked examples to the letter: the code goes into a copy of the tree, the commands run there.
+
+So do the suite's own tests that read what an example adds to: an addition breaks none of them.
+"""
 
 import json
 import os
@@ -17,7 +20,8 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", TEXT, re.MULTILINE))
 WHERE = r"(?:a new file|(after|in place of) the line `(.+)`)"
 STEP = re.compile(rf"^\*\*`([\w./]+)`\*\*, {WHERE}:\n\n((?:(?: {{4}}.*)?\n)+)", re.MULTILINE)
-NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "Images_png", "runs", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+EVERYWHERE = ("tests/test_structure.py", "tests/test_documents.py", "tests/test_broken_inputs.py")
 
 
 def apply_steps(section: str, tree: Path) -> list[str]:
@@ -49,18 +53,21 @@ def with_code(text: str, code: str, line: str, keep_line: bool) -> str:
 
 
 @pytest.fixture
-def follow(tmp_path: Path) -> Callable[[str], Path]:
-    """Take a section's steps in a copy of the tree, then run its commands there; returns the copy."""
+def follow(tmp_path: Path) -> Callable[..., Path]:
+    """Take a section's steps in a copy of the tree, run its commands there and some tests; returns the copy."""
     tree = tmp_path / "tree"
 
-    def run(name: str) -> Path:
-        shutil.copytree(ROOT, tree, ignore=NOT_COPIED)
+    def run(name: str, *tests: str) -> Path:
+        shutil.copytree(ROOT, tree, ignore=lambda folder, names: {
+            *NOT_COPIED(folder, names), *(["runs"] if Path(folder) == ROOT else [])
+        })  # fmt: skip
         changed = apply_steps(SECTIONS[name], tree)
         assert changed
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         ours = {"PATH": path, "PYTHONPATH": str(tree), "HOME": str(tmp_path / "home"), "VIRTUAL_ENV": ""}
         environment = {**os.environ, **ours, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        for command in printed_commands(STEP.sub("", SECTIONS[name])):
+        suite = f"python -m pytest -q -x -p no:cacheprovider {' '.join((*EVERYWHERE, *tests))}"
+        for command in [*printed_commands(STEP.sub("", SECTIONS[name])), suite]:
             if "run_tests.sh" in command:  # which would install the copy
                 command = command.replace("bash scripts/run_tests.sh", "python -m pytest -q -p no:cacheprovider")
             done = subprocess.run(["bash", "-c", command], cwd=tree, env=environment, capture_output=True, text=True)
@@ -97,7 +104,9 @@ def test_every_step_is_understood():
 
 @pytest.mark.slow
 def test_a_compression_method(follow, default_assets):
-    tree = follow("Add a compression method")
+    tree = follow("Add a compression method", "tests/llm_tasks/test_methods.py", "tests/llm_tasks/test_perplexity.py",
+                  "tests/pruning/test_walk.py", "tests/quantization/test_gptqmodel_export.py",
+                  "tests/analysis/test_plots.py", "tests/analysis/test_level_plots.py")  # fmt: skip
     scores = {}
     for path in (tree / "runs" / "wanda_layer").glob("*/*/all_results.json"):
         run = json.loads(path.read_text())
@@ -109,11 +118,29 @@ def test_a_compression_method(follow, default_assets):
 
 
 @pytest.mark.slow
+def test_a_statistic(follow):
+    follow("Add a statistic", "tests/llm_tasks/test_methods.py", "tests/llm_tasks/test_perplexity.py",
+           "tests/pruning/test_walk.py", "tests/analysis/test_plots.py")  # fmt: skip
+
+
+@pytest.mark.slow
 def test_a_data_set(follow, default_assets):
-    tree = follow("Add a data set")
+    tree = follow("Add a data set", "tests/GLUE_tasks/test_glue_data.py", "tests/GLUE_tasks/test_labels.py",
+                  "tests/GLUE_tasks/test_options.py", "tests/test_bad_input.py")  # fmt: skip
     runs = [json.loads(path.read_text()) for path in (tree / "runs" / "tickets").glob("*/*/all_results.json")]
     assert sorted(run["transfer"] for run in runs) == ["dense_transfer", "sparse_transfer"]
     assert {run["levels"][0]["metric"] for run in runs} == {"f1"} and all("eval_accuracy" in run for run in runs)
+
+
+@pytest.mark.slow
+def test_a_question_set(follow, default_assets):
+    tree = follow("Add a question set for language models", "tests/llm_tasks/test_settings.py")
+    runs = [json.loads(path.read_text()) for path in (tree / "runs/arc").glob("*/*/all_results.json")]
+    assert len(runs) == 3 and {run["setting"] for run in runs} == {5}
+    assert {(level["level"], level["human"], level["num_examples"]) for run in runs for level in run["levels"]} == {
+        ("ARC-Easy", None, 2)
+    }
+    assert "ARC-Easy: NO HUMAN SCORE" in (tree / "runs/arc/figures/summary.md").read_text()
 
 
 @pytest.fixture
@@ -132,7 +159,10 @@ def mmlu(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_setting(follow, default_assets, mmlu):
-    tree = follow("Add a setting")
+    tree = follow("Add a setting", "tests/llm_tasks/test_settings.py", "tests/llm_tasks/test_mmlu.py",
+                  "tests/analysis/test_level_table.py", "tests/analysis/test_level_plots.py",
+                  "tests/analysis/test_level_sections.py", "tests/scripts/test_plot_results.py",
+                  "tests/scripts/test_max_strength.py")  # fmt: skip
     runs = [json.loads(path.read_text()) for path in (tree / "runs/setting7").glob("*/*/all_results.json")]
     assert len(runs) == 3 and {run["setting"] for run in runs} == {7}
     assert [level["level"] for level in runs[0]["levels"]] == [f"{share} % misspelled" for share in (0, 10, 20, 40)]
@@ -141,6 +171,9 @@ def test_a_setting(follow, default_assets, mmlu):
 
 @pytest.mark.slow
 def test_a_figure(follow, default_assets, mmlu):
-    tree = follow("Add a figure")
+    tree = follow("Add a figure", "tests/analysis/test_summary.py", "tests/analysis/test_report.py",
+                  "tests/analysis/test_findings.py", "tests/scripts/test_plot_results.py")  # fmt: skip
     for suffix in ("png", "csv"):
         assert list((tree / "runs/figure/figures").glob(f"*dense_scores*.{suffix}"))
+        for figures in ("figure/figures", "large_figures"):
+            assert (tree / "runs" / figures / f"durations.{suffix}").is_file()

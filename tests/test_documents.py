@@ -10,9 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from printed_commands import load, parts, printed_commands, run
+from printed_commands import load, parts, printed_commands, quoted, run
+from result_keys import assert_keys_are_told
 
 from harness import run_folder
+from llm_tasks.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "INSTALL.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +61,23 @@ def test_there_are_commands():
 
 def test_the_readme_is_read_in_five_minutes():
     assert len(TEXTS["README.md"].splitlines()) <= 170
+
+
+def test_the_table_of_methods_has_each_of_them():
+    """The one list in the documents: what it says of strengths and calibration is what METHODS says."""
+    section = TEXTS["docs/language_models.md"].partition("\n## Methods\n")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if re.match(r"\| `\w", line)
+    ]
+    listed = {
+        quoted(name)[0]: (set(re.findall(r"--(\w+)", strengths)), bool(read)) for name, _, strengths, read in rows
+    }
+    assert listed == {name: (set(method.strengths), method.statistic is not None) for name, method in METHODS.items()}
+
+
+def test_every_key_of_a_result_is_explained():
+    """Of the runs that earlier versions made; those of today: tests of the scripts that make them."""
+    assert_keys_are_told(ROOT / "tests" / "trees")
 
 
 @pytest.mark.parametrize("command", LISTING)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from conftest import WORDS
+from result_keys import assert_keys_are_told
 
 from analysis.contrasts import domain_table, minority_table
 from GLUE_tasks import Domains_prune_oneshot, pretrained
@@ -66,6 +67,7 @@ def swept(tmp_path_factory, tiny_encoder, domain_dir) -> Path:
 
 
 def test_every_domain_is_a_level_with_its_share_and_rows(swept: Path):
+    assert_keys_are_told(swept)
     rows = run_folder.read_runs(swept)
     assert len(rows) == 2 * 2 * 3 and {row["num_train_examples"] for row in rows} == {40}
     found = {(row["mixture"], row["level"]): (row["share"], row["train_rows"], row["difficulty"]) for row in rows}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from result_keys import assert_keys_are_told
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
@@ -40,6 +41,7 @@ def run(*argv: object) -> int:
 
 
 def result(folder: Path) -> dict:
+    assert_keys_are_told(folder)
     return json.loads((folder / "all_results.json").read_text())
 
 

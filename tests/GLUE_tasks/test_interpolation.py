@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from result_keys import assert_keys_are_told
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -194,6 +195,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
 
 
 def result(folder: Path) -> dict:
+    assert_keys_are_told(folder)
     return json.loads((folder / run_folder.RESULT_FILE).read_text())
 
 

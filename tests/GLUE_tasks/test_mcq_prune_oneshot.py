@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from result_keys import assert_keys_are_told
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
 from GLUE_tasks import Mcq_prune_oneshot, multiple_choice, pretrained
@@ -146,6 +147,7 @@ def test_a_sweep_learns_and_a_second_start_computes_nothing(options, tmp_path: P
     sweep = [*options, "--sparse_method", "dense_transfer", "sparse_transfer", "--sparsity", 0.5,
              "--output_dir", tmp_path / "{task_name}" / "{transfer}" / "{strength}"]  # fmt: skip
     assert run(*sweep) == 0
+    assert_keys_are_told(tmp_path)
     dense, sparse = run_folder.read_runs(tmp_path / "opinions")
     assert (dense["transfer"], sparse["transfer"], sparse["measured_sparsity"]) == (
         "dense_transfer", "sparse_transfer", pytest.approx(0.5, abs=1e-4)

@@ -11,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from of_runs import domains
+from result_keys import assert_keys_are_told
 from sacrebleu.metrics import BLEU
 
 from analysis.contrasts import domain_table
@@ -109,6 +110,7 @@ def row(folder: Path, pair: Pair) -> dict:
 
 
 def test_every_pair_is_a_level_with_its_share_of_what_pretraining_saw(swept: Path):
+    assert_keys_are_told(swept)
     rows = run_folder.read_runs(swept)
     assert len(rows) == 2 * (1 + 2) * 2
     assert {(row["shots"], row["level"], row["difficulty"], row["num_examples"]) for row in rows} == {

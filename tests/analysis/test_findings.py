@@ -3,6 +3,12 @@ from synthetic_runs import dense, level_run, line_run, perplexity_run, run, writ
 from analysis import findings, kinds, summary, verdicts
 from harness import run_folder
 
+# Of the figures in the last test, which must all be told; a new figure may have nothing to say.
+STEMS = {
+    "interpolation_model-a", "perplexity_wiki.test_model-a", "setting1_data_adequacy_model-a",
+    "setting1_four_transfers_model-a", "setting1_human_gap_model-a", "setting2_option_count_model-a",
+    "setting2_option_count_model-a_by_size",
+}  # fmt: skip
 PLACE = {"strength_kind": "sparsity", "strength": 0.5, "compression": "wanda", "magnitude_scope": None}
 
 
@@ -84,8 +90,8 @@ def test_the_summary_opens_with_a_sentence_per_figure_which_stands_over_it_too(t
     rows = run_folder.read_runs(write_tree(tmp_path, *three, *levels, *others, group_size=128, symmetric=False))
     tree = kinds.describe(rows, [], 200)
     lines = summary.summary_text(tree, ["png"]).splitlines()
-    drawn = [plot for part in tree.parts for plot in part.plots if plot.draw]
-    assert len(drawn) == 7 and all(plot.finding.endswith(".") for plot in drawn)
+    drawn = [plot for part in tree.parts for plot in part.plots if plot.draw and (plot.finding or plot.stem in STEMS)]
+    assert {plot.stem for plot in drawn} >= STEMS and all(plot.finding.endswith(".") for plot in drawn)
     assert lines[2] == "## What was found"
     opening = lines[4 : lines.index("", 4)]
     assert [line.partition("**: ")[2] for line in opening] == [plot.finding for plot in drawn]
@@ -93,7 +99,7 @@ def test_the_summary_opens_with_a_sentence_per_figure_which_stands_over_it_too(t
         place = lines.index(f"![{plot.stem}.png]({plot.stem}.png)")
         assert lines[place - 2] == plot.finding
     # 3.25 and 4.25 nats over two windows
-    assert drawn[-1].finding == (
+    assert next(plot.finding for plot in drawn if plot.stem.startswith("perplexity_")) == (
         "Perplexity is highest under Wanda, 50 %: 70.11, dense 25.79; the loss is +1.000 ± 0.000 nats a token."
     )
     assert lines.index("## The runs") > max(place for place, line in enumerate(lines) if line.startswith("!["))

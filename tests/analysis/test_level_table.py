@@ -292,7 +292,7 @@ def test_settings_models_and_tasks_are_not_mixed(tmp_path):
         write_tree(
             tmp_path, level_run(setting="own_task", task="b"), level_run(setting=5, task="human_gap"),
             level_run(setting=5, task="human_gap", model="b"), level_run(setting="own_task", task="a"),
-            level_run(setting=7), run(setting=5, score=0.5), dense(setting=5), perplexity_run(),
+            level_run(setting=77), run(setting=5, score=0.5), dense(setting=5), perplexity_run(),
         )
     )  # fmt: skip
     assert list(level_sets(rows)) == [

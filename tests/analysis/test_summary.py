@@ -63,12 +63,12 @@ def test_what_is_wrong_with_seeds_and_points(read):
 
 def test_what_does_not_count_is_said(read, tmp_path):
     rows = read(*both_seeds(dense(), run()))
-    rows.append({**rows[0], "setting": 7, "transfer": None})
+    rows.append({**rows[0], "setting": 77, "transfer": None})
     unfinished = [tmp_path / str(number) for number in range(12)]
     first, second = cautions(rows, unfinished)
     assert first.startswith("12 runs were started and are not complete; they do not count: `")
     assert first.endswith(f"`{unfinished[9]}` and 2 more.")
-    assert second == "No figure is made of setting 7 (1 rows)."
+    assert second == "No figure is made of setting 77 (1 rows)."
 
 
 def test_cautions_name_the_model_where_there_are_several(read):

@@ -23,6 +23,7 @@ from accelerate import dispatch_model
 from conftest import WORDS
 from count_path import count_path
 from huggingface_hub import HfApi, constants
+from result_keys import assert_keys_are_told
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -227,6 +228,10 @@ def error_of(main: Callable[[list[str]], int], words: list[str], capsys: pytest.
 def test_every_model_is_made_once_for_all_settings(sweep: Sweep):
     assert sweep.loaded == 1
     assert sweep.compressed == {("dense", 0): 1, ("magnitude", 0): 1, ("wanda", 0): 1, ("wanda", 1): 1}
+
+
+def test_every_key_of_a_result_is_explained(sweep: Sweep):
+    assert_keys_are_told(sweep.folder)
 
 
 def test_the_runs_of_a_model_that_was_made_once_all_have_the_seconds_that_it_took(sweep: Sweep):

@@ -109,10 +109,12 @@ def test_settings_without_training_are_drawn_beside_the_others(tmp_path, plot):
     )  # fmt: skip
     images = tmp_path / "images"
     names = plot("--results_dir", tree, "--output_dir", images)
-    assert [name for name in names if name.endswith(".png")] == [
+    figures = [
         "setting1_data_adequacy_model-a.png", "setting2_option_count_model-a.png",
         "own_task_my-tickets_model-a.png", "perplexity_wiki.test_model-a.png",
     ]  # fmt: skip
+    assert [name for name in names if name in figures] == figures  # others may stand between them
+    assert "setting4_k_shot_model-a.png" not in names  # of a dense run alone
     with (images / "setting2_option_count_model-a.csv").open() as stream:
         assert [(row["level"], row["compression"], row["mean_score"]) for row in csv.DictReader(stream)] == [
             ("2 options", "dense", "0.75"), ("2 options", "wanda", "0.75"), ("4 options", "dense", "0.5"),
@@ -136,11 +138,12 @@ def test_one_call_draws_every_kind_of_run(tmp_path, plot):
     images = tmp_path / "images"
     names = plot("--results_dir", tree, "--output_dir", images, "--resamples", "100")
     figures = [name for name in names if name.endswith(".png")]
-    assert figures == [
+    expected = [
         "setting1_data_adequacy_model-a.png", "setting1_human_gap_model-a.png", "setting2_option_count_model-a.png",
         "setting2_option_count_model-a_by_size.png", "multi_domain_mood_model-a.png", "interpolation_model-a.png",
         "perplexity_wiki.test_model-a.png",
     ]  # fmt: skip
+    assert [name for name in figures if name in expected] == expected
     assert all(name.replace(".png", ".csv") in names for name in figures)
     assert "interpolation_model-a_barriers.csv" in names
     page, text = (images / "report.html").read_text(), (images / "summary.md").read_text()

@@ -79,7 +79,8 @@ def test_the_answer_mode_is_handed_on_where_it_is_obeyed(start, capsys, script, 
     if mode == "cloze":
         with pytest.raises(SystemExit):
             run(arguments[1:], "", SETTINGS, own)
-        assert "--answer_mode is obeyed by setting 2, 4, 5, 6; asked for is setting 3" in capsys.readouterr().err
+        obeying = ", ".join(str(name) for name, setting in SETTINGS.items() if "answer_mode" in setting.obeys)
+        assert f"--answer_mode is obeyed by setting {obeying}; asked for is setting 3" in capsys.readouterr().err
     else:
         assert run(arguments[1:], "", SETTINGS, own) == 0
         lines = capsys.readouterr().out.splitlines()
