@@ -276,13 +276,15 @@ def print_plan(planned: Planned) -> None:
     """What --dry_run says: the runs, where the model will be, and what it takes of memory and disk."""
     source, pending = planned.source, planned.pending()
     weights = sum(weight.numel() for weight in planned.model.parameters())
-    print(f"{source.name}: {weights / 1e9:.2f} billion weights in {str(planned.dtype).removeprefix('torch.')}")
+    number = f"{weights / 1e9:.2f} billion" if weights >= 1e9 else f"{weights / 1e6:.1f} million"
+    print(f"{source.name}: {number} weights in {str(planned.dtype).removeprefix('torch.')}")
     print(f"{len(planned.folders)} runs, of which {len(pending)} are missing: {planned.asked.given['output_dir']}")
     names = "; ".join(f"{device}, {device_name(device)}" for device in source.devices)
-    print(f"device: {names}; decoder blocks: {WHERE[planned.memory.layout]}")
+    where = WHERE[planned.memory.layout] if source.on_accelerator or source.blocks == "files" else "in memory"
+    print(f"device: {names}; decoder blocks: {where}")
     for line in planned.memory.described():
         print(line)
-    compressed = [cell for cell in pending.values() if cell["compression"] != DENSE]
+    compressed = {compressed_by(cell) for cell in pending.values() if cell["compression"] != DENSE}
     models = compressed if source.blocks == "files" else pending if planned.asked.given["save_model"] else ()
     if models:
         print(f"disk: {len(models)} models, {len(models) * weights * planned.dtype.itemsize / 1e9:.1f} GB")
