@@ -7,7 +7,7 @@ and masks anew for every block, which costs little beside a block, and needs no 
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,49 +18,55 @@ from pruning.block_calls import Call, NotReplayedError, StopForward, blocks_repl
 from pruning.blocks import CPU, BlockStorage
 from pruning.layers import decoder_blocks
 
-Result = TypeVar("Result")
-Autocast = Callable[[torch.device], contextlib.AbstractContextManager]
+
+class Pass(NamedTuple):
+    """A forward pass.
+
+    Fields:
+        run: runs it, the same whenever it is called, and returns what is wanted of its output.
+        within: makes a context in which its blocks are computed, such as autocast.
+    """
+
+    run: Callable[[], Any]
+    within: Callable[[], contextlib.AbstractContextManager]
 
 
 @torch.no_grad()
 def run_blockwise(
     model: PreTrainedModel,
     storage: BlockStorage,
-    passes: Sequence[Callable[[], Result]],
-    autocast: Autocast,
+    passes: Sequence[Pass],
     finished: Callable[[int], None] = lambda index: None,
     activations: torch.device = CPU,
-) -> Iterator[Result]:
+) -> Iterator[Any]:
     """Results of forward passes, in order, with one block after the other held for all of them.
 
     The model must compute with its blocks one by one what it computes as a whole (see replay.check_replayed).
 
     Args:
         storage: where the blocks are; what lies outside of them is on the device.
-        passes: each runs one forward pass of the model, the same whenever it is called, and returns what is wanted of
-            its output. A pass may read, at a block, what passes before it have left in a KV cache at that block.
-        autocast: the context in which a device computes blocks.
+        passes: a pass may read, at a block, what passes before it have left in a KV cache at that block.
         finished: called with the index of a block once all passes have gone through it.
         activations: device that holds the hidden states of all passes.
     """
     if not passes:
         return
     blocks = decoder_blocks(model)[1]
-    hidden = [_reach(blocks, 0, None, run)[0].to(activations) for run in passes]
+    hidden = [_reach(blocks, 0, None, one.run)[0].to(activations) for one in passes]
     output: Any = None
     for index in Progress(range(len(blocks)), "blocks of all batches"):
         with storage.hold(index) as block:
             device = next(block.parameters()).device
-            for number, run in enumerate(passes):
-                call = _reach(blocks, index, output, run)[1]
-                with autocast(device):
+            for number, one in enumerate(passes):
+                call = _reach(blocks, index, output, one.run)[1]
+                with one.within():
                     output = block(hidden[number].to(device), *call.args, **call.kwargs)
                 hidden[number] = (output if isinstance(output, Tensor) else output[0]).to(activations)
         finished(index)
     device = model.get_input_embeddings().weight.device
-    for number, run in enumerate(passes):
+    for number, one in enumerate(passes):
         with blocks_replaced(blocks, output, hidden[number].to(device), takes_cache=True):
-            yield run()
+            yield one.run()
         hidden[number] = None  # it is not needed any more
 
 

@@ -9,7 +9,7 @@ would, each a part of them, so that the result is the same to the bit.
 import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ from llm_tasks.engine.packing import (
 from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.ways import Ways, lengths_of
 from pruning.blocks import BlockStorage
-from pruning.blockwise import run_blockwise
+from pruning.blockwise import Pass, run_blockwise
 from pruning.layers import decoder_blocks
 
 LocalRows = dict[int, slice]  # by id of a prefix, the range of its rows (from short to long) for this process
@@ -59,12 +59,14 @@ class _Pass(NamedTuple):
         use: takes its outputs.
         cache: PrefixLayers, if the batch has a prefix or its keys and values are kept.
         tokens: of the batch, padding included.
+        blocks: see cpu.in_blocks.
     """
 
     run: Callable[[], Tensor]
     use: Callable[[Tensor], None]
     cache: Cache | None
     tokens: int
+    blocks: list[cpu.Block] | None = None
 
 
 class Engine:
@@ -144,8 +146,8 @@ class Engine:
             for cache in caches:
                 cache.layers[index].extended = None
 
-        runs = [one.run for one in passes]
-        outputs = run_blockwise(self._model, self._storage, runs, lambda device: self._autocast(), forget)
+        runs = [Pass(one.run, functools.partial(self._within, one.blocks)) for one in passes]
+        outputs = run_blockwise(self._model, self._storage, runs, forget)
         for one, output in zip(passes, outputs, strict=True):
             one.use(output)
 
@@ -280,7 +282,7 @@ class Engine:
             more = self._positions(ends, depths, before)
             return self._outputs(torch.from_numpy(ids), torch.from_numpy(wanted), cache, blocks, **more)
 
-        self._run(_Pass(run, lambda outputs: self._collect(rows, wanted, outputs, cache), cache, ids.size))
+        self._run(_Pass(run, lambda outputs: self._collect(rows, wanted, outputs, cache), cache, ids.size, blocks))
 
     def _positions(self, ends: np.ndarray, depths: np.ndarray, before: int) -> dict[str, Any]:
         """Position and visible tokens of every token of packed rows, as arguments of the model."""
@@ -347,12 +349,18 @@ class Engine:
         device = self._model.device
         ids, positions = ids.to(device), wanted.flatten().nonzero()[:, 0].to(device)
         more |= {"past_key_values": cache, "use_cache": cache is not None}
-        with torch.no_grad(), self._autocast(), cpu.in_blocks(blocks):
+        with torch.no_grad(), self._within(blocks):
             if self._output_weights is not None:
                 return self._model.base_model(ids, **more).last_hidden_state.flatten(0, 1)[positions]
             if self._ways.keeps:
                 return self._model(ids, logits_to_keep=wanted.to(device), **more).logits
             return self._model(ids, **more).logits.flatten(0, 1)[positions]
+
+    @contextlib.contextmanager
+    def _within(self, blocks: list[cpu.Block] | None) -> Iterator[None]:
+        """What the model computes a batch in."""
+        with self._autocast(), cpu.in_blocks(blocks):
+            yield
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return autocast(self._precision, self._model.device.type, self._model.dtype)
