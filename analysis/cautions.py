@@ -1,6 +1,7 @@
 """Cautions: one sentence for everything that keeps a number from meaning what it seems to mean; and missing runs."""
 
 import itertools
+import math
 from collections import Counter
 from typing import Any
 
@@ -13,6 +14,7 @@ from harness import run_folder
 
 SPARSITY_TOLERANCE = 0.01  # between the requested and the measured sparsity
 MANY_EMPTY = 0.1  # share of empty answers from which on a score says whether a model answers, not what it knows
+UNLIKE_ERRORS, UNLIKE_SHARE = 4.0, 0.1  # two seeds that differ by more standard errors, and more of the score
 FEW_WINDOWS = 100  # with fewer, the choice of windows changes a perplexity more than most compressions do
 # Coordinates of a run in the grid of its sweep.
 GROUP = ("setting", "model", "task")
@@ -48,7 +50,25 @@ def _tuning_references(members: list[Row], table: list[Row]) -> list[str]:
                 "and moves the mean that all drops are relative to."
                 for row in failed
             ]
+            if not failed:
+                found += [f"{where}: {said}" for said in _unlike_seeds(runs)]
     return found
+
+
+def _unlike_seeds(runs: list[Row]) -> list[str]:
+    """A caution where two dense trainings of the same data differ by more than the choice of items explains."""
+    known = sorted((row for row in runs if row["stderr"] is not None), key=lambda row: row["score"])
+    if len(known) < 2:
+        return []
+    worst, best = known[0], known[-1]
+    difference, error = best["score"] - worst["score"], math.hypot(best["stderr"], worst["stderr"])
+    if difference <= max(UNLIKE_ERRORS * error, UNLIKE_SHARE * abs(best["score"])):
+        return []
+    return [
+        f"THE DENSE SEEDS ARE UNLIKE: {best['score']:.3f} with seed {best['seed']}, {worst['score']:.3f} with seed "
+        f"{worst['seed']}, far more apart than the choice of items explains: one training learnt less, and drops "
+        "relative to their mean are of neither."
+    ]
 
 
 def _tuning_seeds(table: list[Row]) -> list[str]:
