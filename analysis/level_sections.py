@@ -356,15 +356,29 @@ def perplexity_section(table: list[Row]) -> list[str]:
         ]
         for point in table
     ]  # fmt: skip
+    told = ""
+    if any(point["kl"] is not None for point in table):
+        head.append("KL")
+        body = [[*cells, _divergence(point)] for cells, point in zip(body, table, strict=True)]
+        told = (
+            " KL: mean KL(dense to compressed) of the next token in nats ± its standard error over the windows; it "
+            "counts disagreement and has no direction."
+        )
     return [
         f"Perplexity over {first['windows']} windows, mean over seeds; lower is better, {first['vocabulary']} (the "
         "vocabulary) is guessing. Zeros: among the weights of the decoder blocks; quantization rounds some to "
         "zero too. Parameters: of both factors of a low rank, as a share of the weights. Loss - dense: nats per token "
         "± its standard error over the windows, each compared with the dense model's loss on it; the spread over seeds "
-        "is not in it. Seeds: where a calibration text is drawn.",
+        f"is not in it. Seeds: where a calibration text is drawn.{told}",
         "",
         *markdown(head, body),
     ]
+
+
+def _divergence(point: Row) -> str:
+    if point["kl"] is None:
+        return ""
+    return f"{point['kl']:.4g}" + ("" if point["kl_stderr"] is None else f" ± {point['kl_stderr']:.2g}")
 
 
 def _percent_or_empty(fraction: float | None) -> str:

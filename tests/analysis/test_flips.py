@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from synthetic_runs import level_run, write_tree
+from synthetic_runs import level_run, perplexity_run, write_tree
 
 from analysis import compression_plots, flips
 from analysis.flips import Answers, compare, divergence, flip_table, padded, replicates
@@ -15,7 +15,7 @@ from analysis.kinds import describe
 from analysis.names import SETTING_TITLE
 from analysis.outcomes import ItemReader
 from analysis.summary import summary_text
-from analysis.table import level_sets, level_table
+from analysis.table import level_sets, level_table, perplexity_table
 from harness import run_folder
 
 RIGHT = (0.0, -1.0)  # log-likelihoods of two options, of which the first is right
@@ -294,6 +294,22 @@ def test_nothing_compressed_has_no_part(tmp_path):
     assert [part.title for part in tree.parts] == [f"{SETTING_TITLE[2]}, model-a"]
     with pytest.raises(ValueError, match="no compressed run has items in common with a dense run"):
         compression_plots.flips({})
+
+
+def test_divergences_of_a_text_stand_beside_its_perplexity(tmp_path):
+    """Mean over windows and seeds: (1 + 3) / 2 and (2 + 6) / 2 are 2 and 4, so 3 ± 1."""
+    losses = np.array([3.0, 3.5])
+    runs = [
+        perplexity_run("wanda", 0.5, seed=seed, items={"window_loss": losses, "window_kl": np.array(own)})
+        for seed, own in enumerate(((1.0, 2.0), (3.0, 6.0)))
+    ]
+    rows = run_folder.read_runs(write_tree(tmp_path / "tree", perplexity_run(), *runs))
+    dense, point = perplexity_table(rows)
+    assert (dense["kl"], point["kl"], point["kl_stderr"]) == pytest.approx((None, 3, 1))
+    assert any(line.endswith("| 3 ± 1 |") for line in summary_text(describe(rows), ["png"]).splitlines())
+    bare = run_folder.read_runs(write_tree(tmp_path / "bare", perplexity_run(), perplexity_run("wanda", 0.5), runs[1]))
+    assert [row["kl"] for row in perplexity_table(bare)] == [None, None]
+    assert " KL" not in summary_text(describe(bare), ["png"])
 
 
 def answers(scores: np.ndarray, groups: np.ndarray) -> Answers:
