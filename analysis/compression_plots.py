@@ -158,15 +158,14 @@ def _flip_panel(axes: Axes, rows: list[Row]) -> dict[str, Artist]:
                 if row[f"{name}_low"] is not None and row[f"{name}_high"] is not None:
                     draw(100 * row[at], 100 * row[f"{name}_low"], 100 * row[f"{name}_high"], **bars)
     bounds = [100 * (row[f"score_change{end}"] or 0) for row in rows for end in ("", "_low", "_high")]
-    widest = max(1.0, *map(abs, bounds))
-    low, high = min(0.0, *bounds) - 0.06 * widest, max(0.0, *bounds) + 0.06 * widest
+    low, high = 1.06 * min(-1.0, *bounds), 1.06 * max(1.0, *bounds)
     (handles[FEWEST_FLIPS],) = axes.plot(
         [low, 0, high], [abs(low), 0, abs(high)], color="0.3", linestyle=":", linewidth=1.2, zorder=1
     )
     axes.axvline(0, color="0.7", linewidth=0.8, zorder=1)
     axes.set_xlim(low, high)
-    highest = max(100 * (row["flips_high"] or row["flips"]) for row in rows)
-    axes.set_ylim(0, 1.06 * max(highest, 1.0))
+    highest = max(1.0, *(100 * (row[name] or 0) for row in rows for name in ("flips", "flips_high")))
+    axes.set_ylim(-0.03 * highest, 1.06 * highest)
     return handles
 
 
