@@ -7,7 +7,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis import layout, style
 from analysis.curves import BYTES, PLAIN, SIZES, curves_by, size_curves, size_spearman
@@ -164,6 +164,7 @@ def _flip_panel(axes: Axes, rows: list[Row]) -> dict[str, Artist]:
     )
     axes.axvline(0, color="0.7", linewidth=0.8, zorder=1)
     axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     highest = max(1.0, *(100 * (row[name] or 0) for row in rows for name in ("flips", "flips_high")))
     axes.set_ylim(-0.03 * highest, 1.06 * highest)
     return handles
