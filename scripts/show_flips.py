@@ -65,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--results_dir", type=options.filled_path, nargs="+", required=True, metavar="DIR",
         help="folders below which the runs lie, at any depth")  # fmt: skip
     add("--setting", metavar="N", help="2 to 6, or own_task (default: all)")
-    add("--model", metavar="NAME", help="as the runs name it (default: all)")
+    add("--model", metavar="NAME", help="as the runs or figures name it (default: all)")
     add("--compression", metavar="NAME", help="such as wanda (default: all)")
     add("--strength", metavar="S", help="a sparsity, N:M, bits or rank (default: all)")
     add("--level", metavar="NAME", help='as figures name it, such as "4 options" (default: all)')
@@ -134,7 +134,8 @@ def chosen_runs(rows: list[Row], asked: Mapping[str, Any]) -> list[Row]:
     """
     left = [{**row, "magnitude_scope": scope_of(row)} for row in rows if row["strength_kind"] is not None]
     for name, value in asked.items():
-        kept = [row for row in left if value is None or is_named(row[name], value)]
+        forms = [lambda own: own, *([model_name] if name == "model" else [])]
+        kept = [row for row in left if value is None or any(is_named(form(row[name]), value) for form in forms)]
         if not kept:
             there = ", ".join(dict.fromkeys(str(row[name]) for row in left)) or "none that is compressed"
             raise ValueError(f"--{name} {value}: there is {there}")

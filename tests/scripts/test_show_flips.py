@@ -243,7 +243,7 @@ def test_runs_that_cannot_be_compared_say_why(tmp_path: Path, shown):
         write_tree(tmp_path / "alone", level_run("wanda", 0.5, level))
     )
     text = shown(write_tree(tmp_path / "bare", level_run(levels=level), level_run("wanda", 0.5, level)),
-                 "--strength", "0.50")  # fmt: skip
+                 "--strength", "0.50", "--model", "model-a")  # fmt: skip
     assert f"# {SETTING_TITLE[2]}, model-a, 4 options: Wanda, 50 %, seed 0" in text
     assert "Right to wrong: 0 of 12 items." in text
     (tmp_path / "nothing").mkdir()
