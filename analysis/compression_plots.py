@@ -1,17 +1,21 @@
-"""Figures that compare compressions on other axes than strength and score: by size, and perplexity."""
+"""Figures that compare compressions on other axes than strength and score: by size, flips, and perplexity."""
 
 import math
+from collections.abc import Mapping
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis import layout, style
 from analysis.curves import BYTES, PLAIN, SIZES, curves_by, size_curves, size_spearman
 from analysis.names import set_title
 from analysis.style import COMPRESSION_STYLE
-from analysis.table import KINDS, Row, compression_rank
+from analysis.table import KINDS, Row, compression_rank, grouped
+
+FEWEST_FLIPS = "fewest flips possible"
 
 SIZE_AXIS = {
     BYTES: "Size (% of the dense weights' bytes)",
@@ -98,6 +102,80 @@ def _size_caption(points: list[Row], size: str) -> str:
     return (
         f"{points[0]['model']}. Size of the compressed weights: {counted}. Band: {style.band_note(points)}"
         ". Dotted grey: chance. Spearman: 1 where every stronger compression loses more."
+    )
+
+
+def flips(sets: Mapping[str, list[Row]]) -> Figure:
+    """Flips against the change of the score, a panel for each setting and model, a point for each level and strength.
+
+    Args:
+        sets: by title, a flips.flip_table; points that are not compared with a dense run are left out.
+    Raises:
+        ValueError: no point is compared.
+    Source: Dutta et al. (2024), figure 1, which sets accuracy beside flips; here on two axes, with intervals.
+    """
+    shown = {title: [row for row in rows if row["flips"] is not None] for title, rows in sets.items()}
+    shown = {title: rows for title, rows in shown.items() if rows}
+    if not shown:
+        raise ValueError("no compressed run has items in common with a dense run, so there are no flips to draw")
+    columns = min(3, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    with style.style(style.WIDE):
+        figure = Figure(figsize=(max(5.5, 4.0 * columns), 3.5 * lines + 1.1), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes in list(grid.flat)[len(shown) :]:
+            axes.set_axis_off()
+        handles: dict[str, Artist] = {}
+        for axes, (title, rows) in zip(grid.flat, shown.items(), strict=False):
+            handles |= _flip_panel(axes, rows)
+            axes.set_title(layout.title(title))
+            axes.set_xlabel("Change of the score (points)")
+            if axes.get_subplotspec().is_first_col():
+                axes.set_ylabel("Items that flip (%)")
+        order = sorted(handles, key=lambda name: (name == FEWEST_FLIPS, list(handles).index(name)))
+        figure.legend(
+            handles=[handles[name] for name in order], labels=order, loc="outside upper center", frameon=False,
+            ncols=min(len(handles), 2 * columns + 1),
+        )  # fmt: skip
+        style.caption(figure, _flip_caption(shown))
+    return figure
+
+
+def _flip_panel(axes: Axes, rows: list[Row]) -> dict[str, Artist]:
+    """Draw the points of one setting and model; returns what stands in the legend, by label."""
+    handles = {}
+    for (compression, scope), own in grouped(
+        sorted(rows, key=lambda row: compression_rank(row["compression"])), ["compression", "magnitude_scope"]
+    ).items():
+        look = {"markersize": 4.5, **style.compression_look(compression, scope), "linestyle": "none"}
+        label = look.pop("label")
+        where, heights = ([100 * row[name] for row in own] for name in ("score_change", "flips"))
+        (handles[label],) = axes.plot(where, heights, **look, zorder=3)
+        for row in own:
+            bars = {"color": look["color"], "alpha": 0.35, "linewidth": 0.9, "zorder": 2}
+            for name, draw, at in (("score_change", axes.hlines, "flips"), ("flips", axes.vlines, "score_change")):
+                if row[f"{name}_low"] is not None and row[f"{name}_high"] is not None:
+                    draw(100 * row[at], 100 * row[f"{name}_low"], 100 * row[f"{name}_high"], **bars)
+    bounds = [100 * (row[f"score_change{end}"] or 0) for row in rows for end in ("", "_low", "_high")]
+    low, high = 1.06 * min(-1.0, *bounds), 1.06 * max(1.0, *bounds)
+    (handles[FEWEST_FLIPS],) = axes.plot(
+        [low, 0, high], [abs(low), 0, abs(high)], color="0.3", linestyle=":", linewidth=1.2, zorder=1
+    )
+    axes.axvline(0, color="0.7", linewidth=0.8, zorder=1)
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    highest = max(1.0, *(100 * (row[name] or 0) for row in rows for name in ("flips", "flips_high")))
+    axes.set_ylim(-0.03 * highest, 1.06 * highest)
+    return handles
+
+
+def _flip_caption(shown: Mapping[str, list[Row]]) -> str:
+    models = list(dict.fromkeys(row["model"] for rows in shown.values() for row in rows))
+    told = f"{models[0]}. " if len(models) == 1 else ""
+    return (
+        f"{told}A point for each level and strength. Bars: paired 95 % intervals over groups of items and seeds. "
+        "Dotted: the fewest flips that such a change needs; at 0, the higher a point, the more answers change unseen."
     )
 
 

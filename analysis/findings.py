@@ -5,8 +5,10 @@ drop, with its interval.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from analysis import flips
 from analysis.contrasts import MEAN, pair_sentences
 from analysis.estimators import STRAIGHT_LINE
 from analysis.human_gap import CATEGORIES
@@ -61,6 +63,38 @@ def of_sizes(points: Sequence[Row]) -> str:
         f"Of {len(hardest)} points with at most half of the dense bytes, {_compressed(best)} loses least at "
         f"{best['level']}: {_drop(best)}"
     )
+
+
+def of_flips(title: str, rows: Sequence[Row]) -> str:
+    """On flips of one setting and model: where a direction outweighs, and most flips where the score may stand still.
+
+    Args:
+        rows: a flips.flip_table.
+    """
+    known = [row for row in rows if row["verdict"] is not None]
+    if not known:
+        return ""
+    counts = Counter(row["verdict"] for row in known)
+    lost, gained = (counts[flips.VERDICTS[is_loss]] for is_loss in (True, False))
+    told = (
+        f"{title}: of {len(known)} points, flips from right to wrong surely outweigh in {lost}, those from wrong to "
+        f"right in {gained}"
+    )
+    still = [row for row in known if None not in _bounds(row) and _bounds(row)[0] <= 0 <= _bounds(row)[1]]
+    if not still:
+        return _joined(told)
+    most = max(still, key=lambda row: row["flips"])
+    bounds = most["flips_low"], most["flips_high"]
+    return _joined(
+        told,
+        f"of those whose score may stand still, most flip at {_level_place(most)}: "
+        f"{_interval(most['flips'], *bounds, sign='')} of the items, while the score changes by "
+        f"{100 * most['score_change']:+.1f} points",
+    )
+
+
+def _bounds(row: Row) -> tuple[float | None, float | None]:
+    return row["score_change_low"], row["score_change_high"]
 
 
 def of_domains(table: Sequence[Row]) -> str:

@@ -1,8 +1,8 @@
 """What a tree of runs holds, part by part: figures with their tables, what is said of them, what to beware of.
 
 There are five kinds of runs, with a function each: fine-tuning, settings without training, several domains, lines
-between models, perplexity. A part is one set of runs that belong together. Its tables are computed once and feed
-everything said of them; a figure is drawn when it is asked for.
+between models, perplexity; flips are of all settings without training together. A part is one set of runs that belong
+together. Its tables are computed once and feed everything said of them; a figure is drawn when it is asked for.
 """
 
 import functools
@@ -33,6 +33,7 @@ from analysis.contrasts import (
     minority_table,
 )
 from analysis.curves import BYTES, SIZE_COLUMNS, curves_by, size_table
+from analysis.flips import FLIP_COLUMNS, flip_table
 from analysis.lines import BARRIER_COLUMNS, LINE_COLUMNS, barrier_table, line_table
 from analysis.names import file_names, model_names, set_title, text_names
 from analysis.outcomes import ItemReader
@@ -65,6 +66,7 @@ from analysis.table import (
 from analysis.verdicts import Trends, joined, of_figure, with_intervals
 from harness import run_folder
 
+FLIPS = "Flips and distances"  # the part on the runs of other parts
 # Names in the first README of the original repository (Images_png), by columns of our table and words of our file name.
 # The first rule that some figure obeys counts.
 ORIGINAL_NAMES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
@@ -102,7 +104,7 @@ class Part(NamedTuple):
         lines: tables and explanations as Markdown.
         cautions: one sentence for everything that keeps a number from meaning what it seems to.
         trends: intervals and verdicts of its curves, where it has levels of difficulty.
-        tables: what the paper prints too, by field of paper.Measured.
+        tables: what the paper prints too, by field of paper.Measured; and the flips of a setting without training.
     """
 
     title: str
@@ -145,7 +147,8 @@ def describe(rows: list[Row], unfinished: Sequence[Path] = (), resamples: int = 
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     run_folder.check_runs(rows)
-    parts = [*tuning_parts(rows, resamples), *level_parts(rows, resamples, size)]
+    levels = level_parts(rows, resamples, size)
+    parts = [*tuning_parts(rows, resamples), *levels, *flip_parts(levels)]
     parts += [*domain_parts(rows, resamples), *line_parts(rows), *perplexity_parts(rows)]
     trends = joined(part.trends for part in parts)
     found = {name: [part.tables[name] for part in parts if name in part.tables] for name in Measured._fields[1:]}
@@ -230,10 +233,27 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
                 lines=level_sections.level_section(table, trends) + sizes,
                 cautions=cautions.level_cautions(members, table, read),
                 trends=trends,
-                tables={"levels": table},
+                tables={"levels": table, "flips": flip_table(members, table, resamples, 0, read)},
             )
         )
     return parts
+
+
+def flip_parts(levels: Iterable[Part]) -> list[Part]:
+    """Flips and distances of all settings without training; none where nothing is compared with a dense run.
+
+    Args:
+        levels: what level_parts returned.
+    """
+    found = {part.title: part.tables["flips"] for part in levels}
+    found = {title: rows for title, rows in found.items() if any(row["flips"] is not None for row in rows)}
+    if not found:
+        return []
+    told = " ".join(filter(None, (findings.of_flips(title, rows) for title, rows in found.items())))
+    rows = [row for own in found.values() for row in own]
+    plot = Plot("flips", functools.partial(compression_plots.flips, found), rows, FLIP_COLUMNS, told)
+    lines = [line for title, own in found.items() for line in ("", *level_sections.flip_section(title, own))]
+    return [Part(FLIPS, [plot], [level_sections.ABOUT_FLIPS, *lines], [])]
 
 
 def domain_parts(rows: list[Row], resamples: int) -> list[Part]:

@@ -18,6 +18,7 @@ from analysis.names import (
     compression_name,
     markdown,
     number,
+    p_text,
     spearman_text,
     strength_text,
     with_bounds,
@@ -291,6 +292,58 @@ def _size_statistics(points: list[Row]) -> Row:
     return {"spearman": size_spearman(points), "strengths": tuple(point["strength"] for point in points)}
 
 
+ABOUT_FLIPS = (
+    "Every compressed model beside the dense one, item by item, with paired 95 % intervals over groups of items and "
+    "over seeds. Right to wrong, wrong to right: share of the items whose answer flips; their difference is the change "
+    "of the score (of a score between 0 and 1, such as f1, what is lost and what is gained). Changed: share with "
+    "another answer at all, another option or another text. KL: mean over items of KL(dense to compressed) in nats, of "
+    "the softmax of the options' scores; it counts disagreement and has no direction. Outweighs: the direction of "
+    "flips that is surely the more frequent one, two-sided at 5 % with Holm's correction over the points of a setting "
+    "and model; by an exact McNemar test where items are independent and one run is compared with one, else resampled."
+)
+
+
+def flip_section(title: str, rows: list[Row]) -> list[str]:
+    """The lines of summary.md on the flips of one setting, model and task.
+
+    Args:
+        title: of these.
+        rows: their flips.flip_table.
+    """
+    head = [
+        "level", "compression", "strength", "items", "score, points", "right to wrong, %", "wrong to right, %",
+        "changed, %", "KL, nats", "outweighs", "remark",
+    ]  # fmt: skip
+    body = [
+        [
+            f"{row['level']} (**dense at chance**)" if row["dense_above_chance"] is False else row["level"],
+            compression_name(row), strength_text(row), _known(row["items"]),
+            *(_share(row, name) for name in ("score_change", "right_to_wrong", "wrong_to_right", "changed")),
+            with_bounds(row["kl"], row["kl_low"], row["kl_high"]), _outweighing(row), row["reason"] or "",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    scores = sorted({row["kl_of"] for row in rows if row["kl_of"]})
+    about = f"KL is of the options' {' and '.join(scores)}." if scores else "No option scores are recorded: no KL."
+    return [f"### {' '.join(title.split())}", "", about, "", *markdown(head, body)]
+
+
+def _share(row: Row, name: str) -> str:
+    """12.3 [10.1, 14.9], in percent; empty where it is not known."""
+    sign = "+" if name == "score_change" else ""
+    value, low, high = (
+        "" if row[f"{name}{ending}"] is None else f"{100 * row[f'{name}{ending}']:{sign}.1f}"
+        for ending in ("", "_low", "_high")
+    )
+    return f"{value} [{low}, {high}]" if low or high else value
+
+
+def _outweighing(row: Row) -> str:
+    if row["verdict"] is None:
+        return ""
+    return row["verdict"] if row["holm_p"] is None else f"{row['verdict']} ({p_text(row['holm_p'])})"
+
+
 def perplexity_section(table: list[Row]) -> list[str]:
     """The lines of one model and text; `table` is their perplexity_table."""
     first = table[0]
@@ -303,15 +356,29 @@ def perplexity_section(table: list[Row]) -> list[str]:
         ]
         for point in table
     ]  # fmt: skip
+    told = ""
+    if any(point["kl"] is not None for point in table):
+        head.append("KL")
+        body = [[*cells, _divergence(point)] for cells, point in zip(body, table, strict=True)]
+        told = (
+            " KL: mean KL(dense to compressed) of the next token in nats ± its standard error over the windows; it "
+            "counts disagreement and has no direction."
+        )
     return [
         f"Perplexity over {first['windows']} windows, mean over seeds; lower is better, {first['vocabulary']} (the "
         "vocabulary) is guessing. Zeros: among the weights of the decoder blocks; quantization rounds some to "
         "zero too. Parameters: of both factors of a low rank, as a share of the weights. Loss - dense: nats per token "
         "± its standard error over the windows, each compared with the dense model's loss on it; the spread over seeds "
-        "is not in it. Seeds: where a calibration text is drawn.",
+        f"is not in it. Seeds: where a calibration text is drawn.{told}",
         "",
         *markdown(head, body),
     ]
+
+
+def _divergence(point: Row) -> str:
+    if point["kl"] is None:
+        return ""
+    return f"{point['kl']:.4g}" + ("" if point["kl_stderr"] is None else f" ± {point['kl_stderr']:.2g}")
 
 
 def _percent_or_empty(fraction: float | None) -> str:

@@ -158,7 +158,7 @@ def _mean_of_known(scores: np.ndarray) -> np.ndarray:
 
 def paired_loss(runs: list[Row], dense: list[Row]) -> tuple[float | None, float | None]:
     """Mean over windows of the loss above dense, and its standard error; None where they are not defined."""
-    losses, reference = _window_losses(runs), _window_losses(dense)
+    losses, reference = _of_windows(runs), _of_windows(dense)
     if losses is None or reference is None or len(losses) != len(reference):
         return None, None
     differences = losses - reference
@@ -167,10 +167,23 @@ def paired_loss(runs: list[Row], dense: list[Row]) -> tuple[float | None, float 
     return float(differences.mean()), stderr
 
 
-def _window_losses(runs: list[Row]) -> np.ndarray | None:
-    """Loss of each window, mean over runs; None without runs, where one lacks its items, or on different windows."""
+def window_divergence(runs: list[Row]) -> dict[str, float | None]:
+    """kl: mean over windows of KL(dense || compressed) of the next token, mean over runs, and kl_stderr over windows.
+
+    Both are None where a run did not record it (perplexity.py --kl), the error also with one window.
+    """
+    found = _of_windows(runs, "window_kl")
+    if found is None:
+        return {"kl": None, "kl_stderr": None}
+    count = len(found)
+    return {"kl": float(found.mean()), "kl_stderr": float(found.std(ddof=1)) / count**0.5 if count > 1 else None}
+
+
+def _of_windows(runs: list[Row], name: str = "window_loss") -> np.ndarray | None:
+    """A column of the windows, mean over runs; None without runs, where one lacks it, or on different windows."""
     folders = [Path(row["folder"]) for row in runs]
     if not runs or not all((folder / run_folder.ITEMS_FILE).is_file() for folder in folders):
         return None
-    losses = [run_folder.read_items(folder)["window_loss"] for folder in folders]
-    return None if len({len(each) for each in losses}) > 1 else np.mean(losses, axis=0)
+    found = [run_folder.read_items(folder, [name]).get(name) for folder in folders]
+    alike = all(own is not None for own in found) and len(set(map(len, found))) == 1
+    return np.mean(found, axis=0) if alike else None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from analysis import estimators
 from analysis.names import COMPRESSIONS, model_name, text_name
-from analysis.outcomes import ItemReader, paired_difference, paired_loss, with_error
+from analysis.outcomes import ItemReader, paired_difference, paired_loss, window_divergence, with_error
 from harness import run_folder
 
 DENSE = "dense_transfer"
@@ -49,7 +49,7 @@ LEVEL_COLUMNS = (
 PERPLEXITY_COLUMNS = (
     "model", "text", "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity",
     "measured_sparsity", "parameter_ratio", "mean_perplexity", "lowest_perplexity", "highest_perplexity", "mean_stderr",
-    "loss_difference", "loss_difference_stderr", "vocabulary", "windows", "calibrated", "seeds",
+    "loss_difference", "loss_difference_stderr", "kl", "kl_stderr", "vocabulary", "windows", "calibrated", "seeds",
 )  # fmt: skip
 
 DENSE_BITS = 16
@@ -369,8 +369,8 @@ def perplexity_table(rows: list[Row]) -> list[Row]:
     Returns:
         mean_stderr is the standard error over windows. loss_difference is the mean over windows of the loss (nats per
         token, mean over seeds) above dense, with its standard error over windows, each compared with the dense loss on
-        it. Both are None without a dense run on the same windows, the error also with one window. vocabulary is the
-        perplexity of guessing. calibrated: whether the seed draws a calibration text.
+        it. Both are None without a dense run on the same windows, the error also with one window. kl, kl_stderr:
+        outcomes.window_divergence. vocabulary is the perplexity of guessing. calibrated: whether the seed draws a text.
     Raises:
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
@@ -385,7 +385,7 @@ def perplexity_table(rows: list[Row]) -> list[Row]:
             point |= {
                 "text": text_name(point["level"]), "vocabulary": runs[0]["chance"], "windows": runs[0]["num_examples"],
                 **{f"{name}_perplexity": point[f"{name}_score"] for name in ("mean", "lowest", "highest")},
-                "loss_difference": difference, "loss_difference_stderr": error,
+                "loss_difference": difference, "loss_difference_stderr": error, **window_divergence(runs),
             }  # fmt: skip
             found.append(select(point, PERPLEXITY_COLUMNS))
         table += sorted(found, key=lambda point: (compression_order(point), compression_rank(point["compression"])))

@@ -74,7 +74,7 @@ COORDINATES = {
         "pair", "data_fraction", "strength", "magnitude_scope", "start_seed", "end_seed", "start_sha256", "end_sha256",
     ),
     "compressed": (
-        "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope", "save_model", "export",
+        "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope", "save_model", "export", "kl",
         *CALIBRATION_OPTIONS, *CALIBRATION_CONTENT, *METHOD_OPTIONS, "method_arithmetic",
     ),
 }  # fmt: skip

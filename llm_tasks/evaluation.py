@@ -257,6 +257,7 @@ def chosen(
         normalized = np.array([(part / own).argmax() for part, own in zip(split, lengths, strict=True)])
         metrics["accuracy_norm"] = (normalized == gold).astype(float)
         columns["predicted_norm"] = normalized
+        columns["option_length"] = np.array([length for own in lengths for length in own])
     return Outcome(metrics, columns)
 
 

@@ -340,6 +340,8 @@ def check_together(given: Given) -> None:
     device = given["device"]
     if given["stream"]:
         check_streamed(given)
+    if given.get("kl") and (given["stream"] or given["device_map"] or given["blocks"] == "host"):
+        raise ValueError("--kl holds the whole dense model on the device too: no --stream, --device_map, --blocks host")
     if given["device_map"] and device != "auto":
         raise ValueError(f"--device_map spreads a model over all GPUs: --device {device} must be auto")
     if given["device_map"] and (given["stream"] or job_size() > 1):

@@ -134,6 +134,8 @@ def identity(
         unused |= {*records.CALIBRATION_OPTIONS, *records.CALIBRATION_CONTENT}
     if cell["compression"] != "magnitude" or cell["sparsity"] is None:
         unused.add("magnitude_scope")
+    if cell["compression"] == DENSE:
+        unused.add("kl")
     if not given["export"] or not is_quantized(cell):
         unused.add("export")
     recorded = records.recorded_options(given, asked.defaults)

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 COPIES = 6  # float32 copies of a weight that a method without statistics makes: scores, masks, their order
 LAYOUTS = ("device", "host", "files")
 WAYS_OUT = {
-    "device": "one run alone keeps no dense copy; --blocks host leaves the decoder blocks in host memory, --stream in "
-    "files",
+    "device": "one run alone keeps no dense copy; without --kl, --blocks host leaves the decoder blocks in host "
+    "memory, --stream in files",
     "host": "one run alone keeps no dense copy, and --stream leaves the decoder blocks in files",
     "files": "--tokens_per_batch and --nsamples decide how much a calibration takes",
 }
@@ -81,6 +81,7 @@ def memory_needed(
     shared_rank: int = 0,
     exports: bool = False,
     processes: int = 1,
+    beside_dense: bool = False,
 ) -> Memory:
     """Memory that a job needs at its peak.
 
@@ -97,6 +98,7 @@ def memory_needed(
         shared_rank: rank whose factors are kept for several strengths; 0 where none are.
         exports: whether the integers of quantized weights are packed.
         processes: of the job on this machine; each has an accelerator of its own, and all share the host.
+        beside_dense: whether the dense model is held and computed beside the compressed one.
     """
     blocks = decoder_blocks(model)[1]
     costs = list(costs)
@@ -130,6 +132,8 @@ def memory_needed(
             host["block that is read"] = max(sizes)
         else:
             device["embeddings, output layer"] = 0  # mapped from the files
+    if beside_dense:
+        device["dense model beside the compressed one (--kl)"] = outside + sum(sizes) + logits
     if several and layout != "files":
         host["copy of the dense weights"] = compressible * dtype.itemsize
     host["low-rank factors"] = sum(min(shared_rank, *shape) * sum(shape) * 4 for shape in shapes)  # float32

@@ -150,6 +150,11 @@ class Job:
         return {}
 
     @functools.cached_property
+    def dense(self) -> PreTrainedModel:
+        """The dense model, to compute beside the compressed one."""
+        return load_model(self.source)
+
+    @functools.cached_property
     def ways(self) -> dict[tuple[int | str, int], tuple[Ways, Ways]]:
         """By setting and seed, the engine's fast paths as they are proven on the dense model, read from its files."""
         blocks = open_streamed(self.source)
@@ -305,7 +310,7 @@ def plan_memory(
     given, costs = asked.given, list(costs)
     if given["stream"]:
         layouts = ["files"]
-    elif given["device_map"] or not source.on_accelerator or given["blocks"] == "device":
+    elif given.get("kl") or given["device_map"] or not source.on_accelerator or given["blocks"] == "device":
         layouts = ["device"]
     else:
         layouts = ["host"] if given["blocks"] == "host" else ["device", "host"]
@@ -315,7 +320,7 @@ def plan_memory(
         return memory_needed(
             model, source.dtype_of(model.config), layout, source.on_accelerator, costs, how.tokens_per_batch,
             "perplexity" in asked.settings, given["activations"], several, shared_rank, bool(how.export),
-            processes_here(),
+            processes_here(), given.get("kl", False),
         )  # fmt: skip
 
     return choose_layout(layouts, needed, source.devices, source.name)
@@ -470,7 +475,7 @@ def measure_model(job: Job, made: Compressed, cell: Cell) -> Evaluation:
     """The cell's model measured in its setting."""
     setting, data = job.asked.settings[cell["setting"]], job.data(cell["setting"])
     if job.reading is None:
-        return measure_perplexity(job, made, data)
+        return measure_perplexity(job, made, cell, data)
     seed = cell["seed"] if setting.seeded else job.asked.given["seed"][0]
     levels: list[EncodedLevel] = data[seed]
     ways = job.ways[cell["setting"], seed] if job.streams else None
@@ -482,12 +487,13 @@ def measure_model(job: Job, made: Compressed, cell: Cell) -> Evaluation:
     return found._replace(facts={"task": task, **found.facts})
 
 
-def measure_perplexity(job: Job, made: Compressed, windows: Tensor) -> Evaluation:
-    """The perplexity of a model on the windows of a text, the standard error over windows."""
+def measure_perplexity(job: Job, made: Compressed, cell: Cell, windows: Tensor) -> Evaluation:
+    """The perplexity of a model on the windows of a text; with --kl also its distance from the dense model."""
     text, tokens, precision = job.asked.given["text"], job.how.tokens_per_batch, job.how.precision
     if made.storage is None:
-        losses = window_losses.losses_in_memory(made.model, windows, tokens, precision, job.processes)
+        dense = job.dense if job.asked.given["kl"] and cell["compression"] != DENSE else None
+        items = window_losses.measured_in_memory(made.model, windows, tokens, precision, job.processes, dense)
     else:
-        losses = window_losses.losses_blockwise(made.model, made.storage, windows, tokens, precision)
-    level = window_losses.describe_perplexity(text, losses, made.model.config.get_text_config().vocab_size)
-    return Evaluation([level], {"window_loss": losses}, {"task": text})
+        items = {"window_loss": window_losses.losses_blockwise(made.model, made.storage, windows, tokens, precision)}
+    level = window_losses.describe_perplexity(text, items, made.model.config.get_text_config().vocab_size)
+    return Evaluation([level], items, {"task": text})

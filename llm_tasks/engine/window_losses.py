@@ -1,6 +1,11 @@
-"""Losses on windows of a text, of a model in memory or streamed block by block from files, and their perplexity."""
+"""Losses on windows of a text, of a model in memory or streamed block by block from files, and their perplexity.
+
+Beside the dense model also how far the distributions of the next token are from its own (Dutta et al., "Accuracy is not
+all you need", 2024).
+"""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +19,7 @@ from llm_tasks.engine.processes import ALONE, Processes
 from pruning.blocks import BlockStorage
 from pruning.replay import Replay
 
+KL = "window_kl"
 POSITIONS_PER_LOSS = 1024  # positions whose logits are converted to float32 at once
 
 
@@ -34,34 +40,66 @@ def window_losses(logits: Tensor, windows: Tensor) -> list[float]:
     return (total / targets.shape[1]).tolist()
 
 
+def window_divergences(dense: Tensor, compressed: Tensor) -> list[float]:
+    """Mean KL(dense || compressed) per token of each window, over the distributions that window_losses reads, in nats.
+
+    Args:
+        dense, compressed: logits, (windows, seq_len, vocabulary), of any dtype; computed in float32.
+    """
+    total = torch.zeros(len(dense), device=dense.device)
+    positions = dense.shape[1] - 1
+    step = max(1, POSITIONS_PER_LOSS // len(dense))
+    for start in range(0, positions, step):
+        chunk = slice(start, min(start + step, positions))
+        one, other = (logits[:, chunk].float().log_softmax(-1) for logits in (dense, compressed))
+        # A token that the dense model excludes (logit -inf) adds nothing.
+        difference = torch.where(one.isneginf(), 0.0, one - other)
+        total += (one.exp() * difference).sum(dim=(1, 2))
+    return (total / positions).clamp(min=0).tolist()  # rounding may go below 0
+
+
 @torch.no_grad()
-def losses_in_memory(
-    model: PreTrainedModel, windows: Tensor, tokens_per_batch: int, precision: str, processes: Processes = ALONE
-) -> np.ndarray:
-    """Loss of every window (window_losses), (windows,) float64; several processes divide the windows.
+def measured_in_memory(
+    model: PreTrainedModel, windows: Tensor, tokens_per_batch: int, precision: str, processes: Processes = ALONE,
+    dense: PreTrainedModel | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What is measured on every window, (windows,) float64 each; several processes divide the windows.
 
     Args:
         windows: (windows, seq_len) token ids.
         tokens_per_batch: tokens computed at once; a batch has at least one window.
         precision: "bf16" computes the matmuls of a float32 model in bf16.
+        dense: in memory too; it is computed on the same batches, and nothing of it is stored or rounded in between.
+    Returns:
+        window_loss (window_losses); with `dense` also window_kl (window_divergences).
     """
-    losses = np.zeros(len(windows))
+    found = {name: np.zeros(len(windows)) for name in (("window_loss",) if dense is None else ("window_loss", KL))}
     starts = range(0, len(windows), max(1, tokens_per_batch // windows.shape[1]))
     part = processes.local_part([1] * len(starts))
     with processes.together():
         for start in Progress(starts[part.start : part.stop], "perplexity"):
             batch = windows[start : start + starts.step]
-            with autocast(precision, model.device.type, model.dtype):
-                logits = model(batch.to(model.device), use_cache=False).logits
-            losses[start : start + len(batch)] = window_losses(logits, batch)
-    return processes.merge(losses)
+            place = slice(start, start + len(batch))
+            logits = _logits(model, batch, precision)
+            found["window_loss"][place] = window_losses(logits, batch)
+            if dense is not None:
+                found[KL][place] = window_divergences(_logits(dense, batch, precision), logits)
+    return {name: processes.merge(own) for name, own in found.items()}
+
+
+def _logits(model: PreTrainedModel, batch: Tensor, precision: str) -> Tensor:
+    with autocast(precision, model.device.type, model.dtype):
+        return model(batch.to(model.device), use_cache=False).logits
 
 
 @torch.no_grad()
 def losses_blockwise(
     model: PreTrainedModel, storage: BlockStorage, windows: Tensor, tokens_per_batch: int, precision: str
 ) -> np.ndarray:
-    """losses_in_memory with one block on the device at a time: it computes all windows before the next is brought."""
+    """Loss of every window, (windows,): as measured_in_memory, with one block on the device at a time.
+
+    A block computes all windows before the next is brought.
+    """
     replay = Replay(model, storage, windows, tokens_per_batch, precision)
     for index in Progress(range(len(replay.batches.blocks)), "perplexity"):
         with storage.hold(index) as block:
@@ -69,21 +107,26 @@ def losses_blockwise(
     return np.array([loss for batch, logits in replay.logits() for loss in window_losses(logits, batch)])
 
 
-def describe_perplexity(text: str, losses: np.ndarray, vocabulary: int) -> dict[str, Any]:
+def describe_perplexity(text: str, items: Mapping[str, np.ndarray], vocabulary: int) -> dict[str, Any]:
     """Result of a run's only level: perplexity, exp of the mean loss. Its chance is that of uniform predictions.
 
     Args:
         text: name of the level.
-        losses: loss of every window, in nats; the standard error is over windows.
+        items: of every window the loss (window_loss) and, where it was measured, the divergence (window_kl), in nats;
+            standard errors are over windows.
         vocabulary: size of the model's vocabulary.
     Raises:
-        FloatingPointError: a loss is NaN or infinite.
+        FloatingPointError: a loss or divergence is NaN or infinite.
     """
-    if not np.isfinite(losses).all():
+    if not all(np.isfinite(own).all() for own in items.values()):
         raise FloatingPointError("the compressed model's losses are NaN or infinite")
-    score = math.exp(losses.mean())
-    stderr = score * losses.std(ddof=1) / math.sqrt(len(losses)) if len(losses) > 1 else None
-    return {
+    losses = items["window_loss"]
+    count, score = len(losses), math.exp(losses.mean())
+    level = {
         "level": text, "difficulty": 0.0, "metric": "perplexity", "score": score, "chance": vocabulary,
-        "stderr": stderr, "num_examples": len(losses),
+        "stderr": score * losses.std(ddof=1) / math.sqrt(count) if count > 1 else None, "num_examples": count,
     }  # fmt: skip
+    if KL in items:
+        error = items[KL].std(ddof=1) / math.sqrt(count) if count > 1 else None
+        level |= {"kl": items[KL].mean(), "kl_stderr": error}
+    return level

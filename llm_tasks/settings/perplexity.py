@@ -26,6 +26,9 @@ class Values:
     max_windows: int | None = option(
         type=positive, help="evaluate only this many windows, the first ones (default all)"
     )
+    kl: bool = option(False, action="store_true",
+        help="also record KL(dense || compressed) of the next token, mean over the windows: the dense model is loaded "
+        "a second time beside the compressed one, and computed on the same windows")  # fmt: skip
 
     @property
     def split(self) -> str:

@@ -21,7 +21,7 @@ from llm_tasks.engine.log_likelihood import log_likelihoods
 from llm_tasks.engine.packing import distinct_reads
 from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.ways import PLAIN
-from llm_tasks.engine.window_losses import losses_blockwise, losses_in_memory
+from llm_tasks.engine.window_losses import losses_blockwise, measured_in_memory
 from llm_tasks.evaluation import Reading, held, score
 from pruning.blocks import CPU, HostBlocks, move_outside
 from pruning.layers import decoder_blocks
@@ -166,4 +166,4 @@ def test_perplexity_block_by_block_on_a_device(meter: Meter) -> None:
     whole, model, device = make_model("llama").to("fake"), make_model("llama"), torch.device("fake")
     move_outside(model, device)
     found = losses_blockwise(model, CountingBlocks(model, device), windows, 24, "no")
-    np.testing.assert_allclose(found, losses_in_memory(whole, windows, 24, "no"), atol=1e-5)
+    np.testing.assert_allclose(found, measured_in_memory(whole, windows, 24, "no")["window_loss"], atol=1e-5)

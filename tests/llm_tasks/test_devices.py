@@ -93,6 +93,20 @@ def test_perplexity_is_the_same_wherever_the_blocks_are(
     assert len(found) == len(COMPRESSIONS) + 1 if compressions is EVERY else 2
 
 
+def test_the_distance_from_dense_is_the_same_on_a_device(
+    meter: Meter, options: list[str], text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [*options, *FEW, "--text", str(text_file), "--seq_len", "16", "--kl"]
+    for device in ("cpu", "fake"):
+        folder = ["--output_dir", str(tmp_path / device / "{compression}" / "{strength}")]
+        assert perplexity.main([*words, "--device", device, *folder]) == 0
+    found = [results(tmp_path / device)["wanda/0.5"]["levels"][0] for device in ("cpu", "fake")]
+    assert found[0]["kl"] > 0 and found[1]["kl"] == pytest.approx(found[0]["kl"], abs=1e-6)
+    with pytest.raises(SystemExit):
+        perplexity.main([*words, "--device", "fake", "--blocks", "host", *folder])
+    assert "--kl holds the whole dense model on the device too" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("layout", ["host", "files"])
 @pytest.mark.parametrize("mode", [["--answer_mode", "cloze"], ["--answer_mode", "letter"], ["--written"]])
 def test_a_users_task_is_the_same_wherever_the_blocks_are(

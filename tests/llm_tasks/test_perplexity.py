@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from setting_values import values_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from analysis.table import perplexity_table
 from harness import run_folder
 from llm_tasks import perplexity, resources, run
 from llm_tasks.engine import window_losses
@@ -110,7 +111,8 @@ def test_processes_divide_the_windows_of_one_among_them(options: list[str], tmp_
     values = values_of(SETTING, "--text", options[options.index("--text") + 1], "--seq_len", "16", max_length=32)
     windows = SETTING.build(SETTING.load(values), values, 0, tokenizer)
     parts = [
-        window_losses.losses_in_memory(model, windows, 48, "no", Processes(index, count)) for index in range(count)
+        window_losses.measured_in_memory(model, windows, 48, "no", Processes(index, count))["window_loss"]
+        for index in range(count)
     ]
     assert len(windows) % 3 and np.array_equal(sum(parts), alone)
     assert sum(np.count_nonzero(part) for part in parts) == len(windows)
@@ -262,6 +264,11 @@ BAD = [
     (["--activations", "disk"], "--activations: invalid choice: 'disk'"),
     (["--device_map", "auto", "--device", "cuda:1"], "--device cuda:1 must be auto"),
     (["--device_map", "auto", "--stream"], "--device_map takes all GPUs for one process: no --stream"),
+    (
+        ["--kl", "--stream"],
+        "--kl holds the whole dense model on the device too: no --stream, --device_map, --blocks host",
+    ),
+    (["--kl", "--device_map", "auto"], "--kl holds the whole dense model on the device too"),
     (["--sparsity_ratio", "0.5"], "unrecognized arguments"),
 ]
 
@@ -360,3 +367,79 @@ def test_calibration_windows_are_cached(options: list[str], tmp_path: Path, monk
     monkeypatch.setattr(calibration, "sample_windows", lambda *_: pytest.fail("drawn again"))
     assert perplexity.main([*words, str(tmp_path / "two")]) == 0
     assert read(tmp_path / "one")["levels"] == read(tmp_path / "two")["levels"]
+
+
+def test_divergences_by_hand():
+    """From (3/4, 1/4) to (1/2, 1/2) at the first of two positions; the last distribution is of no token here."""
+    dense, compressed = torch.zeros(2, 3, 2), torch.zeros(2, 3, 2)
+    dense[1, 0, 0] = math.log(3)
+    dense[:, 2, 0] = 9.0
+    found = window_losses.window_divergences(dense, compressed)
+    expected = (0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2
+    assert found == pytest.approx([0, expected], abs=1e-7)
+    excluded = dense.clone()
+    excluded[:, :, 1] = -torch.inf  # certain of the first token: KL is minus the log of its probability
+    assert window_losses.window_divergences(excluded, compressed) == pytest.approx([math.log(2)] * 2)
+
+
+def test_kl_is_that_of_two_models_run_apart(options: list[str], tmp_path: Path, tiny_decoder: Path):
+    """A plain twin: both models from their folders, one window at a time, in float64."""
+    words = [*options, "--tokens_per_batch", "48", "--compression", "dense", "wanda", "--sparsity", "0.5"]
+    words += ["--save_model", "--output_dir"]
+    assert perplexity.main([*words, str(tmp_path / "kl/{compression}"), "--kl"]) == 0
+    assert perplexity.main([*words, str(tmp_path / "bare/{compression}")]) == 0
+    found, bare = read(tmp_path / "kl/wanda")["levels"][0], read(tmp_path / "bare/wanda")["levels"][0]
+    assert {name: value for name, value in found.items() if name not in ("kl", "kl_stderr")} == bare
+    assert "kl" not in read(tmp_path / "kl/dense")["levels"][0]
+    divergences = run_folder.read_items(tmp_path / "kl/wanda")["window_kl"]
+    dense = AutoModelForCausalLM.from_pretrained(tiny_decoder).eval()
+    wanda = AutoModelForCausalLM.from_pretrained(tmp_path / "kl/wanda/model").eval()
+    values = values_of(SETTING, "--text", options[options.index("--text") + 1], "--seq_len", "16", max_length=32)
+    windows = SETTING.build(SETTING.load(values), values, 0, AutoTokenizer.from_pretrained(tiny_decoder))
+    expected = []
+    with torch.no_grad():
+        for window in windows:
+            p, q = (model(window[None]).logits[0, :-1].double().softmax(-1) for model in (dense, wanda))
+            expected.append(float((p * (p / q).log()).sum(-1).mean()))
+    np.testing.assert_allclose(divergences, expected, rtol=1e-3, atol=1e-7)
+    assert found["kl"] == pytest.approx(np.mean(divergences))
+    assert found["kl_stderr"] == pytest.approx(np.std(divergences, ddof=1) / math.sqrt(len(windows)))
+
+
+def test_kl_of_a_model_that_is_dense_is_zero_and_a_dense_run_is_the_same_with_it(options: list[str], tmp_path: Path):
+    words = [*options, "--output_dir", str(tmp_path / "{compression}")]
+    assert perplexity.main([*words, "--compression", "dense"]) == 0
+    made = (tmp_path / "dense/all_results.json").stat().st_mtime_ns
+    more = ["--compression", "dense", "magnitude", "--sparsity", "0", "--kl"]
+    assert perplexity.main([*words, *more]) == 0
+    assert (tmp_path / "dense/all_results.json").stat().st_mtime_ns == made
+    assert (read(tmp_path / "magnitude")["levels"][0]["kl"], set(read_kl(tmp_path / "magnitude"))) == (0, {0})
+    rows = run_folder.read_runs(tmp_path)
+    run_folder.check_runs(rows)  # --kl makes no other recipe
+    (_, point) = perplexity_table(rows)
+    assert (point["kl"], point["kl_stderr"]) == (0, 0)
+
+
+def read_kl(folder: Path) -> list[float]:
+    return run_folder.read_items(folder)["window_kl"].tolist()
+
+
+def test_processes_divide_the_windows_of_both_models(tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Processes, "merge", lambda self, values: values)
+    model, dense = (AutoModelForCausalLM.from_pretrained(tiny_decoder).eval() for _ in range(2))
+    decoder_weights(model)["model.layers.0.mlp.up_proj.weight"].matrix.data.mul_(2)
+    windows = torch.randint(0, 17, (7, 16), generator=torch.Generator().manual_seed(0))
+    alone = window_losses.measured_in_memory(model, windows, 32, "no", dense=dense)["window_kl"]
+    parts = [
+        window_losses.measured_in_memory(model, windows, 32, "no", Processes(index, 2), dense)["window_kl"]
+        for index in range(2)
+    ]
+    assert np.array_equal(sum(parts), alone) and (alone > 0).all()
+
+
+def test_kl_asks_for_the_memory_of_a_second_model(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture):
+    words = [*options, "--compression", "magnitude", "--sparsity", "0.5", "--output_dir", str(tmp_path), "--dry_run"]
+    assert perplexity.main(words) == 0
+    assert "--kl" not in capsys.readouterr().out
+    assert perplexity.main([*words, "--kl"]) == 0
+    assert "dense model beside the compressed one (--kl)" in capsys.readouterr().out
