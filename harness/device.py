@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import psutil
 import torch
+from torch import Tensor
 
 WITH_STREAMS = ("cuda", "xpu")  # accelerators that copy, from pinned memory, while they compute
 MATMULS_CPU, MATMULS = (256, 1024), (256, 1024, 4096, 8192)  # sizes whose speed is measured: small ones idle a GPU
@@ -116,6 +117,18 @@ def release_memory() -> None:
     module = torch.get_device_module()
     if hasattr(module, "empty_cache"):
         module.empty_cache()
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; the CPU does not wait for a copy from host memory, nor for what the device has to do first.
+
+    From memory that is not pinned, a copy would wait until the device has done all that it was given.
+    """
+    if tensor.device.type != "cpu" or device.type == "cpu":
+        return tensor.to(device)
+    if device.type in WITH_STREAMS and tensor.numel():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def clock(devices: Iterable[torch.device]) -> float:

@@ -1,5 +1,6 @@
 """Losses on windows of a text, of a model in memory or streamed block by block from files, and their perplexity."""
 
+import logging
 import math
 from typing import Any
 
@@ -8,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.device import autocast
+from harness.device import autocast, is_out_of_memory, release_memory, to_device
 from harness.progress import Progress
 from llm_tasks.engine.processes import ALONE, Processes
 from pruning.blocks import BlockStorage
 from pruning.replay import Replay
+
+logger = logging.getLogger(__name__)
 
 POSITIONS_PER_LOSS = 1024  # positions whose logits are converted to float32 at once
 
@@ -24,7 +27,7 @@ def window_losses(logits: Tensor, windows: Tensor) -> list[float]:
         logits: (windows, seq_len, vocabulary), of any dtype; losses are computed in float32.
         windows: (windows, seq_len) token ids.
     """
-    targets = windows[:, 1:].to(logits.device)
+    targets = to_device(windows[:, 1:], logits.device)
     total = torch.zeros(len(windows), device=logits.device)
     step = max(1, POSITIONS_PER_LOSS // len(windows))
     for start in range(0, targets.shape[1], step):
@@ -42,19 +45,38 @@ def losses_in_memory(
 
     Args:
         windows: (windows, seq_len) token ids.
-        tokens_per_batch: tokens computed at once; a batch has at least one window.
+        tokens_per_batch: tokens computed at once; a batch has at least one window. Halved, for good, where memory runs
+            out.
         precision: "bf16" computes the matmuls of a float32 model in bf16.
     """
     losses = np.zeros(len(windows))
-    starts = range(0, len(windows), max(1, tokens_per_batch // windows.shape[1]))
-    part = processes.local_part([1] * len(starts))
-    with processes.together():
-        for start in Progress(starts[part.start : part.stop], "perplexity"):
-            batch = windows[start : start + starts.step]
-            with autocast(precision, model.device.type, model.dtype):
-                logits = model(batch.to(model.device), use_cache=False).logits
-            losses[start : start + len(batch)] = window_losses(logits, batch)
+    at_once = max(1, tokens_per_batch // windows.shape[1])
+    part = processes.local_part([1] * math.ceil(len(windows) / at_once))
+    done, end = at_once * part.start, min(at_once * part.stop, len(windows))
+    with processes.together(), Progress(name="perplexity", total=end - done) as progress:
+        while done < end:
+            batch = windows[done : min(done + at_once, end)]
+            if (found := _losses_if_they_fit(model, batch, precision)) is None:
+                at_once = (len(batch) + 1) // 2
+                release_memory()
+                logger.warning("memory ran out: from here on %d windows are computed at once", at_once)
+                continue
+            losses[done : done + len(batch)] = found
+            done += len(batch)
+            progress.update(len(batch))
     return processes.merge(losses)
+
+
+def _losses_if_they_fit(model: PreTrainedModel, batch: Tensor, precision: str) -> list[float] | None:
+    """window_losses of a batch; None where memory runs out, unless it is a single window."""
+    try:
+        with autocast(precision, model.device.type, model.dtype):
+            logits = model(to_device(batch, model.device), use_cache=False).logits
+        return window_losses(logits, batch)
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or len(batch) == 1:
+            raise
+    return None
 
 
 @torch.no_grad()
@@ -66,7 +88,14 @@ def losses_blockwise(
     for index in Progress(range(len(replay.batches.blocks)), "perplexity"):
         with storage.hold(index) as block:
             replay.advance(index, block)
-    return np.array([loss for batch, logits in replay.logits() for loss in window_losses(logits, batch)])
+    losses: list[float] = []
+    while len(losses) < len(windows):
+        try:
+            for batch, logits in replay.logits(len(losses)):
+                losses += window_losses(logits, batch)
+        except RuntimeError as error:
+            replay.batches.halve(error)
+    return np.array(losses)
 
 
 def describe_perplexity(text: str, losses: np.ndarray, vocabulary: int) -> dict[str, Any]:
