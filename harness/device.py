@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 
 import psutil
 import torch
+from torch import Tensor
 
 WITH_STREAMS = ("cuda", "xpu")  # accelerators that copy, from pinned memory, while they compute
+MATMULS_CPU, MATMULS = (256, 1024), (256, 1024, 4096, 8192)  # sizes whose speed is measured: small ones idle a GPU
 # What an allocator of a device or of the CPU says, or a library that wanted memory of it.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED", "STATUS_NOT_INITIALIZED")
 # glibc's mallopt: numbers of its options, and the size in bytes above which freed memory is not kept.
@@ -117,12 +119,38 @@ def release_memory() -> None:
         module.empty_cache()
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; the CPU does not wait for a copy from host memory, nor for what the device has to do first.
+
+    From memory that is not pinned, a copy would wait until the device has done all that it was given.
+    """
+    if tensor.device.type != "cpu" or device.type == "cpu":
+        return tensor.to(device)
+    if device.type in WITH_STREAMS and tensor.numel():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def clock(devices: Iterable[torch.device]) -> float:
     """Seconds of a steady clock, once GPUs among the devices have done all that they were given."""
     for device in devices:
         if device.type in WITH_STREAMS:
             torch.accelerator.synchronize(device)
     return time.monotonic()
+
+
+def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP per second of matmuls in this dtype, measured; only of small ones if those already take long."""
+    for size in MATMULS_CPU if device.type == "cpu" else MATMULS:
+        matrix = torch.ones(size, size, dtype=dtype, device=device)
+        for _ in range(2):  # the first time, libraries are loaded
+            started = clock([device])
+            results = [matrix @ matrix for _ in range(4)]
+            float(results[-1][0, 0])  # waits for devices that clock does not wait for
+            seconds = clock([device]) - started
+        if seconds > 0.1:  # bf16 on a CPU without instructions for it: a hundred times as slow
+            break
+    return 4 * 2 * size**3 / seconds
 
 
 def reset_peak_memory(devices: Iterable[torch.device]) -> None:

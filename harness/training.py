@@ -24,14 +24,14 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin, parse_flag_from_env
+from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin, TorchDynamoPlugin, parse_flag_from_env
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
 from harness.checkpoints import Checkpoints
-from harness.device import best_precision
+from harness.device import WITH_STREAMS, best_precision
 from harness.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -263,7 +263,11 @@ def train_step(
 def _data_loader(accelerator: Accelerator, rows: Dataset, collate: Collate, **order: Any) -> DataLoader:
     # without this generator every pass over the data would draw from the global one, which dropout uses: evaluating
     # between epochs would change the training
-    loader = DataLoader(rows.remove_columns("length"), collate_fn=collate, generator=torch.Generator(), **order)
+    # from pinned memory batches are copied without a wait for the device (start_accelerator)
+    pinned = accelerator.device.type in WITH_STREAMS
+    loader = DataLoader(
+        rows.remove_columns("length"), collate_fn=collate, generator=torch.Generator(), pin_memory=pinned, **order
+    )
     return accelerator.prepare_data_loader(loader)
 
 
@@ -288,9 +292,9 @@ def predict(
     gathered = []
     for batch in Progress(loader, name="evaluate"):
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        gathered.append(accelerator.gather_for_metrics(outputs(model, inputs).float()).cpu().numpy())
+        gathered.append(accelerator.gather_for_metrics(outputs(model, inputs).float()))
     in_order = np.empty((len(rows), gathered[0].shape[1]), dtype=np.float32)
-    in_order[order] = np.concatenate(gathered)
+    in_order[order] = torch.cat(gathered).cpu().numpy()  # one wait for the device
     return in_order
 
 
@@ -375,6 +379,7 @@ def start_accelerator(mixed_precision: str, tracker: str | None = None) -> Accel
         mixed_precision=precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # train counts micro-batches itself
         dynamo_plugin=TorchDynamoPlugin(backend="NO"),
+        dataloader_config=DataLoaderConfiguration(non_blocking=True),
         log_with=tracker,
     )
 

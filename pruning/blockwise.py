@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.device import WITH_STREAMS
 from harness.progress import Progress
 from pruning.block_calls import Call, NotReplayedError, StopForward, blocks_replaced
 from pruning.blocks import CPU, BlockStorage
@@ -52,7 +53,7 @@ def run_blockwise(
     if not passes:
         return
     blocks = decoder_blocks(model)[1]
-    hidden = [_reach(blocks, 0, None, one.run)[0].to(activations) for one in passes]
+    hidden = [_stored(_reach(blocks, 0, None, one.run)[0], activations) for one in passes]
     output: Any = None
     for index in Progress(range(len(blocks)), "blocks of all batches"):
         with storage.hold(index) as block:
@@ -60,14 +61,30 @@ def run_blockwise(
             for number, one in enumerate(passes):
                 call = _reach(blocks, index, output, one.run)[1]
                 with one.within():
-                    output = block(hidden[number].to(device), *call.args, **call.kwargs)
-                hidden[number] = (output if isinstance(output, Tensor) else output[0]).to(activations)
+                    output = block(hidden[number].to(device, non_blocking=True), *call.args, **call.kwargs)
+                states = output if isinstance(output, Tensor) else output[0]
+                hidden[number] = _stored(states, activations, hidden[number])
         finished(index)
     device = model.get_input_embeddings().weight.device
     for number, one in enumerate(passes):
-        with blocks_replaced(blocks, output, hidden[number].to(device), takes_cache=True):
+        with blocks_replaced(blocks, output, hidden[number].to(device, non_blocking=True), takes_cache=True):
             yield one.run()
         hidden[number] = None  # it is not needed any more
+
+
+def _stored(states: Tensor, where: torch.device, before: Tensor | None = None) -> Tensor:
+    """Hidden states on the device that holds them; on the host in pinned memory, where the device has streams.
+
+    The CPU does not wait for a copy to pinned memory: the device alone reads it, in the order of its work.
+
+    Args:
+        before: those of the block before, whose memory is used again.
+    """
+    if where.type != "cpu" or states.device.type not in WITH_STREAMS:
+        return states.to(where)
+    if before is None or (before.shape, before.dtype) != (states.shape, states.dtype):
+        before = torch.empty(states.shape, dtype=states.dtype, pin_memory=True)
+    return before.copy_(states, non_blocking=True)
 
 
 def _reach(blocks: nn.ModuleList, index: int, output: Any, run: Callable[[], object]) -> tuple[Tensor, Call]:

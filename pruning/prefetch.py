@@ -13,7 +13,8 @@ class Prefetcher:
     """Brings the tensors of each step to a device, those of the next step ahead of their turn.
 
     On a device with streams, the next step's tensors are copied from pinned memory in a stream of their own. At most
-    two steps' tensors are on the device: what `take` returned last, and the next.
+    two steps' tensors are on the device: what `take` returned last, and the next, which are brought once the device has
+    done what it was given before `take`, so that the memory of the step before is free.
 
     Args:
         read: the tensors of a step, in host memory; called in another thread where steps are read ahead.
@@ -36,27 +37,32 @@ class Prefetcher:
             return self._bring(step)[0]
         if self._next is None or self._next[0] != step:
             self._start(step)
-        tensors, copied = self._next[1].result()
+        (tensors, copied), done_before = self._next[1].result(), None
         self._next = None
         if self._stream is not None:
             current = torch.accelerator.current_stream(self._device)
             current.wait_event(copied)
             for tensor in tensors:
                 tensor.record_stream(current)
+            done_before = current.record_event()
         if step + 1 < self._num_steps:
-            self._start(step + 1)
+            self._start(step + 1, done_before)
         return tensors
 
-    def _start(self, step: int) -> None:
+    def _start(self, step: int, after: torch.Event | None = None) -> None:
         if self._next is not None:
             self._next[1].cancel()
-        self._next = step, self._pool.submit(self._bring, step)
+        self._next = step, self._pool.submit(self._bring, step, after)
 
     @torch.no_grad()
-    def _bring(self, step: int) -> tuple[list[Tensor], torch.Event | None]:
+    def _bring(self, step: int, after: torch.Event | None = None) -> tuple[list[Tensor], torch.Event | None]:
+        """The tensors of a step on the device, once it has come to `after`; and the event that they are there."""
         tensors = self._read(step)
         if self._stream is None:
             return [tensor.to(self._device) for tensor in tensors], None
+        pinned = [tensor.pin_memory() for tensor in tensors]
+        if after is not None:  # else the CPU, far ahead of the device, would bring one step after another
+            after.synchronize()
         with self._stream:
-            brought = [tensor.pin_memory().to(self._device, non_blocking=True) for tensor in tensors]
+            brought = [tensor.to(self._device, non_blocking=True) for tensor in pinned]
             return brought, self._stream.record_event()

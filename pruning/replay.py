@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.device import WITH_STREAMS, autocast, is_out_of_memory, release_memory
+from harness.device import WITH_STREAMS, autocast, is_out_of_memory, release_memory, to_device
 from pruning.block_calls import (
     Call,
     NotReplayedError,
@@ -94,7 +94,7 @@ class Batches:
     def _forward(self, module: nn.Module, windows: Tensor) -> Any:
         device = self.model.get_input_embeddings().weight.device
         with self.autocast(device):
-            return module(windows.to(device), use_cache=False)
+            return module(to_device(windows, device), use_cache=False)
 
 
 class WholeForwards:
@@ -144,7 +144,7 @@ class Replay:
         self.batches = Batches(model, tokens, tokens_per_batch, precision)
         self._blocks, self._storage, self._activations_on = self.batches.blocks, storage, activations
         self._is_stored = calls == "proven"
-        self.uses_layers_once = False
+        self.uses_layers_once = self._is_pinned = False
         if calls == "proven":
             calls, self.uses_layers_once = _prove(model, storage, tokens, precision)
         self._output = self._capture_first_output()
@@ -171,7 +171,7 @@ class Replay:
                 continue
             if self.hidden is None:
                 self.hidden = self._activations(torch.Size((self.batches.num_windows, *first.shape[1:])), first, 0)
-            self.hidden[rows] = first
+            self._store(self.hidden, rows, first)
 
     def _activations(self, shape: torch.Size, like: Tensor, index: int) -> Tensor:
         """Tensor for the hidden states that enter block `index`: the storage's, else the one in use, to be overwritten.
@@ -185,8 +185,15 @@ class Replay:
         if self.hidden is not None and self.hidden.dtype == like.dtype:
             return self.hidden
         device = self._activations_on or like.device
-        is_pinned = device.type == "cpu" and like.device.type in WITH_STREAMS  # copies faster
-        return torch.empty(shape, dtype=like.dtype, device=device, pin_memory=is_pinned)
+        self._is_pinned = device.type == "cpu" and like.device.type in WITH_STREAMS
+        return torch.empty(shape, dtype=like.dtype, device=device, pin_memory=self._is_pinned)
+
+    def _store(self, target: Tensor, rows: slice, states: Tensor) -> None:
+        """Write hidden states to rows of a tensor of _activations.
+
+        The CPU does not wait for a copy to pinned memory, which the device alone reads, in the order of its work.
+        """
+        target[rows].copy_(states, non_blocking=self._is_pinned)
 
     def _enter_first_block(self, windows: Tensor) -> tuple[Tensor, Call]:
         """The hidden states and other arguments with which the model calls its first block for these windows."""
@@ -259,16 +266,20 @@ class Replay:
                         output = run_block(block, hidden.to(device, non_blocking=True), call)
                     if target is None:  # here, since some blocks return float32 for bfloat16
                         target = self._activations(self.hidden.shape, output, index + 1)
-                    target[rows] = output
+                    self._store(target, rows, output)
                     done = rows.stop
             except RuntimeError as error:
                 self.batches.halve(error)
         self.hidden = target
 
-    def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Per batch, its windows and the model's logits; call it after `advance` through all blocks."""
+    def logits(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per batch, its windows and the model's logits; call it after `advance` through all blocks.
+
+        Args:
+            first: the window at which to begin.
+        """
         device = self.batches.model.get_input_embeddings().weight.device
-        for rows, windows in self.batches:
+        for rows, windows in self.batches.starting_at(first):
             with blocks_replaced(self._blocks, self._output, self.hidden[rows].to(device)):
                 logits = self.batches.logits(windows)
             yield windows, logits

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from harness.device import matmul_speed
 from harness.progress import Progress
 from pruning.block_calls import NotReplayedError, StopForward
 from pruning.blocks import BlockStorage, LoadedBlocks
@@ -335,17 +335,8 @@ class WalkCost(NamedTuple):
         return self.activations_bytes + self.statistics_bytes + self.batch_bytes
 
     def measured_flops_per_second(self, device: torch.device) -> float:
-        """Speed of matmuls in this dtype on `device`, measured; only of small ones if those already take long."""
-        for size in (256, 1024):
-            matrix = torch.ones(size, size, dtype=self.dtype, device=device)
-            float((matrix @ matrix)[0, 0])  # warm-up
-            started = time.perf_counter()
-            for _ in range(4):
-                float((matrix @ matrix)[0, 0])
-            seconds = time.perf_counter() - started
-            if seconds > 0.1:  # bf16 on a CPU without instructions for it: a hundred times as slow
-                break
-        return 4 * 2 * size**3 / seconds
+        """Speed of matmuls in this dtype on `device`, measured."""
+        return matmul_speed(device, self.dtype)
 
 
 def walk_cost(

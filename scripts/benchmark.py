@@ -5,6 +5,7 @@
     python scripts/benchmark.py growth         compression over more and more tokens, blocks and strengths
     python scripts/benchmark.py evaluation     against lm-evaluation-harness
     python scripts/benchmark.py cells          long lists of cells: listing, checking, skipping
+    python scripts/benchmark.py gpu            compression, scoring and fine-tuning at real sizes, beside their floors
     python scripts/benchmark.py reading        large trees of runs: plot_results.py and its parts
 
 Each has its own options: python scripts/benchmark.py evaluation --help. Ratios carry over to other machines; seconds do
@@ -22,6 +23,7 @@ FILES = {
     "compression": "against_llmcompressor.py",
     "growth": "growth.py",
     "evaluation": "against_lm_eval.py",
+    "gpu": "gpu.py",
     "cells": "cells.py",
     "reading": "reading.py",
 }

@@ -31,6 +31,7 @@ class Traffic(NamedTuple):
         copies_in, copies_out: to the device, and from it.
         bytes_in, bytes_out: their bytes.
         waits: how often the CPU waited for a number that is not copied, such as `.item()` or the size of a result.
+        blocking_in: copies to the device that are not asked for as non_blocking: a GPU first does all it was given.
     """
 
     copies_in: int
@@ -38,6 +39,7 @@ class Traffic(NamedTuple):
     bytes_in: int
     bytes_out: int
     waits: int
+    blocking_in: int = 0
 
 
 class _Counts:
@@ -138,6 +140,8 @@ def _compute(func: Callable, *args: Any, **kwargs: Any) -> Any:
         here = isinstance(target, FakeTensor) if target is not None else here
         if here != isinstance(source, FakeTensor):
             _counts.crossed("in" if here else "out", source)
+            if here and not kwargs.get("non_blocking", args[2] if name == "aten::copy_" and len(args) > 2 else False):
+                _counts.add("blocking_in")
     elif ours and any(other.dim() for other in others):
         shapes = [tuple(other.shape) for other in others if other.dim()]
         raise RuntimeError(f"{name}: a tensor of the CPU, {shapes[0]}, meets tensors of the {NAME} device")

@@ -8,6 +8,7 @@ would, each a part of them, so that the result is the same to the bit.
 
 import contextlib
 import functools
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
@@ -18,7 +19,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from harness.device import autocast, is_out_of_memory, release_memory
+from harness.device import autocast, available_memory, is_out_of_memory, release_memory, to_device
 from harness.progress import Progress
 from llm_tasks.engine import cpu
 from llm_tasks.engine.caches import PrefixLayer
@@ -36,9 +37,11 @@ from llm_tasks.engine.packing import (
 )
 from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.ways import Ways, lengths_of
-from pruning.blocks import BlockStorage
+from pruning.blocks import CPU, BlockStorage
 from pruning.blockwise import Pass, run_blockwise
 from pruning.layers import decoder_blocks
+
+logger = logging.getLogger(__name__)
 
 LocalRows = dict[int, slice]  # by id of a prefix, the range of its rows (from short to long) for this process
 
@@ -147,7 +150,10 @@ class Engine:
                 cache.layers[index].extended = None
 
         runs = [Pass(one.run, functools.partial(self._within, one.blocks)) for one in passes]
-        outputs = run_blockwise(self._model, self._storage, runs, forget)
+        states = sum(one.tokens for one in passes) * self._config.hidden_size * self._model.dtype.itemsize
+        fits = 2 * states <= available_memory(self._model.device)  # so much again is for a batch and the next block
+        activations = self._model.device if fits else CPU
+        outputs = run_blockwise(self._model, self._storage, runs, forget, activations)
         for one, output in zip(passes, outputs, strict=True):
             one.use(output)
 
@@ -257,6 +263,7 @@ class Engine:
                 raise
         release_memory()
         self._budget = max(1, self._budget // 2)
+        logger.warning("memory ran out: from here on %d tokens are computed at once", self._budget)
         for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
             self._read(part, before, past)
 
@@ -289,12 +296,12 @@ class Engine:
         if not self._ways.packs:
             return {}
         device = self._model.device
-        positions = torch.from_numpy(depths).to(device)
+        positions = to_device(torch.from_numpy(depths), device)
         sliding = sliding_window(self._config)
         window = sliding if sliding is not None and depths.max() >= sliding else None
         return {
             "position_ids": positions,
-            "attention_mask": self._masks(torch.from_numpy(ends).to(device), positions, before, window),
+            "attention_mask": self._masks(to_device(torch.from_numpy(ends), device), positions, before, window),
         }
 
     def _masks(self, ends: Tensor, depths: Tensor, before: int, window: int | None) -> Tensor | dict[str, Tensor]:
@@ -347,14 +354,18 @@ class Engine:
             wanted: on the CPU, where the number of True values is known without waiting for a device.
         """
         device = self._model.device
-        ids, positions = ids.to(device), wanted.flatten().nonzero()[:, 0].to(device)
+        # For a mask, an accelerator would have to tell how many positions it has.
+        is_whole = device.type != "cpu" and bool(wanted.all())
+        ids, at = to_device(ids, device), slice(None)
+        if not is_whole:
+            at = to_device(wanted.flatten().nonzero()[:, 0], device)
         more |= {"past_key_values": cache, "use_cache": cache is not None}
         with torch.no_grad(), self._within(blocks):
             if self._output_weights is not None:
-                return self._model.base_model(ids, **more).last_hidden_state.flatten(0, 1)[positions]
-            if self._ways.keeps:
-                return self._model(ids, logits_to_keep=wanted.to(device), **more).logits
-            return self._model(ids, **more).logits.flatten(0, 1)[positions]
+                return self._model.base_model(ids, **more).last_hidden_state.flatten(0, 1)[at]
+            if self._ways.keeps and not is_whole:
+                return self._model(ids, logits_to_keep=to_device(wanted, device), **more).logits
+            return self._model(ids, **more).logits.flatten(0, 1)[at]
 
     @contextlib.contextmanager
     def _within(self, blocks: list[cpu.Block] | None) -> Iterator[None]:

@@ -5,6 +5,7 @@ the columns before shorter ones are masked.
 """
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from harness.device import is_out_of_memory, release_memory
+from harness.device import is_out_of_memory, release_memory, to_device
 from harness.progress import Progress
 from llm_tasks.engine import cpu, proof
 from llm_tasks.engine.caches import GrowingLayer
@@ -33,6 +34,8 @@ from llm_tasks.engine.packing import (
 from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways, lengths_of
+
+logger = logging.getLogger(__name__)
 
 ANSWERS_AT_ONCE = 4  # times the budget: every step reads all weights, however few rows it computes
 TRIED_TOKENS = 2  # generated after each prompt when fast paths are proven
@@ -177,6 +180,7 @@ def _answer_all(
                 release_memory()
                 batches = [(half, way) for batch, way in (*batches, (some, ways)) for half in _halves(batch)]
                 tokens_per_batch = max(1, tokens_per_batch // 2)
+                logger.warning("memory ran out: from here on half as many answers are written at once")
                 continue
             answers |= dict(zip(some, written, strict=True))
             computed += writer.computed
@@ -189,26 +193,32 @@ def _halves(batch: list[Tokens]) -> list[list[Tokens]]:
 
 
 def _write(writer: "_Writer", count: int, end: AnswerEnd) -> list[list[int]]:
-    """The answers to a batch of prompts; finished ones are not computed further."""
+    """The answers to a batch of prompts; finished ones are not computed further.
+
+    At each step the CPU waits for the device once, to read the tokens that were chosen.
+    """
     answers: list[list[int]] = [[] for _ in range(count)]
     active = list(range(count))
     logits = writer.start()
-    while True:
-        if logits.isnan().any():
-            raise FloatingPointError("the model's logits are NaN")
-        early = [row for row, index in enumerate(active) if len(answers[index]) < end.min_new_tokens]
-        if early and end.ends:
-            logits[torch.tensor(early)[:, None], list(end.ends)] = -torch.inf
+    ends = to_device(torch.tensor(end.ends, dtype=torch.int64), logits.device)
+    for written in itertools.count():  # tokens of every answer that is not finished
+        broken = logits.isnan().any()
+        if written < end.min_new_tokens:
+            logits.index_fill_(1, ends, -torch.inf)
         chosen = logits.argmax(dim=-1)
+        *tokens, is_broken = torch.cat([chosen, broken[None].long()]).tolist()
+        if is_broken:
+            raise FloatingPointError("the model's logits are NaN")
         kept = []
-        for row, (index, token) in enumerate(zip(active, chosen.tolist(), strict=True)):
+        for row, (index, token) in enumerate(zip(active, tokens, strict=True)):
             answers[index].append(token)
             if len(answers[index]) < end.max_new_tokens and not end.is_finished(answers[index]):
                 kept.append(row)
         if not kept:
             return answers
+        rows = None if len(kept) == len(active) else to_device(torch.tensor(kept), chosen.device)
         active = [active[row] for row in kept]
-        logits = writer.step(chosen, torch.tensor(kept, device=chosen.device))
+        logits = writer.step(chosen, rows)
 
 
 class _Writer(Engine):
@@ -228,15 +238,27 @@ class _Writer(Engine):
         """Logits after each prompt, (prompts, vocabulary)."""
         raise NotImplementedError
 
-    def step(self, tokens: Tensor, rows: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, rows: Tensor | None) -> Tensor:
         """Logits after one more token of the answers that are not finished.
 
         Args:
             tokens: the token chosen for each answer of the previous step, (previous answers,).
-            rows: indices of the answers to continue, ascending, (answers,).
+            rows: indices of the answers to continue, ascending, (answers,); None for all.
         Returns:
             (answers, vocabulary).
         """
+        if rows is None:
+            return self._feed_newest(tokens[:, None])
+        self._keep(rows)
+        return self._feed_newest(tokens[rows, None])
+
+    def _keep(self, rows: Tensor) -> None:
+        """Forget all answers but these."""
+        for layer in self._layers:
+            layer.select(rows)
+
+    def _feed_newest(self, new: Tensor) -> Tensor:
+        """Logits after the newest token of each answer, (answers, 1)."""
         raise NotImplementedError
 
     def _after_last(self, ids: Tensor, cache: Cache | None, **more: Tensor | dict[str, Tensor]) -> Tensor:
@@ -256,7 +278,7 @@ class _PackedWriter(_Writer):
     def start(self) -> Tensor:
         device = self._model.device
         # Of the prompts whose answers are not finished.
-        self._prompt_lengths = torch.tensor(list(map(len, self._prompts)), device=device)
+        self._prompt_lengths = to_device(torch.tensor(list(map(len, self._prompts))), device)
         self._first: Tensor | None = None
         reads = _as_reads(self._prompts)
         workers, self._budget = cpu.divide(self._ways, self._budget, distinct_tokens(reads))
@@ -276,7 +298,7 @@ class _PackedWriter(_Writer):
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
 
         def on_device(*indices: np.ndarray) -> list[Tensor]:
-            return [torch.from_numpy(each).to(outputs.device) for each in indices]
+            return [to_device(torch.from_numpy(each), outputs.device) for each in indices]
 
         from_row, from_column = on_device(index.repeat(counts), np.concatenate(branches))
         to_row, to_column = on_device(owner.repeat(counts), branch_columns)
@@ -296,11 +318,11 @@ class _PackedWriter(_Writer):
                 self._first = outputs.new_empty(len(self._prompts), outputs.shape[1])
             self._first[answer] = outputs[read]
 
-    def step(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        if len(rows) < len(tokens):
-            self._prompt_lengths = self._prompt_lengths[rows.to(self._prompt_lengths.device)]
-            for layer in self._layers:
-                layer.select(rows)
+    def _keep(self, rows: Tensor) -> None:
+        super()._keep(rows)
+        self._prompt_lengths = self._prompt_lengths[rows.to(self._prompt_lengths.device)]
+
+    def _feed_newest(self, new: Tensor) -> Tensor:
         newest = self._layers[0].get_seq_length()
         columns = torch.arange(newest + 1, device=self._prompt_lengths.device)
         sees = (columns >= self._longest - self._prompt_lengths[:, None])[:, None]
@@ -312,7 +334,7 @@ class _PackedWriter(_Writer):
         )
         positions = (self._prompt_lengths + newest - self._longest)[:, None]
         cache = Cache(layers=self._layers)
-        return self._after_last(tokens[rows, None], cache, position_ids=positions, attention_mask=mask)
+        return self._after_last(new, cache, position_ids=positions, attention_mask=mask)
 
 
 class _UnpackedWriter(_Writer):
@@ -327,15 +349,16 @@ class _UnpackedWriter(_Writer):
         self._progress.update(len(self._prompts))
         return self._after_last(self._fed, self._cache)
 
-    def step(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        new = tokens[rows, None]
+    def _keep(self, rows: Tensor) -> None:
+        super()._keep(rows)
         if self._cache is None:
-            self._fed = torch.cat([self._fed[rows], new], dim=1)
-            return self._after_last(self._fed, None)
-        if len(rows) < len(tokens):
-            for layer in self._layers:
-                layer.select(rows)
-        return self._after_last(new, self._cache)
+            self._fed = self._fed[rows.to(self._fed.device)]
+
+    def _feed_newest(self, new: Tensor) -> Tensor:
+        if self._cache is not None:
+            return self._after_last(new, self._cache)
+        self._fed = torch.cat([self._fed, new.to(self._fed.device)], dim=1)
+        return self._after_last(self._fed, None)
 
 
 def _writer(
@@ -393,11 +416,10 @@ def _tried_logits(model: PreTrainedModel, prompts: list[Tokens], ways: Ways) -> 
     """Log-probabilities after each prompt and after each of TRIED_TOKENS more, (tokens + 1, prompts, vocabulary)."""
     with Progress(quiet=True) as progress, cpu.prepared(model, ways):
         writer = _writer(prompts, TRIED_TOKENS + 1, model, 1, "no", ways, progress)
-        rows = torch.arange(len(prompts), device=model.device)
         logits = [writer.start()]
         for step in range(TRIED_TOKENS):
             following = torch.tensor([prompt[step % len(prompt)] for prompt in prompts], device=model.device)
-            logits.append(writer.step(following, rows))
+            logits.append(writer.step(following, None))
         return torch.stack([each.float().log_softmax(dim=-1).cpu() for each in logits]).numpy()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from harness.device import is_out_of_memory, release_memory
+from harness.device import is_out_of_memory, release_memory, to_device
 from harness.progress import Progress
 from llm_tasks.engine import cpu
 from llm_tasks.engine.feed import Engine
@@ -184,7 +184,7 @@ class _Scorer(Engine):
         for in_float32 in np.unique(columns[-1]):
             at, tokens, owners, is_first = (column[columns[-1] == in_float32] for column in columns[:-1])
             read, at = np.unique(at, return_inverse=True)
-            some = outputs if len(read) == len(outputs) else outputs[torch.from_numpy(read).to(outputs.device)]
+            some = outputs if len(read) == len(outputs) else outputs[to_device(torch.from_numpy(read), outputs.device)]
             if not in_float32:
                 with self._autocast():
                     self._add(some, at, tokens, owners, is_first)
@@ -223,7 +223,7 @@ class _Scorer(Engine):
             is_first: whether it is the continuation's first scored token.
         """
         firsts, which = np.unique(at[is_first], return_inverse=True)
-        targets = Targets(*(torch.from_numpy(numbers).to(outputs.device) for numbers in (at, tokens, firsts)))
+        targets = Targets(*(to_device(torch.from_numpy(numbers), outputs.device) for numbers in (at, tokens, firsts)))
         values, top = read_logits(outputs, self._output_weights, targets)
         with self._lock:
             self._scored.append(_Scored(values, top, owners, is_first, which))

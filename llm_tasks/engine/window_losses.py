@@ -4,6 +4,7 @@ Beside the dense model also how far the distributions of the next token are from
 all you need", 2024).
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.device import autocast
+from harness.device import autocast, is_out_of_memory, release_memory, to_device
 from harness.progress import Progress
 from llm_tasks.engine.processes import ALONE, Processes
 from pruning.blocks import BlockStorage
 from pruning.replay import Replay
+
+logger = logging.getLogger(__name__)
 
 KL = "window_kl"
 POSITIONS_PER_LOSS = 1024  # positions whose logits are converted to float32 at once
@@ -30,7 +33,7 @@ def window_losses(logits: Tensor, windows: Tensor) -> list[float]:
         logits: (windows, seq_len, vocabulary), of any dtype; losses are computed in float32.
         windows: (windows, seq_len) token ids.
     """
-    targets = windows[:, 1:].to(logits.device)
+    targets = to_device(windows[:, 1:], logits.device)
     total = torch.zeros(len(windows), device=logits.device)
     step = max(1, POSITIONS_PER_LOSS // len(windows))
     for start in range(0, targets.shape[1], step):
@@ -67,29 +70,51 @@ def measured_in_memory(
 
     Args:
         windows: (windows, seq_len) token ids.
-        tokens_per_batch: tokens computed at once; a batch has at least one window.
+        tokens_per_batch: tokens computed at once; a batch has at least one window. Halved, for good, where memory runs
+            out.
         precision: "bf16" computes the matmuls of a float32 model in bf16.
         dense: in memory too; it is computed on the same batches, and nothing of it is stored or rounded in between.
     Returns:
         window_loss (window_losses); with `dense` also window_kl (window_divergences).
     """
     found = {name: np.zeros(len(windows)) for name in (("window_loss",) if dense is None else ("window_loss", KL))}
-    starts = range(0, len(windows), max(1, tokens_per_batch // windows.shape[1]))
-    part = processes.local_part([1] * len(starts))
-    with processes.together():
-        for start in Progress(starts[part.start : part.stop], "perplexity"):
-            batch = windows[start : start + starts.step]
-            place = slice(start, start + len(batch))
-            logits = _logits(model, batch, precision)
-            found["window_loss"][place] = window_losses(logits, batch)
-            if dense is not None:
-                found[KL][place] = window_divergences(_logits(dense, batch, precision), logits)
-    return {name: processes.merge(own) for name, own in found.items()}
+    at_once = max(1, tokens_per_batch // windows.shape[1])
+    part = processes.local_part([1] * math.ceil(len(windows) / at_once))
+    done, end = at_once * part.start, min(at_once * part.stop, len(windows))
+    with processes.together(), Progress(name="perplexity", total=end - done) as progress:
+        while done < end:
+            batch = windows[done : min(done + at_once, end)]
+            if (measured := _measured_if_it_fits(model, dense, batch, precision)) is None:
+                at_once = (len(batch) + 1) // 2
+                release_memory()
+                logger.warning("memory ran out: from here on %d windows are computed at once", at_once)
+                continue
+            for name, values in measured.items():
+                found[name][done : done + len(batch)] = values
+            done += len(batch)
+            progress.update(len(batch))
+    return {name: processes.merge(values) for name, values in found.items()}
+
+
+def _measured_if_it_fits(
+    model: PreTrainedModel, dense: PreTrainedModel | None, batch: Tensor, precision: str
+) -> dict[str, list[float]] | None:
+    """What measured_in_memory measures, of a batch; None where memory runs out, unless it is a single window."""
+    try:
+        logits = _logits(model, batch, precision)
+        measured = {"window_loss": window_losses(logits, batch)}
+        if dense is not None:
+            measured[KL] = window_divergences(_logits(dense, batch, precision), logits)
+        return measured
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or len(batch) == 1:
+            raise
+    return None
 
 
 def _logits(model: PreTrainedModel, batch: Tensor, precision: str) -> Tensor:
     with autocast(precision, model.device.type, model.dtype):
-        return model(batch.to(model.device), use_cache=False).logits
+        return model(to_device(batch, model.device), use_cache=False).logits
 
 
 @torch.no_grad()
@@ -104,7 +129,14 @@ def losses_blockwise(
     for index in Progress(range(len(replay.batches.blocks)), "perplexity"):
         with storage.hold(index) as block:
             replay.advance(index, block)
-    return np.array([loss for batch, logits in replay.logits() for loss in window_losses(logits, batch)])
+    losses: list[float] = []
+    while len(losses) < len(windows):
+        try:
+            for batch, logits in replay.logits(len(losses)):
+                losses += window_losses(logits, batch)
+        except RuntimeError as error:
+            replay.batches.halve(error)
+    return np.array(losses)
 
 
 def describe_perplexity(text: str, items: Mapping[str, np.ndarray], vocabulary: int) -> dict[str, Any]:

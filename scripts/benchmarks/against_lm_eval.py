@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from harness.device import device_named
 from harness.options import positive
 from llm_tasks.tasks import commonsense, mmlu
 from measuring import (
@@ -83,6 +84,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error(f"--peer_python {args.peer_python}: no such file; peer_lm_eval.py says how to make it")
     if args.subjects and "mmlu" not in args.tasks and not args.k_shot:
         parser.error("--subjects is for mmlu, which is not among --tasks")
+    try:
+        device_named(args.device)
+    except ValueError as error:
+        parser.error(str(error))
     if not (args.model / "config.json").is_file():
         parser.error(f"--model {args.model}: no folder with a config.json")
     if args.output and (args.output.suffix != ".json" or not args.output.parent.is_dir()):
@@ -106,7 +111,8 @@ def main(argv: list[str] | None = None) -> None:
         rows = {task: draw_rows(load_questions(task, args.data_dir), count, args.subjects) for task in tasks}
     except ValueError as error:
         raise SystemExit(f"evaluation: {error}") from error
-    told = f"{args.model}, {args.dtype}, {args.threads} threads, {args.items} items of a task, {args.turns} turns"
+    told = f"{args.model} on {args.device}, {args.dtype}, {args.threads} threads"
+    told += f", {args.items} items of a task, {args.turns} turns"
     print(told, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         runs = measured(args, rows, Path(folder))
@@ -170,7 +176,8 @@ def peer_command(args: argparse.Namespace, task: str) -> list[str]:
 
 
 def both_sides(args: argparse.Namespace, task: str) -> list[str]:
-    return ["--task", task, "--model", str(args.model), "--data_dir", str(args.data_dir), "--dtype", args.dtype]
+    return ["--task", task, "--model", str(args.model), "--data_dir", str(args.data_dir), "--dtype", args.dtype,
+            "--device", args.device]  # fmt: skip
 
 
 def run_in_turn(
@@ -251,7 +258,8 @@ def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 def comparison_tables(runs: dict[str, dict[str, list[dict[str, Any]]]]) -> list[Table]:
     """Agreement, differing items, seconds, memory and tokens; the runs are by task and side."""
     found = {task: agreement(sides["peer"][0]["rows"], sides["ours"][0]["rows"]) for task, sides in runs.items()}
-    tables = [agreement_table(runs, found), differing_table(found), seconds_table(runs), memory_table(runs)]
+    tables = [agreement_table(runs, found), differing_table(found), seconds_table(runs), memory_table(runs),
+              device_memory_table(runs)]  # fmt: skip
     shown = {task: sides["ours"] for task, sides in runs.items()}
     return [table for table in (*tables, tokens_table(shown), stages_table(shown)) if table[1]]
 
@@ -309,6 +317,16 @@ def spent(runs: list[dict[str, Any]], clock: str, stages: list[str]) -> list[flo
 
 def memory_table(runs: dict[str, dict[str, list[dict[str, Any]]]]) -> Table:
     return MEMORY_TITLES, [[task, *memory_cells(sides, "scoring")] for task, sides in runs.items()]
+
+
+def device_memory_table(runs: dict[str, dict[str, list[dict[str, Any]]]]) -> Table:
+    """Peak memory of the device; without rows where the models are on the CPU."""
+    rows = []
+    for task, sides in runs.items():
+        peer, ours = (max(run.get("device_peak_bytes", 0) for run in sides[side]) for side in ("peer", "ours"))
+        if ours:
+            rows.append([task, f"{peer / 1e6:.0f}", f"{ours / 1e6:.0f}", f"{ours / peer:.0%}" if peer else "-"])
+    return ["peak MB of the device", "peer", "ours", "ours / peer"], rows
 
 
 def tokens_table(ours: dict[str, list[dict[str, Any]]]) -> Table:

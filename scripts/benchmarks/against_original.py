@@ -26,7 +26,7 @@ from GLUE_tasks import glue_data
 from GLUE_tasks.pretrained import Pretrained, load_pretrained
 from GLUE_tasks.transfers import start_transfer
 from harness import training
-from harness.device import best_precision
+from harness.device import best_precision, default_device
 from measuring import ASSETS, in_turn, make_parser, ratio, seconds
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task = glue_data.load_files(args.train_file, args.validation_file)
     pretrained = load_pretrained(args.model_name_or_path, len(task.label_names))
-    accelerator = Accelerator(mixed_precision=best_precision("cuda" if torch.cuda.is_available() else "cpu"))
+    accelerator = Accelerator(mixed_precision=best_precision(default_device()))
     print(f"{args.model_name_or_path}, {accelerator.device}, {torch.get_num_threads()} threads, "
           f"precision {accelerator.mixed_precision}")  # fmt: skip
     weights = prunable_weights(pretrained.model, pretrained.new_parameters, include_embeddings=False)

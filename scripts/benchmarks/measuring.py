@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.device import clock
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 ASSETS = Path("~/.cache/junk_dna").expanduser()
@@ -30,8 +32,8 @@ def seconds(work: Callable[[], object], device: torch.device | None = None) -> f
     """Seconds that the work takes by the clock; on a GPU until all that it started has ended."""
     started = time.perf_counter()
     work()
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device is not None:
+        clock([device])  # waits for it
     return time.perf_counter() - started
 
 

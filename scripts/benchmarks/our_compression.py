@@ -4,8 +4,9 @@ import argparse
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -130,16 +131,26 @@ def compress_in_stages(
 
 
 @contextlib.contextmanager
-def timed(owner: type, name: str, times: dict[str, float], stage: str) -> Iterator[None]:
-    """In this context, the seconds of every call of the method `name` of `owner` are added to times[stage]."""
+def timed(
+    owner: type | ModuleType,
+    name: str,
+    times: dict[str, float],
+    stage: str,
+    now: Callable[[], float] = time.perf_counter,
+) -> Iterator[None]:
+    """In this context, the seconds of every call of the function `name` of `owner` are added to times[stage].
+
+    Args:
+        now: the clock; one that waits for a device counts what the call has started there.
+    """
     method = getattr(owner, name)
 
-    def call(*arguments: Any) -> Any:
-        started = time.perf_counter()
+    def call(*arguments: Any, **named: Any) -> Any:
+        started = now()
         try:
-            return method(*arguments)
+            return method(*arguments, **named)
         finally:
-            times[stage] += time.perf_counter() - started
+            times[stage] += now() - started
 
     setattr(owner, name, call)
     try:

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.device import keep_freed_memory
+from harness.device import device_named, keep_freed_memory, peak_memory, use_device
 from harness.options import positive
 from llm_tasks.compressed_model import max_length
 from llm_tasks.engine import cpu
 from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
 from llm_tasks.evaluation import Evaluation, Reading, engine_ways, measure
 from llm_tasks.levels import Level
-from llm_tasks.options import tokens_scored_on_cpu
+from llm_tasks.options import tokens_scored_at_once
 from llm_tasks.settings import human_gap, k_shot
 from llm_tasks.tasks import commonsense, mmlu
 from measuring import ASSETS, CLOCKS, DECODER, make_parser
@@ -35,7 +35,13 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
     add("--model", type=Path, default=DECODER, help="folder of a decoder (default asset)")
     add("--data_dir", type=Path, default=ASSETS / "data",
         help="folder of <task>/<split>.jsonl or .jsonl.gz (default assets)")  # fmt: skip
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights (default float32)")
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the weights (default float32)",
+    )
+    add("--device", default="cpu", help="of the model: cpu, or an accelerator such as cuda:1 (default cpu)")
     add("--tokens_per_batch", type=positive, help="ours: tokens computed at once (default: the scripts')")
 
 
@@ -55,12 +61,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Score a task's rows; write what peer_lm_eval.py writes, and the numbers of tokens."""
     args = parse_args(argv)
+    device = device_named(args.device)
+    use_device(device)
     keep_freed_memory()
     gc.freeze()  # all as llm_tasks.run does
     times: dict[str, dict[str, float]] = {clock: {} for clock in CLOCKS}
     with stage("load", times):
         dtype = getattr(torch, args.dtype)
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, use_safetensors=True).eval()
+        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, use_safetensors=True).eval().to(device)
         tokenizer = AutoTokenizer.from_pretrained(args.model)
         for parameter in model.parameters():
             parameter.sum()  # weights of the file's own dtype are mapped, and count from when they are first read
@@ -76,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     with stage("tokenize", times):
         encoded = encode_levels(levels, TextEncoder(tokenizer), max_length(model), 1, "drop_shots")
     with stage("forward", times):
-        at_once = args.tokens_per_batch or tokens_scored_on_cpu()
+        at_once = tokens_scored_at_once(args.tokens_per_batch, device)
         found = measure_by(args.way, model, tokenizer, encoded, at_once)
     scoring_peak = peak_bytes()
     for stages in times.values():
@@ -88,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         "loaded_bytes": loaded_bytes,
         "scoring_peak_bytes": scoring_peak,
         "peak_bytes": max(loading_peak, scoring_peak),
+        "device_peak_bytes": peak_memory([device]) if device.type != "cpu" else 0,
         "shortened": sum(level.shortened for level in encoded),
         "tokens_computed": sum(outcome.facts["tokens_computed"] for _, outcome in found),
         "tokens_distinct": sum(outcome.facts["tokens_distinct"] for _, outcome in found),

@@ -3,7 +3,8 @@
     python -m venv peers && peers/bin/pip install llmcompressor
     python scripts/benchmark.py compression --peer_python peers/bin/python …
 
-against_llmcompressor.py starts this file with that interpreter; no package of this project is imported here.
+against_llmcompressor.py starts this file with that interpreter; no package of this project is imported here. The model
+is loaded into host memory, as the peer's guides have it; where there is a GPU, the peer brings layer after layer there.
 """
 
 import argparse
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         "loaded_bytes": loaded_bytes,
         "compressing_peak_bytes": compressing_peak,
         "peak_bytes": max(loading_peak, compressing_peak),
+        "device_peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
         "versions": {name: version(name) for name in ("llmcompressor", "torch", "transformers")},
     }
     if args.save_model:

@@ -21,6 +21,7 @@ The result is JSON:
                         forward, finish (the peer's metrics and report); score = tokenize + forward; total
     cpu_seconds         the same in CPU time of all threads
     loaded_bytes, scoring_peak_bytes (from load to finish), peak_bytes     of this process
+    device_peak_bytes   of a GPU; 0 without one
     requests, cut_requests (too long for the model, cut on the left), max_length, settings, versions
 """
 
@@ -323,6 +324,7 @@ def evaluate(
         "loaded_bytes": loaded_bytes,
         "scoring_peak_bytes": scoring_peak,
         "peak_bytes": max(loading_peak, scoring_peak),
+        "device_peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
         "requests": len(lengths),
         "cut_requests": sum(length > lm.max_length + 1 for length in lengths),
         "max_length": lm.max_length,

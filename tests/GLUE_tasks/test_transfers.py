@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import nn
 
 from GLUE_tasks.pretrained import load_pretrained
 from GLUE_tasks.transfers import TRANSFERS, Pruning, Strength, select_masks, start_transfer
-from harness.training import make_optimizer
+from harness import training
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
+
+PRECISIONS = ("no", "bf16", "fp16")
 
 
 @pytest.mark.parametrize("transfer", TRANSFERS)
@@ -56,23 +59,37 @@ def test_groups_that_do_not_divide_a_layer_are_refused():
         Pruning((Strength(nm_ratio="3:5"),)).check_groups(nn.Sequential(nn.Linear(4, 1)))
 
 
-@pytest.mark.gpu
-def test_transfers_hold_on_a_gpu(tiny_encoder: Path):
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize(
+    "precision", [pytest.param("no", id="here"), *(pytest.param(name, marks=pytest.mark.gpu) for name in PRECISIONS)]
+)
+@pytest.mark.parametrize("transfer", TRANSFERS)
+def test_what_is_held_is_held_to_the_last_step(transfer: str, precision: str, tiny_encoder: Path):
+    """Two steps of the training loop, on the GPU where there is one."""
     pretrained = load_pretrained(str(tiny_encoder), num_labels=2)
     weights = prunable_weights(pretrained.model, pretrained.new_parameters, include_embeddings=False)
     (keep_masks,) = magnitude_masks(weights, [0.5])
-    for transfer in ("sparse_transfer", "dense_transfer_freezing"):
-        model = pretrained.copy(0).cuda()
-        optimizer = make_optimizer(model, 1e-2, 0.0)
-        parameters = dict(model.named_parameters())
-        start_transfer(transfer, optimizer, parameters, keep_masks)
-        for _ in range(3):
-            ids = torch.randint(4, 18, (4, 8), device="cuda")
-            model(input_ids=ids, labels=torch.tensor([0, 1, 0, 1], device="cuda")).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        for name, keep in keep_masks.items():
-            held = parameters[name].detach().cpu()[~keep]
-            frozen = transfer == "dense_transfer_freezing"
-            expected = weights[name].detach()[~keep] if frozen else torch.zeros_like(held)
-            assert torch.equal(held, expected)
+    accelerator = training.start_accelerator(precision)
+    model = pretrained.copy(0).to(accelerator.device)
+    optimizer = training.make_optimizer(model, 1e-2, 0.0)
+    parameters = dict(model.named_parameters())
+    start_transfer(transfer, optimizer, parameters, {} if transfer == "dense_transfer" else keep_masks)
+    trained, optimizer = accelerator.prepare(model, optimizer)
+    ids = [[2, *(4 + (row + column) % 14 for column in range(5)), 3] for row in range(8)]
+    columns = {"input_ids": ids, "attention_mask": [[1] * 7] * 8, "labels": [0, 1] * 4, "length": [7] * 8}
+
+    def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+        return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+
+    recipe = training.Recipe(learning_rate=1e-2, batch_size=4, num_epochs=1, seed=0, warmup_steps=0)
+    done = training.train(accelerator, trained, optimizer, Dataset.from_dict(columns), collate, recipe)
+    assert done["num_steps"] == 2
+    for name, keep in keep_masks.items():
+        dropped, before = parameters[name].detach().cpu()[~keep], weights[name].detach()[~keep]
+        if transfer == "sparse_transfer":
+            assert not dropped.any()
+        elif transfer == "dense_transfer_freezing":
+            assert torch.equal(dropped, before)
+        else:
+            assert (dropped != (0 if transfer == "sparse_to_dense" else before)).any()
+        assert (parameters[name].detach().cpu()[keep] != weights[name].detach()[keep]).any()

@@ -133,12 +133,11 @@ def test_memory_that_runs_out_halves_the_batches(tokens: int, rows: int):
     assert 1 <= max(largest) <= rows
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_a_gpu_answers_as_the_processor(name: str):
+def test_an_accelerator_answers_as_the_cpu(accelerator: str, name: str):
     model, prompts, end = make_model(name), prompts_about_texts(), AnswerEnd(4, lambda answer: False)
     expected, _ = greedy_answers(model, prompts, end, tokens_per_batch=70)
-    assert greedy_answers(model.cuda(), prompts, end, tokens_per_batch=70)[0] == expected
+    assert greedy_answers(model.to(accelerator), prompts, end, tokens_per_batch=70)[0] == expected
 
 
 @pytest.mark.parametrize("count", [2, 3, 50])

@@ -207,12 +207,11 @@ def test_rows_as_long_as_the_model_takes_grow_past_no_learned_position(ways: Way
     assert found.log_likelihood[0] == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_a_gpu_scores_as_the_processor(name: str):
+def test_an_accelerator_scores_as_the_cpu(accelerator: str, name: str):
     model, asked = make_model(name), continuations()
     expected = log_likelihoods(model, asked, tokens_per_batch=64)
-    found = log_likelihoods(model.cuda(), asked, tokens_per_batch=64)
+    found = log_likelihoods(model.to(accelerator), asked, tokens_per_batch=64)
     np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, atol=1e-3)
 
 
