@@ -27,7 +27,7 @@ from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
 from llm_tasks.engine.log_likelihood import log_likelihoods
 from llm_tasks.engine.packing import distinct_reads
 from llm_tasks.engine.proof import scoring_ways
-from llm_tasks.engine.window_losses import losses_blockwise, losses_in_memory
+from llm_tasks.engine.window_losses import losses_blockwise, measured_in_memory
 from llm_tasks.evaluation import held
 from llm_tasks.methods import METHODS, Options, Strength
 from pruning.blocks import CPU, BlockStorage, HostBlocks, StreamedBlocks, move_outside
@@ -310,7 +310,7 @@ def test_perplexity_recovers_where_memory_runs_out(memory: Memory, layout: str, 
 
     def work(at_once: int) -> np.ndarray:
         if layout == "device":
-            return losses_in_memory(model, text, at_once, "no")
+            return measured_in_memory(model, text, at_once, "no")["window_loss"]
         return losses_blockwise(model, HostBlocks(model.model.layers, memory.device), text, at_once, "no")
 
     expected, found = memory.recovers(work, 16, 24 * 16)
@@ -324,7 +324,7 @@ def test_a_window_that_does_not_fit_by_itself_is_an_error(memory: Memory):
         pytest.skip("a GPU's allocator has no limit so narrow")
     model, text = llama().to("fake"), windows()
     with memory.limited(Meter().held_bytes + 1000), pytest.raises(torch.OutOfMemoryError):
-        losses_in_memory(model, text, 8, "no")
+        measured_in_memory(model, text, 8, "no")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -332,7 +332,9 @@ def test_scores_answers_and_losses_are_those_of_the_cpu(accelerator: str, dtype:
     model, asked, text = llama().to(dtype), continuations(2, 4), windows()
 
     def measured() -> tuple[np.ndarray, np.ndarray]:
-        return log_likelihoods(model, asked, 64).log_likelihood, losses_in_memory(model, text, 16, "no")
+        return log_likelihoods(model, asked, 64).log_likelihood, measured_in_memory(model, text, 16, "no")[
+            "window_loss"
+        ]
 
     expected = measured()
     model.to(accelerator)
