@@ -58,6 +58,11 @@ class Scores(NamedTuple):
     lowest: float = 0.0
     highest: float = 1.0
 
+    @property
+    def lowest_drop(self) -> float:
+        """Normalized drop from this score to the lowest possible: -1, or less where scores may be negative."""
+        return self.lowest / float(self.both[0]) - 1
+
     def with_unseen(self, is_best: ArrayLike) -> np.ndarray:
         """`both` with the unseen unit added, whose score is `highest` where `is_best`, else `lowest`."""
         unseen = self.unseen.reshape(-1, *[1] * (self.both.ndim - 1))

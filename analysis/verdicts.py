@@ -252,7 +252,7 @@ def _point_rows(place: Row, level: LevelCurve, confidence: float) -> list[Row]:
                 drawn = found[name].point(index)
                 _, low, high = drawn.interval(confidence)
                 if name == RAW:
-                    low = None if low is None else max(low, -1.0)  # no score is below 0
+                    low = None if low is None else max(low, level.replicates.dense.lowest_drop)
                     row["loss_p"] = drawn.p_below_zero()
             row |= {drop: point[drop], f"{prefix}_low": low, f"{prefix}_high": high}
         rows.append(row)
@@ -302,12 +302,9 @@ def _first_known(*values: float | None) -> float | None:
 def _spearman(level: LevelCurve, amounts: list[float], confidence: float) -> Row:
     own, is_weak = level.replicates, _is_weak(amounts)
     found = resampling.compare(
-        lambda scores, _: estimators.spearmans(amounts, scores),
-        own.points,
-        own.dense,
-        small=(~is_weak, True),
+        lambda scores, _: estimators.spearmans(amounts, scores), own.points, own.dense, small=(~is_weak, True),
         large=(is_weak, True),
-    )
+    )  # fmt: skip
     _, low, high = found.interval(confidence)
     return {
         "spearman_low": None if low is None else max(low, -1.0),

@@ -215,3 +215,10 @@ def test_pairing_narrows_the_interval_of_what_varies_together():
 
     # Correlation .98: the difference varies a fifth as much where both are drawn together.
     assert width(paired, paired) < 0.3 * width(paired, apart)
+
+
+@pytest.mark.parametrize(("lowest", "expected"), [(0.0, -1.0), (-1.0, -3.0)])
+def test_the_lowest_drop_is_to_the_lowest_score_that_the_metric_has(lowest: float, expected: float):
+    """Of a correlation of 0.5 more than everything can be lost: -1 is a drop of 300 %."""
+    dense = resampling.Scores(np.array([0.5, 0.4]), np.array([0.5, 0.4]), np.zeros(2), 20, 20, 1, lowest)
+    assert dense.lowest_drop == expected
