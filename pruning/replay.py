@@ -267,11 +267,13 @@ class Replay:
 
     def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Per batch, its windows and the model's logits; call it after `advance` through all blocks."""
-        device = self.batches.model.get_input_embeddings().weight.device
         for rows, windows in self.batches:
-            with blocks_replaced(self._blocks, self._output, self.hidden[rows].to(device)):
-                logits = self.batches.logits(windows)
-            yield windows, logits
+            yield windows, self._logits(rows, windows)  # not kept here while the next are computed
+
+    def _logits(self, rows: slice, windows: Tensor) -> Tensor:
+        device = self.batches.model.get_input_embeddings().weight.device
+        with blocks_replaced(self._blocks, self._output, self.hidden[rows].to(device)):
+            return self.batches.logits(windows)
 
 
 def check_replayed(model: PreTrainedModel, storage: BlockStorage, precision: str) -> None:

@@ -54,6 +54,7 @@ def losses_in_memory(
             with autocast(precision, model.device.type, model.dtype):
                 logits = model(batch.to(model.device), use_cache=False).logits
             losses[start : start + len(batch)] = window_losses(logits, batch)
+            del logits  # before the next are computed
     return processes.merge(losses)
 
 
@@ -66,7 +67,11 @@ def losses_blockwise(
     for index in Progress(range(len(replay.batches.blocks)), "perplexity"):
         with storage.hold(index) as block:
             replay.advance(index, block)
-    return np.array([loss for batch, logits in replay.logits() for loss in window_losses(logits, batch)])
+    losses: list[float] = []
+    for batch, logits in replay.logits():
+        losses += window_losses(logits, batch)
+        del logits  # before the next are computed
+    return np.array(losses)
 
 
 def describe_perplexity(text: str, losses: np.ndarray, vocabulary: int) -> dict[str, Any]:
