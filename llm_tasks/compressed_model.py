@@ -214,8 +214,8 @@ def load_model(source: ModelSource) -> PreTrainedModel:
         model.generation_config = GenerationConfig.from_model_config(model.config)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
-            f"--device_map {source.device_map}: the GPUs together do not hold {source.name}; "
-            "perplexity.py --stream compresses block by block"
+            f"--device_map {source.device_map}: the GPUs together do not hold {source.name}; without it, --blocks host "
+            "computes it on one GPU with its decoder blocks in host memory, --stream with its blocks in files"
         )
     if source.blocks == "host":
         move_outside(model, source.device)

@@ -6,23 +6,35 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from harness.device import available_memory
+from llm_tasks.engine.greedy import ANSWERS_AT_ONCE
 from llm_tasks.engine.log_likelihood import AT_ONCE
+from llm_tasks.engine.packing import LONGEST_ROW
+from llm_tasks.engine.window_losses import POSITIONS_PER_LOSS
 from llm_tasks.methods import DENSE, METHODS
-from pruning.layers import decoder_blocks, decoder_weights
+from pruning.layers import LinearWeight, block_weights, decoder_blocks, decoder_weights
 from pruning.walk import WalkCost, batch_bytes, walk_cost
 
 logger = logging.getLogger(__name__)
 
-COPIES = 6  # float32 copies of a weight that a method without statistics makes: scores, masks, their order
+PREFIX_PER_TOKEN = 8  # keys of a shared prefix that a batch repeats for its rows, per token of the batch
+STATES = "hidden states of all windows"
 LAYOUTS = ("device", "host", "files")
+SMALLER = "--tokens_per_batch, --nsamples and --calibration_length decide how much is computed at once"
+NO_COPY = (
+    "one compressed model in a process needs no copy of the dense weights, and --stream leaves the decoder blocks "
+)
+# By layout and by what is short of memory.
 WAYS_OUT = {
-    "device": "one run alone keeps no dense copy; without --kl, --blocks host leaves the decoder blocks in host "
-    "memory, --stream in files",
-    "host": "one run alone keeps no dense copy, and --stream leaves the decoder blocks in files",
-    "files": "--tokens_per_batch and --nsamples decide how much a calibration takes",
+    ("device", "device"): "without --kl and --device_map, --blocks host computes on one GPU with the decoder blocks in "
+    "host memory, --stream with them in files",
+    ("device", "host"): f"{NO_COPY}in files",
+    ("host", "device"): f"--activations host leaves hidden states in host memory; {SMALLER}",
+    ("host", "host"): f"{NO_COPY}in files",
+    ("files", "device"): SMALLER,
+    ("files", "host"): SMALLER,
 }
 
 
@@ -56,16 +68,16 @@ class Memory:
 
 def walk_costs(
     model: PreTrainedModel, compressions: Iterable[str], shape: tuple[int, int], dtype: torch.dtype, tokens: int
-) -> dict[str, WalkCost]:
-    """What a walk over the blocks costs, by the statistic that it collects.
+) -> dict[str | None, WalkCost]:
+    """What a walk over the blocks costs, by the statistic that it collects, None where it collects none.
 
     Args:
         model: may be without weights.
         shape: number of calibration windows, and tokens in each.
         tokens: computed at once.
     """
-    statistics = {METHODS[name].statistic for name in compressions if name != DENSE} - {None}
-    return {name: walk_cost(model, shape, name, dtype, tokens) for name in sorted(statistics)}
+    statistics = dict.fromkeys(METHODS[name].statistic for name in compressions if name != DENSE)
+    return {name: walk_cost(model, shape, name, dtype, tokens) for name in statistics}
 
 
 def memory_needed(
@@ -81,6 +93,7 @@ def memory_needed(
     shared_rank: int = 0,
     exports: bool = False,
     processes: int = 1,
+    writes_answers: bool = False,
     beside_dense: bool = False,
 ) -> Memory:
     """Memory that a job needs at its peak.
@@ -99,6 +112,10 @@ def memory_needed(
         exports: whether the integers of quantized weights are packed.
         processes: of the job on this machine; each has an accelerator of its own, and all share the host.
         beside_dense: whether the dense model is held and computed beside the compressed one.
+        writes_answers: whether the model is to answer in words, which takes a KV cache of all its blocks.
+
+    Batches are smaller where an accelerator's memory runs out, so that prompts that share more than is counted here, or
+    long answers, take more time instead.
     """
     blocks = decoder_blocks(model)[1]
     costs = list(costs)
@@ -107,18 +124,15 @@ def memory_needed(
     shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
     compressible = sum(shape.numel() for shape in shapes)
     in_flight = 2 if on_accelerator else 1  # blocks: the one that is computed, and the next one on its way
-    copies = COPIES * 4 * max(shape.numel() for shape in shapes)
-    logits = tokens_per_batch * model.config.get_text_config().vocab_size * (dtype.itemsize + 4)
-    device = {
-        "statistics, factors and copies of a weight": max([copies, *(cost.statistics_bytes for cost in costs)]),
-        "intermediate results of a batch": max(
-            [batch_bytes(model, dtype, tokens_per_batch), *(cost.batch_bytes for cost in costs)]
-        ),
-        "logits of a batch": logits if whole_logits else min(logits, AT_ONCE * (dtype.itemsize + 4)),
-    }
-    host: dict[str, int] = {}
     states = max((cost.activations_bytes for cost in costs), default=0)
-    (host if activations == "host" or layout == "files" else device)["hidden states of all windows"] = states
+    states_on_host = activations == "host" or layout == "files"
+    keys = 0 if whole_logits else tokens_per_batch * (len(blocks) if layout == "device" or writes_answers else 1)
+    if writes_answers and not on_accelerator:  # which would answer fewer at once where its memory runs out
+        keys *= ANSWERS_AT_ONCE
+    device = {} if states_on_host else {STATES: states}
+    stages = compression_stages(costs) + evaluation_stages(model, dtype, tokens_per_batch, keys)
+    device |= max(stages, key=lambda stage: sum(stage.values()))
+    host: dict[str, int] = {}
     if layout == "device":
         device["weights"] = outside + sum(sizes)
     else:
@@ -129,11 +143,14 @@ def memory_needed(
         if layout == "host":
             host["weights of the blocks"] = sum(sizes)
         elif on_accelerator:
-            host["block that is read"] = max(sizes)
+            host["block that is read, or written"] = max(sizes)
         else:
             device["embeddings, output layer"] = 0  # mapped from the files
     if beside_dense:
+        logits = tokens_per_batch * model.config.get_text_config().vocab_size * dtype.itemsize
         device["dense model beside the compressed one (--kl)"] = outside + sum(sizes) + logits
+    if states_on_host and layout != "files":  # there they are mapped from a file
+        host[STATES] = states
     if several and layout != "files":
         host["copy of the dense weights"] = compressible * dtype.itemsize
     host["low-rank factors"] = sum(min(shared_rank, *shape) * sum(shape) * 4 for shape in shapes)  # float32
@@ -143,6 +160,56 @@ def memory_needed(
         host = {what: device.get(what, 0) + host.get(what, 0) for what in {**device, **host}}
         device = {}
     return Memory(layout, device, {what: bytes * processes for what, bytes in host.items()})
+
+
+def compression_stages(costs: Iterable[WalkCost]) -> list[dict[str, int]]:
+    """What each stage of the compressions takes beside the model and the hidden states of the windows."""
+    stages = []
+    for cost in costs:
+        stages.append({"statistics of a block, batch of calibration": cost.collecting_bytes})
+        stages.append({"statistics, factors and copies of a weight": cost.compressing_bytes})
+    return stages
+
+
+def evaluation_stages(
+    model: PreTrainedModel, dtype: torch.dtype, tokens_per_batch: int, keys: int
+) -> list[dict[str, int]]:
+    """What each stage of an evaluation takes beside the model.
+
+    Args:
+        keys: tokens times blocks whose keys and values are kept; 0 for perplexity, whose logits are stored whole.
+    """
+    config = model.config.get_text_config()
+    batch = {"intermediate results of a batch": batch_bytes(model, dtype, tokens_per_batch)}
+    logits = tokens_per_batch * config.vocab_size
+    if not keys:
+        in_float32 = 2 * 4 * min(logits, POSITIONS_PER_LOSS * config.vocab_size)  # of a part, and their softmax
+        return [batch, {"logits of a batch": logits * dtype.itemsize + in_float32}]
+    kept = keys * key_width(config) + PREFIX_PER_TOKEN * tokens_per_batch * config.hidden_size
+    batch["keys and values"] = 2 * kept * dtype.itemsize
+    output = model.get_output_embeddings()
+    in_float32 = 0 if dtype == torch.float32 or output is None else 4 * output.weight.numel()
+    # Trials compare sequences that fill about two rows, in float32, with a mask: through two blocks, then their logits.
+    tried = 2 * LONGEST_ROW
+    trials = max(batch_bytes(model, torch.float32, tried), 2 * 4 * tried * config.vocab_size) + 4 * tried**2
+    return [
+        batch,
+        {"output layer in float32, logits": in_float32 + 2 * 4 * min(logits, AT_ONCE)},
+        {"trials of the fast paths": trials + 4 * max(weight.matrix.numel() for weight in first_weights(model))},
+    ]
+
+
+def key_width(config: PretrainedConfig) -> int:
+    """Features of a token's keys in one block."""
+    heads = getattr(config, "num_attention_heads", None) or 1
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return (getattr(config, "num_key_value_heads", None) or heads) * width
+
+
+def first_weights(model: PreTrainedModel) -> list[LinearWeight]:
+    """The weights of the first decoder block that are compressed."""
+    name, blocks = decoder_blocks(model)
+    return block_weights(blocks[0], f"{name}.0")
 
 
 def choose_layout(
@@ -158,21 +225,21 @@ def choose_layout(
         ValueError: none fits; says how much the last one needs, how much is free, and the way out.
     """
     on_devices = sum(map(available_memory, devices))
-    free = {"the device": on_devices, "the host": available_memory(torch.device("cpu"))}
+    free = {"device": on_devices, "host": available_memory(torch.device("cpu"))}
     for layout in layouts:
         memory = needed(layout)
-        totals = {"the device": sum(memory.device.values()), "the host": sum(memory.host.values())}
+        totals = {"device": sum(memory.device.values()), "host": sum(memory.host.values())}
         short = [where for where, total in totals.items() if total > free[where]]
         if not short:
             return memory
     where = short[0]
     raise ValueError(
-        f"--model_name_or_path {model_name}: {totals[where] / 1e9:.1f} GB are needed on {where}, "
-        f"{free[where] / 1e9:.1f} GB are free; {WAYS_OUT[memory.layout]}"
+        f"--model_name_or_path {model_name}: {totals[where] / 1e9:.1f} GB are needed on the {where}, "
+        f"{free[where] / 1e9:.1f} GB are free; {WAYS_OUT[memory.layout, where]}"
     )
 
 
-def report_plan(model: PreTrainedModel, costs: Mapping[str, WalkCost], device: torch.device) -> None:
+def report_plan(model: PreTrainedModel, costs: Mapping[str | None, WalkCost], device: torch.device) -> None:
     """Log which weights are compressed, and what one compression will cost."""
     weights = decoder_weights(model).values()
     kinds = Counter(weight.name.partition("[")[0].removesuffix(".weight").rpartition(".")[2] for weight in weights)
@@ -180,6 +247,8 @@ def report_plan(model: PreTrainedModel, costs: Mapping[str, WalkCost], device: t
     total = sum(weight.matrix.numel() for weight in weights)
     logger.info("compressible: %d weights in %d matrices of the decoder blocks (%s)", total, len(weights), listed)
     for name, cost in costs.items():
+        if name is None:
+            continue
         speed = cost.measured_flops_per_second(device)
         logger.info(
             "a compression that reads %s: %.1f TFLOP, about %.1f minutes at the %.0f GFLOP/s of a matmul here, "

@@ -86,7 +86,7 @@ class Planned:
     values: dict[int | str, Any]
     calibrated: Calibration
     model: PreTrainedModel
-    costs: dict[str, WalkCost]
+    costs: dict[str | None, WalkCost]
     memory: Memory
     several: bool
     dtype: torch.dtype
@@ -235,7 +235,7 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     several = len(set(map(compressed_by, folders.values()))) > 1
     shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
     costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch)
-    memory = plan_memory(asked, source, how, model, costs.values(), several)
+    memory = plan_memory(asked, values, source, how, model, costs.values(), several)
     source = replace(source, blocks=memory.layout)
     return Planned(asked, source, how, folders, identities, values, calibrated, model, costs, memory, several, dtype)
 
@@ -296,12 +296,13 @@ def print_plan(planned: Planned) -> None:
 
 
 def plan_memory(
-    asked: Asked, source: ModelSource, how: Compression, model: PreTrainedModel, costs: Iterable[WalkCost],
-    several: bool,
+    asked: Asked, values: Mapping[int | str, Any], source: ModelSource, how: Compression, model: PreTrainedModel,
+    costs: Iterable[WalkCost], several: bool,
 ) -> Memory:  # fmt: skip
     """What the job needs, with its blocks in the first place that holds them.
 
     Args:
+        values: of every setting.
         model: without weights.
         several: whether several compressed models are made.
     Raises:
@@ -315,12 +316,16 @@ def plan_memory(
     else:
         layouts = ["host"] if given["blocks"] == "host" else ["device", "host"]
     shared_rank = max(given["rank"], default=0) if how.shared else 0
+    readers = {reader for name, setting in asked.settings.items() for reader in setting.readers(values[name])}
+    tokens = options.tokens_scored_at_once(given["tokens_per_batch"], source.device)
+    if readers == {"perplexity"}:
+        tokens = how.tokens_per_batch
 
     def needed(layout: str) -> Memory:
         return memory_needed(
-            model, source.dtype_of(model.config), layout, source.on_accelerator, costs, how.tokens_per_batch,
-            "perplexity" in asked.settings, given["activations"], several, shared_rank, bool(how.export),
-            processes_here(), given.get("kl", False),
+            model, source.dtype_of(model.config), layout, source.on_accelerator, costs, tokens,
+            readers == {"perplexity"}, given["activations"], several, shared_rank, bool(how.export), processes_here(),
+            "answer" in readers, given.get("kl", False),
         )  # fmt: skip
 
     return choose_layout(layouts, needed, source.devices, source.name)

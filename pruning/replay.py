@@ -278,11 +278,13 @@ class Replay:
         Args:
             first: the window at which to begin.
         """
-        device = self.batches.model.get_input_embeddings().weight.device
         for rows, windows in self.batches.starting_at(first):
-            with blocks_replaced(self._blocks, self._output, self.hidden[rows].to(device)):
-                logits = self.batches.logits(windows)
-            yield windows, logits
+            yield windows, self._logits(rows, windows)  # not kept here while the next are computed
+
+    def _logits(self, rows: slice, windows: Tensor) -> Tensor:
+        device = self.batches.model.get_input_embeddings().weight.device
+        with blocks_replaced(self._blocks, self._output, self.hidden[rows].to(device)):
+            return self.batches.logits(windows)
 
 
 def check_replayed(model: PreTrainedModel, storage: BlockStorage, precision: str) -> None:

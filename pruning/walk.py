@@ -16,14 +16,18 @@ from harness.device import matmul_speed
 from harness.progress import Progress
 from pruning.block_calls import NotReplayedError, StopForward
 from pruning.blocks import BlockStorage, LoadedBlocks
-from pruning.hessian import InverseFactor, add_gram, factor_inverse
+from pruning.hessian import GRAM_AT_ONCE, InverseFactor, add_gram, factor_inverse
 from pruning.layers import LinearWeight, block_weights, decoder_blocks, record_inputs
 from pruning.replay import Replay, WholeForwards
+from pruning.selection import PART
 from pruning.validation import all_finite
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_AT_ONCE = 2**21  # weights that are masked at once
+# Of a method, for each element of a weight and for each of those that are ranked at once, and tables of ranks: bytes.
+RANKED_BYTES, TABLE_BYTES = 10, 2**21
+FACTORING = 2.5  # copies of a Hessian while it is factored, beside it
 ROWS_AT_ONCE = 128  # tokens whose squares are summed at once, so that their float32 copies fit into the CPU's cache
 # Decoders with per-layer inputs computed from the tokens: arithmetic 1 gave their blocks those of another window.
 WRONG_IN_1 = ("gemma4_text", "gemma4_unified_text")
@@ -291,13 +295,15 @@ def _check_finite(weights: list[LinearWeight]) -> None:
 def _compress(
     weights: list[LinearWeight], statistics: dict[str, InputStatistics], compress_linear: CompressLinear
 ) -> None:
+    """Compress the weights in place; `statistics` is emptied, so that those of other inputs are freed one by one."""
     for weight in Progress(weights, "weights of a block", bar=False):
         try:
-            result = compress_linear(weight.matrix, statistics.get(weight.name), weight.name)
+            result = compress_linear(weight.matrix, statistics.pop(weight.name, None), weight.name)
             if result.dtype == torch.bool:
                 _drop(weight.matrix, result)
             else:
                 weight.matrix.copy_(result)
+            del result  # before the next is made
         except ValueError as error:
             raise ValueError(f"{weight.name}: {error}") from error
 
@@ -313,26 +319,26 @@ def _drop(matrix: Tensor, keep_mask: Tensor) -> None:
 
 
 class WalkCost(NamedTuple):
-    """Estimated cost of one calibrated compression.
+    """Estimated cost of one compression.
 
     Fields:
         flops: of two forward passes over the blocks and of the statistics; factorisations and updates take fewer.
         activations_bytes: hidden states of all windows.
-        statistics_bytes: statistics of a block, their factors, and copies of its largest weight.
-        batch_bytes: intermediate results of a batch.
+        collecting_bytes: most while a block's statistics are collected: their sums, intermediate results of a batch.
+        compressing_bytes: most while a weight is compressed: sums that are still needed, factors, copies of a weight.
         dtype: dtype in which the model computes.
     """
 
     flops: float
     activations_bytes: int
-    statistics_bytes: int
-    batch_bytes: int
+    collecting_bytes: int
+    compressing_bytes: int
     dtype: torch.dtype
 
     @property
     def bytes(self) -> int:
         """Memory besides the model."""
-        return self.activations_bytes + self.statistics_bytes + self.batch_bytes
+        return self.activations_bytes + max(self.collecting_bytes, self.compressing_bytes)
 
     def measured_flops_per_second(self, device: torch.device) -> float:
         """Speed of matmuls in this dtype on `device`, measured."""
@@ -352,25 +358,39 @@ def walk_cost(
         dtype: dtype in which the model computes.
     """
     name, blocks = decoder_blocks(model)
-    if statistic is None:
-        return WalkCost(0.0, 0, 0, 0, dtype)
-    tokens = windows_shape[0] * windows_shape[1]
     weights = block_weights(blocks[0], f"{name}.0")
-    shapes = [tuple(weight.matrix.shape) for weight in weights]
-    matmuls = sum(rows * columns for rows, columns in shapes) * 2
+    numels = [weight.matrix.numel() for weight in weights]
+    copies = weight_bytes(max(numels), dtype)
+    if statistic is None:
+        return WalkCost(0.0, 0, 0, copies, dtype)
+    tokens, at_once = math.prod(windows_shape), max(tokens_per_batch, windows_shape[1])
     inputs = distinct_inputs(model, weights)
-    squares = [math.prod(shape) for shape in map(STATISTICS[statistic].shape, inputs) if len(shape) > 1] or [0]
-    hidden = model.config.get_text_config().hidden_size
-    largest = max(rows * columns for rows, columns in shapes)
-    # of each Hessian its sum and its factor, and two more while one is factored; two float32 copies of a weight
-    statistics = 4 * (2 * sum(squares) + 2 * max(squares) + 2 * largest)
+    shapes = [STATISTICS[statistic].shape(size) for size in inputs]
+    sums = [math.prod(shape) for shape in shapes]
+    # A sum is freed after the last weight that needs it; of a Hessian there is a factor too.
+    factored = [shape == (size, size) for shape, size in zip(shapes, inputs, strict=True)]
+    held = [4 * sum(sums[index:]) for index in range(len(sums))]
+    compressing = [
+        kept + max(int(FACTORING * 4 * size), 4 * size + copies) if has_factor else kept + copies
+        for kept, size, has_factor in zip(held, sums, factored, strict=True)
+    ]
+    # float32 copies of a batch of the widest inputs: for squares, for a Hessian, or a part of X^T X
+    widest = max(inputs)
+    summed = max(widest * at_once, min(widest**2, GRAM_AT_ONCE)) if any(factored) else 2 * widest * at_once
+    narrow = at_once * (4 * model.config.get_text_config().hidden_size + widest) * dtype.itemsize
+    matrices = sum(size for shape, size in zip(shapes, sums, strict=True) if len(shape) > 1)
     return WalkCost(
-        flops=2.0 * tokens * len(blocks) * (matmuls + sum(squares)),
-        activations_bytes=tokens * hidden * dtype.itemsize,
-        statistics_bytes=statistics,
-        batch_bytes=batch_bytes(model, dtype, max(tokens_per_batch, windows_shape[1])),
+        flops=2.0 * tokens * len(blocks) * (2 * sum(numels) + matrices),
+        activations_bytes=tokens * model.config.get_text_config().hidden_size * dtype.itemsize,
+        collecting_bytes=held[0] + max(batch_bytes(model, dtype, at_once), narrow + 4 * summed),
+        compressing_bytes=max(compressing),
         dtype=dtype,
     )
+
+
+def weight_bytes(numel: int, dtype: torch.dtype) -> int:
+    """What a method takes for one weight: a float32 copy, the new weight, and scores and masks of what it ranks."""
+    return (4 + dtype.itemsize) * numel + RANKED_BYTES * min(numel, PART) + TABLE_BYTES
 
 
 def batch_bytes(model: PreTrainedModel, dtype: torch.dtype, tokens: int) -> int:

@@ -3,6 +3,7 @@
     python scripts/benchmark.py finetuning     masks and training against the original's way
     python scripts/benchmark.py compression    against llmcompressor
     python scripts/benchmark.py growth         compression over more and more tokens, blocks and strengths
+    python scripts/benchmark.py streaming      models larger than memory: peaks, predicted and measured
     python scripts/benchmark.py evaluation     against lm-evaluation-harness
     python scripts/benchmark.py cells          long lists of cells: listing, checking, skipping
     python scripts/benchmark.py gpu            compression, scoring and fine-tuning at real sizes, beside their floors
@@ -22,6 +23,7 @@ FILES = {
     "finetuning": "against_original.py",
     "compression": "against_llmcompressor.py",
     "growth": "growth.py",
+    "streaming": "streaming.py",
     "evaluation": "against_lm_eval.py",
     "gpu": "gpu.py",
     "cells": "cells.py",

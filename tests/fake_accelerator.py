@@ -164,7 +164,10 @@ def _indexed_by_mask(indices: Any) -> bool:
 
 
 class _FromData(TorchFunctionMode):
-    """Tensors made of Python's numbers are made on the CPU and copied, as torch does for a GPU."""
+    """Tensors made of Python's numbers are made on the CPU and copied, as torch does for a GPU.
+
+    Attention is one operation, whose scores are not stored, as on a GPU.
+    """
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -174,6 +177,9 @@ class _FromData(TorchFunctionMode):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             index = tuple(torch.tensor(part).to(args[0].device) if isinstance(part, list) else part for part in index)
             return func(args[0], index, *args[2:])
+        if func is torch.nn.functional.scaled_dot_product_attention and isinstance(args[0], FakeTensor):
+            inside = [leaf.inside if isinstance(leaf, FakeTensor) else leaf for leaf in (*args, *kwargs.values())]
+            return FakeTensor(func(*inside[: len(args)], **dict(zip(kwargs, inside[len(args) :], strict=True))))
         if func is Tensor.tolist and isinstance(args[0], FakeTensor):
             return args[0].cpu().tolist()
         return func(*args, **kwargs)

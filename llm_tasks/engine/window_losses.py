@@ -134,6 +134,7 @@ def losses_blockwise(
         try:
             for batch, logits in replay.logits(len(losses)):
                 losses += window_losses(logits, batch)
+                del logits  # before the next are computed
         except RuntimeError as error:
             replay.batches.halve(error)
     return np.array(losses)

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from harness.device import clock
+from process_memory import anonymous_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 ASSETS = Path("~/.cache/junk_dna").expanduser()
 DECODER = ASSETS / "models" / "SmolLM2-135M-Instruct"
 MEMORY_TITLES = ["peak MB", "peer", "ours", "ours / peer", "beside the loaded: peer", "ours", "ours / peer"]
+SAMPLES = 50  # of memory, a second
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -75,8 +77,29 @@ def run_quietly(command: list[str], environment: dict[str, str] | None, folder: 
     log = folder / "log.txt"
     with log.open("w") as file:
         done = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        raise SystemExit(f"{log.read_text()[-4000:]}\n{' '.join(command)}: exit code {done.returncode}")
+    check_ended(command, done.returncode, log)
+
+
+def run_watched(command: list[str], environment: dict[str, str] | None, folder: Path) -> int:
+    """run_quietly; returns the most anonymous bytes that the command's process had, sampled SAMPLES times a second.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    log, peak = folder / "log.txt", 0
+    with log.open("w") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    while process.poll() is None:
+        peak = max(peak, anonymous_bytes(process.pid))
+        time.sleep(1 / SAMPLES)
+    check_ended(command, process.returncode, log)
+    return peak
+
+
+def check_ended(command: list[str], code: int, log: Path) -> None:
+    """Raises SystemExit with the end of the log where a command failed."""
+    if code:
+        raise SystemExit(f"{log.read_text()[-4000:]}\n{' '.join(command)}: exit code {code}")
 
 
 def memory(runs: list[dict[str, Any]], beside_the_loaded: bool, work: str = "compressing") -> float:

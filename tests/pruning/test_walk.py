@@ -1,5 +1,7 @@
 """The walk over decoder blocks: every block is replayed as the model itself runs it, in every architecture."""
 
+import weakref
+
 import pytest
 import torch
 from conftest import decoder_configs
@@ -286,12 +288,28 @@ def test_cost_of_a_walk_by_hand(monkeypatch: pytest.MonkeyPatch):
     norms = walk_cost(model, (10, 5), "sq_norms", torch.bfloat16)
     assert norms.flops == 2 * 50 * 2 * (2 * 576)
     assert walk_cost(model, (10, 5), "hessian", torch.bfloat16).flops == 2 * 50 * 2 * (2 * 576 + 3 * 64 + 256)
-    assert walk_cost(model, (10, 5), None, torch.bfloat16).bytes == 0
+    # a method without statistics: a float32 copy of the largest weight and the new one, scores and masks, tables
+    assert walk_cost(model, (10, 5), None, torch.bfloat16).bytes == 16 * 8 * (4 + 2 + 10) + 2**21
     monkeypatch.setitem(walk.STATISTICS, "pairs", Statistic(lambda size: (3, size), lambda total, X: None))
     pairs = walk_cost(model, (10, 5), "pairs", torch.bfloat16)
     assert pairs.flops == 2 * 50 * 2 * (2 * 576 + 3 * 24 + 48)
-    assert pairs.bytes - norms.bytes == 8 * (3 * 24 + 48) + 8 * 48
+    assert pairs.bytes - norms.bytes == 4 * (3 - 1) * (3 * 8 + 16)  # three sums of every input in the place of one
     assert norms.measured_flops_per_second(torch.device("cpu")) > 0
+
+
+def test_statistics_are_freed_one_by_one():
+    """Once its last weight is compressed, nothing keeps the statistic of an input."""
+    alive = []
+
+    def compress(W: torch.Tensor, inputs: InputStatistics, name: str) -> torch.Tensor:
+        alive.append(sum(reference() is not None for reference in references))
+        if all(reference() is not inputs for reference in references):
+            references.append(weakref.ref(inputs))
+        return W
+
+    references: list[weakref.ref] = []
+    compress_blocks(decoder("llama"), WINDOWS, compress, "sq_norms")
+    assert alive[:8] == [0, 1, 1, 0, 0, 1, 0, 0]  # q k v, o, gate up, down; q of the next block
 
 
 def test_run_block_unwraps_tuples():
