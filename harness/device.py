@@ -128,7 +128,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor.to(device)
     if device.type in WITH_STREAMS and tensor.numel():
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type != "mps")  # Apple's may read the memory when it is gone
 
 
 def clock(devices: Iterable[torch.device]) -> float:

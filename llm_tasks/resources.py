@@ -21,15 +21,19 @@ logger = logging.getLogger(__name__)
 
 PREFIX_PER_TOKEN = 8  # keys of a shared prefix that a batch repeats for its rows, per token of the batch
 STATES = "hidden states of all windows"
-LAYOUTS = ("device", "host", "files")
+LAYOUTS = {
+    "device": "on the device",
+    "host": "in host memory, one at a time on the device",
+    "files": "in files, one at a time in memory",
+}
 SMALLER = "--tokens_per_batch, --nsamples and --calibration_length decide how much is computed at once"
 NO_COPY = (
     "one compressed model in a process needs no copy of the dense weights, and --stream leaves the decoder blocks "
 )
 # By layout and by what is short of memory.
 WAYS_OUT = {
-    ("device", "device"): "without --kl and --device_map, --blocks host computes on one GPU with the decoder blocks in "
-    "host memory, --stream with them in files",
+    ("device", "device"): "--blocks host computes on one GPU with the decoder blocks in host memory, --stream with "
+    "them in files (both without --device_map and --kl)",
     ("device", "host"): f"{NO_COPY}in files",
     ("host", "device"): f"--activations host leaves hidden states in host memory; {SMALLER}",
     ("host", "host"): f"{NO_COPY}in files",

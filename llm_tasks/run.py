@@ -49,18 +49,12 @@ from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, measu
 from llm_tasks.levels import Setting
 from llm_tasks.methods import DENSE, compressed_by, is_calibrated
 from llm_tasks.options import Asked
-from llm_tasks.resources import Memory, choose_layout, memory_needed, report_plan, walk_costs
+from llm_tasks.resources import LAYOUTS, Memory, choose_layout, memory_needed, report_plan, walk_costs
 from pruning import calibration
 from pruning.blocks import BlockStorage
 from pruning.walk import WalkCost
 
 logger = logging.getLogger(__name__)
-
-WHERE = {
-    "device": "on the device",
-    "host": "in host memory, one at a time on the device",
-    "files": "in files, one at a time in memory",
-}
 
 
 @dataclass(frozen=True)
@@ -285,7 +279,7 @@ def print_plan(planned: Planned) -> None:
     print(f"{source.name}: {number} weights in {str(planned.dtype).removeprefix('torch.')}")
     print(f"{len(planned.folders)} runs, of which {len(pending)} are missing: {planned.asked.given['output_dir']}")
     names = "; ".join(f"{device}, {device_name(device)}" for device in source.devices)
-    where = WHERE[planned.memory.layout] if source.on_accelerator or source.blocks == "files" else "in memory"
+    where = LAYOUTS[planned.memory.layout] if source.on_accelerator or source.blocks == "files" else "in memory"
     print(f"device: {names}; decoder blocks: {where}")
     for line in planned.memory.described():
         print(line)

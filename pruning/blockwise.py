@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.device import WITH_STREAMS
+from harness.device import WITH_STREAMS, to_device
 from harness.progress import Progress
 from pruning.block_calls import Call, NotReplayedError, StopForward, blocks_replaced
 from pruning.blocks import CPU, BlockStorage
@@ -61,13 +61,13 @@ def run_blockwise(
             for number, one in enumerate(passes):
                 call = _reach(blocks, index, output, one.run)[1]
                 with one.within():
-                    output = block(hidden[number].to(device, non_blocking=True), *call.args, **call.kwargs)
+                    output = block(to_device(hidden[number], device), *call.args, **call.kwargs)
                 states = output if isinstance(output, Tensor) else output[0]
                 hidden[number] = _stored(states, activations, hidden[number])
         finished(index)
     device = model.get_input_embeddings().weight.device
     for number, one in enumerate(passes):
-        with blocks_replaced(blocks, output, hidden[number].to(device, non_blocking=True), takes_cache=True):
+        with blocks_replaced(blocks, output, to_device(hidden[number], device), takes_cache=True):
             yield one.run()
         hidden[number] = None  # it is not needed any more
 

@@ -254,7 +254,7 @@ class Replay:
         """One function per batch that runs it through block `index`."""
         device = next(block.parameters()).device
         for _, hidden, call in self._runs(index):
-            yield functools.partial(run_block, block, hidden.to(device, non_blocking=True), call)
+            yield functools.partial(run_block, block, to_device(hidden, device), call)
 
     def advance(self, index: int, block: nn.Module) -> None:
         """Run all windows through block `index`; its outputs replace its inputs. If memory runs out, batches shrink."""
@@ -263,7 +263,7 @@ class Replay:
             try:
                 for rows, hidden, call in self._runs(index, done):
                     with self.batches.autocast(device):
-                        output = run_block(block, hidden.to(device, non_blocking=True), call)
+                        output = run_block(block, to_device(hidden, device), call)
                     if target is None:  # here, since some blocks return float32 for bfloat16
                         target = self._activations(self.hidden.shape, output, index + 1)
                     self._store(target, rows, output)
@@ -283,7 +283,7 @@ class Replay:
 
     def _logits(self, rows: slice, windows: Tensor) -> Tensor:
         device = self.batches.model.get_input_embeddings().weight.device
-        with blocks_replaced(self._blocks, self._output, self.hidden[rows].to(device)):
+        with blocks_replaced(self._blocks, self._output, to_device(self.hidden[rows], device)):
             return self.batches.logits(windows)
 
 

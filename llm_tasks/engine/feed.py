@@ -151,6 +151,7 @@ class Engine:
 
         runs = [Pass(one.run, functools.partial(self._within, one.blocks)) for one in passes]
         states = sum(one.tokens for one in passes) * self._config.hidden_size * self._model.dtype.itemsize
+        release_memory()  # to see what is free
         fits = 2 * states <= available_memory(self._model.device)  # so much again is for a batch and the next block
         activations = self._model.device if fits else CPU
         outputs = run_blockwise(self._model, self._storage, runs, forget, activations)

@@ -133,6 +133,7 @@ def test_on_a_device_a_batch_is_scored_without_waiting(meter: Meter) -> None:
         traffic[budget] = meter.traffic
     assert traffic[40].copies_in > traffic[400].copies_in
     assert traffic[40].waits == traffic[400].waits
+    assert traffic[40].blocking_in == 0
     assert traffic[40].copies_out == traffic[400].copies_out <= 2
 
 

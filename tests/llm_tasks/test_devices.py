@@ -139,7 +139,7 @@ def test_blocks_go_to_host_memory_where_the_device_does_not_hold_them(
     meter: Meter, options: list[str], text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     tokenizer, folder = AutoTokenizer.from_pretrained(options[1]), tmp_path / "deep"
-    size = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 16, "num_attention_heads": 4}
+    size = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 32, "num_attention_heads": 4}
     AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     words = [*options, *FEW, "--model_name_or_path", str(folder), "--text", str(text_file), "--seq_len", "16"]

@@ -269,7 +269,7 @@ def test_what_does_not_fit_is_refused_with_a_way_out(
     monkeypatch: pytest.MonkeyPatch, layouts: list[str], free: int, message: str
 ) -> None:
     def needed(layout: str) -> Memory:
-        size = (LAYOUTS.index(layout) + 1) * 10**9
+        size = (list(LAYOUTS).index(layout) + 1) * 10**9
         return Memory(layout, {"weights": size}, {"weights of the blocks": 2 * size})
 
     monkeypatch.setattr(resources, "available_memory", lambda device: free)
