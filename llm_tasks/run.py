@@ -282,6 +282,9 @@ def print_plan(planned: Planned) -> None:
     print(f"device: {names}; decoder blocks: {WHERE[planned.memory.layout]}")
     for line in planned.memory.described():
         print(line)
+    if planned.memory.layout != "device":
+        state = planned.model.config.get_text_config().hidden_size * planned.dtype.itemsize
+        print(f"  {state * 1000 / 1e6:8.2f} MB  more for every 1,000 tokens that are evaluated: their hidden states")
     compressed = [cell for cell in pending.values() if cell["compression"] != DENSE]
     models = compressed if source.blocks == "files" else pending if planned.asked.given["save_model"] else ()
     if models:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from harness.device import autocast
 from harness.progress import Progress
 from llm_tasks.engine.processes import ALONE, Processes
-from pruning.blocks import BlockStorage
+from pruning.blocks import CPU, BlockStorage
 from pruning.replay import Replay
 
 POSITIONS_PER_LOSS = 1024  # positions whose logits are converted to float32 at once
@@ -62,8 +62,11 @@ def losses_in_memory(
 def losses_blockwise(
     model: PreTrainedModel, storage: BlockStorage, windows: Tensor, tokens_per_batch: int, precision: str
 ) -> np.ndarray:
-    """losses_in_memory with one block on the device at a time: it computes all windows before the next is brought."""
-    replay = Replay(model, storage, windows, tokens_per_batch, precision)
+    """losses_in_memory with one block on the device at a time: it computes all windows before the next is brought.
+
+    Their hidden states are in host memory.
+    """
+    replay = Replay(model, storage, windows, tokens_per_batch, precision, activations=CPU)
     for index in Progress(range(len(replay.batches.blocks)), "perplexity"):
         with storage.hold(index) as block:
             replay.advance(index, block)
