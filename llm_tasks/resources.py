@@ -151,19 +151,19 @@ def memory_needed(
         else:
             device["embeddings, output layer"] = 0  # mapped from the files
     if beside_dense:
-        logits = tokens_per_batch * model.config.get_text_config().vocab_size * dtype.itemsize
-        device["dense model beside the compressed one (--kl)"] = outside + sum(sizes) + logits
+        logits = tokens_per_batch * model.config.get_text_config().vocab_size
+        device["dense model beside the compressed one (--kl)"] = outside + sum(sizes) + logits * dtype.itemsize
     if states_on_host and layout != "files":  # there they are mapped from a file
         host[STATES] = states
-    if several and layout != "files":
+    if not on_accelerator:
+        host, device = {what: device.get(what, 0) + host.get(what, 0) for what in {**device, **host}}, {}
+    host = {what: bytes * processes for what, bytes in host.items()}
+    if several and layout != "files":  # here and below: by the main process alone, which compresses
         host["copy of the dense weights"] = compressible * dtype.itemsize
     host["low-rank factors"] = sum(min(shared_rank, *shape) * sum(shape) * 4 for shape in shapes)  # float32
     if exports:  # a byte each before they are packed, and up to one after
         host["integers of quantized weights"] = compressible * 2
-    if not on_accelerator:
-        host = {what: device.get(what, 0) + host.get(what, 0) for what in {**device, **host}}
-        device = {}
-    return Memory(layout, device, {what: bytes * processes for what, bytes in host.items()})
+    return Memory(layout, device, host)
 
 
 def compression_stages(costs: Iterable[WalkCost]) -> list[dict[str, int]]:

@@ -281,8 +281,10 @@ def print_plan(planned: Planned) -> None:
     names = "; ".join(f"{device}, {device_name(device)}" for device in source.devices)
     where = LAYOUTS[planned.memory.layout] if source.on_accelerator or source.blocks == "files" else "in memory"
     print(f"device: {names}; decoder blocks: {where}")
-    for line in planned.memory.described():
-        print(line)
+    print("\n".join(planned.memory.described()))
+    if planned.memory.layout != "device":
+        state = planned.model.config.get_text_config().hidden_size * planned.dtype.itemsize
+        print(f"  {state * 1000 / 1e6:8.2f} MB  more for every 1,000 tokens that are evaluated: their hidden states")
     compressed = {compressed_by(cell) for cell in pending.values() if cell["compression"] != DENSE}
     models = compressed if source.blocks == "files" else pending if planned.asked.given["save_model"] else ()
     if models:

@@ -25,7 +25,7 @@ COMMANDS = sorted({command for name, text in TEXTS.items() if name not in ("CONT
 OPEN = ("…", "<the ", "NAME")  # what the reader is to fill in
 ELSEWHERE = {  # options of pip, git, Slurm and others
     "--array", "--account", "--exclude", "--cpus-per-task", "--mem", "--time", "--dest", "--index-url",
-    "--no-build-isolation", "--no-deps", "--nproc_per_node", "--collect-only", "--version",
+    "--no-build-isolation", "--no-deps", "--nproc_per_node", "--num_processes", "--collect-only", "--version",
 }  # fmt: skip
 LISTING = [command for command in COMMANDS if re.search(r"python (GLUE|llm)_tasks/\w+\.py -", command)]
 SWEEPS = [command for command in COMMANDS if re.search(r"bash scripts/\w+\.sh", command)

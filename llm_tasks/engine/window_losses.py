@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from harness.device import autocast, is_out_of_memory, release_memory, to_device
 from harness.progress import Progress
 from llm_tasks.engine.processes import ALONE, Processes
-from pruning.blocks import BlockStorage
+from pruning.blocks import CPU, BlockStorage
 from pruning.replay import Replay
 
 logger = logging.getLogger(__name__)
@@ -123,9 +123,9 @@ def losses_blockwise(
 ) -> np.ndarray:
     """Loss of every window, (windows,): as measured_in_memory, with one block on the device at a time.
 
-    A block computes all windows before the next is brought.
+    A block computes all windows, whose hidden states are in host memory, before the next is brought.
     """
-    replay = Replay(model, storage, windows, tokens_per_batch, precision)
+    replay = Replay(model, storage, windows, tokens_per_batch, precision, activations=CPU)
     for index in Progress(range(len(replay.batches.blocks)), "perplexity"):
         with storage.hold(index) as block:
             replay.advance(index, block)

@@ -40,6 +40,7 @@ STRENGTHS = {
     "gptq": "--bits=4",
 }
 TOKENS_PER_BATCH = 2048  # the scripts' default on a CPU
+TINY = "tiny"  # takes nothing beside the libraries: it knows few words
 MOST = 1.2  # times what is predicted: a peak above is marked
 
 
@@ -53,7 +54,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
-    "tiny": Shape(64, 128, 2, 2),
+    TINY: Shape(64, 128, 2, 2),
     "7B": Shape(4096, 11008, 32, 32),
     "13B": Shape(5120, 13824, 40, 40),
     "70B": Shape(8192, 28672, 64, 8),
@@ -107,10 +108,13 @@ class Models:
     def config(self, shape: str, blocks: int) -> LlamaConfig:
         sizes = SHAPES[shape]
         return LlamaConfig(
-            vocab_size=self.args.vocabulary, hidden_size=sizes.hidden, intermediate_size=sizes.intermediate,
+            vocab_size=self.vocabulary(shape), hidden_size=sizes.hidden, intermediate_size=sizes.intermediate,
             num_hidden_layers=blocks, num_attention_heads=sizes.heads, num_key_value_heads=sizes.key_heads,
             max_position_embeddings=4096, dtype=self.dtype,
         )  # fmt: skip
+
+    def vocabulary(self, shape: str) -> int:
+        return min(128, self.args.vocabulary) if shape == TINY else self.args.vocabulary
 
     def structure(self, shape: str, blocks: int) -> PreTrainedModel:
         with torch.device("meta"):
@@ -125,11 +129,11 @@ class Models:
             write_shards(folder, model, [f"{prefix}.{index}." for index in range(len(parts))], self.dtype)
             model.config.architectures = [type(model).__name__]
             model.config.save_pretrained(folder)
-            self._tokenizer().save_pretrained(folder)
+            self._tokenizer(self.vocabulary(shape)).save_pretrained(folder)
             yield folder
 
-    def _tokenizer(self) -> PreTrainedTokenizerFast:
-        known = {word: number for number, word in enumerate([*self.words, "<unk>", "</s>"])}
+    def _tokenizer(self, vocabulary: int) -> PreTrainedTokenizerFast:
+        known = {word: number for number, word in enumerate([*self.words[: vocabulary - 2], "<unk>", "</s>"])}
         tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
@@ -204,7 +208,7 @@ def megabytes(count: float) -> str:
 def print_compression(all_models: Models, args: argparse.Namespace) -> None:
     """A row for each shape and method: the prediction and the peak beside what the libraries take."""
     rows = []
-    with all_models.written("tiny", 1) as tiny:
+    with all_models.written(TINY, 1) as tiny:
         libraries = {method: all_models.compress(tiny, method, args.nsamples).peak for method in args.methods}
     for shape, blocks in zip(args.shapes, args.blocks, strict=True):
         with all_models.written(shape, blocks) as model:
@@ -249,7 +253,7 @@ def print_growth(all_models: Models, args: argparse.Namespace) -> None:
 def print_scoring(all_models: Models, args: argparse.Namespace) -> None:
     """A row for each number of blocks and questions: the prediction, the peak and seconds of the dense model."""
     shape, rows = args.shapes[0], []
-    with all_models.written("tiny", 1) as tiny:
+    with all_models.written(TINY, 1) as tiny:
         libraries = all_models.score(tiny, args.questions[0]).peak
     for blocks in args.scored_blocks:
         memory = all_models.predicted(shape, blocks, "dense", 1)

@@ -4,6 +4,7 @@ import gc
 import random
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -224,7 +225,9 @@ def test_what_else_a_job_keeps_by_hand(shapes: PreTrainedModel, layout: str) -> 
     left = 2 * (2 * 3 * 16 + 2 * 3 * 12 + 3 * 3 * 24) * 4
     assert host(shared_rank=3)["low-rank factors"] == left
     assert host(exports=True)["integers of quantized weights"] == 2 * 2 * 576
-    assert sum(host(several=True, processes=3).values()) == 3 * sum(host(several=True).values())
+    one, three = (sum(host(several=True, exports=True, processes=count).values()) for count in (1, 3))
+    of_main = sum(host(several=True, exports=True).values()) - sum(host().values())
+    assert three - of_main == 3 * (one - of_main)
 
 
 def test_scores_and_answers_by_hand(shapes: PreTrainedModel) -> None:
@@ -295,3 +298,42 @@ def test_a_model_that_all_gpus_together_do_not_hold_is_refused_with_a_way_out(
     message = "--device_map auto: the GPUs together do not hold my/model; without it, --blocks host .* --stream with"
     with pytest.raises(ValueError, match=message):
         load_model(source)
+
+
+LLAMA_2 = {"7B": (4096, 11008, 32, 32, 32), "13B": (5120, 13824, 40, 40, 40), "70B": (8192, 28672, 80, 64, 8)}
+
+
+def test_the_table_of_what_fits_is_computed() -> None:
+    """INSTALL.md: models of Llama 2's shapes, without weights."""
+    text = (Path(__file__).parents[2] / "INSTALL.md").read_text()
+    section = text.partition("\n### What fits\n")[2].partition("\n### ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    computed, keys = [], []
+    for name, (hidden, intermediate, blocks, heads, key_heads) in LLAMA_2.items():
+        config = LlamaConfig(
+            vocab_size=32000, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=blocks,
+            num_attention_heads=heads, num_key_value_heads=key_heads, max_position_embeddings=4096,
+        )  # fmt: skip
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+        for methods in (["wanda"], ["sparsegpt", "gptq"]):
+            costs = list(walk_costs(model, methods, (128, 2048), torch.float16, 4096).values())
+            device, host, files = (
+                memory_needed(model, torch.float16, layout, True, costs, whole_logits=True) for layout in LAYOUTS
+            )
+            assert not sum(device.host.values())
+            figures = [
+                on_device(device),
+                *(sum(part.values()) for one in (host, files) for part in (one.device, one.host)),
+            ]
+            label = {"wanda": "Wanda", "sparsegpt": "SparseGPT, GPTQ"}[methods[0]]
+            computed.append([name, label, *(f"{figure / 1e9:.1f}" for figure in figures)])
+        wanda = list(walk_costs(model, ["wanda"], (128, 2048), torch.float16, 4096).values())
+        scores, perplexity = (
+            on_device(memory_needed(model, torch.float16, "device", True, wanda, whole_logits=whole))
+            for whole in (False, True)
+        )
+        keys.append(f"{(scores - perplexity) / 1e9:.1f} GB")
+    assert rows[1:] == computed
+    more = "{} more on the device for 7B, {} for 13B, {} for 70B".format(*keys)
+    assert more in " ".join(section.split())
