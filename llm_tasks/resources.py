@@ -124,6 +124,7 @@ def memory_needed(
     blocks = decoder_blocks(model)[1]
     costs = list(costs)
     sizes = [sum(weight.numel() for weight in block.parameters()) * dtype.itemsize for block in blocks]
+    largest = blocks[sizes.index(max(sizes))]
     outside = sum(weight.numel() for weight in model.parameters()) * dtype.itemsize - sum(sizes)
     shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
     compressible = sum(shape.numel() for shape in shapes)
@@ -143,7 +144,9 @@ def memory_needed(
         device["embeddings, output layer"] = outside
         device["blocks that are computed"] = in_flight * max(sizes)
         if on_accelerator:
-            host["pinned copy of a block"] = max(sizes)
+            host["pinned copy of a block"] = sum(
+                pinned(weight.numel() * dtype.itemsize) for weight in largest.parameters()
+            )
         if layout == "host":
             host["weights of the blocks"] = sum(sizes)
         elif on_accelerator:
@@ -154,7 +157,7 @@ def memory_needed(
         logits = tokens_per_batch * model.config.get_text_config().vocab_size
         device["dense model beside the compressed one (--kl)"] = outside + sum(sizes) + logits * dtype.itemsize
     if states_on_host and layout != "files":  # there they are mapped from a file
-        host[STATES] = states
+        host[STATES] = pinned(states) if on_accelerator else states
     if not on_accelerator:
         host, device = {what: device.get(what, 0) + host.get(what, 0) for what in {**device, **host}}, {}
     host = {what: bytes * processes for what, bytes in host.items()}
@@ -164,6 +167,11 @@ def memory_needed(
     if exports:  # a byte each before they are packed, and up to one after
         host["integers of quantized weights"] = compressible * 2
     return Memory(layout, device, host)
+
+
+def pinned(bytes: int) -> int:
+    """What a tensor takes in pinned memory, which torch allocates in powers of two."""
+    return 1 << (bytes - 1).bit_length() if bytes else 0
 
 
 def compression_stages(costs: Iterable[WalkCost]) -> list[dict[str, int]]:

@@ -175,11 +175,15 @@ def test_the_dense_model_by_hand(shapes: PreTrainedModel) -> None:
     outside = {"embeddings, output layer": OUTSIDE}
     two = {"blocks that are computed": 2 * BLOCK}
     assert needed("device", True) == ({"weights": MODEL, **logits}, {})
-    pinned = {"pinned copy of a block": BLOCK}
+    pinned = {"pinned copy of a block": 2 * (2 * 64 + 2 * 32 + 3 * 128 + 2 * 8)}  # powers of two already
     assert needed("host", True) == ({**logits, **outside, **two}, {**pinned, "weights of the blocks": 2 * BLOCK})
     assert needed("files", True) == ({**logits, **outside, **two}, {**pinned, "block that is read, or written": BLOCK})
     assert needed("device", False) == ({}, {"weights": MODEL, **logits})
     assert needed("files", False) == ({}, {"blocks that are computed": BLOCK, **logits})
+
+
+def test_pinned_memory_comes_in_powers_of_two() -> None:
+    assert [resources.pinned(bytes) for bytes in (0, 1, 4, 5, 8, 9)] == [0, 1, 4, 8, 8, 16]
 
 
 def test_a_calibrated_compression_by_hand(shapes: PreTrainedModel) -> None:
@@ -201,7 +205,8 @@ def test_a_calibrated_compression_by_hand(shapes: PreTrainedModel) -> None:
     states = {"hidden states of all windows": 800}
     most = {"statistics, factors and copies of a weight": norms.compressing_bytes}
     assert needed("device", "device") == ({"weights": MODEL, **states, **most}, {})
-    assert needed("device", "host") == ({"weights": MODEL, **most}, states)
+    pinned = {"hidden states of all windows": 1024}  # a power of two
+    assert needed("device", "host") == ({"weights": MODEL, **most}, pinned)
     device, host = needed("files", "device")  # mapped from a file
     assert most.items() <= device.items() and not states.items() & {**device, **host}.items()
 
