@@ -140,17 +140,25 @@ def clock(devices: Iterable[torch.device]) -> float:
 
 
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP per second of matmuls in this dtype, measured; only of small ones if those already take long."""
+    """FLOP per second of matmuls in this dtype, measured; only of small ones if those take long, or memory is short."""
     for size in MATMULS_CPU if device.type == "cpu" else MATMULS:
-        matrix = torch.ones(size, size, dtype=dtype, device=device)
+        if size > MATMULS_CPU[-1] and 4 * size**2 * dtype.itemsize > available_memory(device):
+            break
+        matrix, result = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
         for _ in range(2):  # the first time, libraries are loaded
             started = clock([device])
-            results = [matrix @ matrix for _ in range(4)]
-            float(results[-1][0, 0])  # waits for devices that clock does not wait for
+            for _ in range(4):
+                torch.mm(matrix, matrix, out=result)
+            float(result[0, 0])  # waits for devices that clock does not wait for
             seconds = clock([device]) - started
-        if seconds > 0.1:  # bf16 on a CPU without instructions for it: a hundred times as slow
+        speed = 4 * 2 * size**3 / seconds
+        # bf16 on a CPU without instructions for it is a hundred times as slow; a larger matmul takes 64 times as long
+        if seconds > (0.1 if device.type == "cpu" else 0.01):
             break
-    return 4 * 2 * size**3 / seconds
+    if device.type != "cpu":
+        del matrix, result
+        release_memory()
+    return speed
 
 
 def reset_peak_memory(devices: Iterable[torch.device]) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from harness.device import WITH_STREAMS
+from harness.device import WITH_STREAMS, is_out_of_memory, release_memory
 
 
 class Prefetcher:
@@ -37,8 +37,7 @@ class Prefetcher:
             return self._bring(step)[0]
         if self._next is None or self._next[0] != step:
             self._start(step)
-        (tensors, copied), done_before = self._next[1].result(), None
-        self._next = None
+        (tensors, copied), done_before = self._taken(step), None
         if self._stream is not None:
             current = torch.accelerator.current_stream(self._device)
             current.wait_event(copied)
@@ -48,6 +47,20 @@ class Prefetcher:
         if step + 1 < self._num_steps:
             self._start(step + 1, done_before)
         return tensors
+
+    def _taken(self, step: int) -> tuple[list[Tensor], torch.Event | None]:
+        """What was brought ahead; brought now where there was no memory for it beside the step before and its work."""
+        brought, (_, ahead), self._next = None, self._next, None
+        try:
+            brought = ahead.result()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        if brought is None:
+            del ahead  # its error holds what was brought before memory ran out
+            release_memory()
+            brought = self._bring(step)
+        return brought
 
     def _start(self, step: int, after: torch.Event | None = None) -> None:
         if self._next is not None:

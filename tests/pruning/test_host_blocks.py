@@ -4,6 +4,7 @@ The device is the CPU, the stand-in of fake_accelerator.py, or (mark gpu) a GPU.
 """
 
 import copy
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,6 +211,17 @@ def test_what_fails_in_reading_ahead_is_raised_where_it_is_taken() -> None:
     prefetcher.take(0)
     with pytest.raises(OSError, match="the disk is gone"):
         prefetcher.take(1)
+
+
+def test_what_does_not_fit_beside_the_step_before_is_brought_after_it(meter: Meter) -> None:
+    steps = [[torch.full((1000,), float(step)), torch.zeros(1000)] for step in range(3)]
+    meter.limit(meter.held_bytes + 12_000)  # a step and a half
+    prefetcher = Prefetcher(steps.__getitem__, len(steps), torch.device("fake"))
+    for step in range(3):
+        brought = prefetcher.take(step)
+        time.sleep(0.05)  # the next is tried beside it
+        assert float(brought[0][0]) == step
+        del brought
 
 
 @pytest.mark.gpu
