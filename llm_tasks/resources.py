@@ -128,7 +128,6 @@ def memory_needed(
     outside = sum(weight.numel() for weight in model.parameters()) * dtype.itemsize - sum(sizes)
     shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
     compressible = sum(shape.numel() for shape in shapes)
-    in_flight = 2 if on_accelerator else 1  # blocks: the one that is computed, and the next one on its way
     states = max((cost.activations_bytes for cost in costs), default=0)
     states_on_host = activations == "host" or layout == "files"
     keys = 0 if whole_logits else tokens_per_batch * (len(blocks) if layout == "device" or writes_answers else 1)
@@ -142,10 +141,11 @@ def memory_needed(
         device["weights"] = outside + sum(sizes)
     else:
         device["embeddings, output layer"] = outside
-        device["blocks that are computed"] = in_flight * max(sizes)
+        # On an accelerator the next block is on its way while one is computed.
+        device["blocks that are computed"] = (2 if on_accelerator else 1) * max(sizes)
         if on_accelerator:
             host["pinned copy of a block"] = sum(
-                pinned(weight.numel() * dtype.itemsize) for weight in largest.parameters()
+                map(pinned, [w.numel() * dtype.itemsize for w in largest.parameters()])
             )
         if layout == "host":
             host["weights of the blocks"] = sum(sizes)

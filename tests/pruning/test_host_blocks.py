@@ -174,7 +174,7 @@ def test_where_memory_runs_out_batches_are_halved(
 
     meter.reset()
     expected = compressed(48)
-    meter.limit(meter.peak_bytes)
+    meter.limit(int(1.2 * meter.peak_bytes))  # when the next block is there is up to the threads
     found = compressed(960)
     assert "windows are computed at once" in caplog.text
     for name, tensor in expected.items():
