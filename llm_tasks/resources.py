@@ -126,13 +126,11 @@ def memory_needed(
     sizes = [sum(weight.numel() for weight in block.parameters()) * dtype.itemsize for block in blocks]
     largest = blocks[sizes.index(max(sizes))]
     outside = sum(weight.numel() for weight in model.parameters()) * dtype.itemsize - sum(sizes)
-    shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
-    compressible = sum(shape.numel() for shape in shapes)
     states = max((cost.activations_bytes for cost in costs), default=0)
     states_on_host = activations == "host" or layout == "files"
     keys = 0 if whole_logits else tokens_per_batch * (len(blocks) if layout == "device" or writes_answers else 1)
-    if writes_answers and not on_accelerator:  # which would answer fewer at once where its memory runs out
-        keys *= ANSWERS_AT_ONCE
+    # An accelerator would answer fewer at once where its memory runs out.
+    keys *= ANSWERS_AT_ONCE if writes_answers and not on_accelerator else 1
     device = {} if states_on_host else {STATES: states}
     stages = compression_stages(costs) + evaluation_stages(model, dtype, tokens_per_batch, keys)
     device |= max(stages, key=lambda stage: sum(stage.values()))
@@ -161,12 +159,26 @@ def memory_needed(
     if not on_accelerator:
         host, device = {what: device.get(what, 0) + host.get(what, 0) for what in {**device, **host}}, {}
     host = {what: bytes * processes for what, bytes in host.items()}
-    if several and layout != "files":  # here and below: by the main process alone, which compresses
-        host["copy of the dense weights"] = compressible * dtype.itemsize
-    host["low-rank factors"] = sum(min(shared_rank, *shape) * sum(shape) * 4 for shape in shapes)  # float32
-    if exports:  # a byte each before they are packed, and up to one after
-        host["integers of quantized weights"] = compressible * 2
-    return Memory(layout, device, host)
+    shapes = [weight.matrix.shape for weight in decoder_weights(model).values()]
+    copies = dtype.itemsize if several and layout != "files" else 0
+    return Memory(layout, device, host | kept_by_main(shapes, copies, shared_rank, exports))
+
+
+def kept_by_main(shapes: Sequence[torch.Size], copies: int, shared_rank: int, exports: bool) -> dict[str, int]:
+    """What the main process, which alone compresses, keeps in host memory.
+
+    Args:
+        shapes: of the weights that are compressed.
+        copies: bytes of each weight of a copy of the dense ones.
+        shared_rank, exports: see memory_needed.
+    """
+    compressible = sum(shape.numel() for shape in shapes)
+    return {
+        "copy of the dense weights": compressible * copies,
+        "low-rank factors": sum(min(shared_rank, *shape) * sum(shape) * 4 for shape in shapes),  # float32
+        # a byte each before they are packed, and up to one after
+        "integers of quantized weights": compressible * 2 * exports,
+    }
 
 
 def pinned(bytes: int) -> int:
