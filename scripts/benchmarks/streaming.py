@@ -215,12 +215,19 @@ def print_compression(all_models: Models, args: argparse.Namespace) -> None:
             for method in args.methods:
                 found = all_models.compress(model, method, args.nsamples)
                 memory = all_models.predicted(shape, blocks, method, args.nsamples)
-                rows.append([f"{blocks} blocks of {shape}, {method}", *compared(found, memory, libraries[method])])
+                name = f"{blocks} blocks of {shape}, {method}"
+                rows.append(told([name, *compared(found, memory, libraries[method])]))
     print_table(["compressed", *COMPARED], rows)
 
 
 COMPARED = ["predicted MB", "of it one block", "peak beside libraries", "peak / predicted", "libraries", "whole peak",
             "seconds"]  # fmt: skip
+
+
+def told(row: list[str]) -> list[str]:
+    """Print a row as soon as it is measured; the table follows."""
+    print("  ".join(row), flush=True)
+    return row
 
 
 def compared(found: Measured, memory: Memory, libraries: int) -> list[str]:
@@ -262,7 +269,7 @@ def print_scoring(all_models: Models, args: argparse.Namespace) -> None:
             for questions in args.questions:
                 found = all_models.score(model, questions)
                 name = f"{questions} questions, {size / 1e9:.1f} GB"
-                rows.append([name, *compared(found, memory, libraries)])
+                rows.append(told([name, *compared(found, memory, libraries)]))
     print_table(["scored", *COMPARED], rows)
 
 
