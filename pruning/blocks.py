@@ -47,10 +47,16 @@ CPU = torch.device("cpu")
 
 
 class BlockStorage(Protocol):
-    """Where the walk (compress_blocks) reads blocks from, and where it writes the compressed ones."""
+    """Where the walk (compress_blocks) reads blocks from, and where it writes the compressed ones.
+
+    Attributes:
+        all_held: whether every block has its weights on its device all the time, so that the model runs as a whole.
+    """
+
+    all_held: bool
 
     def hold(self, index: int) -> AbstractContextManager[nn.Module]:
-        """Inside, block `index` has its weights in memory; afterwards they may be freed."""
+        """Inside, block `index` has its weights on the device; afterwards they may be freed there."""
 
     def resume(self) -> tuple[int, Tensor | None]:
         """Index of the first block that is not compressed, and the hidden states that enter it, None if not stored."""
@@ -64,6 +70,8 @@ class BlockStorage(Protocol):
 
 class LoadedBlocks:
     """Blocks of a model that is on its device as a whole."""
+
+    all_held = True
 
     def __init__(self, blocks: nn.ModuleList) -> None:
         self._blocks = blocks
@@ -82,18 +90,22 @@ class LoadedBlocks:
         pass
 
 
-class HostBlocks:
+class HostBlocks(LoadedBlocks):
     """Blocks in host memory. A block is copied to the device while it is held; a compressed one is copied back.
 
-    Made anew for every walk, since blocks may have been read ahead.
+    Make one for every walk: the blocks that it has read ahead do not follow what is written to them afterwards.
 
     Args:
         blocks: all their tensors are in host memory; what lies outside of them is on the device (see move_outside).
+        device: where blocks are computed.
         ahead: see Prefetcher.
     """
 
+    all_held = False
+
     def __init__(self, blocks: nn.ModuleList, device: torch.device, ahead: bool | None = None) -> None:
-        self._blocks, self._slots = blocks, [_slots(block) for block in blocks]
+        super().__init__(blocks)
+        self._slots = [_slots(block) for block in blocks]
         self._host = [[slot.tensor for slot in slots] for slots in self._slots]
         self._prefetcher = Prefetcher(self._host.__getitem__, len(blocks), device, ahead)
 
@@ -101,12 +113,6 @@ class HostBlocks:
     def hold(self, index: int) -> Iterator[nn.Module]:
         with _filled(self._slots[index], self._prefetcher.take(index)):
             yield self._blocks[index]
-
-    def resume(self) -> tuple[int, Tensor | None]:
-        return 0, None
-
-    def activations(self, shape: torch.Size, dtype: torch.dtype, index: int) -> Tensor | None:
-        return None
 
     def finished(self, index: int, block: nn.Module) -> None:
         for slot, host in zip(self._slots[index], self._host[index], strict=True):
@@ -134,6 +140,8 @@ class StreamedBlocks:
         ValueError: the model is quantized or has no decoder blocks, or the files do not match the model's weights
             (the message names one that is missing, unexpected or of another shape).
     """
+
+    all_held = False
 
     def __init__(
         self,

@@ -269,7 +269,7 @@ def _replay(
     try:
         return Replay(model, storage, tokens, tokens_per_batch, precision, activations=activations)
     except NotReplayedError as error:
-        if not isinstance(storage, LoadedBlocks):  # a pass of the whole model would bring every block to the device
+        if not storage.all_held:  # for every block, passes of the whole model would bring all of them
             raise
         logger.info("%s; every block's statistics come from whole forward passes, which takes longer", error)
         return WholeForwards(model, tokens, tokens_per_batch, precision)
