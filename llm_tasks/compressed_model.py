@@ -354,8 +354,9 @@ def compress_weights(
     def compress_linear(W: Tensor, inputs: InputStatistics | None, name: str) -> Tensor:
         if not how.export or not is_quantized(cell):
             return checked(method.compress(W, inputs, strength, how.options), W)
-        grids[name] = method.quantize(W, inputs, strength, how.options)
-        return grids[name].dequantize(W.dtype)
+        grid = method.quantize(W, inputs, strength, how.options)
+        grids[name] = Quantized(*(part.cpu() for part in grid))  # of the whole model: not on the device
+        return grid.dequantize(W.dtype)
 
     compress_blocks(
         model,

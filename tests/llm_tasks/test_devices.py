@@ -14,7 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from harness.models import meta_model
 from llm_tasks import own_task, perplexity
+from llm_tasks.compressed_model import Compression, compress_weights
+from llm_tasks.methods import Options
 from llm_tasks.resources import memory_needed, walk_costs
+from pruning.layers import decoder_weights
 
 COMPRESSIONS = ["dense", "magnitude", "wanda", "sparsegpt", "gptq", "rtn", "low_rank"]
 
@@ -185,3 +188,16 @@ def test_bad_input(
     with pytest.raises(SystemExit):
         perplexity.main([*options, "--text", str(text_file), *words, "--output_dir", str(tmp_path / "run")])
     assert message in capsys.readouterr().err
+
+
+def test_integers_that_are_exported_are_kept_on_the_host(meter: Meter, tiny_decoder: Path) -> None:
+    """They are those of the whole model, which the device may not hold."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_decoder).to("fake")
+    how = Compression(
+        options=Options(), magnitude_scope="layer", true_sequential=False, export="gptqmodel", shared={},
+        tokens_per_batch=16, precision="no",
+    )  # fmt: skip
+    cell = {"compression": "rtn", "sparsity": None, "nm_ratio": None, "bits": 4, "rank": None, "seed": 0}
+    grids = compress_weights(model, cell, None, how)
+    assert len(grids) == len(decoder_weights(model))
+    assert {part.device.type for grid in grids.values() for part in grid} == {"cpu"}
