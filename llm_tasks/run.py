@@ -51,7 +51,7 @@ from llm_tasks.methods import DENSE, compressed_by, is_calibrated
 from llm_tasks.options import Asked
 from llm_tasks.resources import LAYOUTS, Memory, choose_layout, memory_needed, report_plan, walk_costs
 from pruning import calibration
-from pruning.blocks import BlockStorage
+from pruning.blocks import BlockStorage, StreamedBlocks
 from pruning.walk import WalkCost
 
 logger = logging.getLogger(__name__)
@@ -107,32 +107,21 @@ class Compressed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Planned):
     """All that is known before a model is loaded.
 
     Attributes:
-        folders: the cell of every run's folder.
-        identities: by folder, what tells its run from others.
         measured: names of the settings of the runs that were not complete at the start.
         data: of a setting, its levels as tokens by seed; for perplexity the windows. Read when first asked for.
         calibration_tokens: of a seed, the windows that a run is calibrated on. Drawn when first asked for.
-        several: whether several compressed models are made.
-        dtype: of the weights.
     """
 
-    asked: Asked
-    source: ModelSource
-    how: Compression
     reading: Reading | None
-    folders: dict[Path, Cell]
-    identities: dict[Path, dict[str, Any]]
     processes: Processes
     tokenizer: PreTrainedTokenizerBase
     measured: tuple[int | str, ...]
     data: Callable[[int | str], Any]
     calibration_tokens: Callable[[int], Tensor]
-    several: bool
-    dtype: torch.dtype
 
     @property
     def streams(self) -> bool:
@@ -149,14 +138,14 @@ class Job:
         return load_model(self.source)
 
     @functools.cached_property
-    def ways(self) -> dict[tuple[int | str, int], tuple[Ways, Ways]]:
-        """By setting and seed, the engine's fast paths as they are proven on the dense model, read from its files."""
-        blocks = open_streamed(self.source)
-        return {
-            (name, seed): engine_ways(blocks.model, levels, self.reading.plain, blocks)
-            for name in self.measured
-            for seed, levels in self.data(name).items()
-        }
+    def streamed_dense(self) -> StreamedBlocks:
+        """The dense model, read from its files."""
+        return open_streamed(self.source)
+
+    @functools.cached_property
+    def streamed_ways(self) -> dict[tuple[int | str, int], tuple[Ways, Ways]]:
+        """By setting and seed, the engine's fast paths as they are proven on the dense model, filled as needed."""
+        return {}
 
 
 def run(argv: Sequence[str] | None, description: str, settings: Mapping[int | str, Setting], own: int | str) -> int:
@@ -266,8 +255,8 @@ def prepare(planned: Planned) -> Job:
         if planned.memory.layout == "host":
             logger.info("the decoder blocks stay in host memory; one at a time is brought to %s", source.device)
     return Job(
-        asked, source, planned.how, reading, planned.folders, planned.identities, processes, tokenizer, measured, data,
-        tokens, planned.several, planned.dtype,
+        **vars(planned), reading=reading, processes=processes, tokenizer=tokenizer, measured=measured, data=data,
+        calibration_tokens=tokens,
     )  # fmt: skip
 
 
@@ -479,13 +468,22 @@ def measure_model(job: Job, made: Compressed, cell: Cell) -> Evaluation:
         return measure_perplexity(job, made, cell, data)
     seed = cell["seed"] if setting.seeded else job.asked.given["seed"][0]
     levels: list[EncodedLevel] = data[seed]
-    ways = job.ways[cell["setting"], seed] if job.streams else None
+    ways = streamed_ways(job, cell["setting"], seed) if job.streams else None
     found = measure(made.model, job.tokenizer, levels, job.reading, job.processes, ways, made.storage)
     if cell["compression"] == DENSE and job.processes.is_main:
         warn_of_chance(setting.name, found.levels)
     # A user's task goes by its own name: that of its levels' data set.
     task = levels[0].level.dataset if setting.name == "own_task" else setting.task
     return found._replace(facts={"task": task, **found.facts})
+
+
+def streamed_ways(job: Job, setting: int | str, seed: int) -> tuple[Ways, Ways]:
+    """The engine's fast paths on a setting's levels, proven on the dense model: see load_dense."""
+    if (setting, seed) not in job.streamed_ways:
+        blocks = job.streamed_dense
+        levels = job.data(setting)[seed]
+        job.streamed_ways[setting, seed] = engine_ways(blocks.model, levels, job.reading.plain, blocks)
+    return job.streamed_ways[setting, seed]
 
 
 def measure_perplexity(job: Job, made: Compressed, cell: Cell, windows: Tensor) -> Evaluation:

@@ -498,11 +498,13 @@ def test_every_option_belongs_to_a_setting():
             assert declared <= read <= known
 
 
+@pytest.mark.parametrize("streamed", [[], ["--stream"]])
 def test_a_result_that_goes_away_during_a_sweep_is_made_again(
-    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: list[str]
 ):
-    """Its setting's data and its calibration windows were not needed at the start."""
-    words = [*options, "--compression", "wanda", "--sparsity", "0.5", "--output_dir", str(tmp_path / "{setting}")]
+    """Its setting's data, calibration windows and fast paths were not needed at the start."""
+    words = [*options, *streamed, "--compression", "wanda", "--sparsity", "0.5"]
+    words += ["--output_dir", str(tmp_path / "{setting}")]
     assert setting4_k_shot.main([*words, "--settings", "4"]) == 0
     before, measure_model = read(tmp_path / "4"), llm_run.measure_model
 
