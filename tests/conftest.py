@@ -17,6 +17,19 @@ ROOT = Path(__file__).parents[1]
 WORDS = ["good", "great", "fine", "bad", "awful", "poor", "the", "film", "is", "a", "story", "plot", "and", "so"]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a CUDA device, tests marked gpu are skipped where another mark chose them; -m gpu runs and fails."""
+    if "gpu" in config.option.markexpr:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def load_script() -> Callable[[str], ModuleType]:
     """Import scripts/<name>.py, which is no package on purpose."""
