@@ -52,6 +52,17 @@ def with_code(text: str, code: str, line: str, keep_line: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def test_every_step_finds_its_one_line(tmp_path: Path):
+    """Here, since the examples themselves are followed by slow tests alone."""
+    for number, text in enumerate(SECTIONS.values()):
+        tree = tmp_path / str(number)
+        for path, how, *_ in STEP.findall(text):
+            if how:
+                (tree / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / path, tree / path)
+        apply_steps(text, tree)
+
+
 @pytest.fixture
 def follow(tmp_path: Path) -> Callable[..., Path]:
     """Take a section's steps in a copy of the tree, run its commands there and some tests; returns the copy."""

@@ -1,7 +1,7 @@
 """Masks from radix selection are those of a stable sort: on a CPU, an accelerator, and over several devices."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -59,14 +59,18 @@ def in_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     yield
 
 
+def assert_as_sorted(found: list[list[Tensor]], tensors: list[Tensor], sparsities: Sequence[float]) -> None:
+    for sparsity, masks_found in zip(sparsities, found, strict=True):
+        for mask, expected in zip(masks_found, sorted_twin(tensors, sparsity), strict=True):
+            assert torch.equal(mask.cpu(), expected)
+
+
 @pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_a_stable_sort(kind: str, dtype: torch.dtype):
     tensors = scores_of(kind, dtype)
-    for sparsity, found in zip(SPARSITIES, lowest_k_masks(tensors, SPARSITIES), strict=True):
-        for mask, expected in zip(found, sorted_twin(tensors, sparsity), strict=True):
-            assert torch.equal(mask, expected)
+    assert_as_sorted(lowest_k_masks(tensors, SPARSITIES), tensors, SPARSITIES)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -74,9 +78,7 @@ def test_equals_a_stable_sort(kind: str, dtype: torch.dtype):
 def test_a_partition_equals_a_stable_sort(kind: str, dtype: torch.dtype):
     """What a CPU does with few scores."""
     tensors = scores_of(kind, dtype)
-    for sparsity, found in zip(SPARSITIES, lowest_k_masks(tensors, SPARSITIES), strict=True):
-        for mask, expected in zip(found, sorted_twin(tensors, sparsity), strict=True):
-            assert torch.equal(mask, expected)
+    assert_as_sorted(lowest_k_masks(tensors, SPARSITIES), tensors, SPARSITIES)
 
 
 @pytest.mark.usefixtures("in_parts")
@@ -86,10 +88,9 @@ def test_a_partition_equals_a_stable_sort(kind: str, dtype: torch.dtype):
 def test_equals_a_stable_sort_on_an_accelerator(accelerator: str, kind: str, dtype: torch.dtype, on_cpu: list[int]):
     tensors = scores_of(kind, dtype)
     there = [tensor if i in on_cpu else tensor.to(accelerator) for i, tensor in enumerate(tensors)]
-    for sparsity, found in zip(SPARSITIES[::2], lowest_k_masks(there, SPARSITIES[::2]), strict=True):
-        assert [mask.device for mask in found] == [tensor.device for tensor in there]
-        for mask, expected in zip(found, sorted_twin(tensors, sparsity), strict=True):
-            assert torch.equal(mask.cpu(), expected)
+    found = lowest_k_masks(there, SPARSITIES[::2])
+    assert all([mask.device for mask in each] == [tensor.device for tensor in there] for each in found)
+    assert_as_sorted(found, tensors, SPARSITIES[::2])
 
 
 @pytest.mark.usefixtures("in_parts")
