@@ -68,6 +68,7 @@ class Options:
     static_groups: bool = False  # GPTQ: scales from the dense weight
 
 
+METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
 Compress = Callable[[Tensor, InputStatistics | None, Strength, Options], Tensor]
 Quantize = Callable[[Tensor, InputStatistics | None, Strength, Options], Quantized]
 
@@ -204,7 +205,7 @@ def check_methods(methods: Mapping[str, Method]) -> None:
         words = (
             ("statistic", [method.statistic] if method.statistic is not None else [], STATISTICS),
             ("strength", method.strengths, STRENGTHS),
-            ("option", method.options, tuple(Options.__dataclass_fields__)),
+            ("option", method.options, METHOD_OPTIONS),
         )
         for kind, given, known in words:
             for word in given:

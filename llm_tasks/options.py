@@ -1,42 +1,38 @@
-"""The command line of the scripts in this folder: its options, what is refused, and the values that it comes to.
+"""The command line of the scripts in this folder: its options, and what is refused.
 
-`parse` reads it; nothing after it sees an argparse namespace. The functions at the end make of the options the values
-that the library takes, once a command computes something and does not only list its cells.
+`parse` reads it; nothing after it sees an argparse namespace. What the library takes is made of the options by
+option_values, once a command computes something and does not only list its cells.
 """
 
 import argparse
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from harness import records
-from harness.device import best_precision, device_named
 from harness.models import add_model_options
 from harness.options import add_cell_options, checked, filled, filled_path, number, positive, typed
-from llm_tasks.compressed_model import Calibration, Compression, ModelSource
 from llm_tasks.engine.chat import template_values
 from llm_tasks.engine.cpu import WORKER_TOKENS
 from llm_tasks.engine.encoding import OVERFLOWS
-from llm_tasks.engine.processes import job_size, local_device
-from llm_tasks.evaluation import ANSWER_METRICS, Reading
+from llm_tasks.engine.processes import job_size
+from llm_tasks.evaluation import ANSWER_METRICS
 from llm_tasks.levels import Setting
-from llm_tasks.methods import DENSE, METHODS, STRENGTHS, Options, Strength, check_methods
+from llm_tasks.methods import DENSE, METHOD_OPTIONS, METHODS, STRENGTHS, check_methods
+from llm_tasks.option_values import (
+    MOST_WORKERS,
+    SOURCE_OF_FIELD,
+    TOKENS_PER_BATCH,
+    TOKENS_PER_BATCH_CPU,
+    Given,
+    answer_mode,
+    device_of,
+)
 from pruning import calibration, magnitude
 from pruning.nm import parse_nm
 
 logger = logging.getLogger(__name__)
-
-TOKENS_PER_BATCH, TOKENS_PER_BATCH_CPU = 4096, 2048  # more are no faster on a CPU, and take memory
-MOST_WORKERS = 8  # by default: what many threads compute side by side would fill the memory
-METHOD_OPTIONS = tuple(Options.__dataclass_fields__)
-SOURCE_OF_FIELD = {"calibration_field": "calibration", "text_field": "text"}  # the option that names a column's text
-
-Given = Mapping[str, Any]  # options by name
 
 
 @dataclass(frozen=True)
@@ -241,19 +237,6 @@ def parse(
     return Asked(given, defaults, held, {name: settings[name] for name in chosen}, others, unobeyed)
 
 
-def answer_mode(setting: Setting, given: Given) -> str | None:
-    """How the setting's options to choose from are read."""
-    return given["answer_mode"] or setting.answer_mode
-
-
-def values_of(setting: Setting, given: Given, **more: Any) -> Any:
-    """The options that a setting's functions read, as its `values`; `more` are those that are no options."""
-    known = {**given, **more}
-    if "answer_mode" in given:
-        known["answer_mode"] = answer_mode(setting, given)
-    return setting.values(**{field.name: known[field.name] for field in fields(setting.values) if field.name in known})
-
-
 def obeying(option: str) -> list[str]:
     """Names of the compressions that obey an option that not all obey; empty for any other option."""
     if option == "magnitude_scope":
@@ -371,100 +354,3 @@ def check_streamed(given: Given) -> None:
         raise ValueError(f"--stream reads the files of a folder; {given['model_name_or_path']} is none")
     if given["magnitude_scope"] == "global" and "magnitude" in given["compression"] and given["sparsity"]:
         raise ValueError("--magnitude_scope global ranks the whole model; with --stream one block is in memory")
-
-
-def device_of(given: Given) -> torch.device:
-    """Raises ValueError where the machine has no such device."""
-    return local_device(device_named(given["device"]))
-
-
-def model_source(given: Given) -> ModelSource:
-    names = ("weights", "revision", "trust_remote_code", "dtype", "device_map")
-    return ModelSource(given["model_name_or_path"], device_of(given), **{name: given[name] for name in names})
-
-
-def precision_of(given: Given) -> str:
-    """Of a float32 model's matmuls: "bf16" or "no"."""
-    return best_precision(device_of(given)) if given["precision"] == "auto" else given["precision"]
-
-
-def compression(given: Given) -> Compression:
-    shared = {name: shared_strengths(given, name) for name in dict.fromkeys(given["compression"])}
-    return Compression(
-        options=method_options(given),
-        magnitude_scope=given["magnitude_scope"],
-        true_sequential=given["true_sequential"],
-        export=given["export"],
-        shared={name: strengths for name, strengths in shared.items() if strengths},
-        tokens_per_batch=tokens_per_batch(given["tokens_per_batch"], device_of(given)),
-        precision=precision_of(given),
-        activations=torch.device("cpu") if given["activations"] == "host" else None,
-    )
-
-
-def method_options(given: Given) -> Options:
-    return Options(**{name: given[name] for name in METHOD_OPTIONS})
-
-
-def shared_strengths(given: Given, name: str) -> list[Strength]:
-    """The strengths for which a compression prepares each weight once; none where there are not several."""
-    method = METHODS.get(name)
-    if method is None or method.shared is None:
-        return []
-    strengths = [Strength(kind, value) for kind in method.strengths for value in dict.fromkeys(given[kind])]
-    return strengths if len(strengths) > 1 else []
-
-
-def calibration_of(given: Given, max_length: int) -> Calibration:
-    """The text to calibrate on, in windows of as many tokens as asked for or as the model takes.
-
-    Args:
-        max_length: tokens that the model takes.
-    Raises:
-        ValueError: longer windows are asked for.
-    """
-    length = given["calibration_length"] or min(2048, max_length)
-    if length > max_length:
-        raise ValueError(f"--calibration_length {length}: {given['model_name_or_path']} takes {max_length} tokens")
-    return Calibration(
-        given["calibration"], given["calibration_field"], given["calibration_windows"], given["nsamples"],
-        length, given["data_dir"],
-    )  # fmt: skip
-
-
-def reading(given: Given) -> Reading:
-    """How prompts are put to a model and its answers read.
-
-    Raises:
-        ValueError: options that do not go together.
-    """
-    if given["min_new_tokens"] > given["max_new_tokens"]:
-        raise ValueError(
-            f"--min_new_tokens {given['min_new_tokens']}: allowed up to --max_new_tokens {given['max_new_tokens']}"
-        )
-    if given["chat_template"] and given["overflow"] == "truncate_left":
-        raise ValueError("--chat_template: --overflow truncate_left would cut the template; allowed: drop_shots, skip")
-    if given["chat_template_kwargs"] and not given["chat_template"]:
-        raise ValueError(f"--chat_template_kwargs {given['chat_template_kwargs']} goes with --chat_template")
-    names = ("answer_metric", "length_normalized", "max_new_tokens", "min_new_tokens", "overflow", "plain")
-    return Reading(
-        **{name: given[name] for name in names},
-        template_values=json.loads(given["chat_template_kwargs"] or "{}") if given["chat_template"] else None,
-        tokens_per_batch=tokens_scored_at_once(given["tokens_per_batch"], device_of(given)),
-        precision=precision_of(given),
-    )
-
-
-def tokens_per_batch(asked: int | None, device: torch.device) -> int:
-    """Tokens computed at once: as many as asked for, else what suits the device."""
-    return asked or (TOKENS_PER_BATCH_CPU if device.type == "cpu" else TOKENS_PER_BATCH)
-
-
-def tokens_scored_at_once(asked: int | None, device: torch.device) -> int:
-    """tokens_per_batch; on a CPU by default as many as its threads compute side by side."""
-    return tokens_scored_on_cpu() if device.type == "cpu" and not asked else tokens_per_batch(asked, device)
-
-
-def tokens_scored_on_cpu() -> int:
-    """Tokens per batch that are enough for as many worker threads as torch has threads, up to MOST_WORKERS."""
-    return max(TOKENS_PER_BATCH_CPU, WORKER_TOKENS * min(torch.get_num_threads(), MOST_WORKERS))

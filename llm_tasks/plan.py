@@ -1,18 +1,22 @@
 """The cells of a command line: which there are, what tells their runs from others, what commands compute them."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from harness import records
 from harness.cells import Cell
 from harness.commands import values
+from harness.content import model_content
+from llm_tasks.compressed_model import Compression, ModelSource
 from llm_tasks.engine import ways
 from llm_tasks.levels import Setting
 from llm_tasks.methods import (
     DENSE,
+    METHOD_OPTIONS,
     METHODS,
     STRENGTHS,
     Options,
@@ -22,8 +26,9 @@ from llm_tasks.methods import (
     is_quantized,
     strength_of,
 )
-from llm_tasks.options import METHOD_OPTIONS, Asked, Given, obeying
-from pruning import walk
+from llm_tasks.option_values import Given
+from llm_tasks.options import Asked, obeying
+from pruning import calibration, walk
 
 
 def all_cells(given: Given, settings: Iterable[Setting]) -> list[Cell]:
@@ -147,6 +152,47 @@ def identity(
     }  # fmt: skip
     kept = {name: value for name, value in {**recorded, **content}.items() if name not in unused}
     return {**kept, **of_cell, **numbers}
+
+
+def identify(
+    asked: Asked, folders: Mapping[Path, Cell], values: Mapping[int | str, Any], model: PreTrainedModel,
+    source: ModelSource, how: Compression,
+) -> dict[Path, dict[str, Any]]:  # fmt: skip
+    """By folder, what tells its run from others.
+
+    Args:
+        values: of every setting.
+        model: may be without weights.
+    """
+    hashes = input_hashes(source, asked.given["calibration"], asked.given["data_dir"], folders.values())
+    content, computed = {}, {}
+    for name, setting in asked.settings.items():
+        content[name] = setting.content(values[name])
+        readers = setting.readers(values[name])
+        if "length_normalized" in asked.given:
+            content[name]["length_normalized"] = asked.given["length_normalized"] and "cloze" in readers
+        content[name] |= hashes
+        dtype = source.dtype_of(model.config)
+        computed[name] = computation(model.config, dtype, how.precision, readers)
+    return {
+        folder: identity(
+            asked, asked.settings[cell["setting"]], cell, content[cell["setting"]], computed[cell["setting"]],
+            how.options,
+        )
+        for folder, cell in folders.items()
+    }  # fmt: skip
+
+
+def input_hashes(source: ModelSource, text: str, data_dir: Path | None, cells: Iterable[Cell]) -> dict[str, str]:
+    """What the model and the calibration text are by their content: hashes of files, commits of the hub.
+
+    Args:
+        text: calibrated on, where a cell is calibrated.
+    """
+    model = model_content(source.name, source.revision, source.weights, source.trust_remote_code)
+    if not any(map(is_calibrated, cells)):
+        return model
+    return model | calibration.source_content("calibration", text, data_dir=data_dir)
 
 
 def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_scope: str) -> dict[str, Any]:

@@ -22,10 +22,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness import run_folder
 from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from harness.commands import print_commands
-from harness.content import model_content
 from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory, use_device
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
-from llm_tasks import options, plan
+from llm_tasks import option_values, options, plan
 from llm_tasks.compressed_model import (
     Calibration,
     CompressibleModel,
@@ -50,7 +49,6 @@ from llm_tasks.levels import Setting
 from llm_tasks.methods import DENSE, compressed_by, is_calibrated
 from llm_tasks.options import Asked
 from llm_tasks.resources import LAYOUTS, Memory, choose_layout, memory_needed, report_plan, walk_costs
-from pruning import calibration
 from pruning.blocks import BlockStorage, StreamedBlocks
 from pruning.walk import WalkCost
 
@@ -205,15 +203,15 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     """
     given = asked.given
     options.check_together(given)
-    source, how = options.model_source(given), options.compression(given)
+    source, how = option_values.model_source(given), option_values.compression(given)
     use_device(source.device)
     model = skeleton(source)
     exported = given["bits"] if given["export"] else ()
     check_shapes(model, source.name, given["nm_ratio"], given["rank"], exported, given["group_size"])
     length = max_length(model)
-    calibrated = options.calibration_of(given, length)
+    calibrated = option_values.calibration_of(given, length)
     values = {name: setting_values(asked, setting, length) for name, setting in asked.settings.items()}
-    identities = identify(asked, folders, values, model, source, how)
+    identities = plan.identify(asked, folders, values, model, source, how)
     check_folders(identities, given["overwrite"])
     several = len(set(map(compressed_by, folders.values()))) > 1
     shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
@@ -231,7 +229,7 @@ def prepare(planned: Planned) -> Job:
     """
     asked, source = planned.asked, planned.source
     given, length = asked.given, max_length(planned.model)
-    reading = None if "perplexity" in asked.settings else options.reading(given)
+    reading = None if "perplexity" in asked.settings else option_values.reading(given)
     processes = join(source.device)
     tokenizer = load_tokenizer(source.name, source.trust_remote_code, source.revision)
 
@@ -302,7 +300,7 @@ def plan_memory(
         layouts = ["host"] if given["blocks"] == "host" else ["device", "host"]
     shared_rank = max(given["rank"], default=0) if how.shared else 0
     readers = {reader for name, setting in asked.settings.items() for reader in setting.readers(values[name])}
-    tokens = options.tokens_scored_at_once(given["tokens_per_batch"], source.device)
+    tokens = option_values.tokens_scored_at_once(given["tokens_per_batch"], source.device)
     if readers == {"perplexity"}:
         tokens = how.tokens_per_batch
 
@@ -318,48 +316,7 @@ def plan_memory(
 
 def setting_values(asked: Asked, setting: Setting, length: int) -> Any:
     """The options that a setting's functions read; `length` is how many tokens the model takes."""
-    return options.values_of(setting, asked.given, typed=asked.typed, max_length=length)
-
-
-def identify(
-    asked: Asked, folders: Mapping[Path, Cell], values: Mapping[int | str, Any], model: PreTrainedModel,
-    source: ModelSource, how: Compression,
-) -> dict[Path, dict[str, Any]]:  # fmt: skip
-    """By folder, what tells its run from others.
-
-    Args:
-        values: of every setting.
-        model: may be without weights.
-    """
-    hashes = input_hashes(source, asked.given["calibration"], asked.given["data_dir"], folders.values())
-    content, computed = {}, {}
-    for name, setting in asked.settings.items():
-        content[name] = setting.content(values[name])
-        readers = setting.readers(values[name])
-        if "length_normalized" in asked.given:
-            content[name]["length_normalized"] = asked.given["length_normalized"] and "cloze" in readers
-        content[name] |= hashes
-        dtype = source.dtype_of(model.config)
-        computed[name] = plan.computation(model.config, dtype, how.precision, readers)
-    return {
-        folder: plan.identity(
-            asked, asked.settings[cell["setting"]], cell, content[cell["setting"]], computed[cell["setting"]],
-            how.options,
-        )
-        for folder, cell in folders.items()
-    }  # fmt: skip
-
-
-def input_hashes(source: ModelSource, text: str, data_dir: Path | None, cells: Iterable[Cell]) -> dict[str, str]:
-    """What the model and the calibration text are by their content: hashes of files, commits of the hub.
-
-    Args:
-        text: calibrated on, where a cell is calibrated.
-    """
-    model = model_content(source.name, source.revision, source.weights, source.trust_remote_code)
-    if not any(map(is_calibrated, cells)):
-        return model
-    return model | calibration.source_content("calibration", text, data_dir=data_dir)
+    return option_values.values_of(setting, asked.given, typed=asked.typed, max_length=length)
 
 
 def prepare_data(

@@ -32,7 +32,7 @@ from harness import options, records, run_folder
 from harness.choices import LETTERS
 from harness.models import load_tokenizer, quiet_libraries
 from llm_tasks.levels import Level, Prompt, Setting
-from llm_tasks.options import values_of
+from llm_tasks.option_values import values_of
 from llm_tasks.settings import SETTINGS, own_task
 
 DIRECTIONS = {LOST: "right to wrong", GAINED: "wrong to right", CHANGED: "another answer"}

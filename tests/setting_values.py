@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from llm_tasks import options
+from llm_tasks import option_values
 from llm_tasks.levels import Level, Setting
 
 
@@ -13,7 +13,7 @@ def values_of(setting: Setting, *words: str, **shared: Any) -> Any:
     for name, declaration in setting.options.items():
         parser.add_argument(f"--{name}", **declaration)
     given = {"data_dir": None, "max_items": None, "answer_mode": None, "overflow": "drop_shots", **shared}
-    return options.values_of(setting, {**vars(parser.parse_args(words)), **given})
+    return option_values.values_of(setting, {**vars(parser.parse_args(words)), **given})
 
 
 def build(setting: Setting, values: Any, seed: int = 0, tokenizer: Any = None) -> list[Level]:

@@ -20,7 +20,7 @@ from llm_tasks.engine import cpu
 from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels, prompt_text
 from llm_tasks.evaluation import Evaluation, Reading, engine_ways, measure
 from llm_tasks.levels import Level
-from llm_tasks.options import tokens_scored_at_once
+from llm_tasks.option_values import tokens_scored_at_once
 from llm_tasks.settings import human_gap, k_shot
 from llm_tasks.tasks import commonsense, mmlu
 from measuring import ASSETS, CLOCKS, DECODER, make_parser

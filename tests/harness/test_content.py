@@ -14,7 +14,7 @@ from GLUE_tasks import Glue_prune_oneshot, Mcq_prune_oneshot, pretrained
 from harness import content
 from harness.content import content_sha256, dataset_commit, files_content, model_content, sha256
 from harness.data import Source
-from llm_tasks import run
+from llm_tasks import plan
 from llm_tasks.compressed_model import ModelSource
 from llm_tasks.settings import option_count, perplexity
 from pruning import calibration
@@ -213,7 +213,7 @@ def test_the_default_path_names_every_commit(hub_model: Path, hub_data: Path):
         assert files_content([script.hub_source(task)]) == {"data_commit": f"{data}@{COMMIT}"}
     cells = [{"compression": "wanda"}]
     source = ModelSource("lab/tiny", torch.device("cpu"), revision="v2")
-    found = run.input_hashes(source, "c4", None, cells)
+    found = plan.input_hashes(source, "c4", None, cells)
     assert found == {"model_commit": OTHER, "calibration_commit": calibration.C4_REVISION}
     assert option_count.SETTING.content(values_of(option_count.SETTING)) == {"data_commit": f"cais/mmlu@{COMMIT}"}
     assert perplexity.SETTING.content(values_of(perplexity.SETTING, max_length=9)) == {

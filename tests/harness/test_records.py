@@ -4,7 +4,7 @@ import pytest
 
 from harness import records
 from harness.records import differences, normal, recipe
-from llm_tasks import options, plan
+from llm_tasks import methods, plan
 from llm_tasks.methods import Options
 
 LLM = {
@@ -139,7 +139,7 @@ def test_an_option_that_was_on_before_it_could_be_switched_off_is_recorded_as_of
 
 
 def test_every_option_of_a_method_is_a_part_of_its_recipe():
-    assert set(options.METHOD_OPTIONS) <= {*records.METHOD_OPTIONS}, "name it in analysis/records.py"
+    assert set(methods.METHOD_OPTIONS) <= {*records.METHOD_OPTIONS}, "name it in analysis/records.py"
 
 
 @pytest.mark.parametrize(
