@@ -9,6 +9,7 @@ from plain_twins import GEMMA4, more_configs, plain_input_sq_norms, walked_input
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma4TextConfig, LlamaConfig, MambaConfig, PreTrainedModel
 
+from llm_tasks.engine.window_losses import measured_in_memory
 from llm_tasks.methods import METHODS, Options, Strength
 from pruning import walk
 from pruning.blocks import LoadedBlocks
@@ -71,6 +72,21 @@ def test_every_weight_reaches_its_sparsity_exactly(architecture: str, name: str,
         others.pop(key.partition("[")[0], None)
     assert all(torch.equal(model.state_dict()[key], value) for key, value in others.items())
     assert torch.isfinite(model(WINDOWS).logits).all()
+
+
+def test_windows_attend_causally_without_a_dense_mask(monkeypatch: pytest.MonkeyPatch):
+    """In calibration as in perplexity all windows are of one length: kernels need no mask of tokens by tokens."""
+    masks, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def seen(*states: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **more: object) -> Tensor:
+        masks.append((attn_mask, is_causal))
+        return attend(*states, attn_mask=attn_mask, is_causal=is_causal, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    model = decoder("llama")
+    compress_blocks(model, WINDOWS, lambda W, inputs, name: W, "sq_norms")
+    measured_in_memory(model, WINDOWS, 24, "no")
+    assert len(masks) > 3 and set(masks) == {(None, True)}
 
 
 def test_layers_with_the_same_inputs_share_one_statistic():
