@@ -29,8 +29,9 @@ from harness.cells import Cell
 from harness.device import all_accelerators, clock
 from harness.model_files import check_checkpoint_files
 from harness.models import load_pretrained, longest_input, meta_model, save_model, stored_dtype
+from llm_tasks.compressions import compressed_by, is_quantized, method_of, strength_of
 from llm_tasks.engine.processes import ALONE, Processes
-from llm_tasks.methods import DENSE, METHODS, Options, Strength, compressed_by, is_quantized, strength_of
+from llm_tasks.methods import DENSE, METHODS, Options, Strength
 from pruning import calibration
 from pruning.blocks import BlockStorage, HostBlocks, StreamedBlocks, move_outside, remove_converted
 from pruning.layers import decoder_blocks, decoder_weights
@@ -348,7 +349,7 @@ def compress_weights(
     Returns:
         By name, the integers that the weights were made from, where they are exported; else nothing.
     """
-    method, strength = METHODS[cell["compression"]], strength_of(cell)
+    method, strength = method_of(cell["compression"]), strength_of(cell)
     grids: dict[str, Quantized] = {}
 
     def compress_linear(W: Tensor, inputs: InputStatistics | None, name: str) -> Tensor:

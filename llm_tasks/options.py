@@ -13,6 +13,7 @@ from pathlib import Path
 from harness import records
 from harness.models import add_model_options
 from harness.options import add_cell_options, checked, filled, filled_path, number, positive, typed
+from llm_tasks.compressions import check_compression, method_of, missing_strength, parts
 from llm_tasks.engine.chat import template_values
 from llm_tasks.engine.cpu import WORKER_TOKENS
 from llm_tasks.engine.encoding import OVERFLOWS
@@ -125,8 +126,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_compression(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("compression").add_argument
-    add("--compression", nargs="+", choices=(DENSE, *METHODS), default=[DENSE], metavar="NAME",
-        help=f"{DENSE}, {', '.join(METHODS)}")  # fmt: skip
+    add("--compression", nargs="+", type=checked(check_compression), default=[DENSE], metavar="NAME",
+        help=f"{DENSE}, {', '.join(METHODS)}; or one that prunes and one that then quantizes what is left, as "
+        "sparsegpt+gptq, at every combination of their strengths")  # fmt: skip
     add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
         help="fraction(s) of the weights of the decoder blocks to prune, [0, 1)")  # fmt: skip
     add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
@@ -265,7 +267,7 @@ def check_obeyed(
     compressions = " ".join(given["compression"])
     for option in typed:
         takers = obeying(option)
-        if takers and not set(takers) & set(given["compression"]):
+        if takers and not set(takers) & set(parts(given["compression"])):
             if option in records.CALIBRATION_OPTIONS and option != "true_sequential":
                 logger.warning("--%s: none of --compression %s is calibrated", option, compressions)
                 continue
@@ -299,12 +301,12 @@ def check_strengths(given: Given) -> None:
     Raises:
         ValueError: names the option and what is allowed.
     """
-    methods = {name: METHODS[name] for name in given["compression"] if name != DENSE}
-    for name, method in methods.items():
-        if not any(given[kind] for kind in method.strengths):
-            raise ValueError(f"--compression {name} needs {' or '.join(f'--{kind}' for kind in method.strengths)}")
+    for name in given["compression"]:
+        if missing := missing_strength(name, given):
+            raise ValueError(f"--compression {name} needs {missing}")
+    methods = [METHODS[name] for name in parts(given["compression"])]
     for kind in STRENGTHS:
-        if given[kind] and not any(kind in method.strengths for method in methods.values()):
+        if given[kind] and not any(kind in method.strengths for method in methods):
             takers = ", ".join(name for name, method in METHODS.items() if kind in method.strengths)
             asked = " ".join(given["compression"])
             raise ValueError(f"--{kind} is taken by --compression {takers}; asked for is {asked}")
@@ -318,8 +320,11 @@ def check_together(given: Given) -> None:
     """
     for ratio in given["nm_ratio"]:
         m_group = parse_nm(ratio)[1]
-        if "sparsegpt" in given["compression"] and given["block_size"] % m_group:
+        if "sparsegpt" in parts(given["compression"]) and given["block_size"] % m_group:
             raise ValueError(f"--block_size {given['block_size']} is no multiple of the groups of --nm_ratio {ratio}")
+    scoped = [name for name in given["compression"] if name not in METHODS and "magnitude" in parts([name])]
+    if scoped and given["magnitude_scope"] == "global":
+        raise ValueError(f"--magnitude_scope global ranks the whole model; {scoped[0]} prunes weight by weight: layer")
     device = given["device"]
     if given["stream"]:
         check_streamed(given)
@@ -335,7 +340,7 @@ def check_together(given: Given) -> None:
         raise ValueError("--blocks host brings blocks from host memory to an accelerator; the device is the CPU")
     if job_size() > 1 and ":" in device:
         raise ValueError(f"--device {device}: a job gives each process a GPU of its own; allowed: auto, cuda, cpu")
-    if given["export"] and not any(name != DENSE and METHODS[name].quantize for name in given["compression"]):
+    if given["export"] and not any(name != DENSE and method_of(name).quantize for name in given["compression"]):
         takers = ", ".join(name for name, method in METHODS.items() if method.quantize)
         asked = " ".join(given["compression"])
         raise ValueError(f"--export packs what --compression {takers} make; asked for is {asked}")

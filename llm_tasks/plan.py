@@ -12,20 +12,19 @@ from harness.cells import Cell
 from harness.commands import values
 from harness.content import model_content
 from llm_tasks.compressed_model import Compression, ModelSource
-from llm_tasks.engine import ways
-from llm_tasks.levels import Setting
-from llm_tasks.methods import (
-    DENSE,
-    METHOD_OPTIONS,
-    METHODS,
-    STRENGTHS,
-    Options,
-    Strength,
+from llm_tasks.compressions import (
     compressed_by,
     is_calibrated,
     is_quantized,
+    method_of,
+    parts,
     strength_of,
+    strength_values,
+    strengths,
 )
+from llm_tasks.engine import ways
+from llm_tasks.levels import Setting
+from llm_tasks.methods import DENSE, METHOD_OPTIONS, STRENGTHS, Options
 from llm_tasks.option_values import Given
 from llm_tasks.options import Asked, obeying
 from pruning import calibration, walk
@@ -44,12 +43,9 @@ def setting_cells(given: Given, setting: Setting) -> list[Cell]:
     """Every compression at every strength it takes, for every seed that makes a difference."""
     found = []
     for compression in dict.fromkeys(given["compression"]):
-        kinds = () if compression == DENSE else METHODS[compression].strengths
-        strengths = [Strength(kind, value) for kind in kinds for value in dict.fromkeys(given[kind])]
-        for strength in strengths or [None]:
-            kinds_of_cell = dict.fromkeys(STRENGTHS) | ({strength.kind: strength.value} if strength else {})
+        for strength in strengths(compression, given) or [None]:
             label = strength.label if strength else DENSE
-            cell = {"setting": setting.name, "compression": compression, "strength": label, **kinds_of_cell}
+            cell = {"setting": setting.name, "compression": compression, "strength": label, **strength_values(strength)}
             seeds = given["seed"] if setting.seeded or is_calibrated(cell) else given["seed"][:1]
             found += [{**cell, "seed": seed} for seed in dict.fromkeys(seeds)]
     return found
@@ -67,7 +63,7 @@ def cell_options(asked: Asked, some: list[Cell]) -> dict[str, Any]:
     compressions, settings = values(some, "compression"), values(some, "setting")
     for name in list(options):
         takers = obeying(name)
-        others = bool(takers) and not set(takers) & set(compressions)
+        others = bool(takers) and not set(takers) & set(parts(compressions))
         if others or all(name in asked.unobeyed[setting] for setting in settings):
             del options[name]
     if not values(some, "sparsity"):
@@ -116,9 +112,10 @@ def computation(config: PretrainedConfig, dtype: torch.dtype, precision: str, re
 
 def method_arithmetic(options: Options, cell: Cell, computed: Computation) -> int:
     """Number of the arithmetic of the cell's compression, and of the statistics that it is calibrated on."""
-    if cell["compression"] == DENSE:
+    method = method_of(cell["compression"])
+    if method is None:
         return 1
-    number = METHODS[cell["compression"]].arithmetic(options)
+    number = method.arithmetic(options)
     return max(number, computed.walk_arithmetic) if is_calibrated(cell) else number
 
 
@@ -133,7 +130,7 @@ def identity(
     """
     given = asked.given
     unused = {*records.RUN_OPTIONS, "data_dir", *asked.others[setting.name], *setting.unrecorded}
-    method = METHODS.get(cell["compression"])
+    method = method_of(cell["compression"])
     unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
     if not is_calibrated(cell):
         unused |= {*records.CALIBRATION_OPTIONS, *records.CALIBRATION_CONTENT}
@@ -210,7 +207,7 @@ def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_sco
         "setting": cell["setting"],
         "model": model,
         "compression": cell["compression"],
-        "strength_kind": {"nm_ratio": "nm"}.get(strength.kind, strength.kind) if strength else None,
+        "strength_kind": strength.kind.replace("nm_ratio", "nm") if strength else None,
         "strength": strength.value if strength else None,
         "requested_sparsity": strength.requested_sparsity if strength else 0.0,
         "magnitude_scope": magnitude_scope if ranked else None,

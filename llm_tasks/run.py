@@ -40,13 +40,14 @@ from llm_tasks.compressed_model import (
     skeleton,
     stream,
 )
+from llm_tasks.compressions import compressed_by, is_calibrated
 from llm_tasks.engine import window_losses
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.processes import Processes, join, processes_here
 from llm_tasks.engine.ways import Ways
 from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, measure, report_levels, warn_of_chance
 from llm_tasks.levels import Setting
-from llm_tasks.methods import DENSE, compressed_by, is_calibrated
+from llm_tasks.methods import DENSE
 from llm_tasks.options import Asked
 from llm_tasks.resources import LAYOUTS, Memory, choose_layout, memory_needed, report_plan, walk_costs
 from pruning.blocks import BlockStorage, StreamedBlocks

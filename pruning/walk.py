@@ -87,14 +87,16 @@ class InputStatistics:
         self._factors: dict[tuple[float, bool], InverseFactor] = {}
 
     def sum_of(self, statistic: str) -> Tensor:
-        """The sum; ValueError unless it is of this statistic."""
+        """The sum; ValueError unless it is of this statistic. Squared norms are the diagonal of a Hessian."""
+        if (statistic, self._statistic) == ("sq_norms", "hessian"):
+            return self._sum.diagonal()
         if statistic != self._statistic:
             raise ValueError(f"the method reads the statistic {statistic!r}, but {self._statistic!r} was collected")
         return self._sum
 
     @property
     def sq_norms(self) -> Tensor:
-        return self._sum.diagonal() if self._statistic == "hessian" else self.sum_of("sq_norms")
+        return self.sum_of("sq_norms")
 
     @property
     def hessian(self) -> Tensor:

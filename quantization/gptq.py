@@ -37,6 +37,13 @@ class Quantized(NamedTuple):
         return weight
 
 
+def with_zeros(quantized: Quantized, keep_mask: Tensor) -> Quantized:
+    """The same integers, but that of 0 where keep_mask, bool and shaped like the codes, is False; changed in place."""
+    for codes, zeros, keep in _in_rows(quantized.codes, quantized.zeros, keep_mask):
+        codes.copy_(torch.where(keep, codes, zeros.index_select(1, quantized.group_index).to(codes.dtype)))
+    return quantized
+
+
 def round_to_nearest(W: Tensor, bits: int, group_size: int = -1, symmetric: bool = False) -> Tensor:
     """W with every weight rounded to its group's grid, in W's dtype; see round_to_nearest_grid."""
     return round_to_nearest_grid(W, bits, group_size, symmetric).dequantize(W.dtype)
