@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from analysis import layout, style
 from analysis.curves import BYTES, PLAIN, SIZES, curves_by, size_curves, size_spearman
 from analysis.names import set_title
+from analysis.sizes import NM_PAIR
 from analysis.style import COMPRESSION_STYLE
 from analysis.table import KINDS, Row, compression_rank, grouped
 
@@ -65,14 +66,14 @@ def curve_label(key: tuple[str, str, str | None]) -> str:
     """Magnitude; Magnitude, N:M; Magnitude (global); GPTQ."""
     compression, kind, scope = key
     name = style.compression_style(compression)["label"]
-    return name + (", N:M" if kind == "nm" else "") + (" (global)" if scope == "global" else "")
+    return name + (", N:M" if kind in ("nm", NM_PAIR) else "") + (" (global)" if scope == "global" else "")
 
 
 def _size_panel(axes: Axes, level: str, found: dict[tuple, list[Row]], column: str) -> None:
     style.dense_line(axes, COMPRESSION_STYLE["dense"])
     for key, points in found.items():
         look = style.compression_look(key[0], key[2])
-        if key[1] == "nm":
+        if key[1] in ("nm", NM_PAIR):
             look = {**look, "linestyle": ":", "markerfacecolor": "white"}
         value = size_spearman(points)
         shown = "none" if value is None else f"{value:+.2f}"

@@ -6,7 +6,8 @@ from typing import Any
 
 from analysis import estimators
 from analysis.names import ORDER
-from analysis.table import KINDS, Row, amount, compression_order, compression_rank, grouped, plain_fraction
+from analysis.sizes import amount, plain_fraction
+from analysis.table import KINDS, Row, compression_order, compression_rank, grouped
 
 # By what a size is, its column.
 BYTES, PLAIN = "bytes", "plain"

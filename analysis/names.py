@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from analysis.estimators import MIN_STRENGTHS
+from analysis.sizes import PAIRS, parts_of
 
 # In the order of panels and legends.
 COMPRESSIONS = {
     "dense": "Dense", "magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT",
     "rtn": "Round to nearest", "gptq": "GPTQ", "low_rank": "Low rank",
 }  # fmt: skip
-KIND_NAME = {"sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank"}
+KIND_NAME = {
+    "sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank",
+    "sparsity+bits": "unstructured sparsity and quantization", "nm+bits": "N:M sparsity and quantization",
+}  # fmt: skip
 TASK_NAME = {
     "cola": "CoLA", "mnli": "MNLI", "mrpc": "MRPC", "qnli": "QNLI", "qqp": "QQP", "rte": "RTE", "sst2": "SST-2",
     "stsb": "STS-B", "wnli": "WNLI", "commonsense_qa": "CommonsenseQA", "winogrande": "WinoGrande",
@@ -98,15 +102,24 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.4g} %"
 
 
+def method_name(compression: str) -> str:
+    """Wanda; SparseGPT + GPTQ; a method that users added by its own name."""
+    if compression in COMPRESSIONS:
+        return COMPRESSIONS[compression]
+    return " + ".join(COMPRESSIONS.get(name, name) for name in compression.split("+"))
+
+
 def compression_name(point: Mapping[str, Any]) -> str:
     """Wanda; Magnitude (threshold: layer)."""
-    name = COMPRESSIONS.get(point["compression"], point["compression"])
+    name = method_name(point["compression"])
     return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
 
 
 def strength_text(point: Mapping[str, Any]) -> str:
-    """50 %, 2:4, 4 bits, rank 64; empty for a dense model."""
+    """50 %, 2:4, 4 bits, rank 64, 50 % and 4 bits; empty for a dense model."""
     kind, strength = point["strength_kind"], point["strength"]
+    if kind in PAIRS:
+        return " and ".join(map(strength_text, parts_of(point)))
     if kind == "sparsity":
         return percent(strength)
     return {None: "", "nm": f"{strength}", "bits": f"{strength} bits", "rank": f"rank {strength}"}[kind]

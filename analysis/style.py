@@ -21,7 +21,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from analysis import layout
 from analysis.estimators import MIN_STRENGTHS
-from analysis.names import COMPRESSIONS, count_span
+from analysis.names import COMPRESSIONS, count_span, method_name
 from analysis.table import DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE, Row, compression_order
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the markers tell the curves apart in print.
@@ -51,12 +51,16 @@ KIND_TITLE = {
     "nm": "N:M sparsity (N of M kept)",
     "bits": "Quantization",
     "rank": "Low rank",
+    "sparsity+bits": "Sparsity, then quantization",
+    "nm+bits": "N:M sparsity, then quantization",
 }
 KIND_AXIS = {
     "sparsity": "Sparsity (%)",
     "nm": "Weights kept (N:M)",
     "bits": "Bits per weight",
     "rank": "Rank, and parameters left",
+    "sparsity+bits": "Sparsity + bits per weight kept",
+    "nm+bits": "N:M + bits per weight kept",
 }
 LAYOUT = {
     "axes.spines.right": False,
@@ -108,9 +112,16 @@ def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
 
 
 def compression_style(compression: str) -> dict[str, str]:
-    """How a compression is drawn in every figure; a method that users added gets a colour by its name."""
+    """How a compression is drawn in every figure; a method that users added gets a colour by its name.
+
+    Of two in a row it is the colour of the first and the marker of the second.
+    """
     if compression in COMPRESSION_STYLE:
         return COMPRESSION_STYLE[compression]
+    first, joined, second = compression.partition("+")
+    if joined:
+        looks = compression_style(first), compression_style(second)
+        return {"label": method_name(compression), "color": looks[0]["color"], "marker": looks[1]["marker"]}
     number = zlib.crc32(compression.encode())
     return {"label": compression, "color": NEW_COLORS[number % len(NEW_COLORS)], "marker": "*"}
 
@@ -175,7 +186,7 @@ def make_panels(keys_of_kind: dict[str, list], columns: int, size: tuple[float, 
             found = row.subfigures(1, len(band) + len(rest), width_ratios=counts + rest, squeeze=False).flat
             parts += zip(found, counts, strict=False)
     panels = {}
-    for letter, kind, (part, own_columns), count in zip("abcd", kinds, parts, lines, strict=False):
+    for letter, kind, (part, own_columns), count in zip("abcdef", kinds, parts, lines, strict=False):
         part.suptitle(f"({letter}) {KIND_TITLE[kind]}" if len(kinds) > 1 else KIND_TITLE[kind], weight="bold")
         grid = part.subplots(count, own_columns, squeeze=False)
         for axes, key in itertools.zip_longest(grid.flat, keys_of_kind[kind]):

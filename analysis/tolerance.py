@@ -10,7 +10,8 @@ from analysis import verdicts
 from analysis.names import rounded
 from analysis.replicates import CurveKey, LevelCurve
 from analysis.resampling import Replicates
-from analysis.table import FigureKey, Row, amount, bytes_fraction
+from analysis.sizes import amount, bytes_fraction
+from analysis.table import FigureKey, Row
 from analysis.verdicts import CORRECTED, CURVE_KEYS, RAW
 
 NONE_PASSES = "the weakest measured fails already"

@@ -23,7 +23,8 @@ from analysis.curves import (
 from analysis.names import compression_name, p_text, rounded
 from analysis.replicates import CurveKey, LevelCurve, LevelReplicates, resampled_figures
 from analysis.resampling import FEW_CLUSTERS, RESAMPLES, Replicates
-from analysis.table import FigureKey, Row, amount
+from analysis.sizes import amount
+from analysis.table import FigureKey, Row
 
 RAW, CORRECTED = "raw", "chance-corrected"
 MONOTONIC, NOT_MONOTONIC, CANNOT_TELL = "monotonic", "not monotonic", "cannot tell"

@@ -18,6 +18,7 @@ from analysis.human_gap import CATEGORIES
 from analysis.names import compression_name, markdown, model_names, strength_text, with_bounds, with_short_names
 from analysis.replicates import resampled_figures
 from analysis.resampling import RESAMPLES
+from analysis.sizes import NM_PAIR
 from analysis.table import OWN_TASK, Row, csv_text, is_fine_tuning_run, is_level_run, with_metric
 from harness import options, run_folder
 
@@ -170,8 +171,7 @@ def _by_figure(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def _method(row: Row) -> str:
-    kind = {"sparsity": "", "nm": ", N:M", "bits": "", "rank": ""}[row["strength_kind"]]
-    return compression_name(row) + kind
+    return compression_name(row) + (", N:M" if row["strength_kind"] in ("nm", NM_PAIR) else "")
 
 
 def _strength(row: Row, name: str) -> str:
