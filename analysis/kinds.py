@@ -33,8 +33,16 @@ from analysis.contrasts import (
     minority_table,
 )
 from analysis.curves import BYTES, SIZE_COLUMNS, curves_by, size_table
-from analysis.flips import FLIP_COLUMNS, flip_table
+from analysis.flips import FLIP_COLUMNS, compared_points, flip_table
 from analysis.lines import BARRIER_COLUMNS, LINE_COLUMNS, barrier_table, line_table
+from analysis.methods_compared import (
+    ABOUT,
+    COMPARED_COLUMNS,
+    compared_section,
+    compared_table,
+    methods_compared,
+    of_compared,
+)
 from analysis.names import file_names, model_names, set_title, text_names
 from analysis.outcomes import ItemReader
 from analysis.paper import Measured, compare, our_numbers
@@ -148,7 +156,7 @@ def describe(rows: list[Row], unfinished: Sequence[Path] = (), resamples: int = 
     """
     run_folder.check_runs(rows)
     levels = level_parts(rows, resamples, size)
-    parts = [*tuning_parts(rows, resamples), *levels, *flip_parts(levels)]
+    parts = [*tuning_parts(rows, resamples), *levels, *flip_parts(levels), *compared_parts(levels)]
     parts += [*domain_parts(rows, resamples), *line_parts(rows), *perplexity_parts(rows)]
     trends = joined(part.trends for part in parts)
     found = {name: [part.tables[name] for part in parts if name in part.tables] for name in Measured._fields[1:]}
@@ -212,7 +220,8 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
     for key, members in found.items():
         read = ItemReader()
         bare = level_table(members, read)
-        trends = of_figure(key, resampled_curves(members, resamples, 0, bare, read))
+        curves = resampled_curves(members, resamples, 0, bare, read)
+        trends = of_figure(key, curves)
         table = with_intervals(bare, trends)
         setting = key.setting if key.setting == OWN_TASK else f"setting{key.setting}"
         stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}"
@@ -226,6 +235,8 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
             shown = [select(point, SIZE_COLUMNS) for point in points]
             drawn.append(Plot(f"{stem}_by_size", draw, shown, SIZE_COLUMNS, findings.of_sizes(points)))
         sizes = level_sections.size_section(points) if points else []
+        compared = compared_points(members, table, read)
+        flipped = flip_table(members, table, resamples, 0, read, compared)
         parts.append(
             Part(
                 title=f"{set_title(key.setting, key.task)}, {models[key.model]}",
@@ -233,7 +244,11 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
                 lines=level_sections.level_section(table, trends) + sizes,
                 cautions=cautions.level_cautions(members, table, read),
                 trends=trends,
-                tables={"levels": table, "flips": flip_table(members, table, resamples, 0, read)},
+                tables={
+                    "levels": table,
+                    "flips": flipped,
+                    "compared": compared_table(curves, compared, trends.orders, resamples),
+                },
             )
         )
     return parts
@@ -254,6 +269,28 @@ def flip_parts(levels: Iterable[Part]) -> list[Part]:
     plot = Plot("flips", functools.partial(compression_plots.flips, found), rows, FLIP_COLUMNS, told)
     lines = [line for title, own in found.items() for line in ("", *level_sections.flip_section(title, own))]
     return [Part(FLIPS, [plot], [level_sections.ABOUT_FLIPS, *lines], [])]
+
+
+def compared_parts(levels: Iterable[Part]) -> list[Part]:
+    """The methods of all settings without training beside each other by bytes, a part for each model; none of fewer
+    than two methods.
+
+    Args:
+        levels: what level_parts returned.
+    """
+    found: dict[str, dict[str, list[Row]]] = {}
+    for part in levels:
+        if rows := part.tables["compared"]:
+            found.setdefault(rows[0]["model"], {})[part.title.removesuffix(f", {rows[0]['model']}")] = rows
+    files, parts = file_names(found), []
+    for model, sets in found.items():
+        told = " ".join(filter(None, (of_compared(title, rows) for title, rows in sets.items())))
+        rows = [row for own in sets.values() for row in own]
+        stem = f"methods_compared_{files[model]}"
+        plot = Plot(stem, functools.partial(methods_compared, sets), rows, COMPARED_COLUMNS, told)
+        lines = [line for title, own in sets.items() for line in compared_section(title, own)]
+        parts.append(Part(f"Methods compared, {model}", [plot], [ABOUT, "", *lines], []))
+    return parts
 
 
 def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
