@@ -14,9 +14,11 @@ COMPRESSIONS = {
     "dense": "Dense", "magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT",
     "rtn": "Round to nearest", "gptq": "GPTQ", "low_rank": "Low rank",
 }  # fmt: skip
+CHECKPOINT = "checkpoint:"  # before the name of a model that was compressed elsewhere
 KIND_NAME = {
     "sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank",
     "sparsity+bits": "unstructured sparsity and quantization", "nm+bits": "N:M sparsity and quantization",
+    "bytes": "another tool",
 }  # fmt: skip
 TASK_NAME = {
     "cola": "CoLA", "mnli": "MNLI", "mrpc": "MRPC", "qnli": "QNLI", "qqp": "QQP", "rte": "RTE", "sst2": "SST-2",
@@ -103,25 +105,29 @@ def percent(fraction: float) -> str:
 
 
 def method_name(compression: str) -> str:
-    """Wanda; SparseGPT + GPTQ; a method that users added by its own name."""
+    """Wanda; SparseGPT + GPTQ; a method that users added, or a model compressed elsewhere, by its own name."""
     if compression in COMPRESSIONS:
         return COMPRESSIONS[compression]
+    if compression.startswith(CHECKPOINT):
+        return compression.removeprefix(CHECKPOINT)
     return " + ".join(COMPRESSIONS.get(name, name) for name in compression.split("+"))
 
 
 def compression_name(point: Mapping[str, Any]) -> str:
-    """Wanda; Magnitude (threshold: layer)."""
+    """Wanda; Magnitude (threshold: layer); the name of a checkpoint."""
     name = method_name(point["compression"])
     return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
 
 
 def strength_text(point: Mapping[str, Any]) -> str:
-    """50 %, 2:4, 4 bits, rank 64, 50 % and 4 bits; empty for a dense model."""
+    """50 %, 2:4, 4 bits, rank 64, 50 % and 4 bits, 27.3 % of the bytes; empty for a dense model."""
     kind, strength = point["strength_kind"], point["strength"]
     if kind in PAIRS:
         return " and ".join(map(strength_text, parts_of(point)))
     if kind == "sparsity":
         return percent(strength)
+    if kind == "bytes":
+        return f"{100 * strength:.3g} % of the bytes"
     return {None: "", "nm": f"{strength}", "bits": f"{strength} bits", "rank": f"rank {strength}"}[kind]
 
 

@@ -35,14 +35,14 @@ def parts_of(point: Row) -> list[Row]:
 
 
 def amount(point: Row) -> float | None:
-    """How much of the weights is gone: sparsity, 1 - N/M, 1 - bits/16, or the share of parameters that a rank saves.
+    """How much is gone: sparsity, 1 - N/M, 1 - bits/16, of the parameters by a rank, of the bytes in a checkpoint.
 
     Of two compressions in a row it is what both together leave of the bits: 1 - (1 - sparsity) * bits / 16.
     """
     if point["strength_kind"] in PAIRS:
         return 1 - plain_fraction(point)
-    if point["strength_kind"] == "bits":
-        return 1 - point["strength"] / DENSE_BITS
+    if point["strength_kind"] in ("bits", "bytes"):
+        return 1 - point["strength"] / (DENSE_BITS if point["strength_kind"] == "bits" else 1)
     if point["strength_kind"] == "rank":
         return None if point["parameter_ratio"] is None else 1 - point["parameter_ratio"]
     return point["requested_sparsity"]
@@ -55,13 +55,13 @@ def plain_fraction(row: Row) -> float | None:
         row: as in bytes_fraction.
     Returns:
         1 - sparsity, N / M, bits / 16, or the share of the parameters that a low rank has; of two compressions in a row
-        the shares multiplied; 1 for the dense model; None where the run lacks what is needed.
+        the shares multiplied; 1 for the dense model; None for a checkpoint, and where the run lacks what is needed.
     """
     kind = row["strength_kind"]
     if kind in PAIRS:
         return math.prod(plain_fraction(part) for part in parts_of(row))
-    if kind in ("rank", "bits"):
-        return row.get("parameter_ratio") if kind == "rank" else row["strength"] / DENSE_BITS
+    if kind in ("rank", "bits", "bytes"):
+        return {"rank": row.get("parameter_ratio"), "bits": row["strength"] / DENSE_BITS, "bytes": None}[kind]
     measured = row.get("measured_sparsity")
     return 1.0 - (row["requested_sparsity"] if kind == "nm" or measured is None else measured)
 
@@ -85,12 +85,13 @@ def bytes_fraction(row: Row, arguments: Row | None = None) -> float | None:
         rank: parameters of the two factors over those of the matrix, which is stored dense where they are more.
         two in a row: the bits of the weights that pruning was asked to keep, its indices as above, and the scales and
         zero points of all groups. Without indices, where the integers of all weights are smaller: 0 is one of them.
+        bytes: those that a checkpoint's files take for the decoder weights; None where the files do not tell.
     """
     kind = row["strength_kind"]
     if kind is None:
         return 1.0
-    if kind == "rank":
-        return row.get("parameter_ratio")
+    if kind in ("rank", "bytes"):
+        return row.get("parameter_ratio" if kind == "rank" else "decoder_bytes_fraction")
     if kind == "bits":
         return _quantized(row["strength"], arguments or {})
     if kind in PAIRS:

@@ -23,7 +23,7 @@ FREEZING = "dense_transfer_freezing"
 SPARSE = "sparse_transfer"
 SPARSE_TO_DENSE = "sparse_to_dense"
 TRANSFERS = (DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE)
-KINDS = ("sparsity", "nm", "bits", "rank", *PAIRS)  # of strength, in the order of panels
+KINDS = ("sparsity", "nm", "bits", "rank", *PAIRS, "bytes")  # of strength, in the order of panels
 
 FINE_TUNING_SETTINGS = (1, 5)
 OWN_TASK = "own_task"
@@ -44,12 +44,13 @@ LEVEL_COLUMNS = (
     "parameter_ratio", "bytes_fraction", "calibrated", "seeds", "num_examples", "mean_score", "lowest_score",
     "highest_score", "mean_stderr", "metrics", "facts", "chance", "human", "dense_mean_score", "dense_above_chance",
     "relative_percent", "normalized_drop", "drop_low", "drop_high", "corrected_drop", "points_drop", "points_stderr",
-    "paired_items", "unpaired_items",
+    "paired_items", "unpaired_items", "parent_quantized",
 )  # fmt: skip
 PERPLEXITY_COLUMNS = (
     "model", "text", "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity",
     "measured_sparsity", "parameter_ratio", "mean_perplexity", "lowest_perplexity", "highest_perplexity", "mean_stderr",
     "loss_difference", "loss_difference_stderr", "kl", "kl_stderr", "vocabulary", "windows", "calibrated", "seeds",
+    "parent_quantized",
 )  # fmt: skip
 
 # What makes a point of fine-tuning, and of a setting without training besides the level.
@@ -401,7 +402,7 @@ def compression_order(point: Row) -> tuple[int, float, int]:
     Two compressions in a row stand in the order of the amount that both together remove.
     """
     kind, strength = point["strength_kind"], point["strength"]
-    strength_rank = -strength if kind in ("bits", "rank") else point["requested_sparsity"]
+    strength_rank = -strength if kind in ("bits", "rank", "bytes") else point["requested_sparsity"]
     if kind in PAIRS:
         strength_rank, strength = amount(point), parts_of(point)[0]["strength"]
     m_group = int(strength.partition(":")[2]) if kind in ("nm", NM_PAIR) else 0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.cells import Cell
-from llm_tasks.methods import DENSE, METHODS, SPARSITIES, STRENGTHS, Method, Options, Strength, dequantized
+from llm_tasks.methods import CHECKPOINT, DENSE, METHODS, SPARSITIES, STRENGTHS, Method, Options, Strength, dequantized
 from pruning.walk import InputStatistics
 from quantization.gptq import Quantized, with_zeros
 
@@ -48,19 +48,19 @@ class PairStrength(NamedTuple):
 
 
 def parts(compressions: Iterable[str]) -> list[str]:
-    """The methods that compressions consist of, each once; DENSE is none."""
+    """The methods that compressions consist of, each once; DENSE and CHECKPOINT are none."""
     names = (part for name in compressions for part in ([name] if name in METHODS else name.split(JOINED)))
-    return [name for name in dict.fromkeys(names) if name != DENSE]
+    return [name for name in dict.fromkeys(names) if name not in (DENSE, CHECKPOINT)]
 
 
 def method_of(compression: str) -> Method | None:
-    """The method of this name, be it made of two; None for the dense model.
+    """The method of this name, be it made of two; None for the dense model and for a checkpoint.
 
     Raises:
         ValueError: see check_compression.
     """
     check_compression(compression)
-    if compression == DENSE:
+    if compression in (DENSE, CHECKPOINT):
         return None
     return METHODS[compression] if compression in METHODS else pair(*(METHODS[name] for name in parts([compression])))
 
@@ -74,12 +74,12 @@ def quantizes(method: Method) -> bool:
 
 
 def check_compression(compression: str) -> str:
-    """The name, if it is dense, a method's or one of two that may follow each other; also an argparse type (checked).
+    """The name, if it is dense, checkpoint, a method's or of two that may follow each other; an argparse type too.
 
     Raises:
         ValueError: says what is allowed.
     """
-    if compression == DENSE or compression in METHODS:
+    if compression in (DENSE, CHECKPOINT, *METHODS):
         return compression
     pruning = [name for name, method in METHODS.items() if prunes(method)]
     quantizing = [name for name, method in METHODS.items() if quantizes(method)]
@@ -87,8 +87,8 @@ def check_compression(compression: str) -> str:
     names = compression.split(JOINED)
     if len(names) == 1:
         raise ValueError(
-            f"invalid choice: {compression!r} (choose from {', '.join((DENSE, *METHODS))}; or two joined by "
-            f"{JOINED}: {allowed})"
+            f"invalid choice: {compression!r} (choose from {', '.join((DENSE, *METHODS, CHECKPOINT))}; or two joined "
+            f"by {JOINED}: {allowed})"
         )
     if len(names) > 2:
         raise ValueError(f"{compression}: two may follow each other, not {len(names)}: {allowed}")
@@ -159,6 +159,8 @@ def strengths(compression: str, given: dict[str, Sequence[Any]]) -> list[Strengt
     def of(method: Method) -> list[Strength]:
         return [Strength(kind, value) for kind in method.strengths for value in dict.fromkeys(given[kind])]
 
+    if compression == CHECKPOINT:
+        return [Strength(CHECKPOINT, value) for value in dict.fromkeys(given[CHECKPOINT])]
     names = parts([compression])
     if len(names) < 2:
         return [strength for name in names for strength in of(METHODS[name])]
@@ -197,9 +199,9 @@ def compressed_by(cell: Cell) -> tuple:
 
 def missing_strength(compression: str, given: dict[str, Sequence[Any]]) -> str | None:
     """The options of which one is missing for a compression, or for one of two; None where there are all."""
-    for name in parts([compression]):
-        kinds = METHODS[name].strengths
+    for name in [CHECKPOINT] if compression == CHECKPOINT else parts([compression]):
+        kinds = (CHECKPOINT,) if name == CHECKPOINT else METHODS[name].strengths
         if not any(given[kind] for kind in kinds):
-            whose = "" if compression in METHODS else f" for {name}"
+            whose = "" if compression in (*METHODS, CHECKPOINT) else f" for {name}"
             return " or ".join(f"--{kind}" for kind in kinds) + whose
     return None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from llm_tasks.checkpoint_files import safe_label
 from pruning.low_rank import factors, low_rank_approximation
 from pruning.masks import lowest_k_masks
 from pruning.nm import nm_mask, parse_nm
@@ -25,8 +26,9 @@ from pruning.wanda import wanda_mask
 from quantization.gptq import Quantized, gptq_grid, round_to_nearest_grid
 
 DENSE = "dense"  # the compression that changes nothing
+CHECKPOINT = "checkpoint"  # a model that was compressed elsewhere; its strength is its name
 SPARSITIES = ("sparsity", "nm_ratio")
-STRENGTHS = (*SPARSITIES, "bits", "rank")
+STRENGTHS = (*SPARSITIES, "bits", "rank", CHECKPOINT)
 
 
 class Strength(NamedTuple):
@@ -37,7 +39,9 @@ class Strength(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As folders and tables name it: 0.5, 2of4, 4bit, rank64."""
+        """As folders and tables name it: 0.5, 2of4, 4bit, rank64, the name of a checkpoint."""
+        if self.kind == CHECKPOINT:
+            return safe_label(self.value)
         if self.kind == "sparsity":
             return f"{self.value:g}"
         return {"nm_ratio": "{}", "bits": "{}bit", "rank": "rank{}"}[self.kind].format(self.value).replace(":", "of")

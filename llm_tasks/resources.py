@@ -14,7 +14,6 @@ from llm_tasks.engine.greedy import ANSWERS_AT_ONCE
 from llm_tasks.engine.log_likelihood import AT_ONCE
 from llm_tasks.engine.packing import LONGEST_ROW
 from llm_tasks.engine.window_losses import POSITIONS_PER_LOSS
-from llm_tasks.methods import DENSE
 from pruning.layers import LinearWeight, block_weights, decoder_blocks, decoder_weights
 from pruning.walk import WalkCost, batch_bytes, walk_cost
 
@@ -81,7 +80,8 @@ def walk_costs(
         shape: number of calibration windows, and tokens in each.
         tokens: computed at once.
     """
-    statistics = dict.fromkeys(method_of(name).statistic for name in compressions if name != DENSE)
+    methods = filter(None, map(method_of, compressions))
+    statistics = dict.fromkeys(method.statistic for method in methods)
     return {name: walk_cost(model, shape, name, dtype, tokens) for name in statistics}
 
 
