@@ -13,6 +13,7 @@ COMPRESSIONS = {
     "dense": "Dense", "magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT",
     "rtn": "Round to nearest", "gptq": "GPTQ", "low_rank": "Low rank",
 }  # fmt: skip
+PART, LAYERS = ", ", "layers "  # between the parts of a full name, and before a choice of layers
 KIND_NAME = {"sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank"}
 TASK_NAME = {
     "cola": "CoLA", "mnli": "MNLI", "mrpc": "MRPC", "qnli": "QNLI", "qqp": "QQP", "rte": "RTE", "sst2": "SST-2",
@@ -98,9 +99,42 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.4g} %"
 
 
+def with_full_names(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the allocation of sparsity and the choice of layers in the name of the compression.
+
+    So runs that differ in these are runs of two methods: "wanda", "wanda, owl", "magnitude, layers 0-3".
+    """
+    return [
+        {**row, "compression": full_name(row["compression"], row.get("allocation"), row.get("layers"))}
+        if row.get("allocation") or row.get("layers")
+        else row
+        for row in rows
+    ]
+
+
+def full_name(compression: str, allocation: str | None, layers: str | None) -> str:
+    """The compression's name with an allocation and layers; one that has them stays as it is."""
+    if PART in compression:
+        return compression
+    parts = [compression, *([allocation] if allocation else []), *([f"{LAYERS}{layers}"] if layers else [])]
+    return PART.join(parts)
+
+
+def base_name(compression: str) -> str:
+    """Of "wanda, owl", the method: "wanda"."""
+    return compression.partition(PART)[0]
+
+
+def method_label(compression: str) -> str:
+    """Wanda; Wanda, OWL; Magnitude, layers 0-3."""
+    base, *parts = compression.split(PART)
+    shown = [re.sub(r"^owl\b", "OWL", part.replace("_", " ").replace("owl ", "owl, ")) for part in parts]
+    return PART.join([COMPRESSIONS.get(base, base), *shown])
+
+
 def compression_name(point: Mapping[str, Any]) -> str:
-    """Wanda; Magnitude (threshold: layer)."""
-    name = COMPRESSIONS.get(point["compression"], point["compression"])
+    """Wanda; Wanda, OWL; Magnitude (threshold: layer)."""
+    name = method_label(point["compression"])
     return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
 
 

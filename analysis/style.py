@@ -21,7 +21,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from analysis import layout
 from analysis.estimators import MIN_STRENGTHS
-from analysis.names import COMPRESSIONS, count_span
+from analysis.names import COMPRESSIONS, base_name, count_span, method_label
 from analysis.table import DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE, Row, compression_order
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the markers tell the curves apart in print.
@@ -45,6 +45,7 @@ _COMPRESSION_LOOKS = {
 COMPRESSION_STYLE = {name: {"label": COMPRESSIONS[name], **look} for name, look in _COMPRESSION_LOOKS.items()}
 LEVEL_MARKERS = "os^DvPX*"
 UNKNOWN_COLORS = ("0.45", "0.65", "0.3", "0.55")  # of levels of unknown difficulty, which are neither easy nor hard
+ALLOCATED_DASHES = ((0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 2, 2)))
 NEW_COLORS = ("#6A3D9A", "#8C9A1E", "#C2185B", "#2F4B7C")  # of methods that users add
 KIND_TITLE = {
     "sparsity": "Unstructured sparsity",
@@ -108,9 +109,16 @@ def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
 
 
 def compression_style(compression: str) -> dict[str, str]:
-    """How a compression is drawn in every figure; a method that users added gets a colour by its name."""
+    """How a compression is drawn in every figure; a method that users added gets a colour by its name.
+
+    One whose sparsity is allocated, or of some layers, has its method's colour, other dashes and hollow markers.
+    """
     if compression in COMPRESSION_STYLE:
         return COMPRESSION_STYLE[compression]
+    if (base := base_name(compression)) != compression:
+        dashes = ALLOCATED_DASHES[zlib.crc32(compression.encode()) % len(ALLOCATED_DASHES)]
+        return {**compression_style(base), "label": method_label(compression), "linestyle": dashes,
+                "markerfacecolor": "white"}  # fmt: skip
     number = zlib.crc32(compression.encode())
     return {"label": compression, "color": NEW_COLORS[number % len(NEW_COLORS)], "marker": "*"}
 

@@ -76,6 +76,7 @@ COORDINATES = {
     "compressed": (
         "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope", "save_model", "export", "kl",
         *CALIBRATION_OPTIONS, *CALIBRATION_CONTENT, *METHOD_OPTIONS, "method_arithmetic",
+        "only_layers", "skip_layers", "allocation", "owl_outliers", "owl_range",
     ),
 }  # fmt: skip
 # By kind of recipe, the arguments that it hashes; "recipe" itself hashes all but the COORDINATES.

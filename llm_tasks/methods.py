@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.cells import Cell
+from llm_tasks.shares import is_owl
 from pruning.low_rank import factors, low_rank_approximation
 from pruning.masks import lowest_k_masks
 from pruning.nm import nm_mask, parse_nm
@@ -96,7 +97,7 @@ class Method(NamedTuple):
     One that quantizes has `quantize` too: the integers that `compress` turns into a weight, for exports.
     `arithmetic` is a number that is raised where a change alters what the method computes with these options. Runs made
     before numbers were written count as 1. With several strengths `shared`, if there is one, takes the place of
-    `compress`.
+    `compress`. `by_row`: a sparsity removes as many weights from each output row, whatever the other rows hold.
     """
 
     compress: Compress
@@ -106,6 +107,7 @@ class Method(NamedTuple):
     quantize: Quantize | None = None
     arithmetic: Callable[[Options], int] = always_first
     shared: Shared | None = None
+    by_row: bool = False
 
 
 def magnitude(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
@@ -186,7 +188,7 @@ GRID_OPTIONS = ("group_size", "symmetric")
 GPTQ_OPTIONS = (*HESSIAN_OPTIONS, *GRID_OPTIONS, "act_order", "static_groups")
 METHODS: dict[str, Method] = {
     "magnitude": Method(magnitude, SPARSITIES),
-    "wanda": Method(by_input_norms(wanda_mask), SPARSITIES, "sq_norms"),
+    "wanda": Method(by_input_norms(wanda_mask), SPARSITIES, "sq_norms", by_row=True),
     "ria": Method(by_input_norms(ria_mask), SPARSITIES, "sq_norms"),
     "sparsegpt": Method(sparsegpt, SPARSITIES, "hessian", HESSIAN_OPTIONS),
     "rtn": Method(dequantized(rtn), ("bits",), None, GRID_OPTIONS, rtn),
@@ -223,8 +225,8 @@ def strength_of(cell: Cell) -> Strength | None:
 
 
 def is_calibrated(cell: Cell) -> bool:
-    """Whether the cell's compression reads calibration text."""
-    return cell["compression"] != DENSE and METHODS[cell["compression"]].statistic is not None
+    """Whether the cell's compression reads calibration text, or its allocation does."""
+    return is_owl(cell) or (cell["compression"] != DENSE and METHODS[cell["compression"]].statistic is not None)
 
 
 def is_quantized(cell: Cell) -> bool:
@@ -235,4 +237,5 @@ def is_quantized(cell: Cell) -> bool:
 def compressed_by(cell: Cell) -> tuple:
     """What tells the cell's model from those of other cells; the seed only where it draws the calibration text."""
     seed = cell["seed"] if is_calibrated(cell) else None
-    return (*(cell[name] for name in ("compression", *STRENGTHS)), seed)
+    parts = (cell.get(name) for name in ("only_layers", "skip_layers", "allocation_from"))
+    return (*(cell[name] for name in ("compression", *STRENGTHS)), seed, *parts)
