@@ -7,6 +7,7 @@ In the order in which the runs go through them:
     estimators resampling metrics    pure statistics on arrays, which the runs themselves use too
     replicates flips                 runs on resampled items and seeds; answers that change, KL divergence
     verdicts tolerance contrasts     whether harder levels fall faster; how far one may compress; transfers, minorities
+    sensitivity                      layers compressed one at a time; sparsity allocated against uniform
     plots compression_plots          figures of curves by strength; by size, of flips, of perplexity;
     tuned_plots style layout         of minorities and lines between models; what they are built of
     kinds                            what belongs together, with its figures and all that is said of it

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from analysis.curves import curves_by, level_curves
-from analysis.names import compression_name, markdown, percent, strength_text, task_name
+from analysis.names import LAYERS, PART, compression_name, markdown, percent, strength_text, task_name
 from analysis.outcomes import ItemReader, with_error
 from analysis.resampling import FEW_CLUSTERS
 from analysis.table import DENSE, MULTI_DOMAIN, SPARSE, Row, compression_order, is_above_chance
@@ -18,7 +18,14 @@ UNLIKE_ERRORS, UNLIKE_SHARE = 4.0, 0.1  # two seeds that differ by more standard
 FEW_WINDOWS = 100  # with fewer, the choice of windows changes a perplexity more than most compressions do
 # Coordinates of a run in the grid of its sweep.
 GROUP = ("setting", "model", "task")
-WAY = ("compression", "magnitude_scope", "transfer", "pair")  # the method by which a model was made
+WAY = (
+    "compression",
+    "layers",
+    "allocation",
+    "magnitude_scope",
+    "transfer",
+    "pair",
+)  # the method by which a model was made
 POINT = ("strength_kind", "strength")
 SEEDS = ("seed", "end_seed")
 PLACE = tuple(name for name in run_folder.COORDINATES if name not in {*GROUP, *WAY, *POINT, *SEEDS})
@@ -346,6 +353,7 @@ def _uneven_seeds(counts: Counter) -> str:
 
 def _misses_sparsity(point: Row) -> bool:
     measured, is_pruned = point["measured_sparsity"], point["strength_kind"] in ("sparsity", "nm")
+    is_pruned &= f"{PART}{LAYERS}" not in point["compression"]  # else measured over the other layers too
     return is_pruned and measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
 
 

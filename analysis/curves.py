@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from analysis import estimators
-from analysis.names import ORDER
+from analysis.names import LAYERS, ORDER, PART
 from analysis.sizes import amount, plain_fraction
 from analysis.table import KINDS, Row, compression_order, compression_rank, grouped
 
@@ -130,6 +130,7 @@ def size_table(table: Sequence[Row], size: str = BYTES) -> list[Row]:
         Points with plain_fraction, levels from easy to hard. The kinds of methods are pruning, quantization, low rank.
     """
     compressed = [point for point in table if point["strength_kind"] is not None and not point["reference_only"]]
+    compressed = [point for point in compressed if f"{PART}{LAYERS}" not in point["compression"]]  # of the whole model
     points = [{**point, "plain_fraction": plain_fraction(point)} for point in compressed]
     points = [point for point in points if point[SIZES[size]] is not None]
     kinds = {"pruning" if point["strength_kind"] in ("sparsity", "nm") else point["strength_kind"] for point in points}

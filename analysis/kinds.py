@@ -20,6 +20,7 @@ from analysis import (
     human_gap,
     level_sections,
     plots,
+    sensitivity,
     tuned_plots,
     tuned_sections,
 )
@@ -43,7 +44,7 @@ from analysis.methods_compared import (
     methods_compared,
     of_compared,
 )
-from analysis.names import file_names, model_names, set_title, text_names
+from analysis.names import file_names, model_names, set_title, text_names, with_full_names
 from analysis.outcomes import ItemReader
 from analysis.paper import Measured, compare, our_numbers
 from analysis.replicates import resampled_curves, resampled_levels, tuned_curves
@@ -155,14 +156,17 @@ def describe(rows: list[Row], unfinished: Sequence[Path] = (), resamples: int = 
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     run_folder.check_runs(rows)
-    levels = level_parts(rows, resamples, size)
+    rows = with_full_names(rows)
+    whole = sensitivity.whole_rows(rows)
+    levels = level_parts(whole, resamples, size)
     parts = [*tuning_parts(rows, resamples), *levels, *flip_parts(levels), *compared_parts(levels)]
+    parts += sensitivity_parts(rows, resamples)
     parts += [*domain_parts(rows, resamples), *line_parts(rows), *perplexity_parts(rows)]
     trends = joined(part.trends for part in parts)
     found = {name: [part.tables[name] for part in parts if name in part.tables] for name in Measured._fields[1:]}
     flat = {name: [row for own in found[name] for row in own] for name in ("levels", "differences")}
     compared = compare(our_numbers(rows, Measured(trends, **(found | flat))))
-    return Tree(rows, list(unfinished), parts, trends, missing_runs(rows), compared)
+    return Tree(rows, list(unfinished), parts, trends, missing_runs(whole), compared)
 
 
 def is_known(row: Row) -> bool:
@@ -235,6 +239,10 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
             shown = [select(point, SIZE_COLUMNS) for point in points]
             drawn.append(Plot(f"{stem}_by_size", draw, shown, SIZE_COLUMNS, findings.of_sizes(points)))
         sizes = level_sections.size_section(points) if points else []
+        if spread := sensitivity.allocation_table(bare, curves):
+            draw, told = functools.partial(sensitivity.allocation_plot, spread), sensitivity.allocation_finding(spread)
+            drawn.append(Plot(f"{stem}_allocation", draw, spread, sensitivity.ALLOCATION_COLUMNS, told))
+            sizes += ["", *sensitivity.allocation_section(spread)]
         compared = compared_points(members, table, read)
         flipped = flip_table(members, table, resamples, 0, read, compared)
         parts.append(
@@ -251,6 +259,24 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
                 },
             )
         )
+    return parts
+
+
+def sensitivity_parts(rows: list[Row], resamples: int) -> list[Part]:
+    """Some layers compressed at a time: one part for every setting, model and task."""
+    found = sensitivity.sensitivity_sets(rows)
+    models, tasks, files = _short_names((key.model for key in found), (key.task for key in found))
+    parts = []
+    for key, members in found.items():
+        read = ItemReader()
+        bare = level_table(members, read)
+        table = sensitivity.sensitivity_table(bare, resampled_curves(members, resamples, 0, bare, read))
+        setting = key.setting if key.setting == OWN_TASK else f"setting{key.setting}"
+        stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}_layers"
+        draw, told = functools.partial(sensitivity.heat_map, table), sensitivity.sensitivity_finding(table)
+        title = f"{set_title(key.setting, key.task)}, layer by layer, {models[key.model]}"
+        plot = Plot(stem, draw, table, sensitivity.SENSITIVITY_COLUMNS, told)
+        parts.append(Part(title, [plot], sensitivity.sensitivity_section(table), sensitivity.few_groups(table)))
     return parts
 
 

@@ -15,6 +15,7 @@ COMPRESSIONS = {
     "rtn": "Round to nearest", "gptq": "GPTQ", "low_rank": "Low rank",
 }  # fmt: skip
 CHECKPOINT = "checkpoint:"  # before the name of a model that was compressed elsewhere
+PART, LAYERS = ", ", "layers "  # between the parts of a full name, and before a choice of layers
 KIND_NAME = {
     "sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank",
     "sparsity+bits": "unstructured sparsity and quantization", "nm+bits": "N:M sparsity and quantization",
@@ -104,17 +105,47 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.4g} %"
 
 
+def with_full_names(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the allocation of sparsity and the choice of layers in the name of the compression.
+
+    So runs that differ in these are runs of two methods: "wanda", "wanda, owl", "magnitude, layers 0-3".
+    """
+    return [
+        {**row, "compression": full_name(row["compression"], row.get("allocation"), row.get("layers"))}
+        if row.get("allocation") or row.get("layers")
+        else row
+        for row in rows
+    ]
+
+
+def full_name(compression: str, allocation: str | None, layers: str | None) -> str:
+    """The compression's name with an allocation and layers; one that has them stays as it is."""
+    if PART in compression:
+        return compression
+    parts = [compression, *([allocation] if allocation else []), *([f"{LAYERS}{layers}"] if layers else [])]
+    return PART.join(parts)
+
+
+def base_name(compression: str) -> str:
+    """Of "wanda, owl", the method: "wanda"; of a checkpoint its whole name."""
+    return compression if compression.startswith(CHECKPOINT) else compression.partition(PART)[0]
+
+
 def method_name(compression: str) -> str:
-    """Wanda; SparseGPT + GPTQ; a method that users added, or a model compressed elsewhere, by its own name."""
-    if compression in COMPRESSIONS:
-        return COMPRESSIONS[compression]
+    """Wanda; SparseGPT + GPTQ; Wanda, OWL; Magnitude, layers 0-3.
+
+    A method that users added, and a model that was compressed elsewhere, go by their own names.
+    """
     if compression.startswith(CHECKPOINT):
         return compression.removeprefix(CHECKPOINT)
-    return " + ".join(COMPRESSIONS.get(name, name) for name in compression.split("+"))
+    base, *parts = compression.split(PART)
+    named = COMPRESSIONS.get(base) or " + ".join(COMPRESSIONS.get(name, name) for name in base.split("+"))
+    shown = [re.sub(r"^owl\b", "OWL", part.replace("_", " ").replace("owl ", "owl, ")) for part in parts]
+    return PART.join([named, *shown])
 
 
 def compression_name(point: Mapping[str, Any]) -> str:
-    """Wanda; Magnitude (threshold: layer); the name of a checkpoint."""
+    """Wanda; Wanda, OWL; Magnitude (threshold: layer); the name of a checkpoint."""
     name = method_name(point["compression"])
     return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
 

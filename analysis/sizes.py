@@ -115,7 +115,9 @@ def _kept(row: Row) -> tuple[float, float]:
 
 
 def bytes_fraction_of_run(row: Row) -> float | None:
-    """bytes_fraction of a row of run_folder.read_runs; the run's folder tells the group size of bits."""
+    """bytes_fraction of a row of run_folder.read_runs, whose folder tells the group size; None of some layers alone."""
+    if row.get("layers") and row["strength_kind"] != "sparsity":
+        return None
     arguments = run_folder.recorded_arguments(Path(row["folder"])) if has_bits(row) else None
     return bytes_fraction(row, arguments)
 

@@ -21,7 +21,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from analysis import layout
 from analysis.estimators import MIN_STRENGTHS
-from analysis.names import CHECKPOINT, COMPRESSIONS, count_span, method_name
+from analysis.names import CHECKPOINT, COMPRESSIONS, base_name, count_span, method_name
 from analysis.table import DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE, Row, compression_order
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the markers tell the curves apart in print.
@@ -47,6 +47,7 @@ LEVEL_MARKERS = "os^DvPX*"
 UNKNOWN_COLORS = ("0.45", "0.65", "0.3", "0.55")  # of levels of unknown difficulty, which are neither easy nor hard
 NEW_COLORS = ("#6A3D9A", "#8C9A1E", "#C2185B", "#2F4B7C")  # of methods that users add, and of checkpoints
 CHECKPOINT_MARKERS = "*hp<>dH8"
+ALLOCATED_DASHES = ((0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 2, 2)))
 KIND_TITLE = {
     "sparsity": "Unstructured sparsity",
     "nm": "N:M sparsity (N of M kept)",
@@ -117,10 +118,15 @@ def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
 def compression_style(compression: str) -> dict[str, str]:
     """How a compression is drawn in every figure; what is not of ours gets a colour by its name.
 
-    Of two in a row it is the colour of the first and the marker of the second.
+    Of two in a row it is the colour of the first and the marker of the second. One whose sparsity is allocated, or of
+    some layers, has its method's colour, other dashes and hollow markers.
     """
     if compression in COMPRESSION_STYLE:
         return COMPRESSION_STYLE[compression]
+    if (base := base_name(compression)) != compression:
+        dashes = ALLOCATED_DASHES[zlib.crc32(compression.encode()) % len(ALLOCATED_DASHES)]
+        return {**compression_style(base), "label": method_name(compression), "linestyle": dashes,
+                "markerfacecolor": "white"}  # fmt: skip
     first, joined, second = compression.partition("+")
     if joined and not compression.startswith(CHECKPOINT):
         looks = compression_style(first), compression_style(second)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis import estimators
-from analysis.names import COMPRESSIONS, model_name, text_name
+from analysis.names import COMPRESSIONS, base_name, model_name, text_name, with_full_names
 from analysis.outcomes import ItemReader, paired_difference, paired_loss, window_divergence, with_error
 from analysis.sizes import NM_PAIR, PAIRS, amount, bytes_fraction_of_run, parts_of
 from harness import run_folder
@@ -121,7 +121,7 @@ def sets(rows: list[Row], belongs: Callable[[Row], bool], names: Sequence[str]) 
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     run_folder.check_runs(rows)
-    found = grouped(filter(belongs, rows), names)
+    found = grouped(filter(belongs, with_full_names(rows)), names)
     return dict(sorted(found.items(), key=lambda entry: [(isinstance(value, str), value) for value in entry[0]]))
 
 
@@ -393,7 +393,7 @@ def perplexity_table(rows: list[Row]) -> list[Row]:
 
 def compression_rank(compression: str) -> tuple[int, str]:
     """Sort key: the order of names.COMPRESSIONS, then methods that are not among them, by name."""
-    return [*COMPRESSIONS, compression].index(compression), compression
+    return [*COMPRESSIONS, base_name(compression)].index(base_name(compression)), compression
 
 
 def compression_order(point: Row) -> tuple[int, float, int]:

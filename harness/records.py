@@ -78,6 +78,7 @@ COORDINATES = {
         "compression", "sparsity", "nm_ratio", "bits", "rank", "checkpoint", "checkpoint_sha256", "seed",
         "magnitude_scope", "save_model", "export", "kl",
         *CALIBRATION_OPTIONS, *CALIBRATION_CONTENT, *METHOD_OPTIONS, "method_arithmetic",
+        "only_layers", "skip_layers", "allocation", "owl_outliers", "owl_range",
     ),
 }  # fmt: skip
 # By kind of recipe, the arguments that it hashes; "recipe" itself hashes all but the COORDINATES.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from harness.cells import Cell
 from llm_tasks.methods import CHECKPOINT, DENSE, METHODS, SPARSITIES, STRENGTHS, Method, Options, Strength, dequantized
+from llm_tasks.shares import is_owl
 from pruning.walk import InputStatistics
 from quantization.gptq import Quantized, with_zeros
 
@@ -180,9 +181,9 @@ def strength_of(cell: Cell) -> Strength | PairStrength | None:
 
 
 def is_calibrated(cell: Cell) -> bool:
-    """Whether the cell's compression reads calibration text."""
+    """Whether the cell's compression reads calibration text, or its allocation does."""
     method = method_of(cell["compression"])
-    return method is not None and method.statistic is not None
+    return is_owl(cell) or (method is not None and method.statistic is not None)
 
 
 def is_quantized(cell: Cell) -> bool:
@@ -194,7 +195,8 @@ def is_quantized(cell: Cell) -> bool:
 def compressed_by(cell: Cell) -> tuple:
     """What tells the cell's model from those of other cells; the seed only where it draws the calibration text."""
     seed = cell["seed"] if is_calibrated(cell) else None
-    return (*(cell[name] for name in ("compression", *STRENGTHS)), seed)
+    parts = (cell.get(name) for name in ("only_layers", "skip_layers", "allocation_from"))
+    return (*(cell[name] for name in ("compression", *STRENGTHS)), seed, *parts)
 
 
 def missing_strength(compression: str, given: dict[str, Sequence[Any]]) -> str | None:

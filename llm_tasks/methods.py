@@ -99,8 +99,9 @@ class Method(NamedTuple):
     One that quantizes has `quantize` too: the integers that `compress` turns into a weight, for exports.
     `arithmetic` is a number that is raised where a change alters what the method computes with these options. Runs made
     before numbers were written count as 1. With several strengths `shared`, if there is one, takes the place of
-    `compress`. takes_keep_mask: `quantize` has a keyword keep_mask, of what another method pruned before
-    (compressions.pair); for one that moves weights when it rounds others.
+    `compress`. `by_row`: a sparsity removes as many weights from each output row, whatever the other rows hold.
+    takes_keep_mask: `quantize` has a keyword keep_mask, of what another method pruned before (compressions.pair); for
+    one that moves weights when it rounds others.
     """
 
     compress: Compress
@@ -111,6 +112,7 @@ class Method(NamedTuple):
     arithmetic: Callable[[Options], int] = always_first
     shared: Shared | None = None
     takes_keep_mask: bool = False
+    by_row: bool = False
 
 
 def magnitude(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
@@ -193,7 +195,7 @@ GRID_OPTIONS = ("group_size", "symmetric")
 GPTQ_OPTIONS = (*HESSIAN_OPTIONS, *GRID_OPTIONS, "act_order", "static_groups")
 METHODS: dict[str, Method] = {
     "magnitude": Method(magnitude, SPARSITIES),
-    "wanda": Method(by_input_norms(wanda_mask), SPARSITIES, "sq_norms"),
+    "wanda": Method(by_input_norms(wanda_mask), SPARSITIES, "sq_norms", by_row=True),
     "ria": Method(by_input_norms(ria_mask), SPARSITIES, "sq_norms"),
     "sparsegpt": Method(sparsegpt, SPARSITIES, "hessian", HESSIAN_OPTIONS),
     "rtn": Method(dequantized(rtn), ("bits",), None, GRID_OPTIONS, rtn),

@@ -20,6 +20,7 @@ from llm_tasks.engine.cpu import WORKER_TOKENS
 from llm_tasks.engine.encoding import OVERFLOWS
 from llm_tasks.engine.processes import job_size
 from llm_tasks.evaluation import ANSWER_METRICS
+from llm_tasks.layer_options import LAYER_OPTIONS, allocating, allocation, check_layers
 from llm_tasks.levels import Setting
 from llm_tasks.methods import CHECKPOINT, DENSE, METHOD_OPTIONS, METHODS, STRENGTHS, check_methods
 from llm_tasks.option_values import (
@@ -32,6 +33,8 @@ from llm_tasks.option_values import (
     device_of,
 )
 from pruning import calibration, magnitude
+from pruning.allocation import OWL, OWL_OUTLIERS, OWL_RANGE, UNIFORM
+from pruning.layer_choice import parse_layers
 from pruning.nm import parse_nm
 
 logger = logging.getLogger(__name__)
@@ -86,6 +89,7 @@ def make_parser(description: str, settings: Mapping[int | str, Setting], own: in
         parser.error(str(error))
     add_model(parser)
     add_compression(parser)
+    add_layers(parser)
     add_calibration(parser)
     add_run(parser)
     if own != "perplexity":
@@ -153,6 +157,28 @@ def add_compression(parser: argparse.ArgumentParser) -> None:
     add("--symmetric", action="store_true", help="rtn, gptq: a grid around zero")
     add("--act_order", action="store_true", help="gptq: quantize the inputs of largest activation first")
     add("--static_groups", action="store_true", help="gptq: scales of all groups from the dense weight")
+
+
+def add_layers(parser: argparse.ArgumentParser) -> None:
+    """Which layers are compressed, and how sparsity is spread over them."""
+    add = parser.add_argument_group("layers").add_argument
+    spec = {"nargs": "+", "type": checked(parse_layers), "default": [], "metavar": "LAYERS"}
+    add("--only_layers", **spec,
+        help="compress these weights of the decoder blocks alone; the others stay dense. Blocks, ranges and names, "
+        "separated by commas: 7, 0-3,29, down_proj, mlp, 3.self_attn, '*.q_proj'. Several values are cells of their "
+        "own; --output_dir then needs {layers} (default: all)")  # fmt: skip
+    add("--skip_layers", **spec, help="leave these weights dense; written as for --only_layers")
+    add("--allocation", nargs="+", type=checked(allocation), default=[UNIFORM], metavar="HOW",
+        help="how --sparsity is spread over the weights, always with exactly that share of zeros in all: uniform; owl: "
+        "less in blocks with many outliers (Yin et al. 2024); or a JSON file of sparsities, [0, 1), by block or name, "
+        "whose other weights share what is left. For methods that take --sparsity; several are cells of their own, "
+        "with {allocation} (default uniform)")  # fmt: skip
+    add("--owl_outliers", type=number(float, 1, 1e6), default=OWL_OUTLIERS, metavar="M",
+        help="owl: an outlier's score is above M times its block's mean, M >= 1 "
+        f"(default {OWL_OUTLIERS:g})")  # fmt: skip
+    add("--owl_range", type=number(float, 0, 0.5), default=OWL_RANGE, metavar="LAMBDA",
+        help="owl: the sparsity of a block is at most this far from --sparsity, 0 to 0.5 "
+        f"(default {OWL_RANGE:g})")  # fmt: skip
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -240,16 +266,26 @@ def parse(
     chosen = list(dict.fromkeys(given.get("settings", [own])))
     check_obeyed(given, held, chosen, unobeyed)
     check_strengths(given)
+    check_layers(given, list(held))
     defaults = {name: parser.get_default(name) for name in given}
     return Asked(given, defaults, held, {name: settings[name] for name in chosen}, others, unobeyed)
 
 
-def obeying(option: str) -> list[str]:
-    """Names of the compressions that obey an option that not all obey; empty for any other option."""
+def obeying(option: str, allocations: Sequence[str] = ()) -> list[str]:
+    """Names of the compressions that obey an option that not all obey; empty for any other option.
+
+    Args:
+        allocations: values of --allocation; OWL reads calibration text whatever the method.
+    """
     if option == "magnitude_scope":
         return ["magnitude"]
+    if option in LAYER_OPTIONS:
+        return list(METHODS)
+    if option == "allocation":
+        return allocating()
     if option in records.CALIBRATION_OPTIONS:
-        return [name for name, method in METHODS.items() if method.statistic is not None]
+        by_owl = allocating() if OWL in allocations and option != "true_sequential" else []
+        return [name for name, method in METHODS.items() if method.statistic is not None or name in by_owl]
     if option in METHOD_OPTIONS:
         return [name for name, method in METHODS.items() if option in method.options]
     return []
@@ -271,7 +307,7 @@ def check_obeyed(
     """
     compressions = " ".join(given["compression"])
     for option in typed:
-        takers = obeying(option)
+        takers = obeying(option, given["allocation"])
         if takers and not set(takers) & set(parts(given["compression"])):
             if option in records.CALIBRATION_OPTIONS and option != "true_sequential":
                 logger.warning("--%s: none of --compression %s is calibrated", option, compressions)

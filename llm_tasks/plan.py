@@ -24,10 +24,13 @@ from llm_tasks.compressions import (
     strengths,
 )
 from llm_tasks.engine import ways
+from llm_tasks.layer_options import ALL, LAYER_OPTIONS, OWL_OPTIONS, allocation_content, varied_layers
+from llm_tasks.layer_options import parts as layer_parts
 from llm_tasks.levels import Setting
 from llm_tasks.methods import CHECKPOINT, DENSE, METHOD_OPTIONS, STRENGTHS, Options
 from llm_tasks.option_values import Given
 from llm_tasks.options import Asked, obeying
+from llm_tasks.shares import is_owl
 from pruning import calibration, walk
 
 
@@ -49,9 +52,11 @@ def setting_cells(given: Given, setting: Setting) -> list[Cell]:
     for compression in dict.fromkeys(given["compression"]):
         for strength in strengths(compression, given) or [None]:
             label = strength.label if strength else DENSE
-            cell = {"setting": setting.name, "compression": compression, "strength": label, **strength_values(strength)}
-            seeds = given["seed"] if setting.seeded or is_calibrated(cell) else given["seed"][:1]
-            found += [{**cell, "seed": seed} for seed in dict.fromkeys(seeds)]
+            same = {"setting": setting.name, "compression": compression, "strength": label, **strength_values(strength)}
+            for part in layer_parts(given, compression, strength):
+                cell = {**same, **part}
+                seeds = given["seed"] if setting.seeded or is_calibrated(cell) else given["seed"][:1]
+                found += [{**cell, "seed": seed} for seed in dict.fromkeys(seeds)]
     return found
 
 
@@ -65,8 +70,9 @@ def cell_options(asked: Asked, some: list[Cell]) -> dict[str, Any]:
     """The options, where they are not the default, that run some cells by themselves; none that these do not obey."""
     options = {name: value for name, value in asked.given.items() if value != asked.defaults[name]}
     compressions, settings = values(some, "compression"), values(some, "setting")
+    allocations = values(some, "allocation_from")
     for name in list(options):
-        takers = obeying(name)
+        takers = obeying(name, allocations)
         others = bool(takers) and not set(takers) & set(parts(compressions))
         if others or all(name in asked.unobeyed[setting] for setting in settings):
             del options[name]
@@ -76,13 +82,16 @@ def cell_options(asked: Asked, some: list[Cell]) -> dict[str, Any]:
         options.pop(name, None)
     if not any(map(is_quantized, some)):
         options.pop("export", None)
+    if not any(map(is_owl, some)):
+        for name in OWL_OPTIONS:
+            options.pop(name, None)
     setting = {"settings": settings} if "settings" in asked.given else {}
     return {**options, **varied(some), **setting}
 
 
 def varied(some: list[Cell]) -> dict[str, list]:
     """The values of the options that tell some cells of a setting apart."""
-    return {name: values(some, name) for name in ("compression", *STRENGTHS, "seed")}
+    return {name: values(some, name) for name in ("compression", *STRENGTHS, "seed")} | varied_layers(some)
 
 
 class Computation(NamedTuple):
@@ -144,8 +153,12 @@ def identity(
         unused.add("kl")
     if not given["export"] or not is_quantized(cell):
         unused.add("export")
+    if not is_owl(cell):
+        unused |= set(OWL_OPTIONS)
     recorded = records.recorded_options(given, asked.defaults)
     of_cell = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
+    of_cell |= {name: cell.get(name) for name in LAYER_OPTIONS}
+    of_cell["allocation"] = allocation_content(cell.get("allocation_from"))
     numbers = {
         "dtype_used": computed.dtype, "precision_used": computed.precision,
         "engine_arithmetic": computed.engine_arithmetic,
@@ -218,6 +231,8 @@ def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_sco
         "strength": strength.value if strength else None,
         "requested_sparsity": None if checkpoint else strength.requested_sparsity if strength else 0.0,
         "magnitude_scope": magnitude_scope if ranked else None,
+        "layers": None if cell.get("layers", ALL) == ALL else cell["layers"],
+        "allocation": cell["allocation"] if cell.get("allocation_from") else None,
         "seed": cell["seed"],
         "recipe": records.recipe(run_identity, records.COORDINATES["compressed"]),
         "compression_recipe": records.recipe(shared) if shared else None,

@@ -71,7 +71,12 @@ class Memory:
 
 
 def walk_costs(
-    model: PreTrainedModel, compressions: Iterable[str], shape: tuple[int, int], dtype: torch.dtype, tokens: int
+    model: PreTrainedModel,
+    compressions: Iterable[str],
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    tokens: int,
+    more: Iterable[str] = (),
 ) -> dict[str | None, WalkCost]:
     """What a walk over the blocks costs, by the statistic that it collects, None where it collects none.
 
@@ -79,9 +84,10 @@ def walk_costs(
         model: may be without weights.
         shape: number of calibration windows, and tokens in each.
         tokens: computed at once.
+        more: statistics that are collected besides, whatever the compression.
     """
     methods = filter(None, map(method_of, compressions))
-    statistics = dict.fromkeys(method.statistic for method in methods)
+    statistics = dict.fromkeys([*(method.statistic for method in methods), *more])
     return {name: walk_cost(model, shape, name, dtype, tokens) for name in statistics}
 
 

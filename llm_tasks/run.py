@@ -52,6 +52,7 @@ from llm_tasks.methods import CHECKPOINT, DENSE
 from llm_tasks.options import Asked
 from llm_tasks.origin import once_quantized
 from llm_tasks.resources import LAYOUTS, Memory, choose_layout, memory_needed, report_plan, walk_costs
+from llm_tasks.shares import check_choices, is_owl
 from pruning.blocks import BlockStorage, StreamedBlocks
 from pruning.layers import decoder_weights
 from pruning.walk import WalkCost
@@ -224,16 +225,21 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     model = skeleton(source)
     exported = given["bits"] if given["export"] else ()
     check_shapes(model, source.name, given["nm_ratio"], given["rank"], exported, given["group_size"])
+    check_choices(model, folders.values(), how.allocation_files)
     length = max_length(model)
     calibrated = option_values.calibration_of(given, length)
-    values = {name: setting_values(asked, setting, length) for name, setting in asked.settings.items()}
+    values = {
+        name: option_values.values_of(setting, given, typed=asked.typed, max_length=length)
+        for name, setting in asked.settings.items()
+    }
     opened = checkpoints.open_all(given["checkpoint"], model, source) if given["checkpoint"] else {}
     files = {name: checkpoint.files for name, checkpoint in opened.items()}
     identities = plan.identify(asked, folders, values, model, source, how, files)
     check_folders(identities, given["overwrite"])
     several = len({compressed_by(cell) for cell in folders.values() if cell["compression"] != CHECKPOINT}) > 1
     shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
-    costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch)
+    statistics = ["sq_norms"] if any(map(is_owl, folders.values())) else []
+    costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch, statistics)
     memory = plan_memory(asked, values, source, how, model, costs.values(), several)
     source = replace(source, blocks=memory.layout)
     return Planned(
@@ -335,11 +341,6 @@ def plan_memory(
     return choose_layout(layouts, needed, source.devices, source.name)
 
 
-def setting_values(asked: Asked, setting: Setting, length: int) -> Any:
-    """The options that a setting's functions read; `length` is how many tokens the model takes."""
-    return option_values.values_of(setting, asked.given, typed=asked.typed, max_length=length)
-
-
 def prepare_data(
     setting: Setting, values: Any, seeds: Sequence[int], tokenizer: PreTrainedTokenizerBase, length: int,
     reading: Reading | None,
@@ -426,7 +427,7 @@ def compress_streamed(job: Job, folder: Path) -> Compressed:
         tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) else None
         blocks, seconds = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
         refuse_unknown_ids(blocks.model, job.tokenizer)
-        facts = {**compression_facts(cell, blocks.weights()), "compress_seconds": seconds}
+        facts = {**compression_facts(cell, blocks.weights(), blocks.model), "compress_seconds": seconds}
         job.streamed[compressed_by(cell)] = Compressed(blocks.model, blocks, facts)
     return job.streamed[compressed_by(cell)]
 
@@ -436,7 +437,7 @@ def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> Compres
     cell, run_identity, processes = job.folders[folder], job.identities[folder], job.processes
     tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) and processes.is_main else None
     grids = dense.compress(cell, tokens, processes)
-    facts = {**compression_facts(cell, dense.matrices().items()), "compress_seconds": dense.seconds}
+    facts = {**compression_facts(cell, dense.matrices().items(), dense.model), "compress_seconds": dense.seconds}
     with processes.together():
         if job.asked.given["save_model"] and processes.is_main:
             save_compressed(folder, dense.model, cell, run_identity, job.tokenizer)

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from analysis import terminal, tolerance, verdicts
 from analysis.human_gap import CATEGORIES
-from analysis.names import compression_name, markdown, model_names, strength_text, with_bounds, with_short_names
+from analysis.names import (
+    compression_name,
+    markdown,
+    model_names,
+    strength_text,
+    with_bounds,
+    with_full_names,
+    with_short_names,
+)
 from analysis.replicates import resampled_figures
 from analysis.resampling import RESAMPLES
 from analysis.sizes import NM_PAIR
@@ -95,7 +103,7 @@ def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
     found = run_folder.read_runs(*folders, passed_over=passed_over)
     for line in run_folder.passed_over_lines(passed_over):
         print(f"max_strength.py: {line}", file=sys.stderr)
-    rows = [row for row in found if is_level_run(row) or is_fine_tuning_run(row)]
+    rows = [row for row in with_full_names(found) if is_level_run(row) or is_fine_tuning_run(row)]
     if not rows:
         looked = ", ".join(map(str, folders))
         raise ValueError(

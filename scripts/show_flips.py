@@ -25,7 +25,7 @@ import scipy.special
 
 from analysis import flips, terminal
 from analysis.flips import CHANGED, GAINED, LOST, Answers, answers_of, asked_the_same
-from analysis.names import compression_name, markdown, model_name, set_title, strength_text
+from analysis.names import compression_name, markdown, model_name, set_title, strength_text, with_full_names
 from analysis.outcomes import ItemReader
 from analysis.table import DENSE_POINT, Row, is_level_run, point_order, runs_of_points, scope_of, with_metric
 from harness import options, records, run_folder
@@ -123,7 +123,7 @@ def level_runs(folders: list[Path], metric: list[str]) -> list[Row]:
         looked = ", ".join(map(str, folders))
         raise ValueError(f"--results_dir {looked}: holds no complete run of settings 2 to 6 or of a task of your own")
     run_folder.check_runs(rows)
-    return with_metric(rows, metric)
+    return with_metric(with_full_names(rows), metric)
 
 
 def chosen_runs(rows: list[Row], asked: Mapping[str, Any]) -> list[Row]:
