@@ -222,15 +222,16 @@ def size_of(strength: Measured, shapes: Shapes, counted: Mapping[str, Any]) -> f
 
 def nearest(sizes: Mapping[Measured, float], target: float) -> Measured | None:
     """The strength whose size is nearest to the target; of pairs that come as near, the one whose parts save alike."""
-    if not sizes:
-        return None
-    least = min(abs(size - target) for size in sizes.values())
+    best: dict[Any, tuple[float, Measured]] = {}  # of pairs, for each number of bits
+    for strength, size in sizes.items():
+        bits = strength.quantization.value if isinstance(strength, PairStrength) else None
+        found = abs(size - target), strength
+        best[bits] = min(best.get(bits, found), found, key=lambda one: one[0])
+    least = min((distance for distance, _ in best.values()), default=math.inf)
     if least > NEAR:
         return None
-    near = [strength for strength, size in sizes.items() if abs(size - target) <= least + AS_NEAR]
-    if isinstance(near[0], PairStrength):
-        return min(near, key=imbalance)
-    return min(near, key=lambda strength: abs(sizes[strength] - target))
+    near = [strength for distance, strength in best.values() if distance <= least + AS_NEAR]
+    return min(near, key=imbalance) if len(near) > 1 else near[0]
 
 
 def imbalance(strength: PairStrength) -> float:
