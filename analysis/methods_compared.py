@@ -1,7 +1,8 @@
 """Methods beside each other at equal bytes: what each loses, flips and moves, and whether it hurts hard levels more.
 
-A row is a method at one strength in one setting, its measures means over the levels that the dense model answers above
-chance. All methods are resampled on the same draws of items. scripts/compare_methods.py measures them at equal bytes.
+A row is a method at one strength in one setting. Its flips and KL are means over the levels, its drop over those that
+the dense model answers above chance. All methods are resampled on the same draws of items.
+scripts/compare_methods.py measures them at equal bytes.
 """
 
 import itertools
@@ -23,9 +24,10 @@ from analysis.verdicts import CURVE_KEYS, RAW
 
 DROP, SCORE = "drop", "junk_dna_score"
 MEASURES = (DROP, FLIPS, KL)
+NO_DROP = "no drop: the dense model is not above chance, or has no outcomes beside it"
 COMPARED_COLUMNS = (
     "setting", "task", "model", "compression", "magnitude_scope", "strength_kind", "strength", "bytes_fraction",
-    "seeds", "levels", *(f"{name}{ending}" for name in MEASURES for ending in ("", "_low", "_high")),
+    "seeds", "levels", "drop_levels", *(f"{name}{ending}" for name in MEASURES for ending in ("", "_low", "_high")),
     SCORE, "junk_dna_low", "junk_dna_high", "reason",
 )  # fmt: skip
 METHOD = ("compression", "magnitude_scope", "strength_kind")  # makes a curve, by columns of CurveKey
@@ -50,18 +52,20 @@ def compared_table(
         orders: rows of verdicts.ORDER_COLUMNS, which hold the Junk DNA scores.
         resamples, seed: of the draws.
     Returns:
-        From many bytes to few. drop is the mean over levels of the normalized drop, with its 95 % interval, as flips
-        and KL are. levels are those that it is of: the dense model is above chance there, and all points of the
-        method's curve are measured. The Junk DNA score is that of the whole curve. reason: why something is None.
+        From many bytes to few. flips and kl are means over `levels` with their 95 % intervals; drop is that of the
+        normalized drop over `drop_levels`, where the dense model is above chance. The Junk DNA score is that of the
+        whole curve. reason: why something is None.
     """
     scores = {tuple(row[name] for name in CURVE_KEYS[3:]): row for row in orders if row["measure"] == RAW}
     rows: dict[tuple, Row] = {}
     for key, levels in curves.items():
-        kept = [level for level in levels if not verdicts.missing_reason(level)]
-        points = {point["strength"]: point for level in kept for point in level.points}
+        points = {point["strength"]: point for level in levels for point in level.points}
         for strength, point in points.items():
             if point["bytes_fraction"] is not None:
-                rows[key, strength] = {**point, **_drop(kept, strength), **_score(scores.get(tuple(key)))}
+                rows[key, strength] = {**point, **_drop(levels, strength), **_score(scores.get(tuple(key)))}
+                rows[key, strength]["reason"] = "; ".join(filter(None, (
+                    "" if rows[key, strength][DROP] is not None else NO_DROP, rows[key, strength]["reason"],
+                )))  # fmt: skip
     if len({key for key, _ in rows}) < 2:
         return []
     named = {place: set(row["levels"]) for place, row in rows.items()}
@@ -73,15 +77,21 @@ def compared_table(
 
 
 def _drop(levels: list[LevelCurve], strength: float | int | str) -> Row:
-    """The mean drop at a strength over the levels that have it, and their names."""
-    parts, lowest, names = [], [], []
+    """The mean drop at a strength over the levels where it means something, and the names of these and of all."""
+    parts, lowest, names, everywhere = [], [], [], []
     for level in levels:
         index = next((place for place, point in enumerate(level.points) if point["strength"] == strength), None)
-        if index is not None:
+        if index is None:
+            continue
+        everywhere.append(level.points[0]["level"])
+        if not verdicts.missing_reason(level):
             parts.append(verdicts.drops(level, 0.0).point(index))
             lowest.append(level.replicates.dense.lowest_drop)
             names.append(level.points[0]["level"])
-    return {"levels": tuple(names)} | _bounds(DROP, _mean(parts), (float(np.mean(lowest)), None))
+    found = {"levels": tuple(everywhere), "drop_levels": tuple(names)}
+    if not parts:
+        return found | dict.fromkeys((DROP, f"{DROP}_low", f"{DROP}_high"))
+    return found | _bounds(DROP, _mean(parts), (float(np.mean(lowest)), None))
 
 
 def _score(order: Row | None) -> Row:
@@ -216,18 +226,19 @@ def _panel(axes: Axes, rows: list[Row], of_method: Mapping[tuple, dict], name: s
     axes.set_xlim(max(100.0, *sizes) + 2, min(sizes) - 4)
     if name == DROP:
         axes.axhline(0, color="0.3", linestyle="--", linewidth=1.0, zorder=1)
-        heights = [unit * row[DROP] for row in rows]
+        heights = [0.0, *(unit * row[DROP] for row in rows if row[DROP] is not None)]
         ends = [
             unit * row[f"{DROP}_{end}"] for row in rows for end in ("low", "high") if row[f"{DROP}_{end}"] is not None
         ]
         # An interval may reach to many times a dense score that is near 0: it then leaves the panel.
-        axes.set_ylim(min(*heights, *ends, -5) - 3, min(max(*heights, *ends, 5), max(*heights, 0) + MOST_ABOVE) + 3)
+        axes.set_ylim(min(*heights, *ends, -5) - 3, min(max(*heights, *ends, 5), max(heights) + MOST_ABOVE) + 3)
     known = [row[KL] for row in rows if row[KL]]
     if name == KL and known and max(known) > 20 * min(known):
         axes.set_yscale("log")
         axes.set_ylim(min(known) / 4, 2 * max(row["kl_high"] or row[KL] for row in rows if row[KL]))
     if not handles:
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color="0.4")
+        told = "the dense model is not above chance" if name == DROP else "not recorded"
+        axes.text(0.5, 0.5, told, transform=axes.transAxes, ha="center", color="0.4")
     return handles
 
 
@@ -279,7 +290,7 @@ def _caption(sets: Mapping[str, list[Row]]) -> str:
     seeds = sorted({len(row["seeds"]) for row in rows})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     return (
-        f"{', '.join(models)}. Means over the levels where the dense model is above chance; {count} "
+        f"{', '.join(models)}. Means over the levels, of drops where the dense model is above chance; {count} "
         f"seed{'' if count == '1' else 's'}. Bars: 95 % over groups of items and seeds, the same draws for all. Points "
         "of about one size stand side by side; the CSV has their bytes. Junk DNA score: above 0 where hard levels fall "
         "faster."
@@ -288,12 +299,12 @@ def _caption(sets: Mapping[str, list[Row]]) -> str:
 
 def compared_section(title: str, rows: list[Row]) -> list[str]:
     """The lines of one setting; `rows` are its compared_table."""
-    head = ["compression", "strength", "bytes", "drop %", "flips %", "KL", "Junk DNA score", "levels"]
+    head = ["compression", "strength", "bytes", "drop %", "flips %", "KL", "Junk DNA score", "levels of drop"]
     body = [
         [
             compression_name(row), strength_text(row), f"{100 * row['bytes_fraction']:.1f} %", _percent(row, DROP),
             _percent(row, FLIPS), with_bounds(row[KL], row["kl_low"], row["kl_high"]), _score_text(row),
-            len(row["levels"]),
+            f"{len(row['drop_levels'])} of {len(row['levels'])}",
         ]
         for row in rows
     ]  # fmt: skip
@@ -314,10 +325,11 @@ def _percent(row: Row, name: str) -> str:
 
 
 ABOUT = (
-    "Every method at the sizes that it was measured at, bytes counted with masks, scales and factors. Drop: mean over "
-    "the levels of (compressed - dense) / dense. Flips and KL: as below Flips and distances, mean over the levels. "
-    "95 % intervals over groups of items and seeds; methods share the draws, so that two of them may differ for sure "
-    "though their intervals overlap. The Junk DNA score is of the method's whole curve."
+    "Every method at the sizes that it was measured at, bytes counted with masks, scales and factors. Drop: mean of "
+    "(compressed - dense) / dense over the levels where the dense model is above chance. Flips and KL: as below Flips "
+    "and distances, mean over the levels. 95 % intervals over groups of items and seeds; methods share the draws, so "
+    "that two of them may differ for sure though their intervals overlap. The Junk DNA score is of the method's whole "
+    "curve."
 )
 
 

@@ -15,6 +15,7 @@ With --list_cells the commands of all runs are printed, one a line, for xargs or
 """
 
 import argparse
+import functools
 import itertools
 import logging
 import math
@@ -71,11 +72,33 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this script, and the words that are the measuring script's, which are checked as options."""
+    args, rest = make_parser().parse_known_args(argv)
+    measuring(rest, args.output_dir)
+    return args, rest
+
+
+def measuring(rest: Sequence[str], output_dir: str) -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser of the measuring script, and its words without compressions and strengths."""
+    parser = options.make_parser(__doc__, SETTINGS, 2)
+    for word in rest:
+        name = word.partition("=")[0]
+        if name in [f"--{kind}" for kind in STRENGTHS]:
+            parser.error(f"{name}: the strengths are those whose bytes are nearest to --targets")
+        if name == "--group_by":
+            parser.error("--group_by: the commands are grouped by compression; --list_cells prints one for each run")
+    where = [] if any(word.partition("=")[0] == "--settings" for word in rest) else ["--settings", "2"]
+    found = [*rest, *where, "--output_dir", output_dir]
+    parser.parse_args(found)
+    return parser, found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare the methods that the command line asks for; returns the exit status."""
     start_logging()
     parser = make_parser()
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parse_args(argv)
     try:
         asked, cells = wanted(args, rest)
         template = os.path.join(
@@ -84,13 +107,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         folders = output_folders(template, cells)
     except ValueError as error:
         parser.error(str(error))
-    script, of_cells = os.path.relpath(MEASURE), lambda some: {**plan.cell_options(asked, some)}
+    script, of_cells = os.path.relpath(MEASURE), functools.partial(plan.cell_options, asked)
     if args.list_cells:
         print_lines(command_lines(script, folders, template, of_cells, None, lambda some: some))
         return 0
-    together = groups(cells, ["compression"], lambda some: plan.computed_together(asked, some))
+    together = groups(cells, ["compression"], functools.partial(plan.computed_together, asked))
     failed = [line for line in (command_line(script, of_cells(some), template) for some in together) if not run(line)]
-    if rest and "--dry_run" in rest:
+    if asked.given["dry_run"]:
         return 1 if failed else 0
     plot = command_line(
         os.path.relpath(ROOT / "scripts/plot_results.py"), {"results_dir": args.output_dir},
@@ -114,14 +137,8 @@ def wanted(args: argparse.Namespace, rest: Sequence[str]) -> tuple[Asked, list[C
     Raises:
         ValueError: names the option and what is allowed.
     """
-    for word in rest:
-        name = word.partition("=")[0]
-        if name in [f"--{kind}" for kind in STRENGTHS]:
-            raise ValueError(f"{name}: the strengths are those whose bytes are nearest to --targets")
-    measuring = options.make_parser(__doc__, SETTINGS, 2)
-    where = ["--settings", "2"] if not any(word.partition("=")[0] == "--settings" for word in rest) else []
-    base = [*rest, *where, "--output_dir", args.output_dir]
-    given = vars(measuring.parse_args(base))
+    parser, base = measuring(rest, args.output_dir)
+    given = vars(parser.parse_args(base))
     compressions = args.compression or [*METHODS, *PAIRS]
     found = equal_bytes(given, [name for name in dict.fromkeys(compressions) if name != DENSE], args.targets,
                         args.pair_bits)  # fmt: skip
@@ -129,7 +146,7 @@ def wanted(args: argparse.Namespace, rest: Sequence[str]) -> tuple[Asked, list[C
     for kind in STRENGTHS:
         values = {cell[kind] for own in found.values() for cell in map(strength_values, own)} - {None}
         named += [f"--{kind}", *map(str, sorted(values))] if values else []
-    asked = options.parse(measuring, [*base, *named], SETTINGS, 2)
+    asked = options.parse(parser, [*base, *named], SETTINGS, 2)
     labels = {(name, strength.label) for name, own in found.items() for strength in own} | {(DENSE, DENSE)}
     cells = plan.all_cells(asked.given, asked.settings.values())
     return asked, [cell for cell in cells if (cell["compression"], cell["strength"]) in labels]
@@ -205,15 +222,16 @@ def size_of(strength: Measured, shapes: Shapes, counted: Mapping[str, Any]) -> f
 
 def nearest(sizes: Mapping[Measured, float], target: float) -> Measured | None:
     """The strength whose size is nearest to the target; of pairs that come as near, the one whose parts save alike."""
-    if not sizes:
-        return None
-    least = min(abs(size - target) for size in sizes.values())
+    best: dict[Any, tuple[float, Measured]] = {}  # of pairs, for each number of bits
+    for strength, size in sizes.items():
+        bits = strength.quantization.value if isinstance(strength, PairStrength) else None
+        found = abs(size - target), strength
+        best[bits] = min(best.get(bits, found), found, key=lambda one: one[0])
+    least = min((distance for distance, _ in best.values()), default=math.inf)
     if least > NEAR:
         return None
-    near = [strength for strength, size in sizes.items() if abs(size - target) <= least + AS_NEAR]
-    if isinstance(near[0], PairStrength):
-        return min(near, key=imbalance)
-    return min(near, key=lambda strength: abs(sizes[strength] - target))
+    near = [strength for distance, strength in best.values() if distance <= least + AS_NEAR]
+    return min(near, key=imbalance) if len(near) > 1 else near[0]
 
 
 def imbalance(strength: PairStrength) -> float:

@@ -47,7 +47,7 @@ def test_means_over_levels_by_hand(tmp_path):
     )  # fmt: skip
     assert [row["compression"] for row in rows] == ["wanda", "rtn"]  # from many bytes to few
     assert [row["bytes_fraction"] for row in rows] == pytest.approx([0.5 + 1 / 16, (4 + 20 / 128) / 16])
-    assert all(row["levels"] == ("easy", "hard") for row in rows)
+    assert all(row["levels"] == row["drop_levels"] == ("easy", "hard") for row in rows)
     wanda, rtn = rows
     assert wanda["drop"] == pytest.approx((-0.25 - 0.5) / 2) and rtn["drop"] == pytest.approx(-0.1 / 2)
     assert wanda["flips"] == pytest.approx(0.25) and rtn["flips"] == pytest.approx(0.05)
@@ -108,11 +108,19 @@ def test_the_score_is_that_of_the_curve(tmp_path):
         assert row["kl"] is None and row["flips"] == pytest.approx(-row["drop"])
 
 
-def test_levels_that_dense_does_not_know_are_left_out(tmp_path):
+def test_levels_that_dense_does_not_know_are_left_out_of_drops_alone(tmp_path):
     known, unknown = [1.0] * 60, [1.0] * 15 + [0.0] * 45
     made = [level_run(name, strength, {"easy": known, "hard": unknown}, of_level={"hard": {"stderr": 0.056}})
             for name, strength in (("dense", None), ("wanda", 0.5), ("rtn", ("bits", 4)))]  # fmt: skip
-    assert {row["levels"] for row in compared(tmp_path, *made)[0]} == {("easy",)}
+    rows = compared(tmp_path / "one", *made)[0]
+    assert {(row["levels"], row["drop_levels"]) for row in rows} == {(("easy", "hard"), ("easy",))}
+    assert all(row["flips"] == 0 and row["drop"] == 0 for row in rows)
+    made = [level_run(name, strength, {"hard": unknown}, stderr=0.056)
+            for name, strength in (("dense", None), ("wanda", 0.5), ("rtn", ("bits", 4)))]  # fmt: skip
+    rows = compared(tmp_path / "other", *made)[0]
+    assert all(row["drop"] is None and row["drop_levels"] == () and row["flips"] == 0 for row in rows)
+    assert all(row["reason"].startswith("no drop: the dense model is not above chance") for row in rows)
+    methods_compared({"Setting 2": rows})
 
 
 def test_fewer_than_two_methods_are_not_compared(tmp_path):
