@@ -17,7 +17,7 @@ from harness.model_files import WEIGHT_FILES, weight_files
 # GGUF's types with 4 bits and less store a scale for at most so many weights in a row.
 GROUP, LEVELS = 32, 16
 MATRICES, ROWS = 8, 64  # that are looked at, and of each
-FEWEST_WEIGHTS = 24  # of a group that are not zero, so that pruning alone leaves no group of few values
+FEWEST_WEIGHTS, PER_VALUE = 8, 1.5  # that are not zero, of a group and for each value: pruning leaves all different
 OF_MATRICES, OF_GROUPS = 0.5, 0.95
 OWN_CARD = re.compile(r"^\|\s*(compression|bits)\s*\|\s*([^|]+?)\s*\|\s*$", re.MULTILINE)
 
@@ -39,7 +39,10 @@ def once_quantized(name: str, weights: str, revision: str | None) -> str | None:
             return told
         files = weight_files(name, weights)
     else:
-        found = try_to_load_from_cache(name, WEIGHT_FILES[weights], revision=revision or "main")
+        try:
+            found = try_to_load_from_cache(name, WEIGHT_FILES[weights], revision=revision or "main")
+        except ValueError:  # no hub id either
+            found = None
         files = [Path(found)] if isinstance(found, str) else []
     if weights != "safetensors" or not files:
         return None
@@ -79,6 +82,7 @@ def on_a_grid(rows: Tensor) -> bool:
     groups = groups[(groups != 0).sum(axis=1) >= FEWEST_WEIGHTS]
     if not len(groups):
         return False
+    most = np.minimum(LEVELS, (groups != 0).sum(axis=1) / PER_VALUE)
     ordered = np.sort(groups, axis=1)
     values = 1 + (np.diff(ordered, axis=1) != 0).sum(axis=1) - (groups == 0).any(axis=1)
-    return bool((values <= LEVELS).mean() >= OF_GROUPS)
+    return bool((values <= most).mean() >= OF_GROUPS)
