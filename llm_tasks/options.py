@@ -267,6 +267,9 @@ def parse(
     check_obeyed(given, held, chosen, unobeyed)
     check_strengths(given)
     check_layers(given, list(held))
+    for name in chosen:
+        if settings[name].check is not None:
+            settings[name].check(given, held)
     defaults = {name: parser.get_default(name) for name in given}
     return Asked(given, defaults, held, {name: settings[name] for name in chosen}, others, unobeyed)
 
