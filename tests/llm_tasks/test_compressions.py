@@ -114,6 +114,17 @@ def test_what_is_kept_can_be_every_bit_of_the_weight():
         assert torch.equal(found, alone.compress(W, statistics(alone.statistic, X), Strength("bits", 3), GROUPS))
 
 
+@pytest.mark.parametrize("name", ["sparsegpt+gptq", "wanda+rtn", "magnitude+gptq"])
+def test_an_accelerator_agrees_with_the_cpu(accelerator: str, name: str):
+    W, X = layer()
+    method, found = method_of(name), []
+    for device in ("cpu", accelerator):
+        made = method.compress(W.to(device), statistics(method.statistic, X.to(device)), HALF_AT_4, GROUPS)
+        assert made.device.type == device and (made == 0).float().mean() >= 0.5
+        found.append(((made.cpu() - W).double() @ X.double().T).norm())
+    assert float(found[1]) == pytest.approx(float(found[0]), rel=5e-3)
+
+
 def test_one_walk_collects_what_both_read():
     named = {"magnitude+rtn": None, "wanda+rtn": "sq_norms", "magnitude+gptq": "hessian", "wanda+gptq": "hessian",
              "ria+gptq": "hessian", "sparsegpt+gptq": "hessian", "sparsegpt+rtn": "hessian"}  # fmt: skip
