@@ -92,6 +92,8 @@ def test_a_pair_is_one_after_the_other_with_the_zeros_kept(first: str, second: s
 @pytest.mark.parametrize("options", [Options(), Options(group_size=8, symmetric=True), Options(group_size=-1)])
 @pytest.mark.parametrize("bits", [2, 8])
 def test_zeros_are_kept_in_every_pair(first: str, second: str, options: Options, bits: int):
+    if {METHODS[first].statistic, METHODS[second].statistic} - {None, "sq_norms", "hessian"}:
+        pytest.skip("one walk does not collect what both read")
     W, X = layer()
     method = method_of(f"{first}+{second}")
     for pruning in (Strength("sparsity", 0.6), Strength("nm_ratio", "2:4")):
