@@ -75,7 +75,7 @@ from analysis.table import (
 from analysis.verdicts import Trends, joined, of_figure, with_intervals
 from harness import run_folder
 
-FLIPS = "Flips and distances"  # the part on the runs of other parts
+FLIPS, COMPARED = "Flips and distances", "Methods compared"  # what the titles of parts on other parts' runs begin with
 # Names in the first README of the original repository (Images_png), by columns of our table and words of our file name.
 # The first rule that some figure obeys counts.
 ORIGINAL_NAMES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
@@ -315,7 +315,7 @@ def compared_parts(levels: Iterable[Part]) -> list[Part]:
         stem = f"methods_compared_{files[model]}"
         plot = Plot(stem, functools.partial(methods_compared, sets), rows, COMPARED_COLUMNS, told)
         lines = [line for title, own in sets.items() for line in compared_section(title, own)]
-        parts.append(Part(f"Methods compared, {model}", [plot], [ABOUT, "", *lines], []))
+        parts.append(Part(f"{COMPARED}, {model}", [plot], [ABOUT, "", *lines], []))
     return parts
 
 

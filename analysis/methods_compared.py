@@ -19,6 +19,7 @@ from analysis.flips import FLIPS, KL, RANGES, Compared, Points
 from analysis.names import compression_name, markdown, number, strength_text, with_bounds
 from analysis.replicates import Columns, CurveKey, LevelCurve, curve_replicates
 from analysis.resampling import Replicates
+from analysis.sizes import PAIRS
 from analysis.table import KINDS, Row, compression_rank, grouped, select
 from analysis.verdicts import CURVE_KEYS, RAW
 
@@ -37,6 +38,7 @@ PANELS = {
 MOST_ABOVE = 60  # percent of the dense score by which a panel is higher than its highest drop
 MORE_MARKERS = f"{style.LEVEL_MARKERS}<>hpd8H1234"  # for methods whose usual looks are another's
 SPREAD = 0.55  # of the least distance between a curve's points, over which the methods at one size are spread
+WIDEST = 8.0  # percent of the bytes
 EQUAL = 0.05  # sizes that are compared in words differ by no more, as shares of the dense bytes
 
 
@@ -160,7 +162,7 @@ def looks(rows: Iterable[Row]) -> dict[tuple, dict]:
         key = tuple(row[name] for name in METHOD)
         if key in found:
             continue
-        look = {**style.compression_look(key[0], key[1]), "linestyle": "-"}
+        look = {**style.compression_look(key[0], key[1]), "linestyle": "--" if key[2] in PAIRS else "-"}
         if "nm" in key[2]:
             look |= {"label": f"{look['label']}, N:M", "markerfacecolor": "white", "linestyle": ":"}
         while _seen(look) in taken and (other := next(others, None)):
@@ -247,12 +249,12 @@ def positions(rows: list[Row]) -> dict[tuple, float]:
 
     Returns:
         By METHOD and strength; no point is farther from its size than SPREAD / 2 of the least distance of two points of
-        one method, or 6 percent.
+        one method, or WIDEST / 2.
     """
     methods = grouped(sorted(rows, key=lambda row: compression_rank(row["compression"])), METHOD)
     sizes = [sorted({100 * row["bytes_fraction"] for row in own}) for own in methods.values()]
     gaps = [after - before for own in sizes for before, after in itertools.pairwise(own)]
-    width = min([12.0, *(SPREAD * gap for gap in gaps)])
+    width = min([WIDEST, *(SPREAD * gap for gap in gaps)])
     found = {}
     for index, (key, own) in enumerate(methods.items()):
         shift = 0.0 if len(methods) < 2 else width * (0.5 - index / (len(methods) - 1))

@@ -32,7 +32,7 @@ from harness.commands import command_line, command_lines, groups, print_lines, w
 from harness.options import checked, filled, number
 from llm_tasks import option_values, options, plan
 from llm_tasks.compressed_model import skeleton
-from llm_tasks.compressions import PairStrength, check_compression, parts, strength_values
+from llm_tasks.compressions import PairStrength, check_compression, method_of, parts, strength_values
 from llm_tasks.methods import DENSE, METHODS, STRENGTHS, Strength
 from llm_tasks.options import Asked
 from llm_tasks.settings import SETTINGS
@@ -168,6 +168,9 @@ def equal_bytes(
     found = {}
     for name in compressions:
         sizes = {strength: size_of(strength, shapes, counted) for strength in candidates(name, shapes, pair_bits)}
+        if not sizes:
+            logger.warning("%s: the bytes of --%s cannot be counted", name, method_of(name).strengths[0])
+            continue
         chosen = [nearest(sizes, target) for target in targets]
         for target, strength in zip(targets, chosen, strict=True):
             if strength is None:

@@ -67,7 +67,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--setting", metavar="N", help="2 to 6, or own_task (default: all)")
     add("--model", metavar="NAME", help="as the runs or figures name it (default: all)")
     add("--compression", metavar="NAME", help="such as wanda (default: all)")
-    add("--strength", metavar="S", help="a sparsity, N:M, bits or rank (default: all)")
+    add(
+        "--strength",
+        metavar="S",
+        help="a sparsity, N:M, bits or rank; of two in a row both, 0.5+4 (default: all)",
+    )
     add("--level", metavar="NAME", help='as figures name it, such as "4 options" (default: all)')
     add("--seed", type=options.number(int, 0, 2**32 - 1), help="of the compressed run (default: all)")
     add("--direction", choices=tuple(DIRECTIONS), default=LOST,

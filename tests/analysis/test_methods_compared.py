@@ -149,7 +149,7 @@ def test_points_of_one_size_stand_side_by_side(tmp_path):
     found = positions(rows)
     assert len({round(place, 6) for place in found.values()}) == 9
     for (_, strength), place in found.items():
-        assert abs(place - 100 * strength) <= 6
+        assert abs(place - 100 * strength) <= 4
     assert positions(rows[:3])[tuple(rows[0][name] for name in METHOD), 0.5] == 50
 
 

@@ -1,9 +1,12 @@
 """Sizes of two compressions in a row, by hand: the mask, the kept weights' bits, and scales and zero points."""
 
 import pytest
+from matplotlib.text import Text
 from synthetic_runs import level_run, write_tree
 
+from analysis import style
 from analysis.names import compression_name, strength_text
+from analysis.plots import levels
 from analysis.sizes import amount, bytes_fraction, parts_of, plain_fraction
 from analysis.table import compression_order, level_table
 from harness import run_folder
@@ -57,6 +60,18 @@ def test_pairs_are_named_by_both():
     assert (compression_name(point), strength_text(point)) == ("SparseGPT + GPTQ", "50 % and 4 bits")
     assert strength_text(pair("2:4+8", 0.5, "nm+bits")) == "2:4 and 8 bits"
     assert compression_name({**point, "compression": "mine+rtn"}) == "mine + Round to nearest"
+
+
+def test_a_figure_has_a_part_for_every_kind_of_strength(tmp_path):
+    strengths = {"wanda": 0.5, "ria": "2:4", "gptq": ("bits", 4), "low_rank": ("rank", 8)}
+    runs = [level_run(), *(level_run(name, strength, parameter_ratio=0.4) for name, strength in strengths.items())]
+    for kind, strength in (("sparsity+bits", "0.5+4"), ("sparsity+bits", "0.5+8"), ("nm+bits", "2:4+4")):
+        runs.append({**level_run("wanda+rtn", "2:4"), "strength_kind": kind, "strength": strength})
+    table = level_table(run_folder.read_runs(write_tree(tmp_path, *runs, **GROUPS)))
+    assert [row["strength"] for row in table if row["strength_kind"] == "sparsity+bits"][:2] == ["0.5+8", "0.5+4"]
+    titles = [text.get_text() for part in levels(table).subfigs for text in part.findobj(Text)]
+    for letter, title in zip("abcdef", style.KIND_TITLE.values(), strict=True):
+        assert any(text.startswith(f"({letter}) {title}") for text in titles), title
 
 
 def test_a_table_counts_the_bytes_of_both(tmp_path):
