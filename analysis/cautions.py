@@ -338,7 +338,7 @@ def _uneven_seeds(counts: Counter) -> str:
 
 def _misses_sparsity(point: Row) -> bool:
     measured, is_pruned = point["measured_sparsity"], point["strength_kind"] in ("sparsity", "nm")
-    is_pruned &= f"{PART}{LAYERS}" not in point["compression"]  # else measured over the other layers too
+    is_pruned &= f"{PART}{LAYERS}" not in point.get("compression", "")  # else measured over the other layers too
     return is_pruned and measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
 
 

@@ -117,6 +117,27 @@ def test_owl_is_that_of_the_inputs_of_a_whole_forward(tiny_decoder: Path):
             assert value == pytest.approx(expected[int(block)], abs=7 / sizes[0])  # each of 7 matrices is rounded
 
 
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt"])
+def test_blocks_in_host_memory_give_the_same_bits(tiny_decoder: Path, name: str):
+    found = []
+    for computed_on, keep_dense in ((None, True), (torch.device("cpu"), True), (torch.device("cpu"), False)):
+        model = compressible(tiny_decoder, keep_dense)
+        model._computed_on = computed_on
+        model.compress(cell(name, 0.45, allocation_from="owl", only_layers="0,2"), WINDOWS)
+        found.append(state(model.model))
+    assert all(torch.equal(found[0][key], other[key]) for other in found[1:] for key in other)
+
+
+def test_a_low_rank_of_some_layers_counts_the_others_whole(tiny_decoder: Path):
+    """Block 0 has 768 + 1152 weights; at rank 3 the factors of its matrices have 3 * (rows + columns) each."""
+    model = compressible(tiny_decoder)
+    asked = cell("low_rank", only_layers="0", layers="0")
+    model.compress(asked, None)
+    found = compression_facts(asked, model.matrices().items(), model.model)
+    factors = 3 * (2 * 32 + 2 * 24 + 3 * 40)  # q and o of (16, 16), k and v of (8, 16), three of (24, 16)
+    assert found["parameter_ratio"] == pytest.approx((factors + 2 * 1920) / (3 * 1920))
+
+
 def test_magnitude_with_one_threshold_ranks_the_chosen_weights(tiny_decoder: Path):
     model = compressible(tiny_decoder, scope="global")
     weights = {name: weight.matrix.clone() for name, weight in decoder_weights(model.model).items()}
