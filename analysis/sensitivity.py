@@ -248,7 +248,7 @@ def sensitivity_finding(rows: Sequence[Row]) -> str:
     if not shown:
         return ""
     sure = [row for row in shown if row["verdict"] == LOSES]
-    told = ", ".join(f"{row['level']} without {LAYERS}{row['layers']}" for row in sure[:8])
+    told = ", ".join(f"{row['level']} by {LAYERS}{row['layers']}" for row in sure[:8])
     more = f" and {len(sure) - 8} more" if len(sure) > 8 else ""
     worst = min(shown, key=lambda row: row["normalized_drop"])
     end = (

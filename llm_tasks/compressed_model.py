@@ -403,14 +403,18 @@ def compression_facts(
         model: that they are of; needed where the cell compresses some of them, or not all alike (shares.share_facts).
     """
     counts: dict[str, tuple[int, int]] = {}
+    blocks = None if model is None else block_indices(model)
+    chosen = None if blocks is None else set(chosen_of(cell, blocks))
     factors = 0
     for name, matrix in weights:
         counts[name] = round(zero_fraction([matrix]) * matrix.numel()), matrix.numel()
         if cell["rank"] is not None:
-            factors += min(1.0, parameter_ratio(tuple(matrix.shape), cell["rank"])) * matrix.numel()
+            is_factored = chosen is None or name in chosen
+            ratio = min(1.0, parameter_ratio(tuple(matrix.shape), cell["rank"])) if is_factored else 1.0
+            factors += ratio * matrix.numel()
     zeros, total = (sum(part) for part in zip(*counts.values(), strict=True))
     facts = {"measured_sparsity": zeros / total} | ({"parameter_ratio": factors / total} if factors else {})
-    return facts if model is None else facts | share_facts(cell, block_indices(model), counts)
+    return facts if blocks is None else facts | share_facts(cell, blocks, counts)
 
 
 def model_card(cell: Cell, run_identity: dict[str, Any], stored: str = STORED_DENSE) -> str:

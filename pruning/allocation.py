@@ -64,9 +64,9 @@ def owl_sparsities(
     Raises:
         ValueError: the range leaves [0, 1).
     Source: the paper's sec. 4: S_i falls with the outlier ratio, stays in [S - lambda, S + lambda], and has the mean S.
-        The authors' code scales the ratios to a width of 2 lambda and shifts their plain mean to S, which one block of
-        many outliers carries out of that range. Here the shift that gives the mean S is found with every block held in
-        the range, and the mean counts weights: the same numbers where the code's are in the range and the blocks equal.
+        The authors' code scales the ratios to a width of 2 lambda and shifts their plain mean to S; unless the mean is
+        half-way, blocks at one end are then out of that range, by up to lambda. Here they are held in it, the shift
+        makes up for that, and the mean counts weights.
     """
     check_range(sparsity, spread)
     lowest, highest = min(ratios.values()), max(ratios.values())

@@ -1,6 +1,6 @@
-# Sourced by setting2.sh to setting6.sh, quantization.sh, low_rank.sh and sensitivity.sh, which set defaults of its variables: runs the
-# sweep and draws its figures. The caller may set every variable: MODEL COMPRESSIONS SPARSITIES NM_RATIOS BITS RANKS
-# SEEDS OUT, and
+# Sourced by setting2.sh to setting6.sh, quantization.sh, low_rank.sh and sensitivity.sh, which set defaults of its
+# variables: runs the sweep and draws its figures. The caller may set every variable: MODEL COMPRESSIONS SPARSITIES
+# NM_RATIOS BITS RANKS SEEDS OUT, and
 #
 #   DATA_DIR      folder of local data; empty: the hub
 #   SETTINGS      "2 3": measure every compressed model in several settings

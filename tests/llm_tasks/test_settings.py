@@ -523,12 +523,13 @@ def test_a_small_run_takes_a_short_way(reader: Path, data_dir: Path, tmp_path: P
 
     37 and 78 before the run also planned its memory (resources.py) and selected weights without a copy (selection.py);
     39 and 85 before options and the values made of them (option_values.py) were two files; 40 and 90 before a cell's
-    compression could be two methods in a row (compressions.py).
+    compression could be two methods in a row (compressions.py), of some layers (layer_options.py, shares.py,
+    layer_choice.py, compressing.py), or made elsewhere (checkpoint_files.py, checkpoints.py, origin.py).
     """
     words = ["--model_name_or_path", str(reader), "--data_dir", str(data_dir), "--compression", "dense", "magnitude"]
     words += ["--sparsity", "0.5", "--output_dir", str(tmp_path / "{compression}")]
     path = count_path(setting2_option_count.main, words)
-    assert len(path.files) <= 41 and len(path.pairs) <= 96, "\n".join(map(" -> ".join, sorted(path.pairs)))
+    assert len(path.files) <= 0 and len(path.pairs) <= 0, "\n".join(map(" -> ".join, sorted(path.pairs)))
 
 
 def test_freebaseqa_as_its_authors_publish_it(options: list[str], tmp_path: Path):
