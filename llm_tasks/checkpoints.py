@@ -150,6 +150,7 @@ def load(opened: Opened, source: ModelSource, parent: PretrainedConfig) -> PreTr
                 str(checkpoint.folder), AutoModelForCausalLM, dtype, weights=checkpoint.weights,
                 trust_remote_code=source.trust_remote_code, device_map=source.device_map or placement(source),
             )  # fmt: skip
+            unpack(model)
     except (*REFUSALS, ImportError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise refusal(opened.name, reason.removeprefix(f"--model_name_or_path {checkpoint.folder}: ")) from error
@@ -157,6 +158,12 @@ def load(opened: Opened, source: ModelSource, parent: PretrainedConfig) -> PreTr
         logger.warning("--checkpoint %s computes in %s, the parent in %s", opened.name, model.dtype, dtype)
     model.generation_config = parents_ends(source, parent)
     return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def unpack(model: PreTrainedModel) -> None:
+    """Feed one token: compressed-tensors unpacks its weights in the first forward pass."""
+    model.eval()(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
 
 
 def _tied(model: PreTrainedModel) -> set[str]:

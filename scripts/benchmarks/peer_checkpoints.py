@@ -26,6 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model_name_or_path", required=True, help="folder of a decoder language model")
     add("--write_windows", type=Path, metavar="FILE", help="write calibration windows there and do nothing else")
     add("--calibration", help="with --write_windows: text, as llm_tasks' scripts take it")
+    add("--calibration_field", default="text", help="with --write_windows: column that holds the text")
     add("--nsamples", type=int, default=32, help="with --write_windows (default 32)")
     add("--calibration_length", type=int, default=512, help="with --write_windows (default 512)")
     add("--seed", type=int, default=0, help="with --write_windows (default 0)")
@@ -65,7 +66,10 @@ def write_windows(args: argparse.Namespace) -> None:
     from pruning.calibration import calibration_tokens
 
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-    tokens = calibration_tokens(tokenizer, args.calibration, args.nsamples, args.calibration_length, args.seed)
+    tokens = calibration_tokens(
+        tokenizer, args.calibration, args.nsamples, args.calibration_length, args.seed,
+        text_field=args.calibration_field,
+    )  # fmt: skip
     save_file({"tokens": tokens.contiguous()}, args.write_windows)
 
 
