@@ -1,6 +1,6 @@
 """lm-evaluation-harness's tasks by its own HFLM and by our engine: the same items, prompts, scores; the time of each.
 
-    python scripts/benchmarks/local_lm_eval.py --data_dir DIR [DIR …] --items 300 --output_dir lm_eval_local
+    python scripts/benchmark.py local_tasks --data_dir DIR [DIR …] --items 300 --output_dir lm_eval_local
     python scripts/benchmark.py tasks --include_path lm_eval_local --tasks hellaswag nq_open c4 --output tasks.json
 
 Both sides run in this process, in turn, with one model in memory: `simple_evaluate(model=HFLM(...))`, then
