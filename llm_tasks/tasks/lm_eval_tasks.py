@@ -58,7 +58,12 @@ def check_installed() -> None:
 
 
 @functools.cache
-def _manager(include_path: Path | None) -> Any:
+def task_manager(include_path: Path | None) -> Any:
+    """lm-eval's list of tasks, its own and those in a folder.
+
+    Raises:
+        ValueError: lm-eval is not installed, or there is no such folder.
+    """
     check_installed()
     from lm_eval.tasks import TaskManager
 
@@ -77,7 +82,7 @@ def load_levels(names: tuple[str, ...], include_path: Path | None, num_fewshot: 
     Raises:
         ValueError: no task of a name (the message has near ones), a task twice, or one that cannot be read or measured.
     """
-    manager = _manager(include_path)
+    manager = task_manager(include_path)
     levels: list[TaskLevel] = []
     for name in names:
         if name not in manager.all_tasks:
@@ -160,7 +165,7 @@ def made_requests(task: Any, chat_template: Callable[..., str] | None = None) ->
 @contextlib.contextmanager
 def instances_kept(task: Any) -> Iterator[None]:
     """Afterwards the task has the requests that it had before: it is shared by all that this process measures."""
-    kept = task._instances
+    kept = getattr(task, "_instances", None)
     try:
         yield
     finally:

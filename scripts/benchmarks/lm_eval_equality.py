@@ -91,11 +91,10 @@ def compare_task(
     """One task by both sides and as a level: share of equal items, scores, and the median seconds of each."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     from llm_tasks.lm_eval_bridge import EngineLM
 
-    manager = TaskManager(include_path=args.include_path)
+    manager = lm_eval_tasks.task_manager(args.include_path)
 
     def evaluated(kind: type) -> dict[str, Any]:
         lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size)

@@ -6,7 +6,7 @@
 Each written file includes the installed task file of its name and replaces only where the rows come from. Rows are read
 from <data_dir>/<dataset>/[<config>/]<split>.jsonl[.gz], with the hub's field names; with --items a fixed sample. Three
 tasks read what is not their own data, since that is in no package: lambada_openai takes SQuAD's passages up to their
-last word, c4 short pages of a sample of C4, wikitext the articles of WikiText-2's test split. Needs lm_eval
+last word, wikitext the articles of WikiText-2's test split, c4 its short paragraphs. Needs lm_eval
 (requirements-lm-eval.txt).
 """
 
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Rows = list[dict[str, Any]]
-LONGEST_PASSAGE = 600  # characters of a passage whose last word is to be guessed
-LONGEST_PAGE = 1070  # characters of a page of C4
+LONGEST_PASSAGE = 500  # characters of a passage whose last word is to be guessed
+PARAGRAPH = range(100, 401)  # characters of a paragraph that is scored as a page
 ARTICLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)  # the heading of an article of WikiText
 
 
@@ -60,8 +60,9 @@ def pages(rows: Rows) -> Rows:
     return [{"page": row["text"], "text": row["text"]} for row in rows]
 
 
-def short_pages(rows: Rows) -> Rows:
-    return pages([row for row in rows if len(row["text"]) <= LONGEST_PAGE])
+def paragraphs(rows: Rows) -> Rows:
+    lines = [line.strip() for row in rows for line in row["text"].split("\n")]
+    return pages([{"text": line} for line in lines if len(line) in PARAGRAPH and not line.startswith("=")])
 
 
 TASKS = {
@@ -77,7 +78,7 @@ TASKS = {
     "triviaqa": Local("triviaqa/default.yaml", "trivia_qa/rc.wikipedia.nocontext/validation", "validation"),
     "webqs": Local("webqs/webqs.yaml", "web_questions/test", "test", web_rows),
     "lambada_openai": Local("lambada/lambada_openai.yaml", "squad/validation", "test", last_words),
-    "c4": Local("c4/c4.yaml", "c4_sample/train", "validation", short_pages),
+    "c4": Local("c4/c4.yaml", "text/wikitext-2-raw.test", "validation", paragraphs),
     "wikitext": Local("wikitext/wikitext.yaml", "text/wikitext-2-raw.test", "test", pages),
 }
 MMLU, MMLU_GROUP = "mmlu/default/mmlu_{}.yaml", "mmlu_local"

@@ -45,7 +45,7 @@ def local_tasks_alone(folder: Path):
         return made.setdefault(include_path, TaskManager(include_path=include_path, include_defaults=False))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lm_eval_tasks, "_manager", manager)
+        patch.setattr(lm_eval_tasks, "task_manager", manager)
         yield
     lm_eval_tasks.load_levels.cache_clear()
 
@@ -253,6 +253,20 @@ def test_what_cannot_be_measured_is_refused_in_one_line(message: Message, folder
     assert "no_file cannot be read: FileNotFoundError" in message(odd, "no_file")
     write_rows(odd / "test.jsonl", rows(3, 0))
     assert "its metrics (mcc) are of all items together" in message(odd, "of_all")
+
+
+def test_flips_are_shown_with_their_questions(
+    model: Path, folder: Path, tmp_path: Path, load_script: Callable[[str], Any], capsys: pytest.CaptureFixture
+):
+    asked = [*words(model, folder, "answers", "letters"), "--compression", "dense", "magnitude", "--sparsity", "0.8"]
+    assert script.main([*asked, "--difficulty", "dense", "--output_dir", str(tmp_path / "runs/{compression}")]) == 0
+    result = json.loads((tmp_path / "runs/dense/all_results.json").read_text())
+    assert [(level["difficulty"], level["facts"]["harder_by_dense"]) for level in result["levels"]] == [(None, 1)] * 2
+    capsys.readouterr()
+    shown = ["--results_dir", str(tmp_path / "runs"), "--direction", "changed", "--include_path", str(folder)]
+    load_script("show_flips").main(shown)
+    text = capsys.readouterr().out
+    assert "Q: " in text and "exact_match,first" in text and "Without texts" not in text
 
 
 def test_what_the_engine_does_not_compute_is_lm_evals_own(model: Path, folder: Path, caplog: pytest.LogCaptureFixture):

@@ -70,7 +70,7 @@ def test_without_lm_eval_the_command_that_installs_it_is_named(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "lm_eval" else find(name, *more)
     )
-    lm_eval_tasks._manager.cache_clear()
+    lm_eval_tasks.task_manager.cache_clear()
     words = [
         "--model_name_or_path",
         str(tiny_decoder),
