@@ -339,9 +339,8 @@ def runs_of_points(members: list[Row]) -> dict[tuple, dict[str, list[Row]]]:
 def _difficulty(row: Row, dense: list[Row]) -> float | None:
     if row["difficulty"] is not None or row["setting"] not in (5, OWN_TASK):
         return row["difficulty"]
-    human, score = row.get("human"), mean_of(dense, "score")
-    if row.get("facts", {}).get("harder_by_dense"):  # llm_tasks.levels.BY_DENSE
-        return None if score is None else 1 - score
+    by_dense = row.get("facts", {}).get("harder_by_dense")  # llm_tasks.levels.BY_DENSE: 1 - score
+    human, score = 1.0 if by_dense else row.get("human"), mean_of(dense, "score")
     return None if human is None or score is None else estimators.human_gap(human, score)
 
 

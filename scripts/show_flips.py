@@ -38,7 +38,7 @@ from llm_tasks.settings import SETTINGS, own_task
 DIRECTIONS = {LOST: "right to wrong", GAINED: "wrong to right", CHANGED: "another answer"}
 LONGEST_HEADER = 600  # letters of a document that are shown without --full
 # Options that name files. They tell no two runs apart and are recorded, if at all, in the command.
-PATHS = ("data_dir", "task_file", "factoid_file")
+PATHS = ("data_dir", "task_file", "factoid_file", "include_path")
 
 
 class Sides(NamedTuple):
@@ -81,7 +81,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--metric", nargs="+", default=[], metavar="NAME",
         help="score by this metric instead of the runs' own where it was recorded, such as accuracy_norm")  # fmt: skip
     add("--full", action="store_true", help="whole prompts, with few-shot examples and all of a long document")
-    for name, what in zip(PATHS, ("data", "the file of an own task", "FreebaseQA's file"), strict=True):
+    held = ("data", "the file of an own task", "FreebaseQA's file", "the folder of lm-eval's task files")
+    for name, what in zip(PATHS, held, strict=True):
         add(f"--{name}", type=options.filled_path,
             help=f"where {what} is now (default: where the run's command says)")  # fmt: skip
     args = parser.parse_args(argv)
@@ -343,7 +344,7 @@ def recorded_values(
     for name in set(PATHS) & set(given):
         path = paths[name] or given[name] or commanded(command, f"--{name}")
         given[name] = Path(path) if path else None
-    if "task_file" in given and given["task_file"] is None:
+    if "task_file" in given and given["task_file"] is None and not given["lm_eval_tasks"]:
         raise ValueError("args.json does not say where the task's file is; give --task_file")
     return values_of(setting, given)
 

@@ -50,6 +50,23 @@ def uncalibrated(compression: str, *words: str) -> Callable[[Path, Assets], list
     return language_model("--text", "{text}", "--compression", compression, *words)
 
 
+LM_EVAL = ("--lm_eval_tasks", "piqa")
+OF_LM_EVAL = [
+    Broken("a file and tasks of lm-eval", OWN, own_task(CHOICES, *LM_EVAL),
+           ("--task_file", "--lm_eval_tasks piqa takes its place")),
+    Broken("examples of lm-eval for a file", OWN, own_task(CHOICES, "--num_fewshot", "5"),
+           ("--num_fewshot 5 goes with --lm_eval_tasks",)),
+    Broken("a reading of files for tasks of lm-eval", OWN, language_model(*LM_EVAL, "--answer_mode", "cloze"),
+           ("--answer_mode cloze goes with --task_file", "say this themselves")),
+    Broken("people's scores without their order", OWN, own_task(CHOICES, "--human_scores", "all=0.9"),
+           ("--difficulty human and --human_scores go together",)),
+    Broken("a score of people in percent", OWN,
+           own_task(CHOICES, "--difficulty", "human", "--human_scores", "all=95"),
+           ("'all=95' is not LEVEL=SCORE", "a fraction above 0, up to 1")),
+    Broken("people's scores of another level", OWN,
+           own_task(CHOICES, "--difficulty", "human", "--human_scores", "easy=0.9"),
+           ("--human_scores names easy; the levels are all",)),
+]  # fmt: skip
 UNOBEYED = [
     Broken("options of settings 4 and 5 in setting 2", SETTING2, language_model("--shots", "0", "--tasks", "piqa"),
            ("--shots is obeyed by setting 4", "asked for is setting 2")),
@@ -221,7 +238,7 @@ EMPTY = [
            (f"--{option}", "'' is empty"))
     for script, make, options in (
         (PERPLEXITY, language_model, "output_dir data_dir text text_field calibration model_name_or_path"),
-        (OWN, language_model, "task_file task_name"),
+        (OWN, language_model, "task_file task_name include_path lm_eval_tasks"),
         (GLUE, fine_tuning, "output_dir data_dir train_file model_name_or_path"),
     )
     for option in options.split()
@@ -231,4 +248,4 @@ EMPTY = [
     for script, make in ((PERPLEXITY, language_model), (GLUE, fine_tuning))
 ]  # fmt: skip
 
-CASES: list[Broken] = [*UNOBEYED, *LAYERS, *VALUES, *EMPTY]
+CASES: list[Broken] = [*OF_LM_EVAL, *UNOBEYED, *LAYERS, *VALUES, *EMPTY]

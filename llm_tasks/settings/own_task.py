@@ -85,8 +85,6 @@ def check(given: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
         raise ValueError(f"--{named[0]} {_as_typed(typed[named[0]])} goes with {told}")
     if (given["difficulty"] == "human") != bool(given["human_scores"]):
         raise ValueError("--difficulty human and --human_scores go together: one is given without the other")
-    if tasks:
-        lm_eval_tasks.check_installed()
 
 
 def _as_typed(value: Any) -> str:

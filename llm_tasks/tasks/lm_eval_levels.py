@@ -21,7 +21,8 @@ from llm_tasks.tasks.lm_eval_tasks import (
     WHOLE_TEXT,
     TaskLevel,
     golds,
-    make_requests,
+    instances_kept,
+    made_requests,
     metric_names,
     stop_of,
 )
@@ -72,7 +73,7 @@ def make_level(
     Returns:
         Its difficulty is left open. Items of a group's tasks are grouped by task, others by the document they share.
     """
-    requests = _requests(level, items)
+    requests = _requests([task.instances for task in level.tasks], items)
     groups = _groups(level, items)
     prompts = [
         _shown(level.tasks[item.task], item, own, group)
@@ -84,11 +85,11 @@ def make_level(
     return Level(level.name, None, dataset, "lm_eval", prompts, facts=facts, encode=encode)
 
 
-def _requests(level: TaskLevel, items: Sequence[Item]) -> list[list[Any]]:
-    """The requests of each item, in their order."""
+def _requests(of_tasks: Sequence[Sequence[Any]], items: Sequence[Item]) -> list[list[Any]]:
+    """The requests of each item, in their order, from those of each task."""
     by_doc: dict[tuple[int, int], list[Any]] = {}
-    for index, task in enumerate(level.tasks):
-        for request in task.instances:
+    for index, own in enumerate(of_tasks):
+        for request in own:
             by_doc.setdefault((index, request.doc_id), []).append(request)
     return [sorted(by_doc[item.task, item.doc_id], key=lambda request: request.idx) for item in items]
 
@@ -125,11 +126,8 @@ def _encode(
     Raises:
         ValueError: a request that cannot be tokenised, or the chat template cannot be used.
     """
-    if chat is not None:
-        template = functools.partial(_in_template, tokenizer, chat)
-        for task in level.tasks:
-            make_requests(task, template)
-    requests = _requests(level, items)
+    template = None if chat is None else functools.partial(_in_template, tokenizer, chat)
+    requests = _requests([made_requests(task, template) for task in level.tasks], items)
     encoder = RequestEncoder(tokenizer, max_length)
     end_text = None if tokenizer.eos_token_id is None else tokenizer.decode(tokenizer.eos_token_id)
     flat = [request for own in requests for request in own]
@@ -188,11 +186,11 @@ def _judge(
     """
     _answer(requests, counts, responses)
     for index, task in enumerate(level.tasks):
-        task._instances = [
-            request for item, own in zip(items, requests, strict=True) if item.task == index for request in own
-        ]
-        if task._instances:
-            task.apply_filters()
+        asked = [request for item, own in zip(items, requests, strict=True) if item.task == index for request in own]
+        with instances_kept(task):
+            task._instances = asked
+            if asked:
+                task.apply_filters()
     results = [
         {
             key: level.tasks[item.task].process_results(item.doc, [request.filtered_resps[key] for request in own])

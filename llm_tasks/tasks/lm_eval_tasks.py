@@ -4,6 +4,7 @@ lm_eval is imported only in the functions that need it: that takes seconds. Prom
 metrics are made by its own code.
 """
 
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -11,7 +12,7 @@ import importlib.util
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +58,12 @@ def check_installed() -> None:
 
 
 @functools.cache
-def _manager(include_path: Path | None) -> Any:
+def task_manager(include_path: Path | None) -> Any:
+    """lm-eval's list of tasks, its own and those in a folder.
+
+    Raises:
+        ValueError: lm-eval is not installed, or there is no such folder.
+    """
     check_installed()
     from lm_eval.tasks import TaskManager
 
@@ -76,7 +82,7 @@ def load_levels(names: tuple[str, ...], include_path: Path | None, num_fewshot: 
     Raises:
         ValueError: no task of a name (the message has near ones), a task twice, or one that cannot be read or measured.
     """
-    manager = _manager(include_path)
+    manager = task_manager(include_path)
     levels: list[TaskLevel] = []
     for name in names:
         if name not in manager.all_tasks:
@@ -131,15 +137,15 @@ def _prepare(task: Any, num_fewshot: int | None) -> None:
                        num_fewshot)  # fmt: skip
     elif given is None:
         task.set_config(key="num_fewshot", value=0)
-    make_requests(task)
+    task._instances = made_requests(task)
     for request in task.instances:
         if request.request_type == "generate_until" and (reason := not_greedy(request.args[1])):
             raise ValueError(f"{where}: {reason}; answers here are greedy")
     _check_gold(task, where)
 
 
-def make_requests(task: Any, chat_template: Callable[..., str] | None = None) -> None:
-    """Make all requests of a task anew, with the few-shot examples that simple_evaluate draws.
+def made_requests(task: Any, chat_template: Callable[..., str] | None = None) -> list[Any]:
+    """All requests of a task, made anew with the few-shot examples that simple_evaluate draws; the task keeps its own.
 
     Raises:
         ValueError: they cannot be made of the data.
@@ -148,10 +154,22 @@ def make_requests(task: Any, chat_template: Callable[..., str] | None = None) ->
     chat = {} if chat_template is None else {
         "apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": chat_template,
     }  # fmt: skip
+    with instances_kept(task):
+        try:
+            task.build_all_requests(**chat)
+        except UNUSABLE as error:
+            raise ValueError(f"--lm_eval_tasks {task.task_name} cannot be asked: {one_line(error)}") from error
+        return task.instances
+
+
+@contextlib.contextmanager
+def instances_kept(task: Any) -> Iterator[None]:
+    """Afterwards the task has the requests that it had before: it is shared by all that this process measures."""
+    kept = getattr(task, "_instances", None)
     try:
-        task.build_all_requests(**chat)
-    except UNUSABLE as error:
-        raise ValueError(f"--lm_eval_tasks {task.task_name} cannot be asked: {one_line(error)}") from error
+        yield
+    finally:
+        task._instances = kept
 
 
 def one_line(error: BaseException) -> str:
@@ -265,7 +283,7 @@ def content(levels: Iterable[TaskLevel]) -> dict[str, str]:
             asked = [[request.request_type, request.args, request.doc] for request in task.instances]
             for part in (level.name, level.weighted, task.VERSION, config, asked):
                 digest.update(json.dumps(part, sort_keys=True, default=_as_text).encode())
-    return {"lm_eval_version": version("lm_eval"), "lm_eval_sha256": digest.hexdigest()}
+    return {"lm_eval_version": version("lm_eval"), "data_content_sha256": digest.hexdigest()}
 
 
 def _as_text(value: object) -> str:

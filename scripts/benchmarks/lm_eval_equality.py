@@ -1,6 +1,6 @@
 """lm-evaluation-harness's tasks by its own HFLM and by our engine: the same items, prompts, scores; the time of each.
 
-    python scripts/benchmarks/local_lm_eval.py --data_dir DIR [DIR …] --items 300 --output_dir lm_eval_local
+    python scripts/benchmark.py local_tasks --data_dir DIR [DIR …] --items 300 --output_dir lm_eval_local
     python scripts/benchmark.py tasks --include_path lm_eval_local --tasks hellaswag nq_open c4 --output tasks.json
 
 Both sides run in this process, in turn, with one model in memory: `simple_evaluate(model=HFLM(...))`, then
@@ -91,11 +91,10 @@ def compare_task(
     """One task by both sides and as a level: share of equal items, scores, and the median seconds of each."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
     from llm_tasks.lm_eval_bridge import EngineLM
 
-    manager = TaskManager(include_path=args.include_path)
+    manager = lm_eval_tasks.task_manager(args.include_path)
 
     def evaluated(kind: type) -> dict[str, Any]:
         lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size)

@@ -1,12 +1,12 @@
 """Task files that run lm-evaluation-harness's own tasks on local copies of their data, without a hub.
 
-    python scripts/benchmarks/local_lm_eval.py --data_dir DIR [DIR …] --items 300 --output_dir lm_eval_local
+    python scripts/benchmark.py local_tasks --data_dir DIR [DIR …] --items 300 --output_dir lm_eval_local
     python llm_tasks/own_task.py --lm_eval_tasks piqa nq_open --include_path lm_eval_local …
 
 Each written file includes the installed task file of its name and replaces only where the rows come from. Rows are read
 from <data_dir>/<dataset>/[<config>/]<split>.jsonl[.gz], with the hub's field names; with --items a fixed sample. Three
 tasks read what is not their own data, since that is in no package: lambada_openai takes SQuAD's passages up to their
-last word, c4 a sample of C4, wikitext the articles of WikiText-2's test split. Needs lm_eval
+last word, wikitext the articles of WikiText-2's test split, c4 its short paragraphs. Needs lm_eval
 (requirements-lm-eval.txt).
 """
 
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Rows = list[dict[str, Any]]
-LONGEST_PASSAGE = 600  # characters of a passage whose last word is to be guessed
+LONGEST_PASSAGE = 500  # characters of a passage whose last word is to be guessed
+PARAGRAPH = range(100, 401)  # characters of a paragraph that is scored as a page
 ARTICLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)  # the heading of an article of WikiText
 
 
@@ -59,6 +60,11 @@ def pages(rows: Rows) -> Rows:
     return [{"page": row["text"], "text": row["text"]} for row in rows]
 
 
+def paragraphs(rows: Rows) -> Rows:
+    lines = [line.strip() for row in rows for line in row["text"].split("\n")]
+    return pages([{"text": line} for line in lines if len(line) in PARAGRAPH and not line.startswith("=")])
+
+
 TASKS = {
     "hellaswag": Local("hellaswag/hellaswag.yaml", "hellaswag/validation", "validation"),
     "piqa": Local("piqa/piqa.yaml", "piqa/validation", "validation"),
@@ -72,7 +78,7 @@ TASKS = {
     "triviaqa": Local("triviaqa/default.yaml", "trivia_qa/rc.wikipedia.nocontext/validation", "validation"),
     "webqs": Local("webqs/webqs.yaml", "web_questions/test", "test", web_rows),
     "lambada_openai": Local("lambada/lambada_openai.yaml", "squad/validation", "test", last_words),
-    "c4": Local("c4/c4.yaml", "c4_sample/train", "validation", pages),
+    "c4": Local("c4/c4.yaml", "text/wikitext-2-raw.test", "validation", paragraphs),
     "wikitext": Local("wikitext/wikitext.yaml", "text/wikitext-2-raw.test", "test", pages),
 }
 MMLU, MMLU_GROUP = "mmlu/default/mmlu_{}.yaml", "mmlu_local"
@@ -147,8 +153,8 @@ def _write_rows(path: Path, rows: Rows) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-def write_mmlu(folder: Path, rows: Rows, examples: Rows, items: int | None) -> None:
-    """A task for each subject of the rows, with five examples, and their group, weighted by size as lm-eval's mmlu."""
+def write_mmlu(folder: Path, rows: Rows, examples: Rows, items: int | None, shots: int) -> None:
+    """A task for each subject of the rows, with examples, and their group, weighted by size as lm-eval's mmlu."""
     names = []
     chosen = sampled(rows, items)
     for subject in dict.fromkeys(row["subject"] for row in chosen):
@@ -157,12 +163,12 @@ def write_mmlu(folder: Path, rows: Rows, examples: Rows, items: int | None) -> N
             "dev": [row for row in examples if row["subject"] == subject],
         }
         names.append(f"mmlu_{subject}")
-        write_task(folder, names[-1], MMLU.format(subject), splits, "test", num_fewshot=5, tag=None)
+        write_task(folder, names[-1], MMLU.format(subject), splits, "test", num_fewshot=shots, tag=None)
     group = {"group": MMLU_GROUP, "task": names, "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}]}
     (folder / f"{MMLU_GROUP}.yaml").write_text(json.dumps(group), encoding="utf-8")
 
 
-def write_local(folder: Path, names: list[str], data_dirs: list[Path], items: int | None) -> None:
+def write_local(folder: Path, names: list[str], data_dirs: list[Path], items: int | None, shots: int) -> None:
     """The task files of these names, and their rows.
 
     Raises:
@@ -170,14 +176,14 @@ def write_local(folder: Path, names: list[str], data_dirs: list[Path], items: in
     """
     for name in names:
         if name == MMLU_GROUP:
-            write_mmlu(folder, read_rows(data_dirs, "mmlu/test"), read_rows(data_dirs, "mmlu/dev"), items)
+            write_mmlu(folder, read_rows(data_dirs, "mmlu/test"), read_rows(data_dirs, "mmlu/dev"), items, shots)
         else:
             local = TASKS[name]
             rows = sampled(local.rows(read_rows(data_dirs, local.file)), items)
             write_task(folder, name, local.template, {local.split: rows}, local.split, tag=None)
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -186,14 +192,21 @@ def main(argv: list[str] | None = None) -> None:
     add("--tasks", nargs="+", choices=(*TASKS, MMLU_GROUP), metavar="NAME",
         help=f"of {', '.join((*TASKS, MMLU_GROUP))} (default all)")  # fmt: skip
     add("--items", type=int, help="rows of each task, a fixed sample (default all)")
+    add("--num_shots", type=int, default=5, choices=range(6), metavar="K",
+        help="of mmlu_local: examples before each question (default 5)")  # fmt: skip
     add("--output_dir", type=Path, required=True, help="of the task files")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    names = args.tasks or [*TASKS, MMLU_GROUP]
     try:
-        write_local(args.output_dir, args.tasks or [*TASKS, MMLU_GROUP], args.data_dir, args.items)
+        write_local(args.output_dir, names, args.data_dir, args.items, args.num_shots)
     except ValueError as error:
-        parser.error(str(error))
-    print(f"{args.output_dir}: pass it as --include_path")
+        raise SystemExit(f"local_tasks: {error}") from error
+    print(f"{len(names)} tasks: --include_path {args.output_dir}")
 
 
 if __name__ == "__main__":
