@@ -1,0 +1,542 @@
+"""From a command line to recovered models: prune, train on in a transfer, measure perplexity on the way, save.
+
+    argv -> recovery_options.parse -> plan_job -> prepare -> of every cell: prune, train, measure, save, write
+
+The dense model is trained beside the pruned ones, on the same windows in the same order for as many steps: what it
+gains is training, and what a pruned model gains beyond that is recovery.
+"""
+
+import copy
+import functools
+import gc
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from harness import records, run_folder, training
+from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from harness.checkpoints import Checkpoints, origin
+from harness.commands import print_commands
+from harness.content import model_content
+from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory
+from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids, save_model
+from llm_tasks import option_values, plan, recovery_options
+from llm_tasks.compressed_model import (
+    Calibration,
+    CompressibleModel,
+    Compression,
+    ModelSource,
+    check_shapes,
+    load_model,
+    max_length,
+    skeleton,
+)
+from llm_tasks.engine import window_losses
+from llm_tasks.methods import DENSE, METHOD_OPTIONS, METHODS, STRENGTHS, is_calibrated
+from llm_tasks.recovery_options import CONTROL, MEASUREMENTS, Asked
+from llm_tasks.settings import perplexity
+from llm_tasks.training_text import SHARED_TOKENS, TrainingText, training_windows
+from pruning import calibration
+from pruning.layers import decoder_weights
+from pruning.masks import zero_fraction
+from pruning.transfers import start_transfer
+
+logger = logging.getLogger(__name__)
+
+ARITHMETIC = 1  # raised when the same options train to other numbers
+
+
+@dataclass(frozen=True)
+class Planned:
+    """All that is known before data and a model are loaded.
+
+    Attributes:
+        folders: the cell of every run's folder.
+        identities: by folder, what tells its run from others.
+        recipe: how every cell is trained; each has its own seed.
+        held_out: the options of the text that perplexity is measured on.
+        model: without weights.
+        dtype: of the weights that are compressed, measured and saved.
+    """
+
+    asked: Asked
+    source: ModelSource
+    how: Compression
+    recipe: training.Recipe
+    calibrated: Calibration
+    held_out: perplexity.Values
+    folders: dict[Path, Cell]
+    identities: dict[Path, dict[str, Any]]
+    model: PreTrainedModel
+    dtype: torch.dtype
+
+    def pending(self) -> dict[Path, Cell]:
+        """The runs that are to be computed."""
+        overwrite = self.asked.given["overwrite"]
+        return {
+            folder: cell for folder, cell in self.folders.items() if overwrite or not run_folder.is_complete(folder)
+        }
+
+
+class Texts(NamedTuple):
+    """What is read before a model loads.
+
+    Fields:
+        tokenizer: of the model.
+        windows: that perplexity is measured on, (number, tokens).
+        calibration: of a seed, (number, tokens).
+        training: of a seed.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    windows: Tensor
+    calibration: Callable[[int], Tensor]
+    training: Callable[[int], TrainingText]
+
+
+class Pruned(NamedTuple):
+    """What a compression made of the decoder's weights.
+
+    Fields:
+        keep_masks: by name of the weight, True where it is not zero; empty for the dense model.
+        weights: by name, in the dense model's dtype; empty for the dense model.
+        seconds: that the compression took.
+    """
+
+    keep_masks: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    seconds: float
+
+
+def run(argv: Sequence[str] | None, description: str) -> int:
+    """Compute every run of a command line that is not complete yet; returns the exit code.
+
+    Args:
+        description: the script's docstring.
+    """
+    start_logging()
+    quiet_libraries()
+    keep_freed_memory()
+    parser = recovery_options.make_parser(description)
+    try:
+        asked = recovery_options.parse(parser, argv)
+        given = asked.given
+        folders = output_folders(given["output_dir"], asked.cells)
+        if given["list_cells"] or given["group_by"]:
+            print_commands(
+                given["list_cells"], folders, given["output_dir"],
+                functools.partial(recovery_options.cell_options, asked), given["group_by"],
+                functools.partial(recovery_options.computed_together, asked),
+            )  # fmt: skip
+            return 0
+        training.check_environment()
+        planned = plan_job(asked, folders)
+        if given["dry_run"]:
+            print_plan(planned)
+            return 0
+        texts = prepare(planned)
+    except ValueError as error:
+        parser.error(str(error))
+    gc.freeze()  # what is imported stays: accelerate would look through it after every cell
+    accelerator = training.start_accelerator(planned.how.precision)
+    loaded = functools.cache(functools.partial(load_dense, planned, texts, accelerator.device))
+
+    def compute(folder: Path) -> None:
+        with training.signals_remembered(accelerator) as came:
+            interrupted = functools.partial(training.came_to_any, accelerator, came)
+            compute_run(planned, texts, accelerator, loaded(), folder, interrupted)
+            if interrupted():
+                raise SystemExit(training.EXIT_CODE)
+
+    failed = run_cells(planned.identities, compute, given["overwrite"])
+    print(f"{len(folders) - failed} of {len(folders)} runs are complete: {given['output_dir']}")
+    return 1 if failed else 0
+
+
+def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
+    """Check all that can be checked before data and a model are loaded.
+
+    Raises:
+        ValueError: says what cannot be done.
+    """
+    given = asked.given
+    names = ("weights", "revision", "trust_remote_code", "dtype")
+    source = ModelSource(
+        given["model_name_or_path"], torch.device("cpu"), **{name: given[name] for name in names}
+    )  # fmt: skip
+    model = skeleton(source)
+    check_shapes(model, source.name, given["nm_ratio"], ())
+    length = max_length(model)
+    if given["train_length"] > length:
+        raise ValueError(f"--train_length {given['train_length']}: {source.name} takes {length} tokens")
+    if not any(cell["transfer"] == CONTROL for cell in asked.cells):
+        logger.warning(
+            "no control: without --transfer %s, what is training and what is recovery cannot be told apart", CONTROL
+        )
+    held_out = option_values.values_of(perplexity.SETTING, given, max_length=length)
+    calibrated = option_values.calibration_of(given, length)
+    how = compression(given)
+    dtype = source.dtype_of(model.config)
+    content = input_content(asked, source, held_out)
+    computed = plan.computation(model.config, dtype, how.precision, ("perplexity",))
+    identities = {folder: identity(given, cell, content, computed, how) for folder, cell in folders.items()}
+    check_folders(identities, given["overwrite"])
+    return Planned(
+        asked, source, how, recipe(given), calibrated, held_out, folders, identities, model, dtype
+    )  # fmt: skip
+
+
+def compression(given: option_values.Given) -> Compression:
+    """How compressions are carried out."""
+    precision = training.precision_used(given["precision"])
+    tokens = option_values.tokens_per_batch(given["tokens_per_batch"], torch.device("cpu"))
+    return Compression(
+        option_values.method_options(given), given["magnitude_scope"], given["true_sequential"], None, {}, tokens,
+        precision,
+    )  # fmt: skip
+
+
+def recipe(given: option_values.Given) -> training.Recipe:
+    return training.Recipe(
+        learning_rate=given["learning_rate"],
+        batch_size=given["per_device_train_batch_size"],
+        num_epochs=1,
+        seed=given["seed"][0],
+        max_steps=given["max_train_steps"],
+        weight_decay=given["weight_decay"],
+        accumulation_steps=given["gradient_accumulation_steps"],
+        scheduler=given["lr_scheduler_type"],
+        warmup_steps=given["num_warmup_steps"],
+        checkpointing_steps=given["checkpointing_steps"],
+    )
+
+
+def eval_steps(given: option_values.Given) -> int:
+    """After how many steps perplexity is measured, again and again."""
+    return given["eval_steps"] or math.ceil(given["max_train_steps"] / MEASUREMENTS)
+
+
+def input_content(asked: Asked, source: ModelSource, held_out: perplexity.Values) -> dict[str, str]:
+    """What the model and the texts are by their content: hashes of files, commits of the hub."""
+    given = asked.given
+    texts = {"train_text": given["train_text"], "calibration": given["calibration"]}
+    found = model_content(source.name, source.revision, source.weights, source.trust_remote_code)
+    for name, text in texts.items():
+        found |= calibration.source_content(name, text, data_dir=given["data_dir"])
+    return found | perplexity.SETTING.content(held_out)
+
+
+def identity(
+    given: option_values.Given, cell: Cell, content: Mapping[str, str], computed: plan.Computation, how: Compression
+) -> dict[str, Any]:
+    """What tells a run from another: every option that changes what is computed here, with the cell's values."""
+    unused = {*records.RUN_OPTIONS, "data_dir"}
+    method = METHODS.get(cell["compression"])
+    unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
+    if not is_calibrated(cell):
+        unused.add("true_sequential")
+    if cell["compression"] != "magnitude" or cell["sparsity"] is None:
+        unused.add("magnitude_scope")
+    of_cell = {name: cell[name] for name in ("compression", *STRENGTHS, "transfer", "seed")}
+    numbers = {
+        "dtype_used": computed.dtype, "precision_used": how.precision, "engine_arithmetic": computed.engine_arithmetic,
+        "method_arithmetic": plan.method_arithmetic(how.options, cell, computed), "training_arithmetic": ARITHMETIC,
+        "eval_steps": eval_steps(given),
+    }  # fmt: skip
+    kept = {name: value for name, value in {**given, **content}.items() if name not in unused}
+    return {**kept, **of_cell, **numbers}
+
+
+def print_plan(planned: Planned) -> None:
+    """What --dry_run says: the runs, what they train on, and what they take of memory and disk."""
+    given, pending = planned.asked.given, planned.pending()
+    weights = sum(weight.numel() for weight in planned.model.parameters())
+    size = planned.dtype.itemsize
+    steps, rows = planned.recipe.max_steps, planned.recipe.batch_size * planned.recipe.accumulation_steps
+    print(f"{planned.source.name}: {weights / 1e6:.1f} million weights, trained in float32, saved in {planned.dtype}")
+    print(f"{len(planned.folders)} runs, of which {len(pending)} are missing: {given['output_dir']}")
+    print(f"each: {steps} steps of {rows} windows of {given['train_length']} tokens, "
+          f"{steps * rows * given['train_length']:,} tokens")  # fmt: skip
+    print(f"memory: {weights * (16 + 3 * size) / 1e9:.1f} GB for weights, gradients, AdamW and copies of the model; "
+          "activations come on top")  # fmt: skip
+    print(f"disk: {len(pending)} models, {len(pending) * weights * size / 1e9:.1f} GB; "
+          f"a checkpoint takes {weights * 12 / 1e9:.1f} GB")  # fmt: skip
+
+
+def prepare(planned: Planned) -> Texts:
+    """Read the texts that pending runs need.
+
+    Raises:
+        ValueError: says what cannot be read, or that too little text is left to train on.
+    """
+    given, source = planned.asked.given, planned.source
+    tokenizer = load_tokenizer(source.name, source.trust_remote_code, source.revision)
+    documents = functools.cache(functools.partial(
+        calibration.read_texts, given["train_text"], text_field=given["train_field"], data_dir=given["data_dir"]
+    ))  # fmt: skip
+    windows = perplexity.SETTING.build(perplexity.SETTING.load(planned.held_out), planned.held_out, 0, tokenizer)
+
+    @functools.cache
+    def calibrated(seed: int) -> Tensor:
+        return planned.calibrated.tokens(tokenizer, seed)
+
+    @functools.cache
+    def trained(seed: int) -> TrainingText:
+        made = planned.recipe
+        count = made.max_steps * made.batch_size * made.accumulation_steps
+        try:
+            text = training_windows(
+                tokenizer, documents(), count, given["train_length"], seed, [calibrated(seed), windows]
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"--train_text {given['train_text']}: {error}") from error
+        logger.info(
+            "training: %d windows of %d tokens, seed %d; %d left out, which share %d tokens in a row with calibration "
+            "or evaluation", *text.tokens.shape, seed, text.left_out, SHARED_TOKENS,
+        )  # fmt: skip
+        if len(text.tokens) < count:
+            logger.warning(
+                "--train_text %s holds %d of the %d windows that --max_train_steps takes: they are read %.1f times",
+                given["train_text"], len(text.tokens), count, count / len(text.tokens),
+            )  # fmt: skip
+        return text
+
+    for seed in {cell["seed"] for cell in planned.pending().values()}:
+        trained(seed)
+    return Texts(tokenizer, windows, calibrated, trained)
+
+
+def load_dense(planned: Planned, texts: Texts, device: torch.device) -> CompressibleModel:
+    """The dense model, whose weights come back after every compression."""
+    model = load_model(replace(planned.source, device=device)).to(device)
+    refuse_unknown_ids(model, texts.tokenizer)
+    return CompressibleModel(model, planned.how, keep_dense=True)
+
+
+def prune(dense: CompressibleModel, cell: Cell, tokens: Tensor | None) -> Pruned:
+    """What the cell's compression makes of the dense model, which is left dense.
+
+    Args:
+        tokens: calibration windows, where the compression reads them.
+    """
+    if cell["compression"] == DENSE:
+        return Pruned({}, {}, 0.0)
+    dense.compress(cell, tokens)
+    weights = {name: matrix.clone() for name, matrix in dense.matrices().items()}
+    seconds = dense.seconds
+    dense.compress({**cell, "compression": DENSE, **dict.fromkeys(STRENGTHS)}, None)
+    return Pruned({name: matrix != 0 for name, matrix in weights.items()}, weights, seconds)
+
+
+def trainable(model: PreTrainedModel) -> PreTrainedModel:
+    """A float32 copy of the model, all of whose weights are trained."""
+    return copy.deepcopy(model).float().requires_grad_(True)
+
+
+@torch.no_grad()
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy all parameters, rounded to the target's dtype."""
+    for one, other in zip(target.parameters(), source.parameters(), strict=True):
+        one.copy_(other)
+
+
+def next_token_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Mean negative log-likelihood of all tokens but the first of each window, in float32."""
+    logits = model(input_ids=batch["labels"], use_cache=False).logits[:, :-1]
+    return nn.functional.cross_entropy(logits.float().flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {"labels": torch.tensor([row["labels"] for row in rows])}
+
+
+class Training(NamedTuple):
+    """One cell's models.
+
+    Fields:
+        model: float32, trained.
+        matrices: the weights that are pruned, by name, as views of the trained model's.
+        measured: in the dtype that is measured and saved; gets the trained weights.
+    """
+
+    model: PreTrainedModel
+    matrices: dict[str, Tensor]
+    measured: PreTrainedModel
+
+
+def start_training(dense: CompressibleModel, cell: Cell, pruned: Pruned) -> Training:
+    """Copies of the dense model, with the pruned weights where the transfer starts from them."""
+    model, measured = trainable(dense.model), copy.deepcopy(dense.model)
+    matrices = matrices_of(model)
+    if cell["transfer"] in ("sparse_transfer", "sparse_to_dense"):
+        for name, weight in pruned.weights.items():
+            matrices[name].copy_(weight)
+    return Training(model, matrices, measured)
+
+
+def matrices_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights that are compressed, by name: views."""
+    return {name: weight.matrix for name, weight in decoder_weights(model).items()}
+
+
+def compute_run(
+    planned: Planned, texts: Texts, accelerator: Accelerator, dense: CompressibleModel, folder: Path,
+    interrupted: Callable[[int], bool],
+) -> None:  # fmt: skip
+    """Prune, train, measure and save the model of one folder, and write its run.
+
+    Args:
+        interrupted: see training.train.
+    """
+    started, cell, run_identity = time.monotonic(), planned.folders[folder], planned.identities[folder]
+    accelerator.free_memory()
+    reset_peak_memory([accelerator.device])
+    checkpoints = Checkpoints(folder, origin(run_identity, accelerator.mixed_precision))
+    checkpoints.delete_others()
+    run_folder.start_run(folder, run_identity, environment(planned, accelerator))
+    pruned = prune(dense, cell, texts.calibration(cell["seed"]))
+    made = start_training(dense, cell, pruned)
+    trace = train(planned, texts, accelerator, cell, made, pruned, checkpoints, interrupted)
+    check_held(cell["transfer"], matrices_of(made.measured), dense.matrices(), pruned.keep_masks)
+    items, curve = curves(checkpoints.notes)
+    text, model = planned.held_out.text, planned.asked.given["model_name_or_path"]
+    vocabulary = made.model.config.get_text_config().vocab_size
+    level = window_losses.describe_perplexity(text, {"window_loss": items["window_loss"]}, vocabulary)
+    result = {
+        **plan.describe(cell, run_identity, model, planned.how.magnitude_scope),
+        "recipe": records.recipe(run_identity, records.COORDINATES["recovery"]),
+        "task": text,
+        "transfer": cell["transfer"],
+        "measured_sparsity": zero_fraction(matrices_of(made.measured).values()),
+        "masked_fraction": zero_fraction(pruned.keep_masks.values()) if pruned.keep_masks else 0.0,
+        **training_facts(planned, texts.training(cell["seed"])),
+        **trace,
+        "train_losses": checkpoints.notes["train_losses"],
+        "curve": curve,
+        "compress_seconds": pruned.seconds,
+        "seconds": time.monotonic() - started,
+        "peak_memory_bytes": peak_memory([accelerator.device]),
+        "levels": [level],
+    }
+    save_model(folder / "model", made.measured, texts.tokenizer, {"README.md": model_card(result, run_identity)})
+    run_folder.write_run(folder, result, items)
+    checkpoints.delete()
+
+
+def environment(planned: Planned, accelerator: Accelerator) -> dict[str, Any]:
+    """What a run records of when, where and with what it is made."""
+    device = accelerator.device
+    return run_folder.describe_environment(
+        str(device), device_name=device_name(device), dtype=str(planned.dtype), precision=planned.how.precision,
+        threads=torch.get_num_threads(), variables=training.number_variables(),
+    )  # fmt: skip
+
+
+def train(
+    planned: Planned, texts: Texts, accelerator: Accelerator, cell: Cell, made: Training, pruned: Pruned,
+    checkpoints: Checkpoints, interrupted: Callable[[int], bool],
+) -> dict[str, float | None]:  # fmt: skip
+    """Train in the cell's transfer; the losses, of the steps and on held-out windows, are in the checkpoints' notes."""
+    recipe, notes = replace(planned.recipe, seed=cell["seed"]), checkpoints.notes
+    every, tokens = eval_steps(planned.asked.given), planned.how.tokens_per_batch
+    rows = dataset(texts.training(cell["seed"]).tokens)
+    optimizer = training.make_optimizer(made.model, recipe.learning_rate, recipe.weight_decay)
+    start_transfer(cell["transfer"], optimizer, made.matrices, pruned.keep_masks)
+    model, optimizer = accelerator.prepare(made.model, optimizer)
+
+    def measure(step: int) -> None:
+        copy_weights(made.model, made.measured)
+        losses = window_losses.measured_in_memory(made.measured, texts.windows, tokens, planned.how.precision)
+        notes["held_out"][str(step)] = losses["window_loss"].tolist()
+        perplexity_then = math.exp(np.mean(notes["held_out"][str(step)]))
+        logger.info("%s: step %d: perplexity %.3f", checkpoints.folder, step, perplexity_then)
+
+    def after_step(step: int, loss: Tensor) -> None:
+        notes["train_losses"].append(float(loss))
+        if step % every == 0 or step == recipe.max_steps:
+            measure(step)
+
+    notes.update(train_losses=[], held_out={})
+    measure(0)
+    return training.train(
+        accelerator, model, optimizer, rows, collate, recipe, checkpoints, next_token_loss, interrupted=interrupted,
+        after_step=after_step,
+    )  # fmt: skip
+
+
+def dataset(tokens: Tensor) -> Dataset:
+    """Windows as rows of the training loop."""
+    return Dataset.from_dict({"labels": tokens.numpy(), "length": [tokens.shape[1]] * len(tokens)})
+
+
+def check_held(
+    transfer: str, found: Mapping[str, Tensor], dense: Mapping[str, Tensor], keep_masks: Mapping[str, Tensor]
+) -> None:
+    """Raises RuntimeError where a weight moved that the transfer holds at zero or at its dense value."""
+    for name, keep in keep_masks.items():
+        held = {"sparse_transfer": torch.zeros_like(dense[name]), "dense_transfer_freezing": dense[name]}.get(transfer)
+        if held is not None and bool(((found[name] != held) & ~keep).any()):
+            raise RuntimeError(f"{transfer}: weights of {name} moved that are to be held")
+
+
+def curves(notes: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[dict[str, float | None]]]:
+    """Losses on held-out windows, for items.npz, and the perplexity at each step measured.
+
+    Args:
+        notes: held_out, by step the loss of every window.
+    Returns:
+        window_loss after the last step, (windows,), and curve_loss, (windows, measurements); and for each measurement
+        step, perplexity and its standard error over windows.
+    """
+    steps = sorted(map(int, notes["held_out"]))
+    losses = np.array([notes["held_out"][str(step)] for step in steps])
+    if not np.isfinite(losses).all():
+        raise FloatingPointError("the model's losses on held-out windows are NaN or infinite")
+    told = []
+    for step, own in zip(steps, losses, strict=True):
+        score = math.exp(own.mean())
+        error = score * own.std(ddof=1) / math.sqrt(len(own)) if len(own) > 1 else None
+        told.append({"step": step, "perplexity": score, "stderr": error})
+    return {"window_loss": losses[-1], "curve_loss": losses.T}, told
+
+
+def training_facts(planned: Planned, text: TrainingText) -> dict[str, Any]:
+    """What was trained on; the control of a run is that with the same hash."""
+    recipe = planned.recipe
+    rows = recipe.max_steps * recipe.batch_size * recipe.accumulation_steps
+    return {
+        "num_train_examples": len(text.tokens),
+        "num_train_tokens": rows * text.tokens.shape[1],
+        "train_windows_sha256": hashlib.sha256(text.tokens.numpy().tobytes()).hexdigest(),
+        "train_windows_left_out": text.left_out,
+    }
+
+
+def model_card(result: Mapping[str, Any], run_identity: Mapping[str, Any]) -> str:
+    """README.md of a saved model: from what, how it was pruned and trained, and what came of it."""
+    strength = "" if result["strength"] is None else f", {result['strength_kind']} {result['strength']}"
+    before, after = result["curve"][0], result["curve"][-1]
+    options = "\n".join(f"| {name} | {value} |" for name, value in run_identity.items() if value is not None)
+    return f"""# {result["model"]}: {result["compression"]}{strength}, {result["transfer"]}
+
+Made from the model named above by the experiments of the Junk DNA Hypothesis (Yin et al., ICML 2024): pruned, then
+trained for {after["step"]} steps on {result["num_train_tokens"]:,} tokens. Perplexity on {result["task"]}:
+{before["perplexity"]:.3f} before, {after["perplexity"]:.3f} after. {result["measured_sparsity"]:.4%} of the linear
+weights inside the decoder blocks are zero. All weights were trained but those that the transfer holds.
+
+| option | value |
+|---|---|
+{options}
+"""
