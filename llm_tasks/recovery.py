@@ -44,7 +44,7 @@ from llm_tasks.compressed_model import (
     skeleton,
 )
 from llm_tasks.engine import window_losses
-from llm_tasks.methods import DENSE, METHOD_OPTIONS, METHODS, STRENGTHS, is_calibrated
+from llm_tasks.methods import DENSE, METHOD_OPTIONS, METHODS, STRENGTHS, compressed_by, is_calibrated
 from llm_tasks.recovery_options import CONTROL, MEASUREMENTS, Asked
 from llm_tasks.settings import perplexity
 from llm_tasks.training_text import SHARED_TOKENS, TrainingText, training_windows
@@ -318,11 +318,42 @@ def prepare(planned: Planned) -> Texts:
     return Texts(tokenizer, windows, calibrated, trained)
 
 
-def load_dense(planned: Planned, texts: Texts, device: torch.device) -> CompressibleModel:
-    """The dense model, whose weights come back after every compression."""
+class Starts:
+    """What trainings start from: the dense model, and what the last compression made of it.
+
+    Args:
+        model: dense, on its device.
+        how: how compressions are carried out.
+    Attributes:
+        model: stays dense.
+        losses: on held-out windows, of the models that trainings started from.
+    """
+
+    def __init__(self, model: PreTrainedModel, how: Compression) -> None:
+        self.model = model
+        self.losses: dict[tuple | None, list[float]] = {}
+        self._compressible = CompressibleModel(model, how, keep_dense=True)
+        self._pruned: dict[tuple, Pruned] = {}
+
+    def pruned(self, cell: Cell, tokens: Tensor | None) -> Pruned:
+        """What the cell's compression makes of the dense model; kept until another is asked for.
+
+        Args:
+            tokens: calibration windows, where the compression reads them.
+        """
+        if cell["compression"] == DENSE:
+            return Pruned({}, {}, 0.0)
+        if compressed_by(cell) not in self._pruned:
+            self._pruned.clear()
+            self._pruned[compressed_by(cell)] = prune(self._compressible, cell, tokens)
+        return self._pruned[compressed_by(cell)]
+
+
+def load_dense(planned: Planned, texts: Texts, device: torch.device) -> Starts:
+    """The dense model on its device."""
     model = load_model(replace(planned.source, device=device)).to(device)
     refuse_unknown_ids(model, texts.tokenizer)
-    return CompressibleModel(model, planned.how, keep_dense=True)
+    return Starts(model, planned.how)
 
 
 def prune(dense: CompressibleModel, cell: Cell, tokens: Tensor | None) -> Pruned:
@@ -331,8 +362,6 @@ def prune(dense: CompressibleModel, cell: Cell, tokens: Tensor | None) -> Pruned
     Args:
         tokens: calibration windows, where the compression reads them.
     """
-    if cell["compression"] == DENSE:
-        return Pruned({}, {}, 0.0)
     dense.compress(cell, tokens)
     weights = {name: matrix.clone() for name, matrix in dense.matrices().items()}
     seconds = dense.seconds
@@ -376,14 +405,19 @@ class Training(NamedTuple):
     measured: PreTrainedModel
 
 
-def start_training(dense: CompressibleModel, cell: Cell, pruned: Pruned) -> Training:
+def start_training(dense: PreTrainedModel, cell: Cell, pruned: Pruned) -> Training:
     """Copies of the dense model, with the pruned weights where the transfer starts from them."""
-    model, measured = trainable(dense.model), copy.deepcopy(dense.model)
+    model, measured = trainable(dense), copy.deepcopy(dense)
     matrices = matrices_of(model)
-    if cell["transfer"] in ("sparse_transfer", "sparse_to_dense"):
+    if starts_pruned(cell):
         for name, weight in pruned.weights.items():
             matrices[name].copy_(weight)
     return Training(model, matrices, measured)
+
+
+def starts_pruned(cell: Cell) -> bool:
+    """Whether the transfer starts from pruned weights; the others start from the dense model."""
+    return cell["transfer"] in ("sparse_transfer", "sparse_to_dense")
 
 
 def matrices_of(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -392,7 +426,7 @@ def matrices_of(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def compute_run(
-    planned: Planned, texts: Texts, accelerator: Accelerator, dense: CompressibleModel, folder: Path,
+    planned: Planned, texts: Texts, accelerator: Accelerator, starts: Starts, folder: Path,
     interrupted: Callable[[int], bool],
 ) -> None:  # fmt: skip
     """Prune, train, measure and save the model of one folder, and write its run.
@@ -406,10 +440,11 @@ def compute_run(
     checkpoints = Checkpoints(folder, origin(run_identity, accelerator.mixed_precision))
     checkpoints.delete_others()
     run_folder.start_run(folder, run_identity, environment(planned, accelerator))
-    pruned = prune(dense, cell, texts.calibration(cell["seed"]))
-    made = start_training(dense, cell, pruned)
-    trace = train(planned, texts, accelerator, cell, made, pruned, checkpoints, interrupted)
-    check_held(cell["transfer"], matrices_of(made.measured), dense.matrices(), pruned.keep_masks)
+    pruned = starts.pruned(cell, texts.calibration(cell["seed"]))
+    made = start_training(starts.model, cell, pruned)
+    first = starts.losses.setdefault(compressed_by(cell) if starts_pruned(cell) else None, [])
+    trace = train(planned, texts, accelerator, cell, made, pruned.keep_masks, first, checkpoints, interrupted)
+    check_held(cell["transfer"], matrices_of(made.measured), matrices_of(starts.model), pruned.keep_masks)
     items, curve = curves(checkpoints.notes)
     text, model = planned.held_out.text, planned.asked.given["model_name_or_path"]
     vocabulary = made.model.config.get_text_config().vocab_size
@@ -445,31 +480,36 @@ def environment(planned: Planned, accelerator: Accelerator) -> dict[str, Any]:
 
 
 def train(
-    planned: Planned, texts: Texts, accelerator: Accelerator, cell: Cell, made: Training, pruned: Pruned,
-    checkpoints: Checkpoints, interrupted: Callable[[int], bool],
+    planned: Planned, texts: Texts, accelerator: Accelerator, cell: Cell, made: Training,
+    keep_masks: Mapping[str, Tensor], first: list[float], checkpoints: Checkpoints, interrupted: Callable[[int], bool],
 ) -> dict[str, float | None]:  # fmt: skip
-    """Train in the cell's transfer; the losses, of the steps and on held-out windows, are in the checkpoints' notes."""
+    """Train in the cell's transfer; the losses, of the steps and on held-out windows, are in the checkpoints' notes.
+
+    Args:
+        first: losses on held-out windows before training; filled in where they are not known yet.
+    """
     recipe, notes = replace(planned.recipe, seed=cell["seed"]), checkpoints.notes
     every, tokens = eval_steps(planned.asked.given), planned.how.tokens_per_batch
     rows = dataset(texts.training(cell["seed"]).tokens)
     optimizer = training.make_optimizer(made.model, recipe.learning_rate, recipe.weight_decay)
-    start_transfer(cell["transfer"], optimizer, made.matrices, pruned.keep_masks)
+    start_transfer(cell["transfer"], optimizer, made.matrices, keep_masks)
     model, optimizer = accelerator.prepare(made.model, optimizer)
 
-    def measure(step: int) -> None:
+    def measure(step: int) -> list[float]:
         copy_weights(made.model, made.measured)
-        losses = window_losses.measured_in_memory(made.measured, texts.windows, tokens, planned.how.precision)
-        notes["held_out"][str(step)] = losses["window_loss"].tolist()
-        perplexity_then = math.exp(np.mean(notes["held_out"][str(step)]))
-        logger.info("%s: step %d: perplexity %.3f", checkpoints.folder, step, perplexity_then)
+        found = window_losses.measured_in_memory(made.measured, texts.windows, tokens, planned.how.precision)
+        losses = found["window_loss"].tolist()
+        logger.info("%s: step %d: perplexity %.3f", checkpoints.folder, step, math.exp(np.mean(losses)))
+        return losses
 
     def after_step(step: int, loss: Tensor) -> None:
         notes["train_losses"].append(float(loss))
         if step % every == 0 or step == recipe.max_steps:
-            measure(step)
+            notes["held_out"][str(step)] = measure(step)
 
-    notes.update(train_losses=[], held_out={})
-    measure(0)
+    if not first:
+        first += measure(0)
+    notes.update(train_losses=[], held_out={"0": first})
     return training.train(
         accelerator, model, optimizer, rows, collate, recipe, checkpoints, next_token_loss, interrupted=interrupted,
         after_step=after_step,

@@ -49,7 +49,7 @@ def training_windows(
     Raises:
         ValueError: the text has no window to train on (says why).
     """
-    shuffled = random.Random(seed).sample(texts, len(texts))
+    shuffled = random.Random(f"training {seed}").sample(texts, len(texts))  # not the order that calibration draws
     run = min([SHARED_TOKENS, seq_len, *(windows.shape[1] for windows in apart_from)])
     known = np.unique(np.concatenate([np.empty(0, np.uint64), *(hashes(own.numpy(), run) for own in apart_from)]))
     wanted = count
