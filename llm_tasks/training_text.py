@@ -51,12 +51,12 @@ def training_windows(
     """
     shuffled = random.Random(f"training {seed}").sample(texts, len(texts))  # not the order that calibration draws
     run = min([SHARED_TOKENS, seq_len, *(windows.shape[1] for windows in apart_from)])
-    known = np.unique(np.concatenate([np.empty(0, np.uint64), *(hashes(own.numpy(), run) for own in apart_from)]))
+    known = np.concatenate([np.empty(0, np.uint64), *(hashes(own.numpy(), run).ravel() for own in apart_from)])
     wanted = count
     while True:
         stream = joined_stream(tokenizer, shuffled, wanted * seq_len)
         windows = stream[: len(stream) // seq_len * seq_len].reshape(-1, seq_len).astype(np.int64)[:wanted]
-        free = ~np.isin(hashes(windows, run).reshape(len(windows), -1), known).any(axis=1)
+        free = ~np.isin(hashes(windows, run), known).any(axis=1)
         if free.sum() >= count or len(windows) < wanted:
             break
         wanted += max(count - int(free.sum()), count // 10 + 1)
@@ -68,7 +68,7 @@ def training_windows(
 
 
 def hashes(windows: np.ndarray, run: int) -> np.ndarray:
-    """Hashes of every `run` consecutive tokens of every window, uint64, one after another.
+    """Hash of every `run` consecutive tokens of every window, uint64, (number, tokens - run + 1).
 
     Equal tokens have equal hashes; of others, one pair in 2^64 may have by chance, which costs a training window.
 
@@ -79,4 +79,4 @@ def hashes(windows: np.ndarray, run: int) -> np.ndarray:
     found = np.zeros((len(windows), width), np.uint64)
     for offset in range(run):  # the product wraps around at 2^64
         found = found * HASH_BASE + windows[:, offset : offset + width].astype(np.uint64) + np.uint64(1)
-    return (found ^ found >> np.uint64(29)).ravel()
+    return found ^ found >> np.uint64(29)
