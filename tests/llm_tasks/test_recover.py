@@ -4,7 +4,7 @@ import json
 import logging
 import random
 import shlex
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from harness import run_folder
 from harness.checkpoints import finished
-from llm_tasks import perplexity, recover, recovery
+from llm_tasks import perplexity, recover, recovery, recovery_options
 from llm_tasks.recovered import recovered_from
 from pruning.layers import decoder_weights
 
@@ -38,9 +38,16 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-@pytest.fixture
-def options(tiny_decoder: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Calibration windows are kept in the tests' own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def options(tiny_decoder: Path, texts: dict[str, Path]) -> list[str]:
     return [
         "--model_name_or_path", str(tiny_decoder), "--train_text", str(texts["train"]), "--train_length", "24",
         "--calibration", str(texts["calibration"]), "--nsamples", "6", "--calibration_length", "16",
@@ -66,19 +73,19 @@ def matrices(folder: Path) -> dict[str, torch.Tensor]:
 SWEEP = ["--compression", "wanda", "magnitude", "--sparsity", "0.5"]
 
 
-@pytest.fixture
-def sweep(options: list[str], tmp_path: Path) -> Callable[[str, str], Path]:
-    assert (
-        start([*options, *SWEEP, "--eval_steps", "2", "--output_dir", str(tmp_path / "{compression}/{transfer}")]) == 0
-    )
-    return lambda compression, transfer: tmp_path / compression / transfer
+@pytest.fixture(scope="module")
+def tree(options: list[str], cache: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of both compressions in all transfers, with its control: <compression>/<transfer>."""
+    folder = tmp_path_factory.mktemp("sweep")
+    assert start([*options, *SWEEP, "--eval_steps", "2", "--output_dir", str(folder / "{compression}/{transfer}")]) == 0
+    return folder
 
 
 def test_transfers_hold_freeze_and_regrow_and_the_control_trains_alike(
-    sweep: Callable[[str, str], Path], tiny_decoder: Path, options: list[str], tmp_path: Path
+    tree: Path, tiny_decoder: Path, options: list[str], tmp_path: Path
 ):
     dense = matrices(tiny_decoder)
-    control = read(sweep("dense", "dense_transfer"))
+    control = read(tree / "dense" / "dense_transfer")
     assert (control["compression"], control["strength"], control["measured_sparsity"]) == ("dense", None, 0)
     for compression in ("wanda", "magnitude"):
         # what a setting's script makes of the same options
@@ -101,7 +108,8 @@ def test_transfers_hold_freeze_and_regrow_and_the_control_trains_alike(
         keep = {name: matrix != 0 for name, matrix in matrices(pruned / "model").items()}
         before = read(pruned)["levels"][0]["score"]
         for transfer in TRANSFERS:
-            result, made = read(sweep(compression, transfer)), matrices(sweep(compression, transfer) / "model")
+            folder = tree / compression / transfer
+            result, made = read(folder), matrices(folder / "model")
             assert result["train_windows_sha256"] == control["train_windows_sha256"]
             assert (result["num_steps"], result["num_train_tokens"]) == (6, 6 * 3 * 24) == (
                 control["num_steps"], control["num_train_tokens"]
@@ -124,9 +132,9 @@ def test_transfers_hold_freeze_and_regrow_and_the_control_trains_alike(
 
 
 def test_results_are_those_of_the_saved_model_and_are_read_as_a_tree(
-    sweep: Callable[[str, str], Path], options: list[str], tmp_path: Path, texts: dict[str, Path]
+    tree: Path, tmp_path: Path, texts: dict[str, Path]
 ):
-    folder = sweep("wanda", "sparse_transfer")
+    folder = tree / "wanda" / "sparse_transfer"
     again = tmp_path / "again"
     assert perplexity.main([
         "--model_name_or_path", str(folder / "model"), "--text", str(texts["evaluation"]), "--seq_len", "24",
@@ -137,7 +145,7 @@ def test_results_are_those_of_the_saved_model_and_are_read_as_a_tree(
     items = run_folder.read_items(folder)
     assert items["curve_loss"].shape == (5, 4)
     np.testing.assert_array_equal(items["curve_loss"][:, -1], items["window_loss"])
-    rows = run_folder.read_runs(tmp_path / "wanda", tmp_path / "magnitude", tmp_path / "dense")
+    rows = run_folder.read_runs(tree)
     assert len(rows) == 7 and {row["setting"] for row in rows} == {"recovery"}
     run_folder.check_runs(rows)
     origin = recovered_from(str(folder / "model"))
@@ -148,7 +156,7 @@ def test_results_are_those_of_the_saved_model_and_are_read_as_a_tree(
     card = (folder / "model" / "README.md").read_text()
     assert "wanda, sparsity 0.5, sparse_transfer" in card and "6 steps on 432 tokens" in card
     assert not finished(folder)
-    assert_keys_are_told(tmp_path / "wanda")
+    assert_keys_are_told(tree)
 
 
 def test_training_lowers_the_loss_as_a_plain_loop_does(options: list[str], tiny_decoder: Path, tmp_path: Path):
@@ -156,7 +164,7 @@ def test_training_lowers_the_loss_as_a_plain_loop_does(options: list[str], tiny_
     assert start([*options, "--lr_scheduler_type", "constant", "--output_dir", str(tmp_path / "run")]) == 0
     result = read(tmp_path / "run")
     model = AutoModelForCausalLM.from_pretrained(tiny_decoder)
-    asked = recovery.recovery_options.parse(recovery.recovery_options.make_parser(""), [*options, "--output_dir", "x"])
+    asked = recovery_options.parse(recovery_options.make_parser(""), [*options, "--output_dir", "x"])
     planned = recovery.plan_job(asked, {Path("x"): asked.cells[0]})
     windows = recovery.prepare(planned).training(0).tokens
     order = recovery.training.LengthGroupedBatches([24] * len(windows), 3, 0)
