@@ -118,6 +118,7 @@ def level_cautions(members: list[Row], table: list[Row], read: ItemReader) -> li
         *_seed_cautions(table),
         *_pairing_cautions(table),
         *_strength_cautions(table),
+        *_origin_cautions(members),
         *_fact_cautions(members),
     ]
 
@@ -221,6 +222,20 @@ def _strength_cautions(table: list[Row]) -> list[str]:
     return found + [f"{name} at {strength}: {_missed_sparsity(point)}" for (name, strength), point in missed.items()]
 
 
+def _origin_cautions(rows: list[Row]) -> list[str]:
+    """A dense model that was quantized before, and checkpoints whose config is not their parent's."""
+    before = dict.fromkeys(row["parent_quantized"] for row in rows if row.get("parent_quantized"))
+    found = [
+        f"THE DENSE MODEL WAS ONCE QUANTIZED {told}: what it lost then is not counted, and another quantization to the "
+        "same grid loses little more."
+        for told in before
+    ]
+    for row in {row["compression"]: row for row in rows if row.get("checkpoint_differences")}.values():
+        told = "; ".join(f"{name} is {text}" for name, text in row["checkpoint_differences"].items())
+        found.append(f"{compression_name(row)}: its config is not its parent's: {told}.")
+    return found
+
+
 def _fact_cautions(members: list[Row]) -> list[str]:
     """What was left out or cut where the levels were built; levels with the same facts share a sentence."""
     facts: dict[str, dict[str, set[float]]] = {}
@@ -276,7 +291,7 @@ def line_cautions(table: list[Row]) -> list[str]:
 def perplexity_cautions(table: list[Row]) -> list[str]:
     """Cautions about perplexity; `table` is the table.perplexity_table of one model and text."""
     dense, windows = table[0], table[0]["windows"]
-    found = []
+    found = _origin_cautions(table)
     if dense["compression"] != "dense":
         found.append("NO DENSE RUN, so no difference is defined.")
     else:
@@ -371,7 +386,9 @@ def missing_runs(rows: list[Row]) -> list[Row]:
 def _grid(ways: Cells, present: set[tuple]) -> set[tuple]:
     everything = set().union(*ways.values())
     kinds = {point[0] for point, _, _ in present}
-    points = {point for point, _, _ in everything if point[0] in kinds}
+    # Each checkpoint is a method of one strength, the share of bytes of its own files.
+    points = {point for point, _, _ in everything if point[0] in kinds - {"bytes"}}
+    points |= {point for point, _, _ in present if point[0] == "bytes"}
     places = {where for _, where, _ in everything}
     return set(itertools.product(points, places, {seeds for *_, seeds in present}))
 

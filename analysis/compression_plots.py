@@ -100,7 +100,7 @@ def _size_caption(points: list[Row], size: str) -> str:
         else "the share that the strength names, without what finding or scaling them takes"
     )
     return (
-        f"{points[0]['model']}. Size of the compressed weights: {counted}. Band: {style.band_note(points)}"
+        f"{style.model_text(points)}. Size of the compressed weights: {counted}. Band: {style.band_note(points)}"
         ". Dotted grey: chance. Spearman: 1 where every stronger compression loses more."
     )
 
@@ -172,7 +172,7 @@ def _flip_panel(axes: Axes, rows: list[Row]) -> dict[str, Artist]:
 
 def _flip_caption(shown: Mapping[str, list[Row]]) -> str:
     models = list(dict.fromkeys(row["model"] for rows in shown.values() for row in rows))
-    told = f"{models[0]}. " if len(models) == 1 else ""
+    told = f"{style.model_text([row for rows in shown.values() for row in rows])}. " if len(models) == 1 else ""
     return (
         f"{told}A point for each level and strength. Bars: paired 95 % intervals over groups of items and seeds. "
         "Dotted: the fewest flips that such a change needs; at 0, the higher a point, the more answers change unseen."
@@ -254,4 +254,5 @@ def _perplexity_axis(axes: Axes, table: list[Row]) -> None:
 def _perplexity_caption(table: list[Row]) -> str:
     first = table[0]
     dense = "" if first["compression"] == "dense" else "NO DENSE RUN. "
-    return f"{first['model']} on {first['windows']} windows of {first['text']}. {dense}{style.seeds_note(table)}"
+    windows = f"{first['windows']} windows of {first['text']}"
+    return f"{style.model_text(table)} on {windows}. {dense}{style.seeds_note(table)}"

@@ -14,7 +14,7 @@ SIZES = {BYTES: "bytes_fraction", PLAIN: "plain_fraction"}
 SIZE_COLUMNS = (
     "setting", "task", "model", "level", "difficulty", "metric", "compression", "magnitude_scope", "strength_kind",
     "strength", "bytes_fraction", "plain_fraction", "seeds", "num_examples", "mean_score", "dense_mean_score",
-    "dense_above_chance", "chance", "relative_percent", "normalized_drop", "drop_low", "drop_high",
+    "dense_above_chance", "chance", "relative_percent", "normalized_drop", "drop_low", "drop_high", "parent_quantized",
 )  # fmt: skip
 TWO_STRENGTHS = "two strengths give a difference, not a slope: measure a third"
 

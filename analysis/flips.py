@@ -38,7 +38,7 @@ FLIP_COLUMNS = (
     "compression", "magnitude_scope", "strength_kind", "strength", "seeds", "items", "clusters",
     "dense_mean_score", "dense_above_chance",
     *(f"{name}{ending}" for name in RANGES for ending in ("", "_low", "_high")),
-    "kl_of", "test", "p_value", "holm_p", "verdict", "reason",
+    "kl_of", "test", "p_value", "holm_p", "verdict", "reason", "parent_quantized",
 )  # fmt: skip
 RAW, PER_CHARACTER = "log-likelihoods", "log-likelihoods per character"
 MCNEMAR, RESAMPLED = "exact McNemar", "resampled"

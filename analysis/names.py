@@ -13,7 +13,11 @@ COMPRESSIONS = {
     "dense": "Dense", "magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT",
     "rtn": "Round to nearest", "gptq": "GPTQ", "low_rank": "Low rank",
 }  # fmt: skip
-KIND_NAME = {"sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank"}
+CHECKPOINT = "checkpoint:"  # before the name of a model that was compressed elsewhere
+KIND_NAME = {
+    "sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank",
+    "bytes": "another tool",
+}  # fmt: skip
 TASK_NAME = {
     "cola": "CoLA", "mnli": "MNLI", "mrpc": "MRPC", "qnli": "QNLI", "qqp": "QQP", "rte": "RTE", "sst2": "SST-2",
     "stsb": "STS-B", "wnli": "WNLI", "commonsense_qa": "CommonsenseQA", "winogrande": "WinoGrande",
@@ -99,16 +103,23 @@ def percent(fraction: float) -> str:
 
 
 def compression_name(point: Mapping[str, Any]) -> str:
-    """Wanda; Magnitude (threshold: layer)."""
-    name = COMPRESSIONS.get(point["compression"], point["compression"])
+    """Wanda; Magnitude (threshold: layer); the name of a checkpoint."""
+    name = method_name(point["compression"])
     return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
 
 
+def method_name(compression: str) -> str:
+    """The name of a compression by itself, of a model that was compressed elsewhere its own."""
+    return COMPRESSIONS.get(compression, compression.removeprefix(CHECKPOINT))
+
+
 def strength_text(point: Mapping[str, Any]) -> str:
-    """50 %, 2:4, 4 bits, rank 64; empty for a dense model."""
+    """50 %, 2:4, 4 bits, rank 64, 27.3 % of the bytes; empty for a dense model."""
     kind, strength = point["strength_kind"], point["strength"]
     if kind == "sparsity":
         return percent(strength)
+    if kind == "bytes":
+        return f"{100 * strength:.3g} % of the bytes"
     return {None: "", "nm": f"{strength}", "bits": f"{strength} bits", "rank": f"rank {strength}"}[kind]
 
 

@@ -460,7 +460,7 @@ def _level_caption(table: list[Row]) -> str:
     seeds = style.compressed_seeds(shown)
     has_bits = any(point["strength_kind"] == "bits" for point in shown)
     return (
-        f"{table[0]['model']}. {count_span(point['num_examples'] for point in shown)} items per level"
+        f"{style.model_text(table)}. {count_span(point['num_examples'] for point in shown)} items per level"
         f"{f', read by {readers}' if readers else ''}. {seeds} seed{'' if seeds == '1' else 's'}. "
         f"Band: {style.band_note(shown)}. Dotted: chance level. Slope: normalized drop per unit of weights removed"
         f"{f' (bits: 1 - bits/{DENSE_BITS})' if has_bits else ''}."

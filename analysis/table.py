@@ -23,7 +23,7 @@ FREEZING = "dense_transfer_freezing"
 SPARSE = "sparse_transfer"
 SPARSE_TO_DENSE = "sparse_to_dense"
 TRANSFERS = (DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE)
-KINDS = ("sparsity", "nm", "bits", "rank")  # of strength, in the order of panels
+KINDS = ("sparsity", "nm", "bits", "rank", "bytes")  # of strength, in the order of panels
 
 FINE_TUNING_SETTINGS = (1, 5)
 OWN_TASK = "own_task"
@@ -44,12 +44,13 @@ LEVEL_COLUMNS = (
     "parameter_ratio", "bytes_fraction", "calibrated", "seeds", "num_examples", "mean_score", "lowest_score",
     "highest_score", "mean_stderr", "metrics", "facts", "chance", "human", "dense_mean_score", "dense_above_chance",
     "relative_percent", "normalized_drop", "drop_low", "drop_high", "corrected_drop", "points_drop", "points_stderr",
-    "paired_items", "unpaired_items",
+    "paired_items", "unpaired_items", "parent_quantized",
 )  # fmt: skip
 PERPLEXITY_COLUMNS = (
     "model", "text", "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity",
     "measured_sparsity", "parameter_ratio", "mean_perplexity", "lowest_perplexity", "highest_perplexity", "mean_stderr",
     "loss_difference", "loss_difference_stderr", "kl", "kl_stderr", "vocabulary", "windows", "calibrated", "seeds",
+    "parent_quantized",
 )  # fmt: skip
 
 DENSE_BITS = 16
@@ -400,7 +401,7 @@ def compression_rank(compression: str) -> tuple[int, str]:
 def compression_order(point: Row) -> tuple[int, float, int]:
     """Sort key: dense, then KINDS, each from weak to strong; 2:4 after 4:8, which constrains the same sparsity less."""
     kind, strength = point["strength_kind"], point["strength"]
-    strength_rank = -strength if kind in ("bits", "rank") else point["requested_sparsity"]
+    strength_rank = -strength if kind in ("bits", "rank", "bytes") else point["requested_sparsity"]
     m_group = int(strength.partition(":")[2]) if kind == "nm" else 0
     return -1 if kind is None else KINDS.index(kind), strength_rank, -m_group
 
@@ -412,9 +413,9 @@ def point_order(point: Row) -> tuple:
 
 
 def amount(point: Row) -> float | None:
-    """How much of the weights is gone: sparsity, 1 - N/M, 1 - bits/16, or the share of parameters that a rank saves."""
-    if point["strength_kind"] == "bits":
-        return 1 - point["strength"] / DENSE_BITS
+    """How much is gone: sparsity, 1 - N/M, 1 - bits/16, of the parameters by a rank, of the bytes in a checkpoint."""
+    if point["strength_kind"] in ("bits", "bytes"):
+        return 1 - point["strength"] / (DENSE_BITS if point["strength_kind"] == "bits" else 1)
     if point["strength_kind"] == "rank":
         return None if point["parameter_ratio"] is None else 1 - point["parameter_ratio"]
     return point["requested_sparsity"]
@@ -427,11 +428,11 @@ def plain_fraction(row: Row) -> float | None:
         row: as in bytes_fraction.
     Returns:
         1 - sparsity, N / M, bits / 16, or the share of the parameters that a low rank has; 1 for the dense model; None
-        where the run lacks what is needed.
+        for a checkpoint, and where the run lacks what is needed.
     """
     kind = row["strength_kind"]
-    if kind in ("rank", "bits"):
-        return row.get("parameter_ratio") if kind == "rank" else row["strength"] / DENSE_BITS
+    if kind in ("rank", "bits", "bytes"):
+        return {"rank": row.get("parameter_ratio"), "bits": row["strength"] / DENSE_BITS, "bytes": None}[kind]
     measured = row.get("measured_sparsity")
     return 1.0 - (row["requested_sparsity"] if kind == "nm" or measured is None else measured)
 
@@ -453,12 +454,13 @@ def bytes_fraction(row: Row, arguments: Row | None = None) -> float | None:
         symmetric); a shorter last group of a row counts by its length. With a scale per row (group_size -1) the size is
         not known from the run.
         rank: parameters of the two factors over those of the matrix, which is stored dense where they are more.
+        bytes: those that a checkpoint's files take for the decoder weights; None where the files do not tell.
     """
     kind = row["strength_kind"]
     if kind is None:
         return 1.0
-    if kind == "rank":
-        return row.get("parameter_ratio")
+    if kind in ("rank", "bytes"):
+        return row.get("parameter_ratio" if kind == "rank" else "decoder_bytes_fraction")
     if kind == "bits":
         return _quantized(row["strength"], arguments or {})
     if kind == "nm":

@@ -14,6 +14,7 @@ from analysis.table import FigureKey, Row, amount, bytes_fraction
 from analysis.verdicts import CORRECTED, CURVE_KEYS, RAW
 
 NONE_PASSES = "the weakest measured fails already"
+ALL_PASS = "the strongest measured passes too"
 STRENGTH_COLUMNS = (
     *CURVE_KEYS, "level", "tolerance", "confidence", "measure", "largest_strength", "largest_amount", "bytes_fraction",
     "drop", "worst_drop", "all_passed", "first_failing", "failing_drop", "failing_worst_drop", "items", "items_needed",
@@ -80,7 +81,7 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
             break
         passed.append((point, float(drawn.both[0]), worst))
     else:
-        row |= {"all_passed": True, "reason": "the strongest measured passes too"}
+        row |= {"all_passed": True, "reason": ALL_PASS}
     if passed:
         point, drop, worst = passed[-1]
         row |= {

@@ -45,6 +45,7 @@ CONTENT = {
     ("text_content_sha256", "text_sha256", "text_commit"): ("text",),
     ("calibration_content_sha256", "calibration_sha256", "calibration_commit"): ("calibration",),
     ("train_text_content_sha256", "train_text_sha256", "train_text_commit"): ("train_text",),
+    ("checkpoint_sha256",): ("checkpoint",),
 }  # fmt: skip
 # Hashes of a model's files other than its weights.
 MODEL_FILES = ("config_sha256", "generation_config_sha256", "tokenizer_sha256", "template_sha256", "code_sha256")
@@ -79,14 +80,15 @@ COORDINATES = {
         *METHOD_OPTIONS, "method_arithmetic",
     ),
     "compressed": (
-        "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope", "save_model", "export", "kl",
+        "compression", "sparsity", "nm_ratio", "bits", "rank", "checkpoint", "checkpoint_sha256", "seed",
+        "magnitude_scope", "save_model", "export", "kl",
         *CALIBRATION_OPTIONS, *CALIBRATION_CONTENT, *METHOD_OPTIONS, "method_arithmetic",
     ),
 }  # fmt: skip
 # By kind of recipe, the arguments that it hashes; "recipe" itself hashes all but the COORDINATES.
 PARTS = {
     "compression_recipe": (*CALIBRATION_OPTIONS, *CALIBRATION_CONTENT, "noembed", "prune_new_head"),
-    "method_recipe": (*METHOD_OPTIONS, "method_arithmetic"),
+    "method_recipe": (*METHOD_OPTIONS, "method_arithmetic", "checkpoint_sha256"),
 }
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.cells import Cell
+from llm_tasks.checkpoint_files import safe_label
 from pruning.low_rank import factors, low_rank_approximation
 from pruning.masks import lowest_k_masks
 from pruning.nm import nm_mask, parse_nm
@@ -26,8 +27,9 @@ from pruning.wanda import wanda_mask
 from quantization.gptq import Quantized, gptq_grid, round_to_nearest_grid
 
 DENSE = "dense"  # the compression that changes nothing
+CHECKPOINT = "checkpoint"  # a model that was compressed elsewhere; its strength is its name
 SPARSITIES = ("sparsity", "nm_ratio")
-STRENGTHS = (*SPARSITIES, "bits", "rank")
+STRENGTHS = (*SPARSITIES, "bits", "rank", CHECKPOINT)
 
 
 class Strength(NamedTuple):
@@ -38,7 +40,9 @@ class Strength(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As folders and tables name it: 0.5, 2of4, 4bit, rank64."""
+        """As folders and tables name it: 0.5, 2of4, 4bit, rank64, the name of a checkpoint."""
+        if self.kind == CHECKPOINT:
+            return safe_label(self.value)
         if self.kind == "sparsity":
             return f"{self.value:g}"
         return {"nm_ratio": "{}", "bits": "{}bit", "rank": "rank{}"}[self.kind].format(self.value).replace(":", "of")
@@ -224,12 +228,19 @@ def strength_of(cell: Cell) -> Strength | None:
 
 def is_calibrated(cell: Cell) -> bool:
     """Whether the cell's compression reads calibration text."""
-    return cell["compression"] != DENSE and METHODS[cell["compression"]].statistic is not None
+    return cell["compression"] in METHODS and METHODS[cell["compression"]].statistic is not None
 
 
 def is_quantized(cell: Cell) -> bool:
     """Whether the cell's compression makes integers, which can be exported."""
-    return cell["compression"] != DENSE and METHODS[cell["compression"]].quantize is not None
+    return cell["compression"] in METHODS and METHODS[cell["compression"]].quantize is not None
+
+
+def strength_kinds(compression: str) -> tuple[str, ...]:
+    """The kinds of strength that a compression takes, of STRENGTHS; none of the dense model."""
+    if compression == CHECKPOINT:
+        return (CHECKPOINT,)
+    return () if compression == DENSE else METHODS[compression].strengths
 
 
 def compressed_by(cell: Cell) -> tuple:

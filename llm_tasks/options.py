@@ -13,13 +13,14 @@ from pathlib import Path
 from harness import records
 from harness.models import add_model_options
 from harness.options import add_cell_options, checked, filled, filled_path, number, positive, typed
+from llm_tasks.checkpoint_files import check_labels
 from llm_tasks.engine.chat import template_values
 from llm_tasks.engine.cpu import WORKER_TOKENS
 from llm_tasks.engine.encoding import OVERFLOWS
 from llm_tasks.engine.processes import job_size
 from llm_tasks.evaluation import ANSWER_METRICS
 from llm_tasks.levels import Setting
-from llm_tasks.methods import DENSE, METHOD_OPTIONS, METHODS, STRENGTHS, check_methods
+from llm_tasks.methods import CHECKPOINT, DENSE, METHOD_OPTIONS, METHODS, STRENGTHS, check_methods, strength_kinds
 from llm_tasks.option_values import (
     MOST_WORKERS,
     SOURCE_OF_FIELD,
@@ -125,8 +126,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_compression(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("compression").add_argument
-    add("--compression", nargs="+", choices=(DENSE, *METHODS), default=[DENSE], metavar="NAME",
-        help=f"{DENSE}, {', '.join(METHODS)}")  # fmt: skip
+    add("--compression", nargs="+", choices=(DENSE, *METHODS, CHECKPOINT), default=[DENSE], metavar="NAME",
+        help=f"{DENSE}, {', '.join(METHODS)}; {CHECKPOINT}: a model that was compressed elsewhere")  # fmt: skip
     add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
         help="fraction(s) of the weights of the decoder blocks to prune, [0, 1)")  # fmt: skip
     add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
@@ -134,6 +135,9 @@ def add_compression(parser: argparse.ArgumentParser) -> None:
     add("--bits", nargs="+", type=number(int, 2, 16), default=[], metavar="B", help="bits per weight, 2 to 16")
     add("--rank", nargs="+", type=positive, default=[], metavar="R",
         help="rank of every weight; smaller matrices stay as they are")  # fmt: skip
+    add("--checkpoint", nargs="+", type=filled, default=[], metavar="NAME_OR_FOLDER",
+        help="checkpoint: models that were compressed elsewhere from --model_name_or_path: folders, .gguf files or hub "
+        "ids of pruned or quantized models or of PEFT adapters")  # fmt: skip
     add("--magnitude_scope", choices=magnitude.SCOPES, default="layer",
         help="magnitude: rank all weights together, or in each layer, as the paper's code (default layer)")  # fmt: skip
     add(
@@ -299,15 +303,17 @@ def check_strengths(given: Given) -> None:
     Raises:
         ValueError: names the option and what is allowed.
     """
-    methods = {name: METHODS[name] for name in given["compression"] if name != DENSE}
-    for name, method in methods.items():
-        if not any(given[kind] for kind in method.strengths):
-            raise ValueError(f"--compression {name} needs {' or '.join(f'--{kind}' for kind in method.strengths)}")
+    kinds = {name: strength_kinds(name) for name in given["compression"] if name != DENSE}
+    for name, own in kinds.items():
+        if not any(given[kind] for kind in own):
+            raise ValueError(f"--compression {name} needs {' or '.join(f'--{kind}' for kind in own)}")
     for kind in STRENGTHS:
-        if given[kind] and not any(kind in method.strengths for method in methods.values()):
-            takers = ", ".join(name for name, method in METHODS.items() if kind in method.strengths)
+        if given[kind] and not any(kind in own for own in kinds.values()):
+            takers = ", ".join(name for name in (*METHODS, CHECKPOINT) if kind in strength_kinds(name))
             asked = " ".join(given["compression"])
             raise ValueError(f"--{kind} is taken by --compression {takers}; asked for is {asked}")
+    if given["checkpoint"]:
+        check_labels(given["checkpoint"])
 
 
 def check_together(given: Given) -> None:
@@ -321,6 +327,8 @@ def check_together(given: Given) -> None:
         if "sparsegpt" in given["compression"] and given["block_size"] % m_group:
             raise ValueError(f"--block_size {given['block_size']} is no multiple of the groups of --nm_ratio {ratio}")
     device = given["device"]
+    if CHECKPOINT in given["compression"]:
+        check_checkpoints(given)
     if given["stream"]:
         check_streamed(given)
     if given.get("kl") and (given["stream"] or given["device_map"] or given["blocks"] == "host"):
@@ -335,13 +343,26 @@ def check_together(given: Given) -> None:
         raise ValueError("--blocks host brings blocks from host memory to an accelerator; the device is the CPU")
     if job_size() > 1 and ":" in device:
         raise ValueError(f"--device {device}: a job gives each process a GPU of its own; allowed: auto, cuda, cpu")
-    if given["export"] and not any(name != DENSE and METHODS[name].quantize for name in given["compression"]):
+    if given["export"] and not any(name in METHODS and METHODS[name].quantize for name in given["compression"]):
         takers = ", ".join(name for name, method in METHODS.items() if method.quantize)
         asked = " ".join(given["compression"])
         raise ValueError(f"--export packs what --compression {takers} make; asked for is {asked}")
     if given["export"] and given["stream"]:
         raise ValueError("--export packs a model that is in memory; with --stream one block is")
     device_of(given)
+
+
+def check_checkpoints(given: Given) -> None:
+    """Refuse what cannot be done with a model that is compressed already; see check_together."""
+    reasons = {
+        "stream": "compresses and measures block by block; a checkpoint is loaded whole",
+        "save_model": "writes what is compressed here; a checkpoint is written already",
+    }
+    for option, reason in reasons.items():
+        if given[option]:
+            raise ValueError(f"--{option} {reason}: give --compression {CHECKPOINT} a command of its own")
+    if given["blocks"] == "host":
+        raise ValueError("--blocks host keeps dense blocks in host memory; a checkpoint is loaded whole to the device")
 
 
 def check_streamed(given: Given) -> None:

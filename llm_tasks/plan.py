@@ -11,10 +11,12 @@ from harness import records
 from harness.cells import Cell
 from harness.commands import values
 from harness.content import model_content
+from llm_tasks.checkpoint_files import Checkpoint
 from llm_tasks.compressed_model import Compression, ModelSource
 from llm_tasks.engine import ways
 from llm_tasks.levels import Setting
 from llm_tasks.methods import (
+    CHECKPOINT,
     DENSE,
     METHOD_OPTIONS,
     METHODS,
@@ -24,6 +26,7 @@ from llm_tasks.methods import (
     compressed_by,
     is_calibrated,
     is_quantized,
+    strength_kinds,
     strength_of,
 )
 from llm_tasks.option_values import Given
@@ -32,19 +35,22 @@ from pruning import calibration, walk
 
 
 def all_cells(given: Given, settings: Iterable[Setting]) -> list[Cell]:
-    """The cells of all settings; those of one compressed model stand together, in the order of their first."""
+    """The cells of all settings; those of one compressed model stand together, in the order of their first.
+
+    Checkpoints come last, when the dense model is no longer needed.
+    """
     cells = [cell for setting in settings for cell in setting_cells(given, setting)]
     models: dict[tuple, int] = {}
     for cell in cells:
         models.setdefault(compressed_by(cell), len(models))
-    return sorted(cells, key=lambda cell: models[compressed_by(cell)])
+    return sorted(cells, key=lambda cell: (cell["compression"] == CHECKPOINT, models[compressed_by(cell)]))
 
 
 def setting_cells(given: Given, setting: Setting) -> list[Cell]:
     """Every compression at every strength it takes, for every seed that makes a difference."""
     found = []
     for compression in dict.fromkeys(given["compression"]):
-        kinds = () if compression == DENSE else METHODS[compression].strengths
+        kinds = strength_kinds(compression)
         strengths = [Strength(kind, value) for kind in kinds for value in dict.fromkeys(given[kind])]
         for strength in strengths or [None]:
             kinds_of_cell = dict.fromkeys(STRENGTHS) | ({strength.kind: strength.value} if strength else {})
@@ -116,7 +122,7 @@ def computation(config: PretrainedConfig, dtype: torch.dtype, precision: str, re
 
 def method_arithmetic(options: Options, cell: Cell, computed: Computation) -> int:
     """Number of the arithmetic of the cell's compression, and of the statistics that it is calibrated on."""
-    if cell["compression"] == DENSE:
+    if cell["compression"] not in METHODS:
         return 1
     number = METHODS[cell["compression"]].arithmetic(options)
     return max(number, computed.walk_arithmetic) if is_calibrated(cell) else number
@@ -156,13 +162,14 @@ def identity(
 
 def identify(
     asked: Asked, folders: Mapping[Path, Cell], values: Mapping[int | str, Any], model: PreTrainedModel,
-    source: ModelSource, how: Compression,
+    source: ModelSource, how: Compression, checkpoints: Mapping[str, Checkpoint],
 ) -> dict[Path, dict[str, Any]]:  # fmt: skip
     """By folder, what tells its run from others.
 
     Args:
         values: of every setting.
         model: may be without weights.
+        checkpoints: by the name that the command line gives them.
     """
     hashes = input_hashes(source, asked.given["calibration"], asked.given["data_dir"], folders.values())
     content, computed = {}, {}
@@ -174,13 +181,13 @@ def identify(
         content[name] |= hashes
         dtype = source.dtype_of(model.config)
         computed[name] = computation(model.config, dtype, how.precision, readers)
-    return {
-        folder: identity(
-            asked, asked.settings[cell["setting"]], cell, content[cell["setting"]], computed[cell["setting"]],
-            how.options,
-        )
-        for folder, cell in folders.items()
-    }  # fmt: skip
+
+    def of_cell(cell: Cell) -> dict[str, Any]:
+        name = cell["setting"]
+        own = checkpoints[cell[CHECKPOINT]].content if cell[CHECKPOINT] else {}
+        return identity(asked, asked.settings[name], cell, content[name] | own, computed[name], how.options)
+
+    return {folder: of_cell(cell) for folder, cell in folders.items()}
 
 
 def input_hashes(source: ModelSource, text: str, data_dir: Path | None, cells: Iterable[Cell]) -> dict[str, str]:
@@ -206,13 +213,15 @@ def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_sco
     ranked = cell["compression"] == "magnitude" and cell["sparsity"] is not None
     shared = records.part_of(run_identity, "compression_recipe") if is_calibrated(cell) else None
     told = records.normal(records.part_of(run_identity, "method_recipe"))
+    # Of a checkpoint the strength is a fact of its files (checkpoints.facts_of), and each is a method of its own.
+    checkpoint = cell["compression"] == CHECKPOINT
     return {
         "setting": cell["setting"],
         "model": model,
-        "compression": cell["compression"],
+        "compression": f"{CHECKPOINT}:{cell['strength']}" if checkpoint else cell["compression"],
         "strength_kind": {"nm_ratio": "nm"}.get(strength.kind, strength.kind) if strength else None,
         "strength": strength.value if strength else None,
-        "requested_sparsity": strength.requested_sparsity if strength else 0.0,
+        "requested_sparsity": None if checkpoint else strength.requested_sparsity if strength else 0.0,
         "magnitude_scope": magnitude_scope if ranked else None,
         "seed": cell["seed"],
         "recipe": records.recipe(run_identity, records.COORDINATES["compressed"]),

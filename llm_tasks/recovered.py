@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.run_folder import RESULT_FILE
-from llm_tasks.recovery_options import RECOVERY
 
+RECOVERY = "recovery"  # the setting's name in results of recover.py
 # What results of settings record of the run that wrote the model.
 FACTS = (
     "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity", "transfer", "seed",

@@ -14,10 +14,10 @@ from llm_tasks import options
 from llm_tasks.engine.processes import job_size
 from llm_tasks.methods import DENSE, METHODS, SPARSITIES, STRENGTHS, Strength, is_calibrated
 from llm_tasks.option_values import Given
+from llm_tasks.recovered import RECOVERY
 from llm_tasks.settings import perplexity
 from pruning.transfers import TRANSFERS
 
-RECOVERY = "recovery"  # the setting's name in results
 CONTROL = TRANSFERS[0]  # dense_transfer: the dense model, trained on the same data for the same steps
 MEASUREMENTS = 5  # by default, how often perplexity is measured during training
 

@@ -13,7 +13,7 @@ from llm_tasks.engine.greedy import ANSWERS_AT_ONCE
 from llm_tasks.engine.log_likelihood import AT_ONCE
 from llm_tasks.engine.packing import LONGEST_ROW
 from llm_tasks.engine.window_losses import POSITIONS_PER_LOSS
-from llm_tasks.methods import DENSE, METHODS
+from llm_tasks.methods import METHODS
 from pruning.layers import LinearWeight, block_weights, decoder_blocks, decoder_weights
 from pruning.walk import WalkCost, batch_bytes, walk_cost
 
@@ -80,7 +80,7 @@ def walk_costs(
         shape: number of calibration windows, and tokens in each.
         tokens: computed at once.
     """
-    statistics = dict.fromkeys(METHODS[name].statistic for name in compressions if name != DENSE)
+    statistics = dict.fromkeys(METHODS[name].statistic for name in compressions if name in METHODS)
     return {name: walk_cost(model, shape, name, dtype, tokens) for name in statistics}
 
 

@@ -24,7 +24,8 @@ from harness.cells import Cell, check_folders, output_folders, run_cells, start_
 from harness.commands import print_commands
 from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory, use_device
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
-from llm_tasks import option_values, options, plan
+from llm_tasks import checkpoints, option_values, options, plan
+from llm_tasks.checkpoints import Opened
 from llm_tasks.compressed_model import (
     Calibration,
     CompressibleModel,
@@ -46,10 +47,12 @@ from llm_tasks.engine.processes import Processes, join, processes_here
 from llm_tasks.engine.ways import Ways
 from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, measure, report_levels, warn_of_chance
 from llm_tasks.levels import Setting
-from llm_tasks.methods import DENSE, compressed_by, is_calibrated
+from llm_tasks.methods import CHECKPOINT, DENSE, compressed_by, is_calibrated
 from llm_tasks.options import Asked
+from llm_tasks.origin import once_quantized
 from llm_tasks.resources import LAYOUTS, Memory, choose_layout, memory_needed, report_plan, walk_costs
 from pruning.blocks import BlockStorage, StreamedBlocks
+from pruning.layers import decoder_weights
 from pruning.walk import WalkCost
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ class Planned:
         memory: what the job needs, and where.
         several: whether several compressed models are made.
         dtype: of the weights.
+        checkpoints: models that were compressed elsewhere, by name.
     """
 
     asked: Asked
@@ -82,6 +86,7 @@ class Planned:
     memory: Memory
     several: bool
     dtype: torch.dtype
+    checkpoints: dict[str, Opened]
 
     def pending(self) -> dict[Path, Cell]:
         """The runs that are to be computed."""
@@ -128,6 +133,16 @@ class Job(Planned):
     @functools.cached_property
     def streamed(self) -> "dict[tuple, Compressed]":
         """The model that was streamed last, by what tells it from others: other settings measure it too."""
+        return {}
+
+    @functools.cached_property
+    def checkpoint(self) -> "dict[str, Compressed]":
+        """The checkpoint that was loaded last, by name: other settings measure it too."""
+        return {}
+
+    @functools.cached_property
+    def proven(self) -> dict[tuple[int | str, int], tuple[Ways, Ways]]:
+        """By setting and seed, the engine's fast paths as they are proven on a dense model that is in memory."""
         return {}
 
     @functools.cached_property
@@ -211,14 +226,18 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     length = max_length(model)
     calibrated = option_values.calibration_of(given, length)
     values = {name: setting_values(asked, setting, length) for name, setting in asked.settings.items()}
-    identities = plan.identify(asked, folders, values, model, source, how)
+    opened = checkpoints.open_all(given["checkpoint"], model, source) if given["checkpoint"] else {}
+    files = {name: checkpoint.files for name, checkpoint in opened.items()}
+    identities = plan.identify(asked, folders, values, model, source, how, files)
     check_folders(identities, given["overwrite"])
-    several = len(set(map(compressed_by, folders.values()))) > 1
+    several = len({compressed_by(cell) for cell in folders.values() if cell["compression"] != CHECKPOINT}) > 1
     shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
     costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch)
     memory = plan_memory(asked, values, source, how, model, costs.values(), several)
     source = replace(source, blocks=memory.layout)
-    return Planned(asked, source, how, folders, identities, values, calibrated, model, costs, memory, several, dtype)
+    return Planned(
+        asked, source, how, folders, identities, values, calibrated, model, costs, memory, several, dtype, opened
+    )
 
 
 def prepare(planned: Planned) -> Job:
@@ -244,8 +263,9 @@ def prepare(planned: Planned) -> Job:
     # What pending runs need is read now, so that what cannot be read is refused before a model loads.
     pending = planned.pending()
     measured = tuple(dict.fromkeys(cell["setting"] for cell in pending.values()))
-    for name in measured:
-        data(name)
+    texts = [data(name) for name in measured]
+    if opened := [planned.checkpoints[cell[CHECKPOINT]] for cell in pending.values() if cell[CHECKPOINT]]:
+        checkpoints.check_pending(opened, tokenizer, texts, source.trust_remote_code)
     for seed in {cell["seed"] for cell in pending.values() if is_calibrated(cell)}:
         tokens(seed)
     if processes.is_main:
@@ -343,6 +363,7 @@ def prepare_data(
 
 def load_dense(job: Job) -> CompressibleModel:
     """The dense model; the engine's fast paths are proven on it, since a broken model may not tell positions apart."""
+    job.checkpoint.clear()  # one of the two is in memory
     model = load_model(job.source)
     refuse_unknown_ids(model, job.tokenizer)
     computed_on = job.source.device if job.source.blocks == "host" else None
@@ -350,8 +371,8 @@ def load_dense(job: Job) -> CompressibleModel:
     dense = CompressibleModel(model, job.how, keep_dense=keep_dense, computed_on=computed_on)
     if job.reading is not None:
         for name in job.measured:
-            for levels in job.data(name).values():
-                engine_ways(model, levels, job.reading.plain, dense.storage())
+            for seed, levels in job.data(name).items():
+                job.proven[name, seed] = engine_ways(model, levels, job.reading.plain, dense.storage())
     return dense
 
 
@@ -363,8 +384,12 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
     with processes.together():
         if processes.is_main:
             run_folder.start_run(folder, job.identities[folder], environment(job))
-        dense = None if job.streams else loaded()
-    made = compress_streamed(job, folder) if dense is None else compress_loaded(job, dense, folder)
+        dense = None if job.streams or cell[CHECKPOINT] else loaded()
+    if cell[CHECKPOINT]:
+        loaded.cache_clear()
+        made = load_checkpoint(job, cell)
+    else:
+        made = compress_streamed(job, folder) if dense is None else compress_loaded(job, dense, folder)
     evaluated_from = time.monotonic()
     found = measure_model(job, made, cell)
     if not processes.is_main:
@@ -374,6 +399,7 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
         **plan.describe(cell, job.identities[folder], given["model_name_or_path"], given["magnitude_scope"]),
         **made.facts,
         **found.facts,
+        "parent_quantized": once_quantized(job.source.name, job.source.weights, job.source.revision),
         "evaluate_seconds": time.monotonic() - evaluated_from,
         "seconds": time.monotonic() - started,
         "peak_memory_bytes": peak_memory(devices),
@@ -418,6 +444,20 @@ def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> Compres
     return Compressed(dense.model, dense.storage(), facts)
 
 
+def load_checkpoint(job: Job, cell: Cell) -> Compressed:
+    """The cell's checkpoint, loaded in the place of the dense model."""
+    name = cell[CHECKPOINT]
+    if name not in job.checkpoint:
+        job.checkpoint.clear()
+        gc.collect()
+        opened, parent = job.checkpoints[name], job.model
+        model = checkpoints.load(opened, job.source, parent.config)
+        refuse_unknown_ids(model, job.tokenizer)
+        facts = {**checkpoints.facts_of(opened, model, decoder_weights(parent)), "compress_seconds": None}
+        job.checkpoint[name] = Compressed(model, None, facts)
+    return job.checkpoint[name]
+
+
 def measure_model(job: Job, made: Compressed, cell: Cell) -> Evaluation:
     """The cell's model measured in its setting."""
     setting, data = job.asked.settings[cell["setting"]], job.data(cell["setting"])
@@ -426,6 +466,8 @@ def measure_model(job: Job, made: Compressed, cell: Cell) -> Evaluation:
     seed = cell["seed"] if setting.seeded else job.asked.given["seed"][0]
     levels: list[EncodedLevel] = data[seed]
     ways = streamed_ways(job, cell["setting"], seed) if job.streams else None
+    if cell[CHECKPOINT]:
+        ways = checkpoints.ways_of(made.model, levels, job.reading.plain, job.proven.get((cell["setting"], seed)))
     found = measure(made.model, job.tokenizer, levels, job.reading, job.processes, ways, made.storage)
     if cell["compression"] == DENSE and job.processes.is_main:
         warn_of_chance(setting.name, found.levels)
