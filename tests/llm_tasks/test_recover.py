@@ -132,31 +132,31 @@ def test_transfers_hold_freeze_and_regrow_and_the_control_trains_alike(
 
 
 def test_results_are_those_of_the_saved_model_and_are_read_as_a_tree(
-    tree: Path, tmp_path: Path, texts: dict[str, Path]
+    tree: Path, tiny_decoder: Path, tmp_path: Path, texts: dict[str, Path]
 ):
     folder = tree / "wanda" / "sparse_transfer"
     again = tmp_path / "again"
-    assert perplexity.main([
-        "--model_name_or_path", str(folder / "model"), "--text", str(texts["evaluation"]), "--seq_len", "24",
-        "--max_windows", "5", "--precision", "no", "--output_dir", str(again),
-    ]) == 0  # fmt: skip
-    result = read(folder)
+    words = [
+        "--model_name_or_path", str(tiny_decoder), "--compression", "checkpoint", "--checkpoint", str(folder / "model"),
+        "--text", str(texts["evaluation"]), "--seq_len", "24", "--max_windows", "5", "--precision", "no",
+    ]  # fmt: skip
+    assert perplexity.main([*words, "--output_dir", str(again)]) == 0
+    result, origin = read(folder), read(again)["recovered_from"]
     assert read(again)["levels"][0]["score"] == pytest.approx(result["levels"][0]["score"], rel=1e-6)
+    assert read(again)["measured_sparsity"] == result["measured_sparsity"]
+    assert origin == {name: result[name] for name in origin} and origin["transfer"] == "sparse_transfer"
+    assert recovered_from(str(folder)) is None and recovered_from(str(again / "model")) is None
     items = run_folder.read_items(folder)
     assert items["curve_loss"].shape == (5, 4)
     np.testing.assert_array_equal(items["curve_loss"][:, -1], items["window_loss"])
     rows = run_folder.read_runs(tree)
     assert len(rows) == 7 and {row["setting"] for row in rows} == {"recovery"}
     run_folder.check_runs(rows)
-    origin = recovered_from(str(folder / "model"))
-    assert (origin["transfer"], origin["compression"], origin["strength"], origin["num_steps"]) == (
-        "sparse_transfer", "wanda", 0.5, 6
-    )  # fmt: skip
-    assert recovered_from(str(folder)) is None and recovered_from(str(again / "model")) is None
     card = (folder / "model" / "README.md").read_text()
     assert "wanda, sparsity 0.5, sparse_transfer" in card and "6 steps on 432 tokens" in card
     assert not finished(folder)
     assert_keys_are_told(tree)
+    assert_keys_are_told(again)
 
 
 def test_training_lowers_the_loss_as_a_plain_loop_does(options: list[str], tiny_decoder: Path, tmp_path: Path):
