@@ -4,14 +4,14 @@
 
 Reads runs of llm_tasks/recover.py, and where they are there runs of settings 2 to 6 on the models that these wrote
 (--compression checkpoint) with the dense and the pruned model beside them. Writes for every model the perplexity while
-training, and what every level lost before and after, as .png with the numbers beside it as .csv. A training without its
-control is refused. Needs neither torch nor a display. The last lines printed are the files.
+training, and what every level lost before and after, as .png with the numbers beside it as .csv, and summary.md. A
+training without its control is refused. Needs neither torch nor a display. The last lines printed are the files.
 """
 
 import argparse
 import sys
 
-from analysis import recovery, recovery_plots, style, terminal
+from analysis import recovery, recovery_plots, recovery_summary, style, terminal
 from analysis.names import file_names, model_names
 from analysis.table import csv_text, grouped
 from harness import run_folder
@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
                 figure = recovery_plots.levels_before_and_after(measured)
                 files[f"{stem}_levels.png"] = style.encode(figure, "png", args.dpi)
                 files[f"{stem}_levels.csv"] = csv_text(measured, recovery.LEVEL_COLUMNS).encode()
+        files["summary.md"] = recovery_summary.summary_text(curves, levels).encode()
     except ValueError as error:
         sys.exit(f"plot_recovery.py: {error}")
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -175,11 +175,15 @@ def test_the_script_draws_curves_and_levels(
 ):  # fmt: skip
     script = load_script("plot_recovery")
     script.main(["--results_dir", str(tmp_path), "--output_dir", str(tmp_path / "figures"), "--dpi", "40"])
-    names = ["recovery_tiny.png", "recovery_tiny.csv", "recovery_tiny_levels.png", "recovery_tiny_levels.csv"]
+    names = ["recovery_tiny.png", "recovery_tiny.csv", "recovery_tiny_levels.png", "recovery_tiny_levels.csv",
+             "summary.md"]  # fmt: skip
     assert capsys.readouterr().out.split() == [str(tmp_path / "figures" / name) for name in names]
     assert all((tmp_path / "figures" / name).stat().st_size > 500 for name in names)
     lines = (tmp_path / "figures" / "recovery_tiny_levels.csv").read_text().splitlines()
     assert len(lines) == 3 and NOT_BACK in lines[2]
+    told = (tmp_path / "figures" / "summary.md").read_text()
+    assert "| Wanda, 50 % | Sparse Transfer | 0 | 0 % | 54.60 | 27.11 | 0.500 [0.500, 0.500] | 50 % |" in told
+    assert "-0.350 [" in told and "Verdicts: no worse seen than the control: 1; not back: 1." in told
 
 
 def test_the_script_refuses_what_it_cannot_draw(
