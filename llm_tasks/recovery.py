@@ -66,8 +66,8 @@ class Pruned(NamedTuple):
     """What a compression made of the decoder's weights.
 
     Fields:
-        keep_masks: by name of the weight, True where it is not zero; empty for the dense model.
-        weights: by name, in the dense model's dtype; empty for the dense model.
+        keep_masks: by name of the weight, True where it is not zero; in host memory, empty for the dense model.
+        weights: by name, in the dense model's dtype; in host memory, empty for the dense model.
         seconds: that the compression took.
     """
 
@@ -209,7 +209,7 @@ def prune(dense: CompressibleModel, cell: Cell, tokens: Tensor | None) -> Pruned
         tokens: calibration windows, where the compression reads them.
     """
     dense.compress(cell, tokens)
-    weights = {name: matrix.clone() for name, matrix in dense.matrices().items()}
+    weights = {name: matrix.to("cpu", copy=True) for name, matrix in dense.matrices().items()}
     seconds = dense.seconds
     dense.compress({**cell, "compression": DENSE, **dict.fromkeys(STRENGTHS)}, None)
     return Pruned({name: matrix != 0 for name, matrix in weights.items()}, weights, seconds)
@@ -373,7 +373,7 @@ def check_held(
     """Raises RuntimeError where a weight moved that the transfer holds at zero or at its dense value."""
     for name, keep in keep_masks.items():
         held = {"sparse_transfer": torch.zeros_like(dense[name]), "dense_transfer_freezing": dense[name]}.get(transfer)
-        if held is not None and bool(((found[name] != held) & ~keep).any()):
+        if held is not None and bool(((found[name] != held) & ~keep.to(held.device)).any()):
             raise RuntimeError(f"{transfer}: weights of {name} moved that are to be held")
 
 

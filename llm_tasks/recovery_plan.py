@@ -168,7 +168,8 @@ def print_plan(planned: Planned) -> None:
     print(f"{len(planned.folders)} runs, of which {len(pending)} are missing: {given['output_dir']}")
     print(f"each: {steps} steps of {rows} windows of {given['train_length']} tokens, "
           f"{steps * rows * given['train_length']:,} tokens")  # fmt: skip
-    print(f"memory: {weights * (16 + 3 * size) / 1e9:.1f} GB for weights, gradients, AdamW and copies of the model; "
-          "activations come on top")  # fmt: skip
+    print(f"memory: at most {weights * (24 + 2 * size) / 1e9:.1f} GB on the device for weights, gradients, AdamW, what "
+          f"holds weights and two copies of the model, without activations; {weights * 2 * size / 1e9:.1f} GB of the "
+          "host")  # fmt: skip
     print(f"disk: {len(pending)} models, {len(pending) * weights * size / 1e9:.1f} GB; "
           f"a checkpoint takes {weights * 12 / 1e9:.1f} GB")  # fmt: skip
