@@ -25,6 +25,7 @@ from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.proof import REFUSALS
 from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways
 from llm_tasks.evaluation import engine_ways
+from llm_tasks.recovered import recovered_from
 from pruning.layers import decoder_weights
 from pruning.masks import zero_fraction
 
@@ -39,7 +40,8 @@ class Opened:
 
     Attributes:
         facts: what results record of it: checkpoint, checkpoint_kind, checkpoint_bytes, parent_bytes,
-            decoder_bytes_fraction, checkpoint_differences, and strength, the share of the parent's bytes.
+            decoder_bytes_fraction, checkpoint_differences, strength, the share of the parent's bytes, and where
+            recover.py wrote it recovered_from.
         longest: tokens that it takes at once by its own config; None where it is the parent's.
     """
 
@@ -88,6 +90,8 @@ def open_one(name: str, parent: PreTrainedModel, source: ModelSource) -> Opened:
         "checkpoint_differences": differences,
         "strength": round(own_bytes / parent_bytes, 6),
     }
+    if origin := recovered_from(name):
+        facts["recovered_from"] = origin
     longest = None if own is None else getattr(own.get_text_config(), "max_position_embeddings", None)
     return Opened(files, facts, longest)
 
