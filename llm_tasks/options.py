@@ -310,7 +310,7 @@ def check_obeyed(
     """
     compressions = " ".join(given["compression"])
     for option in typed:
-        takers = obeying(option, given["allocation"])
+        takers = obeying(option, given.get("allocation", ()))
         if takers and not set(takers) & set(parts(given["compression"])):
             if option in records.CALIBRATION_OPTIONS and option != "true_sequential":
                 logger.warning("--%s: none of --compression %s is calibrated", option, compressions)

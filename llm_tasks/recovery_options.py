@@ -13,7 +13,6 @@ from harness.options import add_cell_options, filled, filled_path, number, posit
 from llm_tasks import options
 from llm_tasks.compressions import is_calibrated, strength_values, strengths
 from llm_tasks.engine.processes import job_size
-from llm_tasks.layer_options import LAYER_OPTIONS, OWL_OPTIONS
 from llm_tasks.methods import DENSE, METHODS, SPARSITIES, STRENGTHS, Strength
 from llm_tasks.option_values import Given
 from llm_tasks.recovered import RECOVERY
@@ -135,9 +134,6 @@ def check(given: Given, names: set[str]) -> None:
     for name in given["compression"]:
         if name not in (DENSE, *trained):
             raise ValueError(f"--compression {name}: what is trained is pruned by {', '.join(trained)}, or {DENSE}")
-    for option in (*LAYER_OPTIONS, "allocation", *OWL_OPTIONS):
-        if option in names:
-            raise ValueError(f"--{option}: recover.py prunes all layers alike")
     # Every run obeys these: it trains on other windows than calibration draws, be it calibrated or not.
     read = {*records.CALIBRATION_OPTIONS} - {"true_sequential"}
     held = {name: given[name] for name in names - read}

@@ -23,8 +23,7 @@ from llm_tasks.compressed_model import (
     skeleton,
 )
 from llm_tasks.compressions import is_calibrated
-from llm_tasks.layer_options import LAYER_OPTIONS, OWL_OPTIONS
-from llm_tasks.methods import CHECKPOINT, METHOD_OPTIONS, METHODS, STRENGTHS
+from llm_tasks.methods import METHOD_OPTIONS, METHODS, STRENGTHS
 from llm_tasks.recovery_options import CONTROL, MEASUREMENTS, Asked
 from llm_tasks.settings import perplexity
 from pruning import calibration
@@ -143,7 +142,7 @@ def identity(
     given: option_values.Given, cell: Cell, content: Mapping[str, str], computed: plan.Computation, how: Compression
 ) -> dict[str, Any]:
     """What tells a run from another: every option that changes what is computed here, with the cell's values."""
-    unused = {*records.RUN_OPTIONS, "data_dir", *LAYER_OPTIONS, "allocation", *OWL_OPTIONS, CHECKPOINT}
+    unused = {*records.RUN_OPTIONS, "data_dir"}
     method = METHODS.get(cell["compression"])
     unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
     if not is_calibrated(cell):
