@@ -529,7 +529,7 @@ def test_a_small_run_takes_a_short_way(reader: Path, data_dir: Path, tmp_path: P
     words = ["--model_name_or_path", str(reader), "--data_dir", str(data_dir), "--compression", "dense", "magnitude"]
     words += ["--sparsity", "0.5", "--output_dir", str(tmp_path / "{compression}")]
     path = count_path(setting2_option_count.main, words)
-    assert len(path.files) <= 45 and len(path.pairs) <= 109, "\n".join(map(" -> ".join, sorted(path.pairs)))
+    assert len(path.files) <= 45 and len(path.pairs) <= 110, "\n".join(map(" -> ".join, sorted(path.pairs)))
 
 
 def test_freebaseqa_as_its_authors_publish_it(options: list[str], tmp_path: Path):
