@@ -5,8 +5,8 @@
 
 Each written file includes the installed task file of its name and replaces only where the rows come from. Rows are read
 from <data_dir>/<dataset>/[<config>/]<split>.jsonl[.gz], with the hub's field names; with --items a fixed sample. Three
-tasks read what is not their own data, since that is in no package: lambada_openai takes SQuAD's passages up to their
-last word, wikitext the articles of WikiText-2's test split, c4 its short paragraphs. Needs lm_eval
+tasks read what is not their own data, since that is in no package: lambada_openai and c4 take sentences of
+New York Times editorials (VADER's), wikitext the articles of WikiText-2's test split. Needs lm_eval
 (requirements-lm-eval.txt).
 """
 
@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Rows = list[dict[str, Any]]
-LONGEST_PASSAGE = 500  # characters of a passage whose last word is to be guessed
-PARAGRAPH = range(100, 401)  # characters of a paragraph that is scored as a page
+SENTENCE = range(30, 81)  # characters of a sentence that is scored, or whose last word is to be guessed
 ARTICLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)  # the heading of an article of WikiText
 
 
@@ -50,19 +49,22 @@ def web_rows(rows: Rows) -> Rows:
     return [{"url": "", **row} for row in rows]
 
 
+def sentences(rows: Rows) -> list[str]:
+    """Short sentences, each once, without what stands behind their last word."""
+    texts = dict.fromkeys(row["sentence"].strip().rstrip(".?!\"')") for row in rows)
+    return [text for text in texts if len(text) in SENTENCE and " " in text]
+
+
 def last_words(rows: Rows) -> Rows:
-    """Passages of a few sentences, each once, whose last word follows a space and ends without punctuation."""
-    texts = dict.fromkeys(row["context"].strip().rstrip(".?!\"')") for row in rows)
-    return [{"text": text} for text in texts if " " in text and len(text) <= LONGEST_PASSAGE]
+    return [{"text": text} for text in sentences(rows)]
 
 
 def pages(rows: Rows) -> Rows:
     return [{"page": row["text"], "text": row["text"]} for row in rows]
 
 
-def paragraphs(rows: Rows) -> Rows:
-    lines = [line.strip() for row in rows for line in row["text"].split("\n")]
-    return pages([{"text": line} for line in lines if len(line) in PARAGRAPH and not line.startswith("=")])
+def sentence_pages(rows: Rows) -> Rows:
+    return pages([{"text": text} for text in sentences(rows)])
 
 
 TASKS = {
@@ -77,8 +79,8 @@ TASKS = {
     "nq_open": Local("nq_open/nq_open.yaml", "nq_open/validation", "validation"),
     "triviaqa": Local("triviaqa/default.yaml", "trivia_qa/rc.wikipedia.nocontext/validation", "validation"),
     "webqs": Local("webqs/webqs.yaml", "web_questions/test", "test", web_rows),
-    "lambada_openai": Local("lambada/lambada_openai.yaml", "squad/validation", "test", last_words),
-    "c4": Local("c4/c4.yaml", "text/wikitext-2-raw.test", "validation", paragraphs),
+    "lambada_openai": Local("lambada/lambada_openai.yaml", "rated_sentences/nyt_editorials/train", "test", last_words),
+    "c4": Local("c4/c4.yaml", "rated_sentences/nyt_editorials/train", "validation", sentence_pages),
     "wikitext": Local("wikitext/wikitext.yaml", "text/wikitext-2-raw.test", "test", pages),
 }
 MMLU, MMLU_GROUP = "mmlu/default/mmlu_{}.yaml", "mmlu_local"
