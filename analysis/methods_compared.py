@@ -39,6 +39,7 @@ MOST_ABOVE = 60  # percent of the dense score by which a panel is higher than it
 MORE_MARKERS = f"{style.LEVEL_MARKERS}<>hpd8H1234"  # for methods whose usual looks are another's
 SPREAD = 0.55  # of the least distance between a curve's points, over which the methods at one size are spread
 WIDEST = 8.0  # percent of the bytes
+NARROWEST = 40  # percent of the bytes that the axis shows at least, so that what stands side by side looks so
 EQUAL = 0.05  # sizes that are compared in words differ by no more, as shares of the dense bytes
 
 
@@ -224,8 +225,8 @@ def _panel(axes: Axes, rows: list[Row], of_method: Mapping[tuple, dict], name: s
             low, high = row[f"{name}_low"], row[f"{name}_high"]
             if low is not None and high is not None:
                 axes.vlines(place, unit * low, unit * high, color=look["color"], alpha=0.45, linewidth=1.3, zorder=2)
-    sizes = [*places.values(), 100 * min(row["bytes_fraction"] for row in rows)]
-    axes.set_xlim(max(100.0, *sizes) + 2, min(sizes) - 4)
+    sizes = [*places.values(), *(100 * row["bytes_fraction"] for row in rows)]
+    axes.set_xlim(max(max(sizes) + 3, min(sizes) + NARROWEST), min(sizes) - 3)
     if name == DROP:
         axes.axhline(0, color="0.3", linestyle="--", linewidth=1.0, zorder=1)
         heights = [0.0, *(unit * row[DROP] for row in rows if row[DROP] is not None)]
