@@ -39,6 +39,7 @@ ALLOCATION_COLUMNS = (
 METHOD = ("compression", "magnitude_scope", "strength_kind", "strength")  # of a panel of the heat map
 BLOCKS = re.compile(r"(\d+)(?:-(\d+))?")
 PANEL_COLUMN, PANEL_ROW = 0.33, 0.34  # inches of a cell
+LEAST_LIMIT = 0.25  # of the colours: smaller drops than the items can tell are not to look large
 SURE, LIKELY = "o", "."  # marks of cells: by Holm's p-value, and by their own interval alone
 AT_CHANCE = "\N{MULTIPLICATION SIGN}"
 Curves = Mapping[CurveKey, Sequence[LevelCurve]]
@@ -145,7 +146,7 @@ def heat_map(rows: Sequence[Row]) -> Figure:
         if (own := [row for row in of_method if is_blocks(row["layers"]) == blocks])
     }
     known = [abs(row["normalized_drop"]) for row in rows if _is_shown(row)]
-    limit = min(1.0, max([0.05, *known]))
+    limit = min(1.0, max([LEAST_LIMIT, *known]))
     most = max(len({row["layers"] for row in own}) for own in panels.values())
     levels = len({row["level"] for row in rows})
     with style.style({"axes.grid": False, "axes.spines.right": True, "axes.spines.top": True}):
@@ -200,10 +201,11 @@ def _mark(axes: Axes, row: Row, place: tuple[int, int]) -> None:
 def _heat_caption(rows: Sequence[Row]) -> str:
     chance = any(row["dense_above_chance"] is False for row in rows)
     items = style.count_span(row["num_examples"] for row in rows)
+    tested = sum(row["p_value"] is not None for row in rows)
     return (
         f"{rows[0]['model']}. {items} items per level. Ring: the drop is not 0, by its p-value corrected for the "
-        f"{len(rows)} points of the figure (Holm, 5 %). Dot: its own 95 % interval excludes 0, as one in 20 would by "
-        f"chance.{f' {AT_CHANCE}: the dense model is not above chance.' if chance else ''}"
+        f"{tested} tested points of the figure (Holm, 5 %). Dot: its own 95 % interval excludes 0, as one in 20 would "
+        f"by chance.{f' {AT_CHANCE}: the dense model is not above chance.' if chance else ''}"
     )
 
 
