@@ -340,12 +340,14 @@ def allocation_plot(rows: Sequence[Row]) -> Figure:
             axes.set_xlabel("More kept than uniform (points of % of dense)")
         grid[0].invert_yaxis()
         handles = {line.get_label(): line for axes in grid for line in axes.get_lines() if line.get_label()[0] != "_"}
+        at_chance = any(row["dense_above_chance"] is False for row in rows)
         figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=3, frameon=False)
         style.caption(
             figure,
             f"{rows[0]['model']}. {style.count_span(row['num_examples'] for row in rows)} items per level. Bars: "
             "paired 95 % intervals over groups of items. Ring: not 0 after Holm's correction over the figure. Both "
-            "have the same number of zeros in all (uniform Wanda: to the rounding of its rows).",
+            "have the same number of zeros in all (uniform Wanda: to the rounding of its rows)."
+            f"{' Faint: the dense model is not above chance, so it means nothing.' if at_chance else ''}",
         )
     return figure
 
@@ -360,10 +362,11 @@ def _allocation_panel(axes: Axes, rows: Sequence[Row], labels: list[str], method
         if low is not None and high is not None:
             axes.hlines(height, 100 * low, 100 * high, color=look["color"], linewidth=1.5)
         sure = row["verdict"] in (LOSES, GAINS)
+        faint = {"alpha": 0.4, "markerfacecolor": "white"} if row["dense_above_chance"] is False else {}
         axes.plot(
             100 * row["difference"], height, look["marker"], color=look["color"], label=method_label(PART.join(method)),
             markersize=6, linestyle="none", markeredgecolor="black" if sure else look["color"],
-            markeredgewidth=1.6 if sure else 0.8,
+            markeredgewidth=1.6 if sure else 0.8, **faint,
         )  # fmt: skip
     axes.set_yticks(range(len(labels)), [layout.shortened(name, 26) for name in labels])
 
