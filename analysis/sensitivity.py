@@ -39,6 +39,7 @@ ALLOCATION_COLUMNS = (
 METHOD = ("compression", "magnitude_scope", "strength_kind", "strength")  # of a panel of the heat map
 BLOCKS = re.compile(r"(\d+)(?:-(\d+))?")
 PANEL_COLUMN, PANEL_ROW = 0.33, 0.34  # inches of a cell
+LEAST_LIMIT = 0.25  # of the colours: smaller drops than the items can tell are not to look large
 SURE, LIKELY = "o", "."  # marks of cells: by Holm's p-value, and by their own interval alone
 AT_CHANCE = "\N{MULTIPLICATION SIGN}"
 Curves = Mapping[CurveKey, Sequence[LevelCurve]]
@@ -145,7 +146,7 @@ def heat_map(rows: Sequence[Row]) -> Figure:
         if (own := [row for row in of_method if is_blocks(row["layers"]) == blocks])
     }
     known = [abs(row["normalized_drop"]) for row in rows if _is_shown(row)]
-    limit = min(1.0, max([0.05, *known]))
+    limit = min(1.0, max([LEAST_LIMIT, *known]))
     most = max(len({row["layers"] for row in own}) for own in panels.values())
     levels = len({row["level"] for row in rows})
     with style.style({"axes.grid": False, "axes.spines.right": True, "axes.spines.top": True}):
@@ -200,10 +201,11 @@ def _mark(axes: Axes, row: Row, place: tuple[int, int]) -> None:
 def _heat_caption(rows: Sequence[Row]) -> str:
     chance = any(row["dense_above_chance"] is False for row in rows)
     items = style.count_span(row["num_examples"] for row in rows)
+    tested = sum(row["p_value"] is not None for row in rows)
     return (
         f"{rows[0]['model']}. {items} items per level. Ring: the drop is not 0, by its p-value corrected for the "
-        f"{len(rows)} points of the figure (Holm, 5 %). Dot: its own 95 % interval excludes 0, as one in 20 would by "
-        f"chance.{f' {AT_CHANCE}: the dense model is not above chance.' if chance else ''}"
+        f"{tested} tested points of the figure (Holm, 5 %). Dot: its own 95 % interval excludes 0, as one in 20 would "
+        f"by chance.{f' {AT_CHANCE}: the dense model is not above chance.' if chance else ''}"
     )
 
 
@@ -338,12 +340,14 @@ def allocation_plot(rows: Sequence[Row]) -> Figure:
             axes.set_xlabel("More kept than uniform (points of % of dense)")
         grid[0].invert_yaxis()
         handles = {line.get_label(): line for axes in grid for line in axes.get_lines() if line.get_label()[0] != "_"}
+        at_chance = any(row["dense_above_chance"] is False for row in rows)
         figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=3, frameon=False)
         style.caption(
             figure,
             f"{rows[0]['model']}. {style.count_span(row['num_examples'] for row in rows)} items per level. Bars: "
             "paired 95 % intervals over groups of items. Ring: not 0 after Holm's correction over the figure. Both "
-            "have the same number of zeros in all (uniform Wanda: to the rounding of its rows).",
+            "have the same number of zeros in all (uniform Wanda: to the rounding of its rows)."
+            f"{' Faint: the dense model is not above chance, so it means nothing.' if at_chance else ''}",
         )
     return figure
 
@@ -358,10 +362,11 @@ def _allocation_panel(axes: Axes, rows: Sequence[Row], labels: list[str], method
         if low is not None and high is not None:
             axes.hlines(height, 100 * low, 100 * high, color=look["color"], linewidth=1.5)
         sure = row["verdict"] in (LOSES, GAINS)
+        faint = {"alpha": 0.4, "markerfacecolor": "white"} if row["dense_above_chance"] is False else {}
         axes.plot(
             100 * row["difference"], height, look["marker"], color=look["color"], label=method_name(PART.join(method)),
             markersize=6, linestyle="none", markeredgecolor="black" if sure else look["color"],
-            markeredgewidth=1.6 if sure else 0.8,
+            markeredgewidth=1.6 if sure else 0.8, **faint,
         )  # fmt: skip
     axes.set_yticks(range(len(labels)), [layout.shortened(name, 26) for name in labels])
 

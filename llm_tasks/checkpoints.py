@@ -1,5 +1,6 @@
 """A model that was compressed elsewhere, loaded in the place of the dense one, and what it is beside its parent."""
 
+import gc
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from harness.loading_report import check_finite
-from harness.models import load_pretrained, load_tokenizer
+from harness.models import load_pretrained, load_tokenizer, refuse_unknown_ids
 from llm_tasks import checkpoint_files
 from llm_tasks.checkpoint_files import ADAPTER, GGUF, Checkpoint, refusal
 from llm_tasks.compressed_model import ModelSource, load_model, placement
@@ -127,6 +128,26 @@ def longest_text(texts: Any) -> int:
     options = (len(one.tokens) for level in levels for own in level.continuations for one in own)
     contexts = (len(context) for level in levels for context in level.contexts)
     return max([*options, *contexts], default=0)
+
+
+def in_memory(
+    kept: dict[str, tuple[PreTrainedModel, dict[str, Any]]], opened: Opened, source: ModelSource,
+    parent: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+) -> tuple[PreTrainedModel, dict[str, Any]]:  # fmt: skip
+    """A checkpoint's model and what results record of it; loaded unless it is `kept`, in whose place it then is.
+
+    Args:
+        kept: the one that was loaded last, by name.
+        parent: without weights.
+        tokenizer: the parent's.
+    """
+    if opened.name not in kept:
+        kept.clear()
+        gc.collect()
+        model = load(opened, source, parent.config)
+        refuse_unknown_ids(model, tokenizer)
+        kept[opened.name] = model, {**facts_of(opened, model, decoder_weights(parent)), "compress_seconds": None}
+    return kept[opened.name]
 
 
 def load(opened: Opened, source: ModelSource, parent: PretrainedConfig) -> PreTrainedModel:

@@ -54,7 +54,6 @@ from llm_tasks.origin import once_quantized
 from llm_tasks.resources import LAYOUTS, Memory, choose_layout, memory_needed, report_plan, walk_costs
 from llm_tasks.shares import check_choices, is_owl
 from pruning.blocks import BlockStorage, StreamedBlocks
-from pruning.layers import decoder_weights
 from pruning.walk import WalkCost
 
 logger = logging.getLogger(__name__)
@@ -138,8 +137,8 @@ class Job(Planned):
         return {}
 
     @functools.cached_property
-    def checkpoint(self) -> "dict[str, Compressed]":
-        """The checkpoint that was loaded last, by name: other settings measure it too."""
+    def checkpoint(self) -> dict[str, tuple[PreTrainedModel, dict[str, Any]]]:
+        """The checkpoint that was loaded last and its facts, by name: other settings measure it too."""
         return {}
 
     @functools.cached_property
@@ -319,9 +318,10 @@ def plan_memory(
         ValueError: none holds them.
     """
     given, costs = asked.given, list(costs)
+    loaded_whole = given.get("kl") or given["device_map"] or given["checkpoint"]
     if given["stream"]:
         layouts = ["files"]
-    elif given.get("kl") or given["device_map"] or not source.on_accelerator or given["blocks"] == "device":
+    elif loaded_whole or not source.on_accelerator or given["blocks"] == "device":
         layouts = ["device"]
     else:
         layouts = ["host"] if given["blocks"] == "host" else ["device", "host"]
@@ -386,11 +386,13 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
     with processes.together():
         if processes.is_main:
             run_folder.start_run(folder, job.identities[folder], environment(job))
+        if cell[CHECKPOINT]:
+            loaded.cache_clear()
+            opened = job.checkpoints[cell[CHECKPOINT]]
+            model, facts = checkpoints.in_memory(job.checkpoint, opened, job.source, job.model, job.tokenizer)
+            made = Compressed(model, None, facts)
         dense = None if job.streams or cell[CHECKPOINT] else loaded()
-    if cell[CHECKPOINT]:
-        loaded.cache_clear()
-        made = load_checkpoint(job, cell)
-    else:
+    if not cell[CHECKPOINT]:
         made = compress_streamed(job, folder) if dense is None else compress_loaded(job, dense, folder)
     evaluated_from = time.monotonic()
     found = measure_model(job, made, cell)
@@ -444,20 +446,6 @@ def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> Compres
         if grids:
             export(folder, dense.model, grids, cell, run_identity, job.how, job.tokenizer)
     return Compressed(dense.model, dense.storage(), facts)
-
-
-def load_checkpoint(job: Job, cell: Cell) -> Compressed:
-    """The cell's checkpoint, loaded in the place of the dense model."""
-    name = cell[CHECKPOINT]
-    if name not in job.checkpoint:
-        job.checkpoint.clear()
-        gc.collect()
-        opened, parent = job.checkpoints[name], job.model
-        model = checkpoints.load(opened, job.source, parent.config)
-        refuse_unknown_ids(model, job.tokenizer)
-        facts = {**checkpoints.facts_of(opened, model, decoder_weights(parent)), "compress_seconds": None}
-        job.checkpoint[name] = Compressed(model, None, facts)
-    return job.checkpoint[name]
 
 
 def measure_model(job: Job, made: Compressed, cell: Cell) -> Evaluation:

@@ -18,6 +18,7 @@ from llm_tasks import checkpoint_files, checkpoints, own_task, perplexity, token
 from llm_tasks import run as llm_run
 from llm_tasks.checkpoint_files import Checkpoint, open_checkpoint, safe_label, stored_bytes
 from llm_tasks.engine.ways import Ways
+from pruning.layers import decoder_weights
 
 Results = Callable[..., dict[str, dict]]
 ROOT = Path(__file__).parents[2]
@@ -199,8 +200,8 @@ def test_a_gguf_is_the_model_whose_matrices_its_blocks_stand_for(
     model = checkpoints.load(opened, source, skeleton.config)
     ids = torch.arange(3, 20)[None]
     assert torch.allclose(model(ids).logits, twin(ids).logits, atol=1e-5)
-    facts = checkpoints.facts_of(opened, model, llm_run.decoder_weights(skeleton))
-    expected = checkpoints.zero_fraction([w.matrix for w in llm_run.decoder_weights(twin).values()])
+    facts = checkpoints.facts_of(opened, model, decoder_weights(skeleton))
+    expected = checkpoints.zero_fraction([w.matrix for w in decoder_weights(twin).values()])
     assert facts["measured_sparsity"] == expected
     assert facts["decoder_bytes_fraction"] == block_bytes / 32 / 2
     assert facts["strength"] == round(file.stat().st_size / (llama / "model.safetensors").stat().st_size, 6)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llm_tasks import checkpoints, own_task
 from llm_tasks import run as llm_run
+from pruning.layers import decoder_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 WEIGHTS = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)  # of two blocks
@@ -48,7 +49,7 @@ def test_llmcompressors_w4a16_computes_with_what_its_integers_stand_for() -> Non
     stored = load_file(GOLDEN / "w4a16" / "model.safetensors")
     twin = llm_run.load_model(source())
     zeros = 0
-    for name, weight in llm_run.decoder_weights(twin).items():
+    for name, weight in decoder_weights(twin).items():
         own = name.removesuffix(".weight")
         dense = unpacked(stored[f"{own}.weight_packed"], stored[f"{own}.weight_scale"], 32)
         # GPTQ moves errors about, so that a weight may be further off than half a step; on the whole it is the layer.
@@ -57,7 +58,7 @@ def test_llmcompressors_w4a16_computes_with_what_its_integers_stand_for() -> Non
         zeros += int((dense == 0).sum())
     ids = torch.arange(3, 30)[None]
     assert torch.allclose(model(ids).logits, twin(ids).logits, atol=1e-4)
-    facts = checkpoints.facts_of(opened, model, llm_run.decoder_weights(skeleton))
+    facts = checkpoints.facts_of(opened, model, decoder_weights(skeleton))
     assert facts["measured_sparsity"] == pytest.approx(zeros / WEIGHTS) and zeros > WEIGHTS / 20
 
 
