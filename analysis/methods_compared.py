@@ -37,7 +37,7 @@ PANELS = {
 }  # fmt: skip
 MOST_ABOVE = 60  # percent of the dense score by which a panel is higher than its highest drop
 MORE_MARKERS = f"{style.LEVEL_MARKERS}<>hpd8H1234"  # for methods whose usual looks are another's
-SPREAD = 0.55  # of the least distance between a curve's points, over which the methods at one size are spread
+SPREAD = 0.35  # of the least distance between a curve's points, over which the methods at one size are spread
 WIDEST = 8.0  # percent of the bytes
 NARROWEST = 40  # percent of the bytes that the axis shows at least, so that what stands side by side looks so
 EQUAL = 0.05  # sizes that are compared in words differ by no more, as shares of the dense bytes
