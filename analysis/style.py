@@ -275,7 +275,7 @@ def curve(
     where = [positions[point["strength"]] for point in drawn]
     learned = points[0]["dense_above_chance"] is not False
     faint = {} if learned else {"alpha": 0.5, "markerfacecolor": "white", "linestyle": "none"}
-    axes.plot(where, [point["relative_percent"] for point in drawn], **look, **faint)
+    axes.plot(where, [point["relative_percent"] for point in drawn], **{**look, **faint})
     bands = [bounds(point) for point in drawn]
     if learned and any(low < high for low, high in bands):
         draw_band(axes, where, bands, look["color"])

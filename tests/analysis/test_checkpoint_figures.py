@@ -126,3 +126,14 @@ def test_max_strength_says_of_each_whether_it_passes(
     written = list(csv.DictReader((tmp_path / "found.csv").open()))
     assert {row["largest_strength"] for row in written if row["compression"] == "checkpoint:W4A16"} == {"0.29"}
     assert not [line for line in lines if "| raw |" in line and "W4A16" in line]  # no Junk DNA score
+
+
+def test_curves_that_are_hollow_already_are_drawn_where_dense_is_at_chance(tmp_path: Path) -> None:
+    """N:M by size, whose markers are hollow, at a level that the dense model does not know."""
+    chance = {"easy": [1.0, 0.0] * 50}
+    runs = [level_run(name, strength, chance, chance=0.5) for name, strength in (
+        ("dense", None), ("wanda", "2:4"), ("checkpoint:W4A16", ("bytes", 0.3)))]  # fmt: skip
+    write_tree(tmp_path / "runs", *runs[:2], {**runs[2], "decoder_bytes_fraction": 0.27})
+    (part,) = kinds.level_parts(run_folder.read_runs(tmp_path / "runs"), 100, "bytes")
+    by_size = next(plot for plot in part.plots if plot.stem.endswith("_by_size"))
+    assert style.encode(by_size.draw(), "png", 50)[:4] == b"\x89PNG"
