@@ -15,7 +15,7 @@ import scipy.special
 
 from analysis import estimators
 from analysis.outcomes import ItemReader, aligned
-from analysis.table import DENSE, FREEZING, TRANSFERS, Row, compression_order, is_level_run, select
+from analysis.table import DENSE, FREEZING, TRANSFERS, Row, compression_order, compression_rank, is_level_run, select
 from harness import run_folder
 
 RECOVERY = "recovery"
@@ -82,7 +82,12 @@ def _steps(row: Row) -> list[int]:
 
 
 def _order(row: Row) -> tuple:
-    return str(row["model"]), compression_order(row), TRANSFERS.index(row["transfer"]), row["seed"]
+    return str(row["model"]), *method_order(row), row["seed"]
+
+
+def method_order(row: Row) -> tuple:
+    """Sort key of a compression, its strength and a transfer: dense first, then in the order of all figures."""
+    return compression_rank(row["compression"]), compression_order(row), TRANSFERS.index(row["transfer"])
 
 
 def _curve(row: Row, control: Row) -> list[Row]:
@@ -144,8 +149,7 @@ def recovery_level_table(rows: Sequence[Row], read: ItemReader | None = None) ->
 def _level_order(row: Row) -> tuple:
     origin = row["recovered_from"]
     return (
-        row["setting"], str(row["model"]), compression_order(origin), TRANSFERS.index(origin["transfer"]),
-        origin["seed"], row["level_index"],
+        row["setting"], str(row["model"]), *method_order(origin), origin["seed"], row["level_index"],
     )  # fmt: skip
 
 

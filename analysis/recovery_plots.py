@@ -35,7 +35,8 @@ def perplexity_curves(table: list[Row]) -> Figure:
         panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
         for points, axes in zip(methods.values(), panels, strict=True):
             for (transfer,), own in grouped([*controls, *points], ["transfer"]).items():
-                _curve(axes, own, TRANSFER_STYLE[transfer])
+                look = TRANSFER_STYLE[transfer]
+                _curve(axes, own, look | ({"label": f"{look['label']}, the control"} if transfer == DENSE else {}))
             axes.set_title(f"{compression_name(points[0])}, {strength_text(points[0])}")
             axes.set_xlabel("Optimizer steps")
         axes = panels[0]
