@@ -339,7 +339,9 @@ def allocation_plot(rows: Sequence[Row]) -> Figure:
             axes.set_title(f"Sparsity {100 * strength:g} %")
             axes.set_xlabel("More kept than uniform (points of % of dense)")
         grid[0].invert_yaxis()
-        handles = {line.get_label(): line for axes in grid for line in axes.get_lines() if line.get_label()[0] != "_"}
+        lines = [line for axes in grid[::-1] for line in reversed(axes.get_lines())]  # so that the first counts
+        handles = {line.get_label(): line for line in lines if line.get_label()[0] != "_"}
+        handles = dict(reversed(handles.items()))
         at_chance = any(row["dense_above_chance"] is False for row in rows)
         figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=3, frameon=False)
         style.caption(
