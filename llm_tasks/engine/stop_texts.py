@@ -75,7 +75,11 @@ def answers_until(
     Args:
         prompts, stops: of each answer, in any order; answers with the same stop are generated together.
         tokens_per_batch, precision, ways, processes: see greedy_answers.
+    Raises:
+        ValueError: the model's generation config asks for what is not obeyed here.
     """
+    if fields := not_obeyed(model.generation_config):
+        raise ValueError(f"the model's generation config has {', '.join(fields)}: its answers would be others here")
     ends = end_tokens(model, tokenizer)
     texts = [""] * len(prompts)
     computed = distinct = 0

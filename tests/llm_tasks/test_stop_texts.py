@@ -73,3 +73,7 @@ def test_answers_are_those_of_generate(changed: dict[str, float]):
 def test_what_would_change_answers_in_other_ways_is_named():
     assert not_obeyed(GenerationConfig(repetition_penalty=1.1, top_k=20, temperature=0.7, do_sample=True)) == []
     assert not_obeyed(GenerationConfig(num_beams=3, min_length=4)) == ["num_beams", "min_length"]
+    model, tokenizer = make_model("llama"), byte_level(eos_token="</s>")
+    model.generation_config = GenerationConfig(eos_token_id=24, num_beams=3)
+    with pytest.raises(ValueError, match="generation config has num_beams: its answers would be others"):
+        answers_until(model, tokenizer, [(4, 5)], [Stop((), 2)], tokens_per_batch=60)
