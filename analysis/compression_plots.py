@@ -96,7 +96,7 @@ def _size_axis(axes: Axes, points: list[Row], size: str) -> None:
 def _size_caption(points: list[Row], size: str) -> str:
     counted = (
         "with a bit per weight that says which are kept, with the scales and zero points of groups, of both factors of "
-        "a low rank"
+        "a low rank, of a checkpoint as in its files"
         if size == BYTES
         else "the share that the strength names, without what finding or scaling them takes"
     )
