@@ -130,8 +130,9 @@ def recovery_level_table(rows: Sequence[Row], read: ItemReader | None = None) ->
     Returns:
         lost: pruned minus dense, before training; left: recovered minus control, after it; back: left minus lost. Each
         with its 95 % interval over groups of items (Student's), and left and back with p-values corrected by Holm for
-        the table. Where the dense model or the control is not above chance, the verdict is AT_CHANCE. Freezing starts
-        from the dense model: nothing was lost, and only `left` is told.
+        all levels of the table that are judged. Where the dense model or the control is not above chance, the verdict
+        is AT_CHANCE, and there is no corrected p-value. Freezing starts from the dense model: nothing was lost, and
+        only `left` is told.
     Raises:
         ValueError: a recovered model was measured without its control, or without the dense or the pruned model.
     """
@@ -139,9 +140,10 @@ def recovery_level_table(rows: Sequence[Row], read: ItemReader | None = None) ->
     levels = [row for row in rows if is_level_run(row)]
     made = [row for row in levels if row.get("recovered_from") and row["recovered_from"]["transfer"] != DENSE]
     table = [_level(row, levels, read) for row in sorted(made, key=_level_order)]
+    judged = [row for row in table if _has_learned(row)]
     for name in ("left", "back"):
-        corrected = estimators.holm([row[f"{name}_p"] for row in table])
-        for row, p_value in zip(table, corrected, strict=True):
+        corrected = estimators.holm([row[f"{name}_p"] for row in judged])
+        for row, p_value in zip(judged, corrected, strict=True):
             row[f"{name}_holm_p"] = p_value
     return [select({**row, "verdict": verdict(row)}, LEVEL_COLUMNS) for row in table]
 
@@ -224,7 +226,7 @@ def verdict(row: Row) -> str:
     p-value is at most 0.05. BACK: some came back and no loss is seen to be left. NOT_BACK: a loss is left and none is
     seen to have come back.
     """
-    if not (row["dense_above_chance"] and row["control_above_chance"]):
+    if not _has_learned(row):
         return AT_CHANCE
     left = _sure(row, "left") and row["left"] < 0
     if row["transfer"] == FREEZING:
@@ -235,6 +237,10 @@ def verdict(row: Row) -> str:
     if left:
         return IN_PART if back else NOT_BACK
     return BACK if back else OPEN
+
+
+def _has_learned(row: Row) -> bool:
+    return row["dense_above_chance"] and row["control_above_chance"]
 
 
 def _sure(row: Row, name: str) -> bool:

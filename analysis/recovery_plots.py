@@ -5,6 +5,7 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from analysis import style
@@ -103,7 +104,8 @@ def levels_before_and_after(table: list[Row]) -> Figure:
                 _levels(axes, own)
                 if own:
                     axes.set_title(f"{compression_name(own[0])}, {strength_text(own[0])}")
-            line[0].set_ylabel(f"{set_title(setting, task)}\nPoints of score")
+            name = set_title(setting, task).replace(": ", ":\n")
+            line[0].set_ylabel(f"{name}\nPoints of score")
         _legend(figure, panels.flat)
         first = table[0]
         style.caption(
@@ -138,6 +140,10 @@ def _point(axes: Axes, where: float, row: Row, name: str, look: dict) -> None:
 
 
 def _legend(figure: Figure, panels: object) -> None:
-    handles = {line.get_label(): line for axes in panels for line in axes.get_lines()}
-    handles = {label: line for label, line in handles.items() if not label.startswith("_")}
-    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=2, frameon=False)
+    lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
+    handles = [
+        # a point in the panel may be faint
+        Line2D([], [], label=label, color=line.get_color(), marker=line.get_marker(), linestyle=line.get_linestyle())
+        for label, line in lines.items() if not label.startswith("_")
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)

@@ -8,7 +8,7 @@ from synthetic_runs import level_run, perplexity_run, write_tree
 
 from analysis import sensitivity
 from analysis.kinds import Part, describe
-from analysis.names import compression_name, full_name, method_label
+from analysis.names import compression_name, full_name, method_name
 from analysis.style import compression_style
 from analysis.table import level_table, perplexity_table
 from harness import run_folder
@@ -132,7 +132,7 @@ def test_the_same_run_twice_is_refused_but_not_another_allocation(tmp_path: Path
 
 def test_names():
     assert full_name("wanda", "owl", None) == full_name("wanda, owl", "owl", None) == "wanda, owl"
-    assert [method_label(name) for name in ("wanda", "wanda, owl", "magnitude, owl_M3, layers 0-3", "mine, early")] == [
+    assert [method_name(name) for name in ("wanda", "wanda, owl", "magnitude, owl_M3, layers 0-3", "mine, early")] == [
         "Wanda", "Wanda, OWL", "Magnitude, OWL, M3, layers 0-3", "mine, early",
     ]  # fmt: skip
     assert compression_name({"compression": "wanda, owl", "magnitude_scope": None}) == "Wanda, OWL"
