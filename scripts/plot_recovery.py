@@ -19,7 +19,7 @@ from harness.options import filled_path
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The arguments; ends the program where a folder is missing."""
+    """The arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -36,9 +36,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--dpi {args.dpi}: must be 1 or more")
     if reason := run_folder.unwritable(args.output_dir):
         parser.error(f"--output_dir {args.output_dir}: cannot be written, {reason}")
-    for folder in args.results_dir:
-        if not folder.is_dir():
-            parser.error(f"--results_dir {folder}: there is no such folder")
     return args
 
 
@@ -46,6 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     files: dict[str, bytes] = {}
     try:
+        for folder in args.results_dir:
+            if not folder.is_dir():
+                raise ValueError(f"--results_dir {folder}: there is no such folder")
         rows = run_folder.read_runs(*args.results_dir)
         run_folder.check_runs(rows)
         curves, levels = recovery.curve_table(rows), recovery.recovery_level_table(rows)

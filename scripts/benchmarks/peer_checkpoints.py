@@ -90,7 +90,7 @@ def by_llmcompressor(name: str, what: str, windows: list[list[int]], group_size:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
     rows = Dataset.from_dict({"input_ids": windows, "attention_mask": [[1] * len(row) for row in windows]})
     if what == "nm":
         modifier = WandaPruningModifier(sparsity=0.5, mask_structure="2:4", targets=[r"re:.*layers\.\d+$"])

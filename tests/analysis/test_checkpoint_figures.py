@@ -9,7 +9,8 @@ from synthetic_runs import level_run, perplexity_run, write_tree
 from analysis import kinds, style
 from analysis.cautions import missing_runs
 from analysis.names import compression_name, strength_text
-from analysis.table import amount, bytes_fraction, compression_order, compression_rank, plain_fraction
+from analysis.sizes import amount, bytes_fraction, plain_fraction
+from analysis.table import compression_order, compression_rank
 from harness import run_folder
 
 BEFORE = {"parent_quantized": "to 4 bits or fewer (…)"}
