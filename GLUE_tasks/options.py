@@ -16,7 +16,7 @@ from accelerate.tracking import get_available_trackers
 
 from GLUE_tasks.glue_data import name_of_files, subset_indices
 from GLUE_tasks.pretrained import ModelSource
-from GLUE_tasks.transfers import TRANSFERS, Pruning, Strength
+from GLUE_tasks.transfers import Pruning, Strength
 from harness import records
 from harness.cells import Cell, output_folders
 from harness.checkpoints import PROGRESS_FILE
@@ -26,6 +26,7 @@ from harness.options import add_cell_options, checked, filled, filled_path, numb
 from harness.training import SCHEDULERS, Recipe
 from pruning import magnitude
 from pruning.nm import parse_nm
+from pruning.transfers import TRANSFERS
 
 SPARSE_INITS = ("dense", "sparse_unstructured", "sparse_unstuctured", "sparse_nm")
 

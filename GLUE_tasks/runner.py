@@ -32,6 +32,7 @@ from harness.content import files_content
 from harness.data import Source
 from harness.device import device_name, peak_memory, reset_peak_memory
 from pruning.masks import zero_fraction
+from pruning.transfers import start_transfer
 
 logger = logging.getLogger(__name__)
 
@@ -313,7 +314,7 @@ def run(
     inputs = fit_inputs(material.inputs, model, task.classes, task.order)
     recipe = dataclasses.replace(sweep.recipe, seed=cell["seed"])
     optimizer = training.make_optimizer(model, recipe.learning_rate, recipe.weight_decay)
-    transfers.start_transfer(cell["transfer"], optimizer, dict(model.named_parameters()), material.keep_masks)
+    start_transfer(cell["transfer"], optimizer, dict(model.named_parameters()), material.keep_masks)
     trained, optimizer = accelerator.prepare(model, optimizer)
     rows = inputs.train.select(task.choose_rows(len(inputs.train), cell))
     begin(accelerator, identity, checkpoints)

@@ -1,27 +1,17 @@
-"""The four transfers: which weights are pruned before fine-tuning, which stay zero, which keep their pretrained values.
-
-dense_transfer prunes nothing. dense_transfer_freezing keeps the small weights at their pretrained values during
-training; sparse_transfer keeps them at zero; sparse_to_dense sets them to zero once and lets them grow.
-
-Source: paper, sections 3.1.1 and 5, under the names of its figure 8.
-"""
+"""Which weights of a model are pruned by magnitude before fine-tuning, and how strongly; see pruning.transfers."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
-from pruning.masks import apply_masks, hold_masks
 from pruning.nm import nm_mask, parse_nm
 
 logger = logging.getLogger(__name__)
-
-TRANSFERS = ("dense_transfer", "dense_transfer_freezing", "sparse_transfer", "sparse_to_dense")
 
 
 class Strength(NamedTuple):
@@ -120,23 +110,3 @@ def select_masks(
     total = sum(weight.numel() for weight in weights.values())
     logger.info("prunable: %d weights in %d matrices", total, len(weights))
     return masks
-
-
-def start_transfer(
-    transfer: str,
-    optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, nn.Parameter],
-    keep_masks: Mapping[str, Tensor],
-) -> None:
-    """Prune or freeze `parameters` as the transfer says; where masks must hold, `optimizer` gets a hook for it.
-
-    Args:
-        keep_masks: by name, True where the weight is kept; empty for dense_transfer.
-    """
-    if transfer == "dense_transfer_freezing":
-        frozen = {name: parameters[name].detach().clone() for name in keep_masks}
-        hold_masks(optimizer, parameters, keep_masks, frozen)
-    elif transfer in ("sparse_transfer", "sparse_to_dense"):
-        apply_masks(parameters, keep_masks)
-        if transfer == "sparse_transfer":
-            hold_masks(optimizer, parameters, keep_masks)

@@ -5,10 +5,13 @@ In the order in which the runs go through them:
     table outcomes                   rows of runs to points: means over seeds beside the dense model; single items
     curves human_gap lines           curves and their slopes; difficulty by the gap to people; lines between models
     estimators resampling metrics    pure statistics on arrays, which the runs themselves use too
+    sizes                            bytes of compressed weights, what a strength removes
     replicates flips                 runs on resampled items and seeds; answers that change, KL divergence
     verdicts tolerance contrasts     whether harder levels fall faster; how far one may compress; transfers, minorities
+    sensitivity                      layers compressed one at a time; sparsity allocated against uniform
     plots compression_plots          figures of curves by strength; by size, of flips, of perplexity;
     tuned_plots style layout         of minorities and lines between models; what they are built of
+    methods_compared                 every method at equal bytes, by drop, flips, KL and Junk DNA score
     kinds                            what belongs together, with its figures and all that is said of it
     findings cautions                a sentence for each figure, and for everything to beware of; missing runs
     level_sections tuned_sections    tables and explanations of summary.md

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from analysis.curves import curves_by, level_curves
-from analysis.names import compression_name, markdown, percent, strength_text, task_name
+from analysis.names import LAYERS, PART, compression_name, markdown, percent, strength_text, task_name
 from analysis.outcomes import ItemReader, with_error
 from analysis.resampling import FEW_CLUSTERS
 from analysis.table import DENSE, MULTI_DOMAIN, SPARSE, Row, compression_order, is_above_chance
@@ -18,7 +18,14 @@ UNLIKE_ERRORS, UNLIKE_SHARE = 4.0, 0.1  # two seeds that differ by more standard
 FEW_WINDOWS = 100  # with fewer, the choice of windows changes a perplexity more than most compressions do
 # Coordinates of a run in the grid of its sweep.
 GROUP = ("setting", "model", "task")
-WAY = ("compression", "magnitude_scope", "transfer", "pair")  # the method by which a model was made
+WAY = (
+    "compression",
+    "layers",
+    "allocation",
+    "magnitude_scope",
+    "transfer",
+    "pair",
+)  # the method by which a model was made
 POINT = ("strength_kind", "strength")
 SEEDS = ("seed", "end_seed")
 PLACE = tuple(name for name in run_folder.COORDINATES if name not in {*GROUP, *WAY, *POINT, *SEEDS})
@@ -118,6 +125,7 @@ def level_cautions(members: list[Row], table: list[Row], read: ItemReader) -> li
         *_seed_cautions(table),
         *_pairing_cautions(table),
         *_strength_cautions(table),
+        *_origin_cautions(members),
         *_fact_cautions(members),
     ]
 
@@ -221,6 +229,20 @@ def _strength_cautions(table: list[Row]) -> list[str]:
     return found + [f"{name} at {strength}: {_missed_sparsity(point)}" for (name, strength), point in missed.items()]
 
 
+def _origin_cautions(rows: list[Row]) -> list[str]:
+    """A dense model that was quantized before, and checkpoints whose config is not their parent's."""
+    before = dict.fromkeys(row["parent_quantized"] for row in rows if row.get("parent_quantized"))
+    found = [
+        f"THE DENSE MODEL WAS ONCE QUANTIZED {told}: what it lost then is not counted, and another quantization to the "
+        "same grid loses little more."
+        for told in before
+    ]
+    for row in {row["compression"]: row for row in rows if row.get("checkpoint_differences")}.values():
+        told = "; ".join(f"{name} is {text}" for name, text in row["checkpoint_differences"].items())
+        found.append(f"{compression_name(row)}: its config is not its parent's: {told}.")
+    return found
+
+
 def _fact_cautions(members: list[Row]) -> list[str]:
     """What was left out or cut where the levels were built; levels with the same facts share a sentence."""
     facts: dict[str, dict[str, set[float]]] = {}
@@ -276,7 +298,7 @@ def line_cautions(table: list[Row]) -> list[str]:
 def perplexity_cautions(table: list[Row]) -> list[str]:
     """Cautions about perplexity; `table` is the table.perplexity_table of one model and text."""
     dense, windows = table[0], table[0]["windows"]
-    found = []
+    found = _origin_cautions(table)
     if dense["compression"] != "dense":
         found.append("NO DENSE RUN, so no difference is defined.")
     else:
@@ -331,6 +353,7 @@ def _uneven_seeds(counts: Counter) -> str:
 
 def _misses_sparsity(point: Row) -> bool:
     measured, is_pruned = point["measured_sparsity"], point["strength_kind"] in ("sparsity", "nm")
+    is_pruned &= f"{PART}{LAYERS}" not in point.get("compression", "")  # else measured over the other layers too
     return is_pruned and measured is not None and abs(measured - point["requested_sparsity"]) > SPARSITY_TOLERANCE
 
 
@@ -371,7 +394,9 @@ def missing_runs(rows: list[Row]) -> list[Row]:
 def _grid(ways: Cells, present: set[tuple]) -> set[tuple]:
     everything = set().union(*ways.values())
     kinds = {point[0] for point, _, _ in present}
-    points = {point for point, _, _ in everything if point[0] in kinds}
+    # Each checkpoint is a method of one strength, the share of bytes of its own files.
+    points = {point for point, _, _ in everything if point[0] in kinds - {"bytes"}}
+    points |= {point for point, _, _ in present if point[0] == "bytes"}
     places = {where for _, where, _ in everything}
     return set(itertools.product(points, places, {seeds for *_, seeds in present}))
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from analysis import layout, style
 from analysis.curves import BYTES, PLAIN, SIZES, curves_by, size_curves, size_spearman
 from analysis.names import set_title
+from analysis.sizes import NM_PAIR
 from analysis.style import COMPRESSION_STYLE
 from analysis.table import KINDS, Row, compression_rank, grouped
 
@@ -65,14 +66,14 @@ def curve_label(key: tuple[str, str, str | None]) -> str:
     """Magnitude; Magnitude, N:M; Magnitude (global); GPTQ."""
     compression, kind, scope = key
     name = style.compression_style(compression)["label"]
-    return name + (", N:M" if kind == "nm" else "") + (" (global)" if scope == "global" else "")
+    return name + (", N:M" if kind in ("nm", NM_PAIR) else "") + (" (global)" if scope == "global" else "")
 
 
 def _size_panel(axes: Axes, level: str, found: dict[tuple, list[Row]], column: str) -> None:
     style.dense_line(axes, COMPRESSION_STYLE["dense"])
     for key, points in found.items():
         look = style.compression_look(key[0], key[2])
-        if key[1] == "nm":
+        if key[1] in ("nm", NM_PAIR):
             look = {**look, "linestyle": ":", "markerfacecolor": "white"}
         value = size_spearman(points)
         shown = "none" if value is None else f"{value:+.2f}"
@@ -95,12 +96,12 @@ def _size_axis(axes: Axes, points: list[Row], size: str) -> None:
 def _size_caption(points: list[Row], size: str) -> str:
     counted = (
         "with a bit per weight that says which are kept, with the scales and zero points of groups, of both factors of "
-        "a low rank"
+        "a low rank, of a checkpoint as in its files"
         if size == BYTES
         else "the share that the strength names, without what finding or scaling them takes"
     )
     return (
-        f"{points[0]['model']}. Size of the compressed weights: {counted}. Band: {style.band_note(points)}"
+        f"{style.model_text(points)}. Size of the compressed weights: {counted}. Band: {style.band_note(points)}"
         ". Dotted grey: chance. Spearman: 1 where every stronger compression loses more."
     )
 
@@ -172,7 +173,7 @@ def _flip_panel(axes: Axes, rows: list[Row]) -> dict[str, Artist]:
 
 def _flip_caption(shown: Mapping[str, list[Row]]) -> str:
     models = list(dict.fromkeys(row["model"] for rows in shown.values() for row in rows))
-    told = f"{models[0]}. " if len(models) == 1 else ""
+    told = f"{style.model_text([row for rows in shown.values() for row in rows])}. " if len(models) == 1 else ""
     return (
         f"{told}A point for each level and strength. Bars: paired 95 % intervals over groups of items and seeds. "
         "Dotted: the fewest flips that such a change needs; at 0, the higher a point, the more answers change unseen."
@@ -254,4 +255,5 @@ def _perplexity_axis(axes: Axes, table: list[Row]) -> None:
 def _perplexity_caption(table: list[Row]) -> str:
     first = table[0]
     dense = "" if first["compression"] == "dense" else "NO DENSE RUN. "
-    return f"{first['model']} on {first['windows']} windows of {first['text']}. {dense}{style.seeds_note(table)}"
+    windows = f"{first['windows']} windows of {first['text']}"
+    return f"{style.model_text(table)} on {windows}. {dense}{style.seeds_note(table)}"

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from analysis import estimators
-from analysis.names import ORDER
-from analysis.table import KINDS, Row, amount, compression_order, compression_rank, grouped, plain_fraction
+from analysis.names import LAYERS, ORDER, PART
+from analysis.sizes import amount, plain_fraction
+from analysis.table import KINDS, Row, compression_order, compression_rank, grouped
 
 # By what a size is, its column.
 BYTES, PLAIN = "bytes", "plain"
@@ -14,7 +15,7 @@ SIZES = {BYTES: "bytes_fraction", PLAIN: "plain_fraction"}
 SIZE_COLUMNS = (
     "setting", "task", "model", "level", "difficulty", "metric", "compression", "magnitude_scope", "strength_kind",
     "strength", "bytes_fraction", "plain_fraction", "seeds", "num_examples", "mean_score", "dense_mean_score",
-    "dense_above_chance", "chance", "relative_percent", "normalized_drop", "drop_low", "drop_high",
+    "dense_above_chance", "chance", "relative_percent", "normalized_drop", "drop_low", "drop_high", "parent_quantized",
 )  # fmt: skip
 TWO_STRENGTHS = "two strengths give a difference, not a slope: measure a third"
 
@@ -129,6 +130,7 @@ def size_table(table: Sequence[Row], size: str = BYTES) -> list[Row]:
         Points with plain_fraction, levels from easy to hard. The kinds of methods are pruning, quantization, low rank.
     """
     compressed = [point for point in table if point["strength_kind"] is not None and not point["reference_only"]]
+    compressed = [point for point in compressed if f"{PART}{LAYERS}" not in point["compression"]]  # of the whole model
     points = [{**point, "plain_fraction": plain_fraction(point)} for point in compressed]
     points = [point for point in points if point[SIZES[size]] is not None]
     kinds = {"pruning" if point["strength_kind"] in ("sparsity", "nm") else point["strength_kind"] for point in points}

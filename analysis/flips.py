@@ -38,7 +38,7 @@ FLIP_COLUMNS = (
     "compression", "magnitude_scope", "strength_kind", "strength", "seeds", "items", "clusters",
     "dense_mean_score", "dense_above_chance",
     *(f"{name}{ending}" for name in RANGES for ending in ("", "_low", "_high")),
-    "kl_of", "test", "p_value", "holm_p", "verdict", "reason",
+    "kl_of", "test", "p_value", "holm_p", "verdict", "reason", "parent_quantized",
 )  # fmt: skip
 RAW, PER_CHARACTER = "log-likelihoods", "log-likelihoods per character"
 MCNEMAR, RESAMPLED = "exact McNemar", "resampled"
@@ -221,9 +221,24 @@ def asked_the_same(one: Answers, other: Answers) -> bool:
     return np.array_equal(one.gold, other.gold) and np.array_equal(one.counts, other.counts)
 
 
+Points = list[tuple[Row, Compared | str]]  # rows of a table, each with what compare says of it
+
+
+def compared_points(members: list[Row], table: list[Row], read: ItemReader | None = None) -> Points:
+    """Every compressed point beside the dense model, level by level; arguments as in flip_table."""
+    read, runs, found = read or ItemReader(), runs_of_points(members), []
+    for (level,), points in grouped([row for row in table if row["strength_kind"] is not None], ["level"]).items():
+        dense = _by_seed(runs.get(DENSE_POINT, {}).get(level, []), read)
+        for point in points:
+            own = runs[tuple(point[name] for name in LEVEL_KEY)][level]
+            found.append((point, compare(_by_seed(own, read), dense)))
+    return found
+
+
 def flip_table(
-    members: list[Row], table: list[Row], resamples: int, seed: int = 0, read: ItemReader | None = None
-) -> list[Row]:
+    members: list[Row], table: list[Row], resamples: int, seed: int = 0, read: ItemReader | None = None,
+    compared: Points | None = None,
+) -> list[Row]:  # fmt: skip
     """Flips and distances of every compressed point, rows of FLIP_COLUMNS, in the order of the table.
 
     Args:
@@ -231,6 +246,7 @@ def flip_table(
         table: their level_table.
         resamples, seed: of the intervals (resampling).
         read: reads the items of runs, each run once.
+        compared: the compared_points, where they are there already.
     Returns:
         Every quantity with its paired 95 % interval over groups of items and over seeds. test, p_value: of the null
         hypothesis that both directions are equally likely, two-sided: exact McNemar (a binomial test of the flips)
@@ -238,20 +254,22 @@ def flip_table(
         corrected for all points of the table; verdict: the direction that outweighs by it, one of VERDICTS. reason:
         why something is None.
     """
-    read = read or ItemReader()
-    runs = runs_of_points(members)
+    compared = compared_points(members, table, read) if compared is None else compared
     rows = []
-    for (level,), points in grouped([row for row in table if row["strength_kind"] is not None], ["level"]).items():
-        dense = _by_seed(runs.get(DENSE_POINT, {}).get(level, []), read)
-        compared = [
-            compare(_by_seed(runs[tuple(point[name] for name in LEVEL_KEY)][level], read), dense) for point in points
-        ]
-        name = seed, points[0]["dataset"]
-        drawn = iter(replicates([own for own in compared if isinstance(own, Compared)], resamples, name))
-        for point, own in zip(points, compared, strict=True):
+    for pairs in _by_level(compared):
+        name = seed, pairs[0][0]["dataset"]
+        drawn = iter(replicates([own for _, own in pairs if isinstance(own, Compared)], resamples, name))
+        for point, own in pairs:
             found = {"reason": own} if isinstance(own, str) else _found(own, next(drawn))
             rows.append(select({**point, **found}, FLIP_COLUMNS))
     return judged(rows)
+
+
+def _by_level(compared: Points) -> list[Points]:
+    found: dict[str, Points] = {}
+    for point, own in compared:
+        found.setdefault(point["level"], []).append((point, own))
+    return list(found.values())
 
 
 def _by_seed(runs: list[Row], read: ItemReader) -> dict[int, Answers | None]:

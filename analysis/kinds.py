@@ -20,6 +20,7 @@ from analysis import (
     human_gap,
     level_sections,
     plots,
+    sensitivity,
     tuned_plots,
     tuned_sections,
 )
@@ -33,9 +34,17 @@ from analysis.contrasts import (
     minority_table,
 )
 from analysis.curves import BYTES, SIZE_COLUMNS, curves_by, size_table
-from analysis.flips import FLIP_COLUMNS, flip_table
+from analysis.flips import FLIP_COLUMNS, compared_points, flip_table
 from analysis.lines import BARRIER_COLUMNS, LINE_COLUMNS, barrier_table, line_table
-from analysis.names import file_names, model_names, set_title, text_names
+from analysis.methods_compared import (
+    ABOUT,
+    COMPARED_COLUMNS,
+    compared_section,
+    compared_table,
+    methods_compared,
+    of_compared,
+)
+from analysis.names import file_names, model_names, set_title, text_names, with_full_names
 from analysis.outcomes import ItemReader
 from analysis.paper import Measured, compare, our_numbers
 from analysis.replicates import resampled_curves, resampled_levels, tuned_curves
@@ -66,7 +75,7 @@ from analysis.table import (
 from analysis.verdicts import Trends, joined, of_figure, with_intervals
 from harness import run_folder
 
-FLIPS = "Flips and distances"  # the part on the runs of other parts
+FLIPS, COMPARED = "Flips and distances", "Methods compared"  # what the titles of parts on other parts' runs begin with
 # Names in the first README of the original repository (Images_png), by columns of our table and words of our file name.
 # The first rule that some figure obeys counts.
 ORIGINAL_NAMES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
@@ -147,14 +156,17 @@ def describe(rows: list[Row], unfinished: Sequence[Path] = (), resamples: int = 
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     run_folder.check_runs(rows)
-    levels = level_parts(rows, resamples, size)
-    parts = [*tuning_parts(rows, resamples), *levels, *flip_parts(levels)]
+    rows = with_full_names(rows)
+    whole = sensitivity.whole_rows(rows)
+    levels = level_parts(whole, resamples, size)
+    parts = [*tuning_parts(rows, resamples), *levels, *flip_parts(levels), *compared_parts(levels)]
+    parts += sensitivity_parts(rows, resamples)
     parts += [*domain_parts(rows, resamples), *line_parts(rows), *perplexity_parts(rows)]
     trends = joined(part.trends for part in parts)
     found = {name: [part.tables[name] for part in parts if name in part.tables] for name in Measured._fields[1:]}
     flat = {name: [row for own in found[name] for row in own] for name in ("levels", "differences")}
     compared = compare(our_numbers(rows, Measured(trends, **(found | flat))))
-    return Tree(rows, list(unfinished), parts, trends, missing_runs(rows), compared)
+    return Tree(rows, list(unfinished), parts, trends, missing_runs(whole), compared)
 
 
 def is_known(row: Row) -> bool:
@@ -212,7 +224,8 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
     for key, members in found.items():
         read = ItemReader()
         bare = level_table(members, read)
-        trends = of_figure(key, resampled_curves(members, resamples, 0, bare, read))
+        curves = resampled_curves(members, resamples, 0, bare, read)
+        trends = of_figure(key, curves)
         table = with_intervals(bare, trends)
         setting = key.setting if key.setting == OWN_TASK else f"setting{key.setting}"
         stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}"
@@ -226,6 +239,12 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
             shown = [select(point, SIZE_COLUMNS) for point in points]
             drawn.append(Plot(f"{stem}_by_size", draw, shown, SIZE_COLUMNS, findings.of_sizes(points)))
         sizes = level_sections.size_section(points) if points else []
+        if spread := sensitivity.allocation_table(bare, curves):
+            draw, told = functools.partial(sensitivity.allocation_plot, spread), sensitivity.allocation_finding(spread)
+            drawn.append(Plot(f"{stem}_allocation", draw, spread, sensitivity.ALLOCATION_COLUMNS, told))
+            sizes += ["", *sensitivity.allocation_section(spread)]
+        compared = compared_points(members, table, read)
+        flipped = flip_table(members, table, resamples, 0, read, compared)
         parts.append(
             Part(
                 title=f"{set_title(key.setting, key.task)}, {models[key.model]}",
@@ -233,9 +252,31 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
                 lines=level_sections.level_section(table, trends) + sizes,
                 cautions=cautions.level_cautions(members, table, read),
                 trends=trends,
-                tables={"levels": table, "flips": flip_table(members, table, resamples, 0, read)},
+                tables={
+                    "levels": table,
+                    "flips": flipped,
+                    "compared": compared_table(curves, compared, trends.orders, resamples),
+                },
             )
         )
+    return parts
+
+
+def sensitivity_parts(rows: list[Row], resamples: int) -> list[Part]:
+    """Some layers compressed at a time: one part for every setting, model and task."""
+    found = sensitivity.sensitivity_sets(rows)
+    models, tasks, files = _short_names((key.model for key in found), (key.task for key in found))
+    parts = []
+    for key, members in found.items():
+        read = ItemReader()
+        bare = level_table(members, read)
+        table = sensitivity.sensitivity_table(bare, resampled_curves(members, resamples, 0, bare, read))
+        setting = key.setting if key.setting == OWN_TASK else f"setting{key.setting}"
+        stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}_layers"
+        draw, told = functools.partial(sensitivity.heat_map, table), sensitivity.sensitivity_finding(table)
+        title = f"{set_title(key.setting, key.task)}, layer by layer, {models[key.model]}"
+        plot = Plot(stem, draw, table, sensitivity.SENSITIVITY_COLUMNS, told)
+        parts.append(Part(title, [plot], sensitivity.sensitivity_section(table), sensitivity.few_groups(table)))
     return parts
 
 
@@ -254,6 +295,28 @@ def flip_parts(levels: Iterable[Part]) -> list[Part]:
     plot = Plot("flips", functools.partial(compression_plots.flips, found), rows, FLIP_COLUMNS, told)
     lines = [line for title, own in found.items() for line in ("", *level_sections.flip_section(title, own))]
     return [Part(FLIPS, [plot], [level_sections.ABOUT_FLIPS, *lines], [])]
+
+
+def compared_parts(levels: Iterable[Part]) -> list[Part]:
+    """The methods of all settings without training beside each other by bytes, a part for each model; none of fewer
+    than two methods.
+
+    Args:
+        levels: what level_parts returned.
+    """
+    found: dict[str, dict[str, list[Row]]] = {}
+    for part in levels:
+        if rows := part.tables["compared"]:
+            found.setdefault(rows[0]["model"], {})[part.title.removesuffix(f", {rows[0]['model']}")] = rows
+    files, parts = file_names(found), []
+    for model, sets in found.items():
+        told = " ".join(filter(None, (of_compared(title, rows) for title, rows in sets.items())))
+        rows = [row for own in sets.values() for row in own]
+        stem = f"methods_compared_{files[model]}"
+        plot = Plot(stem, functools.partial(methods_compared, sets), rows, COMPARED_COLUMNS, told)
+        lines = [line for title, own in sets.items() for line in compared_section(title, own)]
+        parts.append(Part(f"{COMPARED}, {model}", [plot], [ABOUT, "", *lines], []))
+    return parts
 
 
 def domain_parts(rows: list[Row], resamples: int) -> list[Part]:

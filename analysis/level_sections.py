@@ -103,6 +103,8 @@ def _slopes(table: list[Row], trends: Trends) -> list[str]:
     errors = {point["level"]: point["mean_stderr"] for point in table if point["strength_kind"] is None}
     body, orders = [], []
     for (kind, _, _), of_level in level_curves(table).items():
+        if kind == "bytes":
+            continue
         levels = [curve_statistics(points) for points in of_level.values()]
         place = [compression_name(next(iter(of_level.values()))[0]), kind]
         for level, points in zip(levels, of_level.values(), strict=True):

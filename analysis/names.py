@@ -7,13 +7,20 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from analysis.estimators import MIN_STRENGTHS
+from analysis.sizes import PAIRS, parts_of
 
 # In the order of panels and legends.
 COMPRESSIONS = {
     "dense": "Dense", "magnitude": "Magnitude", "wanda": "Wanda", "ria": "RIA", "sparsegpt": "SparseGPT",
     "rtn": "Round to nearest", "gptq": "GPTQ", "low_rank": "Low rank",
 }  # fmt: skip
-KIND_NAME = {"sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank"}
+CHECKPOINT = "checkpoint:"  # before the name of a model that was compressed elsewhere
+PART, LAYERS = ", ", "layers "  # between the parts of a full name, and before a choice of layers
+KIND_NAME = {
+    "sparsity": "unstructured sparsity", "nm": "N:M sparsity", "bits": "quantization", "rank": "low rank",
+    "sparsity+bits": "unstructured sparsity and quantization", "nm+bits": "N:M sparsity and quantization",
+    "bytes": "another tool",
+}  # fmt: skip
 TASK_NAME = {
     "cola": "CoLA", "mnli": "MNLI", "mrpc": "MRPC", "qnli": "QNLI", "qqp": "QQP", "rte": "RTE", "sst2": "SST-2",
     "stsb": "STS-B", "wnli": "WNLI", "commonsense_qa": "CommonsenseQA", "winogrande": "WinoGrande",
@@ -98,17 +105,60 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.4g} %"
 
 
+def with_full_names(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the allocation of sparsity and the choice of layers in the name of the compression.
+
+    So runs that differ in these are runs of two methods: "wanda", "wanda, owl", "magnitude, layers 0-3".
+    """
+    return [
+        {**row, "compression": full_name(row["compression"], row.get("allocation"), row.get("layers"))}
+        if row.get("allocation") or row.get("layers")
+        else row
+        for row in rows
+    ]
+
+
+def full_name(compression: str, allocation: str | None, layers: str | None) -> str:
+    """The compression's name with an allocation and layers; one that has them stays as it is."""
+    if PART in compression:
+        return compression
+    parts = [compression, *([allocation] if allocation else []), *([f"{LAYERS}{layers}"] if layers else [])]
+    return PART.join(parts)
+
+
+def base_name(compression: str) -> str:
+    """Of "wanda, owl", the method: "wanda"; of a checkpoint its whole name."""
+    return compression if compression.startswith(CHECKPOINT) else compression.partition(PART)[0]
+
+
+def method_name(compression: str) -> str:
+    """Wanda; SparseGPT + GPTQ; Wanda, OWL; Magnitude, layers 0-3.
+
+    A method that users added, and a model that was compressed elsewhere, go by their own names.
+    """
+    if compression.startswith(CHECKPOINT):
+        return compression.removeprefix(CHECKPOINT)
+    base, *parts = compression.split(PART)
+    named = COMPRESSIONS.get(base) or " + ".join(COMPRESSIONS.get(name, name) for name in base.split("+"))
+    shown = [re.sub(r"^owl\b", "OWL", part.replace("_", " ").replace("owl ", "owl, ")) for part in parts]
+    return PART.join([named, *shown])
+
+
 def compression_name(point: Mapping[str, Any]) -> str:
-    """Wanda; Magnitude (threshold: layer)."""
-    name = COMPRESSIONS.get(point["compression"], point["compression"])
+    """Wanda; Wanda, OWL; Magnitude (threshold: layer); the name of a checkpoint."""
+    name = method_name(point["compression"])
     return name if point["magnitude_scope"] is None else f"{name} (threshold: {point['magnitude_scope']})"
 
 
 def strength_text(point: Mapping[str, Any]) -> str:
-    """50 %, 2:4, 4 bits, rank 64; empty for a dense model."""
+    """50 %, 2:4, 4 bits, rank 64, 50 % and 4 bits, 27.3 % of the bytes; empty for a dense model."""
     kind, strength = point["strength_kind"], point["strength"]
+    if kind in PAIRS:
+        return " and ".join(map(strength_text, parts_of(point)))
     if kind == "sparsity":
         return percent(strength)
+    if kind == "bytes":
+        return f"{100 * strength:.3g} % of the bytes"
     return {None: "", "nm": f"{strength}", "bits": f"{strength} bits", "rank": f"rank {strength}"}[kind]
 
 

@@ -18,8 +18,9 @@ from matplotlib.lines import Line2D
 from analysis import human_gap, layout, style
 from analysis.curves import curve_statistics, curves_by, level_curves
 from analysis.names import compression_name, count_span, percent, set_title, task_name
+from analysis.sizes import DENSE_BITS, has_bits
 from analysis.style import COMPRESSION_STYLE, TRANSFER_STYLE, Band
-from analysis.table import DENSE, DENSE_BITS, KINDS, MULTI_DOMAIN, SPARSE, Row
+from analysis.table import DENSE, KINDS, MULTI_DOMAIN, SPARSE, Row
 
 GAP_STYLE = {
     human_gap.EASY: {"color": matplotlib.colormaps["viridis"](0.66), "marker": "o"},
@@ -458,12 +459,12 @@ def _level_caption(table: list[Row]) -> str:
     shown = [point for point in table if not point["reference_only"]]
     readers = ", ".join(dict.fromkeys(point["reader"] for point in shown if point["reader"]))
     seeds = style.compressed_seeds(shown)
-    has_bits = any(point["strength_kind"] == "bits" for point in shown)
+    quantized = any(has_bits(point) for point in shown)
     return (
-        f"{table[0]['model']}. {count_span(point['num_examples'] for point in shown)} items per level"
+        f"{style.model_text(table)}. {count_span(point['num_examples'] for point in shown)} items per level"
         f"{f', read by {readers}' if readers else ''}. {seeds} seed{'' if seeds == '1' else 's'}. "
         f"Band: {style.band_note(shown)}. Dotted: chance level. Slope: normalized drop per unit of weights removed"
-        f"{f' (bits: 1 - bits/{DENSE_BITS})' if has_bits else ''}."
+        f"{f' (bits: 1 - bits/{DENSE_BITS})' if quantized else ''}."
         f"{' Grey: difficulty not known.' if _unknown(table) else ''}"
     )
 

@@ -21,7 +21,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from analysis import layout
 from analysis.estimators import MIN_STRENGTHS
-from analysis.names import COMPRESSIONS, count_span
+from analysis.names import CHECKPOINT, COMPRESSIONS, base_name, count_span, method_name
 from analysis.table import DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE, Row, compression_order
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; the markers tell the curves apart in print.
@@ -45,18 +45,26 @@ _COMPRESSION_LOOKS = {
 COMPRESSION_STYLE = {name: {"label": COMPRESSIONS[name], **look} for name, look in _COMPRESSION_LOOKS.items()}
 LEVEL_MARKERS = "os^DvPX*"
 UNKNOWN_COLORS = ("0.45", "0.65", "0.3", "0.55")  # of levels of unknown difficulty, which are neither easy nor hard
-NEW_COLORS = ("#6A3D9A", "#8C9A1E", "#C2185B", "#2F4B7C")  # of methods that users add
+NEW_COLORS = ("#6A3D9A", "#8C9A1E", "#C2185B", "#2F4B7C")  # of methods that users add, and of checkpoints
+CHECKPOINT_MARKERS = "*hp<>dH8"
+ALLOCATED_DASHES = ((0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 2, 2)))
 KIND_TITLE = {
     "sparsity": "Unstructured sparsity",
     "nm": "N:M sparsity (N of M kept)",
     "bits": "Quantization",
     "rank": "Low rank",
+    "sparsity+bits": "Sparsity, then quantization",
+    "nm+bits": "N:M sparsity, then quantization",
+    "bytes": "Compressed elsewhere",
 }
 KIND_AXIS = {
     "sparsity": "Sparsity (%)",
     "nm": "Weights kept (N:M)",
     "bits": "Bits per weight",
     "rank": "Rank, and parameters left",
+    "sparsity+bits": "Sparsity + bits per weight kept",
+    "nm+bits": "N:M + bits per weight kept",
+    "bytes": "Bytes of the files (% of the parent's)",
 }
 LAYOUT = {
     "axes.spines.right": False,
@@ -108,11 +116,26 @@ def encode(figure: Figure, file_format: str, dpi: int) -> bytes:
 
 
 def compression_style(compression: str) -> dict[str, str]:
-    """How a compression is drawn in every figure; a method that users added gets a colour by its name."""
+    """How a compression is drawn in every figure; what is not of ours gets a colour by its name.
+
+    Of two in a row it is the colour of the first and the marker of the second. One whose sparsity is allocated, or of
+    some layers, has its method's colour, other dashes and hollow markers.
+    """
     if compression in COMPRESSION_STYLE:
         return COMPRESSION_STYLE[compression]
+    if (base := base_name(compression)) != compression:
+        dashes = ALLOCATED_DASHES[zlib.crc32(compression.encode()) % len(ALLOCATED_DASHES)]
+        return {**compression_style(base), "label": method_name(compression), "linestyle": dashes,
+                "markerfacecolor": "white"}  # fmt: skip
+    first, joined, second = compression.partition("+")
+    if joined and not compression.startswith(CHECKPOINT):
+        looks = compression_style(first), compression_style(second)
+        return {"label": method_name(compression), "color": looks[0]["color"], "marker": looks[1]["marker"]}
     number = zlib.crc32(compression.encode())
-    return {"label": compression, "color": NEW_COLORS[number % len(NEW_COLORS)], "marker": "*"}
+    color, marker = NEW_COLORS[number % len(NEW_COLORS)], "*"
+    if compression.startswith(CHECKPOINT):
+        marker = CHECKPOINT_MARKERS[number // len(NEW_COLORS) % len(CHECKPOINT_MARKERS)]
+    return {"label": method_name(compression), "color": color, "marker": marker}
 
 
 def compression_look(compression: str, scope: str | None) -> dict:
@@ -145,6 +168,12 @@ def level_looks(names: list[str], unknown: Sequence[str] = ()) -> dict[str, dict
     }
 
 
+def model_text(table: Sequence[Row]) -> str:
+    """The name of a table's model, with what was done to it before anything was measured here."""
+    before = next((row["parent_quantized"] for row in table if row.get("parent_quantized")), None)
+    return f"{table[0]['model']}{f', once quantized {before}' if before else ''}"
+
+
 def dense_line(axes: Axes, look: dict) -> None:
     axes.axhline(100, **look, zorder=1.5)
 
@@ -175,7 +204,7 @@ def make_panels(keys_of_kind: dict[str, list], columns: int, size: tuple[float, 
             found = row.subfigures(1, len(band) + len(rest), width_ratios=counts + rest, squeeze=False).flat
             parts += zip(found, counts, strict=False)
     panels = {}
-    for letter, kind, (part, own_columns), count in zip("abcd", kinds, parts, lines, strict=False):
+    for letter, kind, (part, own_columns), count in zip("abcdefg", kinds, parts, lines, strict=False):
         part.suptitle(f"({letter}) {KIND_TITLE[kind]}" if len(kinds) > 1 else KIND_TITLE[kind], weight="bold")
         grid = part.subplots(count, own_columns, squeeze=False)
         for axes, key in itertools.zip_longest(grid.flat, keys_of_kind[kind]):
@@ -217,7 +246,9 @@ def strength_axis(axes: Axes, kind: str, curves: list[list[Row]]) -> dict[float 
 
 
 def _strength_label(point: Row) -> str:
-    """N:M, bits or rank; below a rank the share of the parameters that its two factors have."""
+    """N:M, bits, rank or percent of bytes; below a rank the share of the parameters that its two factors have."""
+    if point["strength_kind"] == "bytes":
+        return f"{100 * point['strength']:.3g}"
     ratio = point.get("parameter_ratio")
     return str(point["strength"]) if ratio is None else f"{point['strength']}\n{100 * ratio:.0f} %"
 
@@ -244,7 +275,7 @@ def curve(
     where = [positions[point["strength"]] for point in drawn]
     learned = points[0]["dense_above_chance"] is not False
     faint = {} if learned else {"alpha": 0.5, "markerfacecolor": "white", "linestyle": "none"}
-    axes.plot(where, [point["relative_percent"] for point in drawn], **look, **faint)
+    axes.plot(where, [point["relative_percent"] for point in drawn], **{**look, **faint})
     bands = [bounds(point) for point in drawn]
     if learned and any(low < high for low, high in bands):
         draw_band(axes, where, bands, look["color"])

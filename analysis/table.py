@@ -7,15 +7,15 @@ is None, never NaN and never 0.
 
 import csv
 import io
-import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis import estimators
-from analysis.names import COMPRESSIONS, model_name, text_name
+from analysis.names import COMPRESSIONS, base_name, model_name, text_name, with_full_names
 from analysis.outcomes import ItemReader, paired_difference, paired_loss, window_divergence, with_error
+from analysis.sizes import NM_PAIR, PAIRS, amount, bytes_fraction_of_run, parts_of
 from harness import run_folder
 
 DENSE = "dense_transfer"
@@ -23,7 +23,7 @@ FREEZING = "dense_transfer_freezing"
 SPARSE = "sparse_transfer"
 SPARSE_TO_DENSE = "sparse_to_dense"
 TRANSFERS = (DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE)
-KINDS = ("sparsity", "nm", "bits", "rank")  # of strength, in the order of panels
+KINDS = ("sparsity", "nm", "bits", "rank", *PAIRS, "bytes")  # of strength, in the order of panels
 
 FINE_TUNING_SETTINGS = (1, 5)
 OWN_TASK = "own_task"
@@ -44,16 +44,15 @@ LEVEL_COLUMNS = (
     "parameter_ratio", "bytes_fraction", "calibrated", "seeds", "num_examples", "mean_score", "lowest_score",
     "highest_score", "mean_stderr", "metrics", "facts", "chance", "human", "dense_mean_score", "dense_above_chance",
     "relative_percent", "normalized_drop", "drop_low", "drop_high", "corrected_drop", "points_drop", "points_stderr",
-    "paired_items", "unpaired_items",
+    "paired_items", "unpaired_items", "parent_quantized",
 )  # fmt: skip
 PERPLEXITY_COLUMNS = (
     "model", "text", "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity",
     "measured_sparsity", "parameter_ratio", "mean_perplexity", "lowest_perplexity", "highest_perplexity", "mean_stderr",
     "loss_difference", "loss_difference_stderr", "kl", "kl_stderr", "vocabulary", "windows", "calibrated", "seeds",
+    "parent_quantized",
 )  # fmt: skip
 
-DENSE_BITS = 16
-SCALE_BITS = 16  # of a group that shares a scale; its zero point takes as many bits as a weight
 # What makes a point of fine-tuning, and of a setting without training besides the level.
 TUNING_KEY = ("task", "data_fraction", "transfer", "strength_kind", "strength")
 LEVEL_KEY = ("compression", "magnitude_scope", "strength_kind", "strength")
@@ -122,7 +121,7 @@ def sets(rows: list[Row], belongs: Callable[[Row], bool], names: Sequence[str]) 
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     run_folder.check_runs(rows)
-    found = grouped(filter(belongs, rows), names)
+    found = grouped(filter(belongs, with_full_names(rows)), names)
     return dict(sorted(found.items(), key=lambda entry: [(isinstance(value, str), value) for value in entry[0]]))
 
 
@@ -338,9 +337,10 @@ def runs_of_points(members: list[Row]) -> dict[tuple, dict[str, list[Row]]]:
 
 
 def _difficulty(row: Row, dense: list[Row]) -> float | None:
-    if row["difficulty"] is not None or row["setting"] != 5:
+    if row["difficulty"] is not None or row["setting"] not in (5, OWN_TASK):
         return row["difficulty"]
-    human, score = row.get("human"), mean_of(dense, "score")
+    by_dense = row.get("facts", {}).get("harder_by_dense")  # llm_tasks.levels.BY_DENSE: 1 - score
+    human, score = 1.0 if by_dense else row.get("human"), mean_of(dense, "score")
     return None if human is None or score is None else estimators.human_gap(human, score)
 
 
@@ -394,14 +394,19 @@ def perplexity_table(rows: list[Row]) -> list[Row]:
 
 def compression_rank(compression: str) -> tuple[int, str]:
     """Sort key: the order of names.COMPRESSIONS, then methods that are not among them, by name."""
-    return [*COMPRESSIONS, compression].index(compression), compression
+    return [*COMPRESSIONS, base_name(compression)].index(base_name(compression)), compression
 
 
 def compression_order(point: Row) -> tuple[int, float, int]:
-    """Sort key: dense, then KINDS, each from weak to strong; 2:4 after 4:8, which constrains the same sparsity less."""
+    """Sort key: dense, then KINDS, each from weak to strong; 2:4 after 4:8, which constrains the same sparsity less.
+
+    Two compressions in a row stand in the order of the amount that both together remove.
+    """
     kind, strength = point["strength_kind"], point["strength"]
-    strength_rank = -strength if kind in ("bits", "rank") else point["requested_sparsity"]
-    m_group = int(strength.partition(":")[2]) if kind == "nm" else 0
+    strength_rank = -strength if kind in ("bits", "rank", "bytes") else point["requested_sparsity"]
+    if kind in PAIRS:
+        strength_rank, strength = amount(point), parts_of(point)[0]["strength"]
+    m_group = int(strength.partition(":")[2]) if kind in ("nm", NM_PAIR) else 0
     return -1 if kind is None else KINDS.index(kind), strength_rank, -m_group
 
 
@@ -409,82 +414,6 @@ def point_order(point: Row) -> tuple:
     """Sort key of a level's points: dense, then by kind of strength, from weak to strong, by compression."""
     is_global = point["magnitude_scope"] == "global"
     return compression_order(point), compression_rank(point["compression"]), is_global
-
-
-def amount(point: Row) -> float | None:
-    """How much of the weights is gone: sparsity, 1 - N/M, 1 - bits/16, or the share of parameters that a rank saves."""
-    if point["strength_kind"] == "bits":
-        return 1 - point["strength"] / DENSE_BITS
-    if point["strength_kind"] == "rank":
-        return None if point["parameter_ratio"] is None else 1 - point["parameter_ratio"]
-    return point["requested_sparsity"]
-
-
-def plain_fraction(row: Row) -> float | None:
-    """The share of the dense weights that a strength names, without indices and scales.
-
-    Args:
-        row: as in bytes_fraction.
-    Returns:
-        1 - sparsity, N / M, bits / 16, or the share of the parameters that a low rank has; 1 for the dense model; None
-        where the run lacks what is needed.
-    """
-    kind = row["strength_kind"]
-    if kind in ("rank", "bits"):
-        return row.get("parameter_ratio") if kind == "rank" else row["strength"] / DENSE_BITS
-    measured = row.get("measured_sparsity")
-    return 1.0 - (row["requested_sparsity"] if kind == "nm" or measured is None else measured)
-
-
-def bytes_fraction(row: Row, arguments: Row | None = None) -> float | None:
-    """Bytes of the compressed weights, with their indices and scales, over those of the dense weights.
-
-    Args:
-        row: a run's, or a point of a table: strength_kind, strength, requested_sparsity, and measured_sparsity and
-            parameter_ratio where they are known.
-        arguments: of the run (args.json), where it has bits: group_size and symmetric.
-    Returns:
-        1 for the dense model, at most 1 for a pruned one (stored dense where that is smaller); None where the run lacks
-        what is needed.
-        sparsity s: 1 - s of the values and a bitmap of one bit per weight.
-        N:M: N / M of the values, each with its index in the group (log2 M bits rounded up: 2 bits at 2:4, as in
-        NVIDIA's sparse tensor cores), or the bitmap where that is smaller.
-        bits: bits per weight and, per group_size weights, a scale of 16 bits and a zero point of `bits` (none with
-        symmetric); a shorter last group of a row counts by its length. With a scale per row (group_size -1) the size is
-        not known from the run.
-        rank: parameters of the two factors over those of the matrix, which is stored dense where they are more.
-    """
-    kind = row["strength_kind"]
-    if kind is None:
-        return 1.0
-    if kind == "rank":
-        return row.get("parameter_ratio")
-    if kind == "bits":
-        return _quantized(row["strength"], arguments or {})
-    if kind == "nm":
-        kept, group = map(int, row["strength"].split(":"))
-        return _pruned(kept / group, kept / group * math.ceil(math.log2(group)))
-    measured = row.get("measured_sparsity")
-    return _pruned(1 - (row["requested_sparsity"] if measured is None else measured), 1.0)
-
-
-def bytes_fraction_of_run(row: Row) -> float | None:
-    """bytes_fraction of a row of run_folder.read_runs; the run's folder tells the group size of bits."""
-    arguments = run_folder.recorded_arguments(Path(row["folder"])) if row["strength_kind"] == "bits" else None
-    return bytes_fraction(row, arguments)
-
-
-def _pruned(kept: float, index_bits: float) -> float:
-    """Bytes fraction where this share of the weights is kept; an index takes at most one bit per weight, a bitmap."""
-    return min(1.0, kept + min(index_bits, 1.0) / DENSE_BITS)
-
-
-def _quantized(bits: int, arguments: Row) -> float | None:
-    group_size, symmetric = arguments.get("group_size"), arguments.get("symmetric")
-    if group_size is None or symmetric is None or group_size < 1:
-        return None
-    of_group = SCALE_BITS + (0 if symmetric else bits)
-    return (bits + of_group / group_size) / DENSE_BITS
 
 
 def csv_text(table: Iterable[Row], columns: Iterable[str] = POINT_COLUMNS) -> str:

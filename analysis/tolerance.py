@@ -10,10 +10,12 @@ from analysis import verdicts
 from analysis.names import rounded
 from analysis.replicates import CurveKey, LevelCurve
 from analysis.resampling import Replicates
-from analysis.table import FigureKey, Row, amount, bytes_fraction
+from analysis.sizes import amount, bytes_fraction
+from analysis.table import FigureKey, Row
 from analysis.verdicts import CORRECTED, CURVE_KEYS, RAW
 
 NONE_PASSES = "the weakest measured fails already"
+ALL_PASS = "the strongest measured passes too"
 STRENGTH_COLUMNS = (
     *CURVE_KEYS, "level", "tolerance", "confidence", "measure", "largest_strength", "largest_amount", "bytes_fraction",
     "drop", "worst_drop", "all_passed", "first_failing", "failing_drop", "failing_worst_drop", "items", "items_needed",
@@ -80,7 +82,7 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
             break
         passed.append((point, float(drawn.both[0]), worst))
     else:
-        row |= {"all_passed": True, "reason": "the strongest measured passes too"}
+        row |= {"all_passed": True, "reason": ALL_PASS}
     if passed:
         point, drop, worst = passed[-1]
         row |= {

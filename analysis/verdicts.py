@@ -23,7 +23,8 @@ from analysis.curves import (
 from analysis.names import compression_name, p_text, rounded
 from analysis.replicates import CurveKey, LevelCurve, LevelReplicates, resampled_figures
 from analysis.resampling import FEW_CLUSTERS, RESAMPLES, Replicates
-from analysis.table import FigureKey, Row, amount
+from analysis.sizes import amount
+from analysis.table import FigureKey, Row
 
 RAW, CORRECTED = "raw", "chance-corrected"
 MONOTONIC, NOT_MONOTONIC, CANNOT_TELL = "monotonic", "not monotonic", "cannot tell"
@@ -159,8 +160,10 @@ def of_figure(key: FigureKey, curves: dict[CurveKey, list[LevelCurve]], confiden
     for curve, levels in curves.items():
         place = dict(zip(CURVE_KEYS, (*key, *curve), strict=True))
         own = [_level_trend(place, level, confidence) for level in levels]
-        found.levels.extend(level.row for level in own)
         found.points.extend(row for level in levels for row in _point_rows(place, level, confidence))
+        if curve.strength_kind == "bytes":
+            continue  # a checkpoint is a method of one strength: it has no slope
+        found.levels.extend(level.row for level in own)
         for name, family in families.items():
             family.append(_order(place, name, own, confidence))
     for family in families.values():

@@ -5,7 +5,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,13 @@ class Checkpoints:
         folder: the run's folder; each checkpoint is its subfolder checkpoint-<step>.
         origin: what `origin` returned of the run.
         named: the checkpoint of --resume_from_checkpoint, in `folder` or elsewhere; it is never deleted.
+        notes: what the caller measured so far, in JSON's types; saved with every checkpoint, and restored from it.
     """
 
     folder: Path
     origin: Mapping[str, Any]
     named: Path | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def resume(self, accelerator: Accelerator, scheduler: LRScheduler, num_steps: int) -> tuple[int, float]:
         """Restore the named checkpoint, else the newest undamaged one.
@@ -55,6 +57,7 @@ class Checkpoints:
         accelerator.load_state(str(checkpoint))
         progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
         scheduler.load_state_dict(progress["scheduler"])
+        self.notes.update(progress.get("notes", {}))
         logger.info("resumed from %s at step %d of %d", checkpoint, progress["step"], num_steps)
         return progress["step"], progress["loss_sums"][accelerator.process_index]
 
@@ -74,7 +77,7 @@ class Checkpoints:
         if accelerator.is_main_process:
             files = {path.name: path.stat().st_size for path in partial.iterdir()}
             progress = {"step": step, "loss_sums": losses.tolist(), "scheduler": scheduler.state_dict(), "files": files}
-            (partial / PROGRESS_FILE).write_text(json.dumps({**progress, **self.origin}))
+            (partial / PROGRESS_FILE).write_text(json.dumps({**progress, **self.origin, "notes": self.notes}))
             if final.exists() and not self._is_named(final):
                 shutil.rmtree(final)  # a damaged one, which resume skipped
             partial.rename(final)

@@ -116,6 +116,16 @@ def model_content(
     return content | ({"code_sha256": _named_sha256(folder, ["**/*.py"])} if with_code else {})
 
 
+def settings_sha256(weights: str, folder: Path, names: Iterable[str]) -> str:
+    """Hash of a hash of weights and of the settings beside them, which count without PROVENANCE.
+
+    Args:
+        weights: the hash.
+        names: of the JSON files; those that the folder lacks do not count.
+    """
+    return hashlib.sha256(f"{weights} {_named_sha256(folder, names)}".encode()).hexdigest()
+
+
 def _named_sha256(folder: Path, patterns: Iterable[str]) -> str:
     """Hash of the relative names and the contents of files; config files count without PROVENANCE."""
     digest = hashlib.sha256()

@@ -75,7 +75,8 @@ def _check_folder(name: str, folder: Path, weights: str, trust_remote_code: bool
                       "the result (peft: merge_and_unload, save_pretrained)")  # fmt: skip
     ggufs = sorted(path.name for path in folder.glob("*.gguf"))
     if ggufs and not any((folder / file).is_file() for file in WEIGHT_FILES.values()) and not weight_files(name):
-        raise refusal(name, f"{ggufs[0]} is GGUF, which is not read; give the model that it was made from")
+        raise refusal(name, f"{ggufs[0]} is GGUF, which is not read; give the model that it was made from "
+                      "(llm_tasks measure this one beside it: --compression checkpoint)")  # fmt: skip
     if not (folder / "config.json").is_file():
         raise refusal(name, "the folder has no config.json")
     for file in JSON_FILES:
@@ -95,7 +96,8 @@ def refuse_quantized(name: str, config: Mapping[str, Any]) -> None:
             method = entry.get("quant_method") if isinstance(entry, Mapping) else getattr(entry, "quant_method", None)
             method = getattr(method, "value", method) or "an unnamed method"
             raise refusal(name, f"its weights are quantized ({key} of config.json: {method}), which is not read; give "
-                          "the dense model that it was made from")  # fmt: skip
+                          "the dense model that it was made from (llm_tasks measure this one beside it: "
+                          "--compression checkpoint)")  # fmt: skip
 
 
 def read_json(path: Path) -> dict[str, Any]:

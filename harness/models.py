@@ -33,6 +33,7 @@ FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F
 def quiet_libraries() -> None:
     """Silence transformers' notices, and the libraries' progress bars where standard error is no terminal."""
     transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)  # a line for every task that it knows
     # else transformers asks the hub's service to convert repositories without safetensors, and loads what it made
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     if not sys.stderr.isatty():

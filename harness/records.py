@@ -44,6 +44,8 @@ CONTENT = {
     ),
     ("text_content_sha256", "text_sha256", "text_commit"): ("text",),
     ("calibration_content_sha256", "calibration_sha256", "calibration_commit"): ("calibration",),
+    ("train_text_content_sha256", "train_text_sha256", "train_text_commit"): ("train_text",),
+    ("checkpoint_sha256",): ("checkpoint",),
 }  # fmt: skip
 # Hashes of a model's files other than its weights.
 MODEL_FILES = ("config_sha256", "generation_config_sha256", "tokenizer_sha256", "template_sha256", "code_sha256")
@@ -55,7 +57,7 @@ RECORDED_LATER = {
     ("file_order",): (),
     ("training", "training_recipes"): (),
 }
-# Values of --text and --calibration that also say how the text is read, whatever file it comes from.
+# Values of --text, --calibration and --train_text that also say how the text is read, whatever file it comes from.
 NAMED_TEXTS = ("c4", "wikitext2")
 
 CALIBRATION_OPTIONS = (
@@ -73,15 +75,21 @@ COORDINATES = {
     "line": (
         "pair", "data_fraction", "strength", "magnitude_scope", "start_seed", "end_seed", "start_sha256", "end_sha256",
     ),
+    "recovery": (
+        "transfer", "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope",
+        *METHOD_OPTIONS, "method_arithmetic",
+    ),
     "compressed": (
-        "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope", "save_model", "export", "kl",
+        "compression", "sparsity", "nm_ratio", "bits", "rank", "checkpoint", "checkpoint_sha256", "seed",
+        "magnitude_scope", "save_model", "export", "kl",
         *CALIBRATION_OPTIONS, *CALIBRATION_CONTENT, *METHOD_OPTIONS, "method_arithmetic",
+        "only_layers", "skip_layers", "allocation", "owl_outliers", "owl_range",
     ),
 }  # fmt: skip
 # By kind of recipe, the arguments that it hashes; "recipe" itself hashes all but the COORDINATES.
 PARTS = {
     "compression_recipe": (*CALIBRATION_OPTIONS, *CALIBRATION_CONTENT, "noembed", "prune_new_head"),
-    "method_recipe": (*METHOD_OPTIONS, "method_arithmetic"),
+    "method_recipe": (*METHOD_OPTIONS, "method_arithmetic", "checkpoint_sha256"),
 }
 
 
@@ -173,7 +181,7 @@ def content_differences(kind: str, one: Record, other: Record) -> list[str]:
 
 def _says_how_read(name: str, record: Record) -> bool:
     """Whether an option that names a text also says how it is read."""
-    return name in ("text", "calibration") and record.get(name) in NAMED_TEXTS
+    return name in ("text", "calibration", "train_text") and record.get(name) in NAMED_TEXTS
 
 
 def _shown(record: Record, name: str) -> str:
@@ -201,5 +209,6 @@ def part_of(record: Record, key: str) -> dict[str, Any]:
     """The arguments that a recipe hashes: all but COORDINATES for the key "recipe", else those of PARTS."""
     if key in PARTS:
         return {name: value for name, value in record.items() if name in PARTS[key]}
-    kind = "fine-tuning" if "transfer" in record else "line" if "pair" in record else "compressed"
+    marks = {"train_text": "recovery", "transfer": "fine-tuning", "pair": "line"}
+    kind = next((kind for mark, kind in marks.items() if mark in record), "compressed")
     return {name: value for name, value in record.items() if name not in COORDINATES[kind]}

@@ -53,7 +53,7 @@ LEVEL_KEYS = ("level", "difficulty", "metric", "score", "chance", "stderr", "num
 # Keys in which the runs of one sweep differ; a run lacks those that its setting does not have.
 COORDINATES = (
     "setting", "model", "task", "mixture", "shots", "data_fraction", "transfer", "pair", "compression",
-    "magnitude_scope", "strength_kind", "strength", "end_seed", "seed",
+    "magnitude_scope", "strength_kind", "strength", "layers", "allocation", "end_seed", "seed",
 )  # fmt: skip
 # Environment variables of a batch system: the job, and the GPUs that it was given.
 JOB_VARIABLES = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES")

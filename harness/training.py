@@ -176,6 +176,7 @@ def train(
     loss: Callable[[nn.Module, Batch], Tensor] = model_loss,
     after_epoch: Callable[[int], object] | None = None,
     interrupted: Callable[[int], bool] = lambda step: False,
+    after_step: Callable[[int, Tensor], object] | None = None,
 ) -> dict[str, float | None]:
     """Train `model` in place; a training that was killed and resumed ends with the same bits as one that was not.
 
@@ -187,6 +188,7 @@ def train(
         loss: mean loss over the rows of a batch.
         after_epoch: called with the number of epochs done.
         interrupted: takes the steps done; whether to save a checkpoint and end. Must be the same in all processes.
+        after_step: called with the steps done and the loss of the last, before a checkpoint of that step is saved.
     Returns:
         train_loss (mean per optimizer step, None without a step), num_steps, num_epochs.
     Raises:
@@ -214,6 +216,8 @@ def train(
                 scheduler.step()
                 optimizer.zero_grad()
                 done.add(step_loss)
+                if after_step:
+                    after_step(done.step, step_loss)
                 progress.update()
                 if done.step == num_steps:
                     break

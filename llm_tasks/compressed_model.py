@@ -7,7 +7,7 @@ fits into memory.
 import functools
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,21 @@ from harness.cells import Cell
 from harness.device import all_accelerators, clock
 from harness.model_files import check_checkpoint_files
 from harness.models import load_pretrained, longest_input, meta_model, save_model, stored_dtype
+from llm_tasks.compressing import Compression, DenseNorms, checked, compress_weights, dense_norms, outlier_ratios
+from llm_tasks.compressions import compressed_by, method_of, strength_of
 from llm_tasks.engine.processes import ALONE, Processes
-from llm_tasks.methods import DENSE, METHODS, Options, Strength, compressed_by, is_quantized, strength_of
+from llm_tasks.methods import DENSE, METHODS, Strength
+from llm_tasks.shares import chosen_of, is_owl, share_facts
 from pruning import calibration
-from pruning.blocks import BlockStorage, HostBlocks, StreamedBlocks, move_outside, remove_converted
+from pruning.blocks import HostBlocks, StreamedBlocks, move_outside, remove_converted
+from pruning.layer_choice import block_indices, in_one_block
 from pruning.layers import decoder_blocks, decoder_weights
 from pruning.low_rank import parameter_ratio
 from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, zero_fraction
 from pruning.nm import parse_nm
 from pruning.replay import check_replayed
-from pruning.validation import all_finite
-from pruning.walk import InputStatistics, compress_blocks
+from pruning.walk import compress_blocks
 from quantization.gptq import Quantized
 from quantization.gptqmodel_export import check_exportable, save_packed
 
@@ -106,31 +109,6 @@ class Calibration:
             tokenizer, self.source, self.num_samples, self.seq_len, seed, windows=self.windows,
             text_field=self.text_field, data_dir=self.data_dir,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Compression:
-    """How compressions are carried out, whatever their name and strength.
-
-    Attributes:
-        options: of the methods.
-        magnitude_scope: one of pruning.magnitude.SCOPES.
-        true_sequential: new statistics after each group of layers inside a block.
-        export: "gptqmodel" keeps the integers of quantized weights and packs them.
-        shared: by compression, the strengths for which it prepares every weight once.
-        tokens_per_batch: calibration tokens computed at once.
-        precision: "bf16" multiplies a float32 model's matrices in bf16.
-        activations: device that holds the hidden states of all calibration windows; None: the model's.
-    """
-
-    options: Options
-    magnitude_scope: str
-    true_sequential: bool
-    export: str | None
-    shared: Mapping[str, Sequence[Strength]]
-    tokens_per_batch: int
-    precision: str
-    activations: torch.device | None = None
 
 
 def skeleton(source: ModelSource) -> PreTrainedModel:
@@ -245,9 +223,10 @@ class CompressibleModel:
         self.model, self._how, self._computed_on = model, how, computed_on
         self.seconds = 0.0
         self._prepared: dict[tuple[str, str], tuple[Any, float]] = {}  # by compression and weight; with its seconds
-        self.weights = decoder_weights(model)
+        self._norms: dict[int, tuple[DenseNorms, float]] = {}  # of the dense model, by seed; with their seconds
+        self.weights, self._blocks = decoder_weights(model), block_indices(model)
         self._dense = {name: weight.matrix.cpu().clone() for name, weight in self.weights.items()} if keep_dense else {}
-        self._changed = False
+        self._changed: list[str] = []  # names of the weights that are not dense
         self._made: tuple[tuple, dict[str, Quantized]] | None = None
 
     def storage(self) -> HostBlocks | None:
@@ -280,22 +259,44 @@ class CompressibleModel:
         if self._changed:
             if not self._dense:
                 raise ValueError("the model is compressed already, and its dense weights were not kept")
-            for name, dense in self._dense.items():
-                self.weights[name].matrix.copy_(dense)
+            for name in self._changed:
+                self.weights[name].matrix.copy_(self._dense[name])
         compression = cell["compression"]
-        self._changed, self.seconds = compression != DENSE, 0.0
-        if not self._changed:
+        self._changed, self.seconds = [], 0.0
+        if compression == DENSE:
             return {}
+        self._changed = chosen_of(cell, self._blocks)
         started, before, grids = self._clock(), 0.0, {}
         if compression == "magnitude" and cell["sparsity"] is not None and self._how.magnitude_scope == "global":
-            matrices = self.matrices()
+            matrices = {name: self.weights[name].matrix for name in self._changed}
             apply_masks(matrices, magnitude_masks(matrices, [cell["sparsity"]], "global")[0])
         elif compression in self._how.shared:
             before = self._compress_shared(cell, self._how.shared[compression])
         else:
-            grids = compress_weights(self.model, cell, tokens, self._how, self.storage())
+            norms, before = self._dense_norms(cell, tokens)
+
+            def ratios(names: Sequence[str]) -> dict[int, float]:
+                return outlier_ratios(self.model, tokens, self._how, names, self.storage(), norms)
+
+            grids = compress_weights(self.model, cell, tokens, self._how, self.storage(), norms, ratios)
         self.seconds = before + self._clock() - started
         return grids
+
+    def _dense_norms(self, cell: Cell, tokens: Tensor | None) -> tuple[DenseNorms, float]:
+        """The dense model's input norms, where they serve the cell, and the seconds that an earlier cell took for them.
+
+        OWL reads them. So may a method that compresses one block alone: its inputs are those of the dense model, and
+        one walk serves every block. A model that is compressed once has nothing to share.
+        """
+        of_block = method_of(cell["compression"]).statistic == "sq_norms" and not self._how.true_sequential
+        if not self._dense or not (is_owl(cell) or (of_block and in_one_block(self._changed, self._blocks))):
+            return {}, 0.0
+        if cell["seed"] in self._norms:
+            return self._norms[cell["seed"]]
+        started = self._clock()
+        norms = dense_norms(self.model, tokens, self._how, self.storage())
+        self._norms[cell["seed"]] = norms, self._clock() - started
+        return norms, 0.0
 
     def _clock(self) -> float:
         return clock({matrix.device for matrix in self.matrices().values()})
@@ -319,57 +320,8 @@ class CompressibleModel:
                 self._prepared[key] = prepared, self._clock() - started
             return checked(shared.compress(W, self._prepared[key][0], strength), W)
 
-        compress_blocks(self.model, None, compress_linear, storage=self.storage())
+        compress_blocks(self.model, None, compress_linear, storage=self.storage(), chosen=self._changed)
         return before
-
-
-def checked(found: Tensor, W: Tensor) -> Tensor:
-    """The weight that a method made, if it can replace W: it has W's shape and only finite values.
-
-    Raises:
-        ValueError: it has another shape, or holds NaN or infinity.
-    """
-    if not isinstance(found, Tensor) or found.shape != W.shape:
-        kind = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"the method returned {kind} for a weight of {tuple(W.shape)}")
-    if found.is_floating_point() and not all_finite(found):
-        raise ValueError("the method returned NaN or infinity")
-    return found
-
-
-def compress_weights(
-    model: PreTrainedModel, cell: Cell, tokens: Tensor | None, how: Compression, storage: BlockStorage | None = None
-) -> dict[str, Quantized]:
-    """Apply the cell's compression to every weight of the blocks.
-
-    Args:
-        tokens: calibration windows, where the compression reads them.
-        storage: holds the blocks of a model that is not in memory.
-    Returns:
-        By name, the integers that the weights were made from, where they are exported; else nothing.
-    """
-    method, strength = METHODS[cell["compression"]], strength_of(cell)
-    grids: dict[str, Quantized] = {}
-
-    def compress_linear(W: Tensor, inputs: InputStatistics | None, name: str) -> Tensor:
-        if not how.export or not is_quantized(cell):
-            return checked(method.compress(W, inputs, strength, how.options), W)
-        grid = method.quantize(W, inputs, strength, how.options)
-        grids[name] = Quantized(*(part.cpu() for part in grid))  # of the whole model: not on the device
-        return grid.dequantize(W.dtype)
-
-    compress_blocks(
-        model,
-        tokens,
-        compress_linear,
-        method.statistic,
-        true_sequential=how.true_sequential,
-        tokens_per_batch=how.tokens_per_batch,
-        precision=how.precision,
-        storage=storage,
-        activations=how.activations,
-    )
-    return grids
 
 
 def save_compressed(
@@ -428,7 +380,12 @@ def stream(
     if tokens is None:  # else the walk looks itself
         check_replayed(storage.model, storage, how.precision)
     started = clock([])
-    compress_weights(storage.model, cell, tokens, how, storage)
+
+    def ratios(names: Sequence[str]) -> dict[int, float]:
+        dense = open_streamed(source, folder)
+        return outlier_ratios(dense.model, tokens, how, names, dense)
+
+    compress_weights(storage.model, cell, tokens, how, storage, ratios=ratios)
     seconds = None if resumed else clock([]) - started
     record.write_text(json.dumps(seconds))
     tokenizer.save_pretrained(out)
@@ -436,15 +393,28 @@ def stream(
     return storage.complete(), seconds
 
 
-def compression_facts(cell: Cell, weights: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
-    """What a compression left of the weights: the fraction that is zero and, at a rank, of the parameters."""
-    zeros = total = factors = 0
-    for _, matrix in weights:
-        zeros += zero_fraction([matrix]) * matrix.numel()
-        total += matrix.numel()
+def compression_facts(
+    cell: Cell, weights: Iterable[tuple[str, Tensor]], model: PreTrainedModel | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """What a compression left of the weights: the fraction that is zero and, at a rank, of the parameters.
+
+    Args:
+        weights: all of the decoder blocks, by name.
+        model: that they are of; needed where the cell compresses some of them, or not all alike (shares.share_facts).
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    blocks = None if model is None else block_indices(model)
+    chosen = None if blocks is None else set(chosen_of(cell, blocks))
+    factors = 0
+    for name, matrix in weights:
+        counts[name] = round(zero_fraction([matrix]) * matrix.numel()), matrix.numel()
         if cell["rank"] is not None:
-            factors += min(1.0, parameter_ratio(tuple(matrix.shape), cell["rank"])) * matrix.numel()
-    return {"measured_sparsity": zeros / total} | ({"parameter_ratio": factors / total} if factors else {})
+            is_factored = chosen is None or name in chosen
+            ratio = min(1.0, parameter_ratio(tuple(matrix.shape), cell["rank"])) if is_factored else 1.0
+            factors += ratio * matrix.numel()
+    zeros, total = (sum(part) for part in zip(*counts.values(), strict=True))
+    facts = {"measured_sparsity": zeros / total} | ({"parameter_ratio": factors / total} if factors else {})
+    return facts if blocks is None else facts | share_facts(cell, blocks, counts)
 
 
 def model_card(cell: Cell, run_identity: dict[str, Any], stored: str = STORED_DENSE) -> str:

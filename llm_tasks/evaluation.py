@@ -12,15 +12,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from analysis import estimators
 from llm_tasks.engine import answers
 from llm_tasks.engine.chat import as_messages, user_turn
-from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels
+from llm_tasks.engine.encoding import EncodedLevel, Stop, TextEncoder, encode_levels
 from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
 from llm_tasks.engine.log_likelihood import Scores, Work, log_likelihoods
 from llm_tasks.engine.packing import Continuation, Tokens, distinct_reads
 from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.proof import scoring_ways
+from llm_tasks.engine.stop_texts import answers_until, end_tokens
 from llm_tasks.engine.thinking import AnswerDecoder, open_tags
 from llm_tasks.engine.ways import PLAIN, Ways
-from llm_tasks.levels import LETTERS, Level
+from llm_tasks.levels import BY_DENSE, LETTERS, Level, Outcome, Responses
 from pruning.block_calls import blocks_held
 from pruning.blocks import BlockStorage
 from pruning.layers import decoder_blocks
@@ -67,13 +68,6 @@ class Evaluation(NamedTuple):
     facts: dict[str, Any]
 
 
-class Outcome(NamedTuple):
-    """What one level came to: per item the value of each metric, and whatever else tells items apart."""
-
-    metrics: dict[str, np.ndarray]
-    columns: dict[str, np.ndarray]
-
-
 def encode(
     levels: Mapping[int, Sequence[Level]], tokenizer: PreTrainedTokenizerBase, max_length: int, reading: Reading
 ) -> dict[int, list[EncodedLevel]]:
@@ -84,6 +78,8 @@ def encode(
     Raises:
         ValueError: nothing of a level is left, or the chat template cannot be used.
     """
+    if any(level.encode is not None for own in levels.values() for level in own):  # then all of a setting are
+        return {seed: [level.encode(level, tokenizer, max_length) for level in own] for seed, own in levels.items()}
     encoder = TextEncoder(tokenizer)
     found = {seed: list(own) for seed, own in levels.items()}
     if reading.template_values is not None:
@@ -105,7 +101,8 @@ def report_levels(setting: int | str, levels: Sequence[EncodedLevel]) -> None:
         told = "".join(f", {name.replace('_', ' ')}: {value:.6g}" for name, value in facts.items() if value)
         logger.info("setting %s, %s (%s, %s): %d items%s", setting, level.name, level.dataset, level.reader,
                     len(level.prompts), told)  # fmt: skip
-        if level.difficulty is None and level.human is None and not level.facts.get("reference_only"):
+        known = level.human is not None or level.facts.get("reference_only") or level.facts.get(BY_DENSE)
+        if level.difficulty is None and not known:
             logger.warning("setting %s, no human score: %s is shown without difficulty", setting, level.name)
 
 
@@ -144,20 +141,26 @@ def measure(
     for_scores, for_answers = ways or engine_ways(model, levels, reading.plain, storage)
     scores, texts, work = Scores(np.zeros(0), np.zeros(0), Work(0, 0)), [], Work(0, 0)
     if flat:
-        scores = score(model, flat, reading, for_scores, processes, storage)
+        greedy = any(encoded.judge is not None for encoded in levels)
+        scores = score(model, flat, reading, for_scores, processes, storage, greedy)
     if prompts:
+        stops = [stop for encoded in levels for stop in encoded.stops]
         with held(model, storage):
-            texts, work = generate(model, tokenizer, prompts, reading, for_answers, processes)
+            texts, work = generate(model, tokenizer, prompts, reading, for_answers, processes, stops)
     described, outcomes = [], []
     at = text_at = 0
     for encoded in levels:
         count = sum(map(len, encoded.continuations))
-        if encoded.level.reader == "answer":
-            outcome = answered(encoded.level, texts[text_at : text_at + len(encoded.contexts)])
-            metric = reading.answer_metric
+        some = slice(at, at + count)
+        written = texts[text_at : text_at + len(encoded.contexts)]
+        if encoded.judge is not None:
+            greedy = np.zeros(0, dtype=bool) if scores.greedy is None else scores.greedy[some]
+            outcome = encoded.judge(Responses(scores.log_likelihood[some], greedy, written))
+            metric = outcome.metric
+        elif encoded.level.reader == "answer":
+            outcome, metric = answered(encoded.level, written), reading.answer_metric
         else:
-            totals, tops = scores.log_likelihood[at : at + count], scores.first_token[at : at + count]
-            outcome = chosen(encoded.level, totals, tops, tokenizer)
+            outcome = chosen(encoded.level, scores.log_likelihood[some], scores.first_token[some], tokenizer)
             metric = "accuracy_norm" if reading.length_normalized and encoded.level.reader == "cloze" else "accuracy"
         at, text_at = at + count, text_at + len(encoded.contexts)
         described.append(describe_level(encoded, outcome, metric))
@@ -180,14 +183,14 @@ def asked_of_model(levels: Sequence[EncodedLevel]) -> tuple[list[Continuation], 
 
 def score(
     model: PreTrainedModel, continuations: Sequence[Continuation], reading: Reading, ways: Ways,
-    processes: Processes = ALONE, storage: BlockStorage | None = None,
+    processes: Processes = ALONE, storage: BlockStorage | None = None, greedy: bool = False,
 ) -> Scores:  # fmt: skip
     """Log-likelihoods of continuations; block by block if blocks are not on the device and can be run one by one."""
     blockwise = storage is not None and replays(model, storage, reading.precision)
     with contextlib.nullcontext() if blockwise else held(model, storage):
         return log_likelihoods(
             model, continuations, reading.tokens_per_batch, reading.precision, ways, processes,
-            storage if blockwise else None,
+            storage if blockwise else None, greedy,
         )  # fmt: skip
 
 
@@ -208,11 +211,17 @@ def held(model: PreTrainedModel, storage: BlockStorage | None) -> contextlib.Abs
 
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Tokens], reading: Reading,
-    ways: Ways | None = None, processes: Processes = ALONE,
+    ways: Ways | None = None, processes: Processes = ALONE, stops: Sequence[Stop] = (),
 ) -> tuple[list[str], Work]:  # fmt: skip
-    """The first line of each greedy answer; an answer ends with it, and one that never ends its thinking is empty."""
-    ends = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    """The first line of each greedy answer; an answer ends with it, and one that never ends its thinking is empty.
+
+    With `stops`, one for each prompt, an answer is all the text before its stop.
+    """
+    if stops:
+        return answers_until(
+            model, tokenizer, prompts, stops, reading.tokens_per_batch, reading.precision, ways, processes
+        )
+    ends = end_tokens(model, tokenizer)
 
     # In a chat all prompts end alike.
     inside = bool(prompts and tokenizer.chat_template and open_tags(tokenizer.decode(prompts[0][-PROMPT_END:])))
@@ -283,14 +292,16 @@ def answered(level: Level, texts: Sequence[str]) -> Outcome:
 def describe_level(encoded: EncodedLevel, outcome: Outcome, metric: str) -> dict[str, Any]:
     level, values = encoded.level, outcome.metrics[metric]
     chance = 0.0
-    if level.reader in ("letter", "cloze"):
+    if outcome.chance is not None:
+        chance = outcome.chance
+    elif level.reader in ("letter", "cloze"):
         chance = float(np.mean([1 / len(prompt.options) for prompt in level.prompts]))
     stderr = estimators.clustered_error(values, [prompt.group for prompt in level.prompts])
     return {
         "level": level.name, "difficulty": level.difficulty, "metric": metric, "score": float(values.mean()),
         "chance": chance, "stderr": stderr, "num_examples": len(values), "dataset": level.dataset,
         "reader": level.reader, "human": level.human,
-        "metrics": {name: float(own.mean()) for name, own in outcome.metrics.items()},
+        "metrics": {**{name: float(own.mean()) for name, own in outcome.metrics.items()}, **outcome.totals},
         "facts": {**level.facts, "shortened": encoded.shortened, "skipped_too_long": encoded.skipped},
     }  # fmt: skip
 

@@ -7,16 +7,18 @@ same for every seed and every order of the file.
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from harness.choices import LETTERS
 
 Item = TypeVar("Item")
 
-READERS = ("letter", "generate", "cloze", "answer")
+READERS = ("letter", "generate", "cloze", "answer", "lm_eval")
+BY_DENSE = "harder_by_dense"  # the fact of a level whose difficulty is 1 - the dense model's score
 # Options that settings obey whose prompts have options to choose from, or whose answers are generated.
 CHOICE_OPTIONS = ("answer_mode", "length_normalized")
 ANSWER_OPTIONS = ("answer_metric", "max_new_tokens", "min_new_tokens")
@@ -54,10 +56,12 @@ class Level(NamedTuple):
         difficulty: larger is harder; None where it follows from the dense model's score and `human`.
         dataset: where the items are from.
         reader: one of READERS: the option's letter by log-likelihood, the letter as the token that the model generates,
-            the option's text by log-likelihood, or a generated answer.
+            the option's text by log-likelihood, a generated answer, or as a task of lm-evaluation-harness says.
         prompts: one per item.
         human: score of people, a fraction, where it defines the difficulty; None where it is not known.
         facts: counts of what was left out and other facts of its items, such as {"options_refer_to_others": 649}.
+        encode: of reader "lm_eval", makes the level's EncodedLevel (engine/encoding.py) of the tokenizer and the number
+            of tokens that the model takes; its prompts are then only shown.
     """
 
     name: str
@@ -67,6 +71,39 @@ class Level(NamedTuple):
     prompts: list[Prompt]
     human: float | None = None
     facts: dict[str, float] = {}  # noqa: RUF012  a NamedTuple's default is never changed
+    encode: Callable[..., Any] | None = None
+
+
+class Responses(NamedTuple):
+    """What the model said at one level.
+
+    Fields:
+        log_likelihood: of each continuation, (continuations,), in nats.
+        greedy: whether each continuation is what the model would choose, (continuations,) bool.
+        texts: the answer to each context, up to its stop.
+    """
+
+    log_likelihood: np.ndarray
+    greedy: np.ndarray
+    texts: Sequence[str]
+
+
+class Outcome(NamedTuple):
+    """What one level came to.
+
+    Fields:
+        metrics: the value of each metric per item.
+        columns: whatever else tells items apart.
+        metric: which metric is the level's score; None where the reading says it.
+        chance: score of guessing; None where the reader says it.
+        totals: metrics that are of all items together, by name.
+    """
+
+    metrics: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
+    metric: str | None = None
+    chance: float | None = None
+    totals: dict[str, float] = {}  # noqa: RUF012  a NamedTuple's default is never changed
 
 
 def option(default: Any = None, **declaration: Any) -> Any:
@@ -98,6 +135,8 @@ class Setting(NamedTuple):
         writes: whether some of its answers are generated.
         seeded: whether the seed changes its levels.
         unrecorded: options that tell no two runs apart, since a hash of their content does.
+        check: refuses, before anything is read, options that do not go together: takes all options by name, and those
+            that the command line holds; raises ValueError.
     """
 
     name: int | str
@@ -112,6 +151,7 @@ class Setting(NamedTuple):
     writes: bool = False
     seeded: bool = False
     unrecorded: tuple[str, ...] = ()
+    check: Callable[[Mapping[str, Any], Mapping[str, Any]], None] | None = None
 
     @property
     def options(self) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.cells import Cell
+from llm_tasks.checkpoint_files import safe_label
 from pruning.low_rank import factors, low_rank_approximation
 from pruning.masks import lowest_k_masks
 from pruning.nm import nm_mask, parse_nm
@@ -26,8 +26,9 @@ from pruning.wanda import wanda_mask
 from quantization.gptq import Quantized, gptq_grid, round_to_nearest_grid
 
 DENSE = "dense"  # the compression that changes nothing
+CHECKPOINT = "checkpoint"  # a model that was compressed elsewhere; its strength is its name
 SPARSITIES = ("sparsity", "nm_ratio")
-STRENGTHS = (*SPARSITIES, "bits", "rank")
+STRENGTHS = (*SPARSITIES, "bits", "rank", CHECKPOINT)
 
 
 class Strength(NamedTuple):
@@ -38,7 +39,9 @@ class Strength(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As folders and tables name it: 0.5, 2of4, 4bit, rank64."""
+        """As folders and tables name it: 0.5, 2of4, 4bit, rank64, the name of a checkpoint."""
+        if self.kind == CHECKPOINT:
+            return safe_label(self.value)
         if self.kind == "sparsity":
             return f"{self.value:g}"
         return {"nm_ratio": "{}", "bits": "{}bit", "rank": "rank{}"}[self.kind].format(self.value).replace(":", "of")
@@ -96,7 +99,9 @@ class Method(NamedTuple):
     One that quantizes has `quantize` too: the integers that `compress` turns into a weight, for exports.
     `arithmetic` is a number that is raised where a change alters what the method computes with these options. Runs made
     before numbers were written count as 1. With several strengths `shared`, if there is one, takes the place of
-    `compress`.
+    `compress`. `by_row`: a sparsity removes as many weights from each output row, whatever the other rows hold.
+    takes_keep_mask: `quantize` has a keyword keep_mask, of what another method pruned before (compressions.pair); for
+    one that moves weights when it rounds others.
     """
 
     compress: Compress
@@ -106,6 +111,8 @@ class Method(NamedTuple):
     quantize: Quantize | None = None
     arithmetic: Callable[[Options], int] = always_first
     shared: Shared | None = None
+    takes_keep_mask: bool = False
+    by_row: bool = False
 
 
 def magnitude(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Tensor:
@@ -149,11 +156,13 @@ def rtn(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: 
     return round_to_nearest_grid(W, strength.value, options.group_size, options.symmetric)
 
 
-def gptq(W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options) -> Quantized:
+def gptq(
+    W: Tensor, inputs: InputStatistics | None, strength: Strength, options: Options, keep_mask: Tensor | None = None
+) -> Quantized:
     factor = inputs.inverse_factor(options.damping, options.act_order)
     return gptq_grid(
         W, factor, strength.value, options.group_size, options.symmetric, options.act_order, options.static_groups,
-        options.block_size,
+        options.block_size, keep_mask=keep_mask,
     )  # fmt: skip
 
 
@@ -186,11 +195,11 @@ GRID_OPTIONS = ("group_size", "symmetric")
 GPTQ_OPTIONS = (*HESSIAN_OPTIONS, *GRID_OPTIONS, "act_order", "static_groups")
 METHODS: dict[str, Method] = {
     "magnitude": Method(magnitude, SPARSITIES),
-    "wanda": Method(by_input_norms(wanda_mask), SPARSITIES, "sq_norms"),
+    "wanda": Method(by_input_norms(wanda_mask), SPARSITIES, "sq_norms", by_row=True),
     "ria": Method(by_input_norms(ria_mask), SPARSITIES, "sq_norms"),
     "sparsegpt": Method(sparsegpt, SPARSITIES, "hessian", HESSIAN_OPTIONS),
     "rtn": Method(dequantized(rtn), ("bits",), None, GRID_OPTIONS, rtn),
-    "gptq": Method(dequantized(gptq), ("bits",), "hessian", GPTQ_OPTIONS, gptq, gptq_arithmetic),
+    "gptq": Method(dequantized(gptq), ("bits",), "hessian", GPTQ_OPTIONS, gptq, gptq_arithmetic, takes_keep_mask=True),
     "low_rank": Method(low_rank, ("rank",), shared=Shared(low_rank_factors, low_rank_of_factors)),
 }
 
@@ -215,24 +224,3 @@ def check_methods(methods: Mapping[str, Method]) -> None:
             raise ValueError(f"METHODS[{name!r}] takes no strength; there are {', '.join(STRENGTHS)}")
         if method.shared and method.statistic:
             raise ValueError(f"METHODS[{name!r}] reads {method.statistic}; `shared` is for methods without a statistic")
-
-
-def strength_of(cell: Cell) -> Strength | None:
-    """The cell's strength; None for the dense model."""
-    return next((Strength(kind, cell[kind]) for kind in STRENGTHS if cell[kind] is not None), None)
-
-
-def is_calibrated(cell: Cell) -> bool:
-    """Whether the cell's compression reads calibration text."""
-    return cell["compression"] != DENSE and METHODS[cell["compression"]].statistic is not None
-
-
-def is_quantized(cell: Cell) -> bool:
-    """Whether the cell's compression makes integers, which can be exported."""
-    return cell["compression"] != DENSE and METHODS[cell["compression"]].quantize is not None
-
-
-def compressed_by(cell: Cell) -> tuple:
-    """What tells the cell's model from those of other cells; the seed only where it draws the calibration text."""
-    seed = cell["seed"] if is_calibrated(cell) else None
-    return (*(cell[name] for name in ("compression", *STRENGTHS)), seed)

@@ -12,6 +12,7 @@ from llm_tasks.compressed_model import Calibration, Compression, ModelSource
 from llm_tasks.engine.cpu import WORKER_TOKENS
 from llm_tasks.engine.processes import local_device
 from llm_tasks.evaluation import Reading
+from llm_tasks.layer_options import allocation_files, owl_of
 from llm_tasks.levels import Setting
 from llm_tasks.methods import METHOD_OPTIONS, METHODS, Options, Strength
 
@@ -61,6 +62,8 @@ def compression(given: Given) -> Compression:
         tokens_per_batch=tokens_per_batch(given["tokens_per_batch"], device_of(given)),
         precision=precision_of(given),
         activations=torch.device("cpu") if given["activations"] == "host" else None,
+        owl=owl_of(given),
+        allocation_files=allocation_files(given),
     )
 
 

@@ -13,13 +13,16 @@ from pathlib import Path
 from harness import records
 from harness.models import add_model_options
 from harness.options import add_cell_options, checked, filled, filled_path, number, positive, typed
+from llm_tasks.checkpoint_files import check_labels
+from llm_tasks.compressions import check_compression, method_of, missing_strength, parts
 from llm_tasks.engine.chat import template_values
 from llm_tasks.engine.cpu import WORKER_TOKENS
 from llm_tasks.engine.encoding import OVERFLOWS
 from llm_tasks.engine.processes import job_size
 from llm_tasks.evaluation import ANSWER_METRICS
+from llm_tasks.layer_options import LAYER_OPTIONS, allocating, allocation, check_layers
 from llm_tasks.levels import Setting
-from llm_tasks.methods import DENSE, METHOD_OPTIONS, METHODS, STRENGTHS, check_methods
+from llm_tasks.methods import CHECKPOINT, DENSE, METHOD_OPTIONS, METHODS, STRENGTHS, check_methods
 from llm_tasks.option_values import (
     MOST_WORKERS,
     SOURCE_OF_FIELD,
@@ -30,6 +33,8 @@ from llm_tasks.option_values import (
     device_of,
 )
 from pruning import calibration, magnitude
+from pruning.allocation import OWL, OWL_OUTLIERS, OWL_RANGE, UNIFORM
+from pruning.layer_choice import parse_layers
 from pruning.nm import parse_nm
 
 logger = logging.getLogger(__name__)
@@ -84,6 +89,7 @@ def make_parser(description: str, settings: Mapping[int | str, Setting], own: in
         parser.error(str(error))
     add_model(parser)
     add_compression(parser)
+    add_layers(parser)
     add_calibration(parser)
     add_run(parser)
     if own != "perplexity":
@@ -125,8 +131,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_compression(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("compression").add_argument
-    add("--compression", nargs="+", choices=(DENSE, *METHODS), default=[DENSE], metavar="NAME",
-        help=f"{DENSE}, {', '.join(METHODS)}")  # fmt: skip
+    add("--compression", nargs="+", type=checked(check_compression), default=[DENSE], metavar="NAME",
+        help=f"{DENSE}, {', '.join(METHODS)}; or one that prunes and one that then quantizes what is left, as "
+        "sparsegpt+gptq, at every combination of their strengths; "
+        f"{CHECKPOINT}: a model that was compressed elsewhere")  # fmt: skip
     add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
         help="fraction(s) of the weights of the decoder blocks to prune, [0, 1)")  # fmt: skip
     add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
@@ -134,6 +142,9 @@ def add_compression(parser: argparse.ArgumentParser) -> None:
     add("--bits", nargs="+", type=number(int, 2, 16), default=[], metavar="B", help="bits per weight, 2 to 16")
     add("--rank", nargs="+", type=positive, default=[], metavar="R",
         help="rank of every weight; smaller matrices stay as they are")  # fmt: skip
+    add("--checkpoint", nargs="+", type=filled, default=[], metavar="NAME_OR_FOLDER",
+        help="checkpoint: models that were compressed elsewhere from --model_name_or_path: folders, .gguf files or hub "
+        "ids of pruned or quantized models or of PEFT adapters")  # fmt: skip
     add("--magnitude_scope", choices=magnitude.SCOPES, default="layer",
         help="magnitude: rank all weights together, or in each layer, as the paper's code (default layer)")  # fmt: skip
     add(
@@ -146,6 +157,28 @@ def add_compression(parser: argparse.ArgumentParser) -> None:
     add("--symmetric", action="store_true", help="rtn, gptq: a grid around zero")
     add("--act_order", action="store_true", help="gptq: quantize the inputs of largest activation first")
     add("--static_groups", action="store_true", help="gptq: scales of all groups from the dense weight")
+
+
+def add_layers(parser: argparse.ArgumentParser) -> None:
+    """Which layers are compressed, and how sparsity is spread over them."""
+    add = parser.add_argument_group("layers").add_argument
+    spec = {"nargs": "+", "type": checked(parse_layers), "default": [], "metavar": "LAYERS"}
+    add("--only_layers", **spec,
+        help="compress these weights of the decoder blocks alone; the others stay dense. Blocks, ranges and names, "
+        "separated by commas: 7, 0-3,29, down_proj, mlp, 3.self_attn, '*.q_proj'. Several values are cells of their "
+        "own; --output_dir then needs {layers} (default: all)")  # fmt: skip
+    add("--skip_layers", **spec, help="leave these weights dense; written as for --only_layers")
+    add("--allocation", nargs="+", type=checked(allocation), default=[UNIFORM], metavar="HOW",
+        help="how --sparsity is spread over the weights, always with exactly that share of zeros in all: uniform; owl: "
+        "less in blocks with many outliers (Yin et al. 2024); or a JSON file of sparsities, [0, 1), by block or name, "
+        "whose other weights share what is left. For methods that take --sparsity; several are cells of their own, "
+        "with {allocation} (default uniform)")  # fmt: skip
+    add("--owl_outliers", type=number(float, 1, 1e6), default=OWL_OUTLIERS, metavar="M",
+        help="owl: an outlier's score is above M times its block's mean, M >= 1 "
+        f"(default {OWL_OUTLIERS:g})")  # fmt: skip
+    add("--owl_range", type=number(float, 0, 0.5), default=OWL_RANGE, metavar="LAMBDA",
+        help="owl: the sparsity of a block is at most this far from --sparsity, 0 to 0.5 "
+        f"(default {OWL_RANGE:g})")  # fmt: skip
 
 
 def add_calibration(parser: argparse.ArgumentParser) -> None:
@@ -233,16 +266,29 @@ def parse(
     chosen = list(dict.fromkeys(given.get("settings", [own])))
     check_obeyed(given, held, chosen, unobeyed)
     check_strengths(given)
+    check_layers(given, list(held))
+    for name in chosen:
+        if settings[name].check is not None:
+            settings[name].check(given, held)
     defaults = {name: parser.get_default(name) for name in given}
     return Asked(given, defaults, held, {name: settings[name] for name in chosen}, others, unobeyed)
 
 
-def obeying(option: str) -> list[str]:
-    """Names of the compressions that obey an option that not all obey; empty for any other option."""
+def obeying(option: str, allocations: Sequence[str] = ()) -> list[str]:
+    """Names of the compressions that obey an option that not all obey; empty for any other option.
+
+    Args:
+        allocations: values of --allocation; OWL reads calibration text whatever the method.
+    """
     if option == "magnitude_scope":
         return ["magnitude"]
+    if option in LAYER_OPTIONS:
+        return list(METHODS)
+    if option == "allocation":
+        return allocating()
     if option in records.CALIBRATION_OPTIONS:
-        return [name for name, method in METHODS.items() if method.statistic is not None]
+        by_owl = allocating() if OWL in allocations and option != "true_sequential" else []
+        return [name for name, method in METHODS.items() if method.statistic is not None or name in by_owl]
     if option in METHOD_OPTIONS:
         return [name for name, method in METHODS.items() if option in method.options]
     return []
@@ -264,8 +310,8 @@ def check_obeyed(
     """
     compressions = " ".join(given["compression"])
     for option in typed:
-        takers = obeying(option)
-        if takers and not set(takers) & set(given["compression"]):
+        takers = obeying(option, given.get("allocation", ()))
+        if takers and not set(takers) & set(parts(given["compression"])):
             if option in records.CALIBRATION_OPTIONS and option != "true_sequential":
                 logger.warning("--%s: none of --compression %s is calibrated", option, compressions)
                 continue
@@ -299,15 +345,18 @@ def check_strengths(given: Given) -> None:
     Raises:
         ValueError: names the option and what is allowed.
     """
-    methods = {name: METHODS[name] for name in given["compression"] if name != DENSE}
-    for name, method in methods.items():
-        if not any(given[kind] for kind in method.strengths):
-            raise ValueError(f"--compression {name} needs {' or '.join(f'--{kind}' for kind in method.strengths)}")
+    for name in given["compression"]:
+        if missing := missing_strength(name, given):
+            raise ValueError(f"--compression {name} needs {missing}")
+    taken = {name: METHODS[name].strengths for name in METHODS} | {CHECKPOINT: (CHECKPOINT,)}
+    asked_for = {*parts(given["compression"]), *given["compression"]}
     for kind in STRENGTHS:
-        if given[kind] and not any(kind in method.strengths for method in methods.values()):
-            takers = ", ".join(name for name, method in METHODS.items() if kind in method.strengths)
+        if given[kind] and not any(kind in own for name, own in taken.items() if name in asked_for):
+            takers = ", ".join(name for name, own in taken.items() if kind in own)
             asked = " ".join(given["compression"])
             raise ValueError(f"--{kind} is taken by --compression {takers}; asked for is {asked}")
+    if given["checkpoint"]:
+        check_labels(given["checkpoint"])
 
 
 def check_together(given: Given) -> None:
@@ -318,9 +367,14 @@ def check_together(given: Given) -> None:
     """
     for ratio in given["nm_ratio"]:
         m_group = parse_nm(ratio)[1]
-        if "sparsegpt" in given["compression"] and given["block_size"] % m_group:
+        if "sparsegpt" in parts(given["compression"]) and given["block_size"] % m_group:
             raise ValueError(f"--block_size {given['block_size']} is no multiple of the groups of --nm_ratio {ratio}")
+    scoped = [name for name in given["compression"] if name not in METHODS and "magnitude" in parts([name])]
+    if scoped and given["magnitude_scope"] == "global":
+        raise ValueError(f"--magnitude_scope global ranks the whole model; {scoped[0]} prunes weight by weight: layer")
     device = given["device"]
+    if CHECKPOINT in given["compression"]:
+        check_checkpoints(given)
     if given["stream"]:
         check_streamed(given)
     if given.get("kl") and (given["stream"] or given["device_map"] or given["blocks"] == "host"):
@@ -335,13 +389,26 @@ def check_together(given: Given) -> None:
         raise ValueError("--blocks host brings blocks from host memory to an accelerator; the device is the CPU")
     if job_size() > 1 and ":" in device:
         raise ValueError(f"--device {device}: a job gives each process a GPU of its own; allowed: auto, cuda, cpu")
-    if given["export"] and not any(name != DENSE and METHODS[name].quantize for name in given["compression"]):
+    if given["export"] and not any(method and method.quantize for method in map(method_of, given["compression"])):
         takers = ", ".join(name for name, method in METHODS.items() if method.quantize)
         asked = " ".join(given["compression"])
         raise ValueError(f"--export packs what --compression {takers} make; asked for is {asked}")
     if given["export"] and given["stream"]:
         raise ValueError("--export packs a model that is in memory; with --stream one block is")
     device_of(given)
+
+
+def check_checkpoints(given: Given) -> None:
+    """Refuse what cannot be done with a model that is compressed already; see check_together."""
+    reasons = {
+        "stream": "compresses and measures block by block; a checkpoint is loaded whole",
+        "save_model": "writes what is compressed here; a checkpoint is written already",
+    }
+    for option, reason in reasons.items():
+        if given[option]:
+            raise ValueError(f"--{option} {reason}: give --compression {CHECKPOINT} a command of its own")
+    if given["blocks"] == "host":
+        raise ValueError("--blocks host keeps dense blocks in host memory; a checkpoint is loaded whole to the device")
 
 
 def check_streamed(given: Given) -> None:

@@ -11,47 +11,52 @@ from harness import records
 from harness.cells import Cell
 from harness.commands import values
 from harness.content import model_content
+from llm_tasks.checkpoint_files import Checkpoint
 from llm_tasks.compressed_model import Compression, ModelSource
-from llm_tasks.engine import ways
-from llm_tasks.levels import Setting
-from llm_tasks.methods import (
-    DENSE,
-    METHOD_OPTIONS,
-    METHODS,
-    STRENGTHS,
-    Options,
-    Strength,
+from llm_tasks.compressions import (
     compressed_by,
     is_calibrated,
     is_quantized,
+    method_of,
+    parts,
     strength_of,
+    strength_values,
+    strengths,
 )
+from llm_tasks.engine import ways
+from llm_tasks.layer_options import ALL, LAYER_OPTIONS, OWL_OPTIONS, allocation_content, varied_layers
+from llm_tasks.layer_options import parts as layer_parts
+from llm_tasks.levels import Setting
+from llm_tasks.methods import CHECKPOINT, DENSE, METHOD_OPTIONS, STRENGTHS, Options
 from llm_tasks.option_values import Given
 from llm_tasks.options import Asked, obeying
+from llm_tasks.shares import is_owl
 from pruning import calibration, walk
 
 
 def all_cells(given: Given, settings: Iterable[Setting]) -> list[Cell]:
-    """The cells of all settings; those of one compressed model stand together, in the order of their first."""
+    """The cells of all settings; those of one compressed model stand together, in the order of their first.
+
+    Checkpoints come last, when the dense model is no longer needed.
+    """
     cells = [cell for setting in settings for cell in setting_cells(given, setting)]
     models: dict[tuple, int] = {}
     for cell in cells:
         models.setdefault(compressed_by(cell), len(models))
-    return sorted(cells, key=lambda cell: models[compressed_by(cell)])
+    return sorted(cells, key=lambda cell: (cell["compression"] == CHECKPOINT, models[compressed_by(cell)]))
 
 
 def setting_cells(given: Given, setting: Setting) -> list[Cell]:
     """Every compression at every strength it takes, for every seed that makes a difference."""
     found = []
     for compression in dict.fromkeys(given["compression"]):
-        kinds = () if compression == DENSE else METHODS[compression].strengths
-        strengths = [Strength(kind, value) for kind in kinds for value in dict.fromkeys(given[kind])]
-        for strength in strengths or [None]:
-            kinds_of_cell = dict.fromkeys(STRENGTHS) | ({strength.kind: strength.value} if strength else {})
+        for strength in strengths(compression, given) or [None]:
             label = strength.label if strength else DENSE
-            cell = {"setting": setting.name, "compression": compression, "strength": label, **kinds_of_cell}
-            seeds = given["seed"] if setting.seeded or is_calibrated(cell) else given["seed"][:1]
-            found += [{**cell, "seed": seed} for seed in dict.fromkeys(seeds)]
+            same = {"setting": setting.name, "compression": compression, "strength": label, **strength_values(strength)}
+            for part in layer_parts(given, compression, strength):
+                cell = {**same, **part}
+                seeds = given["seed"] if setting.seeded or is_calibrated(cell) else given["seed"][:1]
+                found += [{**cell, "seed": seed} for seed in dict.fromkeys(seeds)]
     return found
 
 
@@ -65,9 +70,10 @@ def cell_options(asked: Asked, some: list[Cell]) -> dict[str, Any]:
     """The options, where they are not the default, that run some cells by themselves; none that these do not obey."""
     options = {name: value for name, value in asked.given.items() if value != asked.defaults[name]}
     compressions, settings = values(some, "compression"), values(some, "setting")
+    allocations = values(some, "allocation_from")
     for name in list(options):
-        takers = obeying(name)
-        others = bool(takers) and not set(takers) & set(compressions)
+        takers = obeying(name, allocations)
+        others = bool(takers) and not set(takers) & set(parts(compressions))
         if others or all(name in asked.unobeyed[setting] for setting in settings):
             del options[name]
     if not values(some, "sparsity"):
@@ -76,13 +82,16 @@ def cell_options(asked: Asked, some: list[Cell]) -> dict[str, Any]:
         options.pop(name, None)
     if not any(map(is_quantized, some)):
         options.pop("export", None)
+    if not any(map(is_owl, some)):
+        for name in OWL_OPTIONS:
+            options.pop(name, None)
     setting = {"settings": settings} if "settings" in asked.given else {}
     return {**options, **varied(some), **setting}
 
 
 def varied(some: list[Cell]) -> dict[str, list]:
     """The values of the options that tell some cells of a setting apart."""
-    return {name: values(some, name) for name in ("compression", *STRENGTHS, "seed")}
+    return {name: values(some, name) for name in ("compression", *STRENGTHS, "seed")} | varied_layers(some)
 
 
 class Computation(NamedTuple):
@@ -116,9 +125,10 @@ def computation(config: PretrainedConfig, dtype: torch.dtype, precision: str, re
 
 def method_arithmetic(options: Options, cell: Cell, computed: Computation) -> int:
     """Number of the arithmetic of the cell's compression, and of the statistics that it is calibrated on."""
-    if cell["compression"] == DENSE:
+    method = method_of(cell["compression"])
+    if method is None:
         return 1
-    number = METHODS[cell["compression"]].arithmetic(options)
+    number = method.arithmetic(options)
     return max(number, computed.walk_arithmetic) if is_calibrated(cell) else number
 
 
@@ -133,7 +143,7 @@ def identity(
     """
     given = asked.given
     unused = {*records.RUN_OPTIONS, "data_dir", *asked.others[setting.name], *setting.unrecorded}
-    method = METHODS.get(cell["compression"])
+    method = method_of(cell["compression"])
     unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
     if not is_calibrated(cell):
         unused |= {*records.CALIBRATION_OPTIONS, *records.CALIBRATION_CONTENT}
@@ -143,8 +153,12 @@ def identity(
         unused.add("kl")
     if not given["export"] or not is_quantized(cell):
         unused.add("export")
+    if not is_owl(cell):
+        unused |= set(OWL_OPTIONS)
     recorded = records.recorded_options(given, asked.defaults)
     of_cell = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
+    of_cell |= {name: cell.get(name) for name in LAYER_OPTIONS}
+    of_cell["allocation"] = allocation_content(cell.get("allocation_from"))
     numbers = {
         "dtype_used": computed.dtype, "precision_used": computed.precision,
         "engine_arithmetic": computed.engine_arithmetic,
@@ -156,13 +170,14 @@ def identity(
 
 def identify(
     asked: Asked, folders: Mapping[Path, Cell], values: Mapping[int | str, Any], model: PreTrainedModel,
-    source: ModelSource, how: Compression,
+    source: ModelSource, how: Compression, checkpoints: Mapping[str, Checkpoint],
 ) -> dict[Path, dict[str, Any]]:  # fmt: skip
     """By folder, what tells its run from others.
 
     Args:
         values: of every setting.
         model: may be without weights.
+        checkpoints: by the name that the command line gives them.
     """
     hashes = input_hashes(source, asked.given["calibration"], asked.given["data_dir"], folders.values())
     content, computed = {}, {}
@@ -174,13 +189,13 @@ def identify(
         content[name] |= hashes
         dtype = source.dtype_of(model.config)
         computed[name] = computation(model.config, dtype, how.precision, readers)
-    return {
-        folder: identity(
-            asked, asked.settings[cell["setting"]], cell, content[cell["setting"]], computed[cell["setting"]],
-            how.options,
-        )
-        for folder, cell in folders.items()
-    }  # fmt: skip
+
+    def of_cell(cell: Cell) -> dict[str, Any]:
+        name = cell["setting"]
+        own = checkpoints[cell[CHECKPOINT]].content if cell[CHECKPOINT] else {}
+        return identity(asked, asked.settings[name], cell, content[name] | own, computed[name], how.options)
+
+    return {folder: of_cell(cell) for folder, cell in folders.items()}
 
 
 def input_hashes(source: ModelSource, text: str, data_dir: Path | None, cells: Iterable[Cell]) -> dict[str, str]:
@@ -206,14 +221,18 @@ def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_sco
     ranked = cell["compression"] == "magnitude" and cell["sparsity"] is not None
     shared = records.part_of(run_identity, "compression_recipe") if is_calibrated(cell) else None
     told = records.normal(records.part_of(run_identity, "method_recipe"))
+    # Of a checkpoint the strength is a fact of its files (checkpoints.facts_of), and each is a method of its own.
+    checkpoint = cell["compression"] == CHECKPOINT
     return {
         "setting": cell["setting"],
         "model": model,
-        "compression": cell["compression"],
-        "strength_kind": {"nm_ratio": "nm"}.get(strength.kind, strength.kind) if strength else None,
+        "compression": f"{CHECKPOINT}:{cell['strength']}" if checkpoint else cell["compression"],
+        "strength_kind": strength.kind.replace("nm_ratio", "nm") if strength else None,
         "strength": strength.value if strength else None,
-        "requested_sparsity": strength.requested_sparsity if strength else 0.0,
+        "requested_sparsity": None if checkpoint else strength.requested_sparsity if strength else 0.0,
         "magnitude_scope": magnitude_scope if ranked else None,
+        "layers": None if cell.get("layers", ALL) == ALL else cell["layers"],
+        "allocation": cell["allocation"] if cell.get("allocation_from") else None,
         "seed": cell["seed"],
         "recipe": records.recipe(run_identity, records.COORDINATES["compressed"]),
         "compression_recipe": records.recipe(shared) if shared else None,

@@ -9,11 +9,11 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from harness.device import available_memory
+from llm_tasks.compressions import method_of
 from llm_tasks.engine.greedy import ANSWERS_AT_ONCE
 from llm_tasks.engine.log_likelihood import AT_ONCE
 from llm_tasks.engine.packing import LONGEST_ROW
 from llm_tasks.engine.window_losses import POSITIONS_PER_LOSS
-from llm_tasks.methods import DENSE, METHODS
 from pruning.layers import LinearWeight, block_weights, decoder_blocks, decoder_weights
 from pruning.walk import WalkCost, batch_bytes, walk_cost
 
@@ -71,7 +71,12 @@ class Memory:
 
 
 def walk_costs(
-    model: PreTrainedModel, compressions: Iterable[str], shape: tuple[int, int], dtype: torch.dtype, tokens: int
+    model: PreTrainedModel,
+    compressions: Iterable[str],
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    tokens: int,
+    more: Iterable[str] = (),
 ) -> dict[str | None, WalkCost]:
     """What a walk over the blocks costs, by the statistic that it collects, None where it collects none.
 
@@ -79,8 +84,10 @@ def walk_costs(
         model: may be without weights.
         shape: number of calibration windows, and tokens in each.
         tokens: computed at once.
+        more: statistics that are collected besides, whatever the compression.
     """
-    statistics = dict.fromkeys(METHODS[name].statistic for name in compressions if name != DENSE)
+    methods = filter(None, map(method_of, compressions))
+    statistics = dict.fromkeys([*(method.statistic for method in methods), *more])
     return {name: walk_cost(model, shape, name, dtype, tokens) for name in statistics}
 
 

@@ -24,7 +24,8 @@ from harness.cells import Cell, check_folders, output_folders, run_cells, start_
 from harness.commands import print_commands
 from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory, use_device
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
-from llm_tasks import option_values, options, plan
+from llm_tasks import checkpoints, option_values, options, plan
+from llm_tasks.checkpoints import Opened
 from llm_tasks.compressed_model import (
     Calibration,
     CompressibleModel,
@@ -40,15 +41,18 @@ from llm_tasks.compressed_model import (
     skeleton,
     stream,
 )
+from llm_tasks.compressions import compressed_by, is_calibrated
 from llm_tasks.engine import window_losses
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.processes import Processes, join, processes_here
 from llm_tasks.engine.ways import Ways
 from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, measure, report_levels, warn_of_chance
 from llm_tasks.levels import Setting
-from llm_tasks.methods import DENSE, compressed_by, is_calibrated
+from llm_tasks.methods import CHECKPOINT, DENSE
 from llm_tasks.options import Asked
+from llm_tasks.origin import once_quantized
 from llm_tasks.resources import LAYOUTS, Memory, choose_layout, memory_needed, report_plan, walk_costs
+from llm_tasks.shares import check_choices, is_owl
 from pruning.blocks import BlockStorage, StreamedBlocks
 from pruning.walk import WalkCost
 
@@ -68,6 +72,7 @@ class Planned:
         memory: what the job needs, and where.
         several: whether several compressed models are made.
         dtype: of the weights.
+        checkpoints: models that were compressed elsewhere, by name.
     """
 
     asked: Asked
@@ -82,6 +87,7 @@ class Planned:
     memory: Memory
     several: bool
     dtype: torch.dtype
+    checkpoints: dict[str, Opened]
 
     def pending(self) -> dict[Path, Cell]:
         """The runs that are to be computed."""
@@ -128,6 +134,16 @@ class Job(Planned):
     @functools.cached_property
     def streamed(self) -> "dict[tuple, Compressed]":
         """The model that was streamed last, by what tells it from others: other settings measure it too."""
+        return {}
+
+    @functools.cached_property
+    def checkpoint(self) -> dict[str, tuple[PreTrainedModel, dict[str, Any]]]:
+        """The checkpoint that was loaded last and its facts, by name: other settings measure it too."""
+        return {}
+
+    @functools.cached_property
+    def proven(self) -> dict[tuple[int | str, int], tuple[Ways, Ways]]:
+        """By setting and seed, the engine's fast paths as they are proven on a dense model that is in memory."""
         return {}
 
     @functools.cached_property
@@ -208,17 +224,26 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     model = skeleton(source)
     exported = given["bits"] if given["export"] else ()
     check_shapes(model, source.name, given["nm_ratio"], given["rank"], exported, given["group_size"])
+    check_choices(model, folders.values(), how.allocation_files)
     length = max_length(model)
     calibrated = option_values.calibration_of(given, length)
-    values = {name: setting_values(asked, setting, length) for name, setting in asked.settings.items()}
-    identities = plan.identify(asked, folders, values, model, source, how)
+    values = {
+        name: option_values.values_of(setting, given, typed=asked.typed, max_length=length)
+        for name, setting in asked.settings.items()
+    }
+    opened = checkpoints.open_all(given["checkpoint"], model, source) if given["checkpoint"] else {}
+    files = {name: checkpoint.files for name, checkpoint in opened.items()}
+    identities = plan.identify(asked, folders, values, model, source, how, files)
     check_folders(identities, given["overwrite"])
-    several = len(set(map(compressed_by, folders.values()))) > 1
+    several = len({compressed_by(cell) for cell in folders.values() if cell["compression"] != CHECKPOINT}) > 1
     shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
-    costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch)
+    statistics = ["sq_norms"] if any(map(is_owl, folders.values())) else []
+    costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch, statistics)
     memory = plan_memory(asked, values, source, how, model, costs.values(), several)
     source = replace(source, blocks=memory.layout)
-    return Planned(asked, source, how, folders, identities, values, calibrated, model, costs, memory, several, dtype)
+    return Planned(
+        asked, source, how, folders, identities, values, calibrated, model, costs, memory, several, dtype, opened
+    )
 
 
 def prepare(planned: Planned) -> Job:
@@ -244,8 +269,9 @@ def prepare(planned: Planned) -> Job:
     # What pending runs need is read now, so that what cannot be read is refused before a model loads.
     pending = planned.pending()
     measured = tuple(dict.fromkeys(cell["setting"] for cell in pending.values()))
-    for name in measured:
-        data(name)
+    texts = [data(name) for name in measured]
+    if opened := [planned.checkpoints[cell[CHECKPOINT]] for cell in pending.values() if cell[CHECKPOINT]]:
+        checkpoints.check_pending(opened, tokenizer, texts, source.trust_remote_code)
     for seed in {cell["seed"] for cell in pending.values() if is_calibrated(cell)}:
         tokens(seed)
     if processes.is_main:
@@ -292,9 +318,10 @@ def plan_memory(
         ValueError: none holds them.
     """
     given, costs = asked.given, list(costs)
+    loaded_whole = given.get("kl") or given["device_map"] or given["checkpoint"]
     if given["stream"]:
         layouts = ["files"]
-    elif given.get("kl") or given["device_map"] or not source.on_accelerator or given["blocks"] == "device":
+    elif loaded_whole or not source.on_accelerator or given["blocks"] == "device":
         layouts = ["device"]
     else:
         layouts = ["host"] if given["blocks"] == "host" else ["device", "host"]
@@ -312,11 +339,6 @@ def plan_memory(
         )  # fmt: skip
 
     return choose_layout(layouts, needed, source.devices, source.name)
-
-
-def setting_values(asked: Asked, setting: Setting, length: int) -> Any:
-    """The options that a setting's functions read; `length` is how many tokens the model takes."""
-    return option_values.values_of(setting, asked.given, typed=asked.typed, max_length=length)
 
 
 def prepare_data(
@@ -343,6 +365,7 @@ def prepare_data(
 
 def load_dense(job: Job) -> CompressibleModel:
     """The dense model; the engine's fast paths are proven on it, since a broken model may not tell positions apart."""
+    job.checkpoint.clear()  # one of the two is in memory
     model = load_model(job.source)
     refuse_unknown_ids(model, job.tokenizer)
     computed_on = job.source.device if job.source.blocks == "host" else None
@@ -350,8 +373,8 @@ def load_dense(job: Job) -> CompressibleModel:
     dense = CompressibleModel(model, job.how, keep_dense=keep_dense, computed_on=computed_on)
     if job.reading is not None:
         for name in job.measured:
-            for levels in job.data(name).values():
-                engine_ways(model, levels, job.reading.plain, dense.storage())
+            for seed, levels in job.data(name).items():
+                job.proven[name, seed] = engine_ways(model, levels, job.reading.plain, dense.storage())
     return dense
 
 
@@ -363,8 +386,14 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
     with processes.together():
         if processes.is_main:
             run_folder.start_run(folder, job.identities[folder], environment(job))
-        dense = None if job.streams else loaded()
-    made = compress_streamed(job, folder) if dense is None else compress_loaded(job, dense, folder)
+        if cell[CHECKPOINT]:
+            loaded.cache_clear()
+            opened = job.checkpoints[cell[CHECKPOINT]]
+            model, facts = checkpoints.in_memory(job.checkpoint, opened, job.source, job.model, job.tokenizer)
+            made = Compressed(model, None, facts)
+        dense = None if job.streams or cell[CHECKPOINT] else loaded()
+    if not cell[CHECKPOINT]:
+        made = compress_streamed(job, folder) if dense is None else compress_loaded(job, dense, folder)
     evaluated_from = time.monotonic()
     found = measure_model(job, made, cell)
     if not processes.is_main:
@@ -374,6 +403,7 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
         **plan.describe(cell, job.identities[folder], given["model_name_or_path"], given["magnitude_scope"]),
         **made.facts,
         **found.facts,
+        "parent_quantized": once_quantized(job.source.name, job.source.weights, job.source.revision),
         "evaluate_seconds": time.monotonic() - evaluated_from,
         "seconds": time.monotonic() - started,
         "peak_memory_bytes": peak_memory(devices),
@@ -399,7 +429,7 @@ def compress_streamed(job: Job, folder: Path) -> Compressed:
         tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) else None
         blocks, seconds = stream(folder, cell, job.source, job.how, job.identities[folder], job.tokenizer, tokens)
         refuse_unknown_ids(blocks.model, job.tokenizer)
-        facts = {**compression_facts(cell, blocks.weights()), "compress_seconds": seconds}
+        facts = {**compression_facts(cell, blocks.weights(), blocks.model), "compress_seconds": seconds}
         job.streamed[compressed_by(cell)] = Compressed(blocks.model, blocks, facts)
     return job.streamed[compressed_by(cell)]
 
@@ -409,7 +439,7 @@ def compress_loaded(job: Job, dense: CompressibleModel, folder: Path) -> Compres
     cell, run_identity, processes = job.folders[folder], job.identities[folder], job.processes
     tokens = job.calibration_tokens(cell["seed"]) if is_calibrated(cell) and processes.is_main else None
     grids = dense.compress(cell, tokens, processes)
-    facts = {**compression_facts(cell, dense.matrices().items()), "compress_seconds": dense.seconds}
+    facts = {**compression_facts(cell, dense.matrices().items(), dense.model), "compress_seconds": dense.seconds}
     with processes.together():
         if job.asked.given["save_model"] and processes.is_main:
             save_compressed(folder, dense.model, cell, run_identity, job.tokenizer)
@@ -426,6 +456,8 @@ def measure_model(job: Job, made: Compressed, cell: Cell) -> Evaluation:
     seed = cell["seed"] if setting.seeded else job.asked.given["seed"][0]
     levels: list[EncodedLevel] = data[seed]
     ways = streamed_ways(job, cell["setting"], seed) if job.streams else None
+    if cell[CHECKPOINT]:
+        ways = checkpoints.ways_of(made.model, levels, job.reading.plain, job.proven.get((cell["setting"], seed)))
     found = measure(made.model, job.tokenizer, levels, job.reading, job.processes, ways, made.storage)
     if cell["compression"] == DENSE and job.processes.is_main:
         warn_of_chance(setting.name, found.levels)

@@ -196,7 +196,7 @@ def sample_windows(
             f"no document is longer than {seq_len} tokens: the longest has {longest}; take a smaller seq_len, longer "
             "documents or windows='joined'"
         )
-    stream = _joined_stream(tokenizer, shuffled, num_samples * seq_len)
+    stream = joined_stream(tokenizer, shuffled, num_samples * seq_len)
     return Sample(_draw_from_stream(stream, num_samples, seq_len, draw), "joined", len(stream))
 
 
@@ -360,7 +360,7 @@ def _draw_from_documents(documents: list[np.ndarray], num_samples: int, seq_len:
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
-def _joined_stream(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], num_tokens: int) -> np.ndarray:
+def joined_stream(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], num_tokens: int) -> np.ndarray:
     """Token ids of documents joined by separators: as many whole documents as give `num_tokens`, or all."""
     separator = _separator_tokens(tokenizer)
     parts = [_start_tokens(tokenizer, texts)]

@@ -31,8 +31,9 @@ def prune_columns(columns: Tensor, upper: Tensor, keep: Tensor, errors: Tensor, 
 
 
 def round_columns(
-    columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, errors: Tensor, max_code: int
-) -> None:
+    columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, errors: Tensor, max_code: int,
+    keep: Tensor | None = None,
+) -> None:  # fmt: skip
     """Replace weights by their codes column by column, and let the later columns make up for each rounding error.
 
     Args:
@@ -41,9 +42,14 @@ def round_columns(
         group_index: (width,) the group of each column.
         errors: shaped like columns; written: (w - rounded w) / U_jj.
         max_code: the largest code.
+        keep: bool, shaped like columns; where it is False the code is that of 0, and the weight is its error.
     """
     arrays = columns.numpy(), np.ascontiguousarray(upper.numpy()), scales.numpy(), zeros.numpy(), group_index.numpy()
-    share_rows(_round_strips, columns.shape[1], STRIP, *arrays, errors.numpy(), np.float32(max_code))
+    rest = errors.numpy(), np.float32(max_code)
+    if keep is None:
+        share_rows(_round_strips, columns.shape[1], STRIP, *arrays, *rest)
+    else:
+        share_rows(_round_kept_strips, columns.shape[1], STRIP, *arrays, *rest, keep.numpy())
 
 
 @_compiled
@@ -77,6 +83,24 @@ def _round_strips(
             for row in range(len(column)):
                 code = (column[row] / scale[row] + ROUNDING) - ROUNDING + zero[row]
                 code = min(max(code, np.float32(0)), max_code)
+                error[row] = (column[row] - (code - zero[row]) * scale[row]) / diagonal
+                column[row] = code
+            _correct_later_columns(columns[:, first:last], upper, error, j)
+
+
+@_compiled
+def _round_kept_strips(
+    first_row: int, last_row: int, columns: np.ndarray, upper: np.ndarray, scales: np.ndarray, zeros: np.ndarray,
+    group_index: np.ndarray, errors: np.ndarray, max_code: np.float32, keep: np.ndarray,
+) -> None:  # fmt: skip
+    for first in range(first_row, last_row, STRIP):
+        last = min(first + STRIP, last_row)
+        for j in range(len(columns)):
+            column, error, kept = columns[j, first:last], errors[j, first:last], keep[j, first:last]
+            scale, zero, diagonal = scales[group_index[j], first:last], zeros[group_index[j], first:last], upper[j, j]
+            for row in range(len(column)):
+                code = (column[row] / scale[row] + ROUNDING) - ROUNDING + zero[row]
+                code = min(max(code, np.float32(0)), max_code) if kept[row] else zero[row]
                 error[row] = (column[row] - (code - zero[row]) * scale[row]) / diagonal
                 column[row] = code
             _correct_later_columns(columns[:, first:last], upper, error, j)

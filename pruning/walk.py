@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -87,14 +87,16 @@ class InputStatistics:
         self._factors: dict[tuple[float, bool], InverseFactor] = {}
 
     def sum_of(self, statistic: str) -> Tensor:
-        """The sum; ValueError unless it is of this statistic."""
+        """The sum; ValueError unless it is of this statistic. Squared norms are the diagonal of a Hessian."""
+        if (statistic, self._statistic) == ("sq_norms", "hessian"):
+            return self._sum.diagonal()
         if statistic != self._statistic:
             raise ValueError(f"the method reads the statistic {statistic!r}, but {self._statistic!r} was collected")
         return self._sum
 
     @property
     def sq_norms(self) -> Tensor:
-        return self._sum.diagonal() if self._statistic == "hessian" else self.sum_of("sq_norms")
+        return self.sum_of("sq_norms")
 
     @property
     def hessian(self) -> Tensor:
@@ -204,8 +206,9 @@ def compress_blocks(
     precision: str = "no",
     storage: BlockStorage | None = None,
     activations: torch.device | None = None,
+    chosen: Collection[str] | None = None,
 ) -> None:
-    """Compress every linear weight of the decoder blocks, block by block, in place.
+    """Compress every linear weight of the decoder blocks, or those of `chosen`, block by block, in place.
 
     The inputs of a block's layers are those that the already compressed blocks before it produce. All layers of a block
     are compressed with statistics of the still dense block.
@@ -221,6 +224,7 @@ def compress_blocks(
         precision: "bf16" computes the matmuls of a float32 model in bf16; statistics stay float32.
         storage: where the blocks are; None means in memory, in `model`.
         activations: device that holds the hidden states of all windows; None means that of the model's embeddings.
+        chosen: names of the weights that are compressed; the others stay as they are, to the bit. None means all.
     Raises:
         ValueError: a weight or an input is NaN or infinite, or the method refuses a weight (the message names it).
     Source: the sequential scheme of GPTQ, SparseGPT and Wanda (reference repositories). Here layers with the same input
@@ -231,19 +235,61 @@ def compress_blocks(
     storage = storage or LoadedBlocks(blocks)
     with _ready_to_walk(model):
         replay = _replay(model, storage, tokens, tokens_per_batch, precision, activations) if statistic else None
-        start = replay.start if replay else storage.resume()[0]
+        start, last = replay.start if replay else storage.resume()[0], last_block(name, len(blocks), chosen)
         for index in Progress(range(start, len(blocks)), name="blocks", initial=start, total=len(blocks)):
             with storage.hold(index) as block:
                 weights = block_weights(block, f"{name}.{index}")
                 _check_finite(weights)
+                weights = [weight for weight in weights if chosen is None or weight.name in chosen]
                 if replay is None:
                     _compress(weights, {}, compress_linear)
-                else:
-                    for group in _groups(replay, index, block, weights) if true_sequential else [weights]:
-                        _compress(group, collect_statistics(replay, index, block, group, statistic), compress_linear)
-                    if index < len(blocks) - 1:
+                elif index <= last:
+                    for group in _groups(replay, index, block, weights) if true_sequential and weights else [weights]:
+                        found = collect_statistics(replay, index, block, group, statistic) if group else {}
+                        _compress(group, found, compress_linear)
+                    if index < last:
                         replay.advance(index, block)
                 storage.finished(index, block)
+
+
+def last_block(name: str, count: int, chosen: Collection[str] | None) -> int:
+    """Index of the last block that holds one of the chosen weights; of the last block where all are chosen."""
+    if chosen is None:
+        return count - 1
+    return max(int(weight.removeprefix(f"{name}.").partition(".")[0]) for weight in chosen)
+
+
+@torch.no_grad()
+def visit_blocks(
+    model: PreTrainedModel,
+    tokens: Tensor,
+    visit: Callable[[int, list[LinearWeight], dict[str, InputStatistics]], None],
+    statistic: str,
+    *,
+    tokens_per_batch: int = 4096,
+    precision: str = "no",
+    storage: BlockStorage | None = None,
+    activations: torch.device | None = None,
+) -> None:
+    """Call `visit` for each block with its index, its weights, and the statistics of their inputs by name.
+
+    The walk of compress_blocks, but the blocks stay as they are: the statistics are those of the dense model. The
+    arguments are those of compress_blocks.
+
+    Raises:
+        ValueError: a weight or an input is NaN or infinite (the message names it).
+    """
+    name, blocks = decoder_blocks(model)
+    storage = storage or LoadedBlocks(blocks)
+    with _ready_to_walk(model):
+        replay = _replay(model, storage, tokens, tokens_per_batch, precision, activations)
+        for index in Progress(range(len(blocks)), "blocks of the dense model"):
+            with storage.hold(index) as block:
+                weights = block_weights(block, f"{name}.{index}")
+                _check_finite(weights)
+                visit(index, weights, collect_statistics(replay, index, block, weights, statistic))
+                if index < len(blocks) - 1:
+                    replay.advance(index, block)
 
 
 @contextmanager

@@ -37,6 +37,13 @@ class Quantized(NamedTuple):
         return weight
 
 
+def with_zeros(quantized: Quantized, keep_mask: Tensor) -> Quantized:
+    """The same integers, but that of 0 where keep_mask, bool and shaped like the codes, is False; changed in place."""
+    for codes, zeros, keep in _in_rows(quantized.codes, quantized.zeros, keep_mask):
+        codes.copy_(torch.where(keep, codes, zeros.index_select(1, quantized.group_index).to(codes.dtype)))
+    return quantized
+
+
 def round_to_nearest(W: Tensor, bits: int, group_size: int = -1, symmetric: bool = False) -> Tensor:
     """W with every weight rounded to its group's grid, in W's dtype; see round_to_nearest_grid."""
     return round_to_nearest_grid(W, bits, group_size, symmetric).dequantize(W.dtype)
@@ -93,6 +100,7 @@ def gptq_grid(
     static_groups: bool = False,
     block_size: int = 128,
     damping: float = 0.01,
+    keep_mask: Tensor | None = None,
 ) -> Quantized:
     """Quantize input by input with GPTQ: weights of inputs not yet rounded make up for each rounding error.
 
@@ -105,41 +113,63 @@ def gptq_grid(
         block_size: inputs after which their errors are applied to all later inputs. A group that begins inside a block
             takes its grid from the weights at the start of that block.
         damping: fraction of H's mean diagonal added to its diagonal; ignored with a factor.
+        keep_mask: bool, shaped like W: where it is False the weight becomes exactly 0, whatever the errors of earlier
+            inputs made of it, and later inputs make up for what it was. Grids are those of the kept weights and 0.
     Raises:
-        ValueError: see round_to_nearest_grid, check_block_size and resolve_factor.
-    Source: alg. 1; IST-DASLab/gptq gptq.py.
+        ValueError: see round_to_nearest_grid, check_block_size and resolve_factor; a mask of another shape or dtype.
+    Source: alg. 1; IST-DASLab/gptq gptq.py. The mask: Frantar and Alistarh (SparseGPT, ICML 2023), section 3.5, with
+        the mask chosen beforehand.
     """
     check_weight(W)
     _check_grid(bits, group_size)
     check_block_size(block_size)
+    if keep_mask is not None and (keep_mask.shape != W.shape or keep_mask.dtype != torch.bool):
+        raise ValueError(f"a keep_mask of {keep_mask.dtype} {tuple(keep_mask.shape)} for a weight {tuple(W.shape)}")
     factor = resolve_factor(hessian, W.shape[1], damping, act_order)
     columns = W.detach().T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    whole_rows = _grid(columns, bits, symmetric) if group_size == -1 else None
-    columns.masked_fill_(factor.dead[:, None], 0)
+    keep = None if keep_mask is None else keep_mask.T.contiguous()
+    scales, zeros = _first_grids(columns, keep, factor.dead, bits, group_size, symmetric, static_groups)
     group_index = _group_index(columns, group_size)
-    if group_size == -1:
-        scales, zeros = (part[None] for part in whole_rows)
-    elif static_groups:
-        scales, zeros = _group_grids(columns, bits, group_size, symmetric)
-    else:
-        scales, zeros = torch.empty(2, -(-W.shape[1] // group_size), len(W), device=W.device)
     dynamic = group_size != -1 and not static_groups
     if factor.order is not None:
-        columns = columns[factor.order]
+        columns, keep = columns[factor.order], None if keep is None else keep[factor.order]
         group_index = group_index if dynamic else group_index[factor.order]
     for start in range(0, len(columns), block_size):
         stop = min(start + block_size, len(columns))
         for group in range(-(-start // group_size), -(-stop // group_size)) if dynamic else ():
-            first = group * group_size
-            scales[group], zeros[group] = _grid(columns[first : first + group_size], bits, symmetric)
-        upper = factor.upper[start:stop, start:stop]
-        errors = _round_block(columns[start:stop], upper, scales, zeros, group_index[start:stop], bits)
+            part = slice(group * group_size, (group + 1) * group_size)
+            scales[group], zeros[group] = _grid(_kept(columns[part], keep, part), bits, symmetric)
+        block = slice(start, stop)
+        mask = None if keep is None else keep[block]
+        errors = _round_block(columns[block], factor.upper[block, block], scales, zeros, group_index[block], bits, mask)
         columns[stop:].addmm_(factor.upper[start:stop, stop:].T, errors, alpha=-1)
     if factor.order is not None:
         inverse_order = factor.order.argsort()
         columns, group_index = columns[inverse_order], group_index[inverse_order]
     codes = columns.to(_code_dtype(bits)).T.contiguous()
     return Quantized(codes, scales.T.contiguous(), zeros.T.to(torch.int32).contiguous(), group_index)
+
+
+def _first_grids(
+    columns: Tensor, keep: Tensor | None, dead: Tensor, bits: int, group_size: int, symmetric: bool, static: bool
+) -> tuple[Tensor, Tensor]:
+    """Zero the weights of dead inputs in place; scale and zero of every group and row, each (groups, rows).
+
+    Those of groups that are not static are left empty: they are made when the group's block is reached.
+    """
+    whole_rows = _grid(_kept(columns, keep), bits, symmetric) if group_size == -1 else None
+    columns.masked_fill_(dead[:, None], 0)
+    if group_size == -1:
+        return whole_rows[0][None], whole_rows[1][None]
+    if static:
+        return _group_grids(_kept(columns, keep), bits, group_size, symmetric)
+    empty = torch.empty(2, -(-len(columns) // group_size), columns.shape[1], device=columns.device)
+    return empty[0], empty[1]
+
+
+def _kept(columns: Tensor, keep: Tensor | None, part: slice = slice(None)) -> Tensor:
+    """The columns with 0 in the place of what this part of the mask drops."""
+    return columns if keep is None else columns.masked_fill(~keep[part], 0)
 
 
 def _in_rows(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -190,7 +220,7 @@ def _code_dtype(bits: int) -> torch.dtype:
 
 
 def _round_block(
-    columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, bits: int
+    columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, bits: int, keep: Tensor | None
 ) -> Tensor:
     """Replace a block's weights by their codes; return the errors, (width, out_features), for the columns after it.
 
@@ -199,6 +229,7 @@ def _round_block(
         upper: the block's part of U, (width, width).
         scales, zeros: of all groups, (groups, out_features).
         group_index: (width,) the group of each column.
+        keep: the block's part of the keep-mask, shaped like columns; None keeps all.
     """
     errors = torch.empty_like(columns)
     quantize = _round_columns_torch
@@ -206,18 +237,22 @@ def _round_block(
         from pruning.column_kernels import round_columns as quantize  # importing numba takes a second and 55 MB
     for start in range(0, len(columns), SUB_BLOCK):
         part, rest = slice(start, start + SUB_BLOCK), slice(start + SUB_BLOCK, None)
-        quantize(columns[part], upper[part, part], scales, zeros, group_index[part], errors[part], 2**bits - 1)
+        of_part = columns[part], upper[part, part], scales, zeros, group_index[part], errors[part], 2**bits - 1
+        quantize(*of_part, None if keep is None else keep[part])
         columns[rest].addmm_(upper[part, rest].T, errors[part], alpha=-1)
     return errors
 
 
 def _round_columns_torch(
-    columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, errors: Tensor, max_code: int
-) -> None:
+    columns: Tensor, upper: Tensor, scales: Tensor, zeros: Tensor, group_index: Tensor, errors: Tensor, max_code: int,
+    keep: Tensor | None = None,
+) -> None:  # fmt: skip
     """column_kernels.round_columns in torch, for accelerators."""
     scales, zeros = scales[group_index], zeros[group_index]
     for j in range(len(columns)):
         code = ((columns[j] / scales[j]).round() + zeros[j]).clamp(0, max_code)
+        if keep is not None:
+            code = torch.where(keep[j], code, zeros[j])
         torch.div(columns[j] - (code - zeros[j]) * scales[j], upper[j, j], out=errors[j])
         columns[j + 1 :].addr_(upper[j, j + 1 :], errors[j], alpha=-1)
         columns[j] = code

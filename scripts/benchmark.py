@@ -5,6 +5,8 @@
     python scripts/benchmark.py growth         compression over more and more tokens, blocks and strengths
     python scripts/benchmark.py streaming      models larger than memory: peaks, predicted and measured
     python scripts/benchmark.py evaluation     against lm-evaluation-harness
+    python scripts/benchmark.py local_tasks    lm-evaluation-harness's task files on local copies of their data
+    python scripts/benchmark.py tasks          tasks of lm-evaluation-harness by its own model and by our engine
     python scripts/benchmark.py cells          long lists of cells: listing, checking, skipping
     python scripts/benchmark.py gpu            compression, scoring and fine-tuning at real sizes, beside their floors
     python scripts/benchmark.py reading        large trees of runs: plot_results.py and its parts
@@ -25,6 +27,8 @@ FILES = {
     "growth": "growth.py",
     "streaming": "streaming.py",
     "evaluation": "against_lm_eval.py",
+    "local_tasks": "local_lm_eval.py",
+    "tasks": "lm_eval_equality.py",
     "gpu": "gpu.py",
     "cells": "cells.py",
     "reading": "reading.py",

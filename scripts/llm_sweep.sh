@@ -1,12 +1,14 @@
-# Sourced by setting2.sh to setting6.sh, quantization.sh and low_rank.sh, which set defaults of its variables: runs the
-# sweep and draws its figures. The caller may set every variable: MODEL COMPRESSIONS SPARSITIES NM_RATIOS BITS RANKS
-# SEEDS OUT, and
+# Sourced by setting2.sh to setting6.sh, quantization.sh, low_rank.sh and sensitivity.sh, which set defaults of its
+# variables: runs the sweep and draws its figures. The caller may set every variable: MODEL COMPRESSIONS SPARSITIES
+# NM_RATIOS BITS RANKS SEEDS OUT, and
 #
 #   DATA_DIR      folder of local data; empty: the hub
 #   SETTINGS      "2 3": measure every compressed model in several settings
 #   ANSWER_MODE   how answers are read; empty: as the Python script does. `generate` is the paper's way: the letter is
 #                 the token that the model writes. Setting 3, whose answers are always written, takes it too. Another
 #                 mode makes other runs: give them another OUT
+#   LAYERS        "0 1 0-3 down_proj": compress these weights alone, each a run of its own (docs/layers.md)
+#   ALLOCATIONS   "uniform owl": how sparsity is spread over the layers, each a run of its own
 #   MAX_ITEMS     size of a fixed sample of each data set; empty: all items. 1000 by default in setting3.sh,
 #                 quantization.sh and low_rank.sh, since setting 3's texts are 16 GB, else empty. --max_items among the
 #                 arguments overrides it
@@ -32,8 +34,9 @@ python "llm_tasks/$SETTING.py" \
   ${SETTINGS:+--settings $SETTINGS} --compression $COMPRESSIONS \
   ${SPARSITIES:+--sparsity $SPARSITIES} ${NM_RATIOS:+--nm_ratio $NM_RATIOS} \
   ${BITS:+--bits $BITS} ${RANKS:+--rank $RANKS} --seed $SEEDS \
+  ${LAYERS:+--only_layers $LAYERS} ${ALLOCATIONS:+--allocation $ALLOCATIONS} \
   ${ANSWER_MODE:+--answer_mode "$ANSWER_MODE"} ${MAX_ITEMS:+--max_items "$MAX_ITEMS"} \
-  --output_dir "$OUT/${SETTINGS:+{setting\}/}{compression}/{strength}/{seed}" "$@"
+  --output_dir "$OUT/${SETTINGS:+{setting\}/}{compression}/${LAYERS:+{layers\}/}${ALLOCATIONS:+{allocation\}/}{strength}/{seed}" "$@"
 
 if [[ " $* " != *" --list_cells "* && " $* " != *" --dry_run "* ]]; then
   python scripts/plot_results.py --results_dir "$OUT" --output_dir "$OUT/figures"

@@ -15,10 +15,20 @@ from pathlib import Path
 
 from analysis import terminal, tolerance, verdicts
 from analysis.human_gap import CATEGORIES
-from analysis.names import compression_name, markdown, model_names, strength_text, with_bounds, with_short_names
+from analysis.names import (
+    compression_name,
+    markdown,
+    model_names,
+    strength_text,
+    with_bounds,
+    with_full_names,
+    with_short_names,
+)
 from analysis.replicates import resampled_figures
 from analysis.resampling import RESAMPLES
+from analysis.sizes import NM_PAIR
 from analysis.table import OWN_TASK, Row, csv_text, is_fine_tuning_run, is_level_run, with_metric
+from analysis.tolerance import ALL_PASS, NONE_PASSES
 from harness import options, run_folder
 
 SCORES_ENDING = "_junk_dna.csv"
@@ -93,7 +103,7 @@ def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
     found = run_folder.read_runs(*folders, passed_over=passed_over)
     for line in run_folder.passed_over_lines(passed_over):
         print(f"max_strength.py: {line}", file=sys.stderr)
-    rows = [row for row in found if is_level_run(row) or is_fine_tuning_run(row)]
+    rows = [row for row in with_full_names(found) if is_level_run(row) or is_fine_tuning_run(row)]
     if not rows:
         looked = ", ".join(map(str, folders))
         raise ValueError(
@@ -109,16 +119,17 @@ def strength_lines(strengths: list[Row], tolerance: float, confidence: float, co
     lines = [
         f"# Strongest compression that loses at most {100 * tolerance:g} % of {measure}", "",
         f"With {100 * confidence:g} % confidence (one-sided, items and seeds resampled together); every weaker "
-        "strength that was measured passes too. In brackets the drop, and the loss that is not exceeded with this "
-        "confidence. Bytes: of the compressed weights, indices, scales and factors counted, over 16-bit dense ones.",
+        "strength that was measured passes too; of a checkpoint, whether it passes. In brackets the drop, and the loss "
+        "that is not exceeded with this confidence. Bytes: of the compressed weights, indices, scales and factors "
+        "counted, over 16-bit dense ones.",
     ]  # fmt: skip
     head = "compression", "level", "strongest", "drop (at worst)", "bytes", "next one fails", "items", "seeds", "remark"
     for place, own in _by_figure(strengths).items():
         body = [
             [
-                _method(row), row["level"], _strength(row, "largest_strength") or "**none**",
+                _method(row), row["level"], _strongest(row),
                 _drop(row, "drop", "worst_drop"), _bytes(row["bytes_fraction"]), _failing(row), row["items"] or "",
-                row["seeds"] or "", row["reason"],
+                row["seeds"] or "", _remark(row),
             ]
             for row in own
         ]  # fmt: skip
@@ -170,8 +181,25 @@ def _by_figure(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def _method(row: Row) -> str:
-    kind = {"sparsity": "", "nm": ", N:M", "bits": "", "rank": ""}[row["strength_kind"]]
-    return compression_name(row) + kind
+    return compression_name(row) + (", N:M" if row["strength_kind"] in ("nm", NM_PAIR) else "")
+
+
+def _strongest(row: Row) -> str:
+    """The strongest that passes; of a checkpoint, which is one strength, whether it passes."""
+    if row["strength_kind"] != "bytes":
+        return _strength(row, "largest_strength") or "**none**"
+    if row["largest_strength"] is not None:
+        return f"passes: {_strength(row, 'largest_strength')}"
+    fails = row["failing_drop"] is not None and row["failing_drop"] < -row["tolerance"]
+    return "**fails**" if fails else "cannot tell"
+
+
+def _remark(row: Row) -> str:
+    """The reason; of a checkpoint without what is said of the strongest and the weakest of several."""
+    if row["strength_kind"] != "bytes":
+        return row["reason"]
+    of_several = (ALL_PASS, NONE_PASSES)
+    return "; ".join(part for part in row["reason"].split("; ") if part not in of_several)
 
 
 def _strength(row: Row, name: str) -> str:

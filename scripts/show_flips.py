@@ -25,7 +25,7 @@ import scipy.special
 
 from analysis import flips, terminal
 from analysis.flips import CHANGED, GAINED, LOST, Answers, answers_of, asked_the_same
-from analysis.names import compression_name, markdown, model_name, set_title, strength_text
+from analysis.names import compression_name, markdown, model_name, set_title, strength_text, with_full_names
 from analysis.outcomes import ItemReader
 from analysis.table import DENSE_POINT, Row, is_level_run, point_order, runs_of_points, scope_of, with_metric
 from harness import options, records, run_folder
@@ -38,7 +38,7 @@ from llm_tasks.settings import SETTINGS, own_task
 DIRECTIONS = {LOST: "right to wrong", GAINED: "wrong to right", CHANGED: "another answer"}
 LONGEST_HEADER = 600  # letters of a document that are shown without --full
 # Options that name files. They tell no two runs apart and are recorded, if at all, in the command.
-PATHS = ("data_dir", "task_file", "factoid_file")
+PATHS = ("data_dir", "task_file", "factoid_file", "include_path")
 
 
 class Sides(NamedTuple):
@@ -67,7 +67,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--setting", metavar="N", help="2 to 6, or own_task (default: all)")
     add("--model", metavar="NAME", help="as the runs or figures name it (default: all)")
     add("--compression", metavar="NAME", help="such as wanda (default: all)")
-    add("--strength", metavar="S", help="a sparsity, N:M, bits or rank (default: all)")
+    add(
+        "--strength",
+        metavar="S",
+        help="a sparsity, N:M, bits or rank; of two in a row both, 0.5+4 (default: all)",
+    )
     add("--level", metavar="NAME", help='as figures name it, such as "4 options" (default: all)')
     add("--seed", type=options.number(int, 0, 2**32 - 1), help="of the compressed run (default: all)")
     add("--direction", choices=tuple(DIRECTIONS), default=LOST,
@@ -77,7 +81,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--metric", nargs="+", default=[], metavar="NAME",
         help="score by this metric instead of the runs' own where it was recorded, such as accuracy_norm")  # fmt: skip
     add("--full", action="store_true", help="whole prompts, with few-shot examples and all of a long document")
-    for name, what in zip(PATHS, ("data", "the file of an own task", "FreebaseQA's file"), strict=True):
+    held = ("data", "the file of an own task", "FreebaseQA's file", "the folder of lm-eval's task files")
+    for name, what in zip(PATHS, held, strict=True):
         add(f"--{name}", type=options.filled_path,
             help=f"where {what} is now (default: where the run's command says)")  # fmt: skip
     args = parser.parse_args(argv)
@@ -123,7 +128,7 @@ def level_runs(folders: list[Path], metric: list[str]) -> list[Row]:
         looked = ", ".join(map(str, folders))
         raise ValueError(f"--results_dir {looked}: holds no complete run of settings 2 to 6 or of a task of your own")
     run_folder.check_runs(rows)
-    return with_metric(rows, metric)
+    return with_metric(with_full_names(rows), metric)
 
 
 def chosen_runs(rows: list[Row], asked: Mapping[str, Any]) -> list[Row]:
@@ -339,7 +344,7 @@ def recorded_values(
     for name in set(PATHS) & set(given):
         path = paths[name] or given[name] or commanded(command, f"--{name}")
         given[name] = Path(path) if path else None
-    if "task_file" in given and given["task_file"] is None:
+    if "task_file" in given and given["task_file"] is None and not given["lm_eval_tasks"]:
         raise ValueError("args.json does not say where the task's file is; give --task_file")
     return values_of(setting, given)
 

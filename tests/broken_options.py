@@ -50,6 +50,23 @@ def uncalibrated(compression: str, *words: str) -> Callable[[Path, Assets], list
     return language_model("--text", "{text}", "--compression", compression, *words)
 
 
+LM_EVAL = ("--lm_eval_tasks", "piqa")
+OF_LM_EVAL = [
+    Broken("a file and tasks of lm-eval", OWN, own_task(CHOICES, *LM_EVAL),
+           ("--task_file", "--lm_eval_tasks piqa takes its place")),
+    Broken("examples of lm-eval for a file", OWN, own_task(CHOICES, "--num_fewshot", "5"),
+           ("--num_fewshot 5 goes with --lm_eval_tasks",)),
+    Broken("a reading of files for tasks of lm-eval", OWN, language_model(*LM_EVAL, "--answer_mode", "cloze"),
+           ("--answer_mode cloze goes with --task_file", "say this themselves")),
+    Broken("people's scores without their order", OWN, own_task(CHOICES, "--human_scores", "all=0.9"),
+           ("--difficulty human and --human_scores go together",)),
+    Broken("a score of people in percent", OWN,
+           own_task(CHOICES, "--difficulty", "human", "--human_scores", "all=95"),
+           ("'all=95' is not LEVEL=SCORE", "a fraction above 0, up to 1")),
+    Broken("people's scores of another level", OWN,
+           own_task(CHOICES, "--difficulty", "human", "--human_scores", "easy=0.9"),
+           ("--human_scores names easy; the levels are all",)),
+]  # fmt: skip
 UNOBEYED = [
     Broken("options of settings 4 and 5 in setting 2", SETTING2, language_model("--shots", "0", "--tasks", "piqa"),
            ("--shots is obeyed by setting 4", "asked for is setting 2")),
@@ -113,6 +130,71 @@ UNOBEYED = [
            ("--num_warmup_steps", "--lr_scheduler_type constant has none")),
 ]  # fmt: skip
 
+
+def pruned(*words: str) -> Callable[[Path, Assets], list[str]]:
+    """Magnitude at one sparsity, with further options."""
+    return uncalibrated("magnitude", "--sparsity", "0.5", *words)
+
+
+def allocated(content: str, *words: str) -> Callable[[Path, Assets], list[str]]:
+    """Magnitude by a file of sparsities with this content."""
+
+    def make(folder: Path, assets: Assets) -> list[str]:
+        (folder / "mine.json").write_text(content)
+        return pruned("--allocation", str(folder / "mine.json"), *words)(folder, assets)
+
+    return make
+
+
+LAYERS = [
+    Broken("a block that there is not", PERPLEXITY, pruned("--only_layers", "0,90"),
+           ("--only_layers 0,90: '90' names no weight", "blocks 0 to", "down_proj")),
+    Broken("a range beyond the last block", PERPLEXITY, pruned("--skip_layers", "1-90"),
+           ("--skip_layers 1-90: '1-90' names no weight", "blocks 0 to")),
+    Broken("a name that no weight has", PERPLEXITY, pruned("--only_layers", "gate"),
+           ("--only_layers gate: 'gate' names no weight", "self_attn.q_proj")),
+    Broken("all blocks skipped", PERPLEXITY, pruned("--skip_layers", "mlp,self_attn"),
+           ("--skip_layers mlp,self_attn leaves no weight to compress",)),
+    Broken("a range that goes down", PERPLEXITY, pruned("--only_layers", "5-3"), ("--only_layers", "write 3-5")),
+    Broken("an empty layer", PERPLEXITY, pruned("--only_layers", "1,"), ("--only_layers", "has an empty part")),
+    Broken("layers of the dense model", PERPLEXITY, language_model("--text", "{text}", "--only_layers", "1"),
+           ("--only_layers is obeyed by --compression", "asked for is dense")),
+    Broken("layers of a packed checkpoint", PERPLEXITY,
+           uncalibrated("rtn", "--bits", "4", "--export", "gptqmodel", "--only_layers", "1"),
+           ("--export gptqmodel packs all weights: no --only_layers",)),
+    Broken("no such allocation", PERPLEXITY, pruned("--allocation", "olw"),
+           ("--allocation olw", "allowed: uniform, owl or a JSON file")),
+    Broken("OWL for groups", PERPLEXITY,
+           strengths("wanda", "--nm_ratio", "2:4", "--sparsity", "0.5", "--allocation", "owl"),
+           ("--allocation owl spreads --sparsity over the weights; --nm_ratio",)),
+    Broken("OWL for bits", PERPLEXITY, strengths("gptq", "--bits", "4", "--allocation", "owl"),
+           ("--allocation is obeyed by --compression", "asked for is gptq")),
+    Broken("OWL for ranks", PERPLEXITY,
+           strengths("wanda", "low_rank", "--sparsity", "0.5", "--rank", "2", "--allocation", "owl"),
+           ("--allocation owl spreads --sparsity over the weights; --rank",)),
+    Broken("OWL with one threshold", PERPLEXITY, pruned("--allocation", "owl", "--magnitude_scope", "global"),
+           ("--magnitude_scope global spreads the sparsity itself; allowed: layer",)),
+    Broken("OWL beyond none", PERPLEXITY,
+           strengths("wanda", "--sparsity", "0.05", "--allocation", "owl"),
+           ("--sparsity 0.05: blocks get 0.05 - 0.08", "leaves [0, 1)", "--owl_range")),
+    Broken("OWL's range without OWL", PERPLEXITY, pruned("--owl_range", "0.1"),
+           ("--owl_range goes with --allocation owl", "asked for is uniform")),
+    Broken("OWL's outliers at no number", PERPLEXITY, pruned("--allocation", "owl", "--owl_outliers", "nan"),
+           ("--owl_outliers: nan is outside",)),
+    Broken("a file of another model's names", PERPLEXITY, allocated('{"h.0.attn.c_attn": 0.5}'),
+           ("mine.json: 'h.0.attn.c_attn' names no weight", "blocks 0 to")),
+    Broken("a file of another model's blocks", PERPLEXITY, allocated('{"90": 0.5}'), ("mine.json: '90' names no",)),
+    Broken("a file with a sparsity of 1", PERPLEXITY, allocated('{"0": 1}'),
+           ("mine.json: the sparsity of '0' is 1", "[0, 1)")),
+    Broken("a file with a negative sparsity", PERPLEXITY, allocated('{"0": -0.5}'), ("'0' is -0.5", "[0, 1)")),
+    Broken("a file that is cut off", PERPLEXITY, allocated('{"0": 0.5'), ("mine.json: no valid JSON",)),
+    Broken("a file of another total", PERPLEXITY, allocated('{"mlp": 0.1, "self_attn": 0.1}'),
+           ("mine.json: it names every weight, and 0.1000 of them in all; --sparsity is 0.5",)),
+    Broken("a file that leaves too much", PERPLEXITY, allocated('{"mlp": 0.0}'), ("--sparsity 0.5 in all leaves",)),
+    Broken("a file for layers that stay dense", PERPLEXITY, allocated('{"0": 0.4}', "--only_layers", "1"),
+           ("mine.json: '0' names", "leaves dense")),
+]  # fmt: skip
+
 VALUES = [
     Broken(f"sparsity {value}", PERPLEXITY, strengths("wanda", f"--sparsity={value}"),
            (f"--sparsity: {value} is outside [0, 1)",))
@@ -156,7 +238,7 @@ EMPTY = [
            (f"--{option}", "'' is empty"))
     for script, make, options in (
         (PERPLEXITY, language_model, "output_dir data_dir text text_field calibration model_name_or_path"),
-        (OWN, language_model, "task_file task_name"),
+        (OWN, language_model, "task_file task_name include_path lm_eval_tasks"),
         (GLUE, fine_tuning, "output_dir data_dir train_file model_name_or_path"),
     )
     for option in options.split()
@@ -166,4 +248,4 @@ EMPTY = [
     for script, make in ((PERPLEXITY, language_model), (GLUE, fine_tuning))
 ]  # fmt: skip
 
-CASES: list[Broken] = [*UNOBEYED, *VALUES, *EMPTY]
+CASES: list[Broken] = [*OF_LM_EVAL, *UNOBEYED, *LAYERS, *VALUES, *EMPTY]

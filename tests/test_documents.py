@@ -156,9 +156,11 @@ def made_by_the_reader() -> set[str]:
 
 def test_every_option_that_is_named_is_there(load_script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture):
     scripts = [*(ROOT / "GLUE_tasks").glob("*_prune_oneshot.py"), ROOT / "GLUE_tasks" / "Glue_interpolate.py",
-               *(ROOT / "llm_tasks" / f"{name}.py" for name in ("setting2_option_count", "own_task", "perplexity")),
+               *(ROOT / "llm_tasks" / f"{name}.py"
+                 for name in ("setting2_option_count", "own_task", "perplexity", "recover")),
                *(ROOT / "scripts" / f"{name}.py"
-                 for name in ("plot_results", "max_strength", "show_flips", "status"))]  # fmt: skip
+                 for name in ("plot_results", "plot_recovery", "max_strength", "show_flips", "status",
+                              "compare_methods"))]  # fmt: skip
     for script in scripts:
         with pytest.raises(SystemExit):
             run([str(script.relative_to(ROOT)), "--help"], load_script)

@@ -194,9 +194,9 @@ def test_settings_and_data_sets_import_no_stage_and_no_setting(path: Path):
     assert not [name for name in imported(path) if name in STAGES or name.startswith("llm_tasks.settings")]
 
 
-def test_the_command_line_of_language_models_is_read_in_one_file():
+def test_the_command_lines_of_language_models_are_read_in_files_of_options():
     files = sorted((ROOT / "llm_tasks").rglob("*.py"))
-    assert [path.name for path in files if "argparse" in imported(path)] == ["options.py"]
+    assert [path.name for path in files if "argparse" in imported(path)] == ["options.py", "recovery_options.py"]
 
 
 def test_what_is_special_to_cpus_stands_behind_one_door():

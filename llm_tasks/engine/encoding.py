@@ -2,19 +2,26 @@
 
 import bisect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from llm_tasks.engine.packing import Continuation, Tokens, common_length
-from llm_tasks.levels import Level, Prompt
+from llm_tasks.levels import Level, Outcome, Prompt, Responses
 
 OVERFLOWS = ("drop_shots", "truncate_left", "skip")
 SHARED_CHARACTERS = 256  # shorter shared beginnings of texts are not tokenised separately
 UNSURE_CHARACTERS = 32  # at the end of a shared beginning, whose tokens may depend on what follows
 TEXTS_AT_ONCE = 1000
+
+
+class Stop(NamedTuple):
+    """Where a generated answer ends: before the first of these texts, and after so many tokens at the latest."""
+
+    texts: tuple[str, ...]
+    max_new_tokens: int
 
 
 class EncodedLevel(NamedTuple):
@@ -26,6 +33,8 @@ class EncodedLevel(NamedTuple):
         contexts: tokens of each prompt; empty if options are scored.
         shortened: number of prompts that lost examples or their start.
         skipped: number of items left out because they are too long at this or another level.
+        stops: where the answer to each of `contexts` ends; empty where the reading says it for all.
+        judge: makes the level's outcome of what the model said; None where the level's reader says how.
     """
 
     level: Level
@@ -33,6 +42,8 @@ class EncodedLevel(NamedTuple):
     contexts: list[Tokens]
     shortened: int
     skipped: int
+    stops: Sequence[Stop] = ()
+    judge: Callable[[Responses], Outcome] | None = None
 
 
 class _Anchor:

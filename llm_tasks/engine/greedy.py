@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LogitsProcessor, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from harness.device import is_out_of_memory, release_memory, to_device
@@ -50,12 +50,14 @@ class AnswerEnd(NamedTuple):
         is_finished: called with the answer's tokens after each new one; True ends the answer.
         min_new_tokens: none of `ends` is chosen before an answer has this many tokens.
         ends: end-of-text tokens.
+        processors: change the logits after a prompt and its answer so far, both as token ids, before a token is chosen.
     """
 
     max_new_tokens: int
     is_finished: Callable[[list[int]], bool]
     min_new_tokens: int = 0
     ends: tuple[int, ...] = ()
+    processors: Sequence[LogitsProcessor] = ()
 
 
 def greedy_answers(
@@ -170,7 +172,7 @@ def _answer_all(
             *batches, (some, ways) = batches
             writer = _writer(some, end.max_new_tokens, model, tokens_per_batch, precision, ways, progress)
             try:
-                written = _write(writer, len(some), end)
+                written = _write(writer, some, end)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or len(some) == 1:
                     raise
@@ -192,17 +194,19 @@ def _halves(batch: list[Tokens]) -> list[list[Tokens]]:
     return [half for half in (batch[:middle], batch[middle:]) if half]
 
 
-def _write(writer: "_Writer", count: int, end: AnswerEnd) -> list[list[int]]:
+def _write(writer: "_Writer", prompts: list[Tokens], end: AnswerEnd) -> list[list[int]]:
     """The answers to a batch of prompts; finished ones are not computed further.
 
     At each step the CPU waits for the device once, to read the tokens that were chosen.
     """
-    answers: list[list[int]] = [[] for _ in range(count)]
-    active = list(range(count))
+    answers: list[list[int]] = [[] for _ in prompts]
+    active = list(range(len(prompts)))
     logits = writer.start()
     ends = to_device(torch.tensor(end.ends, dtype=torch.int64), logits.device)
     for written in itertools.count():  # tokens of every answer that is not finished
         broken = logits.isnan().any()
+        for processor in end.processors:
+            logits = _processed(logits, [(*prompts[index], *answers[index]) for index in active], processor)
         if written < end.min_new_tokens:
             logits.index_fill_(1, ends, -torch.inf)
         chosen = logits.argmax(dim=-1)
@@ -219,6 +223,15 @@ def _write(writer: "_Writer", count: int, end: AnswerEnd) -> list[list[int]]:
         rows = None if len(kept) == len(active) else to_device(torch.tensor(kept), chosen.device)
         active = [active[row] for row in kept]
         logits = writer.step(chosen, rows)
+
+
+def _processed(logits: Tensor, sequences: Sequence[Tokens], processor: LogitsProcessor) -> Tensor:
+    """The logits after each sequence, (sequences, vocabulary), as a processor of transformers changes them."""
+    rows = [
+        processor(torch.tensor([sequence], device=logits.device), logits[row : row + 1].float())
+        for row, sequence in enumerate(sequences)
+    ]
+    return torch.cat(rows)
 
 
 class _Writer(Engine):

@@ -50,16 +50,18 @@ class Scores(NamedTuple):
         log_likelihood: sum over the tokens from `start` on, in nats, (continuations,) float64.
         first_token: the most likely token at `start`, (continuations,) int64.
         work: cost of computing them.
+        greedy: whether every token from `start` on is the most likely one, (continuations,); None unless asked for.
     """
 
     log_likelihood: np.ndarray
     first_token: np.ndarray
     work: Work
+    greedy: np.ndarray | None = None
 
 
 def log_likelihoods(
     model: PreTrainedModel, continuations: Sequence[Continuation], tokens_per_batch: int, precision: str = "no",
-    ways: Ways | None = None, processes: Processes = ALONE, storage: BlockStorage | None = None,
+    ways: Ways | None = None, processes: Processes = ALONE, storage: BlockStorage | None = None, greedy: bool = False,
 ) -> Scores:  # fmt: skip
     """Log-likelihood of every continuation given the tokens before it.
 
@@ -75,6 +77,7 @@ def log_likelihoods(
         ways: the fast paths to take; None takes those that are proven on these continuations.
         processes: processes that divide the work; all get the same continuations, and return all scores.
         storage: where the blocks are, of a model whose blocks are not on its device; a block is brought there once.
+        greedy: also tell whether each continuation is what the model would choose, which reads more maxima.
     Raises:
         ValueError: a continuation without a token to score, or without one before it.
         FloatingPointError: the model's logits are NaN.
@@ -91,21 +94,22 @@ def log_likelihoods(
     in_float32 = _in_float32(model, reads, distinct, precision)
     changes_output = not ways.projects and all(in_float32)
     with cpu.prepared(model, ways), output_in_float32(model, changes_output), processes.together():
-        scorer = _scored(model, reads, workers, budget, precision, ways, processes, in_float32, storage)
+        scorer = _scored(model, reads, workers, budget, precision, ways, processes, in_float32, storage, greedy)
     check_done_once(processes.merge(scorer.times_scored))
     log_likelihood, first_token = processes.merge(scorer.log_likelihood), processes.merge(scorer.first_token)
     computed = int(processes.merge(np.array([scorer.computed]))[0])
-    return Scores(log_likelihood, first_token, Work(computed, distinct))
+    chosen = processes.merge(scorer.times_missed) == 0 if greedy else None
+    return Scores(log_likelihood, first_token, Work(computed, distinct), chosen)
 
 
 def _scored(
     model: PreTrainedModel, reads: list[Read], workers: int, budget: int, precision: str, ways: Ways,
-    processes: Processes, in_float32: list[bool], storage: BlockStorage | None,
+    processes: Processes, in_float32: list[bool], storage: BlockStorage | None, greedy: bool,
 ) -> "_Scorer":  # fmt: skip
     """A scorer that has scored this process's part. Block by block, all begins anew where memory runs out."""
     while True:
         with Progress(total=len(reads), name="scoring") as progress:
-            scorer = _Scorer(model, budget, precision, ways, progress, in_float32, storage)
+            scorer = _Scorer(model, budget, precision, ways, progress, in_float32, storage, greedy)
             try:
                 scorer.feed(reads, workers, processes)
                 scorer.finish()
@@ -156,21 +160,23 @@ class _Scorer(Engine):
 
     Args:
         in_float32: for each continuation, whether its logits are computed in float32.
+        greedy: count of each how many of its tokens are not the most likely ones.
     """
 
     _projects = True
 
     def __init__(
         self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: Progress,
-        in_float32: list[bool], storage: BlockStorage | None,
+        in_float32: list[bool], storage: BlockStorage | None, greedy: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(model, budget, precision, ways, progress, storage)
-        self._in_float32 = in_float32
+        self._in_float32, self._greedy = in_float32, greedy
         self._deferred: list[tuple] = []
         self._scored: list[_Scored] = []
         self.log_likelihood = np.zeros(len(in_float32))
         self.first_token = np.zeros(len(in_float32), dtype=np.int64)
         self.times_scored = np.zeros(len(in_float32), dtype=np.int64)
+        self.times_missed = np.zeros(len(in_float32), dtype=np.int64)
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         """Add the log-likelihoods of the batch's scored tokens."""
@@ -222,11 +228,11 @@ class _Scorer(Engine):
             owners: index of its continuation.
             is_first: whether it is the continuation's first scored token.
         """
-        firsts, which = np.unique(at[is_first], return_inverse=True)
+        firsts, which = np.unique(at if self._greedy else at[is_first], return_inverse=True)
         targets = Targets(*(to_device(torch.from_numpy(numbers), outputs.device) for numbers in (at, tokens, firsts)))
         values, top = read_logits(outputs, self._output_weights, targets)
         with self._lock:
-            self._scored.append(_Scored(values, top, owners, is_first, which))
+            self._scored.append(_Scored(values, top, tokens, owners, is_first, which))
 
     def finish(self) -> None:
         """Add up what was computed.
@@ -237,17 +243,19 @@ class _Scorer(Engine):
         self.read_deferred()
         if not self._scored:
             return
-        values, top, owners, is_first, which = zip(*self._scored, strict=True)
-        counts, owners = list(map(len, top)), np.concatenate(owners)
+        values, top, tokens, owners, is_first, which = zip(*self._scored, strict=True)
+        counts, owners, is_first = list(map(len, top)), np.concatenate(owners), np.concatenate(is_first)
         values, top = torch.cat(values).cpu().double().numpy(), torch.cat(top).cpu().numpy()
         if np.isnan(values).any():
             raise FloatingPointError("the model's logits are NaN")
         np.add.at(self.log_likelihood, owners, values)
-        first_owners = owners[np.concatenate(is_first)]
+        first_owners = owners[is_first]
         starts = np.cumsum([0, *counts[:-1]])
         self.times_scored[first_owners] += 1
-        rows = [row + start for row, start in zip(which, starts, strict=True)]
-        self.first_token[first_owners] = top[np.concatenate(rows)]
+        most_likely = top[np.concatenate([row + start for row, start in zip(which, starts, strict=True)])]
+        self.first_token[first_owners] = most_likely[is_first] if self._greedy else most_likely
+        if self._greedy:
+            np.add.at(self.times_missed, owners, most_likely != np.concatenate(tokens))
 
 
 class _Scored(NamedTuple):
@@ -256,13 +264,15 @@ class _Scored(NamedTuple):
     Fields:
         values: log-likelihoods of target tokens, on the device.
         top: most likely tokens of rows, on the device.
+        tokens: the token of each value.
         owners: continuation of each value.
         is_first: whether it is of the continuation's first scored token.
-        which: of each first token, its index in `top`.
+        which: of each value whose row's most likely token is read, its index in `top`: of first tokens, or of all.
     """
 
     values: Tensor
     top: Tensor
+    tokens: np.ndarray
     owners: np.ndarray
     is_first: np.ndarray
     which: np.ndarray
@@ -273,7 +283,7 @@ class Targets(NamedTuple):
 
     Fields:
         at, tokens: rows, and the token whose log-likelihood is read from each, both (targets,) int64.
-        firsts: rows whose most likely token is read.
+        firsts: rows whose most likely token is read: of first scored tokens, or of all.
     """
 
     at: Tensor

@@ -24,13 +24,13 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, get_scheduler
 
 from GLUE_tasks import glue_data
 from GLUE_tasks.pretrained import Pretrained, load_pretrained
-from GLUE_tasks.transfers import start_transfer
 from harness import training
 from harness.device import best_precision, default_device
 from measuring import ASSETS, in_turn, make_parser, ratio, seconds
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, hold_masks
+from pruning.transfers import start_transfer
 
 SPARSITIES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 PARTS = ("masks", "hold", "epoch")

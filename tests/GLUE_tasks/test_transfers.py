@@ -8,10 +8,11 @@ from datasets import Dataset
 from torch import nn
 
 from GLUE_tasks.pretrained import load_pretrained
-from GLUE_tasks.transfers import TRANSFERS, Pruning, Strength, select_masks, start_transfer
+from GLUE_tasks.transfers import Pruning, Strength, select_masks
 from harness import training
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
+from pruning.transfers import TRANSFERS, start_transfer
 
 PRECISIONS = ("no", "bf16", "fp16")
 

@@ -8,7 +8,8 @@ from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
 from analysis.curves import curve_statistics, level_curves, order_cells, slope_order
 from analysis.outcomes import Outcomes, paired_differences
-from analysis.table import LEVEL_COLUMNS, amount, csv_text, figure_sets, level_sets, level_table, with_metric
+from analysis.sizes import amount
+from analysis.table import LEVEL_COLUMNS, csv_text, figure_sets, level_sets, level_table, with_metric
 from harness import run_folder
 
 

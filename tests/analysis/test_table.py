@@ -8,10 +8,10 @@ from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
 from analysis.curves import curve_statistics, curves_by, slope_order
 from analysis.names import file_names, model_name, model_names, text_name, text_names
+from analysis.sizes import bytes_fraction
 from analysis.table import (
     PERPLEXITY_COLUMNS,
     POINT_COLUMNS,
-    bytes_fraction,
     csv_text,
     figure_sets,
     is_fine_tuning_run,

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from harness.models import meta_model
 from llm_tasks import own_task, perplexity
 from llm_tasks.compressed_model import Compression, compress_weights
-from llm_tasks.methods import Options
+from llm_tasks.methods import STRENGTHS, Options
 from llm_tasks.resources import memory_needed, walk_costs
 from pruning.layers import decoder_weights
 
@@ -197,7 +197,7 @@ def test_integers_that_are_exported_are_kept_on_the_host(meter: Meter, tiny_deco
         options=Options(), magnitude_scope="layer", true_sequential=False, export="gptqmodel", shared={},
         tokens_per_batch=16, precision="no",
     )  # fmt: skip
-    cell = {"compression": "rtn", "sparsity": None, "nm_ratio": None, "bits": 4, "rank": None, "seed": 0}
+    cell = {"compression": "rtn", **dict.fromkeys(STRENGTHS), "bits": 4, "seed": 0}
     grids = compress_weights(model, cell, None, how)
     assert len(grids) == len(decoder_weights(model))
     assert {part.device.type for grid in grids.values() for part in grid} == {"cpu"}

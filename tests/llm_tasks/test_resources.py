@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from llm_tasks import compressed_model, resources
 from llm_tasks.compressed_model import ModelSource, load_model
+from llm_tasks.compressions import PairStrength, method_of
 from llm_tasks.engine.log_likelihood import log_likelihoods
 from llm_tasks.engine.packing import Continuation, distinct_reads
 from llm_tasks.engine.proof import scoring_ways
@@ -28,6 +29,7 @@ TOKENS = 256  # at once
 FAKE, HOST = "fake", torch.device("cpu")
 STRENGTHS = {name: Strength("bits", 4) if name in ("gptq", "rtn") else Strength("sparsity", 0.5) for name in METHODS}
 STRENGTHS["low_rank"] = Strength("rank", 16)
+STRENGTHS["sparsegpt+gptq"] = PairStrength(Strength("sparsity", 0.5), Strength("bits", 4))
 SURE = 1.6  # a prediction is at least what was measured, and at most so many times as much
 
 
@@ -65,7 +67,7 @@ def on_device(memory: Memory) -> int:
 
 
 QUICK = [("device", "wanda", "device"), ("host", "wanda", "host"), ("host", "magnitude", "device"),
-         ("host", "sparsegpt", "device")]  # fmt: skip
+         ("host", "sparsegpt", "device"), ("host", "sparsegpt+gptq", "device")]  # fmt: skip
 ALL = [
     (layout, name, activations)
     for layout in ("device", "host")
@@ -86,7 +88,7 @@ def test_a_compression_takes_what_is_predicted(
     meter: Meter, layout: str, name: str, activations: str, dtype: torch.dtype, layers: int
 ) -> None:
     before = held(meter)
-    model, method, options = llama(dtype, layers), METHODS[name], Options()
+    model, method, options = llama(dtype, layers), method_of(name), Options()
     storage = placed(model, layout)
     windows = torch.randint(VOCABULARY, WINDOWS, generator=torch.Generator().manual_seed(0))
     meter.reset()

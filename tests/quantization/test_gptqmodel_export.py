@@ -178,18 +178,34 @@ def test_the_packed_model_serves_the_same_logits(tmp_path: Path, bits: int, symm
     torch.testing.assert_close(logits, expected, rtol=0, atol=4 * 2**-11)
 
 
-def test_what_is_exported_is_what_was_evaluated(tiny_decoder: Path, text_file: Path, tmp_path: Path):
-    """The saved model's weights are scale * (code - zero) of the packed ones; a sweep's dense cell packs nothing."""
+@pytest.mark.parametrize("pruned", [[], ["--sparsity", "0.5"]], ids=["alone", "pruned_before"])
+def test_what_is_exported_is_what_was_evaluated(tiny_decoder: Path, text_file: Path, tmp_path: Path, pruned: list[str]):
+    """The saved model's weights are scale * (code - zero) of the packed ones; a sweep's dense cell packs nothing.
+
+    Weights that were pruned before are 0 in both.
+    """
     pytest.importorskip("gptqmodel")
     decoder().save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(tiny_decoder).save_pretrained(tmp_path / "model")
-    options = ["--compression", "dense", "gptq", "--bits", "4", "--group_size", "32", "--act_order", "--save_model"]
+    name, folder = ("sparsegpt+gptq", "0.5+4bit") if pruned else ("gptq", "4bit")
+    options = [
+        "--compression",
+        "dense",
+        name,
+        "--bits",
+        "4",
+        "--group_size",
+        "32",
+        "--act_order",
+        "--save_model",
+        *pruned,
+    ]
     text = ["--calibration", str(text_file), "--nsamples", "8", "--calibration_length", "16", "--text", str(text_file)]
     sweep = ["--model_name_or_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "{strength}")]
     assert perplexity.main([*sweep, *options, *text, "--seq_len", "16", "--export", "gptqmodel"]) == 0
     assert not (tmp_path / "dense" / "gptqmodel").exists()
-    packed = load_file(tmp_path / "4bit" / "gptqmodel" / "model.safetensors")
-    weights = load_file(tmp_path / "4bit" / "model" / "model.safetensors")
+    packed = load_file(tmp_path / folder / "gptqmodel" / "model.safetensors")
+    weights = load_file(tmp_path / folder / "model" / "model.safetensors")
     layers = [name.removesuffix("qweight") for name in packed if name.endswith("qweight")]
     assert len(layers) == 2 * 7
     for layer in layers:
@@ -198,7 +214,8 @@ def test_what_is_exported_is_what_was_evaluated(tiny_decoder: Path, text_file: P
         zeros = unpacked(packed[f"{layer}qzeros"].T, 4, weight.shape[0]).T[groups]
         stored = packed[f"{layer}scales"].float()[groups] * (codes - zeros)
         torch.testing.assert_close(stored.T, weight, rtol=2**-11, atol=0)
-    card = (tmp_path / "4bit" / "gptqmodel" / "README.md").read_text()
+        assert not pruned or (weight == 0).float().mean() >= 0.5
+    card = (tmp_path / folder / "gptqmodel" / "README.md").read_text()
     assert "packed" in card and "| group_size | 32 |" in card
 
 

@@ -19,8 +19,8 @@ def test_the_runs_that_it_makes_up_are_sound(benchmark, tmp_path):
         "dense", "magnitude", "wanda", "sparsegpt", "ria", "rtn", "gptq", "low_rank",
     }  # fmt: skip
     tree = describe(rows, [], resamples=100)
-    levels, flips = tree.parts
-    assert (len(levels.plots), len(flips.plots), tree.lacking) == (2, 1, [])
+    levels, flips, compared = tree.parts
+    assert (len(levels.plots), len(flips.plots), len(compared.plots), tree.lacking) == (2, 1, 1, [])
 
 
 def test_a_step_is_measured_in_a_process_of_its_own(benchmark, tmp_path):

@@ -53,6 +53,25 @@ def test_one_setting_alone_has_no_folder_of_its_own(start):
     assert not {"--settings", "--bits", "--rank"} & set(arguments)
 
 
+def test_sensitivity_compresses_one_block_at_a_time_in_two_settings(start, capsys):
+    (arguments,) = start("sensitivity.sh", "--list_cells", LAYERS="0 1 2 down_proj")
+    listed = cells(arguments, capsys)
+    assert len(listed) == 2 * (1 + 4)
+    assert sum("--only_layers 2 " in line and "runs/sensitivity/" in line for line in listed) == 2
+    assert any(line.endswith("runs/sensitivity/5/magnitude/down_proj/0.5/0") for line in listed)
+    (*_, whole) = start("sensitivity.sh", "--list_cells")
+    assert len(cells(whole, capsys)) == 2 * (1 + 32)
+
+
+def test_allocations_are_runs_of_their_own(start, capsys):
+    (arguments,) = start("setting2.sh", "--list_cells", ALLOCATIONS="uniform owl", NM_RATIOS="", SPARSITIES="0.5",
+                         COMPRESSIONS="dense wanda")  # fmt: skip
+    listed = cells(arguments, capsys)
+    assert [line.rpartition(" ")[2] for line in listed] == [
+        f"runs/setting2/{name}/0" for name in ("dense/uniform/dense", "wanda/uniform/0.5", "wanda/owl/0.5")
+    ]
+
+
 def value(arguments, option):
     """The value of an option; None where it is not given."""
     return arguments[arguments.index(option) + 1] if option in arguments else None

@@ -1,0 +1,180 @@
+"""Methods beside each other: means over levels by hand, intervals as those of flips, looks that differ, figures."""
+
+import itertools
+
+import numpy as np
+import pytest
+from synthetic_runs import large_tree, level_run, write_tree
+from test_flips import choice_run
+
+from analysis.flips import compared_points, flip_table
+from analysis.kinds import describe
+from analysis.methods_compared import COMPARED_COLUMNS, METHOD, compared_table, looks, methods_compared, positions
+from analysis.replicates import resampled_curves
+from analysis.summary import summary_text
+from analysis.table import FigureKey, level_sets, level_table
+from analysis.verdicts import of_figure
+from harness import run_folder
+
+RIGHT, WRONG = (0.0, -1.0), (-1.0, 0.0)
+KL = 2 / (1 + np.exp(-1)) - 1  # from (0, -1) to (-1, 0): (p - q) * 1 with p = 1 / (1 + e^-1)
+
+
+def compared(folder, *runs, resamples: int = 200, **arguments):
+    rows = run_folder.read_runs(write_tree(folder, *runs, group_size=128, symmetric=False, **arguments))
+    ((key, members),) = level_sets(rows).items()
+    table = level_table(members)
+    curves = resampled_curves(members, resamples, 0, table)
+    trends = of_figure(FigureKey(*key), curves)
+    points = compared_points(members, table)
+    return (
+        compared_table(curves, points, trends.orders, resamples),
+        flip_table(members, table, resamples),
+        trends,
+    )
+
+
+def answers(right: int, items: int = 40) -> list[tuple[float, float]]:
+    return [RIGHT] * right + [WRONG] * (items - right)
+
+
+def test_means_over_levels_by_hand(tmp_path):
+    """Dense is right on 40 of 40 and 20 of 40. Wanda loses 10 of the first, half of the second; rtn 4 and 0."""
+    rows, _, _ = compared(
+        tmp_path, choice_run(easy=answers(40), hard=answers(20), run={"chance": 0.25}),
+        choice_run("wanda", 0.5, easy=answers(30), hard=answers(10), run={"chance": 0.25}),
+        choice_run("rtn", ("bits", 4), easy=answers(36), hard=answers(20), run={"chance": 0.25}),
+    )  # fmt: skip
+    assert [row["compression"] for row in rows] == ["wanda", "rtn"]  # from many bytes to few
+    assert [row["bytes_fraction"] for row in rows] == pytest.approx([0.5 + 1 / 16, (4 + 20 / 128) / 16])
+    assert all(row["levels"] == row["drop_levels"] == ("easy", "hard") for row in rows)
+    wanda, rtn = rows
+    assert wanda["drop"] == pytest.approx((-0.25 - 0.5) / 2) and rtn["drop"] == pytest.approx(-0.1 / 2)
+    assert wanda["flips"] == pytest.approx(0.25) and rtn["flips"] == pytest.approx(0.05)
+    assert wanda["kl"] == pytest.approx(0.25 * KL) and rtn["kl"] == pytest.approx(0.05 * KL)
+    for row, name in itertools.product(rows, ("drop", "flips", "kl")):
+        assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+    assert wanda["reason"].startswith("no Junk DNA score: ") and wanda["junk_dna_score"] is None
+    assert set(wanda) == set(COMPARED_COLUMNS)
+
+
+def test_intervals_of_one_level_are_those_of_flips(tmp_path):
+    rng = np.random.default_rng(0)
+    items, groups = [f"item {index}" for index in range(60)], [f"text {index // 2}" for index in range(60)]
+
+    def scores():
+        return [tuple(own) for own in rng.normal((0.8, 0), size=(60, 2))]
+
+    same = {"items": items, "groups": groups, "run": {"chance": 0.0}}
+    rows, flips, _ = compared(
+        tmp_path, choice_run(easy=scores(), **same), choice_run("wanda", 0.5, easy=scores(), **same),
+        choice_run("wanda", 0.5, seed=1, easy=scores(), **same), choice_run("magnitude", 0.3, easy=scores(), **same),
+    )  # fmt: skip
+    twins = {row["compression"]: row for row in flips}
+    for row in rows:
+        twin = twins[row["compression"]]
+        for name in ("flips", "flips_low", "flips_high", "kl", "kl_low", "kl_high"):
+            assert row[name] == pytest.approx(twin[name], rel=1e-4), name
+
+
+def test_levels_on_the_same_items_are_drawn_together(tmp_path):
+    """The mean over two copies of a level is that level: its interval must not shrink as for two independent ones."""
+    rng = np.random.default_rng(1)
+    one, other = ([tuple(own) for own in rng.normal((0.8, 0), size=(60, 2))] for _ in range(2))
+    runs = [("dense", None, one), ("wanda", 0.5, other), ("magnitude", 0.5, other)]
+    ends = {}
+    for count in (1, 2):
+        made = [choice_run(name, strength, **{f"copy {index}": scores for index in range(count)}, run={"chance": 0.0})
+                for name, strength, scores in runs]  # fmt: skip
+        rows = compared(tmp_path / str(count), *made)[0]
+        ends[count] = [row[f"{name}{end}"] for row in rows for name in ("drop", "flips", "kl")
+                       for end in ("", "_low", "_high")]  # fmt: skip
+    assert ends[2] == pytest.approx(ends[1], rel=1e-5)
+
+
+def test_the_score_is_that_of_the_curve(tmp_path):
+    """Three strengths at two levels; the hard one falls twice as fast."""
+    runs = [level_run(levels={"easy": [1.0] * 60, "hard": [1.0] * 60})]
+    for name, strength, lost in itertools.product(("wanda", "mine"), (0.2, 0.4, 0.6), (30,)):
+        easy, hard = round(lost * strength), round(2 * lost * strength)
+        levels = {"easy": [0.0] * easy + [1.0] * (60 - easy), "hard": [0.0] * hard + [1.0] * (60 - hard)}
+        runs.append(level_run(name, strength, levels))
+    rows, _, trends = compared(tmp_path, *runs)
+    assert len(rows) == 6 and {row["compression"] for row in rows} == {"wanda", "mine"}  # a user's appears by itself
+    (order,) = (row for row in trends.orders if (row["compression"], row["measure"]) == ("mine", "raw"))
+    for row in rows:
+        assert row["junk_dna_score"] == pytest.approx(0.5) and row["reason"] == ""
+        assert (row["junk_dna_low"], row["junk_dna_high"]) == (order["junk_dna_low"], order["junk_dna_high"])
+        assert row["kl"] is None and row["flips"] == pytest.approx(-row["drop"])
+
+
+def test_levels_that_dense_does_not_know_are_left_out_of_drops_alone(tmp_path):
+    known, unknown = [1.0] * 60, [1.0] * 15 + [0.0] * 45
+    made = [level_run(name, strength, {"easy": known, "hard": unknown}, of_level={"hard": {"stderr": 0.056}})
+            for name, strength in (("dense", None), ("wanda", 0.5), ("rtn", ("bits", 4)))]  # fmt: skip
+    rows = compared(tmp_path / "one", *made)[0]
+    assert {(row["levels"], row["drop_levels"]) for row in rows} == {(("easy", "hard"), ("easy",))}
+    assert all(row["flips"] == 0 and row["drop"] == 0 for row in rows)
+    made = [level_run(name, strength, {"hard": unknown}, stderr=0.056)
+            for name, strength in (("dense", None), ("wanda", 0.5), ("rtn", ("bits", 4)))]  # fmt: skip
+    rows = compared(tmp_path / "other", *made)[0]
+    assert all(row["drop"] is None and row["drop_levels"] == () and row["flips"] == 0 for row in rows)
+    assert all(row["reason"].startswith("no drop: the dense model is not above chance") for row in rows)
+    methods_compared({"Setting 2": rows})
+
+
+def test_fewer_than_two_methods_are_not_compared(tmp_path):
+    assert compared(tmp_path, level_run(), level_run("wanda", 0.5), level_run("wanda", 0.3))[0] == []
+    assert describe(run_folder.read_runs(tmp_path), resamples=100).parts[-1].title == "Flips and distances"
+    with pytest.raises(ValueError, match="nothing to compare"):
+        methods_compared({"Setting 2": []})
+
+
+def test_no_two_methods_look_alike():
+    names = ["magnitude", "wanda", "ria", "sparsegpt", "rtn", "gptq", "low_rank", "sparsegpt+gptq", "sparsegpt+rtn",
+             "wanda+rtn", "wanda+gptq", *(f"method_{number}" for number in range(20)), "method_1+rtn"]  # fmt: skip
+    rows = [{"compression": name, "magnitude_scope": None, "strength_kind": kind}
+            for name in names for kind in ("sparsity", "nm")]  # fmt: skip
+    rows += [{**rows[0], "magnitude_scope": scope} for scope in ("layer", "global")]
+    found = looks(rows)
+    seen = {(look["color"], look["marker"], look.get("markerfacecolor")) for look in found.values()}
+    assert len(found) == len(rows) == len(seen)
+    assert found["wanda", None, "sparsity"]["color"] == "#0072B2"
+
+
+def test_points_of_one_size_stand_side_by_side(tmp_path):
+    same = {"magnitude_scope": None, "strength_kind": "sparsity"}
+    rows = [{**same, "compression": name, "strength": strength, "bytes_fraction": strength}
+            for name in ("magnitude", "wanda", "ria") for strength in (0.75, 0.5, 0.25)]  # fmt: skip
+    found = positions(rows)
+    assert len({round(place, 6) for place in found.values()}) == 9
+    for (_, strength), place in found.items():
+        assert abs(place - 100 * strength) <= 4
+    assert positions(rows[:3])[tuple(rows[0][name] for name in METHOD), 0.5] == 50
+
+
+def test_a_tree_has_one_figure_of_all_its_settings(tmp_path):
+    runs = [level_run(), level_run("wanda", 0.55), level_run("rtn", ("bits", 8))]
+    runs += [{**run, "setting": 4, "task": "k_shot"} for run in runs]
+    write_tree(tmp_path, *runs, group_size=128, symmetric=False)
+    tree = describe(run_folder.read_runs(tmp_path), resamples=100)
+    (part,) = (part for part in tree.parts if part.title.startswith("Methods compared"))
+    (plot,) = part.plots
+    assert plot.stem == "methods_compared_model-a" and plot.columns == COMPARED_COLUMNS
+    assert {row["setting"] for row in plot.table} == {2, 4} and len(plot.table) == 4
+    figure = plot.draw()
+    assert len(figure.axes) == 8  # two settings; drop, flips, KL, score
+    top = figure.axes[0]
+    assert {round(line.get_ydata()[0], 6) for line in top.get_lines()[:2]} == {
+        round(100 * row["drop"], 6) for row in plot.table if row["setting"] == 2
+    }  # fmt: skip
+    text = summary_text(tree, ["png"])
+    assert "Methods compared" in text and "flips fewest of 2 methods" in text
+
+
+@pytest.mark.slow
+def test_a_large_tree_is_drawn(tmp_path):
+    tree = describe(run_folder.read_runs(large_tree(tmp_path)), resamples=100)
+    (plot,) = (plot for part in tree.parts for plot in part.plots if plot.stem.startswith("methods_compared"))
+    assert len({tuple(row[name] for name in METHOD) for row in plot.table}) == 11
+    plot.draw()

@@ -1,0 +1,195 @@
+"""What comes back: curves beside their control, levels before and after, by hand; what is refused; the script."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis import recovery
+from analysis.recovery import AT_CHANCE, BACK, BELOW_CONTROL, IN_PART, LIKE_CONTROL, NOT_BACK, NOT_LOST, OPEN
+from harness import run_folder
+
+SHARED = {
+    "model": "m/tiny", "magnitude_scope": None, "requested_sparsity": 0.0, "measured_sparsity": 0.0, "seed": 0,
+    "seconds": 1.0, "peak_memory_bytes": 1, "recipe": "r",
+}  # fmt: skip
+DENSE = {"compression": "dense", "strength_kind": None, "strength": None}
+WANDA = {"compression": "wanda", "strength_kind": "sparsity", "strength": 0.5}
+LOSSES = {  # windows by steps 0, 10, 20
+    "dense_transfer": [[2.0, 1.9, 1.8], [4.0, 3.9, 3.8]],
+    "sparse_transfer": [[3.0, 2.5, 2.3], [5.0, 4.5, 4.3]],
+    "dense_transfer_freezing": [[2.0, 1.9, 1.9], [4.0, 4.0, 3.9]],
+}
+
+
+def write(folder: Path, result: dict[str, Any], items: dict[str, np.ndarray]) -> None:
+    run_folder.start_run(folder, {"train_text": "t"} if result["setting"] == "recovery" else {}, {})
+    run_folder.write_run(folder, {**SHARED, **result}, items)
+
+
+def level(name: str, scores: list[float], chance: float = 0.5) -> dict[str, Any]:
+    return {
+        "level": name, "difficulty": 1.0, "metric": "accuracy", "score": float(np.mean(scores)), "chance": chance,
+        "stderr": float(np.std(scores, ddof=1) / len(scores) ** 0.5), "num_examples": len(scores), "dataset": "d",
+        "reader": "cloze", "human": None, "metrics": {}, "facts": {},
+    }  # fmt: skip
+
+
+def train(folder: Path, transfer: str, losses: list[list[float]], **facts: Any) -> None:
+    curve = [{"step": step, "perplexity": 1.0, "stderr": None} for step in (0, 10, 20)]
+    result = {
+        "setting": "recovery", "task": "wiki", "transfer": transfer, "num_steps": 20, "num_train_tokens": 2000,
+        "train_windows_sha256": "w", "curve": curve, "levels": [level("wiki", [1.0, 2.0])],
+        **(DENSE if transfer == "dense_transfer" else WANDA), **facts,
+    }  # fmt: skip
+    write(folder, result, {"curve_loss": np.array(losses)})
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    for transfer, losses in LOSSES.items():
+        train(tmp_path / transfer, transfer, losses)
+    return tmp_path
+
+
+def test_curves_by_hand(trained: Path):
+    table = recovery.curve_table(run_folder.read_runs(trained))
+    found = {(row["transfer"], row["step"]): row for row in table}
+    assert len(table) == 9 and table[0]["transfer"] == "dense_transfer"
+    first, last = found["sparse_transfer", 0], found["sparse_transfer", 20]
+    assert first["perplexity"] == pytest.approx(math.exp(4)) and last["perplexity"] == pytest.approx(math.exp(3.3))
+    assert last["control_perplexity"] == pytest.approx(math.exp(2.8)) and last["tokens"] == 2000
+    assert first["loss_above_control"] == pytest.approx(1) and last["loss_above_control"] == pytest.approx(0.5)
+    assert first["gap_closed"] is None and last["gap_closed"] == pytest.approx(0.5)
+    assert found["sparse_transfer", 10]["gap_closed"] == pytest.approx(0.4)
+    frozen = found["dense_transfer_freezing", 20]
+    assert frozen["loss_above_control"] == pytest.approx(0.1) and frozen["gap_closed"] is None
+    assert found["dense_transfer", 20]["loss_above_control"] is None
+    # Student's interval of two windows: 12.706 standard errors, which are half their distance
+    assert last["high"] == pytest.approx(math.exp(3.3 + 12.7062), rel=1e-3)
+    assert last["above_low"] == pytest.approx(0.5) == last["above_high"]
+
+
+def test_a_training_without_its_control_is_refused(trained: Path):
+    train(trained / "other", "sparse_to_dense", LOSSES["sparse_transfer"], train_windows_sha256="others")
+    with pytest.raises(ValueError, match="other has no control: no run of dense_transfer on the same windows"):
+        recovery.curve_table(run_folder.read_runs(trained))
+
+
+def test_other_steps_or_windows_than_the_control_are_refused(trained: Path):
+    train(trained / "other", "sparse_to_dense", LOSSES["sparse_transfer"], curve=[{"step": 0}, {"step": 20}])
+    with pytest.raises(ValueError, match="measured at different steps"):
+        recovery.curve_table(run_folder.read_runs(trained))
+    train(trained / "other", "sparse_to_dense", LOSSES["sparse_transfer"][:1])
+    with pytest.raises(ValueError, match="measured on different windows"):
+        recovery.curve_table(run_folder.read_runs(trained))
+
+
+ITEMS = 40
+
+
+def answers(right: int) -> list[float]:
+    return [1.0] * right + [0.0] * (ITEMS - right)
+
+
+def measure(folder: Path, scores: list[float], seed: int = 0, **facts: Any) -> None:
+    names = np.array([f"i{number}" for number in range(ITEMS)])
+    items = {"level": np.zeros(ITEMS, int), "item": names, "group": names, "score": np.array(scores)}
+    write(folder, {"setting": 2, "task": "options", "seed": seed, **facts, "levels": [level("3", scores)]}, items)
+
+
+def from_training(transfer: str) -> dict[str, Any]:
+    origin = {
+        **(DENSE if transfer == "dense_transfer" else WANDA), "magnitude_scope": None, "transfer": transfer, "seed": 0,
+        "num_steps": 20, "requested_sparsity": 0.5, "train_windows_sha256": "w",
+    }  # fmt: skip
+    return {
+        "compression": f"checkpoint:{transfer}",
+        "strength_kind": "bytes",
+        "strength": 1.0,
+        "recovered_from": origin,
+    }
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    for name, facts, right in (
+        ("dense", DENSE, 36), ("wanda", WANDA, 22), ("control", from_training("dense_transfer"), 38),
+        ("sparse", from_training("sparse_transfer"), 26), ("frozen", from_training("dense_transfer_freezing"), 37),
+    ):  # fmt: skip
+        measure(tmp_path / "levels" / name, answers(right), **facts)
+    return tmp_path
+
+
+def test_levels_by_hand(measured: Path):
+    table = recovery.recovery_level_table(run_folder.read_runs(measured))
+    sparse, frozen = sorted(table, key=lambda row: row["transfer"], reverse=True)
+    assert [sparse[name] for name in ("dense", "pruned", "control", "recovered")] == [0.9, 0.55, 0.95, 0.65]
+    assert [sparse[name] for name in ("lost", "left")] == pytest.approx([-0.35, -0.3])
+    # of 40 items 14 were lost (0.9 to 0.55); 12 are left, items 26 to 37; those back: 22 to 25, less 36 and 37
+    assert sparse["back"] == pytest.approx((4 - 2) / 40)
+    values = np.array([0.0] * 22 + [1.0] * 4 + [0.0] * 10 + [-1.0] * 2 + [0.0] * 2)
+    assert sparse["back_high"] - sparse["back"] == pytest.approx(2.0227 * values.std(ddof=1) / 40**0.5, rel=1e-3)
+    assert sparse["verdict"] == NOT_BACK and sparse["left_holm_p"] < 0.05
+    assert frozen["lost"] is None and frozen["back"] is None and frozen["left"] == pytest.approx(-1 / 40)
+    assert frozen["verdict"] == LIKE_CONTROL
+
+
+def test_what_was_not_measured_beside_is_named(measured: Path):
+    for name, what in (("control", "its control"), ("wanda", "the pruned model"), ("dense", "the dense model")):
+        rows = [row for row in run_folder.read_runs(measured) if Path(row["folder"]).name != name]
+        with pytest.raises(ValueError, match=f"level 3: {what}.* was not measured beside it"):
+            recovery.recovery_level_table(rows)
+
+
+@pytest.mark.parametrize(
+    ("lost_high", "left", "left_p", "back", "back_p", "found"),
+    [
+        (-0.1, -0.2, 0.01, 0.0, 0.9, NOT_BACK),
+        (-0.1, -0.2, 0.01, 0.2, 0.01, IN_PART),
+        (-0.1, -0.02, 0.6, 0.2, 0.01, BACK),
+        (-0.1, -0.1, 0.06, 0.1, 0.06, OPEN),
+        (0.01, -0.2, 0.01, 0.0, 0.9, NOT_LOST),
+        (None, 0.0, None, 0.0, None, NOT_LOST),
+        (-0.1, 0.2, 0.01, 0.4, 0.01, BACK),
+    ],
+)
+def test_verdicts(lost_high, left, left_p, back, back_p, found):
+    row = {"dense_above_chance": True, "control_above_chance": True, "transfer": "sparse_transfer", "left": left,
+           "lost_high": lost_high, "left_holm_p": left_p, "back": back, "back_holm_p": back_p}  # fmt: skip
+    assert recovery.verdict(row) == found
+    assert recovery.verdict({**row, "control_above_chance": False}) == AT_CHANCE
+    frozen = {**row, "transfer": "dense_transfer_freezing"}
+    is_below = left < 0 and left_p is not None and left_p <= 0.05
+    assert recovery.verdict(frozen) == (BELOW_CONTROL if is_below else LIKE_CONTROL)
+
+
+def test_the_script_draws_curves_and_levels(
+    trained: Path, measured: Path, load_script: Callable[[str], ModuleType], tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+):  # fmt: skip
+    script = load_script("plot_recovery")
+    script.main(["--results_dir", str(tmp_path), "--output_dir", str(tmp_path / "figures"), "--dpi", "40"])
+    names = ["recovery_tiny.png", "recovery_tiny.csv", "recovery_tiny_levels.png", "recovery_tiny_levels.csv",
+             "summary.md"]  # fmt: skip
+    assert capsys.readouterr().out.split() == [str(tmp_path / "figures" / name) for name in names]
+    assert all((tmp_path / "figures" / name).stat().st_size > 500 for name in names)
+    lines = (tmp_path / "figures" / "recovery_tiny_levels.csv").read_text().splitlines()
+    assert len(lines) == 3 and NOT_BACK in lines[2]
+    told = (tmp_path / "figures" / "summary.md").read_text()
+    assert "| Wanda, 50 % | Sparse Transfer | 0 | 0 % | 54.60 | 27.11 | 0.500 [0.500, 0.500] | 50 % |" in told
+    assert "-0.350 [" in told and "Verdicts: no worse seen than the control: 1; not back: 1." in told
+
+
+def test_the_script_refuses_what_it_cannot_draw(load_script: Callable[[str], ModuleType], measured: Path):
+    script = load_script("plot_recovery")
+    with pytest.raises(SystemExit, match=r"no run of recover\.py is there"):
+        script.main(["--results_dir", str(measured), "--output_dir", str(measured / "figures")])
+    with pytest.raises(SystemExit, match="there is no such folder"):
+        script.main(["--results_dir", str(measured / "none"), "--output_dir", str(measured / "figures")])
+    assert json.loads((measured / "levels/dense/all_results.json").read_text())["setting"] == 2

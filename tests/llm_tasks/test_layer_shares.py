@@ -1,0 +1,287 @@
+"""Some layers compressed, or sparsity spread over them: to the bit, to the count, in memory and from files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from harness import run_folder
+from harness.cells import Cell
+from llm_tasks import perplexity
+from llm_tasks.compressed_model import CompressibleModel, Compression, compression_facts
+from llm_tasks.methods import METHODS, STRENGTHS, Options
+from llm_tasks.shares import compress_to_count
+from pruning.allocation import owl_sparsities
+from pruning.layer_choice import block_indices, choose_weights
+from pruning.layers import decoder_weights
+
+WINDOWS = torch.arange(60).view(5, 12) % 15
+VALUES = {"sparsity": 0.5, "nm_ratio": "2:4", "bits": 4, "rank": 3}
+PRUNERS = [name for name, method in METHODS.items() if "sparsity" in method.strengths]
+Measured = Callable[..., Path]
+
+
+def cell(compression: str, sparsity: float | None = None, **changes: object) -> Cell:
+    """A cell at the method's first kind of strength."""
+    kind = METHODS[compression].strengths[0]
+    value = sparsity if sparsity is not None else VALUES[kind]
+    return {"compression": compression, **dict.fromkeys(STRENGTHS), kind: value, "seed": 0, **changes}
+
+
+def loaded(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder).requires_grad_(False).eval()
+
+
+def compressible(folder: Path, keep_dense: bool = True, scope: str = "layer") -> CompressibleModel:
+    how = Compression(Options(block_size=8, group_size=8), scope, False, None, {}, tokens_per_batch=24, precision="no")
+    return CompressibleModel(loaded(folder), how, keep_dense)
+
+
+def state(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def zeros(model: PreTrainedModel, names: list[str]) -> int:
+    weights = decoder_weights(model)
+    return sum(int((weights[name].matrix == 0).sum()) for name in names)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("choice", [("1", None), (None, "mlp"), ("0-1,down_proj", "1.self_attn")])
+def test_what_is_not_chosen_stays_dense_to_the_bit(tiny_decoder: Path, name: str, choice: tuple[str | None, ...]):
+    model = compressible(tiny_decoder)
+    dense, blocks = state(model.model), block_indices(model.model)
+    chosen = choose_weights(blocks, *choice)
+    for again in ("2", None):  # the weights of another choice, or all of them, come back
+        model.compress(cell(name, only_layers=again), WINDOWS)
+        model.compress(cell(name, only_layers=choice[0], skip_layers=choice[1]), WINDOWS)
+        changed = [key for key, value in state(model.model).items() if not torch.equal(value, dense[key])]
+        assert changed == [key for key in dense if key in chosen]
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.statistic == "sq_norms"])
+def test_norms_that_one_walk_gives_for_every_block_are_those_of_a_walk_for_each(tiny_decoder: Path, name: str):
+    together = compressible(tiny_decoder)
+    for block in ("2", "0", "1"):
+        one = cell(name, only_layers=block)
+        together.compress(one, WINDOWS)
+        alone = compressible(tiny_decoder, keep_dense=False)
+        alone.compress(one, WINDOWS)
+        assert not alone._norms and together._norms
+        for key, value in alone.model.state_dict().items():
+            assert torch.equal(value, together.model.state_dict()[key]), (block, key)
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("sparsity", [0.37, 0.613])
+@pytest.mark.parametrize("only", [None, "0,2,1.mlp"])
+def test_owl_leaves_exactly_the_total(tiny_decoder: Path, name: str, sparsity: float, only: str | None):
+    model = compressible(tiny_decoder)
+    model.compress(cell(name, sparsity, allocation_from="owl", only_layers=only), WINDOWS)
+    chosen = choose_weights(block_indices(model.model), only)
+    total = sum(decoder_weights(model.model)[key].matrix.numel() for key in chosen)
+    assert zeros(model.model, chosen) == round(sparsity * total)
+    assert zeros(model.model, list(decoder_weights(model.model))) == round(sparsity * total)
+
+
+def test_owl_is_that_of_the_inputs_of_a_whole_forward(tiny_decoder: Path):
+    """The twin: hooks on a dense model, scores of a whole block in float64."""
+    dense = loaded(tiny_decoder)
+    inputs: dict[str, Tensor] = {}
+    for name, weight in decoder_weights(dense).items():
+        weight.module.register_forward_pre_hook(
+            lambda _, args, name=name: inputs.__setitem__(name, args[0].flatten(0, -2).double())
+        )
+    dense(WINDOWS, use_cache=False)
+    blocks, ratios, sizes = block_indices(dense), {}, {}
+    for block in range(3):
+        scores = torch.cat([
+            (decoder_weights(dense)[name].matrix.double().abs() * inputs[name].square().sum(0).sqrt()).flatten()
+            for name in blocks if blocks[name] == block
+        ])  # fmt: skip
+        ratios[block], sizes[block] = float((scores > 5 * scores.mean()).double().mean()), len(scores)
+    assert len(set(ratios.values())) == 3
+    expected = owl_sparsities(ratios, sizes, 0.5, 0.08)
+    for keep_dense in (True, False):
+        model = compressible(tiny_decoder, keep_dense)
+        asked = cell("magnitude", 0.5, allocation_from="owl", allocation="owl", layers="all")
+        model.compress(asked, WINDOWS)
+        facts = compression_facts({**asked}, model.matrices().items(), model.model)
+        assert facts["chosen_weights"] == sum(sizes.values()) and facts["chosen_sparsity"] == 0.5
+        for block, value in facts["block_sparsity"].items():
+            assert value == pytest.approx(expected[int(block)], abs=7 / sizes[0])  # each of 7 matrices is rounded
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt"])
+def test_blocks_in_host_memory_give_the_same_bits(tiny_decoder: Path, name: str):
+    found = []
+    for computed_on, keep_dense in ((None, True), (torch.device("cpu"), True), (torch.device("cpu"), False)):
+        model = compressible(tiny_decoder, keep_dense)
+        model._computed_on = computed_on
+        model.compress(cell(name, 0.45, allocation_from="owl", only_layers="0,2"), WINDOWS)
+        found.append(state(model.model))
+    assert all(torch.equal(found[0][key], other[key]) for other in found[1:] for key in other)
+
+
+def test_a_low_rank_of_some_layers_counts_the_others_whole(tiny_decoder: Path):
+    """Block 0 has 768 + 1152 weights; at rank 3 the factors of its matrices have 3 * (rows + columns) each."""
+    model = compressible(tiny_decoder)
+    asked = cell("low_rank", only_layers="0", layers="0")
+    model.compress(asked, None)
+    found = compression_facts(asked, model.matrices().items(), model.model)
+    factors = 3 * (2 * 32 + 2 * 24 + 3 * 40)  # q and o of (16, 16), k and v of (8, 16), three of (24, 16)
+    assert found["parameter_ratio"] == pytest.approx((factors + 2 * 1920) / (3 * 1920))
+
+
+def test_magnitude_with_one_threshold_ranks_the_chosen_weights(tiny_decoder: Path):
+    model = compressible(tiny_decoder, scope="global")
+    weights = {name: weight.matrix.clone() for name, weight in decoder_weights(model.model).items()}
+    model.compress(cell("magnitude", 0.5, only_layers="mlp", layers="mlp"), None)
+    chosen = [name for name in weights if "mlp" in name]
+    magnitudes = torch.cat([weights[name].abs().flatten() for name in chosen]).sort().values
+    limit = magnitudes[len(magnitudes) // 2]
+    for name in chosen:
+        assert torch.equal(decoder_weights(model.model)[name].matrix == 0, weights[name].abs() < limit)
+
+
+def test_rows_share_what_does_not_divide():
+    """5 weights of 3 rows of 4: two rows lose two, the last one loses one."""
+    W = torch.tensor([[1.0, 2, 3, 4], [4, 3, 2, 1], [1, 2, 3, 4]])
+
+    def smallest(rows: Tensor, _: None, sparsity: float) -> Tensor:
+        return rows.argsort(dim=1).argsort(dim=1) >= round(sparsity * 4)
+
+    keep = compress_to_count(smallest, True, W, None, 5)
+    assert (~keep).sum(dim=1).tolist() == [2, 2, 1] and (W * keep).tolist()[1] == [4, 3, 0, 0]
+    assert compress_to_count(lambda W, _, sparsity: sparsity, False, W, None, 5) == 5 / 12
+
+
+@pytest.fixture
+def measured(tiny_decoder: Path, text_file: Path, tmp_path: Path) -> Measured:
+    """Runs perplexity.py with these options below a folder of this name; returns the folder."""
+
+    def run(name: str, *words: str, template: str = "{compression}/{layers}/{allocation}/{strength}") -> Path:
+        base = ["--model_name_or_path", str(tiny_decoder), "--text", str(text_file), "--seq_len", "16", "--nsamples",
+                "6", "--calibration", str(text_file), "--calibration_length", "16"]  # fmt: skip
+        assert perplexity.main([*base, *words, "--output_dir", str(tmp_path / name / template)]) == 0
+        return tmp_path / name
+
+    return run
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / run_folder.RESULT_FILE).read_text())
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt"])
+def test_a_streamed_model_has_the_bits_of_one_in_memory(measured: Measured, tiny_decoder: Path, name: str):
+    words = ["--compression", name, "--sparsity", "0.45", "--allocation", "owl", "--only_layers", "0-1", "mlp"]
+    memory = measured("memory", *words, "--save_model")
+    streamed = measured("streamed", *words, "--stream")
+    for layers in ("0-1", "mlp"):
+        found = []
+        for tree in (memory, streamed):
+            folder = tree / name / layers / "owl" / "0.45"
+            files = sorted((folder / "model").glob("*.safetensors"))
+            found.append({key: value for file in files for key, value in load_file(file).items()})
+        assert {key for key in found[0] if "layers" in key} == {key for key in found[1] if "layers" in key}
+        assert all(torch.equal(found[0][key], found[1][key]) for key in found[0].keys() & found[1].keys())
+        facts = [result(tree / name / layers / "owl" / "0.45") for tree in (memory, streamed)]
+        assert facts[0]["block_sparsity"] == facts[1]["block_sparsity"]
+        assert facts[0]["levels"][0]["score"] == pytest.approx(facts[1]["levels"][0]["score"], rel=1e-6)
+
+
+def test_a_run_says_what_was_compressed(measured: Measured):
+    tree = measured("runs", "--compression", "dense", "magnitude", "--sparsity", "0.5", "--only_layers", "0-1", "2",
+                    "--skip_layers", "mlp", "--allocation", "uniform", "owl")  # fmt: skip
+    dense = result(tree / "dense/all/uniform/dense")
+    assert (dense["layers"], dense["allocation"]) == (None, None) and "chosen_sparsity" not in dense
+    own = result(tree / "magnitude/0-1_without_mlp/owl/0.5")
+    assert (own["layers"], own["allocation"], own["requested_sparsity"]) == ("0-1_without_mlp", "owl", 0.5)
+    assert own["chosen_weights"] == 2 * 768 and own["chosen_sparsity"] == 0.5  # q, k, v and o of two blocks
+    assert own["measured_sparsity"] == pytest.approx(0.5 * 2 * 768 / (3 * (768 + 3 * 16 * 24)))
+    assert set(own["block_sparsity"]) == {"0", "1"}
+    uniform = result(tree / "magnitude/2_without_mlp/uniform/0.5")
+    assert uniform["allocation"] is None and "block_sparsity" not in uniform and uniform["chosen_sparsity"] == 0.5
+
+
+def test_a_file_is_what_it_holds_wherever_it_lies(measured: Measured, tmp_path: Path, capsys: pytest.CaptureFixture):
+    words = ["--compression", "wanda", "--sparsity", "0.5", "--allocation"]
+    (tmp_path / "a.json").write_text('{"0": 0.2, "mlp": 0.55}')
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c.json").write_text('{"mlp": 0.55,\n "0": 0.2}')
+    tree = measured("runs", *words, str(tmp_path / "a.json"), template="one")
+    before = (tree / "one" / run_folder.RESULT_FILE).stat().st_mtime_ns
+    assert measured("runs", *words, str(tmp_path / "b" / "c.json"), template="one") == tree
+    assert (tree / "one" / run_folder.RESULT_FILE).stat().st_mtime_ns == before
+    facts = result(tree / "one")
+    assert facts["allocation"] == "a" and facts["chosen_sparsity"] == pytest.approx(0.5, abs=1e-4)
+    # block 0 names 7 matrices, mlp 9: the block counts where both name one
+    assert facts["block_sparsity"]["0"] == pytest.approx(0.2, abs=0.01)
+    for other in ('{"0": 0.2, "mlp": 0.5}', '{"1": 0.2, "mlp": 0.55}'):
+        (tmp_path / "a.json").write_text(other)
+        with pytest.raises(SystemExit):
+            measured("runs", *words, str(tmp_path / "a.json"), template="one")
+        assert "allocation: 'sha256:" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        measured("runs", *words, "uniform", template="one")
+    assert "allocation: None here, 'sha256:" in capsys.readouterr().err
+
+
+def test_layers_tell_runs_apart_and_uniform_over_all_is_a_run_of_before(
+    measured: Measured, capsys: pytest.CaptureFixture
+):
+    words = ["--compression", "magnitude", "--sparsity", "0.5"]
+    tree = measured("runs", *words, template="one")
+    recorded = json.loads((tree / "one" / run_folder.ARGUMENTS_FILE).read_text())["arguments"]
+    names = ("only_layers", "skip_layers", "allocation", "owl_range", "owl_outliers")
+    assert all(recorded.get(name) is None for name in names)
+    assert measured("runs", *words, "--allocation", "uniform", template="one") == tree
+    for more, message in (
+        (["--only_layers", "0-2"], "only_layers: '0-2' here, None there"),
+        (["--skip_layers", "1"], "skip_layers: '1' here, None there"),
+        (["--allocation", "owl"], "allocation: 'owl' here, None there"),
+    ):
+        with pytest.raises(SystemExit):
+            measured("runs", *words, *more, template="one")
+        assert message in capsys.readouterr().err
+    tree = measured("owl", *words, "--allocation", "owl", template="one")
+    with pytest.raises(SystemExit):
+        measured("owl", *words, "--allocation", "owl", "--owl_range", "0.1", template="one")
+    assert "owl_range: 0.1 here, None there" in capsys.readouterr().err
+
+
+def test_cells_are_listed_and_each_command_is_its_own(measured: Measured, capsys: pytest.CaptureFixture):
+    words = ["--compression", "dense", "magnitude", "gptq", "--sparsity", "0.3", "0.5", "--bits", "4", "--seed", "0",
+             "1", "--only_layers", "0", "mlp"]  # fmt: skip
+    template = "{compression}/{layers}/{strength}/{seed}"
+    measured("listed", *words, "--list_cells", template=template)
+    found = capsys.readouterr().out.splitlines()
+    # dense; magnitude at two strengths and choices; gptq at one strength, two choices and two seeds
+    assert len(found) == 1 + 4 + 4
+    assert "--only_layers" not in found[0] and "dense/all/dense/0" in found[0]
+    assert sum("--only_layers mlp" in line for line in found) == 4
+    capsys.readouterr()
+    measured("listed", *words, "--list_cells", "--group_by", "layers", template=template)
+    grouped = capsys.readouterr().out.splitlines()
+    assert len(grouped) == 3 and [line.count("--only_layers") for line in grouped] == [0, 1, 1]
+    words = ("--compression magnitude gptq --sparsity 0.3 0.5 --bits 4", "--seed 0 1")
+    assert all(part in line for part in words for line in grouped[1:])
+
+
+def test_owl_calibrates_magnitude_and_its_seeds_are_cells(measured: Measured, capsys: pytest.CaptureFixture):
+    words = ["--compression", "dense", "magnitude", "wanda", "--sparsity", "0.5", "--allocation", "uniform", "owl",
+             "--seed", "0", "1", "--owl_range", "0.1"]  # fmt: skip
+    measured("listed", *words, "--list_cells", template="{compression}/{allocation}/{seed}")
+    found = capsys.readouterr().out.splitlines()
+    # dense, uniform magnitude: one seed each; magnitude by OWL and both of Wanda: two seeds
+    assert len(found) == 2 + 2 + 4
+    for line in found:
+        by_owl = "owl_range0.1" in line
+        assert by_owl == ("--allocation owl" in line) == ("--owl_range 0.1" in line)
+        assert ("--calibration " in line) == (by_owl or "wanda" in line)

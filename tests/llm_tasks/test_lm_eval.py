@@ -1,0 +1,280 @@
+"""lm-evaluation-harness's tasks: the same items, requests and scores by its own HFLM, by EngineLM and by own_task.py.
+
+Skipped where lm_eval is not installed (requirements-lm-eval.txt).
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from local_lm_eval_tasks import TASKS, rows, write_model, write_rows, write_task, write_tasks
+
+lm_eval = pytest.importorskip("lm_eval")
+
+from lm_eval.models.huggingface import HFLM  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
+
+from llm_tasks import own_task as script  # noqa: E402
+from llm_tasks.lm_eval_bridge import EngineLM  # noqa: E402
+from llm_tasks.tasks import lm_eval_tasks  # noqa: E402
+
+NAMES = [*TASKS, "both"]
+Message = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tasks(tmp_path_factory.mktemp("lm_eval") / "tasks")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("lm_eval_model"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_tasks_alone(folder: Path):
+    """Its own 10,000 tasks take seconds to list, and are not asked for here."""
+    made: dict[Path, TaskManager] = {}
+
+    def manager(include_path: Path) -> TaskManager:
+        return made.setdefault(include_path, TaskManager(include_path=include_path, include_defaults=False))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lm_eval_tasks, "task_manager", manager)
+        yield
+    lm_eval_tasks.load_levels.cache_clear()
+
+
+def evaluated(kind: type, model: Path, folder: Path, names: list[str], **more: Any) -> dict[str, Any]:
+    lm = kind(pretrained=str(model), device="cpu", dtype="float32", batch_size=3)
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    return lm_eval.simple_evaluate(lm, tasks=names, task_manager=manager, bootstrap_iters=0, **more)
+
+
+@pytest.fixture(scope="module")
+def theirs(model: Path, folder: Path) -> dict[str, Any]:
+    """By its own model: all tasks, and the group."""
+    found = evaluated(HFLM, model, folder, [name for name in NAMES if name not in ("choices", "both")])
+    group = evaluated(HFLM, model, folder, ["both"])
+    return {part: {**found[part], **group[part]} for part in ("results", "samples")}
+
+
+@pytest.fixture(scope="module")
+def ours(model: Path, folder: Path) -> dict[str, Any]:
+    """By the engine as a model of lm-eval."""
+    found = evaluated(EngineLM, model, folder, [name for name in NAMES if name not in ("choices", "both")])
+    group = evaluated(EngineLM, model, folder, ["both"])
+    return {part: {**found[part], **group[part]} for part in ("results", "samples")}
+
+
+@pytest.fixture(scope="module")
+def run(model: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """By own_task.py: results and items of a run on all tasks."""
+    output = tmp_path_factory.mktemp("lm_eval_runs") / "dense"
+    names = [name for name in NAMES if name != "choices"]
+    assert script.main([*words(model, folder, *names), "--output_dir", str(output)]) == 0
+    items = dict(np.load(output / "items.npz"))
+    return json.loads((output / "all_results.json").read_text()), items
+
+
+def words(model: Path, folder: Path, *names: str) -> list[str]:
+    asked = ["--model_name_or_path", str(model), "--lm_eval_tasks", *names, "--include_path", str(folder)]
+    return [*asked, "--precision", "no", "--dtype", "float32", "--device", "cpu"]
+
+
+def rounded(value: Any) -> Any:
+    """Log-likelihoods to five digits, all else as it is."""
+    if isinstance(value, float):
+        return pytest.approx(value, rel=1e-5, abs=1e-4)
+    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize("name", [*TASKS, "choices_few"])
+def test_every_item_is_answered_alike(name: str, theirs: dict[str, Any], ours: dict[str, Any]):
+    theirs, ours = theirs["samples"][name], ours["samples"][name]
+    assert len(theirs) == len(ours) >= 5
+    for one, other in zip(theirs, ours, strict=True):
+        assert other["arguments"] == one["arguments"] and other["doc_hash"] == one["doc_hash"]
+        assert listed(other["resps"]) == rounded(one["resps"])
+        for metric in one["metrics"]:
+            assert listed(other[metric]) == rounded(one[metric])
+
+
+def listed(value: Any) -> Any:
+    return list(map(listed, value)) if isinstance(value, list | tuple) else value
+
+
+def test_scores_are_equal(theirs: dict[str, Any], ours: dict[str, Any]):
+    for name in [*TASKS, "choices_few", "both"]:
+        one, other = theirs["results"][name], ours["results"][name]
+        assert {key: rounded(value) for key, value in one.items()} == other, name
+        exact = [key for key in one if key.startswith(("acc", "exact_match")) and "stderr" not in key]
+        assert [other[key] for key in exact] == [one[key] for key in exact]
+
+
+def test_own_task_measures_the_same_items(run: tuple, theirs: dict[str, Any]):
+    result, items = run
+    levels = {level["level"]: level for level in result["levels"]}
+    assert list(levels) == [name for name in NAMES if name != "choices"]
+    assert [level["difficulty"] for level in levels.values()] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert levels["letters"]["score"] == theirs["results"]["letters"]["acc,none"]
+    assert levels["last_word"]["score"] == theirs["results"]["last_word"]["acc,none"]
+    assert levels["last_word"]["metrics"]["perplexity"] == rounded(theirs["results"]["last_word"]["perplexity,none"])
+    assert levels["answers"]["metric"] == "exact_match,first"
+    for key in ("first", "whole"):
+        name = f"exact_match,{key}"
+        assert levels["answers"]["metrics"][name] == theirs["results"]["answers"][name]
+    for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
+        assert levels["texts"]["metrics"][name] == rounded(theirs["results"]["texts"][f"{name},none"])
+    probabilities = [np.exp(np.divide(*sample["byte_perplexity"])) for sample in theirs["samples"]["texts"]]
+    assert levels["texts"]["metric"] == "byte_probability" and levels["texts"]["score"] == rounded(
+        float(np.mean(probabilities))
+    )
+    assert levels["spellings"]["score"] == theirs["results"]["spellings"]["exact_match,none"]
+    assert levels["both"]["num_examples"] == 13 and levels["both"]["chance"] == pytest.approx(1 / 3)
+    assert levels["both"]["score"] == pytest.approx(theirs["results"]["both"]["acc,none"], abs=1e-12)
+    assert len(items["item"]) == len(set(zip(items["level"].tolist(), items["item"].tolist(), strict=True)))
+    assert set(items["group"][items["level"] == 5].tolist()) == {"choices", "choices_few"}
+
+
+def test_items_hold_what_flips_need(run: tuple, theirs: dict[str, Any]):
+    _, items = run
+    samples = [*theirs["samples"]["choices"], *theirs["samples"]["choices_few"]]
+    wanted = [answer[0][0] for sample in samples for answer in sample["resps"]]
+    np.testing.assert_allclose(items["level5_option_log_likelihood"], wanted, rtol=1e-5, atol=1e-4)
+    assert items["level5_option_count"].tolist() == [3] * 13
+    assert items["level5_gold"].tolist() == [sample["target"] for sample in samples]
+    right = items["level5_predicted"] == items["level5_gold"]
+    assert right.astype(float).tolist() == [sample["acc"] for sample in samples] == items["level5_acc"].tolist()
+    answers = [sample["filtered_resps"][0] for sample in theirs["samples"]["answers"] if sample["filter"] == "first"]
+    assert items["level2_predicted"].tolist() == list(map(str, answers))
+
+
+def test_long_prompts_were_cut_in_these_tests(run: tuple):
+    """So that the equality above includes lm-eval's way of cutting."""
+    result, _ = run
+    cut = {level["level"]: level["facts"]["shortened"] for level in result["levels"]}
+    assert cut["answers"] > 0 and cut["letters"] > 0
+
+
+def test_a_metric_a_sample_examples_and_a_chat_template_are_obeyed(model: Path, folder: Path, tmp_path: Path):
+    asked = [*words(model, folder, "choices"), "--lm_eval_metric", "acc_norm", "--num_fewshot", "1", "--max_items", "5"]
+    assert script.main([*asked, "--output_dir", str(tmp_path / "one")]) == 0
+    result = json.loads((tmp_path / "one/all_results.json").read_text())
+    (level,) = result["levels"]
+    reference = evaluated(HFLM, model, folder, ["choices"], num_fewshot=1)["samples"]["choices"]
+    items = np.load(tmp_path / "one/items.npz")
+    assert level["metric"] == "acc_norm" and level["num_examples"] == 5 and level["facts"]["num_fewshot"] == 1
+    likelihoods = {tuple(np.round(row, 3)) for row in items["level0_option_log_likelihood"].reshape(-1, 3)}
+    assert likelihoods <= {tuple(round(own[0][0], 3) for own in sample["resps"]) for sample in reference}
+    assert result["task"] == "choices"
+
+
+def test_the_chat_template_is_lm_evals(model: Path, folder: Path, tmp_path: Path):
+    from transformers import AutoTokenizer
+
+    chatty = tmp_path / "chatty"
+    chatty.mkdir()
+    for path in model.iterdir():
+        (chatty / path.name).write_bytes(path.read_bytes())
+    tokenizer = AutoTokenizer.from_pretrained(chatty)
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[a]"
+        "{% endif %}"
+    )
+    tokenizer.save_pretrained(chatty)
+    reference = evaluated(HFLM, chatty, folder, ["choices"], num_fewshot=1, apply_chat_template=True)
+    asked = [*words(chatty, folder, "choices"), "--num_fewshot", "1", "--chat_template"]
+    assert script.main([*asked, "--output_dir", str(tmp_path / "run")]) == 0
+    wanted = [answer[0][0] for sample in reference["samples"]["choices"] for answer in sample["resps"]]
+    assert "[user]Question:" in reference["samples"]["choices"][0]["arguments"][0][0]
+    found = np.load(tmp_path / "run/items.npz")["level0_option_log_likelihood"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_runs_are_told_apart_by_content_not_by_place(
+    model: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    moved, changed = write_tasks(tmp_path / "moved"), write_tasks(tmp_path / "changed")
+    write_rows(changed / "test.jsonl", rows(8, 9))
+    output = ["--output_dir", str(tmp_path / "run")]
+    assert script.main([*words(model, folder, "letters"), *output]) == 0
+    caplog.set_level(logging.INFO)
+    assert script.main([*words(model, moved, "letters"), *output]) == 0
+    assert "1 already complete" in caplog.text
+    with pytest.raises(SystemExit):
+        script.main([*words(model, changed, "letters"), *output])
+    arguments = json.loads((tmp_path / "run/args.json").read_text())
+    assert str(tmp_path) not in json.dumps(arguments["arguments"])
+
+
+@pytest.fixture
+def message(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Message:
+    """What a refused command says, in its last line."""
+
+    def refused(folder: Path, *asked: str, options: tuple[str, ...] = ()) -> str:
+        lm_eval_tasks.load_levels.cache_clear()
+        with pytest.raises(SystemExit) as ended:
+            script.main([*words(model, folder, *asked), *options, "--output_dir", str(tmp_path / "refused")])
+        assert ended.value.code == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    return refused
+
+
+def test_what_cannot_be_measured_is_refused_in_one_line(message: Message, folder: Path, tmp_path: Path):
+    assert "no task of this name; near ones are choices" in message(folder, "choicez")
+    assert "weights this group's tasks alike" in message(folder, "alike")
+    assert "choices is among them twice" in message(folder, "both", "choices")
+    told = message(folder, "answers", options=("--lm_eval_metric", "acc"))
+    assert "answers has exact_match,first, exact_match,whole" in told
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    write_rows(odd / "test.jsonl", [*rows(3, 0), {**rows(1, 5)[0], "gold": -1, "word": ""}])
+    data = {"test": odd / "test.jsonl"}
+    bare = {**TASKS["choices"], "fewshot_split": None}
+    write_task(odd, "no_gold", bare, data)
+    write_task(odd, "no_word", TASKS["last_word"], data)
+    sampled = {**TASKS["answers"], "fewshot_split": None, "num_fewshot": 0}
+    write_task(odd, "draws", {**sampled, "generation_kwargs": {"do_sample": True, "temperature": 0.7}}, data)
+    write_task(odd, "beams", {**sampled, "generation_kwargs": {"until": ["\n"], "num_beams": 4}}, data)
+    write_task(odd, "of_all", {**bare, "metric_list": [{"metric": "mcc"}], "test_split": "test"}, data)
+    write_task(odd, "no_field", {**bare, "doc_to_text": "{{nothing}}"}, data)
+    write_task(odd, "no_file", bare, {"test": odd / "gone.jsonl"})
+    assert "item 4 of its data has no gold answer: -1 is none of its 3 choices" in message(odd, "no_gold")
+    assert "do_sample True with temperature 0.7 draws at random; answers here are greedy" in message(odd, "draws")
+    assert "num_beams 4 is more than greedy generation" in message(odd, "beams")
+    assert "no_field cannot be read: UndefinedError: 'nothing' is undefined" in message(odd, "no_field")
+    assert "no_file cannot be read: FileNotFoundError" in message(odd, "no_file")
+    write_rows(odd / "test.jsonl", rows(3, 0))
+    assert "its metrics (mcc) are of all items together" in message(odd, "of_all")
+
+
+def test_flips_are_shown_with_their_questions(
+    model: Path, folder: Path, tmp_path: Path, load_script: Callable[[str], Any], capsys: pytest.CaptureFixture
+):
+    asked = [*words(model, folder, "answers", "letters"), "--compression", "dense", "magnitude", "--sparsity", "0.8"]
+    assert script.main([*asked, "--difficulty", "dense", "--output_dir", str(tmp_path / "runs/{compression}")]) == 0
+    result = json.loads((tmp_path / "runs/dense/all_results.json").read_text())
+    assert [(level["difficulty"], level["facts"]["harder_by_dense"]) for level in result["levels"]] == [(None, 1)] * 2
+    capsys.readouterr()
+    shown = ["--results_dir", str(tmp_path / "runs"), "--direction", "changed", "--include_path", str(folder)]
+    load_script("show_flips").main(shown)
+    text = capsys.readouterr().out
+    assert "Q: " in text and "exact_match,first" in text and "Without texts" not in text
+
+
+def test_what_the_engine_does_not_compute_is_lm_evals_own(model: Path, folder: Path, caplog: pytest.LogCaptureFixture):
+    sampling = {"until": ["\n"], "num_beams": 2, "max_gen_toks": 6}
+    found = {}
+    for kind in (HFLM, EngineLM):
+        found[kind] = evaluated(kind, model, folder, ["answers"], gen_kwargs=sampling)["samples"]["answers"]
+    assert [own["resps"] for own in found[HFLM]] == [own["resps"] for own in found[EngineLM]]
+    assert "num_beams=2 is more than greedy generation" in caplog.text.replace("num_beams 2", "num_beams=2")
+    plain = EngineLM(pretrained=str(model), device="cpu", dtype="float32", plain=True)
+    assert plain.loglikelihood([]) == []
