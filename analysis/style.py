@@ -416,7 +416,9 @@ def band_note(points: list[Row]) -> str:
     """What the bands of points of a level_table are."""
     has_seeds = compressed_seeds(points) != "1"
     if all(point["drop_low"] is None for point in points):
-        return "lowest to highest seed" if has_seeds else "none, no item is paired with the dense run"
+        paired = any(point["paired_items"] for point in points if point["strength"] is not None)
+        why = "the dense model is not above chance" if paired else "no item is paired with the dense run"
+        return "lowest to highest seed" if has_seeds else f"none, {why}"
     widened = ", widened to the range of the seeds" if has_seeds else ""
     over = "groups of items and seeds" if has_seeds else "groups of items"
     return f"95 % interval over {over}, each item compared with the dense model's outcome on it{widened}"

@@ -3,7 +3,7 @@ import pytest
 from of_runs import by_size
 from synthetic_runs import level_run, run, write_tree
 
-from analysis import compression_plots, level_sections, verdicts
+from analysis import compression_plots, level_sections, style, verdicts
 from analysis.curves import SIZE_COLUMNS, size_curves, size_spearman, size_table
 from analysis.kinds import describe
 from analysis.table import level_table
@@ -175,3 +175,14 @@ def test_runs_whose_size_is_not_known_are_left_out(tmp_path):
     tree = write_tree(tmp_path, *compared(), group_size=-1, symmetric=False)
     points = size_table(level_table(run_folder.read_runs(tree)))
     assert {point["compression"] for point in points} == {"magnitude", "low_rank"}
+
+
+def test_without_a_band_the_caption_says_why(read):
+    """No interval is made where the dense model is at chance, nor without its outcomes."""
+    low = levels(3, 2)
+    at_chance = read(level_run(levels=low), level_run("magnitude", 0.5, low), level_run("gptq", ("bits", 4), low))
+    table, figure = drawn_with_intervals(at_chance)
+    assert all(point["drop_low"] is None for point in table)
+    assert "Band: none, the dense model is not above chance." in figure.get_supxlabel()
+    alone = [{**point, "paired_items": None} for point in table]
+    assert style.band_note(alone) == "none, no item is paired with the dense run"
