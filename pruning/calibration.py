@@ -268,11 +268,14 @@ def source_content(
     """What a run records of the content of a source (see read_texts): the hub's commit, else hashes of the file.
 
     Args:
-        name: prefix of the keys.
+        name: of the option, which is the prefix of the keys.
     Returns:
         <name>_commit; or <name>_sha256, of the file's name and content, and <name>_content_sha256, of its content.
     """
-    path = source_file(source, split, data_dir)
+    try:
+        path = source_file(source, split, data_dir)
+    except ValueError as error:
+        raise ValueError(f"--{name} {source}: {error}") from error
     if path is None:
         return {f"{name}_commit": {"c4": C4_REVISION, "wikitext2": WIKITEXT_REVISION}[str(source)]}
     return {f"{name}_sha256": sha256([path]), f"{name}_content_sha256": content_sha256([path])}

@@ -256,7 +256,7 @@ def test_a_dry_run_loads_nothing(
     [
         (["--transfer", "sparse"], "--transfer: invalid choice: 'sparse' (choose from "),
         (["--max_train_steps", "0"], "--max_train_steps: 0 is outside [1, "),
-        (["--train_text", "/none.txt"], "/none.txt is neither a file nor one of c4, wikitext2"),
+        (["--train_text", "/none.txt"], "--train_text /none.txt: /none.txt is neither a file nor one of c4, wikitext2"),
         (["--train_length", "40"], "--train_length 40: "),
         (["--train_length", "1"], "--train_length: 1 is outside [2, "),
         (["--stream"], "unrecognized arguments: --stream"),
