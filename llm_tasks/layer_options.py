@@ -72,7 +72,7 @@ def check_layers(given: Given, typed: Sequence[str]) -> None:
         raise ValueError(f"--export {given['export']} packs all weights: no --only_layers, --skip_layers")
 
 
-def parts(given: Given, compression: str, strength: Strength | None) -> Iterator[dict[str, Any]]:
+def layer_coordinates(given: Given, compression: str, strength: Strength | None) -> Iterator[dict[str, Any]]:
     """What of the model the cells of one compression and strength compress, and how it is allocated.
 
     Yields:

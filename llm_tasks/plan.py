@@ -24,8 +24,14 @@ from llm_tasks.compressions import (
     strengths,
 )
 from llm_tasks.engine import ways
-from llm_tasks.layer_options import ALL, LAYER_OPTIONS, OWL_OPTIONS, allocation_content, varied_layers
-from llm_tasks.layer_options import parts as layer_parts
+from llm_tasks.layer_options import (
+    ALL,
+    LAYER_OPTIONS,
+    OWL_OPTIONS,
+    allocation_content,
+    layer_coordinates,
+    varied_layers,
+)
 from llm_tasks.levels import Setting
 from llm_tasks.methods import CHECKPOINT, DENSE, METHOD_OPTIONS, STRENGTHS, Options
 from llm_tasks.option_values import Given
@@ -53,7 +59,7 @@ def setting_cells(given: Given, setting: Setting) -> list[Cell]:
         for strength in strengths(compression, given) or [None]:
             label = strength.label if strength else DENSE
             same = {"setting": setting.name, "compression": compression, "strength": label, **strength_values(strength)}
-            for part in layer_parts(given, compression, strength):
+            for part in layer_coordinates(given, compression, strength):
                 cell = {**same, **part}
                 seeds = given["seed"] if setting.seeded or is_calibrated(cell) else given["seed"][:1]
                 found += [{**cell, "seed": seed} for seed in dict.fromkeys(seeds)]
