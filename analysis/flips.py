@@ -13,6 +13,7 @@ arXiv 2407.09141). Near the dense model KL counts disagreement and says nothing 
 whether one of the two outweighs.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ CHANGE, LOST, GAINED, FLIPS, CHANGED, KL = (
 # Range of each quantity; the KL divergence has no upper end.
 RANGES = {CHANGE: (-1.0, 1.0), LOST: (0.0, 1.0), GAINED: (0.0, 1.0), FLIPS: (0.0, 1.0), CHANGED: (0.0, 1.0),
           KL: (0.0, None)}  # fmt: skip
+Ranges = Mapping[str, tuple[float, float | None]]
 FLIP_COLUMNS = (
     "setting", "task", "model", "level", "dataset", "reader", "metric", "reference_only",
     "compression", "magnitude_scope", "strength_kind", "strength", "seeds", "items", "clusters",
@@ -276,11 +278,14 @@ def _by_seed(runs: list[Row], read: ItemReader) -> dict[int, Answers | None]:
     return {row["seed"]: answers_of(row, read) for row in sorted(runs, key=lambda row: row["seed"])}
 
 
-def replicates(points: list[Compared], resamples: int, name: tuple[int, str | None]) -> list[dict[str, Replicates]]:
+def replicates(
+    points: list[Compared], resamples: int, name: tuple[int, str | None], ranges: Ranges = RANGES
+) -> list[dict[str, Replicates]]:
     """By quantity, the replicates of each point; points on the same items share the draws.
 
     Args:
         name: of the draws: a number, and the name of the data set.
+        ranges: of an item's value of each quantity that the points have.
     """
     alike: dict[tuple, list[int]] = {}
     for index, point in enumerate(points):
@@ -288,12 +293,12 @@ def replicates(points: list[Compared], resamples: int, name: tuple[int, str | No
     found: dict[int, dict[str, Replicates]] = {}
     for indices in alike.values():
         own = [points[index] for index in indices]
-        found |= dict(zip(indices, _on_the_same_items(own, resamples, name), strict=True))
+        found |= dict(zip(indices, _on_the_same_items(own, resamples, name, ranges), strict=True))
     return [found[index] for index in range(len(points))]
 
 
 def _on_the_same_items(
-    points: list[Compared], resamples: int, name: tuple[int, str | None]
+    points: list[Compared], resamples: int, name: tuple[int, str | None], ranges: Ranges
 ) -> list[dict[str, Replicates]]:
     groups = points[0].groups
     _, cluster = np.unique(groups, return_inverse=True)
@@ -310,7 +315,7 @@ def _on_the_same_items(
             both, of_items = resampling.over_seeds(part, named_generator(name[0], point.seeds))
             size = resampling.unit_size(values.mean(axis=0), groups)
             unseen = resampling.unseen_shares(sizes, size, named_generator(*name, "unseen"))
-            low, high = RANGES[quantity]
+            low, high = ranges[quantity]
             # Of KL, which has no upper end, the unseen unit is as far off as the farthest item of the sample.
             scores = Scores(both, of_items, unseen, len(groups), len(sums), len(values), low,
                             float(values.max()) if high is None else high)  # fmt: skip
@@ -325,16 +330,23 @@ def _found(point: Compared, drawn: dict[str, Replicates]) -> Row:
     """The columns of one point, but for the correction and the verdict."""
     row: Row = {"items": len(point.groups), "clusters": drawn[CHANGE].clusters, "kl_of": point.kl_of}
     for name, own in drawn.items():
-        low, high = RANGES[name]
-        _, *bounds = own.interval()
-        row[name] = float(point.values[name].mean())
-        # No bound is beyond the range, from which the estimate is drawn away for few groups (resampling.stretch).
-        row[f"{name}_low"], row[f"{name}_high"] = (
-            None if bound is None else float(np.clip(bound, low, high)) for bound in bounds
-        )
+        row |= with_interval(name, point.values[name], own, RANGES[name])
     row["test"], row["p_value"] = direction_test(point, drawn[CHANGE])
     few = FEW_CLUSTERS if drawn[CHANGE].clusters < MIN_CLUSTERS else ""
     return row | {"reason": "; ".join(filter(None, (few, point.missing)))}
+
+
+def with_interval(name: str, values: np.ndarray, drawn: Replicates, limits: tuple[float, float | None]) -> Row:
+    """Columns of a quantity: its mean and 95 % interval, as `name`, <name>_low and <name>_high.
+
+    Args:
+        values: (seeds, items).
+        limits: range of an item's value.
+    """
+    _, *bounds = drawn.interval()
+    # No bound is beyond the range, from which the estimate is drawn away for few groups (resampling.stretch).
+    low, high = (None if bound is None else float(np.clip(bound, *limits)) for bound in bounds)
+    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def direction_test(point: Compared, change: Replicates) -> tuple[str, float | None]:

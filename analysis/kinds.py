@@ -1,8 +1,9 @@
 """What a tree of runs holds, part by part: figures with their tables, what is said of them, what to beware of.
 
-There are five kinds of runs, with a function each: fine-tuning, settings without training, several domains, lines
-between models, perplexity; flips are of all settings without training together. A part is one set of runs that belong
-together. Its tables are computed once and feed everything said of them; a figure is drawn when it is asked for.
+There are six kinds of runs, with a function each: fine-tuning, settings without training, several domains, lines
+between models, perplexity, recovery; flips are of all settings without training together. A part is one set of runs
+that belong together. Its tables are computed once and feed everything said of them; a figure is drawn when it is asked
+for.
 """
 
 import functools
@@ -20,6 +21,8 @@ from analysis import (
     human_gap,
     level_sections,
     plots,
+    recovery_plots,
+    recovery_sections,
     sensitivity,
     tuned_plots,
     tuned_sections,
@@ -47,9 +50,19 @@ from analysis.methods_compared import (
 from analysis.names import file_names, model_names, set_title, text_names, with_full_names
 from analysis.outcomes import ItemReader
 from analysis.paper import Measured, compare, our_numbers
+from analysis.recovery import (
+    CURVE_COLUMNS,
+    RECOVERED_COLUMNS,
+    curve_table,
+    incomparable,
+    is_recovery_run,
+    recovery_level_table,
+    uncontrolled,
+)
 from analysis.replicates import resampled_curves, resampled_levels, tuned_curves
 from analysis.resampling import RESAMPLES
 from analysis.table import (
+    DENSE,
     INTERPOLATION,
     LEVEL_COLUMNS,
     MULTI_DOMAIN,
@@ -61,6 +74,7 @@ from analysis.table import (
     Row,
     domain_sets,
     figure_sets,
+    grouped,
     is_domain_run,
     is_fine_tuning_run,
     is_level_run,
@@ -162,6 +176,7 @@ def describe(rows: list[Row], unfinished: Sequence[Path] = (), resamples: int = 
     parts = [*tuning_parts(rows, resamples), *levels, *flip_parts(levels), *compared_parts(levels)]
     parts += sensitivity_parts(rows, resamples)
     parts += [*domain_parts(rows, resamples), *line_parts(rows), *perplexity_parts(rows)]
+    parts += recovery_parts(rows, resamples)
     trends = joined(part.trends for part in parts)
     found = {name: [part.tables[name] for part in parts if name in part.tables] for name in Measured._fields[1:]}
     flat = {name: [row for own in found[name] for row in own] for name in ("levels", "differences")}
@@ -171,7 +186,7 @@ def describe(rows: list[Row], unfinished: Sequence[Path] = (), resamples: int = 
 
 def is_known(row: Row) -> bool:
     """Whether some part is made of a run's setting."""
-    known = is_fine_tuning_run(row) or is_level_run(row) or is_domain_run(row)
+    known = is_fine_tuning_run(row) or is_level_run(row) or is_domain_run(row) or is_recovery_run(row)
     return known or row["setting"] in (INTERPOLATION, PERPLEXITY)
 
 
@@ -389,6 +404,31 @@ def perplexity_parts(rows: list[Row]) -> list[Part]:
         title = f"Perplexity, {models[model]} on {texts[text]}"
         parts.append(Part(title, drawn, lines, cautions.perplexity_cautions(table)))
     return parts
+
+
+def recovery_parts(rows: list[Row], resamples: int) -> list[Part]:
+    """Recovery: a part for the perplexity of every model on every text, and for the levels of every model and seed."""
+    curves = grouped(curve_table(rows), ("model", "text"))
+    levels = grouped(recovery_level_table(rows, resamples), ("model", "seed"))
+    models, texts, files = _short_names((model for model, _ in (*curves, *levels)), (text for _, text in curves))
+    beware, parts = [*uncontrolled(rows), *incomparable(rows)], []
+    for (model, text), table in curves.items():
+        stem = f"recovery_{files[texts[text]]}_{files[models[model]]}"
+        draw = functools.partial(recovery_plots.perplexity_curves, table)
+        drawn = any(row["transfer"] != DENSE for row in table)
+        plot = Plot(stem, draw if drawn else None, table, CURVE_COLUMNS, recovery_sections.curve_finding(table))
+        lines = recovery_sections.curve_section(table)
+        parts.append(Part(f"What training brings back, {model} on {text}", [plot], lines, beware))
+        beware = []
+    for (model, seed), table in levels.items():
+        stem = f"recovery_levels_{files[models[model]]}" + (f"_seed{seed}" if len(levels) > 1 else "")
+        drawn = [row for row in table if row["left"] is not None]
+        draw = functools.partial(recovery_plots.levels_before_and_after, drawn) if drawn else None
+        plot = Plot(stem, draw, table, RECOVERED_COLUMNS, recovery_sections.level_finding(table))
+        title = f"Levels that training brings back, {model}, seed {seed}"
+        parts.append(Part(title, [plot], recovery_sections.level_section(table), beware))
+        beware = []
+    return parts or ([Part("What training brings back", [], [], beware)] if beware else [])
 
 
 def _short_names(

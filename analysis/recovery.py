@@ -6,14 +6,15 @@ are from in recovered_from).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import scipy.special
 
 from analysis import estimators
+from analysis.flips import Compared, replicates, with_interval
+from analysis.names import model_name, text_name
 from analysis.outcomes import ItemReader, aligned
 from analysis.table import DENSE, FREEZING, TRANSFERS, Row, compression_order, compression_rank, is_level_run, select
 from harness import run_folder
@@ -25,7 +26,7 @@ CURVE_COLUMNS = (
     "model", "text", *METHOD, "transfer", "seed", "measured_sparsity", "step", "tokens", "perplexity", "low", "high",
     "control_perplexity", "loss_above_control", "above_low", "above_high", "gap_closed", "windows",
 )  # fmt: skip
-LEVEL_COLUMNS = (
+RECOVERED_COLUMNS = (
     "setting", "model", "task", "level", *METHOD, "transfer", "seed", "steps", "chance", "dense", "pruned", "control",
     "recovered", "dense_above_chance", "control_above_chance", "lost", "lost_low", "lost_high", "left", "left_low",
     "left_high", "left_holm_p", "back", "back_low", "back_high", "back_holm_p", "items", "verdict",
@@ -35,6 +36,7 @@ AT_CHANCE, NOT_LOST, BACK, IN_PART, NOT_BACK, OPEN = (
     "at chance", "no loss seen", "back", "back in part", "not back", "cannot be told",
 )  # fmt: skip
 LIKE_CONTROL, BELOW_CONTROL = "no worse seen than the control", "below the control"
+RANGES = {"lost": (-1.0, 1.0), "left": (-1.0, 1.0), "back": (-2.0, 2.0)}  # of an item's value
 
 
 def is_recovery_run(row: Row) -> bool:
@@ -46,34 +48,52 @@ def curve_table(rows: Sequence[Row]) -> list[Row]:
     """One row of CURVE_COLUMNS for every training and step at which perplexity was measured, controls first.
 
     Args:
-        rows: of run_folder.read_runs; others than recovery runs are passed over.
+        rows: of run_folder.read_runs; others than recovery runs are passed over, as are those that uncontrolled names.
     Returns:
         low, high: 95 % interval of the perplexity over windows (Student's, of their mean loss). loss_above_control:
         mean over windows of the loss minus the control's on the same window at the same step, in nats, with its 95 %
         interval. gap_closed: 1 - loss_above_control / that before training, the share of what pruning cost that came
         back beyond what training gives the dense model; None before training, and of trainings that start dense.
-    Raises:
-        ValueError: a training has no control, one that was trained on other windows, or one measured at other steps.
     """
-    runs = [row for row in rows if is_recovery_run(row)]
+    return [
+        point for row, control in _with_controls(rows) if not isinstance(control, str) for point in _curve(row, control)
+    ]
+
+
+def uncontrolled(rows: Sequence[Row]) -> list[str]:
+    """Why trainings are left out of the curve_table: a sentence for each."""
+    return [control for _, control in _with_controls(rows) if isinstance(control, str)]
+
+
+def _with_controls(rows: Sequence[Row]) -> list[tuple[Row, Row | str]]:
+    """Every training with its control, or with why it has none to be compared with."""
+    runs = sorted(filter(is_recovery_run, rows), key=_order)
     controls = {_training(row): row for row in runs if row["transfer"] == DENSE}
-    table = []
-    for row in sorted(runs, key=_order):
-        control = controls.get(_training(row))
-        if control is None:
-            raise ValueError(
-                f"{row['folder']} has no control: no run of {DENSE} on the same windows for as many steps with seed "
-                f"{row['seed']}; the same command with --transfer {DENSE} --compression dense makes it"
-            )
-        if _steps(row) != _steps(control):
-            raise ValueError(f"{row['folder']} and its control {control['folder']} are measured at different steps")
-        table += _curve(row, control)
-    return table
+    return [(row, _fitting(row, controls.get(_training(row)))) for row in runs]
+
+
+def _fitting(row: Row, control: Row | None) -> Row | str:
+    if control is None:
+        return (
+            f"{row['folder']} has no control: no run of {DENSE} on the same windows for as many steps with seed "
+            f"{row['seed']}; the same command with --transfer {DENSE} --compression dense makes it."
+        )
+    both = f"{row['folder']} and its control {control['folder']}"
+    if _steps(row) != _steps(control):
+        return f"{both} are measured at different steps, so that it is left out."
+    if len(_losses(row)) != len(_losses(control)):
+        return f"{both} are measured on different windows, so that it is left out."
+    return control
+
+
+def _losses(row: Row) -> np.ndarray:
+    """Loss on each window at each step, (windows, steps)."""
+    return run_folder.read_items(Path(row["folder"]), ["curve_loss"])["curve_loss"]
 
 
 def _training(row: Row) -> tuple:
     """What a run and its control share."""
-    names = ("model", "seed", "train_windows_sha256", "num_steps", "recipe")
+    names = ("model", "task", "seed", "train_windows_sha256", "num_steps", "recipe")
     return tuple(row[name] for name in names)
 
 
@@ -91,11 +111,7 @@ def method_order(row: Row) -> tuple:
 
 
 def _curve(row: Row, control: Row) -> list[Row]:
-    losses, beside = (
-        run_folder.read_items(Path(own["folder"]), ["curve_loss"])["curve_loss"] for own in (row, control)
-    )
-    if losses.shape != beside.shape:
-        raise ValueError(f"{row['folder']} and its control {control['folder']} are measured on different windows")
+    losses, beside = _losses(row), _losses(control)
     above = losses - beside
     first = above[:, 0].mean()
     starts_pruned = row["transfer"] not in (DENSE, FREEZING)
@@ -105,7 +121,7 @@ def _curve(row: Row, control: Row) -> list[Row]:
         gap, gap_low, gap_high = estimators.mean_interval(above[:, place], CONFIDENCE)
         is_control = row["transfer"] == DENSE
         found.append({
-            "model": row["model"], "text": row["task"], **{name: row[name] for name in METHOD},
+            "model": model_name(row["model"]), "text": text_name(row["task"]), **{name: row[name] for name in METHOD},
             "transfer": row["transfer"], "seed": row["seed"], "measured_sparsity": row["measured_sparsity"],
             "step": step, "tokens": round(row["num_train_tokens"] * step / row["num_steps"]),
             "perplexity": math.exp(loss), "low": _exp(low), "high": _exp(high),
@@ -121,31 +137,52 @@ def _exp(value: float | None) -> float | None:
     return None if value is None else math.exp(value)
 
 
-def recovery_level_table(rows: Sequence[Row], read: ItemReader | None = None) -> list[Row]:
-    """One row of LEVEL_COLUMNS for every recovered model and level of a setting, compared item by item.
+def recovery_level_table(
+    rows: Sequence[Row], resamples: int, read: ItemReader | None = None, seed: int = 0
+) -> list[Row]:  # fmt: skip
+    """One row of RECOVERED_COLUMNS for every recovered model and level of a setting, compared item by item.
 
     Args:
         rows: of run_folder.read_runs: the dense and the pruned model, and the models that recover.py wrote, among them
-            the controls.
+            the controls. Levels that incomparable names are left out.
+        resamples, seed: of the intervals (resampling).
     Returns:
         lost: pruned minus dense, before training; left: recovered minus control, after it; back: left minus lost. Each
-        with its 95 % interval over groups of items (Student's), and left and back with p-values corrected by Holm for
-        all levels of the table that are judged. Where the dense model or the control is not above chance, the verdict
-        is AT_CHANCE, and there is no corrected p-value. Freezing starts from the dense model: nothing was lost, and
-        only `left` is told.
-    Raises:
-        ValueError: a recovered model was measured without its control, or without the dense or the pruned model.
+        with its 95 % interval over groups of items, and left and back with p-values corrected by Holm for all levels
+        of the table that are judged. Where the dense model or the control is not above chance, the verdict is
+        AT_CHANCE, and there is no corrected p-value. Freezing starts from the dense model: nothing was lost, and only
+        `left` is told.
     """
     read = read or ItemReader()
-    levels = [row for row in rows if is_level_run(row)]
-    made = [row for row in levels if row.get("recovered_from") and row["recovered_from"]["transfer"] != DENSE]
-    table = [_level(row, levels, read) for row in sorted(made, key=_level_order)]
+    table = []
+    for row, beside in _with_runs_beside(rows):
+        if not isinstance(beside, str):
+            table.append(_level(row, beside, read, resamples, seed))
     judged = [row for row in table if _has_learned(row)]
     for name in ("left", "back"):
         corrected = estimators.holm([row[f"{name}_p"] for row in judged])
         for row, p_value in zip(judged, corrected, strict=True):
             row[f"{name}_holm_p"] = p_value
-    return [select({**row, "verdict": verdict(row)}, LEVEL_COLUMNS) for row in table]
+    return [select({**row, "verdict": verdict(row)}, RECOVERED_COLUMNS) for row in table]
+
+
+def incomparable(rows: Sequence[Row]) -> list[str]:
+    """Why levels of recovered models are left out of the recovery_level_table: a sentence for each."""
+    return [beside for _, beside in _with_runs_beside(rows) if isinstance(beside, str)]
+
+
+class Beside(NamedTuple):
+    """What a recovered model is compared with at one level; `pruned` of Freezing is the dense model."""
+
+    dense: Row
+    pruned: Row
+    control: Row
+
+
+def _with_runs_beside(rows: Sequence[Row]) -> list[tuple[Row, Beside | str]]:
+    levels = [row for row in rows if is_level_run(row)]
+    made = [row for row in levels if row.get("recovered_from") and row["recovered_from"]["transfer"] != DENSE]
+    return [(row, _runs_beside(row, levels)) for row in sorted(made, key=_level_order)]
 
 
 def _level_order(row: Row) -> tuple:
@@ -155,15 +192,8 @@ def _level_order(row: Row) -> tuple:
     )  # fmt: skip
 
 
-def _level(row: Row, levels: Sequence[Row], read: ItemReader) -> Row:
+def _runs_beside(row: Row, levels: Sequence[Row]) -> Beside | str:
     origin = row["recovered_from"]
-
-    def one(what: str, fits: Any) -> Row:
-        alike = ("setting", "model", "task", "level")
-        for other in levels:
-            if all(other[name] == row[name] for name in alike) and fits(other):
-                return other
-        raise ValueError(f"{row['folder']}, level {row['level']}: {what} was not measured beside it")
 
     def is_control(other: Row) -> bool:
         found = other.get("recovered_from")
@@ -171,28 +201,54 @@ def _level(row: Row, levels: Sequence[Row], read: ItemReader) -> Row:
         return bool(found) and found["transfer"] == DENSE and all(found[name] == origin[name] for name in shared)
 
     def is_pruned(other: Row) -> bool:
-        return not other.get("recovered_from") and all(other[name] == origin[name] for name in METHOD)
+        """By the same method at the same strength; on the same calibration text, as far as that is recorded."""
+        recipes = {own.get("compression_recipe") for own in (other, origin)} - {None}
+        alike = all(other[name] == origin[name] for name in METHOD) and len(recipes) < 2
+        return alike and not other.get("recovered_from")
 
-    dense = one("the dense model", lambda other: other["compression"] == "dense")
-    control = one("its control", is_control)
-    starts_dense = origin["transfer"] == FREEZING
-    pruned = dense if starts_dense else one("the pruned model before training", is_pruned)
-    outcomes = [read(own) for own in (dense, pruned, control, row)]
+    dense = _one(row, levels, lambda other: other["compression"] == "dense", row["seed"])
+    control = _one(row, levels, is_control, row["seed"])
+    pruned = dense if origin["transfer"] == FREEZING else _one(row, levels, is_pruned, origin["seed"])
+    named = {"the dense model": dense, "its control": control, "the pruned model before training": pruned}
+    if missing := [what for what, found in named.items() if found is None]:
+        return f"{row['folder']}, level {row['level']}: {' and '.join(missing)} were not measured beside it."
+    return Beside(dense, pruned, control)
+
+
+def _one(row: Row, levels: Sequence[Row], fits: Callable[[Row], bool], seed: int) -> Row | None:
+    """The run that fits at a row's level: that of this seed, else the only one there is."""
+    alike = ("setting", "model", "task", "level")
+    found = [other for other in levels if all(other[name] == row[name] for name in alike) and fits(other)]
+    of_seed = [other for other in found if other["seed"] == seed]
+    return next(iter(of_seed or found), None) if of_seed or len(found) == 1 else None
+
+
+def _level(row: Row, beside: Beside, read: ItemReader, resamples: int, seed: int) -> Row:
+    """The columns of one level, but for the correction and the verdict; without items all is None."""
+    origin, starts_dense = row["recovered_from"], row["recovered_from"]["transfer"] == FREEZING
+    found: Row = dict.fromkeys(RECOVERED_COLUMNS) | {
+        "setting": row["setting"], "model": model_name(row["model"]), "task": row["task"], "level": row["level"],
+        **{name: origin[name] for name in METHOD}, "transfer": origin["transfer"], "seed": origin["seed"],
+        "steps": origin["num_steps"], "chance": row["chance"], "left_p": None, "back_p": None,
+        "dense_above_chance": _above_chance(beside.dense), "control_above_chance": _above_chance(beside.control),
+    }  # fmt: skip
+    outcomes = [read(own) for own in (*beside, row)]
     if None in outcomes:
-        raise ValueError(f"{row['folder']}, level {row['level']}: a run beside it kept no items")
+        return found
     scores, groups = aligned(outcomes)
     known = ~np.isnan(scores).any(axis=0)
+    if not known.any():
+        return found
     scores, groups = scores[:, known], groups[known]
-    found: Row = {
-        "setting": row["setting"], "model": row["model"], "task": row["task"], "level": row["level"],
-        **{name: origin[name] for name in METHOD}, "transfer": origin["transfer"], "seed": origin["seed"],
-        "steps": origin["num_steps"], "chance": row["chance"], "items": len(groups),
-        **dict(zip(("dense", "pruned", "control", "recovered"), scores.mean(axis=1).tolist(), strict=True)),
-        "dense_above_chance": _above_chance(dense), "control_above_chance": _above_chance(control),
-    }  # fmt: skip
+    names = ("dense", "pruned", "control", "recovered")
+    found |= {"items": len(groups), **dict(zip(names, scores.mean(axis=1).tolist(), strict=True))}
     lost, left = scores[1] - scores[0], scores[3] - scores[2]
-    for name, values in (("lost", lost), ("left", left), ("back", left - lost)):
-        found |= difference(name, None if starts_dense and name != "left" else values, groups)
+    values = {"left": left} if starts_dense else {"lost": lost, "left": left, "back": left - lost}
+    point = Compared(groups, {name: own[None] for name, own in values.items()}, (row["seed"],), "", "", False)
+    (drawn,) = replicates([point], resamples, (seed, row["dataset"]), RANGES)
+    for name, own in values.items():
+        found |= with_interval(name, own, drawn[name], RANGES[name])
+        found[f"{name}_p"] = drawn[name].p_other_than_zero()
     return found
 
 
@@ -200,38 +256,21 @@ def _above_chance(row: Row) -> bool:
     return estimators.above_chance(row["score"], row["chance"], row["stderr"], row["num_examples"])
 
 
-def difference(name: str, values: np.ndarray | None, groups: np.ndarray) -> Row:
-    """A mean of paired differences: `name`, its 95 % interval and two-sided p-value; None where they are not defined.
-
-    Args:
-        values: (items,); None where there is no such difference.
-        groups: of the items, (items,).
-    """
-    keys = (name, f"{name}_low", f"{name}_high", f"{name}_p")
-    if values is None:
-        return dict.fromkeys(keys)
-    mean, error = float(values.mean()), estimators.clustered_error(values, groups)
-    degrees = len(np.unique(groups)) - 1
-    if not error:  # a single group, or no item that differs
-        return dict(zip(keys, (mean, None, None, None), strict=True))
-    width = float(scipy.special.stdtrit(degrees, (1 + CONFIDENCE) / 2)) * error
-    p_value = float(2 * scipy.special.stdtr(degrees, -abs(mean) / error))
-    return dict(zip(keys, (mean, mean - width, mean + width, p_value), strict=True))
-
-
 def verdict(row: Row) -> str:
     """What became of a level at this budget of training; see the constants of this module.
 
     A loss counts as seen where its interval is below 0; what is left and what came back, where also the corrected
     p-value is at most 0.05. BACK: some came back and no loss is seen to be left. NOT_BACK: a loss is left and none is
-    seen to have come back.
+    seen to have come back. OPEN too with fewer than ten groups of items, which have no intervals.
     """
     if not _has_learned(row):
         return AT_CHANCE
     left = _sure(row, "left") and row["left"] < 0
+    if row["left_high"] is None:
+        return OPEN
     if row["transfer"] == FREEZING:
         return BELOW_CONTROL if left else LIKE_CONTROL
-    if row["lost_high"] is None or row["lost_high"] >= 0:
+    if row["lost_high"] >= 0:
         return NOT_LOST
     back = _sure(row, "back") and row["back"] > 0
     if left:

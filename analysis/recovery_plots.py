@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from analysis import style
-from analysis.names import compression_name, model_name, set_title, strength_text, text_name
+from analysis.names import compression_name, set_title, strength_text
 from analysis.recovery import AT_CHANCE, METHOD
 from analysis.style import TRANSFER_STYLE
 from analysis.table import DENSE, Row, grouped
@@ -22,7 +22,7 @@ def perplexity_curves(table: list[Row]) -> Figure:
     """Perplexity on held-out text while training, a panel per compression and strength, the control in each.
 
     Args:
-        table: recovery.curve_table of one model.
+        table: recovery.curve_table of one model and text.
     Raises:
         ValueError: no pruned model was trained.
     """
@@ -51,7 +51,7 @@ def perplexity_curves(table: list[Row]) -> Figure:
         tokens = max(row["tokens"] for row in table)
         style.caption(
             figure,
-            f"{model_name(first['model'])} on {first['windows']} windows of {text_name(first['text'])}; trained on "
+            f"{first['model']} on {first['windows']} windows of {first['text']}; trained on "
             f"{tokens:,} tokens.\n{seeds_note(table)} Bands: 95 % intervals over windows, whose difficulty all curves "
             "share.",
         )  # fmt: skip
@@ -110,9 +110,9 @@ def levels_before_and_after(table: list[Row]) -> Figure:
         first = table[0]
         style.caption(
             figure,
-            f"{model_name(first['model'])} after {first['steps']} steps, minus its control, the dense model trained "
-            "alike; 95 % intervals over items.\nFaint: levels at which the dense model or the control is not above "
-            "chance, so that nothing can be said.",
+            f"{first['model']} after {first['steps']} steps, minus its control, the dense model trained "
+            "alike; 95 % intervals over groups of items.\nFaint: levels at which the dense model or the control is not "
+            "above chance, so that nothing can be said.",
         )  # fmt: skip
     return figure
 

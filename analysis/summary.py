@@ -7,12 +7,12 @@ from analysis import paper
 from analysis.cautions import MISSING_COLUMNS, missing_lines
 from analysis.kinds import COMPARED, FLIPS, Part, Tree, is_known
 from analysis.names import markdown, model_names, task_name, text_names, with_short_names, without_tags
+from analysis.recovery import RECOVERY
 from analysis.table import PERPLEXITY, Row, csv_text
 from analysis.verdicts import CANNOT_TELL, ORDER_COLUMNS, SLOPE_COLUMNS, Trends, verdict_lines
 from harness import run_folder
 
 LISTED_FOLDERS = 10
-ELSEWHERE = {"recovery": ": scripts/plot_recovery.py draws it"}  # by setting
 COMPARISON_FILE, MISSING_FILE = "beside_the_paper.csv", "missing.csv"
 SLOPES_FILE, VERDICTS_FILE = "slopes.csv", "verdicts.csv"
 
@@ -74,7 +74,7 @@ def verdicts(trends: Trends) -> list[str]:
 
 def _names(rows: list[Row]) -> dict[str, str]:
     """Short names of models and of the texts of perplexity."""
-    texts = text_names({row["level"] for row in rows if row["setting"] == PERPLEXITY})
+    texts = text_names({row["level"] for row in rows if row["setting"] in (PERPLEXITY, RECOVERY)})
     return {**texts, **model_names({row["model"] for row in rows})}
 
 
@@ -96,10 +96,7 @@ def cautions(tree: Tree) -> list[str]:
         listed += f" and {more} more" if more > 0 else ""
         found.append(f"{len(tree.unfinished)} runs were started and are not complete; they do not count: {listed}.")
     undrawn = Counter(str(row["setting"]) for row in tree.rows if not is_known(row))
-    found += [
-        f"No figure is made of setting {setting} ({count} rows){ELSEWHERE.get(setting, '')}."
-        for setting, count in sorted(undrawn.items())
-    ]
+    found += [f"No figure is made of setting {setting} ({count} rows)." for setting, count in sorted(undrawn.items())]
     alone = len([part for part in tree.parts if not part.title.startswith((FLIPS, COMPARED))]) == 1
     for part in tree.parts:
         found += part.cautions if alone else [f"{part.title}: {text}" for text in part.cautions]

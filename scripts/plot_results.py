@@ -7,10 +7,10 @@ Writes each figure as .png (or another format) with its numbers beside it as .cs
 model and magnitude threshold found; of settings 2 to 6 and your own tasks for every model, and where pruning is
 measured beside quantization or low rank, one by size, where layers are compressed one at a time a heat map, and where
 sparsity is allocated its difference from uniform; of all these together the answers that flip, and of each model the
-methods beside each other by bytes; of several domains,
-translation, lines between models and perplexity likewise. summary.md says over all what was found, what to beware of,
-which runs are missing, and ours beside the paper's numbers; report.html is the same with all figures in one file to
-send around. Needs neither torch nor a display. The last lines printed are the files.
+methods beside each other by bytes; of several domains, translation, lines between models, perplexity and what training
+brings back likewise. summary.md says over all what was found, what to beware of, which runs are missing, and ours
+beside the paper's numbers; report.html is the same with all figures in one file to send around. Needs neither torch nor
+a display. The last lines printed are the files.
 """
 
 import argparse

@@ -40,7 +40,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                  "peers/bin/python", "lm_eval_peer/bin/python", "model/config.json"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    for tree in re.findall(r"--results_dir (\S+)", " ".join(COMMANDS)):
+    given = [re.findall(r"--results_dir((?: (?!-)\S+)+)", command) for command in COMMANDS]
+    for tree in (tree for several in given for trees in several for tree in trees.split()):
         (tmp_path / tree / "run").mkdir(parents=True, exist_ok=True)
         (tmp_path / tree / "run" / run_folder.RESULT_FILE).touch()
     for domain in ("movie_reviews", "tweets"):
@@ -159,7 +160,7 @@ def test_every_option_that_is_named_is_there(load_script: Callable[[str], Module
                *(ROOT / "llm_tasks" / f"{name}.py"
                  for name in ("setting2_option_count", "own_task", "perplexity", "recover")),
                *(ROOT / "scripts" / f"{name}.py"
-                 for name in ("plot_results", "plot_recovery", "max_strength", "show_flips", "status",
+                 for name in ("plot_results", "max_strength", "show_flips", "status",
                               "compare_methods"))]  # fmt: skip
     for script in scripts:
         with pytest.raises(SystemExit):
