@@ -330,23 +330,22 @@ def _found(point: Compared, drawn: dict[str, Replicates]) -> Row:
     """The columns of one point, but for the correction and the verdict."""
     row: Row = {"items": len(point.groups), "clusters": drawn[CHANGE].clusters, "kl_of": point.kl_of}
     for name, own in drawn.items():
-        row |= with_interval(name, point.values[name], own, RANGES[name])
+        row |= with_interval(name, own, RANGES[name])
     row["test"], row["p_value"] = direction_test(point, drawn[CHANGE])
     few = FEW_CLUSTERS if drawn[CHANGE].clusters < MIN_CLUSTERS else ""
     return row | {"reason": "; ".join(filter(None, (few, point.missing)))}
 
 
-def with_interval(name: str, values: np.ndarray, drawn: Replicates, limits: tuple[float, float | None]) -> Row:
-    """Columns of a quantity: its mean and 95 % interval, as `name`, <name>_low and <name>_high.
+def with_interval(name: str, drawn: Replicates, limits: tuple[float | None, float | None]) -> Row:
+    """Columns of a quantity: its value in the sample and 95 % interval, as `name`, <name>_low and <name>_high.
 
     Args:
-        values: (seeds, items).
-        limits: range of an item's value.
+        limits: lowest and highest value that it can have; None where there is none.
     """
-    _, *bounds = drawn.interval()
+    estimate, *bounds = drawn.interval()
     # No bound is beyond the range, from which the estimate is drawn away for few groups (resampling.stretch).
     low, high = (None if bound is None else float(np.clip(bound, *limits)) for bound in bounds)
-    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+    return {name: estimate, f"{name}_low": low, f"{name}_high": high}
 
 
 def direction_test(point: Compared, change: Replicates) -> tuple[str, float | None]:

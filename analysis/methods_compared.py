@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis import layout, resampling, style, verdicts
-from analysis.flips import FLIPS, KL, RANGES, Compared, Points
+from analysis.flips import FLIPS, KL, RANGES, Compared, Points, with_interval
 from analysis.names import compression_name, markdown, number, strength_text, with_bounds
 from analysis.replicates import Columns, CurveKey, LevelCurve, curve_replicates
 from analysis.resampling import Replicates
@@ -94,7 +94,7 @@ def _drop(levels: list[LevelCurve], strength: float | int | str) -> Row:
     found = {"levels": tuple(everywhere), "drop_levels": tuple(names)}
     if not parts:
         return found | dict.fromkeys((DROP, f"{DROP}_low", f"{DROP}_high"))
-    return found | _bounds(DROP, _mean(parts), (float(np.mean(lowest)), None))
+    return found | with_interval(DROP, _mean(parts), (float(np.mean(lowest)), None))
 
 
 def _score(order: Row | None) -> Row:
@@ -122,7 +122,7 @@ def _means(
         for (place, _), found in _replicates(name, own, resamples, (seed, dataset)).items():
             parts[place].append(found)
     complete = {place: own for place, own in parts.items() if own and len(own) == len(levels[place])}
-    return {place: _bounds(name, _mean(own), RANGES[name]) for place, own in complete.items()}
+    return {place: with_interval(name, _mean(own), RANGES[name]) for place, own in complete.items()}
 
 
 def _replicates(
@@ -145,13 +145,6 @@ def _replicates(
 
 def _mean(parts: list[Replicates]) -> Replicates:
     return resampling.weighted_sum(parts, [1 / len(parts)] * len(parts))
-
-
-def _bounds(name: str, drawn: Replicates, limits: tuple[float | None, float | None]) -> Row:
-    estimate, low, high = drawn.interval()
-    least, most = (-math.inf if limits[0] is None else limits[0]), (math.inf if limits[1] is None else limits[1])
-    bounds = [None if bound is None else min(max(bound, least), most) for bound in (low, high)]
-    return dict(zip((name, f"{name}_low", f"{name}_high"), (estimate, *bounds), strict=True))
 
 
 def looks(rows: Iterable[Row]) -> dict[tuple, dict]:

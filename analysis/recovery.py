@@ -246,8 +246,8 @@ def _level(row: Row, beside: Beside, read: ItemReader, resamples: int, seed: int
     values = {"left": left} if starts_dense else {"lost": lost, "left": left, "back": left - lost}
     point = Compared(groups, {name: own[None] for name, own in values.items()}, (row["seed"],), "", "", False)
     (drawn,) = replicates([point], resamples, (seed, row["dataset"]), RANGES)
-    for name, own in values.items():
-        found |= with_interval(name, own, drawn[name], RANGES[name])
+    for name in values:
+        found |= with_interval(name, drawn[name], RANGES[name])
         found[f"{name}_p"] = drawn[name].p_other_than_zero()
     return found
 

@@ -88,6 +88,7 @@ def make_parser(description: str, settings: Mapping[int | str, Setting], own: in
     except ValueError as error:
         parser.error(str(error))
     add_model(parser)
+    add_placement(parser)
     add_compression(parser)
     add_layers(parser)
     add_calibration(parser)
@@ -119,6 +120,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="of the weights, computed with and saved; auto: the checkpoint's")  # fmt: skip
     add("--precision", choices=("auto", "no", "bf16"), default="auto",
         help="of a float32 model's matmuls; auto: bf16 where the CPU or GPU computes in it")  # fmt: skip
+
+
+def add_placement(parser: argparse.ArgumentParser) -> None:
+    """On which device the model is computed, and where its parts are."""
+    add = parser.add_argument_group("device").add_argument
     add("--device", default="auto", help="cpu, cuda, cuda:1 …; auto: the accelerator that is there, else the CPU")
     add("--device_map", choices=("auto",),
         help="auto: spread a model that one GPU does not hold over all GPUs of the machine")  # fmt: skip

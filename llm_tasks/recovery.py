@@ -401,11 +401,12 @@ def curves(notes: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[dict[s
 
 def training_facts(planned: Planned, text: TrainingText) -> dict[str, Any]:
     """What was trained on; the control of a run is that with the same hash."""
-    recipe = planned.recipe
-    rows = recipe.max_steps * recipe.batch_size * recipe.accumulation_steps
+    recipe, windows = planned.recipe, len(text.tokens)
+    at_once = recipe.batch_size * recipe.accumulation_steps
+    epochs, steps = divmod(recipe.max_steps, math.ceil(windows / at_once))  # an epoch's last step may hold fewer
     return {
-        "num_train_examples": len(text.tokens),
-        "num_train_tokens": rows * text.tokens.shape[1],
+        "num_train_examples": windows,
+        "num_train_tokens": (epochs * windows + steps * at_once) * text.tokens.shape[1],
         "train_windows_sha256": hashlib.sha256(text.tokens.numpy().tobytes()).hexdigest(),
         "train_windows_left_out": text.left_out,
     }

@@ -8,7 +8,6 @@ from typing import Any
 from harness import records, training
 from harness.cells import Cell
 from harness.commands import values
-from harness.models import add_model_options
 from harness.options import add_cell_options, filled, filled_path, number, positive, typed
 from llm_tasks import options
 from llm_tasks.compressions import is_calibrated, strength_values, strengths
@@ -43,15 +42,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument_group("model").add_argument
-    add("--model_name_or_path", type=filled, required=True,
-        help="hub id or folder of a decoder language model (safetensors)")  # fmt: skip
-    add_model_options(add)
-    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
-        help="of the weights that are compressed, measured and saved; auto: the checkpoint's. Training is in "
-        "float32")  # fmt: skip
-    add("--precision", choices=("auto", "no", "bf16"), default="auto",
-        help="of matmuls of float32 weights; auto: bf16 where the CPU or GPU computes in it")  # fmt: skip
+    options.add_model(parser)
     options.add_compression(parser)
     options.add_calibration(parser)
     parser.set_defaults(calibration=None, calibration_field=None)
@@ -77,7 +68,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "default")  # fmt: skip
     add("--train_field", type=filled, default="text", metavar="FIELD", help="column of the file that holds the text")
     add("--train_length", type=number(int, 2, 10**9), default=512, help="tokens per window (default %(default)s)")
-    add("--max_train_steps", type=positive, default=300, help="optimizer steps (default %(default)s)")
+    add(
+        "--max_train_steps",
+        type=positive,
+        default=300,
+        help="optimizer steps, of float32 weights (default %(default)s)",
+    )
     add("--per_device_train_batch_size", type=positive, default=8, help="windows per batch (default %(default)s)")
     add("--gradient_accumulation_steps", type=positive, default=1, help="batches per optimizer step (default 1)")
     add("--learning_rate", type=number(float, 0, 10), default=2e-5,

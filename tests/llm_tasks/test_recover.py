@@ -6,6 +6,7 @@ import random
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from transformers import AutoModelForCausalLM
 
 from harness import run_folder
 from harness.checkpoints import finished
+from harness.training import Recipe
 from llm_tasks import perplexity, recover, recovery, recovery_options
 from llm_tasks.recovered import recovered_from
+from llm_tasks.training_text import TrainingText
 from pruning.layers import decoder_weights
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -324,3 +327,14 @@ def test_a_model_stored_in_bfloat16_is_trained_in_float32_and_saved_in_bfloat16(
     assert {tensor.dtype for tensor in made.values()} == {torch.bfloat16}
     result = read(tmp_path / "run")
     assert result["dtype"] == "torch.bfloat16" and result["measured_sparsity"] == result["masked_fraction"]
+
+
+@pytest.mark.parametrize(
+    ("windows", "batch", "accumulated", "steps", "read"),
+    [(12, 3, 1, 4, 12), (12, 3, 1, 6, 18), (7, 3, 1, 3, 7), (7, 3, 1, 4, 10), (7, 3, 2, 2, 7), (7, 3, 2, 5, 20)],
+)
+def test_tokens_are_those_that_were_trained_on(windows: int, batch: int, accumulated: int, steps: int, read: int):
+    """Of seven windows in batches of three the third batch of an epoch has one."""
+    recipe = Recipe(1e-4, batch, 1, 0, max_steps=steps, accumulation_steps=accumulated)
+    text = TrainingText(torch.zeros(windows, 5, dtype=torch.int64), 0)
+    assert recovery.training_facts(SimpleNamespace(recipe=recipe), text)["num_train_tokens"] == 5 * read
