@@ -70,6 +70,9 @@ def open_all(names: Iterable[str], parent: PreTrainedModel, source: ModelSource)
 def open_one(name: str, parent: PreTrainedModel, source: ModelSource) -> Opened:
     """See open_all."""
     files = checkpoint_files.open_checkpoint(name, source.trust_remote_code)
+    if files.weights == "bin" and source.weights != "bin":
+        told = f"its weights are in {files.files[0].name}; save it as safetensors, or read such files by --weights bin"
+        raise refusal(name, f"{told}, which reads the parent so too")
     checkpoint_files.check_installed(files)
     own = checkpoint_files.own_config(files, source.trust_remote_code)
     differences = checkpoint_files.check_parent(files, own, parent.config)

@@ -303,6 +303,33 @@ def test_what_is_not_of_this_parent_is_refused(refused: Callable, pruned: Path, 
         assert refused(other).startswith(f"--checkpoint {other}: {reason}")
 
 
+def test_bin_files_are_read_only_when_asked_for(
+    refused: Callable, measured: Results, pruned: Path, tiny_decoder: Path, text_file: Path, tmp_path: Path
+) -> None:
+    stored = []
+    for source in (tiny_decoder, pruned):
+        stored.append(shutil.copytree(source, tmp_path / "bin" / source.name))
+        torch.save(load_file(stored[-1] / "model.safetensors"), stored[-1] / "pytorch_model.bin")
+        (stored[-1] / "model.safetensors").unlink()
+    parent, checkpoint = map(str, stored)
+    assert "its weights are in pytorch_model.bin; save it as safetensors" in refused(checkpoint)
+    out = tmp_path / "read"
+    words = [
+        "--model_name_or_path",
+        parent,
+        "--weights",
+        "bin",
+        "--compression",
+        "checkpoint",
+        "--checkpoint",
+        checkpoint,
+    ]
+    words += ["--text", str(text_file), "--seq_len", "16", "--dtype", "float32", "--precision", "no"]
+    assert perplexity.main([*words, "--output_dir", str(out)]) == 0
+    (beside,) = measured("--compression", "checkpoint", "--checkpoint", str(pruned)).values()
+    assert run_folder.read_items(out)["window_loss"].tolist() == beside["loss"].tolist()
+
+
 def test_what_cannot_be_read_is_refused(refused: Callable, pruned: Path, tmp_path: Path) -> None:
     assert "no such folder" in refused(tmp_path / "nothing")
     assert "no such file" in refused("./nothing.gguf")
