@@ -288,7 +288,8 @@ def sensitivity_parts(rows: list[Row], resamples: int) -> list[Part]:
         table = sensitivity.sensitivity_table(bare, resampled_curves(members, resamples, 0, bare, read))
         setting = key.setting if key.setting == OWN_TASK else f"setting{key.setting}"
         stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}_layers"
-        draw, told = functools.partial(sensitivity.heat_map, table), sensitivity.sensitivity_finding(table)
+        told = sensitivity.sensitivity_finding(table)
+        draw = functools.partial(sensitivity.heat_map, table) if any(map(sensitivity.is_shown, table)) else None
         title = f"{set_title(key.setting, key.task)}, layer by layer, {models[key.model]}"
         plot = Plot(stem, draw, table, sensitivity.SENSITIVITY_COLUMNS, told)
         parts.append(Part(title, [plot], sensitivity.sensitivity_section(table), sensitivity.few_groups(table)))

@@ -171,7 +171,9 @@ def _seen(look: dict) -> tuple[str, str, str | None]:
 
 
 def methods_compared(sets: Mapping[str, list[Row]]) -> Figure:
-    """A column for each setting; from above the drop, flips and KL by bytes, and the Junk DNA scores, a curve a method.
+    """A column for each setting; from above the drop, flips and KL by bytes, a curve a method, and Junk DNA scores.
+
+    The scores have no row where no method has one.
 
     Args:
         sets: by title, a compared_table.
@@ -181,11 +183,15 @@ def methods_compared(sets: Mapping[str, list[Row]]) -> Figure:
     if not any(sets.values()):
         raise ValueError("fewer than two methods have a known size and a dense run beside them: nothing to compare")
     of_method = looks(row for rows in sets.values() for row in rows)
+    has_scores = any(row[SCORE] is not None for rows in sets.values() for row in rows)
     with style.style(style.WIDE):
-        size = max(6.5, 4.6 * len(sets)), 10.4 + 0.25 * math.ceil(len(of_method) / max(3, 2 * len(sets)))
+        size = (
+            max(6.5, 4.6 * len(sets)),
+            (10.4 if has_scores else 7.6) + 0.25 * math.ceil(len(of_method) / max(3, 2 * len(sets))),
+        )
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.subplots(len(PANELS) + 1, len(sets), squeeze=False)
+        grid = figure.subplots(len(PANELS) + has_scores, len(sets), squeeze=False)
         handles = {}
         for column, (title, rows) in enumerate(sets.items()):
             for line, (name, (label, unit)) in enumerate(PANELS.items()):
@@ -194,14 +200,15 @@ def methods_compared(sets: Mapping[str, list[Row]]) -> Figure:
                 axes.set_ylabel(label if column == 0 else "")
             grid[0, column].set_title(layout.title(title))
             grid[len(PANELS) - 1, column].set_xlabel("Size (% of the dense weights' bytes)")
-            _scores(grid[-1, column], rows, of_method)
-            grid[-1, column].set_ylabel("Junk DNA score" if column == 0 else "")
+            if has_scores:
+                _scores(grid[-1, column], rows, of_method)
+                grid[-1, column].set_ylabel("Junk DNA score" if column == 0 else "")
         labels = [look["label"] for look in of_method.values() if look["label"] in handles]
         figure.legend(
             handles=[handles[label] for label in labels], labels=labels, loc="outside upper center", frameon=False,
             ncols=max(3, 2 * len(sets)),
         )  # fmt: skip
-        style.caption(figure, _caption(sets))
+        style.caption(figure, _caption(sets, has_scores))
     return figure
 
 
@@ -280,7 +287,7 @@ def _scores(axes: Axes, rows: list[Row], of_method: Mapping[tuple, dict]) -> Non
     axes.set_xlim(-0.6, len(shown) - 0.4)
 
 
-def _caption(sets: Mapping[str, list[Row]]) -> str:
+def _caption(sets: Mapping[str, list[Row]], has_scores: bool) -> str:
     rows = [row for own in sets.values() for row in own]
     models = list(dict.fromkeys(row["model"] for row in rows))
     seeds = sorted({len(row["seeds"]) for row in rows})
@@ -288,8 +295,8 @@ def _caption(sets: Mapping[str, list[Row]]) -> str:
     return (
         f"{', '.join(models)}. Means over the levels, of drops where the dense model is above chance; {count} "
         f"seed{'' if count == '1' else 's'}. Bars: 95 % over groups of items and seeds, the same draws for all. Points "
-        "of about one size stand side by side; the CSV has their bytes. Junk DNA score: above 0 where hard levels fall "
-        "faster."
+        "of about one size stand side by side; the CSV has their bytes."
+        f"{' Junk DNA score: above 0 where hard levels fall faster.' if has_scores else ''}"
     )
 
 

@@ -145,7 +145,7 @@ def heat_map(rows: Sequence[Row]) -> Figure:
         for blocks in (True, False)
         if (own := [row for row in of_method if is_blocks(row["layers"]) == blocks])
     }
-    known = [abs(row["normalized_drop"]) for row in rows if _is_shown(row)]
+    known = [abs(row["normalized_drop"]) for row in rows if is_shown(row)]
     limit = min(1.0, max([LEAST_LIMIT, *known]))
     most = max(len({row["layers"] for row in own}) for own in panels.values())
     levels = len({row["level"] for row in rows})
@@ -162,7 +162,8 @@ def heat_map(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _is_shown(row: Row) -> bool:
+def is_shown(row: Row) -> bool:
+    """Whether the drop of a row means something: the dense model is above chance there."""
     return row["normalized_drop"] is not None and row["dense_above_chance"] is not False
 
 
@@ -173,7 +174,7 @@ def _heat_panel(axes: Axes, rows: Sequence[Row], limit: float) -> AxesImage:
     values = np.full((len(levels), len(columns)), np.nan)
     for row in rows:
         place = levels.index(row["level"]), columns.index(row["layers"])
-        if _is_shown(row):
+        if is_shown(row):
             values[place] = 100 * row["normalized_drop"]
             _mark(axes, row, place)
         else:
@@ -246,7 +247,7 @@ def interval_text(value: float, low: float | None, high: float | None) -> str:
 
 def sensitivity_finding(rows: Sequence[Row]) -> str:
     """One sentence: in which layers which levels surely lose, or that none does, and the largest drop."""
-    shown = [row for row in rows if _is_shown(row)]
+    shown = [row for row in rows if is_shown(row)]
     if not shown:
         return ""
     sure = [row for row in shown if row["verdict"] == LOSES]

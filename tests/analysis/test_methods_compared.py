@@ -163,7 +163,9 @@ def test_a_tree_has_one_figure_of_all_its_settings(tmp_path):
     assert plot.stem == "methods_compared_model-a" and plot.columns == COMPARED_COLUMNS
     assert {row["setting"] for row in plot.table} == {2, 4} and len(plot.table) == 4
     figure = plot.draw()
-    assert len(figure.axes) == 8  # two settings; drop, flips, KL, score
+    assert len(figure.axes) == 6  # two settings; drop, flips, KL: with one strength each no method has a score
+    scored = [{**row, "junk_dna_score": 0.5, "junk_dna_low": 0.1, "junk_dna_high": 0.9} for row in plot.table]
+    assert len(methods_compared({"settings": scored}).axes) == 4
     top = figure.axes[0]
     assert {round(line.get_ydata()[0], 6) for line in top.get_lines()[:2]} == {
         round(100 * row["drop"], 6) for row in plot.table if row["setting"] == 2

@@ -79,6 +79,13 @@ def test_a_level_at_chance_is_crossed_out_and_not_judged(tmp_path: Path):
     assert axes.get_images()[0].get_array().mask.tolist() == [[False], [True]]
 
 
+def test_a_heat_map_of_nothing_but_levels_at_chance_is_not_drawn(tmp_path: Path):
+    at_chance = {"hard": (1,) * 10 + (0,) * 30}
+    part = layer_part(run_folder.read_runs(write_tree(tmp_path, level_run(levels=at_chance, stderr=0.07),
+                                                      layered("0", {"hard": (0,) * 40}))))  # fmt: skip
+    assert part.plots[0].draw is None and len(part.plots[0].table) == 1
+
+
 def test_layers_stand_in_no_other_figure_and_are_missed_nowhere(tree: list[dict], tmp_path: Path):
     whole = write_tree(tmp_path / "more", level_run("magnitude", 0.3, FEW), level_run("magnitude", 0.5, MANY))
     described = describe([*tree, *run_folder.read_runs(whole)], resamples=200)
