@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from llm_tasks.checkpoint_files import safe_label
+from llm_tasks.checkpoints.checkpoint_files import safe_label
 from pruning.low_rank import factors, low_rank_approximation
 from pruning.masks import lowest_k_masks
 from pruning.nm import nm_mask, parse_nm

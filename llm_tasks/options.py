@@ -13,7 +13,7 @@ from pathlib import Path
 from harness import records
 from harness.models import add_model_options
 from harness.options import add_cell_options, checked, filled, filled_path, number, positive, typed
-from llm_tasks.checkpoint_files import check_labels
+from llm_tasks.checkpoints.checkpoint_files import check_labels
 from llm_tasks.compressions import check_compression, method_of, missing_strength, parts
 from llm_tasks.engine.chat import template_values
 from llm_tasks.engine.cpu import WORKER_TOKENS

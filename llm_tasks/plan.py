@@ -11,7 +11,7 @@ from harness import records
 from harness.cells import Cell
 from harness.commands import values
 from harness.content import model_content
-from llm_tasks.checkpoint_files import Checkpoint
+from llm_tasks.checkpoints.checkpoint_files import Checkpoint
 from llm_tasks.compressed_model import Compression, ModelSource
 from llm_tasks.compressions import (
     compressed_by,
@@ -227,7 +227,7 @@ def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_sco
     ranked = cell["compression"] == "magnitude" and cell["sparsity"] is not None
     shared = records.part_of(run_identity, "compression_recipe") if is_calibrated(cell) else None
     told = records.normal(records.part_of(run_identity, "method_recipe"))
-    # Of a checkpoint the strength is a fact of its files (checkpoints.facts_of), and each is a method of its own.
+    # Of a checkpoint the strength is a fact of its files (checkpoint_models.facts_of), and each is a method of its own.
     checkpoint = cell["compression"] == CHECKPOINT
     return {
         "setting": cell["setting"],

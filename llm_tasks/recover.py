@@ -13,7 +13,7 @@ nothing and trains on the same windows for as many steps. Settings 2 to 6 measur
 import sys
 from collections.abc import Sequence
 
-from llm_tasks.recovery import run
+from llm_tasks.recovery.run import run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

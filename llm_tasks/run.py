@@ -24,8 +24,10 @@ from harness.cells import Cell, check_folders, output_folders, run_cells, start_
 from harness.commands import print_commands
 from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory, use_device
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
-from llm_tasks import checkpoints, option_values, options, plan
-from llm_tasks.checkpoints import Opened
+from llm_tasks import option_values, options, plan
+from llm_tasks.checkpoints import checkpoint_models
+from llm_tasks.checkpoints.checkpoint_models import Opened
+from llm_tasks.checkpoints.origin import once_quantized
 from llm_tasks.compressed_model import (
     Calibration,
     CompressibleModel,
@@ -50,7 +52,6 @@ from llm_tasks.evaluation import Evaluation, Reading, encode, engine_ways, measu
 from llm_tasks.levels import Setting
 from llm_tasks.methods import CHECKPOINT, DENSE
 from llm_tasks.options import Asked
-from llm_tasks.origin import once_quantized
 from llm_tasks.resources import LAYOUTS, Memory, choose_layout, memory_needed, report_plan, walk_costs
 from llm_tasks.shares import check_choices, is_owl
 from pruning.blocks import BlockStorage, StreamedBlocks
@@ -231,7 +232,7 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
         name: option_values.values_of(setting, given, typed=asked.typed, max_length=length)
         for name, setting in asked.settings.items()
     }
-    opened = checkpoints.open_all(given["checkpoint"], model, source) if given["checkpoint"] else {}
+    opened = checkpoint_models.open_all(given["checkpoint"], model, source) if given["checkpoint"] else {}
     files = {name: checkpoint.files for name, checkpoint in opened.items()}
     identities = plan.identify(asked, folders, values, model, source, how, files)
     check_folders(identities, given["overwrite"])
@@ -271,7 +272,7 @@ def prepare(planned: Planned) -> Job:
     measured = tuple(dict.fromkeys(cell["setting"] for cell in pending.values()))
     texts = [data(name) for name in measured]
     if opened := [planned.checkpoints[cell[CHECKPOINT]] for cell in pending.values() if cell[CHECKPOINT]]:
-        checkpoints.check_pending(opened, tokenizer, texts, source.trust_remote_code)
+        checkpoint_models.check_pending(opened, tokenizer, texts, source.trust_remote_code)
     for seed in {cell["seed"] for cell in pending.values() if is_calibrated(cell)}:
         tokens(seed)
     if processes.is_main:
@@ -389,7 +390,7 @@ def compute_run(job: Job, loaded: Callable[[], CompressibleModel], folder: Path)
         if cell[CHECKPOINT]:
             loaded.cache_clear()
             opened = job.checkpoints[cell[CHECKPOINT]]
-            model, facts = checkpoints.in_memory(job.checkpoint, opened, job.source, job.model, job.tokenizer)
+            model, facts = checkpoint_models.in_memory(job.checkpoint, opened, job.source, job.model, job.tokenizer)
             made = Compressed(model, None, facts)
         dense = None if job.streams or cell[CHECKPOINT] else loaded()
     if not cell[CHECKPOINT]:
@@ -457,7 +458,7 @@ def measure_model(job: Job, made: Compressed, cell: Cell) -> Evaluation:
     levels: list[EncodedLevel] = data[seed]
     ways = streamed_ways(job, cell["setting"], seed) if job.streams else None
     if cell[CHECKPOINT]:
-        ways = checkpoints.ways_of(made.model, levels, job.reading.plain, job.proven.get((cell["setting"], seed)))
+        ways = checkpoint_models.ways_of(made.model, levels, job.reading.plain, job.proven.get((cell["setting"], seed)))
     found = measure(made.model, job.tokenizer, levels, job.reading, job.processes, ways, made.storage)
     if cell["compression"] == DENSE and job.processes.is_main:
         warn_of_chance(setting.name, found.levels)

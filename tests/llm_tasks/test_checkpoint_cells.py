@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from harness import run_folder
-from llm_tasks import checkpoint_files, checkpoints, own_task, perplexity, tokenizer_check
+from llm_tasks import own_task, perplexity
 from llm_tasks import run as llm_run
-from llm_tasks.checkpoint_files import Checkpoint, open_checkpoint, safe_label, stored_bytes
+from llm_tasks.checkpoints import checkpoint_files, checkpoint_models, tokenizer_check
+from llm_tasks.checkpoints.checkpoint_files import Checkpoint, open_checkpoint, safe_label, stored_bytes
 from llm_tasks.engine.ways import Ways
 from pruning.layers import decoder_weights
 
@@ -107,9 +108,9 @@ def test_the_dense_model_is_loaded_once_and_checkpoints_come_last(
     measured: Results, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    dense, checkpoint = llm_run.load_dense, checkpoints.load
+    dense, checkpoint = llm_run.load_dense, checkpoint_models.load
     monkeypatch.setattr(llm_run, "load_dense", lambda job: loaded.append("dense") or dense(job))
-    monkeypatch.setattr(checkpoints, "load", lambda own, *rest: loaded.append(own.name) or checkpoint(own, *rest))
+    monkeypatch.setattr(checkpoint_models, "load", lambda own, *rest: loaded.append(own.name) or checkpoint(own, *rest))
     other = shutil.copytree(pruned, tmp_path / "other")
     words = ["--compression", "checkpoint", "dense", "magnitude", "--sparsity", "0.5"]
     found = measured(*words, "--checkpoint", str(pruned), str(other))
@@ -195,13 +196,13 @@ def test_a_gguf_is_the_model_whose_matrices_its_blocks_stand_for(
             weight.data = torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(values, dtype), dtype))
     source = llm_run.ModelSource(str(llama), torch.device("cpu"), dtype="float32")
     skeleton = llm_run.skeleton(source)
-    opened = checkpoints.open_one(str(file), skeleton, source)
+    opened = checkpoint_models.open_one(str(file), skeleton, source)
     assert opened.facts["checkpoint_differences"] == {}
-    model = checkpoints.load(opened, source, skeleton.config)
+    model = checkpoint_models.load(opened, source, skeleton.config)
     ids = torch.arange(3, 20)[None]
     assert torch.allclose(model(ids).logits, twin(ids).logits, atol=1e-5)
-    facts = checkpoints.facts_of(opened, model, decoder_weights(skeleton))
-    expected = checkpoints.zero_fraction([w.matrix for w in decoder_weights(twin).values()])
+    facts = checkpoint_models.facts_of(opened, model, decoder_weights(skeleton))
+    expected = checkpoint_models.zero_fraction([w.matrix for w in decoder_weights(twin).values()])
     assert facts["measured_sparsity"] == expected
     assert facts["decoder_bytes_fraction"] == block_bytes / 32 / 2
     assert facts["strength"] == round(file.stat().st_size / (llama / "model.safetensors").stat().st_size, 6)
@@ -262,13 +263,13 @@ def test_bytes_of_packed_tensors_by_hand(tmp_path: Path) -> None:
 
 def test_a_quantized_layer_gives_its_weight_by_its_outputs() -> None:
     layer = torch.nn.Linear(5, 3)
-    assert torch.allclose(checkpoints.by_unit_vectors(layer, torch.float32), layer.weight, atol=1e-7)
+    assert torch.allclose(checkpoint_models.by_unit_vectors(layer, torch.float32), layer.weight, atol=1e-7)
 
 
 def test_the_fast_paths_of_two_models_are_those_that_both_bear() -> None:
     one = Ways(shares=True, packs=True, keeps=True, compiles=("a", "b"), answers="together")
     other = Ways(shares=True, pads=True, keeps=True, compiles=("b",), answers="cached")
-    assert checkpoints.both(one, other) == Ways(shares=True, keeps=True, compiles=("b",), answers="cached")
+    assert checkpoint_models.both(one, other) == Ways(shares=True, keeps=True, compiles=("b",), answers="cached")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llm_tasks.origin import on_a_grid, once_quantized
+from llm_tasks.checkpoints.origin import on_a_grid, once_quantized
 from quantization.gptq import round_to_nearest
 
 

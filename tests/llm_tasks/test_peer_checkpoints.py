@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llm_tasks import checkpoints, own_task
+from llm_tasks import own_task
 from llm_tasks import run as llm_run
+from llm_tasks.checkpoints import checkpoint_models
 from pruning.layers import decoder_weights
 from pruning.walk import InputStatistics, compress_blocks
 from quantization.gptq import gptq_grid
@@ -35,7 +36,7 @@ def unpacked(packed: Tensor, scales: Tensor, group: int) -> Tensor:
 def test_bytes_of_llmcompressors_w4a16() -> None:
     pytest.importorskip("compressed_tensors")
     skeleton = llm_run.skeleton(source())
-    facts = checkpoints.open_one(str(GOLDEN / "w4a16"), skeleton, source()).facts
+    facts = checkpoint_models.open_one(str(GOLDEN / "w4a16"), skeleton, source()).facts
     # 4 bits a weight, a float32 scale for 32, and of each of the 14 layers its shape, two int64.
     assert facts["decoder_bytes_fraction"] == (WEIGHTS // 2 + WEIGHTS // 32 * 4 + 14 * 16) / (2 * WEIGHTS)
     sizes = [(GOLDEN / name / "model.safetensors").stat().st_size for name in ("w4a16", "parent")]
@@ -46,8 +47,8 @@ def test_bytes_of_llmcompressors_w4a16() -> None:
 def test_llmcompressors_w4a16_computes_with_what_its_integers_stand_for() -> None:
     pytest.importorskip("compressed_tensors")
     skeleton = llm_run.skeleton(source())
-    opened = checkpoints.open_one(str(GOLDEN / "w4a16"), skeleton, source())
-    model = checkpoints.load(opened, source(), skeleton.config)
+    opened = checkpoint_models.open_one(str(GOLDEN / "w4a16"), skeleton, source())
+    model = checkpoint_models.load(opened, source(), skeleton.config)
     stored = load_file(GOLDEN / "w4a16" / "model.safetensors")
     twin = llm_run.load_model(source())
     zeros, loaded = 0, decoder_weights(model)
@@ -61,7 +62,7 @@ def test_llmcompressors_w4a16_computes_with_what_its_integers_stand_for() -> Non
         zeros += int((dense == 0).sum())
     ids = torch.arange(3, 20)[None]
     assert torch.allclose(model(ids).logits, twin(ids).logits, atol=1e-4)
-    facts = checkpoints.facts_of(opened, model, decoder_weights(skeleton))
+    facts = checkpoint_models.facts_of(opened, model, decoder_weights(skeleton))
     assert facts["measured_sparsity"] == pytest.approx(zeros / WEIGHTS) and zeros > WEIGHTS / 20
 
 

@@ -20,9 +20,11 @@ from transformers import AutoModelForCausalLM
 from harness import run_folder
 from harness.checkpoints import finished
 from harness.training import Recipe
-from llm_tasks import perplexity, recover, recovery, recovery_options
-from llm_tasks.recovered import recovered_from
-from llm_tasks.training_text import TrainingText
+from llm_tasks import perplexity, recover
+from llm_tasks.recovery import options as recovery_options
+from llm_tasks.recovery import run as recovery
+from llm_tasks.recovery.recovered import recovered_from
+from llm_tasks.recovery.training_text import TrainingText
 from pruning.layers import decoder_weights
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from llm_tasks.training_text import hashes, training_windows
+from llm_tasks.recovery.training_text import hashes, training_windows
 
 
 class Letters:

@@ -24,7 +24,7 @@ from llm_tasks.compressed_model import (
 )
 from llm_tasks.compressions import is_calibrated
 from llm_tasks.methods import METHOD_OPTIONS, METHODS, STRENGTHS
-from llm_tasks.recovery_options import CONTROL, MEASUREMENTS, Asked
+from llm_tasks.recovery.options import CONTROL, MEASUREMENTS, Asked
 from llm_tasks.settings import perplexity
 from pruning import calibration
 

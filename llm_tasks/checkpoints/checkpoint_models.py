@@ -19,14 +19,14 @@ from transformers import (
 
 from harness.loading_report import check_finite
 from harness.models import load_pretrained, load_tokenizer, refuse_unknown_ids
-from llm_tasks import checkpoint_files
-from llm_tasks.checkpoint_files import ADAPTER, GGUF, Checkpoint, refusal
+from llm_tasks.checkpoints import checkpoint_files
+from llm_tasks.checkpoints.checkpoint_files import ADAPTER, GGUF, Checkpoint, refusal
 from llm_tasks.compressed_model import ModelSource, load_model, placement
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.proof import REFUSALS
 from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways
 from llm_tasks.evaluation import engine_ways
-from llm_tasks.recovered import recovered_from
+from llm_tasks.recovery.recovered import recovered_from
 from pruning.layers import decoder_weights
 from pruning.masks import zero_fraction
 

@@ -303,7 +303,7 @@ def check_tokenizer(checkpoint: Checkpoint, parent: Any, load: Any) -> None:
     Raises:
         ValueError: names the first difference.
     """
-    from llm_tasks import tokenizer_check  # of GGUF files, in a package that may be missing
+    from llm_tasks.checkpoints import tokenizer_check  # of GGUF files, in a package that may be missing
 
     if checkpoint.kind == GGUF:
         difference = tokenizer_check.gguf_difference(checkpoint.files[0], parent)

@@ -14,7 +14,7 @@ from llm_tasks.compressions import is_calibrated, strength_values, strengths
 from llm_tasks.engine.processes import job_size
 from llm_tasks.methods import DENSE, METHODS, SPARSITIES, STRENGTHS, Strength
 from llm_tasks.option_values import Given
-from llm_tasks.recovered import RECOVERY
+from llm_tasks.recovery.recovered import RECOVERY
 from llm_tasks.settings import perplexity
 from pruning.transfers import TRANSFERS
 

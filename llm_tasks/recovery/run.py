@@ -1,6 +1,6 @@
 """From a command line to recovered models: prune, train on in a transfer, measure perplexity on the way, save.
 
-    argv -> recovery_options.parse -> plan_job -> prepare -> of every cell: prune, train, measure, save, write
+    argv -> options.parse -> plan_job -> prepare -> of every cell: prune, train, measure, save, write
 
 The dense model is trained beside the pruned ones, on the same windows in the same order for as many steps: what it
 gains is training, and what a pruned model gains beyond that is recovery.
@@ -31,14 +31,15 @@ from harness.checkpoints import Checkpoints, origin
 from harness.commands import print_commands
 from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids, save_model
-from llm_tasks import plan, recovery_options
+from llm_tasks import plan
 from llm_tasks.compressed_model import CompressibleModel, Compression, load_model
 from llm_tasks.compressions import compressed_by
 from llm_tasks.engine import window_losses
 from llm_tasks.methods import DENSE, STRENGTHS
-from llm_tasks.recovery_plan import Planned, eval_steps, plan_job, print_plan
+from llm_tasks.recovery import options
+from llm_tasks.recovery.plan import Planned, eval_steps, plan_job, print_plan
+from llm_tasks.recovery.training_text import SHARED_TOKENS, TrainingText, training_windows
 from llm_tasks.settings import perplexity
-from llm_tasks.training_text import SHARED_TOKENS, TrainingText, training_windows
 from pruning import calibration
 from pruning.layers import decoder_weights
 from pruning.masks import zero_fraction
@@ -86,16 +87,16 @@ def run(argv: Sequence[str] | None, description: str) -> int:
     start_logging()
     quiet_libraries()
     keep_freed_memory()
-    parser = recovery_options.make_parser(description)
+    parser = options.make_parser(description)
     try:
-        asked = recovery_options.parse(parser, argv)
+        asked = options.parse(parser, argv)
         given = asked.given
         folders = output_folders(given["output_dir"], asked.cells)
         if given["list_cells"] or given["group_by"]:
             print_commands(
                 given["list_cells"], folders, given["output_dir"],
-                functools.partial(recovery_options.cell_options, asked), given["group_by"],
-                functools.partial(recovery_options.computed_together, asked),
+                functools.partial(options.cell_options, asked), given["group_by"],
+                functools.partial(options.computed_together, asked),
             )  # fmt: skip
             return 0
         training.check_environment()
