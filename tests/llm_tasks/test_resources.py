@@ -67,7 +67,7 @@ def on_device(memory: Memory) -> int:
 
 
 QUICK = [("device", "wanda", "device"), ("host", "wanda", "host"), ("host", "magnitude", "device"),
-         ("host", "sparsegpt", "device"), ("host", "sparsegpt+gptq", "device")]  # fmt: skip
+         ("host", "sparsegpt+gptq", "device")]  # fmt: skip
 ALL = [
     (layout, name, activations)
     for layout in ("device", "host")
