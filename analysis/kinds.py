@@ -285,11 +285,16 @@ def sensitivity_parts(rows: list[Row], resamples: int) -> list[Part]:
     for key, members in found.items():
         read = ItemReader()
         bare = level_table(members, read)
-        table = sensitivity.sensitivity_table(bare, resampled_curves(members, resamples, 0, bare, read))
+        curves, flipped = (
+            resampled_curves(members, resamples, 0, bare, read),
+            flip_table(members, bare, resamples, 0, read),
+        )
+        table = sensitivity.sensitivity_table(bare, curves, flipped)
         setting = key.setting if key.setting == OWN_TASK else f"setting{key.setting}"
         stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}_layers"
         told = sensitivity.sensitivity_finding(table)
-        draw = functools.partial(sensitivity.heat_map, table) if any(map(sensitivity.is_shown, table)) else None
+        is_drawn = any(sensitivity.is_shown(row) or sensitivity.has_kl(row) for row in table)
+        draw = functools.partial(sensitivity.heat_map, table) if is_drawn else None
         title = f"{set_title(key.setting, key.task)}, layer by layer, {models[key.model]}"
         plot = Plot(stem, draw, table, sensitivity.SENSITIVITY_COLUMNS, told)
         parts.append(Part(title, [plot], sensitivity.sensitivity_section(table), sensitivity.few_groups(table)))

@@ -1,5 +1,8 @@
 """Where the hard knowledge lives: what is lost where some layers alone are compressed, at each level.
 
+A single block of many often costs too little for the items to tell; how far the distribution over the options moves
+(flips' KL) tells blocks apart with far fewer, and at chance too, but says nothing of the direction.
+
 And what is gained where the same sparsity is spread over the layers in another way. Both compare every point with the
 dense model on the same items, and correct their p-values for the number of points in the figure (Holm), as the tests of
 trends and of flips do.
@@ -8,10 +11,12 @@ trends and of flips do.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
@@ -25,11 +30,13 @@ from analysis.verdicts import CORRECTED, RAW, drops, floors, missing_reason
 LOSES, GAINS, CANNOT_TELL = "loses", "gains", "cannot tell"
 ALPHA = 0.05
 BOUNDS = ("drop_low", "drop_high", "corrected_low", "corrected_high")
+MOVED = ("changed", "changed_low", "changed_high", "kl", "kl_low", "kl_high", "kl_of")  # columns of a flip_table
 PLACE = ("setting", "task", "model", "level", "difficulty", "metric")
 SENSITIVITY_COLUMNS = (
     *PLACE, "compression", "magnitude_scope", "strength_kind", "strength", "layers", "measured_sparsity", "seeds",
     "num_examples", "dense_mean_score", "dense_above_chance", "chance", "mean_score", "normalized_drop", "drop_low",
     "drop_high", "p_value", "holm_p", "verdict", "corrected_drop", "corrected_low", "corrected_high", "reason",
+    *MOVED,
 )  # fmt: skip
 ALLOCATION_COLUMNS = (
     *PLACE, "compression", "allocation", "strength", "num_examples", "dense_mean_score", "dense_above_chance", "chance",
@@ -37,10 +44,13 @@ ALLOCATION_COLUMNS = (
     "verdict", "reason",
 )  # fmt: skip
 METHOD = ("compression", "magnitude_scope", "strength_kind", "strength")  # of a panel of the heat map
+POINT = ("level", *METHOD)
 BLOCKS = re.compile(r"(\d+)(?:-(\d+))?")
 PANEL_COLUMN, PANEL_ROW = 0.33, 0.34  # inches of a cell
 LEAST_LIMIT = 0.25  # of the colours: smaller drops than the items can tell are not to look large
 SURE, LIKELY = "o", "."  # marks of cells: by Holm's p-value, and by their own interval alone
+DROP, KL = "drop", "kl"  # what a panel shows
+BAR = {DROP: "Drop (% of dense)", KL: "KL (nats)"}
 AT_CHANCE = "\N{MULTIPLICATION SIGN}"
 Curves = Mapping[CurveKey, Sequence[LevelCurve]]
 
@@ -66,26 +76,30 @@ def sensitivity_sets(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
     return level_sets(layer_rows(rows))
 
 
-def sensitivity_table(table: Sequence[Row], curves: Curves) -> list[Row]:
+def sensitivity_table(table: Sequence[Row], curves: Curves, flipped: Sequence[Row]) -> list[Row]:
     """The drop of every choice of layers at every level, rows of SENSITIVITY_COLUMNS, in the order of the layers.
 
     Args:
         table: the level_table of one of sensitivity_sets.
         curves: its replicates.resampled_curves.
+        flipped: its flips.flip_table.
     Returns:
         compression: without the layers. drop_low, drop_high: the paired 95 % interval of normalized_drop over groups of
         items (and seeds); corrected_low, corrected_high likewise of the chance-corrected one. p_value: two-sided, of no
         drop; holm_p: corrected for all points of the table. verdict: LOSES or GAINS where holm_p is below 0.05. None
         where a level has no intervals, as reason says; a level whose dense model is at chance has no verdict.
+        MOVED: as in flips.flip_table, None where that has none.
     """
-    found = []
+    found, moved = [], {tuple(row[name] for name in POINT): row for row in flipped}
     for key, levels in curves.items():
         compression, _, layers = key.compression.partition(f"{PART}{LAYERS}")
         for level in levels:
             if not layers or level.points[0]["reference_only"]:
                 continue
             for index, point in enumerate(level.points):
+                other = moved.get(tuple(point[name] for name in POINT), {})
                 own = {**point, "compression": compression, "layers": layers, **_bounds(level, index)}
+                own |= {name: other.get(name) for name in MOVED}
                 found.append({name: own.get(name) for name in SENSITIVITY_COLUMNS})
     _judge(found, "normalized_drop", (LOSES, GAINS))
     order = list(dict.fromkeys(point["level"] for point in table))
@@ -130,36 +144,49 @@ def is_blocks(layers: str) -> bool:
 
 
 def heat_map(rows: Sequence[Row]) -> Figure:
-    """The drop of each choice of layers (a column) at each level (a row): a panel for each method and strength.
+    """The drop, and the KL, of each choice of layers (a column) at each level (a row), a panel of each per method.
 
     Args:
         rows: a sensitivity_table.
     Raises:
-        ValueError: no row.
+        ValueError: no row has one of the two.
     """
-    if not rows:
-        raise ValueError("no run compresses some layers alone, so there is no heat map")
-    panels = {
-        (*key, blocks): own
-        for key, of_method in grouped(rows, METHOD).items()
+    panels = [
+        (shown, own)
+        for of_method in grouped(rows, METHOD).values()
         for blocks in (True, False)
         if (own := [row for row in of_method if is_blocks(row["layers"]) == blocks])
-    }
-    known = [abs(row["normalized_drop"]) for row in rows if is_shown(row)]
-    limit = min(1.0, max([LEAST_LIMIT, *known]))
-    most = max(len({row["layers"] for row in own}) for own in panels.values())
+        for shown, has_one in ((DROP, is_shown), (KL, has_kl))
+        if any(map(has_one, own))
+    ]
+    if not panels:
+        raise ValueError("no run that compresses some layers alone has a drop or a KL, so there is no heat map")
+    scales = {DROP: _scale_of_drops(rows), KL: _scale_of_kl(rows)}
+    most = max(len({row["layers"] for row in own}) for _, own in panels)
     levels = len({row["level"] for row in rows})
     with style.style({"axes.grid": False, "axes.spines.right": True, "axes.spines.top": True}):
         height = len(panels) * (PANEL_ROW * levels + 1.3) + 1.0
         figure = Figure(figsize=(max(6.5, PANEL_COLUMN * most + 3.4), height), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-        for axes, own in zip(grid, panels.values(), strict=True):
-            image = _heat_panel(axes, own, limit)
-        bar = figure.colorbar(image, ax=list(grid), shrink=min(1.0, 2.2 / height + 0.4), pad=0.02)
-        bar.set_label("Drop (% of the dense score)")
+        for axes, (shown, own) in zip(grid, panels, strict=True):
+            image = _heat_panel(axes, own, shown, scales[shown])
+            figure.colorbar(image, ax=axes, pad=0.02).set_label(BAR[shown], fontsize="small")
         style.caption(figure, _heat_caption(rows))
     return figure
+
+
+def _scale_of_drops(rows: Sequence[Row]) -> dict[str, Any]:
+    known = [abs(row["normalized_drop"]) for row in rows if is_shown(row)]
+    limit = 100 * min(1.0, max([LEAST_LIMIT, *known]))
+    return {"cmap": "RdBu", "norm": Normalize(-limit, limit)}
+
+
+def _scale_of_kl(rows: Sequence[Row]) -> dict[str, Any]:
+    """Logarithmic: the first and the last block often move the model a hundred times as far as others."""
+    known = [row["kl"] for row in rows if row["kl"]]
+    low, high = (min(known), max(known)) if known else (0.1, 1.0)
+    return {"cmap": "Purples", "norm": LogNorm(0.7 * low, 1.4 * high, clip=True)}
 
 
 def is_shown(row: Row) -> bool:
@@ -167,26 +194,36 @@ def is_shown(row: Row) -> bool:
     return row["normalized_drop"] is not None and row["dense_above_chance"] is not False
 
 
-def _heat_panel(axes: Axes, rows: Sequence[Row], limit: float) -> AxesImage:
-    """One panel; returns the image, for the colour bar."""
+def has_kl(row: Row) -> bool:
+    """Whether it is known how far the distribution over the options moves, which means something at chance too."""
+    return row["kl"] is not None
+
+
+def _heat_panel(axes: Axes, rows: Sequence[Row], shown: str, scale: Mapping[str, Any]) -> AxesImage:
+    """One panel of DROP or KL; returns the image, for the colour bar."""
     levels = list(dict.fromkeys(row["level"] for row in rows))
     columns = sorted(dict.fromkeys(row["layers"] for row in rows), key=layer_order)
     values = np.full((len(levels), len(columns)), np.nan)
     for row in rows:
         place = levels.index(row["level"]), columns.index(row["layers"])
-        if is_shown(row):
+        if shown == KL:
+            values[place] = np.nan if row["kl"] is None else row["kl"]
+        elif is_shown(row):
             values[place] = 100 * row["normalized_drop"]
             _mark(axes, row, place)
         else:
             axes.text(place[1], place[0], AT_CHANCE, ha="center", va="center", color="0.4", fontsize=8)
     axes.set_facecolor("0.93")
-    image = axes.imshow(values, cmap="RdBu", vmin=-100 * limit, vmax=100 * limit, aspect="auto")
+    image = axes.imshow(values, aspect="auto", **scale)
     names = [layout.shortened(name, 22) for name in columns]
     turned = max(map(len, names)) > 3
     axes.set_xticks(range(len(columns)), names, rotation=40 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(range(len(levels)), [layout.shortened(name, 26) for name in levels])
     axes.set_xlabel("Block that is compressed" if is_blocks(columns[0]) else "Weights that are compressed")
-    axes.set_title(layout.title(f"{compression_name(rows[0])}, {strength_text(rows[0])}, these layers alone"))
+    title = f"{compression_name(rows[0])}, {strength_text(rows[0])}, these layers alone"
+    axes.set_title(
+        layout.title(title if shown == DROP else f"{title}: how far the distribution over the options moves")
+    )
     return image
 
 
@@ -207,6 +244,7 @@ def _heat_caption(rows: Sequence[Row]) -> str:
         f"{rows[0]['model']}. {items} items per level. Ring: the drop is not 0, by its p-value corrected for the "
         f"{tested} tested points of the figure (Holm, 5 %). Dot: its own 95 % interval excludes 0, as one in 20 would "
         f"by chance.{f' {AT_CHANCE}: the dense model is not above chance.' if chance else ''}"
+        f"{' KL: of the distribution over the options, from dense to compressed.' if any(map(has_kl, rows)) else ''}"
     )
 
 
@@ -214,7 +252,8 @@ def sensitivity_section(rows: Sequence[Row]) -> list[str]:
     """The lines of summary.md on a sensitivity_table: the drop of each choice of layers at each level."""
     lines = [
         "What is lost where these layers alone are compressed, in % of the dense score, with paired 95 % intervals "
-        "over groups of items; **bold** where it is not 0 after correction for all points of the table (Holm, 5 %)."
+        "over groups of items; **bold** where it is not 0 after correction for all points of the table (Holm, 5 %). "
+        "KL: of the distribution over the options, from the dense to the compressed model, in thousandths of a nat."
     ]
     for own in grouped(rows, METHOD).values():
         levels = list(dict.fromkeys(row["level"] for row in own))
@@ -236,7 +275,15 @@ def _cell(row: Row | None) -> str:
     if row is None or row["normalized_drop"] is None:
         return ""
     text = interval_text(row["normalized_drop"], row["drop_low"], row["drop_high"])
-    return f"**{text}**" if row["verdict"] in (LOSES, GAINS) else text
+    text = f"**{text}**" if row["verdict"] in (LOSES, GAINS) else text
+    return text + (f"; KL {_kl_text(row)}" if has_kl(row) else "")
+
+
+def _kl_text(row: Row) -> str:
+    """0.52 [0.31, 0.94], in thousandths of a nat."""
+    bounds = [row[name] for name in ("kl_low", "kl_high")]
+    told = "" if None in bounds else f" [{', '.join(f'{1000 * bound:.3g}' for bound in bounds)}]"
+    return f"{1000 * row['kl']:.3g}{told}"
 
 
 def interval_text(value: float, low: float | None, high: float | None) -> str:
@@ -246,7 +293,23 @@ def interval_text(value: float, low: float | None, high: float | None) -> str:
 
 
 def sensitivity_finding(rows: Sequence[Row]) -> str:
-    """One sentence: in which layers which levels surely lose, or that none does, and the largest drop."""
+    """In which layers which levels surely lose, or that none does, the largest drop, and the farthest move."""
+    return " ".join(filter(None, (_finding_of_drops(rows), _finding_of_kl(rows))))
+
+
+def _finding_of_kl(rows: Sequence[Row]) -> str:
+    known = [row for row in rows if has_kl(row)]
+    if not known:
+        return ""
+    most, least = (chosen(known, key=lambda row: row["kl"]) for chosen in (max, min))
+    return (
+        f"The distribution over the options moves most at {most['level']} where {LAYERS}{most['layers']} alone are "
+        f"compressed, by a KL of {_kl_text(most)} thousandths of a nat, and least at {least['level']} by "
+        f"{LAYERS}{least['layers']}, {_kl_text(least)}."
+    )
+
+
+def _finding_of_drops(rows: Sequence[Row]) -> str:
     shown = [row for row in rows if is_shown(row)]
     if not shown:
         return ""

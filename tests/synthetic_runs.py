@@ -147,6 +147,29 @@ def level_run(
     return {**like, **run_of_setting, "items": arrays, **changes}
 
 
+def chosen(scores: Sequence[Sequence[float]], gold: Sequence[int] = (), **more: Any) -> dict[str, np.ndarray]:
+    """The columns of items.npz of a level of choices, without their prefix; all options are right at 0 by default."""
+    best = np.array([int(np.argmax(own)) for own in scores])
+    gold = np.array(gold or [0] * len(scores))
+    return {
+        "predicted": best, "gold": gold, "option_count": np.array([len(own) for own in scores]),
+        "option_log_likelihood": np.concatenate([np.array(own, float) for own in scores]), **more,
+    }  # fmt: skip
+
+
+def choice_run(
+    compression: str = "dense", strength: float | None = None, seed: int = 0, items: Sequence[str] = (),
+    groups: Sequence[str] = (), gold: Sequence[int] = (), run: dict | None = None, **levels: Sequence[Sequence[float]],
+) -> dict[str, Any]:  # fmt: skip
+    """A run whose levels have these log-likelihoods of options."""
+    columns = {name: chosen(scores, gold) for name, scores in levels.items()}
+    scores = {name: (own["predicted"] == own["gold"]).astype(float) for name, own in columns.items()}
+    made = level_run(compression, strength, scores, seed, items=items, groups=groups, **(run or {}))
+    for place, own in enumerate(columns.values()):
+        made["items"] |= {f"level{place}_{name}": values for name, values in own.items()}
+    return made
+
+
 def line_run(
     pair: str = "dense-sparse",
     strength: float | None = 0.5,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from synthetic_runs import level_run, perplexity_run, write_tree
+from synthetic_runs import choice_run, level_run, perplexity_run, write_tree
 
 from analysis import compression_plots, flips
 from analysis.flips import Answers, compare, divergence, flip_table, padded, replicates
@@ -20,29 +20,6 @@ from harness import run_folder
 
 RIGHT = (0.0, -1.0)  # log-likelihoods of two options, of which the first is right
 WRONG = (-1.0, 0.0)
-
-
-def chosen(scores: Sequence[Sequence[float]], gold: Sequence[int] = (), **more: Any) -> dict[str, np.ndarray]:
-    """The columns of items.npz of a level of choices, without their prefix; all options are right at 0 by default."""
-    best = np.array([int(np.argmax(own)) for own in scores])
-    gold = np.array(gold or [0] * len(scores))
-    return {
-        "predicted": best, "gold": gold, "option_count": np.array([len(own) for own in scores]),
-        "option_log_likelihood": np.concatenate([np.array(own, float) for own in scores]), **more,
-    }  # fmt: skip
-
-
-def choice_run(
-    compression: str = "dense", strength: float | None = None, seed: int = 0, items: Sequence[str] = (),
-    groups: Sequence[str] = (), gold: Sequence[int] = (), run: dict | None = None, **levels: Sequence[Sequence[float]],
-) -> dict[str, Any]:  # fmt: skip
-    """A run whose levels have these log-likelihoods of options."""
-    columns = {name: chosen(scores, gold) for name, scores in levels.items()}
-    scores = {name: (own["predicted"] == own["gold"]).astype(float) for name, own in columns.items()}
-    made = level_run(compression, strength, scores, seed, items=items, groups=groups, **(run or {}))
-    for place, own in enumerate(columns.values()):
-        made["items"] |= {f"level{place}_{name}": values for name, values in own.items()}
-    return made
 
 
 def flipped(tmp_path, *runs: dict[str, Any], resamples: int = 200) -> list[dict]:

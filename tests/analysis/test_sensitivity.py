@@ -1,10 +1,11 @@
 """Layers compressed one at a time, and allocated against uniform sparsity: by hand, and what is told apart."""
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
-from synthetic_runs import level_run, perplexity_run, write_tree
+from synthetic_runs import choice_run, level_run, perplexity_run, write_tree
 
 from analysis import sensitivity
 from analysis.kinds import Part, describe
@@ -86,6 +87,25 @@ def test_a_heat_map_of_nothing_but_levels_at_chance_is_not_drawn(tmp_path: Path)
     assert part.plots[0].draw is None and len(part.plots[0].table) == 1
 
 
+def test_how_far_the_distribution_moves_is_told_at_chance_too(tmp_path: Path):
+    """By hand: from (3/4, 1/4) to (1/2, 1/2) is 3/4 ln 3/2 + 1/4 ln 1/2; a right and a wrong option alternate."""
+    dense = [(math.log(3), 0.0), (0.0, math.log(3))] * 20  # half are right, of two options: at chance
+    block = {"run": {"layers": "3", "measured_sparsity": 0.02}}
+    runs = [
+        choice_run(run={"chance": 0.5, "stderr": 0.08}, hard=dense),
+        choice_run("magnitude", 0.5, hard=[(0.0, 0.0)] * 40, run={"chance": 0.5, **block["run"]}),
+    ]
+    part = layer_part(run_folder.read_runs(write_tree(tmp_path, *runs)))
+    (row,) = part.plots[0].table
+    distance = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert row["kl"] == pytest.approx(distance) and row["dense_above_chance"] is False
+    assert row["changed"] == 0.5 and row["changed_low"] < 0.5 < row["changed_high"]
+    (axes,) = (axes for axes in part.plots[0].draw().axes if axes.get_images())  # no panel of drops
+    assert axes.get_images()[0].get_array().tolist() == [[pytest.approx(distance)]]
+    assert "moves most at hard where layers 3 alone" in part.plots[0].finding
+    assert "KL 131" in "\n".join(part.lines)
+
+
 def test_layers_stand_in_no_other_figure_and_are_missed_nowhere(tree: list[dict], tmp_path: Path):
     whole = write_tree(tmp_path / "more", level_run("magnitude", 0.3, FEW), level_run("magnitude", 0.5, MANY))
     described = describe([*tree, *run_folder.read_runs(whole)], resamples=200)
@@ -151,7 +171,7 @@ def test_names():
 def test_without_runs_of_layers_there_is_no_part(tmp_path: Path):
     rows = run_folder.read_runs(write_tree(tmp_path, level_run(levels=DENSE), level_run("magnitude", 0.5, FEW)))
     assert not any("layer by layer" in part.title for part in describe(rows, resamples=200).parts)
-    with pytest.raises(ValueError, match="no run compresses some layers alone"):
+    with pytest.raises(ValueError, match="no run that compresses some layers alone has a drop"):
         sensitivity.heat_map([])
     with pytest.raises(ValueError, match="beside a uniform one"):
         sensitivity.allocation_plot([])
