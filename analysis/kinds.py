@@ -52,6 +52,7 @@ from analysis.outcomes import ItemReader
 from analysis.paper import Measured, compare, our_numbers
 from analysis.recovery import (
     CURVE_COLUMNS,
+    FIGURE,
     RECOVERED_COLUMNS,
     curve_table,
     incomparable,
@@ -415,7 +416,7 @@ def perplexity_parts(rows: list[Row]) -> list[Part]:
 def recovery_parts(rows: list[Row], resamples: int) -> list[Part]:
     """Recovery: a part for the perplexity of every model on every text, and for the levels of every model and seed."""
     curves = grouped(curve_table(rows), ("model", "text"))
-    levels = grouped(recovery_level_table(rows, resamples), ("model", "seed"))
+    levels = grouped(recovery_level_table(rows, resamples), FIGURE)
     models, texts, files = _short_names((model for model, _ in (*curves, *levels)), (text for _, text in curves))
     beware, parts = [*uncontrolled(rows), *incomparable(rows)], []
     for (model, text), table in curves.items():

@@ -16,12 +16,23 @@ from analysis import estimators
 from analysis.flips import Compared, replicates, with_interval
 from analysis.names import model_name, text_name
 from analysis.outcomes import ItemReader, aligned
-from analysis.table import DENSE, FREEZING, TRANSFERS, Row, compression_order, compression_rank, is_level_run, select
+from analysis.table import (
+    DENSE,
+    FREEZING,
+    TRANSFERS,
+    Row,
+    compression_order,
+    compression_rank,
+    grouped,
+    is_level_run,
+    select,
+)
 from harness import run_folder
 
 RECOVERY = "recovery"
 CONFIDENCE = 0.95
 METHOD = ("compression", "magnitude_scope", "strength_kind", "strength")
+FIGURE = ("model", "seed")  # of a figure of levels, over which p-values are corrected
 CURVE_COLUMNS = (
     "model", "text", *METHOD, "transfer", "seed", "measured_sparsity", "step", "tokens", "perplexity", "low", "high",
     "control_perplexity", "loss_above_control", "above_low", "above_high", "gap_closed", "windows",
@@ -149,7 +160,7 @@ def recovery_level_table(
     Returns:
         lost: pruned minus dense, before training; left: recovered minus control, after it; back: left minus lost. Each
         with its 95 % interval over groups of items, and left and back with p-values corrected by Holm for all levels
-        of the table that are judged. Where the dense model or the control is not above chance, the verdict is
+        of one FIGURE that are judged. Where the dense model or the control is not above chance, the verdict is
         AT_CHANCE, and there is no corrected p-value. Freezing starts from the dense model: nothing was lost, and only
         `left` is told.
     """
@@ -158,11 +169,11 @@ def recovery_level_table(
     for row, beside in _with_runs_beside(rows):
         if not isinstance(beside, str):
             table.append(_level(row, beside, read, resamples, seed))
-    judged = [row for row in table if _has_learned(row)]
-    for name in ("left", "back"):
-        corrected = estimators.holm([row[f"{name}_p"] for row in judged])
-        for row, p_value in zip(judged, corrected, strict=True):
-            row[f"{name}_holm_p"] = p_value
+    for judged in grouped([row for row in table if _has_learned(row)], FIGURE).values():
+        for name in ("left", "back"):
+            corrected = estimators.holm([row[f"{name}_p"] for row in judged])
+            for row, p_value in zip(judged, corrected, strict=True):
+                row[f"{name}_holm_p"] = p_value
     return [select({**row, "verdict": verdict(row)}, RECOVERED_COLUMNS) for row in table]
 
 

@@ -6,9 +6,10 @@ option_values, once a command computes something and does not only list its cell
 
 import argparse
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness import records
 from harness.models import add_model_options
@@ -141,16 +142,26 @@ def add_compression(parser: argparse.ArgumentParser) -> None:
         help=f"{DENSE}, {', '.join(METHODS)}; or one that prunes and one that then quantizes what is left, as "
         "sparsegpt+gptq, at every combination of their strengths; "
         f"{CHECKPOINT}: a model that was compressed elsewhere")  # fmt: skip
-    add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
-        help="fraction(s) of the weights of the decoder blocks to prune, [0, 1)")  # fmt: skip
-    add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
-        help="N weights are KEPT in every M consecutive inputs, 1 <= N < M")  # fmt: skip
+    add_pruning(add)
     add("--bits", nargs="+", type=number(int, 2, 16), default=[], metavar="B", help="bits per weight, 2 to 16")
     add("--rank", nargs="+", type=positive, default=[], metavar="R",
         help="rank of every weight; smaller matrices stay as they are")  # fmt: skip
     add("--checkpoint", nargs="+", type=filled, default=[], metavar="NAME_OR_FOLDER",
         help="checkpoint: models that were compressed elsewhere from --model_name_or_path: folders, .gguf files or hub "
         "ids of pruned or quantized models or of PEFT adapters")  # fmt: skip
+    add("--group_size", type=checked(group_size), default=128,
+        help="rtn, gptq: inputs that share a scale, the last group may be short; -1: a row (default 128)")  # fmt: skip
+    add("--symmetric", action="store_true", help="rtn, gptq: a grid around zero")
+    add("--act_order", action="store_true", help="gptq: quantize the inputs of largest activation first")
+    add("--static_groups", action="store_true", help="gptq: scales of all groups from the dense weight")
+
+
+def add_pruning(add: Callable[..., Any]) -> None:
+    """The options of methods that prune, to a group of options."""
+    add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
+        help="fraction(s) of the weights of the decoder blocks to prune, [0, 1)")  # fmt: skip
+    add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
+        help="N weights are KEPT in every M consecutive inputs, 1 <= N < M")  # fmt: skip
     add("--magnitude_scope", choices=magnitude.SCOPES, default="layer",
         help="magnitude: rank all weights together, or in each layer, as the paper's code (default layer)")  # fmt: skip
     add(
@@ -158,11 +169,6 @@ def add_compression(parser: argparse.ArgumentParser) -> None:
     )
     add("--damping", type=number(float, 0, 1), default=0.01,
         help="sparsegpt, gptq: added to the Hessian's diagonal, as a fraction of its mean (default 0.01)")  # fmt: skip
-    add("--group_size", type=checked(group_size), default=128,
-        help="rtn, gptq: inputs that share a scale, the last group may be short; -1: a row (default 128)")  # fmt: skip
-    add("--symmetric", action="store_true", help="rtn, gptq: a grid around zero")
-    add("--act_order", action="store_true", help="gptq: quantize the inputs of largest activation first")
-    add("--static_groups", action="store_true", help="gptq: scales of all groups from the dense weight")
 
 
 def add_layers(parser: argparse.ArgumentParser) -> None:
@@ -175,10 +181,10 @@ def add_layers(parser: argparse.ArgumentParser) -> None:
         "own; --output_dir then needs {layers} (default: all)")  # fmt: skip
     add("--skip_layers", **spec, help="leave these weights dense; written as for --only_layers")
     add("--allocation", nargs="+", type=checked(allocation), default=[UNIFORM], metavar="HOW",
-        help="how --sparsity is spread over the weights, always with exactly that share of zeros in all: uniform; owl: "
-        "less in blocks with many outliers (Yin et al. 2024); or a JSON file of sparsities, [0, 1), by block or name, "
-        "whose other weights share what is left. For methods that take --sparsity; several are cells of their own, "
-        "with {allocation} (default uniform)")  # fmt: skip
+        help="how --sparsity is spread over the weights: uniform; owl: less in blocks with many outliers (Yin et al. "
+        "2024); or a JSON file of sparsities, [0, 1), by block or name, whose other weights share what is left; owl "
+        "and a file with exactly that share of zeros in all. For methods that take --sparsity; several are cells of "
+        "their own, with {allocation} (default uniform)")  # fmt: skip
     add("--owl_outliers", type=number(float, 1, 1e6), default=OWL_OUTLIERS, metavar="M",
         help="owl: an outlier's score is above M times its block's mean, M >= 1 "
         f"(default {OWL_OUTLIERS:g})")  # fmt: skip

@@ -7,8 +7,9 @@
 
 For each method of llm_tasks/methods.py, and for pairs that prune and then quantize, it takes the strengths at which the
 compressed weights, with indices, scales and factors, have the share of the dense bytes that --targets says: counted
-from the model's shapes. It measures them all beside the dense model, and draws the tree: methods_compared.png, its CSV
-and the table in summary.md are the comparison. A method that is added to METHODS takes part by that alone.
+from the model's shapes. It measures them all beside the dense model, and draws the tree: the comparison is
+methods_compared_<model>.png, its CSV and the table in summary.md. A method that is added to METHODS takes part by that
+alone.
 
 All options but those below are those of llm_tasks/setting2_option_count.py (its --help lists them), strengths excepted.
 With --list_cells the commands of all runs are printed, one a line, for xargs or a job array.

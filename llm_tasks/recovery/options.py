@@ -8,9 +8,9 @@ from typing import Any
 from harness import records, training
 from harness.cells import Cell
 from harness.commands import values
-from harness.options import add_cell_options, filled, filled_path, number, positive, typed
+from harness.options import add_cell_options, checked, filled, filled_path, number, positive, typed
 from llm_tasks import options
-from llm_tasks.compressions import is_calibrated, strength_values, strengths
+from llm_tasks.compressions import check_compression, is_calibrated, strength_values, strengths
 from llm_tasks.engine.processes import job_size
 from llm_tasks.methods import DENSE, METHODS, SPARSITIES, STRENGTHS, Strength
 from llm_tasks.option_values import Given
@@ -19,6 +19,10 @@ from llm_tasks.settings import perplexity
 from pruning.transfers import TRANSFERS
 
 CONTROL = TRANSFERS[0]  # dense_transfer: the dense model, trained on the same data for the same steps
+PRUNING = [name for name, method in METHODS.items() if set(method.strengths) & set(SPARSITIES)]
+# Options of what only quantizes, factorizes or reads checkpoints, which nobody gives here.
+QUANTIZING: Given = {"bits": [], "rank": [], "checkpoint": [], "group_size": 128, "symmetric": False,
+                     "act_order": False, "static_groups": False}  # fmt: skip
 MEASUREMENTS = 5  # by default, how often perplexity is measured during training
 
 
@@ -43,7 +47,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_model(parser)
-    options.add_compression(parser)
+    _add_compression(parser)
     options.add_calibration(parser)
     parser.set_defaults(calibration=None, calibration_field=None)
     _add_training(parser)
@@ -55,6 +59,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         help=f"measure perplexity this often while training (default: {MEASUREMENTS} times)")  # fmt: skip
     _add_run(parser)
     return parser
+
+
+def _add_compression(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("compression").add_argument
+    add("--compression", nargs="+", type=checked(check_compression), default=[DENSE], metavar="NAME",
+        help=f"what removes weights: {', '.join(PRUNING)}; {DENSE}: the control alone (default)")  # fmt: skip
+    options.add_pruning(add)
+    parser.set_defaults(**QUANTIZING)
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -126,10 +138,9 @@ def check(given: Given, names: set[str]) -> None:
     Raises:
         ValueError: names the option and what is allowed.
     """
-    trained = [name for name, method in METHODS.items() if set(method.strengths) & set(SPARSITIES)]
     for name in given["compression"]:
-        if name not in (DENSE, *trained):
-            raise ValueError(f"--compression {name}: what is trained is pruned by {', '.join(trained)}, or {DENSE}")
+        if name not in (DENSE, *PRUNING):
+            raise ValueError(f"--compression {name}: what is trained is pruned by {', '.join(PRUNING)}, or {DENSE}")
     # Every run obeys these: it trains on other windows than calibration draws, be it calibrated or not.
     read = {*records.CALIBRATION_OPTIONS} - {"true_sequential"}
     held = {name: given[name] for name in names - read}

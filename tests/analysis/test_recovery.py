@@ -150,6 +150,21 @@ def test_levels_by_hand(measured: Path):
     assert frozen["verdict"] == LIKE_CONTROL
 
 
+def test_another_model_in_the_tree_changes_no_p_value(measured: Path):
+    """p-values are corrected over one figure, and each model has its own."""
+    alone = {row["transfer"]: row["left_holm_p"] for row in
+             recovery.recovery_level_table(run_folder.read_runs(measured), 200)}  # fmt: skip
+    for name, facts, right in (
+        ("dense", DENSE, 36), ("wanda", WANDA, 22), ("control", from_training("dense_transfer"), 38),
+        ("sparse", from_training("sparse_transfer"), 26),
+    ):  # fmt: skip
+        measure(measured / "other" / name, answers(right), **facts, model="another-model")
+    table = recovery.recovery_level_table(run_folder.read_runs(measured), 200)
+    assert len(table) == 3
+    of_first = [row for row in table if row["model"] != "another-model"]
+    assert {row["transfer"]: row["left_holm_p"] for row in of_first} == alone
+
+
 def test_what_was_not_measured_beside_is_named(measured: Path):
     without = {"control": ("its control", 0), "wanda": ("the pruned model before training", 1),
                "dense": ("the dense model", 0)}  # fmt: skip
