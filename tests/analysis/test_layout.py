@@ -98,10 +98,10 @@ def test_titles_and_legends_of_long_models_and_many_methods_have_room(tmp_path):
 @pytest.mark.parametrize(
     ("edge", "kinds_of_strength", "title"),
     [
-        ("upper center", ("sparsity",), "Title"),
+        pytest.param("upper center", ("sparsity",), "Title", marks=pytest.mark.slow),
         ("upper center", ("sparsity", "nm", "bits"), LONG),
-        ("upper right", ("sparsity", "nm"), "two\nlines"),
-        ("lower center", ("sparsity",), "Title"),
+        pytest.param("upper right", ("sparsity", "nm"), "two\nlines", marks=pytest.mark.slow),
+        pytest.param("lower center", ("sparsity",), "Title", marks=pytest.mark.slow),
         ("lower left", ("sparsity", "nm"), LONG),
     ],
 )

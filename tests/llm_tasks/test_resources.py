@@ -66,8 +66,7 @@ def on_device(memory: Memory) -> int:
     return sum(memory.device.values())
 
 
-QUICK = [("device", "wanda", "device"), ("host", "wanda", "host"), ("host", "magnitude", "device"),
-         ("host", "sparsegpt+gptq", "device")]  # fmt: skip
+QUICK = [("device", "wanda", "device"), ("host", "wanda", "host"), ("host", "magnitude", "device")]
 ALL = [
     (layout, name, activations)
     for layout in ("device", "host")
@@ -80,6 +79,7 @@ ALL = [
     ("layout", "name", "activations", "dtype", "layers"),
     [
         *((*case, torch.bfloat16, 3) for case in QUICK),
+        pytest.param("host", "sparsegpt+gptq", "device", torch.bfloat16, 3, marks=pytest.mark.slow),
         *(pytest.param(*case, dtype, 6, marks=pytest.mark.slow) for case in ALL
           for dtype in (torch.bfloat16, torch.float32)),
     ],

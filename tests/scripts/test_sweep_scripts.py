@@ -63,6 +63,24 @@ def test_sensitivity_compresses_one_block_at_a_time_in_two_settings(start, capsy
     assert len(cells(whole, capsys)) == 2 * (1 + 32)
 
 
+def test_evidence_measures_its_methods_in_every_stage(start):
+    listed = start("evidence.sh", "--list_cells")
+    scripts = ["setting5_human_gap", "setting2_option_count", "setting6_factoid_vs_mcq"]
+    assert [arguments[0] for arguments in listed] == [f"llm_tasks/{name}.py" for name in scripts for _ in range(2)]
+    *_, fetch, measure, plot = start("evidence.sh", STAGES="setting2", METHODS="", ITEMS="9", SPARSITIES="0.3 0.5")
+    assert fetch[0] == "scripts/fetch_default_assets.py" and fetch[1:4] == ["--only", "data", "large_lm"]
+    assert value(measure, "--max_items") == "9" and value(measure, "--dtype") == "float32"
+    assert measure[measure.index("--compression") :] == [
+        "--compression",
+        "dense",
+        "magnitude",
+        "--sparsity",
+        "0.3",
+        "0.5",
+    ]
+    assert plot[:3] == ["scripts/plot_results.py", "--results_dir", "runs/evidence"]
+
+
 def test_allocations_are_runs_of_their_own(start, capsys):
     (arguments,) = start("setting2.sh", "--list_cells", ALLOCATIONS="uniform owl", NM_RATIOS="", SPARSITIES="0.5",
                          COMPRESSIONS="dense wanda")  # fmt: skip

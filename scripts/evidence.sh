@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The paper's questions put to a language model that knows something and needs no hub: Qwen2.5-Coder-1.5B-Instruct, in
+# float32, so that every machine makes the same numbers. Two to three days of two CPU cores. Each cell takes half an hour
+# or less and is kept when it is done: stop it at any time, the same command goes on.
+#
+#   bash scripts/evidence.sh                          # what is missing, then the figures
+#   bash scripts/evidence.sh --list_cells             # one command for every cell
+#   STAGES="setting5" ITEMS=150 SPARSITIES="0.3 0.5" METHODS= OUT=runs/small bash scripts/evidence.sh
+#
+# ITEMS of each data set: 500 have a standard error of 2.2 points, and one of a drop of about 2 (a quarter of the answers
+# flips). SUBJECTS are every fifth of MMLU's 57. Options' texts are scored, by log-likelihood per character: a tenth of
+# the cost of letters after five examples.
+set -euo pipefail
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
+
+JUNK_DNA_DIR="${JUNK_DNA_DIR:-${HOME:?set HOME or JUNK_DNA_DIR}/.cache/junk_dna}"
+MODEL="${MODEL:-$JUNK_DNA_DIR/models/Qwen2.5-Coder-1.5B-Instruct}"
+DATA_DIR="${DATA_DIR:-$JUNK_DNA_DIR/data}"
+STAGES="${STAGES:-setting5 setting2 setting6}"
+SPARSITIES="${SPARSITIES:-0.14 0.2 0.3 0.4 0.5}" # of magnitude
+METHODS="${METHODS-wanda sparsegpt gptq}"        # beside it, at three strengths each; empty: none
+ITEMS="${ITEMS:-500}"
+SUBJECTS="${SUBJECTS:-abstract_algebra college_biology college_physics elementary_mathematics \
+high_school_computer_science high_school_mathematics high_school_us_history jurisprudence medical_genetics philosophy \
+professional_psychology virology}"
+OUT="${OUT:-runs/evidence}"
+
+if [[ " $* " != *" --list_cells "* && " $* " != *" --dry_run "* ]]; then
+  python scripts/fetch_default_assets.py --only data large_lm --dir "$JUNK_DNA_DIR"
+fi
+
+# measure SCRIPT OPTIONS...: the dense model and magnitude, then the other methods
+measure() {
+  local measured=(python "llm_tasks/$1.py" --model_name_or_path "$MODEL" --data_dir "$DATA_DIR" --dtype float32
+    --precision no --max_items "$ITEMS" --output_dir "$OUT/{setting}/{compression}/{strength}" "${@:2}")
+  "${measured[@]}" --compression dense magnitude --sparsity $SPARSITIES
+  if [[ -n "$METHODS" ]]; then
+    "${measured[@]}" --compression $METHODS --sparsity 0.3 0.5 0.6 --bits 4 3 2 --nsamples 32 --calibration_length 512 \
+      --calibration "$DATA_DIR/boolq/validation.jsonl.gz" --calibration_field passage
+  fi
+}
+
+for stage in $STAGES; do
+  case "$stage" in
+    setting5) measure setting5_human_gap --tasks piqa commonsense_qa openbookqa --answer_mode cloze --length_normalized "$@" ;;
+    setting2) measure setting2_option_count --subjects $SUBJECTS --num_shots 0 --answer_mode cloze --length_normalized "$@" ;;
+    setting6) measure setting6_factoid_vs_mcq --subjects $SUBJECTS --num_shots 0 --answer_mode cloze --length_normalized "$@" ;;
+    *) echo "STAGES=\"$STAGES\": $stage is none of setting5, setting2, setting6" >&2 && exit 1 ;;
+  esac
+done
+
+if [[ " $* " != *" --list_cells "* && " $* " != *" --dry_run "* ]]; then
+  python scripts/plot_results.py --results_dir "$OUT" --output_dir "$OUT/figures"
+fi
