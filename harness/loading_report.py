@@ -18,7 +18,7 @@ WRAPPERS = {
     "_checkpoint_wrapped_module": "activation checkpointing",
 }  # fmt: skip
 # Last parts of tensor names in quantized checkpoints.
-QUANTIZED = {"qweight", "qzeros", "scales", "weight_scale", "weight_scale_inv", "weight_packed", "absmax"}
+QUANTIZED = {"qweight", "qzeros", "scales", "g_idx", "weight_scale", "weight_scale_inv", "weight_packed", "absmax"}
 # Buffers that are computed from the config; older versions of transformers stored them with the weights.
 TABLES = re.compile(r"(inv_freq|masked_bias|causal_mask|position_ids|(attn|attention)\.bias)$")
 
@@ -47,6 +47,7 @@ def check_loading(
         pooler = set()  # the checkpoint has a part of it, so that the rest was lost
     if lacking := sorted(missing - (head | pooler if new_head else set())):
         total = sum(1 for _ in model.named_parameters(remove_duplicate=False))
+        total += sum(name.rpartition(".")[2] in QUANTIZED for name, _ in model.named_buffers())
         raise ValueError(f"{len(lacking)} of {total} weights are missing in the checkpoint: {first_names(lacking)}"
                          f"{_reason(model, set(lacking), unexpected)}")  # fmt: skip
     for key, (stored, wanted) in sorted(mismatched.items()):
@@ -81,10 +82,11 @@ def _has_new_group(model: PreTrainedModel, key: str, new: Collection[str]) -> bo
 
 
 def _tables_not_stored(model: PreTrainedModel, missing: Collection[str]) -> set[str]:
-    """Missing buffers that are computed from the config; others, such as a router's bias, count as weights."""
+    """Missing buffers that are computed from the config; others count as weights: a router's bias, packed integers."""
     return {
         name for name, buffer in model.named_buffers()
-        if name in missing and (TABLES.search(name) or not buffer.is_floating_point())
+        if name in missing and name.rpartition(".")[2] not in QUANTIZED
+        and (TABLES.search(name) or not buffer.is_floating_point())
     }  # fmt: skip
 
 

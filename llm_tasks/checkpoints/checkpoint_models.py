@@ -22,6 +22,7 @@ from harness.models import load_pretrained, load_tokenizer, refuse_unknown_ids
 from llm_tasks.checkpoints import checkpoint_files
 from llm_tasks.checkpoints.checkpoint_files import ADAPTER, GGUF, Checkpoint, refusal
 from llm_tasks.compressed_model import ModelSource, load_model, placement
+from llm_tasks.dequantized import PLAIN_KERNELS, dequantize, with_plain_kernel
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.proof import REFUSALS
 from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways
@@ -174,10 +175,15 @@ def load(opened: Opened, source: ModelSource, parent: PretrainedConfig) -> PreTr
                 raise ValueError(f"{len(missing)} weights are missing in the file: {', '.join(missing[:3])}")
             check_finite(model)
         else:
+            packed = checkpoint.kind in PLAIN_KERNELS and not source.on_accelerator
+            own = checkpoint_files.own_config(checkpoint, source.trust_remote_code) if packed else None
             model, _ = load_pretrained(
                 str(checkpoint.folder), AutoModelForCausalLM, dtype, weights=checkpoint.weights,
+                config=own and with_plain_kernel(own, checkpoint.kind),
                 trust_remote_code=source.trust_remote_code, device_map=source.device_map or placement(source),
             )  # fmt: skip
+            if packed:
+                dequantize(model, dtype)
             unpack(model)
     except (*REFUSALS, ImportError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,17 +5,18 @@
         --model_name_or_path MODEL_FOLDER --windows windows.safetensors --output_dir made/llmcompressor-2of4
 
 The makers, each as its own guide has it: llmcompressor prunes (nm: Wanda, 2 of 4 kept) or quantizes (w4a16: GPTQ);
-gptqmodel quantizes (gptq); gguf writes llama.cpp's format (q8_0, q4_0) of a Llama. Calibrated on the same windows as
-ours: `--write_windows FILE` writes those, in this project's environment. Nothing else here imports this project.
+gptqmodel quantizes (gptq, awq); gguf writes llama.cpp's format (q8_0, q4_0) of a Llama. Calibrated on the same windows
+as ours: `--write_windows FILE` writes those, in this project's environment. Nothing else here imports this project.
 """
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 
-WHAT = {"llmcompressor": ("nm", "w4a16"), "gptqmodel": ("gptq",), "gguf": ("q8_0", "q4_0")}
+WHAT = {"llmcompressor": ("nm", "w4a16"), "gptqmodel": ("gptq", "awq"), "gguf": ("q8_0", "q4_0")}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,9 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--calibration_length", type=int, default=512, help="with --write_windows (default 512)")
     add("--seed", type=int, default=0, help="with --write_windows (default 0)")
     add("--maker", choices=tuple(WHAT), help="the tool")
-    add("--what", help="llmcompressor: nm, w4a16; gptqmodel: gptq; gguf: q8_0, q4_0")
+    add("--what", help="llmcompressor: nm, w4a16; gptqmodel: gptq, awq; gguf: q8_0, q4_0")
     add("--windows", type=Path, help="safetensors file: tokens, (windows, tokens per window)")
-    add("--group_size", type=int, default=64, help="w4a16, gptq: inputs that share a scale (default 64)")
+    add("--group_size", type=int, default=64, help="w4a16, gptq, awq: inputs that share a scale (default 64)")
     add("--output_dir", type=Path, help="folder to write")
     args = parser.parse_args(argv)
     if args.write_windows is None:
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.maker == "llmcompressor":
         by_llmcompressor(args.model_name_or_path, args.what, windows_of(args.windows), args.group_size, args.output_dir)
     elif args.maker == "gptqmodel":
-        by_gptqmodel(args.model_name_or_path, windows_of(args.windows), args.group_size, args.output_dir)
+        by_gptqmodel(args.model_name_or_path, args.what, windows_of(args.windows), args.group_size, args.output_dir)
     else:
         write_gguf(Path(args.model_name_or_path), args.what, args.output_dir)
 
@@ -106,11 +107,20 @@ def by_llmcompressor(name: str, what: str, windows: list[list[int]], group_size:
     tokenizer.save_pretrained(folder)
 
 
-def by_gptqmodel(name: str, windows: list[list[int]], group_size: int, folder: Path) -> None:
-    from gptqmodel import GPTQModel, QuantizeConfig
+def by_gptqmodel(name: str, what: str, windows: list[list[int]], group_size: int, folder: Path) -> None:
+    """Saved as gptqmodel saves: GPTQ symmetric in its first format, AWQ with zero points in the format "gemm"."""
+    # By itself gptqmodel 7.6 takes half of the cores, and stops where that is 1.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
+    from gptqmodel import BACKEND, GPTQModel
+    from gptqmodel.quantization.config import AWQConfig, GPTQConfig
 
-    model = GPTQModel.load(name, QuantizeConfig(bits=4, group_size=group_size, sym=True, desc_act=False), device="cpu")
-    model.quantize([{"input_ids": row, "attention_mask": [1] * len(row)} for row in windows], batch_size=4)
+    if what == "gptq":
+        config, packed_by = GPTQConfig(bits=4, group_size=group_size, sym=True, desc_act=False), BACKEND.GPTQ_TORCH
+    else:  # by itself it packs by a kernel that a CPU does not have
+        config, packed_by = AWQConfig(bits=4, group_size=group_size, sym=False), BACKEND.AWQ_TORCH
+    model = GPTQModel.load(name, config, device="cpu")
+    rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in windows]
+    model.quantize(rows, batch_size=4, backend=packed_by)
     model.save(str(folder))
 
 
