@@ -21,8 +21,8 @@ from harness.loading_report import check_finite
 from harness.models import load_pretrained, load_tokenizer, refuse_unknown_ids
 from llm_tasks.checkpoints import checkpoint_files
 from llm_tasks.checkpoints.checkpoint_files import ADAPTER, GGUF, Checkpoint, refusal
+from llm_tasks.checkpoints.dequantized import PLAIN_KERNELS, dequantize, with_plain_kernel
 from llm_tasks.compressed_model import ModelSource, load_model, placement
-from llm_tasks.dequantized import PLAIN_KERNELS, dequantize, with_plain_kernel
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.proof import REFUSALS
 from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways

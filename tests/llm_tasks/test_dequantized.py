@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from harness.loading_report import check_loading
-from llm_tasks import checkpoints
 from llm_tasks import run as llm_run
-from llm_tasks.checkpoint_files import Checkpoint, stored_bytes
-from llm_tasks.dequantized import dequantize, with_plain_kernel
+from llm_tasks.checkpoints import checkpoint_models
+from llm_tasks.checkpoints.checkpoint_files import Checkpoint, stored_bytes
+from llm_tasks.checkpoints.dequantized import dequantize, with_plain_kernel
 from pruning.layers import decoder_weights
 from quantization.gptq import gptq_grid
 from quantization.gptqmodel_export import save_packed
@@ -130,8 +130,8 @@ def test_a_packed_checkpoint_computes_with_what_its_integers_stand_for(kind: str
     folder, dense = packed_folder(kind, tmp_path / kind)
     source = llm_run.ModelSource(str(PARENT), torch.device("cpu"), dtype=dtype)
     skeleton = llm_run.skeleton(source)
-    opened = checkpoints.open_one(str(folder), skeleton, source)
-    model, twin = checkpoints.load(opened, source, skeleton.config), llm_run.load_model(source)
+    opened = checkpoint_models.open_one(str(folder), skeleton, source)
+    model, twin = checkpoint_models.load(opened, source, skeleton.config), llm_run.load_model(source)
     loaded = decoder_weights(model)
     for name, weight in decoder_weights(twin).items():
         weight.matrix.copy_(dense[name])
@@ -139,7 +139,7 @@ def test_a_packed_checkpoint_computes_with_what_its_integers_stand_for(kind: str
     ids = torch.arange(3, 20)[None]
     assert torch.equal(model(ids).logits, twin(ids).logits)
     zeros = sum(int((weight == 0).sum()) for weight in dense.values())
-    facts = checkpoints.facts_of(opened, model, decoder_weights(skeleton))
+    facts = checkpoint_models.facts_of(opened, model, decoder_weights(skeleton))
     assert facts["measured_sparsity"] == pytest.approx(zeros / sum(weight.numel() for weight in dense.values()))
     assert facts["strength"] < 1 and zeros
 
@@ -155,8 +155,8 @@ def test_what_we_export_is_read_as_it_was_packed(bits: int, symmetric: bool, tmp
         inputs = torch.randn(200, weight.matrix.shape[1]) * torch.rand(weight.matrix.shape[1])
         grids[name] = gptq_grid(weight.matrix, inputs.T @ inputs, bits, GROUP, symmetric, act_order=True)
     save_packed(tmp_path / "made", model, grids, bits, GROUP, symmetric, AutoTokenizer.from_pretrained(PARENT))
-    opened = checkpoints.open_one(str(tmp_path / "made"), skeleton, source)
-    loaded = decoder_weights(checkpoints.load(opened, source, skeleton.config))
+    opened = checkpoint_models.open_one(str(tmp_path / "made"), skeleton, source)
+    loaded = decoder_weights(checkpoint_models.load(opened, source, skeleton.config))
     for name, grid in grids.items():
         scales, zeros = grid.scales.half().float()[:, grid.group_index], grid.zeros[:, grid.group_index]
         assert torch.equal(loaded[name].matrix, scales * (grid.codes - zeros))
