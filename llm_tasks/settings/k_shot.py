@@ -70,7 +70,7 @@ def levels(
     most = max(MOST_SHOTS, *shots)
     result = []
     for count in sorted(shots, reverse=True):
-        prompts = mmlu.prompts(questions, examples, reader, count)
+        prompts = mmlu.prompts(questions, examples, reader, count, grouped=max(shots) > 0)
         result.append(Level(f"{count} shot{'s' * (count != 1)}", float(most - count), "mmlu", reader, prompts))
     return result
 

@@ -172,8 +172,9 @@ def check_examples(
 
 
 def prompts(
-    questions: Iterable[Question], examples: Iterable[Question], reader: str, num_shots: int | None = None
-) -> list[Prompt]:
+    questions: Iterable[Question], examples: Iterable[Question], reader: str, num_shots: int | None = None,
+    grouped: bool = False,
+) -> list[Prompt]:  # fmt: skip
     """Prompts of the questions, each with the first `num_shots` few-shot examples of its subject.
 
     Args:
@@ -181,6 +182,8 @@ def prompts(
         reader: "letter" or "generate" (options are listed, the answer is a letter), or "cloze" (the answer is the
             option's text).
         num_shots: number of examples, fewer if the subject has fewer; all for None.
+        grouped: the questions of a subject are a group without examples too: other levels of the same questions have
+            some. Otherwise they then share nothing, and each is a group of its own.
     Source: lm-evaluation-harness, tasks mmlu (letter) and mmlu_continuation (cloze), with their headers.
     """
     shots = {
@@ -190,7 +193,7 @@ def prompts(
     return [
         Prompt(
             item=question.item,
-            group=question.subject,
+            group=question.item if num_shots == 0 and not grouped else question.subject,
             question=question_text(question, reader),
             header=header(question.subject, reader),
             shots=shots.get(question.subject, ()),

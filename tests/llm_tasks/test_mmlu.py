@@ -120,6 +120,19 @@ def test_letter_prompts_are_those_of_lm_evaluation_harness(reader: str, tmp_path
     assert prompt.group == "small_sums" and prompt.item == mmlu.load(tmp_path, "test")[0].item
 
 
+def test_questions_are_a_group_where_they_share_examples(tmp_path: Path):
+    write(tmp_path, "test", [SUM, {**SUM, "question": "What is 2 + 2?"}])
+    write(tmp_path, "dev", [WORTH])
+    questions, examples = mmlu.load(tmp_path, "test"), mmlu.load(tmp_path, "dev")
+    asked = [mmlu.prompts(questions, examples, "letter", count) for count in (1, 0)]
+    groups = [[prompt.group for prompt in prompts] for prompts in asked]
+    assert groups == [["small_sums"] * 2, [question.item for question in questions]]
+    # of setting 4 all levels have the same groups, since their resamples are the same
+    for shots, expected in (((0, 1), groups[0]), ((0,), groups[1])):
+        for level in k_shot.levels(questions, examples, shots, "letter"):
+            assert [prompt.group for prompt in level.prompts] == expected
+
+
 def test_cloze_prompts_are_those_of_lm_evaluation_harness(tmp_path: Path):
     write(tmp_path, "test", [SUM])
     write(tmp_path, "dev", [WORTH, {**WORTH, "question": "3 + 3 =", "answer": "D"}])
