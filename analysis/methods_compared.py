@@ -7,6 +7,7 @@ scripts/compare_methods.py measures them at equal bytes.
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -25,7 +26,7 @@ from analysis.verdicts import CURVE_KEYS, RAW
 
 DROP, SCORE = "drop", "junk_dna_score"
 MEASURES = (DROP, FLIPS, KL)
-NO_DROP = "no drop: the dense model is not above chance, or has no outcomes beside it"
+NO_DROP = "no drop: "  # before the reason
 COMPARED_COLUMNS = (
     "setting", "task", "model", "compression", "magnitude_scope", "strength_kind", "strength", "bytes_fraction",
     "seeds", "levels", "drop_levels", *(f"{name}{ending}" for name in MEASURES for ending in ("", "_low", "_high")),
@@ -67,7 +68,7 @@ def compared_table(
             if point["bytes_fraction"] is not None:
                 rows[key, strength] = {**point, **_drop(levels, strength), **_score(scores.get(tuple(key)))}
                 rows[key, strength]["reason"] = "; ".join(filter(None, (
-                    "" if rows[key, strength][DROP] is not None else NO_DROP, rows[key, strength]["reason"],
+                    rows[key, strength]["no_drop"], rows[key, strength]["reason"],
                 )))  # fmt: skip
     if len({key for key, _ in rows}) < 2:
         return []
@@ -81,18 +82,21 @@ def compared_table(
 
 def _drop(levels: list[LevelCurve], strength: float | int | str) -> Row:
     """The mean drop at a strength over the levels where it means something, and the names of these and of all."""
-    parts, lowest, names, everywhere = [], [], [], []
+    parts, lowest, names, everywhere, reasons = [], [], [], [], []
     for level in levels:
         index = next((place for place, point in enumerate(level.points) if point["strength"] == strength), None)
         if index is None:
             continue
         everywhere.append(level.points[0]["level"])
-        if not verdicts.missing_reason(level):
+        if reason := verdicts.missing_reason(level):
+            reasons.append(reason)
+        else:
             parts.append(verdicts.drops(level, 0.0).point(index))
             lowest.append(level.replicates.dense.lowest_drop)
             names.append(level.points[0]["level"])
-    found = {"levels": tuple(everywhere), "drop_levels": tuple(names)}
+    found = {"levels": tuple(everywhere), "drop_levels": tuple(names), "no_drop": ""}
     if not parts:
+        found["no_drop"] = NO_DROP + ", ".join(dict.fromkeys(reasons))
         return found | dict.fromkeys((DROP, f"{DROP}_low", f"{DROP}_high"))
     return found | with_interval(DROP, _mean(parts), (float(np.mean(lowest)), None))
 
@@ -240,8 +244,10 @@ def _panel(axes: Axes, rows: list[Row], of_method: Mapping[tuple, dict], name: s
         axes.set_yscale("log")
         axes.set_ylim(min(known) / 4, 2 * max(row["kl_high"] or row[KL] for row in rows if row[KL]))
     if not handles:
-        told = "the dense model is not above chance" if name == DROP else "not recorded"
-        axes.text(0.5, 0.5, told, transform=axes.transAxes, ha="center", color="0.4")
+        told = "not recorded"
+        if name == DROP:  # the same for all: it is of the dense model's items
+            told = rows[0]["reason"].partition("; ")[0].removeprefix(NO_DROP)
+        axes.text(0.5, 0.6, textwrap.fill(told, 36), transform=axes.transAxes, ha="center", color="0.4")
     return handles
 
 

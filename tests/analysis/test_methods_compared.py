@@ -119,8 +119,15 @@ def test_levels_that_dense_does_not_know_are_left_out_of_drops_alone(tmp_path):
             for name, strength in (("dense", None), ("wanda", 0.5), ("rtn", ("bits", 4)))]  # fmt: skip
     rows = compared(tmp_path / "other", *made)[0]
     assert all(row["drop"] is None and row["drop_levels"] == () and row["flips"] == 0 for row in rows)
-    assert all(row["reason"].startswith("no drop: the dense model is not above chance") for row in rows)
+    assert all(row["reason"].startswith("no drop: the dense score is not above chance; ") for row in rows)
     methods_compared({"Setting 2": rows})
+    five = [f"group {number % 5}" for number in range(60)]
+    made = [level_run(name, strength, {"easy": known}, groups=five)
+            for name, strength in (("dense", None), ("wanda", 0.5), ("rtn", ("bits", 4)))]  # fmt: skip
+    rows = compared(tmp_path / "few", *made)[0]
+    assert all(row["reason"].startswith("no drop: fewer than 10 groups of items; ") for row in rows)
+    words = " ".join(text.get_text() for axes in methods_compared({"Setting 2": rows}).axes for text in axes.texts)
+    assert "fewer than 10 groups of items" in words and "chance" not in words
 
 
 def test_fewer_than_two_methods_are_not_compared(tmp_path):
