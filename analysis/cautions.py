@@ -197,6 +197,7 @@ def _pairing_cautions(table: list[Row]) -> list[str]:
     few = sum(
         bool(point["paired_items"]) and point["drop_low"] is None and point["dense_above_chance"] is not False
         for point in points
+        if not point["reference_only"]  # which no test reads, so that it has no interval
     )
     found = []
     if none:

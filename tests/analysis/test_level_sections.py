@@ -166,6 +166,11 @@ def test_items_of_few_groups_are_said(read, groups):
     assert cautions(rows) == ([few] if groups < 10 else [])
 
 
+def test_a_level_for_reference_is_not_said_to_lack_groups(read):
+    of_level = {"4 options": {"facts": {"reference_only": 1}}}
+    assert cautions(read(level_run(of_level=of_level), level_run("magnitude", 0.5, of_level=of_level))) == []
+
+
 def test_a_recorded_error_that_knows_no_groups_makes_no_dense_score_above_chance(read):
     """Ten groups of twenty equal outcomes, six of them right: .6 ± .163 by groups, where .035 was recorded of items."""
     one = {"levels": {"easy": (1,) * 120 + (0,) * 80}, "groups": [f"{number // 20}" for number in range(200)]}
