@@ -20,7 +20,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from harness.device import autocast, available_memory, is_out_of_memory, release_memory, to_device
-from harness.progress import Progress
 from llm_tasks.engine import cpu
 from llm_tasks.engine.caches import PrefixLayer
 from llm_tasks.engine.packing import (
@@ -80,7 +79,6 @@ class Engine:
             runs out.
         precision: "bf16" computes the matmuls of a float32 model in bf16.
         ways: the fast paths to take.
-        progress: is told the number of sequences fed.
         storage: where the blocks are, of a model whose blocks are not on its device: all batches go through one block
             before the next is brought. Where memory runs out, the error is the caller's.
     """
@@ -89,14 +87,13 @@ class Engine:
     _projects = False  # whether _collect computes logits from hidden states, with ways.projects
 
     def __init__(
-        self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: Progress,
+        self, model: PreTrainedModel, budget: int, precision: str, ways: Ways,
         storage: BlockStorage | None = None,
     ) -> None:  # fmt: skip
         self._model, self._storage, self._budget, self._precision, self._ways = model, storage, budget, precision, ways
         self._config = model.config.get_text_config()
         self._lengths = lengths_of(self._config)
         self._num_layers = num_layers(model)
-        self._progress = progress
         self._output_weights = model.get_output_embeddings().weight if self._projects and ways.projects else None
         self._in_blocks = cpu.attends_in_blocks(ways)  # for rows without a prefix
         self._lock = threading.Lock()  # for counters, and for parts of _collect that only one worker may run
@@ -184,8 +181,6 @@ class Engine:
                 tasks.put(functools.partial(self._feed_prefix, longer, prefix.length, past, local))
         if rows:
             tasks.put(functools.partial(self._feed_rows, rows, prefix.length, past))
-        with self._lock:
-            self._progress.update(len(prefix.reads))
 
     def _feed_rows(self, rows: list[Row], before: int, past: list[PrefixLayer] | None, tasks: cpu.Tasks) -> None:
         """Compute a batch of the longest rows and queue the others, so that memory runs out early if at all."""

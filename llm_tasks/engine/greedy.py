@@ -170,7 +170,7 @@ def _answer_all(
     with Progress(total=total, name="answers") as progress, cpu.prepared(model, paths):
         while batches:
             *batches, (some, ways) = batches
-            writer = _writer(some, end.max_new_tokens, model, tokens_per_batch, precision, ways, progress)
+            writer = _writer(some, end.max_new_tokens, model, tokens_per_batch, precision, ways)
             try:
                 written = _write(writer, some, end)
             except RuntimeError as error:
@@ -186,6 +186,7 @@ def _answer_all(
                 continue
             answers |= dict(zip(some, written, strict=True))
             computed += writer.computed
+            progress.update(len(some))
     return answers, computed
 
 
@@ -239,9 +240,9 @@ class _Writer(Engine):
 
     def __init__(
         self, prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str,
-        ways: Ways, progress: Progress,
+        ways: Ways,
     ) -> None:  # fmt: skip
-        super().__init__(model, budget, precision, ways, progress)
+        super().__init__(model, budget, precision, ways)
         self._prompts = prompts
         self._longest = max(map(len, prompts))
         capacity = self._longest + max_new_tokens
@@ -359,7 +360,6 @@ class _UnpackedWriter(_Writer):
         self._cache = Cache(layers=self._layers) if self._ways.answers == "cached" else None
         if self._lengths.each:
             self._forget_length()
-        self._progress.update(len(self._prompts))
         return self._after_last(self._fed, self._cache)
 
     def _keep(self, rows: Tensor) -> None:
@@ -375,11 +375,10 @@ class _UnpackedWriter(_Writer):
 
 
 def _writer(
-    prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str, ways: Ways,
-    progress: Progress,
-) -> _Writer:  # fmt: skip
+    prompts: list[Tokens], max_new_tokens: int, model: PreTrainedModel, budget: int, precision: str, ways: Ways
+) -> _Writer:
     writer = _PackedWriter if ways.answers == "together" else _UnpackedWriter
-    return writer(prompts, max_new_tokens, model, budget, precision, ways, progress)
+    return writer(prompts, max_new_tokens, model, budget, precision, ways)
 
 
 def answering_ways(model: PreTrainedModel, prompts: Sequence[Tokens], plain: bool = False) -> Ways:
@@ -427,8 +426,8 @@ def _proven_answers(model: PreTrainedModel, ways: Ways, prompts: Sequence[Tokens
 
 def _tried_logits(model: PreTrainedModel, prompts: list[Tokens], ways: Ways) -> np.ndarray:
     """Log-probabilities after each prompt and after each of TRIED_TOKENS more, (tokens + 1, prompts, vocabulary)."""
-    with Progress(quiet=True) as progress, cpu.prepared(model, ways):
-        writer = _writer(prompts, TRIED_TOKENS + 1, model, 1, "no", ways, progress)
+    with cpu.prepared(model, ways):
+        writer = _writer(prompts, TRIED_TOKENS + 1, model, 1, "no", ways)
         logits = [writer.start()]
         for step in range(TRIED_TOKENS):
             following = torch.tensor([prompt[step % len(prompt)] for prompt in prompts], device=model.device)

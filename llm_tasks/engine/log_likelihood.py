@@ -108,7 +108,7 @@ def _scored(
 ) -> "_Scorer":  # fmt: skip
     """A scorer that has scored this process's part. Block by block, all begins anew where memory runs out."""
     while True:
-        with Progress(total=len(reads), name="scoring") as progress:
+        with Progress(total=-(-len(reads) // processes.count), name="scoring") as progress:
             scorer = _Scorer(model, budget, precision, ways, progress, in_float32, storage, greedy)
             try:
                 scorer.feed(reads, workers, processes)
@@ -159,6 +159,7 @@ class _Scorer(Engine):
     """Adds up the log-likelihood of each continuation, (continuations,), and keeps the most likely first token.
 
     Args:
+        progress: is told the number of continuations that are computed.
         in_float32: for each continuation, whether its logits are computed in float32.
         greedy: count of each how many of its tokens are not the most likely ones.
     """
@@ -169,8 +170,8 @@ class _Scorer(Engine):
         self, model: PreTrainedModel, budget: int, precision: str, ways: Ways, progress: Progress,
         in_float32: list[bool], storage: BlockStorage | None, greedy: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(model, budget, precision, ways, progress, storage)
-        self._in_float32, self._greedy = in_float32, greedy
+        super().__init__(model, budget, precision, ways, storage)
+        self._in_float32, self._greedy, self._progress = in_float32, greedy, progress
         self._deferred: list[tuple] = []
         self._scored: list[_Scored] = []
         self.log_likelihood = np.zeros(len(in_float32))
@@ -198,6 +199,7 @@ class _Scorer(Engine):
                 self._add(some, at, tokens, owners, is_first)
             else:
                 self._defer(some.float(), at, tokens, owners, is_first)
+        self._progress.update(sum(is_first for *_, is_first, _ in scored))
 
     def _defer(self, hidden: Tensor, *targets: np.ndarray) -> None:
         """Keep hidden states until there are FLOAT32_ROWS of them."""

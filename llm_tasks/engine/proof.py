@@ -24,7 +24,6 @@ from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from harness.progress import Progress
 from llm_tasks.engine import cpu
 from llm_tasks.engine.feed import Engine
 from llm_tasks.engine.packing import (
@@ -256,8 +255,8 @@ def _log_likelihoods(
     """
     starts = (max(len(tokens) // 2, len(tokens) - READ_TOKENS) + 1 for tokens in compared)
     continuations = [Continuation((*tokens, tokens[-1]), start) for tokens, start in zip(compared, starts, strict=True)]
-    with Progress(quiet=True) as progress, cpu.prepared(model, ways):
-        recorder = _Recorder(model, UNLIMITED if ways.batches else 1, "no", ways, progress)
+    with cpu.prepared(model, ways):
+        recorder = _Recorder(model, UNLIMITED if ways.batches else 1, "no", ways)
         recorder.fillers = [filler for filler in fillers if len(filler) <= LONGEST_ROW]
         recorder.feed(distinct_reads(continuations), workers=1)
     scores = [[value for _, value in sorted(recorder.recorded[index])] for index in range(len(continuations))]

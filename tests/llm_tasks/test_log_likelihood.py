@@ -12,6 +12,7 @@ import torch
 from tiny_models import EACH, VOCABULARY, continuations, make_model, one_at_a_time, share_little
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, PreTrainedModel
 
+from harness.progress import Progress
 from llm_tasks.engine import cpu, feed, log_likelihood, packing
 from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
 from llm_tasks.engine.log_likelihood import Work, log_likelihoods
@@ -75,6 +76,30 @@ def test_the_examples_of_a_subject_are_computed_once(monkeypatch: pytest.MonkeyP
     ]
     work = assert_like_twin(make_model("llama"), asked, tokens_per_batch=64)
     assert work.distinct == 40 + 2 * 10 * 2
+
+
+@pytest.mark.parametrize("ways", [None, PLAIN])
+def test_progress_counts_what_is_computed_and_not_what_is_planned(ways: Ways | None, monkeypatch: pytest.MonkeyPatch):
+    """It said "1834 of 1834, 00:00 left" after the first of many batches."""
+    told: list[tuple[int, int]] = []  # forward passes so far, continuations told
+
+    class Told(Progress):
+        def update(self, steps: int = 1) -> None:
+            told.append((passes, steps))
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    monkeypatch.setattr(log_likelihood, "Progress", Told)
+    model, asked, passes = make_model("llama"), continuations(), 0
+    if ways is None:
+        scoring_ways(model, packing.distinct_reads(asked))  # the trials
+    model.model.register_forward_hook(count)
+    log_likelihoods(model, [*asked, *asked[:5]], tokens_per_batch=32, ways=ways)
+    assert sum(steps for _, steps in told) == len(asked) + 5
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert 1 <= told[0][0] < told[-1][0] == passes  # the first batch is told before the last is begun
 
 
 def test_log_likelihood_by_hand():
