@@ -108,7 +108,7 @@ def _scored(
 ) -> "_Scorer":  # fmt: skip
     """A scorer that has scored this process's part. Block by block, all begins anew where memory runs out."""
     while True:
-        with Progress(total=-(-len(reads) // processes.count), name="scoring") as progress:
+        with Progress(total=-(-len(in_float32) // processes.count), name="scoring") as progress:
             scorer = _Scorer(model, budget, precision, ways, progress, in_float32, storage, greedy)
             try:
                 scorer.feed(reads, workers, processes)

@@ -84,6 +84,9 @@ def test_progress_counts_what_is_computed_and_not_what_is_planned(ways: Ways | N
     told: list[tuple[int, int]] = []  # forward passes so far, continuations told
 
     class Told(Progress):
+        def __exit__(self, *error: object) -> None:
+            assert self._total == sum(steps for _, steps in told)
+
         def update(self, steps: int = 1) -> None:
             told.append((passes, steps))
 
