@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # The paper's questions put to a language model that knows something and needs no hub: Qwen2.5-Coder-1.5B-Instruct, in
-# float32, so that every machine makes the same numbers. Two to three days of two CPU cores. Each cell takes half an hour
-# or less and is kept when it is done: stop it at any time, the same command goes on.
+# float32, so that every machine makes the same numbers. A cell of setting 5 takes about 20 minutes of two CPU cores, and is
+# kept when it is done: stop it at any time, the same command goes on. Images_png/README.md has what was found so far.
 #
 #   bash scripts/evidence.sh                          # what is missing, then the figures
 #   bash scripts/evidence.sh --list_cells             # one command for every cell
 #   STAGES="setting5" ITEMS=150 SPARSITIES="0.3 0.5" METHODS= OUT=runs/small bash scripts/evidence.sh
 #
 # ITEMS of each data set: 500 have a standard error of 2.2 points, and one of a drop of about 2 (a quarter of the answers
-# flips). SUBJECTS are every fifth of MMLU's 57. Options' texts are scored, by log-likelihood per character: a tenth of
-# the cost of letters after five examples.
+# flips). SUBJECTS are every fifth of MMLU's 57. Options' texts are scored, by log-likelihood per character, without
+# examples: far fewer tokens than letters after five examples.
 set -euo pipefail
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/sweep_common.sh"
