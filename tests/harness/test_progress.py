@@ -128,7 +128,7 @@ def test_scoring_answers_and_calibration_tell_how_far_they_are(caplog, monkeypat
     compress_blocks(model, tokens, lambda matrix, statistics, name: matrix > 0, "sq_norms", tokens_per_batch=16)
     text = "\n".join(caplog.messages)
     for line in (
-        r"scoring: 1 of 1", r"answers: 2 of 2", r"calibration of block 0: 1 of 2, about",
+        r"scoring: 6 of 6", r"answers: 2 of 2", r"calibration of block 0: 1 of 2, about",
         r"weights of a block: 1 of \d", r"blocks: 1 of \d, about",
     ):  # fmt: skip
         assert re.search(rf"^{line}", text, re.MULTILINE), f"{line} not in {text}"
