@@ -220,10 +220,8 @@ def _heat_panel(axes: Axes, rows: Sequence[Row], shown: str, scale: Mapping[str,
     axes.set_xticks(range(len(columns)), names, rotation=40 if turned else 0, ha="right" if turned else "center")
     axes.set_yticks(range(len(levels)), [layout.shortened(name, 26) for name in levels])
     axes.set_xlabel("Block that is compressed" if is_blocks(columns[0]) else "Weights that are compressed")
-    title = f"{compression_name(rows[0])}, {strength_text(rows[0])}, these layers alone"
-    axes.set_title(
-        layout.title(title if shown == DROP else f"{title}: how far the distribution over the options moves")
-    )
+    what = "these layers alone" if shown == DROP else "these layers alone: KL from dense"
+    axes.set_title(layout.title(f"{compression_name(rows[0])}, {strength_text(rows[0])}, {what}"))
     return image
 
 
