@@ -286,11 +286,8 @@ def sensitivity_parts(rows: list[Row], resamples: int) -> list[Part]:
     for key, members in found.items():
         read = ItemReader()
         bare = level_table(members, read)
-        curves, flipped = (
-            resampled_curves(members, resamples, 0, bare, read),
-            flip_table(members, bare, resamples, 0, read),
-        )
-        table = sensitivity.sensitivity_table(bare, curves, flipped)
+        curves = resampled_curves(members, resamples, 0, bare, read)
+        table = sensitivity.sensitivity_table(bare, curves, flip_table(members, bare, resamples, 0, read))
         setting = key.setting if key.setting == OWN_TASK else f"setting{key.setting}"
         stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}_layers"
         told = sensitivity.sensitivity_finding(table)

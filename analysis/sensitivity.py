@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from analysis import estimators, layout, resampling, style
+from analysis.flips import CHANGED, KL
 from analysis.names import LAYERS, PART, base_name, compression_name, markdown, method_name, p_text, strength_text
 from analysis.replicates import CurveKey, LevelCurve
 from analysis.resampling import FEW_CLUSTERS, Replicates
@@ -30,7 +31,7 @@ from analysis.verdicts import CORRECTED, RAW, drops, floors, missing_reason
 LOSES, GAINS, CANNOT_TELL = "loses", "gains", "cannot tell"
 ALPHA = 0.05
 BOUNDS = ("drop_low", "drop_high", "corrected_low", "corrected_high")
-MOVED = ("changed", "changed_low", "changed_high", "kl", "kl_low", "kl_high", "kl_of")  # columns of a flip_table
+MOVED = (*(f"{name}{ending}" for name in (CHANGED, KL) for ending in ("", "_low", "_high")), "kl_of")  # of a flip_table
 PLACE = ("setting", "task", "model", "level", "difficulty", "metric")
 SENSITIVITY_COLUMNS = (
     *PLACE, "compression", "magnitude_scope", "strength_kind", "strength", "layers", "measured_sparsity", "seeds",
@@ -49,7 +50,7 @@ BLOCKS = re.compile(r"(\d+)(?:-(\d+))?")
 PANEL_COLUMN, PANEL_ROW = 0.33, 0.34  # inches of a cell
 LEAST_LIMIT = 0.25  # of the colours: smaller drops than the items can tell are not to look large
 SURE, LIKELY = "o", "."  # marks of cells: by Holm's p-value, and by their own interval alone
-DROP, KL = "drop", "kl"  # what a panel shows
+DROP = "drop"  # what a panel shows, as KL does
 BAR = {DROP: "Drop (% of dense)", KL: "KL (nats)"}
 AT_CHANCE = "\N{MULTIPLICATION SIGN}"
 Curves = Mapping[CurveKey, Sequence[LevelCurve]]
@@ -184,7 +185,7 @@ def _scale_of_drops(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _scale_of_kl(rows: Sequence[Row]) -> dict[str, Any]:
     """Logarithmic: the first and the last block often move the model a hundred times as far as others."""
-    known = [row["kl"] for row in rows if row["kl"]]
+    known = [row[KL] for row in rows if row[KL]]
     low, high = (min(known), max(known)) if known else (0.1, 1.0)
     return {"cmap": "Purples", "norm": LogNorm(0.7 * low, 1.4 * high, clip=True)}
 
@@ -196,7 +197,7 @@ def is_shown(row: Row) -> bool:
 
 def has_kl(row: Row) -> bool:
     """Whether it is known how far the distribution over the options moves, which means something at chance too."""
-    return row["kl"] is not None
+    return row[KL] is not None
 
 
 def _heat_panel(axes: Axes, rows: Sequence[Row], shown: str, scale: Mapping[str, Any]) -> AxesImage:
@@ -207,7 +208,7 @@ def _heat_panel(axes: Axes, rows: Sequence[Row], shown: str, scale: Mapping[str,
     for row in rows:
         place = levels.index(row["level"]), columns.index(row["layers"])
         if shown == KL:
-            values[place] = np.nan if row["kl"] is None else row["kl"]
+            values[place] = np.nan if row[KL] is None else row[KL]
         elif is_shown(row):
             values[place] = 100 * row["normalized_drop"]
             _mark(axes, row, place)
@@ -281,7 +282,7 @@ def _kl_text(row: Row) -> str:
     """0.52 [0.31, 0.94], in thousandths of a nat."""
     bounds = [row[name] for name in ("kl_low", "kl_high")]
     told = "" if None in bounds else f" [{', '.join(f'{1000 * bound:.3g}' for bound in bounds)}]"
-    return f"{1000 * row['kl']:.3g}{told}"
+    return f"{1000 * row[KL]:.3g}{told}"
 
 
 def interval_text(value: float, low: float | None, high: float | None) -> str:
@@ -299,7 +300,7 @@ def _finding_of_kl(rows: Sequence[Row]) -> str:
     known = [row for row in rows if has_kl(row)]
     if not known:
         return ""
-    most, least = (chosen(known, key=lambda row: row["kl"]) for chosen in (max, min))
+    most, least = (chosen(known, key=lambda row: row[KL]) for chosen in (max, min))
     return (
         f"The distribution over the options moves most at {most['level']} where {LAYERS}{most['layers']} alone are "
         f"compressed, by a KL of {_kl_text(most)} thousandths of a nat, and least at {least['level']} by "

@@ -80,12 +80,8 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "default")  # fmt: skip
     add("--train_field", type=filled, default="text", metavar="FIELD", help="column of the file that holds the text")
     add("--train_length", type=number(int, 2, 10**9), default=512, help="tokens per window (default %(default)s)")
-    add(
-        "--max_train_steps",
-        type=positive,
-        default=300,
-        help="optimizer steps, of float32 weights (default %(default)s)",
-    )
+    add("--max_train_steps", type=positive, default=300,
+        help="optimizer steps, of float32 weights (default %(default)s)")  # fmt: skip
     add("--per_device_train_batch_size", type=positive, default=8, help="windows per batch (default %(default)s)")
     add("--gradient_accumulation_steps", type=positive, default=1, help="batches per optimizer step (default 1)")
     add("--learning_rate", type=number(float, 0, 10), default=2e-5,

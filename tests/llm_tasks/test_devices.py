@@ -42,6 +42,10 @@ EVERY = ["--compression", *COMPRESSIONS, "--sparsity", "0.5", "--bits", "4", "--
 FEW = ["--compression", "dense", "wanda", "--sparsity", "0.5"]
 
 
+def six_windows(text: Path) -> list[str]:
+    return ["--text", str(text), "--seq_len", "16", "--max_windows", "6"]
+
+
 def results(folder: Path) -> dict[str, dict]:
     return {
         str(path.parent.relative_to(folder)): json.loads(path.read_text())
@@ -87,18 +91,7 @@ LAYOUTS = {"device": ["--blocks", "device"], "host": ["--blocks", "host"], "file
 def test_perplexity_is_the_same_wherever_the_blocks_are(
     meter: Meter, options: list[str], text_file: Path, tmp_path: Path, layout: str, compressions: list[str]
 ) -> None:
-    words = [
-        *options,
-        *compressions,
-        "--text",
-        str(text_file),
-        "--seq_len",
-        "16",
-        "--max_windows",
-        "6",
-        "--device",
-        "fake",
-    ]
+    words = [*options, *compressions, *six_windows(text_file), "--device", "fake"]
     for name in ("device", layout):
         folder = ["--output_dir", str(tmp_path / name / "{compression}" / "{strength}")]
         assert perplexity.main([*words, *LAYOUTS[name], *folder]) == 0
@@ -110,7 +103,7 @@ def test_perplexity_is_the_same_wherever_the_blocks_are(
 def test_the_distance_from_dense_is_the_same_on_a_device(
     meter: Meter, options: list[str], text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    words = [*options, *FEW, "--text", str(text_file), "--seq_len", "16", "--max_windows", "6", "--kl"]
+    words = [*options, *FEW, *six_windows(text_file), "--kl"]
     for device in ("cpu", "fake"):
         folder = ["--output_dir", str(tmp_path / device / "{compression}" / "{strength}")]
         assert perplexity.main([*words, "--device", device, *folder]) == 0
@@ -141,17 +134,7 @@ def test_a_users_task_is_the_same_wherever_the_blocks_are(
 def test_the_device_is_the_accelerator_that_is_there_and_is_recorded(
     meter: Meter, options: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    words = [
-        *options,
-        "--text",
-        str(text_file),
-        "--seq_len",
-        "16",
-        "--max_windows",
-        "6",
-        "--output_dir",
-        str(tmp_path / "run"),
-    ]
+    words = [*options, *six_windows(text_file), "--output_dir", str(tmp_path / "run")]
     assert perplexity.main(words) == 0
     recorded = (tmp_path / "run" / "args.json").read_text()
     assert '"fake"' in recorded and '"stand-in 0"' in recorded
@@ -166,18 +149,7 @@ def test_blocks_go_to_host_memory_where_the_device_does_not_hold_them(
     size = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 12, "num_attention_heads": 4}
     AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    words = [
-        *options,
-        *FEW,
-        "--model_name_or_path",
-        str(folder),
-        "--text",
-        str(text_file),
-        "--seq_len",
-        "16",
-        "--max_windows",
-        "6",
-    ]
+    words = [*options, *FEW, "--model_name_or_path", str(folder), *six_windows(text_file)]
     words += ["--output_dir", str(tmp_path / "runs" / "{compression}" / "{strength}")]
 
     def planned(*more: str) -> str:

@@ -66,7 +66,11 @@ def test_sensitivity_compresses_one_block_at_a_time_in_two_settings(start, capsy
 def test_evidence_measures_its_methods_in_every_stage(start):
     listed = start("evidence.sh", "--list_cells")
     scripts = ["setting5_human_gap", "setting2_option_count", "setting6_factoid_vs_mcq"]
-    assert [arguments[0] for arguments in listed] == [f"llm_tasks/{name}.py" for name in scripts for _ in range(2)]
+    assert [arguments[0] for arguments in listed] == [f"llm_tasks/{name}.py" for name in scripts for _ in range(4)]
+    strengths = {value(arguments, "--compression"): (value(arguments, "--sparsity"), value(arguments, "--bits"))
+                 for arguments in listed}  # fmt: skip
+    assert strengths == {"dense": ("0.14", None), "wanda": ("0.3", None), "sparsegpt": ("0.3", None),
+                         "gptq": (None, "4")}  # fmt: skip
     *_, fetch, measure, plot = start("evidence.sh", STAGES="setting2", METHODS="", ITEMS="9", SPARSITIES="0.3 0.5")
     assert fetch[0] == "scripts/fetch_default_assets.py" and fetch[1:4] == ["--only", "data", "large_lm"]
     assert value(measure, "--max_items") == "9" and value(measure, "--dtype") == "float32"
