@@ -8,7 +8,7 @@ import functools
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class ModelSource:
         revision: branch, tag or commit of a hub model.
         trust_remote_code: run code that the model's repository brings.
         dtype: of the weights: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
-        device_map: "auto" spreads the model over all GPUs.
+        device_map: "auto" spreads a model that is on the device over all GPUs.
         blocks: where the decoder blocks are, one of resources.LAYOUTS.
     """
 
@@ -77,6 +77,10 @@ class ModelSource:
     dtype: str = "auto"
     device_map: str | None = None
     blocks: str = "device"
+
+    def laid_out(self, layout: str) -> "ModelSource":
+        """The same with its blocks elsewhere; only what is on the device is spread over several."""
+        return replace(self, blocks=layout, device_map=self.device_map if layout == "device" else None)
 
     @property
     def on_accelerator(self) -> bool:

@@ -128,7 +128,8 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("device").add_argument
     add("--device", default="auto", help="cpu, cuda, cuda:1 …; auto: the accelerator that is there, else the CPU")
     add("--device_map", choices=("auto",),
-        help="auto: spread a model that one GPU does not hold over all GPUs of the machine")  # fmt: skip
+        help="auto: spread a model that one GPU does not hold over all GPUs of the machine; one that they do not hold "
+        "together stays in host memory, as with --blocks host")  # fmt: skip
     add("--blocks", choices=("auto", "device", "host"), default="auto",
         help="where the decoder blocks are: on the device, or in host memory, from where one at a time is brought to "
         "the device; auto: on the device if they fit")  # fmt: skip

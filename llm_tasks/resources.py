@@ -33,7 +33,7 @@ NO_COPY = (
 # By layout and by what is short of memory.
 WAYS_OUT = {
     ("device", "device"): "--blocks host computes on one GPU with the decoder blocks in host memory, --stream with "
-    "them in files (both without --device_map and --kl)",
+    "them in files (both without --kl)",
     ("device", "host"): f"{NO_COPY}in files",
     ("host", "device"): f"--activations host leaves hidden states in host memory; {SMALLER}",
     ("host", "host"): f"{NO_COPY}in files",
@@ -251,14 +251,14 @@ def choose_layout(
     Args:
         layouts: some of LAYOUTS, the best first.
         needed: what each needs.
-        devices: over which the model is spread, or its one device.
+        devices: over which a model on the device is spread, or its one device; the others are computed on the first.
     Raises:
         ValueError: none fits; says how much the last one needs, how much is free, and the way out.
     """
-    on_devices = sum(map(available_memory, devices))
-    free = {"device": on_devices, "host": available_memory(torch.device("cpu"))}
+    on_devices, on_host = [available_memory(device) for device in devices], available_memory(torch.device("cpu"))
     for layout in layouts:
         memory = needed(layout)
+        free = {"device": sum(on_devices) if layout == "device" else on_devices[0], "host": on_host}
         totals = {"device": sum(memory.device.values()), "host": sum(memory.host.values())}
         short = [where for where, total in totals.items() if total > free[where]]
         if not short:

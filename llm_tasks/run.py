@@ -10,7 +10,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -241,7 +241,7 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     statistics = ["sq_norms"] if any(map(is_owl, folders.values())) else []
     costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch, statistics)
     memory = plan_memory(asked, values, source, how, model, costs.values(), several)
-    source = replace(source, blocks=memory.layout)
+    source = source.laid_out(memory.layout)
     return Planned(
         asked, source, how, folders, identities, values, calibrated, model, costs, memory, several, dtype, opened
     )
@@ -319,7 +319,7 @@ def plan_memory(
         ValueError: none holds them.
     """
     given, costs = asked.given, list(costs)
-    loaded_whole = given.get("kl") or given["device_map"] or given["checkpoint"]
+    loaded_whole = given.get("kl") or given["checkpoint"]
     if given["stream"]:
         layouts = ["files"]
     elif loaded_whole or not source.on_accelerator or given["blocks"] == "device":

@@ -28,6 +28,10 @@ professional_psychology virology}"
 OUT="${OUT:-runs/evidence}"
 cloze=(--answer_mode cloze --length_normalized)
 
+for stage in $STAGES; do
+  [[ " setting5 setting2 setting6 " == *" $stage "* ]] ||
+    { echo "STAGES=\"$STAGES\": $stage is none of setting5, setting2, setting6" >&2 && exit 1; }
+done
 if [[ " $* " != *" --list_cells "* && " $* " != *" --dry_run "* ]]; then
   python scripts/fetch_default_assets.py --only data large_lm --dir "$JUNK_DNA_DIR"
 fi
@@ -52,8 +56,7 @@ for stage in $STAGES; do
   case "$stage" in
     setting5) measure setting5_human_gap --tasks piqa commonsense_qa openbookqa "${cloze[@]}" "$@" ;;
     setting2) measure setting2_option_count --subjects $SUBJECTS --num_shots 0 "${cloze[@]}" "$@" ;;
-    setting6) measure setting6_factoid_vs_mcq --subjects $SUBJECTS --num_shots 0 "${cloze[@]}" "$@" ;;
-    *) echo "STAGES=\"$STAGES\": $stage is none of setting5, setting2, setting6" >&2 && exit 1 ;;
+    setting6) measure setting6_factoid_vs_mcq --factoid_dataset trivia_qa --subjects $SUBJECTS --num_shots 0 "${cloze[@]}" "$@" ;;
   esac
 done
 

@@ -2,12 +2,13 @@
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -80,20 +81,28 @@ def run_quietly(command: list[str], environment: dict[str, str] | None, folder: 
     check_ended(command, done.returncode, log)
 
 
-def run_watched(command: list[str], environment: dict[str, str] | None, folder: Path) -> int:
-    """run_quietly; returns the most anonymous bytes that the command's process had, sampled SAMPLES times a second.
+class Watched(NamedTuple):
+    """What a process took: its peak of anonymous bytes, and seconds of CPU time, which other processes stretch less."""
+
+    peak: int
+    cpu_seconds: float
+
+
+def run_watched(command: list[str], environment: dict[str, str] | None, folder: Path) -> Watched:
+    """run_quietly, watching the process: its bytes are sampled SAMPLES times a second.
 
     Raises:
         SystemExit: the command failed.
     """
-    log, peak = folder / "log.txt", 0
+    log, peak, before = folder / "log.txt", 0, resource.getrusage(resource.RUSAGE_CHILDREN)
     with log.open("w") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
     while process.poll() is None:
         peak = max(peak, anonymous_bytes(process.pid))
         time.sleep(1 / SAMPLES)
     check_ended(command, process.returncode, log)
-    return peak
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Watched(peak, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def check_ended(command: list[str], code: int, log: Path) -> None:

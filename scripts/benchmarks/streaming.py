@@ -88,9 +88,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 class Measured(NamedTuple):
-    """What a process took: seconds of all its work but loading, and its peak of anonymous bytes."""
+    """What a process took: seconds of all its work but loading, CPU seconds, and its peak of anonymous bytes."""
 
     seconds: float
+    cpu_seconds: float
     peak: int
 
 
@@ -163,12 +164,13 @@ class Models:
     def _run(self, script: str, model: Path, *words: str) -> Measured:
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             out = Path(name)
-            peak = run_watched(
+            peak, cpu_seconds = run_watched(
                 [sys.executable, str(ROOT / "llm_tasks" / f"{script}.py"), "--model_name_or_path", str(model),
                  "--stream", "--device", "cpu", *words, "--output_dir", str(out / "run")],
                 self._environment, out,
             )  # fmt: skip
-            return Measured(json.loads((out / "run" / "all_results.json").read_text())["seconds"], peak)
+            seconds = json.loads((out / "run" / "all_results.json").read_text())["seconds"]
+            return Measured(seconds, cpu_seconds, peak)
 
     def predicted(self, shape: str, blocks: int, method: str, windows: int) -> Memory:
         """What a job is said to need; "dense" for questions, else for a compression and its perplexity."""
@@ -221,7 +223,7 @@ def print_compression(all_models: Models, args: argparse.Namespace) -> None:
 
 
 COMPARED = ["predicted MB", "of it one block", "peak beside libraries", "peak / predicted", "libraries", "whole peak",
-            "seconds"]  # fmt: skip
+            "seconds", "CPU seconds, with loading"]  # fmt: skip
 
 
 def told(row: list[str]) -> list[str]:
@@ -236,7 +238,8 @@ def compared(found: Measured, memory: Memory, libraries: int) -> list[str]:
     above = " ABOVE" if beside > MOST * needed else ""
     block = memory.host["blocks that are computed"]
     return [megabytes(needed), megabytes(block), megabytes(beside), f"{beside / needed:.2f}{above}",
-            megabytes(libraries), megabytes(found.peak), f"{found.seconds:.0f}"]  # fmt: skip
+            megabytes(libraries), megabytes(found.peak), f"{found.seconds:.0f}",
+            f"{found.cpu_seconds:.0f}"]  # fmt: skip
 
 
 def print_growth(all_models: Models, args: argparse.Namespace) -> None:

@@ -173,7 +173,8 @@ def test_blocks_go_to_host_memory_where_the_device_does_not_hold_them(
     with pytest.raises(SystemExit):
         planned("--blocks", "device")
     assert "are needed on the device" in capsys.readouterr().err
-    assert perplexity.main(words) == 0
+    assert planned("--device_map", "auto") == on_host  # where all accelerators together do not hold it
+    assert perplexity.main([*words, "--device_map", "auto"]) == 0
     assert len(results(tmp_path / "runs")) == 2
 
 

@@ -296,6 +296,23 @@ def test_the_first_layout_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) ->
                                  "      0.00 GB  weights of the blocks"]  # fmt: skip
 
 
+def test_only_blocks_on_the_device_are_spread_over_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two accelerators hold 200 bytes together, one of them 100; the machine holds more."""
+    monkeypatch.setattr(resources, "available_memory", lambda device: 10_000 if device.type == "cpu" else 100)
+    two = [torch.device("cuda", index) for index in range(2)]
+
+    def chosen(on_device: int, of_block: int) -> str:
+        memory = {"device": Memory("device", {"weights": on_device}, {}), "host": Memory("host", {"b": of_block}, {})}
+        return choose_layout(["device", "host"], memory.__getitem__, two, "model").layout
+
+    assert chosen(200, 0) == "device"
+    assert chosen(201, 100) == "host"
+    with pytest.raises(ValueError, match=r"0.0 GB are needed on the device, 0.0 GB are free; --activations host"):
+        chosen(201, 101)
+    spread = ModelSource("my/model", two[0], device_map="auto")
+    assert spread.laid_out("device").device_map == "auto" and spread.laid_out("host").device_map is None
+
+
 def test_a_model_that_all_gpus_together_do_not_hold_is_refused_with_a_way_out(
     shapes: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,9 @@ def test_a_written_model_is_one_that_transformers_loads(tmp_path: Path) -> None:
 def test_the_peak_of_a_process_is_seen(tmp_path: Path) -> None:
     code = "import time; held = b'1' * {}; time.sleep(0.3)"
     few, many = (run_watched([sys.executable, "-c", code.format(size)], None, tmp_path) for size in (1, 10**8))
-    assert 0.99e8 < many - few < 1.1e8
+    assert 0.99e8 < many.peak - few.peak < 1.1e8
+    busy = run_watched([sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], None, tmp_path)
+    assert busy.cpu_seconds >= 0.5
     assert anonymous_bytes(os.getpid()) > 10**7
     with pytest.raises(SystemExit, match="exit code 3"):
         run_watched([sys.executable, "-c", "raise SystemExit(3)"], None, tmp_path)
