@@ -24,6 +24,7 @@ from llm_tasks.tasks.lm_eval_tasks import (
     instances_kept,
     made_requests,
     metric_names,
+    scores_itself,
     stop_of,
 )
 
@@ -143,7 +144,7 @@ def _encode(
     parts: list[list[list[Continuation]]] = [[_parts(request, scored, windows) for request in own] for own in requests]
     continuations = [[one for of_request in own for one in of_request] for own in parts]
     counts = [[len(of_request) for of_request in own] for own in parts]
-    judge = functools.partial(_judge, level, items, requests, counts, metric)
+    judge = functools.partial(_judge, level, items, requests, counts, metric, _chance(level, items, requests, metric))
     return EncodedLevel(shown, continuations, contexts, encoder.cut, 0, stops, judge)
 
 
@@ -175,9 +176,34 @@ def _parts(request: Any, scored: Iterator[Continuation], windows: Iterator[list[
     return next(windows) if request.request_type == "loglikelihood_rolling" else []
 
 
+def _chance(level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence[Any]], metric: str) -> float:
+    """Mean score of a model that chooses among the options at random; 0 where items have no options.
+
+    Raises:
+        ValueError: the metric has no number for some item.
+    """
+    if any(task.OUTPUT_TYPE != "multiple_choice" for task in level.tasks):
+        return 0.0
+    pair = metric_names(level)[metric]
+    chances = []
+    for item, own in zip(items, requests, strict=True):
+        task = level.tasks[item.task]
+        if scores_itself(task):
+            results = [{pair[1]: task.process_results(item.doc, ranking)} for ranking in _rankings(len(own))]
+            chances.append(_values(level, metric, pair, results).mean())
+        else:
+            chances.append(len(golds(task, item.doc)) / len(task.doc_to_choice(item.doc)) if pair[0] in GUESSED else 0)
+    return float(np.mean(chances))
+
+
+def _rankings(count: int) -> list[list[tuple[float, bool]]]:
+    """Responses to so many options, as many as there are options: each option is at each rank once."""
+    return [[(-float((place + shift) % count), False) for place in range(count)] for shift in range(count)]
+
+
 def _judge(
     level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence[Any]], counts: Sequence[Sequence[int]],
-    metric: str, responses: Responses,
+    metric: str, chance: float, responses: Responses,
 ) -> Outcome:  # fmt: skip
     """What lm-eval's filters and metrics make of the model's responses.
 
@@ -200,12 +226,9 @@ def _judge(
     ]
     names = metric_names(level)
     values = {name: _values(level, name, pair, results) for name, pair in names.items()}
-    columns, chance = {}, 0.0
+    columns = {}
     if all(task.OUTPUT_TYPE == "multiple_choice" for task in level.tasks):
-        chosen_by = names[metric][0]
-        columns = _option_columns(level, items, requests, chosen_by)
-        rights = [len(golds(level.tasks[item.task], item.doc)) for item in items]
-        chance = float(np.mean(rights / columns["option_count"])) if chosen_by in GUESSED else 0.0
+        columns = _option_columns(level, items, requests, names[metric][0])
     elif all(own[0].request_type == "generate_until" for own in requests):
         key = names[metric][1]
         columns["predicted"] = np.array([str(own[0].filtered_resps[key]) for own in requests], dtype=str)

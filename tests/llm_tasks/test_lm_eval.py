@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from local_lm_eval_tasks import TASKS, rows, write_model, write_rows, write_task, write_tasks
+from local_lm_eval_tasks import MEAN, TASKS, rows, write_model, write_rows, write_task, write_tasks
 
 lm_eval = pytest.importorskip("lm_eval")
 
@@ -153,6 +153,46 @@ def test_items_hold_what_flips_need(run: tuple, theirs: dict[str, Any]):
     assert right.astype(float).tolist() == [sample["acc"] for sample in samples] == items["level5_acc"].tolist()
     answers = [sample["filtered_resps"][0] for sample in theirs["samples"]["answers"] if sample["filter"] == "first"]
     assert items["level2_predicted"].tolist() == list(map(str, answers))
+
+
+SCORES_ITSELF = """
+import math
+
+def scored(doc, results):
+    likelihoods = [likelihood for likelihood, _ in results]
+    weights = [math.exp(likelihood) for likelihood in likelihoods]
+    rank = sorted(likelihoods, reverse=True).index(likelihoods[doc["gold"]]) + 1
+    return {"acc": sum(weights[:2]) / sum(weights), "mrr": 1 / rank}
+"""
+
+
+@pytest.mark.parametrize(("metric", "chance"), [("acc", 2 / 3), ("mrr", (1 + 1 / 2 + 1 / 3) / 3)])
+def test_chance_of_a_task_that_scores_itself_is_by_its_own_function(
+    metric: str, chance: float, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """A share of probability, of two of the three options, and a reciprocal rank: an argmax would be right by 1/3."""
+    names = [{"metric": name, **MEAN} for name in ("acc", "mrr")]
+    own = write_task_with(tmp_path / "own", SCORES_ITSELF, process_results="!function utils.scored", metric_list=names)
+    asked = [*words(model, own, "mine"), "--lm_eval_metric", metric, "--output_dir", str(tmp_path / "run")]
+    assert script.main(asked) == 0
+    (level,) = json.loads((tmp_path / "run/all_results.json").read_text())["levels"]
+    assert level["metric"] == metric and level["chance"] == pytest.approx(chance)
+    arguments = json.loads((tmp_path / "run/args.json").read_text())
+    assert arguments["arguments"].pop("lm_eval_arithmetic") == 2
+    (tmp_path / "run/args.json").write_text(json.dumps(arguments))  # as a run made before
+    with pytest.raises(SystemExit):
+        script.main(asked)
+    assert "lm_eval_arithmetic: 2 here, 1 there" in capsys.readouterr().err
+
+
+def write_task_with(folder: Path, functions: str, **task: Any) -> Path:
+    """A folder with a task "mine" of choices, which differs so, and the functions that it names."""
+    folder.mkdir(exist_ok=True)
+    write_rows(folder / "test.jsonl", rows(8, 0))
+    (folder / "utils.py").write_text(functions)
+    bare = {**TASKS["choices"], "fewshot_split": None}
+    write_task(folder, "mine", {**bare, **task}, {"test": folder / "test.jsonl"})
+    return folder
 
 
 def test_long_prompts_were_cut_in_these_tests(run: tuple):
