@@ -195,6 +195,44 @@ def write_task_with(folder: Path, functions: str, **task: Any) -> Path:
     return folder
 
 
+def test_a_metric_beyond_zero_and_one_is_no_score(message: Message, model: Path, tmp_path: Path):
+    """Before the model loads by what a document's texts or ranked options show, else by the model's own answers."""
+    functions = """
+def written(doc, results):
+    return {"percent": 100.0 if results[0] in doc["choices"] else 50.0, "right": float(results[0] == doc["word"])}
+
+def margin(doc, results):
+    return {"margin": results[0][0] - results[1][0]}
+
+def likelihood(doc, results):
+    return {"likelihood": results[0][0]}
+"""
+    asked = {
+        "output_type": "generate_until", "doc_to_choice": None, "doc_to_target": " ",
+        "process_results": "!function utils.written", "generation_kwargs": TASKS["answers"]["generation_kwargs"],
+        "metric_list": [{"metric": name, **MEAN} for name in ("percent", "right")],
+    }  # fmt: skip
+    own = write_task_with(tmp_path / "written", functions, **asked)
+    told = message(own, "mine")
+    assert "--lm_eval_tasks mine: percent is 50 for an item, and a score is in [0, 1]; --lm_eval_metric may be" in told
+    assert told.endswith("may be right")
+    run = [*words(model, own, "mine"), "--lm_eval_metric", "right", "--output_dir", str(tmp_path / "right")]
+    assert script.main(run) == 0
+    (level,) = json.loads((tmp_path / "right/all_results.json").read_text())["levels"]
+    assert set(level["metrics"]) == {"right", "percent"}
+    assert "level0_percent" not in np.load(tmp_path / "right/items.npz")
+    alone = {"process_results": "!function utils.margin", "metric_list": [{"metric": "margin", **MEAN}]}
+    told = message(write_task_with(tmp_path / "margin", functions, **alone), "mine")
+    assert told.endswith("margin is -2 for an item, and a score is in [0, 1]; none of its metrics is one")
+    alone = {
+        "output_type": "loglikelihood", "doc_to_choice": None, "doc_to_target": " {{word}}",
+        "process_results": "!function utils.likelihood", "metric_list": [{"metric": "likelihood", **MEAN}],
+    }  # fmt: skip
+    late = write_task_with(tmp_path / "likelihood", functions, **alone)
+    assert script.main([*words(model, late, "mine"), "--output_dir", str(tmp_path / "late")]) == 1
+    assert not (tmp_path / "late/all_results.json").exists()
+
+
 def test_long_prompts_were_cut_in_these_tests(run: tuple):
     """So that the equality above includes lm-eval's way of cutting."""
     result, _ = run
