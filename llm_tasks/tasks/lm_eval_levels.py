@@ -246,7 +246,7 @@ def _judge(
     values = _scores(level, metric, results)
     columns = {}
     if all(task.OUTPUT_TYPE == "multiple_choice" for task in level.tasks):
-        columns = _option_columns(level, items, requests, metric_names(level)[metric][0])
+        columns = _option_columns(level, items, requests)
     elif all(own[0].request_type == "generate_until" for own in requests):
         key = metric_names(level)[metric][1]
         columns["predicted"] = np.array([str(own[0].filtered_resps[key]) for own in requests], dtype=str)
@@ -337,29 +337,29 @@ def probability_of(result: Mapping[str, Any]) -> float:
 
 
 def _option_columns(
-    level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence[Any]], metric: str
-) -> dict[str, np.ndarray]:
+    level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence[Any]]
+) -> dict[str, np.ndarray]:  # fmt: skip
     """What the comparison of answers needs of multiple-choice items: options' log-likelihoods, right and chosen ones.
+
+    What is chosen by acc is `predicted`, by acc_norm `predicted_norm`. A task that scores itself chooses none.
 
     Source of the choices: lm-evaluation-harness, api/task.py, ConfigurableTask.process_results.
     """
-    likelihoods, lengths, predicted, gold = [], [], [], []
+    likelihoods, lengths, predicted, normalized, gold = [], [], [], [], []
     for item, own in zip(items, requests, strict=True):
         task = level.tasks[item.task]
         choices = task.doc_to_choice(item.doc)
-        scores = np.array([request.resps[0][0] for request in own])
-        some = scores[: len(choices)]
-        count = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}.get(metric, lambda text: 1)
-        compared = some / np.array([float(count(choice)) for choice in choices])
-        if metric == "acc_mutual_info":
-            compared = some - scores[len(choices) :]
-        likelihoods.append(some)
+        scores = np.array([request.resps[0][0] for request in own[: len(choices)]])
+        likelihoods.append(scores)
         lengths.append([max(1, len(choice)) for choice in choices])
-        predicted.append(int(np.argmax(compared)))
+        predicted.append(int(np.argmax(scores)))
+        normalized.append(int(np.argmax(scores / np.array([float(len(choice)) for choice in choices]))))
         gold.append(golds(task, item.doc)[0])
+    chosen = {"predicted": np.array(predicted), "predicted_norm": np.array(normalized)}
     return {
         "option_count": np.array(list(map(len, likelihoods))), "option_log_likelihood": np.concatenate(likelihoods),
-        "option_length": np.concatenate(lengths), "gold": np.array(gold), "predicted": np.array(predicted),
+        "option_length": np.concatenate(lengths), "gold": np.array(gold),
+        **({} if any(map(scores_itself, level.tasks)) else chosen),
     }  # fmt: skip
 
 

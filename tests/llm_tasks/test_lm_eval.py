@@ -151,6 +151,8 @@ def test_items_hold_what_flips_need(run: tuple, theirs: dict[str, Any]):
     assert items["level5_gold"].tolist() == [sample["target"] for sample in samples]
     right = items["level5_predicted"] == items["level5_gold"]
     assert right.astype(float).tolist() == [sample["acc"] for sample in samples] == items["level5_acc"].tolist()
+    normalized = items["level5_predicted_norm"] == items["level5_gold"]  # whichever of the two is the score
+    assert normalized.astype(float).tolist() == [sample["acc_norm"] for sample in samples]
     answers = [sample["filtered_resps"][0] for sample in theirs["samples"]["answers"] if sample["filter"] == "first"]
     assert items["level2_predicted"].tolist() == list(map(str, answers))
 
@@ -177,6 +179,7 @@ def test_chance_of_a_task_that_scores_itself_is_by_its_own_function(
     assert script.main(asked) == 0
     (level,) = json.loads((tmp_path / "run/all_results.json").read_text())["levels"]
     assert level["metric"] == metric and level["chance"] == pytest.approx(chance)
+    assert not {"level0_predicted", "level0_predicted_norm"} & set(np.load(tmp_path / "run/items.npz"))
     arguments = json.loads((tmp_path / "run/args.json").read_text())
     assert arguments["arguments"].pop("lm_eval_arithmetic") == 2
     (tmp_path / "run/args.json").write_text(json.dumps(arguments))  # as a run made before
