@@ -3,6 +3,7 @@
 Skipped where lm_eval is not installed (requirements-lm-eval.txt).
 """
 
+import inspect
 import json
 import logging
 from collections.abc import Callable
@@ -294,6 +295,19 @@ def test_runs_are_told_apart_by_content_not_by_place(
     assert str(tmp_path) not in json.dumps(arguments["arguments"])
 
 
+def test_a_run_is_another_where_what_judges_its_answers_was_edited(message: Message, model: Path, tmp_path: Path):
+    """Of a function of the user's all of its file counts; lm-eval's own are told by its version."""
+    functions = "RIGHT = 1.0\n\ndef scored(doc, results):\n    return {'acc': RIGHT}\n"
+    acc = [{"metric": "acc", **MEAN}]
+    own = write_task_with(tmp_path / "own", functions, process_results="!function utils.scored", metric_list=acc)
+    output = ("--output_dir", str(tmp_path / "run"))
+    assert script.main([*words(model, own, "mine"), *output]) == 0
+    (own / "utils.py").write_text(functions.replace("1.0", "0.5"))
+    assert "data_content_sha256" in message(own, "mine", options=output)
+    theirs = lm_eval.api.metrics.mean
+    assert lm_eval_tasks._as_text(theirs) == inspect.getsource(theirs)
+
+
 @pytest.fixture
 def message(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Message:
     """What a refused command says, in its last line."""
@@ -301,7 +315,7 @@ def message(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Messa
     def refused(folder: Path, *asked: str, options: tuple[str, ...] = ()) -> str:
         lm_eval_tasks.load_levels.cache_clear()
         with pytest.raises(SystemExit) as ended:
-            script.main([*words(model, folder, *asked), *options, "--output_dir", str(tmp_path / "refused")])
+            script.main([*words(model, folder, *asked), "--output_dir", str(tmp_path / "refused"), *options])
         assert ended.value.code == 2
         return capsys.readouterr().err.strip().splitlines()[-1]
 
