@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jinja2
+import jinja2.ext
+import jinja2.meta
 from transformers import PreTrainedTokenizerBase
 
 from llm_tasks.engine.packing import Tokens
@@ -44,19 +46,41 @@ def template_values(text: str) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def check_values(tokenizer: PreTrainedTokenizerBase, template: str, values: Mapping[str, Any]) -> None:
-    """Check that the template reads every value.
+class _Generation(jinja2.ext.Extension):
+    """transformers' tag around what an assistant says."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def variables(template: str) -> set[str]:
+    """Names that a chat template reads and does not set itself before.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it is no template.
+    """
+    syntax = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    return jinja2.meta.find_undeclared_variables(syntax.parse(template))
+
+
+def check_values(tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any]) -> None:
+    """Check that the chat template reads every value.
 
     Raises:
         ValueError: it does not read one (the message names it).
+        jinja2.TemplateSyntaxError: the template is damaged.
     """
     taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
+    read = variables(tokenizer.get_chat_template()) - {"strftime_now", "raise_exception"}  # functions of transformers
     for name in values:
         if name in taken:
             raise ValueError(
                 f"--chat_template_kwargs: {name} is an argument of apply_chat_template, not of the template"
             )
-        if name not in template:
+        if name not in read:
             raise ValueError(
                 f"--chat_template_kwargs: the chat template of {tokenizer.name_or_path} does not read {name!r}"
             )
@@ -77,7 +101,7 @@ def user_turn(tokenizer: PreTrainedTokenizerBase, leading: Tokens, values: Mappi
     values = values or {}
     conversation = [{"role": "user", "content": MESSAGE}]
     try:
-        check_values(tokenizer, tokenizer.get_chat_template(), values)
+        check_values(tokenizer, values)
         text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **values)
     except (jinja2.TemplateError, TypeError, ImportError) as error:
         raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from llm_tasks.engine.chat import check_values
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.packing import Continuation, Tokens
 from llm_tasks.engine.request_tokens import RequestEncoder
@@ -130,6 +131,8 @@ def _encode(
         ValueError: a request that cannot be tokenised, the chat template cannot be used, or the metric is seen to be no
             score (_scores).
     """
+    if chat is not None:
+        check_values(tokenizer, chat)
     template = None if chat is None else functools.partial(_in_template, tokenizer, chat)
     requests = _requests([made_requests(task, template) for task in level.tasks], items)
     encoder = RequestEncoder(tokenizer, max_length)

@@ -104,6 +104,9 @@ def test_values_reach_the_template():
     ("values", "said"),
     [
         ({"enable_thinking": False}, "does not read 'enable_thinking'"),
+        ({"think": False}, "does not read 'think'"),  # it has the texts "thinks" and "<think>"
+        ({"message": "Hello."}, "does not read 'message'"),  # it is set by a loop
+        ({"strftime_now": "today"}, "does not read 'strftime_now'"),
         ({"tokenize": True}, "tokenize is an argument of apply_chat_template"),
         ({"add_generation_prompt": False}, "add_generation_prompt is an argument of apply_chat_template"),
     ],
@@ -111,6 +114,17 @@ def test_values_reach_the_template():
 def test_values_that_the_template_does_not_read_are_refused(values: dict, said: str):
     with pytest.raises(ValueError, match=f"--chat_template_kwargs: .*{said}"):
         user_turn(with_template(THINKING), (), values)
+
+
+def test_what_templates_of_today_are_written_with_is_read():
+    """A default that the template sets itself, loop controls, and the tag around what an assistant says."""
+    template = (
+        "{% set effort = effort if effort is defined else 'low' %}{% for m in messages %}{% if m.skip %}{% break %}"
+        "{% endif %}{% generation %}{{ m['content'] + effort }}{% endgeneration %}{% endfor %}"
+    )
+    assert user_turn(with_template(template), (), {"effort": "high"}) == Turn("", "high")
+    with pytest.raises(ValueError, match="does not read 'm'"):
+        user_turn(with_template(template), (), {"m": "high"})
 
 
 @pytest.mark.parametrize("text", ["[1]", "true", "{", "{'a': 1}", '"a"', ""])

@@ -6,6 +6,7 @@ Skipped where lm_eval is not installed (requirements-lm-eval.txt).
 import inspect
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,19 +258,29 @@ def test_a_metric_a_sample_examples_and_a_chat_template_are_obeyed(model: Path, 
     assert result["task"] == "choices"
 
 
-def test_the_chat_template_is_lm_evals(model: Path, folder: Path, tmp_path: Path):
-    from transformers import AutoTokenizer
+TURNS = (
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+)
 
-    chatty = tmp_path / "chatty"
-    chatty.mkdir()
-    for path in model.iterdir():
-        (chatty / path.name).write_bytes(path.read_bytes())
-    tokenizer = AutoTokenizer.from_pretrained(chatty)
-    tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[a]"
-        "{% endif %}"
-    )
-    tokenizer.save_pretrained(chatty)
+
+def with_template(model: Path, folder: Path, template: str) -> Path:
+    """A copy of the model with this chat template."""
+    shutil.copytree(model, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def test_values_that_the_template_does_not_read_are_refused(
+    message: Message, model: Path, folder: Path, tmp_path: Path
+):
+    chatty = with_template(model, tmp_path / "chatty", TURNS)
+    asked = ("--model_name_or_path", str(chatty), "--chat_template", "--chat_template_kwargs")
+    assert "does not read 'thinking'" in message(folder, "choices", options=(*asked, '{"thinking": false}'))
+    assert "tokenize is an argument of apply" in message(folder, "choices", options=(*asked, '{"tokenize": true}'))
+
+
+def test_the_chat_template_is_lm_evals(model: Path, folder: Path, tmp_path: Path):
+    chatty = with_template(model, tmp_path / "chatty", TURNS)
     reference = evaluated(HFLM, chatty, folder, ["choices"], num_fewshot=1, apply_chat_template=True)
     asked = [*words(chatty, folder, "choices"), "--num_fewshot", "1", "--chat_template"]
     assert script.main([*asked, "--output_dir", str(tmp_path / "run")]) == 0
