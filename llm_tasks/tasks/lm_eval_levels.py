@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from llm_tasks.engine.chat import check_values
+from llm_tasks.engine.chat import check_values, in_template
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.packing import Continuation, Tokens
 from llm_tasks.engine.request_tokens import RequestEncoder
@@ -165,9 +165,9 @@ def _in_template(
     """
 
     def applied(messages: list[dict[str, str]]) -> str:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt, **values,
+        return in_template(
+            tokenizer, messages, values, add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
         )  # fmt: skip
 
     try:

@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,27 @@ def test_values_that_the_template_does_not_read_are_refused(
     asked = ("--model_name_or_path", str(chatty), "--chat_template", "--chat_template_kwargs")
     assert "does not read 'thinking'" in message(folder, "choices", options=(*asked, '{"thinking": false}'))
     assert "tokenize is an argument of apply" in message(folder, "choices", options=(*asked, '{"tokenize": true}'))
+
+
+def test_a_run_in_a_template_with_todays_date_is_the_same_tomorrow(
+    model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """And no run of an earlier version, which had the date of its day."""
+    chatty = with_template(model, tmp_path / "chatty", "{{ strftime_now('%A, %d %b %Y') }}" + TURNS)
+    asked = [*words(chatty, folder, "choices"), "--chat_template", "--output_dir"]
+    for day in (1, 2):
+        now = type("Day", (datetime,), {"now": classmethod(lambda cls, day=day: datetime(2025, 11, day))})
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", now)
+        assert script.main([*asked, str(tmp_path / str(day))]) == 0
+    first, second = (np.load(tmp_path / f"{day}/items.npz")["level0_option_log_likelihood"] for day in (1, 2))
+    assert first.tolist() == second.tolist()
+    record = tmp_path / "1/args.json"
+    written = json.loads(record.read_text())
+    assert written["arguments"].pop("chat_date") == "2024-07-26"
+    record.write_text(json.dumps(written))
+    with pytest.raises(SystemExit):
+        script.main([*asked, str(tmp_path / "1")])
+    assert "chat_date: '2024-07-26' here, None there" in capsys.readouterr().err
 
 
 def test_the_chat_template_is_lm_evals(model: Path, folder: Path, tmp_path: Path):
