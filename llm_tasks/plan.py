@@ -224,8 +224,6 @@ def chat_content(source: ModelSource, values: Mapping[str, Any] | None) -> dict[
 
     Args:
         values: that the template is handed; None for bare prompts.
-    Raises:
-        ValueError: the template cannot be used.
     """
     if values is None:
         return {}

@@ -119,12 +119,11 @@ def _clock(day: date) -> str:
 
 
 def date_written(tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any]) -> str | None:
-    """The day that the chat template writes in the place of today; None where it writes none.
-
-    Raises:
-        ValueError: see user_turn.
-    """
-    texts = {_message_in_template(tokenizer, values, day) for day in (DAY, date(1999, 12, 31))}
+    """The date that the chat template writes in the place of today's; None where it writes none or cannot be used."""
+    try:
+        texts = {_message_in_template(tokenizer, values, day) for day in (DAY, date(1999, 12, 31))}
+    except ValueError:  # which user_turn raises again
+        return None
     return str(DAY) if len(texts) > 1 else None
 
 
