@@ -7,7 +7,7 @@ same for every seed and every order of the file.
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,7 +29,8 @@ class Prompt(NamedTuple):
 
     Fields:
         item: identity of the item, the same at every level and in every run (item_id).
-        group: items that share examples or a document, such as an MMLU subject; uncertainty is computed over groups.
+        group: items that share examples or a document, such as an MMLU subject, or are the same row again: uncertainty
+            is computed over groups.
         question: ends where the answer begins, without a space: "...\\nAnswer:". Never cut.
         header: what stands before the examples, or a document; may lose its start where the prompt is too long.
         shots: few-shot examples, each with the empty line behind it; a prompt that is too long may lose the last ones.
@@ -179,6 +180,13 @@ def distinct(items: Iterable[str]) -> list[str]:
         seen[item] += 1
         found.append(item if seen[item] == 1 else f"{item}-{seen[item]}")
     return found
+
+
+def repeated_items(contents: Iterable[Hashable]) -> dict[str, float]:
+    """The fact of a level that so many of its items are there again, by the content of each; empty where none is."""
+    contents = list(contents)
+    count = len(contents) - len(set(contents))
+    return {"repeated_items": count} if count else {}
 
 
 def lettered(question: str, choices: Sequence[str]) -> str:

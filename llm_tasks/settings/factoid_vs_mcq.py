@@ -69,7 +69,7 @@ def choice_level(
     questions: Sequence[mmlu.Question], examples: Sequence[mmlu.Question], num_shots: int, reader: str
 ) -> Level:
     prompts = mmlu.prompts(questions, examples, reader, num_shots)
-    return Level("MMLU (choice)", 1.0, "mmlu", reader, prompts)
+    return Level("MMLU (choice)", 1.0, "mmlu", reader, prompts, facts=mmlu.repeated_questions(questions))
 
 
 def factoid_level(name: str, questions: Sequence[factoid.Question]) -> Level:

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from harness.content import files_content
 from harness.data import Source, local_or_hub
 from harness.options import checked
-from llm_tasks.levels import Level, Setting, option, sample
+from llm_tasks.levels import Level, Setting, option, repeated_items, sample
 from llm_tasks.tasks.commonsense import TASKS, Question, cloze_prompt, letter_prompt, load_task, sources
 
 PAPER_TASKS = ["piqa", "hellaswag", "openbookqa"]
@@ -84,7 +84,7 @@ def build(
 
 def task_level(task: str, questions: list[Question], reader: str) -> Level:
     prompt = cloze_prompt if reader == "cloze" else letter_prompt
-    repeated = sum(len(set(question.choices)) < len(question.choices) for question in questions)
+    doubled = sum(len(set(question.choices)) < len(question.choices) for question in questions)
     return Level(
         name=TASKS[task].title,
         difficulty=None,
@@ -92,7 +92,8 @@ def task_level(task: str, questions: list[Question], reader: str) -> Level:
         reader=reader,
         prompts=[prompt(question) for question in questions],
         human=TASKS[task].human,
-        facts={"duplicate_options": repeated} if repeated else {},
+        facts=repeated_items((question.passage, question.question, question.choices) for question in questions)
+        | ({"duplicate_options": doubled} if doubled else {}),
     )
 
 

@@ -68,10 +68,11 @@ def levels(
     The largest is MOST_SHOTS, or more if `shots` has more.
     """
     most = max(MOST_SHOTS, *shots)
-    result = []
+    facts, result = mmlu.repeated_questions(questions), []
     for count in sorted(shots, reverse=True):
         prompts = mmlu.prompts(questions, examples, reader, count, grouped=max(shots) > 0)
-        result.append(Level(f"{count} shot{'s' * (count != 1)}", float(most - count), "mmlu", reader, prompts))
+        name = f"{count} shot{'s' * (count != 1)}"
+        result.append(Level(name, float(most - count), "mmlu", reader, prompts, facts=facts))
     return result
 
 

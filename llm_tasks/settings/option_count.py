@@ -101,7 +101,7 @@ def reduced_levels(
     kept_examples, _ = mmlu.reducible(examples, max(counts), keep_referring)
     names = ("options_refer_to_others", "duplicate_options", "too_few_options")
     facts = {name: left_out[name] for name in names}
-    facts["examples_left_out"] = len(examples) - len(kept_examples)
+    facts |= {"examples_left_out": len(examples) - len(kept_examples), **mmlu.repeated_questions(kept)}
     levels = []
     for count in counts:
         shown = mmlu.reduce_options(kept, count, seed, keep_order)
@@ -116,7 +116,8 @@ def untouched_level(questions: Sequence[Question], examples: Sequence[Question],
     largest = max(len(question.choices) for question in questions)
     prompts = mmlu.prompts(questions, examples, reader, num_shots)
     name = f"{largest} options, untouched"
-    return Level(name, float(largest), "mmlu", reader, prompts, facts={"reference_only": 1})
+    facts = {"reference_only": 1, **mmlu.repeated_questions(questions)}
+    return Level(name, float(largest), "mmlu", reader, prompts, facts=facts)
 
 
 SETTING = Setting(

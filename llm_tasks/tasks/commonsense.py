@@ -29,6 +29,7 @@ class Question(NamedTuple):
         continuations: the options as continuations, each with the space before it.
         passage: text that the question is about, with a line break at its end; may be empty.
         item: identity of the item, unique within the data set.
+        group: identity of the passage, without one of the content: a row and its repetitions are one group.
     """
 
     question: str
@@ -38,6 +39,7 @@ class Question(NamedTuple):
     continuations: tuple[str, ...]
     passage: str = ""
     item: str = ""
+    group: str = ""
 
 
 class Task(NamedTuple):
@@ -76,8 +78,11 @@ def load_task(task: str, data_dir: Path | None, splits: Sequence[str] = ()) -> l
             if str(row[label]).strip() in UNLABELLED:
                 raise ValueError(f"{where}: {label!r} is {row[label]!r}: the split {source.split!r} must have labels")
             questions.append(read(row, where))
-    items = distinct(item_id(task, one.passage, one.question, *one.choices) for one in questions)
-    return [question._replace(item=item) for question, item in zip(questions, items, strict=True)]
+    contents = [item_id(task, one.passage, one.question, *one.choices) for one in questions]
+    return [
+        question._replace(item=item, group=item_id(question.passage) if question.passage else content)
+        for question, item, content in zip(questions, distinct(contents), contents, strict=True)
+    ]
 
 
 def cloze_prompt(question: Question) -> Prompt:
@@ -92,9 +97,7 @@ def letter_prompt(question: Question) -> Prompt:
 
 
 def _prompt(question: Question, text: str, options: tuple[str, ...]) -> Prompt:
-    # Questions on the same passage are not independent.
-    group = item_id(question.passage) if question.passage else question.item
-    return Prompt(question.item, group, text, header=question.passage, options=options, gold=question.gold)
+    return Prompt(question.item, question.group, text, header=question.passage, options=options, gold=question.gold)
 
 
 def read_piqa(row: dict[str, Any], where: str) -> Question:

@@ -16,7 +16,7 @@ from llm_tasks.engine.chat import check_values, in_template
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.packing import Continuation, Tokens
 from llm_tasks.engine.request_tokens import RequestEncoder
-from llm_tasks.levels import Level, Outcome, Prompt, Responses, distinct, item_id, sample
+from llm_tasks.levels import Level, Outcome, Prompt, Responses, distinct, item_id, repeated_items, sample
 from llm_tasks.tasks.lm_eval_tasks import (
     GUESSED,
     PER_BYTE,
@@ -39,12 +39,14 @@ class Item(NamedTuple):
 
     Fields:
         item: its identity.
+        content: the identity that it has in common with its repetitions.
         task: the task's index in its level.
         doc_id: its index in the task's data.
         doc: its fields.
     """
 
     item: str
+    content: str
     task: int
     doc_id: int
     doc: Mapping[str, Any]
@@ -57,7 +59,7 @@ def items_of(level: TaskLevel, count: int | None) -> list[Item]:
         docs = {request.doc_id: request.doc for request in task.instances}
         found += [(item_id(task.task_name, _text_of(doc)), index, doc_id, doc) for doc_id, doc in docs.items()]
     names = distinct(item for item, *_ in found)
-    items = [Item(name, *rest) for name, (_, *rest) in zip(names, found, strict=True)]
+    items = [Item(name, *one) for name, one in zip(names, found, strict=True)]
     return sample(items, count, key=lambda item: item.item)
 
 
@@ -75,7 +77,8 @@ def make_level(
         dataset: its name in results.
         chat: values that the chat template reads; None for bare prompts.
     Returns:
-        Its difficulty is left open. Items of a group's tasks are grouped by task, others by the document they share.
+        Its difficulty is left open. Items of a group's tasks are grouped by task, others by the document that they
+        share or repeat.
     """
     requests = _requests([task.instances for task in level.tasks], items)
     groups = _groups(level, items)
@@ -84,7 +87,7 @@ def make_level(
         for item, own, group in zip(items, requests, groups, strict=True)
     ]
     shots = {task.config.num_fewshot for task in level.tasks}
-    facts = {"num_fewshot": shots.pop()} if len(shots) == 1 else {}
+    facts = ({"num_fewshot": shots.pop()} if len(shots) == 1 else {}) | repeated_items(item.content for item in items)
     encode = functools.partial(_encode, level, items, metric, chat)
     return Level(level.name, None, dataset, "lm_eval", prompts, facts=facts, encode=encode)
 
@@ -104,7 +107,7 @@ def _groups(level: TaskLevel, items: Sequence[Item]) -> list[str]:
     texts = [max((own for own in item.doc.values() if isinstance(own, str)), key=len, default="") for item in items]
     times = Counter(texts)
     return [
-        item_id(text) if len(text) > SHARED_TEXT and times[text] > 1 else item.item
+        item_id(text) if len(text) > SHARED_TEXT and times[text] > 1 else item.content
         for item, text in zip(items, texts, strict=True)
     ]
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from harness.data import Source, checked_text, local_or_hub, read_source
 from harness.options import number
-from llm_tasks.levels import LETTERS, Prompt, digest, item_id, option, sample
+from llm_tasks.levels import LETTERS, Prompt, digest, item_id, option, repeated_items, sample
 
 SHOT_SPLITS = ("dev", "validation")  # splits for few-shot examples
 FIELDS = ("question", "subject", "choices", "answer")
@@ -47,6 +47,7 @@ class Question(NamedTuple):
         answer: index of the right option.
         subject: with underscores: "high_school_biology".
         item: identity of the question with all its options; stays when options are removed.
+        repeats: of a question that is there again, the identity of the first.
     """
 
     question: str
@@ -54,6 +55,12 @@ class Question(NamedTuple):
     answer: int
     subject: str
     item: str
+    repeats: str | None = None
+
+    @property
+    def content(self) -> str:
+        """The identity that it has in common with its repetitions."""
+        return self.repeats or self.item
 
 
 def num_shots() -> Any:
@@ -92,7 +99,8 @@ def load(data_dir: Path | None, split: str) -> list[Question]:
         question = _question(where, row)
         seen[question.item] += 1
         if seen[question.item] > 1:  # 27 of the test questions are there twice
-            question = question._replace(item=item_id(question.item, f"repeat {seen[question.item]}"))
+            again = item_id(question.item, f"repeat {seen[question.item]}")
+            question = question._replace(item=again, repeats=question.item)
         questions.append(question)
     return questions
 
@@ -183,7 +191,7 @@ def prompts(
             option's text).
         num_shots: number of examples, fewer if the subject has fewer; all for None.
         grouped: the questions of a subject are a group without examples too: other levels of the same questions have
-            some. Otherwise they then share nothing, and each is a group of its own.
+            some. Otherwise they then share nothing, and each is a group of its own, with its repetitions.
     Source: lm-evaluation-harness, tasks mmlu (letter) and mmlu_continuation (cloze), with their headers.
     """
     shots = {
@@ -193,7 +201,7 @@ def prompts(
     return [
         Prompt(
             item=question.item,
-            group=question.item if num_shots == 0 and not grouped else question.subject,
+            group=question.content if num_shots == 0 and not grouped else question.subject,
             question=question_text(question, reader),
             header=header(question.subject, reader),
             shots=shots.get(question.subject, ()),
@@ -202,6 +210,11 @@ def prompts(
         )
         for question in questions
     ]
+
+
+def repeated_questions(questions: Iterable[Question]) -> dict[str, float]:
+    """The fact of a level that so many of its questions are there again; empty where none is."""
+    return repeated_items(question.content for question in questions)
 
 
 def header(subject: str, reader: str) -> str:

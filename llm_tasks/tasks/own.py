@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from harness.choices import LETTERS, gold_index, read_choices, read_texts
 from harness.data import check_fields, checked_text, read_rows, valid_text
 from llm_tasks.engine.answers import contains
-from llm_tasks.levels import Level, Prompt, continued, distinct, item_id, lettered, sample
+from llm_tasks.levels import Level, Prompt, continued, distinct, item_id, lettered, repeated_items, sample
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ class Row(NamedTuple):
     Fields:
         where: "<path>, line 3", for messages.
         item: identity, from question, choices and answers; the same question with another context is the same item.
+        group: identity of the context, without one of the item: a row and its repetitions are one group.
         level: None if the file has no levels.
         choices, gold: options and index of the right one; empty and None if `answers` are given.
         answers: all texts that are right; empty if `choices` are given.
@@ -29,6 +30,7 @@ class Row(NamedTuple):
 
     where: str
     item: str
+    group: str
     question: str
     context: str
     level: str | float | None
@@ -85,7 +87,9 @@ def read_row(row: dict[str, Any], where: str) -> Row:
     else:
         choices, answers, gold = (), read_texts(row["answers"], where, "answers"), None
     level = read_level(row["level"], where) if "level" in row else None
-    return Row(where, item_id(question, *choices, *answers), question, context, level, choices, gold, answers)
+    item = item_id(question, *choices, *answers)
+    group = item_id(context) if context else item
+    return Row(where, item, group, question, context, level, choices, gold, answers)
 
 
 def read_level(level: object, where: str) -> str | float:
@@ -124,8 +128,8 @@ def sample_level(rows: Sequence[Row], count: int | None) -> list[Row]:
 
 
 def make_level(name: str, difficulty: float, dataset: str, reader: str, rows: Sequence[Row]) -> Level:
-    """A level of these rows; contexts that hold no answer are counted in its facts, not left out."""
-    facts = {}
+    """A level of these rows; repeated ones and contexts that hold no answer are counted in its facts, not left out."""
+    facts = repeated_items((row.question, row.choices, row.answers, row.context) for row in rows)
     if rows[0].answers and any(row.context for row in rows):
         without = sum(bool(row.context) and not contains(row.context, row.answers) for row in rows)
         facts["context_without_answer"] = without
@@ -135,12 +139,11 @@ def make_level(name: str, difficulty: float, dataset: str, reader: str, rows: Se
 
 
 def make_prompt(row: Row, reader: str) -> Prompt:
-    """The item's prompt; items with the same context are one group."""
+    """The item's prompt."""
     if reader in ("letter", "generate"):
         question = lettered(row.question, row.choices)
         options = tuple(f" {letter}" for letter in LETTERS[: len(row.choices)])
     else:
         question, options = continued(f"Question: {row.question}\nAnswer:", row.choices)
     header = f"{row.context}\n\n" if row.context else ""
-    group = item_id(row.context) if row.context else row.item
-    return Prompt(row.item, group, question, header, options=options, gold=row.gold, answers=row.answers)
+    return Prompt(row.item, row.group, question, header, options=options, gold=row.gold, answers=row.answers)

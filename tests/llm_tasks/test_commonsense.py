@@ -179,6 +179,14 @@ def test_identities_follow_content_and_repeated_items_are_told_apart(write: Writ
     assert again == [first[1], first[0]]
 
 
+def test_a_repeated_row_is_no_independent_item(write: Write):
+    other = {**ROWS["piqa"], "goal": "Dry a plate"}
+    args = options_of(write("piqa", ROWS["piqa"], other, ROWS["piqa"]), "--tasks", "piqa")
+    (level,) = human_gap.build(human_gap.load(args), args, 0, None)
+    groups = [prompt.group for prompt in level.prompts]
+    assert groups[0] == groups[2] != groups[1] and level.facts == {"repeated_items": 1}
+
+
 def test_questions_on_one_passage_are_a_group(write: Write):
     rows = [{**ROWS["boolq"], "question": "is ice hot"}, ROWS["boolq"], {**ROWS["boolq"], "passage": "Ice melts."}]
     groups = [cloze_prompt(question).group for question in load_task("boolq", write("boolq", *rows))]

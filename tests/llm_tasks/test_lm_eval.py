@@ -239,6 +239,16 @@ def likelihood(doc, results):
     assert not (tmp_path / "late/all_results.json").exists()
 
 
+def test_a_repeated_document_is_no_independent_item(model: Path, tmp_path: Path):
+    own = write_task_with(tmp_path / "own", "")
+    write_rows(own / "test.jsonl", [*rows(8, 0), *rows(2, 0)])
+    assert script.main([*words(model, own, "mine"), "--output_dir", str(tmp_path / "run")]) == 0
+    (level,) = json.loads((tmp_path / "run/all_results.json").read_text())["levels"]
+    items = np.load(tmp_path / "run/items.npz")
+    assert level["facts"]["repeated_items"] == 2 and len(set(items["item"].tolist())) == 10
+    assert items["group"][8:].tolist() == items["group"][:2].tolist() and len(set(items["group"].tolist())) == 8
+
+
 def test_long_prompts_were_cut_in_these_tests(run: tuple):
     """So that the equality above includes lm-eval's way of cutting."""
     result, _ = run

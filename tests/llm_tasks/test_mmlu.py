@@ -67,7 +67,7 @@ def test_questions_of_a_file(tmp_path: Path):
         item_id("small_sums", " What is 1 + 1?\n", "1", "2", "None", " 4"),
     )  # fmt: skip
     assert second.answer == 0
-    assert repeated._replace(item="") == first._replace(item="") and repeated.item != first.item
+    assert repeated == first._replace(item=repeated.item, repeats=first.item) and repeated.item != first.item
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,19 @@ def test_questions_are_a_group_where_they_share_examples(tmp_path: Path):
     for shots, expected in (((0, 1), groups[0]), ((0,), groups[1])):
         for level in k_shot.levels(questions, examples, shots, "letter"):
             assert [prompt.group for prompt in level.prompts] == expected
+
+
+def test_a_repeated_question_is_no_independent_item(data_dir: Path):
+    """Without examples each is a group of its own, and the same question again is in that of the first."""
+    rows = [row_of(question) for question in make_all(9)]
+    write(data_dir, "test", [*rows, rows[4]])
+    levels = [factoid_vs_mcq.choice_level(mmlu.load(data_dir, "test"), [], 0, "letter")]
+    for number, option in ((2, "--num_shots"), (4, "--shots")):
+        levels += build(SETTINGS[number], values_of(SETTINGS[number], option, "0", data_dir=data_dir))
+    for level in levels:
+        items, groups = zip(*((prompt.item, prompt.group) for prompt in level.prompts), strict=True)
+        assert len(set(items)) == 10 and groups[4] == groups[9] and len(set(groups)) == 9
+        assert level.facts["repeated_items"] == 1
 
 
 def test_cloze_prompts_are_those_of_lm_evaluation_harness(tmp_path: Path):

@@ -111,6 +111,17 @@ def test_items_are_distinct_within_a_level_and_grouped_by_context(write: Write):
     assert len(set(items)) == 3 and groups[0] == groups[2] != groups[1]
 
 
+def test_a_repeated_row_is_no_independent_item(write: Write):
+    """They are told apart, are one group, and are counted; the same question on another context is no repetition."""
+    other = {**CHOICE, "question": "Which is blue?"}
+    path = write(CHOICE, other, CHOICE, CHOICE, {**CHOICE, "context": "Blood has iron."})
+    (level,) = build(options_of(path))
+    items, groups = zip(*((prompt.item, prompt.group) for prompt in level.prompts), strict=True)
+    assert len(set(items)) == 5 and level.facts == {"repeated_items": 2}
+    assert groups[0] == groups[2] == groups[3] and len(set(groups)) == 3
+    assert build(options_of(write(CHOICE, other)))[0].facts == {}
+
+
 def test_max_items_takes_the_same_questions_of_every_level(write: Write):
     rows = [{**CHOICE, "question": f"{place}?", "level": level} for level in (1, 2) for place in range(9)]
     easy, hard = build(options_of(write(*rows), max_items=4))

@@ -593,8 +593,9 @@ def test_a_seed_draws_other_questions(sweep: Sweep):
 
 
 def test_a_dense_model_at_chance_is_logged_loudly(options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """Each question stands there with both answers, so that half are right whatever the model says."""
-    rows = [{**row, "label": label} for row in data_sets()["piqa/validation"] for label in (0, 1)]
+    """Each question stands there in both orders, of which one is right, so that half are whatever the model says."""
+    piqa = data_sets()["piqa/validation"]
+    rows = [own for row in piqa for own in (row, {**row, "sol1": row["sol2"], "sol2": row["sol1"]})]
     write(tmp_path / "data/piqa/validation.jsonl", rows)
     words = [*options, "--tasks", "piqa", "--data_dir", str(tmp_path / "data"), "--compression", "dense", "magnitude"]
     words += ["--sparsity", "0.9", "--output_dir", str(tmp_path / "{compression}")]
