@@ -208,8 +208,10 @@ def _runs_beside(row: Row, levels: Sequence[Row]) -> Beside | str:
 
     def is_control(other: Row) -> bool:
         found = other.get("recovered_from")
-        shared = ("seed", "num_steps", "train_windows_sha256")
-        return bool(found) and found["transfer"] == DENSE and all(found[name] == origin[name] for name in shared)
+        shared = ("seed", "num_steps", "train_windows_sha256", "recipe")  # runs of before recorded no recipe
+        return (
+            bool(found) and found["transfer"] == DENSE and all(found.get(name) == origin.get(name) for name in shared)
+        )
 
     def is_pruned(other: Row) -> bool:
         """By the same method at the same strength; on the same calibration text, as far as that is recorded."""
@@ -222,16 +224,18 @@ def _runs_beside(row: Row, levels: Sequence[Row]) -> Beside | str:
     pruned = dense if origin["transfer"] == FREEZING else _one(row, levels, is_pruned, origin["seed"])
     named = {"the dense model": dense, "its control": control, "the pruned model before training": pruned}
     if missing := [what for what, found in named.items() if found is None]:
-        return f"{row['folder']}, level {row['level']}: {' and '.join(missing)} were not measured beside it."
+        told = " and ".join(missing)
+        return f"{row['folder']}, level {row['level']}: {told} were not measured beside it, or more than once."
     return Beside(dense, pruned, control)
 
 
 def _one(row: Row, levels: Sequence[Row], fits: Callable[[Row], bool], seed: int) -> Row | None:
-    """The run that fits at a row's level: that of this seed, else the only one there is."""
+    """The run that fits at a row's level: that of this seed, else the only one; None where several fit alike."""
     alike = ("setting", "model", "task", "level")
     found = [other for other in levels if all(other[name] == row[name] for name in alike) and fits(other)]
     of_seed = [other for other in found if other["seed"] == seed]
-    return next(iter(of_seed or found), None) if of_seed or len(found) == 1 else None
+    (only,) = fitting if len(fitting := of_seed or found) == 1 else (None,)
+    return only
 
 
 def _level(row: Row, beside: Beside, read: ItemReader, resamples: int, seed: int) -> Row:

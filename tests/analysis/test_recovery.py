@@ -193,6 +193,21 @@ def test_a_model_pruned_on_another_text_or_of_another_seed_is_not_beside_it(meas
     assert row["pruned"] == 0.25
 
 
+def test_a_control_trained_otherwise_is_not_beside_it(measured: Path):
+    """With another learning rate on the same windows the control may win more, or less."""
+    other = from_training("dense_transfer")
+    other["recovered_from"] |= {"recipe": "faster"}
+    measure(measured / "levels" / "another", answers(31), **other)
+    table = recovery.recovery_level_table(run_folder.read_runs(measured), 100)
+    assert [row["control"] for row in table] == [0.95, 0.95]
+    # Runs of before did not record it: of two controls that may fit, none is taken.
+    other["recovered_from"] |= {"recipe": None}
+    measure(measured / "levels" / "another", answers(31), **other)
+    rows = run_folder.read_runs(measured)
+    assert recovery.recovery_level_table(rows, 100) == []
+    assert "its control were not measured beside it, or more than once" in recovery.incomparable(rows)[0]
+
+
 def test_too_few_groups_cannot_be_told(measured: Path):
     names = np.array([f"i{number}" for number in range(ITEMS)])
     for name, facts, right in (
