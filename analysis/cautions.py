@@ -279,6 +279,9 @@ def domain_cautions(table: list[Row], minorities: list[Row]) -> list[str]:
             found.append(f"{where}: the dense transfer is not above chance, so its drops mean nothing.")
     lacking = {point["condition"]: None for point in table if point["dense_mean_score"] is None}
     found += [f"{condition}: there is no dense transfer to compare with." for condition in lacking]
+    counts = Counter(point["seeds"] for point in table)
+    if len(counts) > 1:
+        found.append(f"The points {_uneven_seeds(counts)}")
     if len({point["level"] for point in table}) == 1:
         found.append(f"{table[0]['level']} is the only level, so that nothing is compared.")
     if table and table[0]["setting"] == MULTI_DOMAIN and not minorities:

@@ -15,7 +15,7 @@ import numpy as np
 from analysis import estimators
 from analysis.flips import Compared, replicates, with_interval
 from analysis.names import model_name, text_name
-from analysis.outcomes import ItemReader, aligned
+from analysis.outcomes import ItemReader, aligned, with_error
 from analysis.table import (
     DENSE,
     FREEZING,
@@ -24,6 +24,7 @@ from analysis.table import (
     compression_order,
     compression_rank,
     grouped,
+    is_above_chance,
     is_level_run,
     select,
 )
@@ -245,7 +246,8 @@ def _level(row: Row, beside: Beside, read: ItemReader, resamples: int, seed: int
         "setting": row["setting"], "model": model_name(row["model"]), "task": row["task"], "level": row["level"],
         **{name: origin[name] for name in METHOD}, "transfer": origin["transfer"], "seed": origin["seed"],
         "steps": origin["num_steps"], "chance": row["chance"], "left_p": None, "back_p": None,
-        "dense_above_chance": _above_chance(beside.dense), "control_above_chance": _above_chance(beside.control),
+        "dense_above_chance": _above_chance(beside.dense, read),
+        "control_above_chance": _above_chance(beside.control, read),
     }  # fmt: skip
     outcomes = [read(own) for own in (*beside, row)]
     if None in outcomes:
@@ -267,8 +269,8 @@ def _level(row: Row, beside: Beside, read: ItemReader, resamples: int, seed: int
     return found
 
 
-def _above_chance(row: Row) -> bool:
-    return estimators.above_chance(row["score"], row["chance"], row["stderr"], row["num_examples"])
+def _above_chance(row: Row, read: ItemReader) -> bool | None:
+    return is_above_chance([with_error(row, read)])
 
 
 def verdict(row: Row) -> str:
@@ -294,7 +296,8 @@ def verdict(row: Row) -> str:
 
 
 def _has_learned(row: Row) -> bool:
-    return row["dense_above_chance"] and row["control_above_chance"]
+    """Whether neither side is known to be at chance; where it is not known, there are too few groups for a verdict."""
+    return row["dense_above_chance"] is not False and row["control_above_chance"] is not False
 
 
 def _sure(row: Row, name: str) -> bool:
