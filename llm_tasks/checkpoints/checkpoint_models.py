@@ -283,19 +283,24 @@ def matrices(model: PreTrainedModel, names: Collection[str]) -> Iterator[Tensor]
 
     A quantized layer without a weight to look at gives it by its outputs for unit vectors.
 
+    Args:
+        names: of the parent's decoder weights; those of blocks that the checkpoint lacks are left out.
     Raises:
-        AttributeError: none of these layers is there.
+        ValueError: a weight has no values to look at, or none of the parent's layers is there.
     """
     modules = dict(model.named_modules())
     known = {key: modules[key.rpartition(".")[0]] for key in names if key.rpartition(".")[0] in modules}
-    if not known:  # experts in one parameter, or other names
+    if not known:  # other names
         yield from (weight.matrix for weight in decoder_weights(model).values())
-    for module in known.values():
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() == 2 and weight.dtype in FLOATS:
-            yield weight
-        else:
+    for key, module in known.items():
+        attribute, _, expert = key.rpartition(".")[2].removesuffix("]").partition("[")
+        weight = getattr(module, attribute, None)
+        if isinstance(weight, Tensor) and weight.dim() == (3 if expert else 2) and weight.dtype in FLOATS:
+            yield weight[int(expert)] if expert else weight
+        elif hasattr(module, "in_features") and not expert:
             yield by_unit_vectors(module, model.dtype)
+        else:
+            raise ValueError(f"{key} is stored in {type(module).__name__} without values to look at")
 
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -303,9 +308,24 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @torch.no_grad()
 def by_unit_vectors(module: nn.Module, dtype: torch.dtype) -> Tensor:
-    """The weight of a linear layer by its outputs, (out_features, in_features), in float32."""
+    """The weight of a linear layer by its outputs, (out_features, in_features), in float32.
+
+    The bias is zero meanwhile: in 16 bits, small weights vanish beside it.
+
+    Raises:
+        ValueError: it adds something else to its outputs.
+    """
     tensors = [*module.parameters(), *module.buffers()]
     inputs = torch.eye(module.in_features, dtype=dtype, device=tensors[0].device)
-    outputs = module(inputs).float()
-    zero = module(torch.zeros_like(inputs[:1])).float()  # the bias
-    return (outputs - zero).T
+    bias = getattr(module, "bias", None)
+    kept = None if bias is None else bias.clone()
+    try:
+        if bias is not None:
+            bias.zero_()
+        outputs, offset = module(inputs), module(torch.zeros_like(inputs[:1]))
+    finally:
+        if bias is not None:
+            bias.copy_(kept)
+    if offset.any():
+        raise ValueError(f"{type(module).__name__} adds more than a bias to its outputs")
+    return outputs.float().T

@@ -11,7 +11,7 @@ import pytest
 import torch
 from result_keys import assert_keys_are_told
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig
 
 from harness import run_folder
 from llm_tasks import own_task, perplexity
@@ -23,6 +23,8 @@ from pruning.layers import decoder_weights
 
 Results = Callable[..., dict[str, dict]]
 ROOT = Path(__file__).parents[2]
+MIXTURE = {"vocab_size": 17, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+           "num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}  # fmt: skip
 
 
 @pytest.fixture
@@ -261,9 +263,37 @@ def test_bytes_of_packed_tensors_by_hand(tmp_path: Path) -> None:
     assert stored_bytes(dataclasses.replace(checkpoint, kind="adapter"), modules) is None
 
 
-def test_a_quantized_layer_gives_its_weight_by_its_outputs() -> None:
-    layer = torch.nn.Linear(5, 3)
-    assert torch.allclose(checkpoint_models.by_unit_vectors(layer, torch.float32), layer.weight, atol=1e-7)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [None, 0.1, 100.0])
+def test_a_quantized_layer_gives_its_weight_by_its_outputs(dtype: torch.dtype, size: float | None) -> None:
+    """To the bit, whatever its bias: beside 100, weights below 0.25 vanish in bfloat16."""
+    layer = torch.nn.Linear(5, 3, bias=size is not None, dtype=dtype)
+    if size is not None:
+        torch.nn.init.constant_(layer.bias, size)
+    assert torch.equal(checkpoint_models.by_unit_vectors(layer, dtype), layer.weight.float())
+    assert size is None or torch.equal(layer.bias, torch.full((3,), size, dtype=dtype))
+
+
+def test_a_layer_that_adds_more_than_a_bias_is_not_read_by_its_outputs() -> None:
+    class Shifted(torch.nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs) + 1
+
+    with pytest.raises(ValueError, match="Shifted adds more than a bias to its outputs"):
+        checkpoint_models.by_unit_vectors(Shifted(5, 3), torch.float32)
+
+
+def test_the_sparsity_of_experts_in_one_parameter_is_measured() -> None:
+    model = AutoModelForCausalLM.from_config(MixtralConfig(**MIXTURE))
+    names = decoder_weights(model)
+    model.model.layers[1].mlp.experts.down_proj.data[2, :, ::2] = 0
+    found = dict(zip(names, checkpoint_models.matrices(model, names), strict=True))
+    assert all(torch.equal(found[name], weight.matrix) for name, weight in names.items())
+    zeros = sum(int((matrix == 0).sum()) for matrix in found.values())
+    assert zeros == 24 * 16 / 2
+    model.model.layers[0].mlp.experts.down_proj = torch.nn.Parameter(torch.zeros(3, 8, dtype=torch.uint8), False)
+    with pytest.raises(ValueError, match=r"experts\.down_proj\[0\] is stored in MixtralExperts without values to look"):
+        list(checkpoint_models.matrices(model, names))
 
 
 def test_the_fast_paths_of_two_models_are_those_that_both_bear() -> None:
