@@ -11,7 +11,16 @@ import pytest
 import torch
 from result_keys import assert_keys_are_told
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, MixtralConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GraniteMoeConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    PretrainedConfig,
+    Qwen3MoeConfig,
+)
 
 from harness import run_folder
 from llm_tasks import own_task, perplexity
@@ -187,7 +196,7 @@ def test_a_gguf_is_the_model_whose_matrices_its_blocks_stand_for(
     checkpoint = open_checkpoint(str(file))
     assert checkpoint.kind == "gguf" and open_checkpoint(str(file.parent)).files == checkpoint.files
     weights = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)
-    assert stored_bytes(checkpoint, []) == weights // 32 * block_bytes
+    assert stored_bytes(checkpoint, {}) == weights // 32 * block_bytes
 
     # The twin: each matrix of the safetensors rounded as the format says, without any file.
     twin = AutoModelForCausalLM.from_pretrained(llama)
@@ -243,7 +252,7 @@ def test_an_adapter_is_added_to_the_parent(tiny_decoder: Path, measured: Results
     assert not np.allclose(own["loss"], found["dense/dense"]["loss"], atol=1e-4)
 
 
-def test_bytes_of_packed_tensors_by_hand(tmp_path: Path) -> None:
+def test_bytes_of_packed_tensors_by_hand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A compressed-tensors layer of 64 by 128 in 4 bits, groups of 64; and bitsandbytes' names below "weight"."""
     packed = {
         "model.layers.0.mlp.up_proj.weight_packed": torch.zeros(64, 16, dtype=torch.int32),
@@ -257,10 +266,31 @@ def test_bytes_of_packed_tensors_by_hand(tmp_path: Path) -> None:
     }
     save_file(packed, tmp_path / "model.safetensors")
     checkpoint = Checkpoint("x", tmp_path, "compressed-tensors", (tmp_path / "model.safetensors",))
-    modules = ["model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"]
-    assert stored_bytes(checkpoint, modules) == (64 * 16 * 4 + 64 * 2 * 2 + 2 * 8) + (4096 + 128 * 4)
-    assert stored_bytes(checkpoint, ["layers.0"]) is None
-    assert stored_bytes(dataclasses.replace(checkpoint, kind="adapter"), modules) is None
+    blocks = {"model.layers.0.mlp.up_proj": 0, "model.layers.0.mlp.down_proj": 0, "model.layers.1.mlp.up_proj": 1}
+    assert stored_bytes(checkpoint, blocks) == (64 * 16 * 4 + 64 * 2 * 2 + 2 * 8) + (4096 + 128 * 4)
+    assert stored_bytes(dataclasses.replace(checkpoint, kind="adapter"), blocks) is None
+    for other in ({"layers.0": 0}, blocks | {"model.layers.0.mlp.experts": 0}):
+        caplog.clear()
+        assert stored_bytes(checkpoint, other) is None
+        assert f"--checkpoint x: no file names a tensor of {list(other)[-1]}; how many bytes" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "stored"),
+    [(MixtralConfig(**MIXTURE), "model.layers.0.block_sparse_moe.experts.0.w1.weight"),
+     (GraniteMoeConfig(**MIXTURE), "model.layers.0.block_sparse_moe.input_linear.weight"),
+     (Qwen3MoeConfig(**MIXTURE, moe_intermediate_size=8), "model.layers.0.mlp.experts.0.up_proj.weight")],
+    ids=lambda value: getattr(value, "model_type", ""),
+)  # fmt: skip
+def test_experts_count_by_the_names_that_they_were_published_with(
+    config: PretrainedConfig, stored: str, tmp_path: Path
+) -> None:
+    """In 16 bits every weight takes as many bytes as the fraction counts for it."""
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    source = llm_run.ModelSource(str(tmp_path), torch.device("cpu"))
+    opened = checkpoint_models.open_one(str(tmp_path), llm_run.skeleton(source), source)
+    assert stored in checkpoint_files.tensor_bytes(tmp_path / "model.safetensors")
+    assert opened.facts["decoder_bytes_fraction"] == 1.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
