@@ -1,5 +1,8 @@
+import contextlib
+
 import pytest
 import torch
+from architectures import tiny_config
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -13,7 +16,7 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from pruning.layers import block_weights, decoder_blocks, decoder_weights, prunable_weights
+from pruning.layers import block_weights, decoder_blocks, decoder_weights, prunable_weights, share_left_out
 
 SMALL = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -151,3 +154,27 @@ def test_vectors_and_convolutions_of_single_channels_are_no_matrices():
     block["all"] = nn.Conv1d(4, 4, 3)
     with pytest.raises(ValueError, match=r"b\.all\.weight \(Conv1d\) has the shape \[4, 4, 3\]"):
         block_weights(block, "b")
+
+
+def test_matrices_that_are_no_layers_are_refused_beyond_a_quarter():
+    """DBRX keeps all experts of a block in three parameters of two dimensions; mixers of residuals are few beside."""
+    block = nn.ModuleDict({"linear": nn.Linear(6, 4), "table": nn.Embedding(40, 6), "part": nn.Module()})
+    block["part"].register_parameter("mix", nn.Parameter(torch.zeros(2, 4)))
+    assert share_left_out(block, [block["linear"].weight]) == (8 / 32, "part.mix")
+    assert [weight.name for weight in block_weights(block, "b")] == ["b.linear.weight"]
+    block["part"].register_parameter("more", nn.Parameter(torch.zeros(3, 3)))
+    with pytest.raises(ValueError, match=r"^b\.part\.more \(Module\) has the shape \[3, 3\]: neither a linear layer"):
+        block_weights(block, "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("dbrx", r"transformer\.blocks\.0\.ffn\.experts\.mlp\.w1 \(DbrxExpertGLU\) has the shape \[96, 32\]"),
+     ("gpt_oss", r"experts\.gate_up_proj \(GptOssExperts\) has the shape \[4, 32, 96\]"),
+     ("deepseek_v4", None), ("mamba", None)],
+)  # fmt: skip
+def test_decoders_whose_weights_are_kept_in_another_layout_are_refused_by_name(name: str, message: str | None):
+    with torch.device("meta"):
+        twin = AutoModelForCausalLM.from_config(tiny_config(name))
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        decoder_weights(twin)
