@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+GATES = {"router", "gate", "shared_expert_gate"}  # one of these is in the name of a layer that chooses experts
 MOST_LEFT_OUT = 1 / 4  # of the matrices; beyond it, what is compressed would pass for a whole that it is not
 
 
@@ -147,10 +148,46 @@ def _check_no_shared_weight(name: str, blocks: nn.ModuleList, class_name: str) -
                 raise ValueError(f"{class_name} cannot be compressed: {name}.{first} and {name}.{index} share {key}")
 
 
+def gates(block: nn.Module) -> list[nn.Linear]:
+    """The linear layers of a block that choose its experts and weigh them: routers, and the gate of a shared expert.
+
+    They have an output for each expert, or a single one. A block without experts has none.
+
+    Source: what llm-compressor's recipes for mixtures of experts leave out.
+    """
+    numbers: set[int] = set()  # of experts
+    for name, module in block.named_modules():
+        if isinstance(module, nn.ModuleList) and name.endswith("experts"):
+            numbers.add(len(module))
+        elif _holds_experts(module):
+            numbers |= {len(parameter) for parameter in module.parameters(recurse=False)}
+    return [
+        module
+        for name, module in block.named_modules()
+        if numbers
+        and isinstance(module, nn.Linear)
+        and module.out_features in {1, *numbers}
+        and not GATES.isdisjoint(name.split("."))
+    ]
+
+
+def _holds_experts(module: nn.Module) -> bool:
+    """Whether its parameters are of all experts, (number, out, in), as transformers marks it."""
+    return getattr(module, "is_transposed", None) is False
+
+
+def arithmetic(model: PreTrainedModel) -> int:
+    """Version number of which weights of a model are compressed, part of a run's identity; raised when it changes.
+
+    1: gates that are linear layers too. 2: no gates.
+    """
+    return 2 if any(map(gates, decoder_blocks(model)[1])) else 1
+
+
 def block_weights(block: nn.Module, prefix: str) -> list[LinearWeight]:
     """The weights of one decoder block that are compressed: its Linear, Conv1D and expert matrices.
 
-    Not embeddings, norms, biases, routers, depthwise convolutions or lm_head.
+    Not embeddings, norms, biases, the gates of experts, depthwise convolutions or lm_head.
 
     Args:
         prefix: name of the block within the model.
@@ -158,18 +195,18 @@ def block_weights(block: nn.Module, prefix: str) -> list[LinearWeight]:
         ValueError: the block has none, or keeps a matrix of three dimensions, or more than MOST_LEFT_OUT of its
             matrices, in another layout (the message names one).
     """
-    weights = []
+    weights, aside = [], gates(block)
     for name, module in block.named_modules():
         path = f"{prefix}.{name}"
+        if module in aside or _is_depthwise(module):
+            continue
         if isinstance(module, (nn.Linear, Conv1D)):
             weights.append(LinearWeight(f"{path}.weight", module))
-            continue
-        if _is_depthwise(module):
             continue
         for attribute, parameter in module.named_parameters(recurse=False):
             if parameter.dim() < 3 or _is_vector(parameter):
                 continue
-            if parameter.dim() > 3 or getattr(module, "is_transposed", None) is not False:
+            if parameter.dim() > 3 or not _holds_experts(module):
                 raise _another_layout(block, prefix, f"{name}.{attribute}".lstrip("."))
             weights += [LinearWeight(f"{path}.{attribute}[{i}]", module, attribute, i) for i in range(len(parameter))]
     if not weights:

@@ -3,6 +3,7 @@ import contextlib
 import pytest
 import torch
 from architectures import tiny_config
+from plain_twins import GEMMA4
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -11,12 +12,22 @@ from transformers import (
     BertConfig,
     DebertaV2Config,
     ElectraConfig,
+    Gemma4TextConfig,
     GPT2Config,
+    PretrainedConfig,
     RobertaConfig,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from pruning.layers import block_weights, decoder_blocks, decoder_weights, prunable_weights, share_left_out
+from pruning.layers import (
+    arithmetic,
+    block_weights,
+    decoder_blocks,
+    decoder_weights,
+    gates,
+    prunable_weights,
+    share_left_out,
+)
 
 SMALL = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -178,3 +189,37 @@ def test_decoders_whose_weights_are_kept_in_another_layout_are_refused_by_name(n
         twin = AutoModelForCausalLM.from_config(tiny_config(name))
     with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
         decoder_weights(twin)
+
+
+ROUTED = Gemma4TextConfig(**GEMMA4, enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=8)
+
+
+@pytest.mark.parametrize(
+    ("config", "gate"),
+    [("phimoe", "mlp.router"), ("hunyuan_v1_moe", "mlp.gate.wg"), ("afmoe", "mlp.router.gate"), (ROUTED, "router.proj"),
+     ("qwen2_moe", "mlp.shared_expert_gate"), ("qwen3_next", "mlp.shared_expert_gate"),
+     ("qwen3_5_moe_text", "mlp.shared_expert_gate"),
+     # routers that are no linear layers, and small layers that are no gates of experts
+     ("mixtral", None), ("qwen3_moe", None), ("laguna", None), ("gemma3n_text", None), ("llama", None)],
+    ids=lambda value: getattr(value, "model_type", value),
+)  # fmt: skip
+def test_gates_of_experts_stay_dense_and_change_the_number(config: str | PretrainedConfig, gate: str | None):
+    with torch.device("meta"):
+        twin = AutoModelForCausalLM.from_config(tiny_config(config) if isinstance(config, str) else config)
+    name, blocks = decoder_blocks(twin)
+    found = {key for block in blocks for key, module in block.named_modules() if module in gates(block)}
+    assert found == ({gate} if gate else set())
+    layers = {key for key, module in twin.named_modules() if isinstance(module, nn.Linear) and key.startswith(name)}
+    left_out = layers - {key.rpartition(".")[0] for key in decoder_weights(twin)}
+    assert {key.partition(".layers.")[2].partition(".")[2] for key in left_out} == found
+    assert arithmetic(twin) == (2 if gate else 1)
+
+
+def test_gates_of_experts_that_are_modules_are_found_by_name_and_size():
+    """As in models that bring their own code; without experts, a layer of this name is like any other."""
+    block = nn.ModuleDict({"gate": nn.Linear(6, 3), "gate_proj": nn.Linear(6, 3), "router": nn.Linear(6, 6)})
+    assert gates(block) == []
+    block["experts"] = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+    assert gates(block) == [block["gate"]]
+    kept = [f"b.{name}.weight" for name in ("gate_proj", "router", "experts.0", "experts.1", "experts.2")]
+    assert [weight.name for weight in block_weights(block, "b")] == kept
