@@ -94,7 +94,10 @@ def letter_prompt(question: Question) -> Prompt:
 def _prompt(question: Question, text: str, options: tuple[str, ...]) -> Prompt:
     # Questions on the same passage are not independent.
     group = item_id(question.passage) if question.passage else question.item
-    return Prompt(question.item, group, text, header=question.passage, options=options, gold=question.gold)
+    choices = tuple(question.choices)
+    return Prompt(
+        question.item, group, text, header=question.passage, options=options, gold=question.gold, choices=choices
+    )
 
 
 def read_piqa(row: dict[str, Any], where: str) -> Question:

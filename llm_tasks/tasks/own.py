@@ -143,4 +143,7 @@ def make_prompt(row: Row, reader: str) -> Prompt:
         question, options = continued(f"Question: {row.question}\nAnswer:", row.choices)
     header = f"{row.context}\n\n" if row.context else ""
     group = item_id(row.context) if row.context else row.item
-    return Prompt(row.item, group, question, header, options=options, gold=row.gold, answers=row.answers)
+    choices = tuple(row.choices or ())
+    return Prompt(
+        row.item, group, question, header, options=options, gold=row.gold, answers=row.answers, choices=choices
+    )
