@@ -13,7 +13,7 @@ arXiv 2407.09141). Near the dense model KL counts disagreement and says nothing 
 whether one of the two outweighs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,7 @@ VERDICTS = {True: "right to wrong", False: "wrong to right", None: CANNOT_TELL} 
 ALPHA = 0.05
 NO_SCORES = "no option scores are recorded, so no KL"
 OF_OPTIONS = ("gold", "option_count", "option_log_likelihood", "option_length")
+OF_LM_EVAL = {"acc": "predicted", "acc_norm": "predicted_norm"}  # by metric, the column of the options that it chooses
 
 
 class Answers(NamedTuple):
@@ -109,17 +110,30 @@ def answers_of(row: Row, read: ItemReader) -> Answers | None:
     outcomes = read(row)
     if outcomes is None:
         return None
-    chosen = "predicted_norm" if row["metric"] == "accuracy_norm" else "predicted"
     prefix = f"level{row['level_index']}_"
-    kept = run_folder.read_items(Path(row["folder"]), [f"{prefix}{name}" for name in (chosen, *OF_OPTIONS)])
+    names = ("predicted", "predicted_norm", *OF_OPTIONS)
+    kept = run_folder.read_items(Path(row["folder"]), [f"{prefix}{name}" for name in names])
     columns = {name.removeprefix(prefix): values for name, values in kept.items()}
     gold, counts, likelihood, lengths = (columns.get(name) for name in OF_OPTIONS)
+    chosen = _chosen_column(row, columns)
     scores, scores_are = None, RAW
-    if likelihood is not None and counts is not None:
-        if chosen == "predicted_norm" and lengths is not None:
+    if chosen is not None and likelihood is not None and counts is not None:
+        if row["metric"] in ("accuracy_norm", "acc_norm") and lengths is not None:
             likelihood, scores_are = likelihood / lengths, PER_CHARACTER
         scores = padded(likelihood, counts)
     return Answers(*outcomes, columns.get(chosen), gold, counts, scores, scores_are)
+
+
+def _chosen_column(row: Row, columns: Collection[str]) -> str | None:
+    """The column of what a run said by the row's metric; None where the metric chooses no answer that is recorded."""
+    metric, is_own = row["metric"], row.get("item_column") is None
+    if row.get("reader") != "lm_eval":
+        return "predicted_norm" if metric == "accuracy_norm" else "predicted"
+    if "gold" not in columns:  # written answers, as the filter of the run's own metric reads them
+        return "predicted" if is_own or "," not in metric else None
+    if "predicted_norm" in columns or metric not in OF_LM_EVAL:
+        return OF_LM_EVAL.get(metric)
+    return "predicted" if is_own else None  # an older run has one column, by its own metric
 
 
 def padded(values: np.ndarray, counts: np.ndarray) -> np.ndarray:

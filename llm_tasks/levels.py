@@ -129,7 +129,8 @@ class Setting(NamedTuple):
         title: heads its options in --help.
         values: frozen dataclass of the options that the functions below read; it declares some of them (see `option`),
             which may be other settings' too.
-        content: hashes or commits of what `load` reads, from the values; ValueError where a file is lacking.
+        content: hashes or commits of what `load` reads, from the values, and a number raised where results changed;
+            ValueError where a file is lacking.
         readers: how answers are read off the model, from the values: names of READERS, or "perplexity".
         load: reads and checks its data, from the values; ValueError where they are not usable.
         build: its levels from easy to hard, from data, values, seed and tokenizer.
@@ -145,7 +146,7 @@ class Setting(NamedTuple):
     task: str
     title: str
     values: type
-    content: Callable[[Any], dict[str, str]]
+    content: Callable[[Any], dict[str, Any]]
     readers: Callable[[Any], tuple[str, ...]]
     load: Callable[[Any], Any]
     build: Callable[[Any, Any, int, PreTrainedTokenizerBase], list[Level]]

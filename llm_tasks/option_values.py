@@ -97,6 +97,11 @@ def calibration_of(given: Given, max_length: int) -> Calibration:
     )  # fmt: skip
 
 
+def template_values(given: Given) -> dict[str, Any] | None:
+    """The values that the chat template is handed; None where prompts are bare, as a text's are."""
+    return json.loads(given["chat_template_kwargs"] or "{}") if given.get("chat_template") else None
+
+
 def reading(given: Given) -> Reading:
     """How prompts are put to a model and its answers read.
 
@@ -114,7 +119,7 @@ def reading(given: Given) -> Reading:
     names = ("answer_metric", "length_normalized", "max_new_tokens", "min_new_tokens", "overflow", "plain")
     return Reading(
         **{name: given[name] for name in names},
-        template_values=json.loads(given["chat_template_kwargs"] or "{}") if given["chat_template"] else None,
+        template_values=template_values(given),
         tokens_per_batch=tokens_scored_at_once(given["tokens_per_batch"], device_of(given)),
         precision=precision_of(given),
     )

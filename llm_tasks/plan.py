@@ -11,6 +11,7 @@ from harness import records
 from harness.cells import Cell
 from harness.commands import values
 from harness.content import model_content
+from harness.models import load_tokenizer
 from llm_tasks.checkpoints.checkpoint_files import Checkpoint
 from llm_tasks.compressed_model import Compression, ModelSource
 from llm_tasks.compressions import (
@@ -24,6 +25,7 @@ from llm_tasks.compressions import (
     strengths,
 )
 from llm_tasks.engine import ways
+from llm_tasks.engine.chat import date_written
 from llm_tasks.layer_options import (
     ALL,
     LAYER_OPTIONS,
@@ -34,7 +36,7 @@ from llm_tasks.layer_options import (
 )
 from llm_tasks.levels import Setting
 from llm_tasks.methods import CHECKPOINT, DENSE, METHOD_OPTIONS, STRENGTHS, Options
-from llm_tasks.option_values import Given
+from llm_tasks.option_values import Given, template_values
 from llm_tasks.options import Asked, obeying
 from llm_tasks.shares import is_owl
 from pruning import calibration, layers, walk
@@ -192,6 +194,7 @@ def identify(
         checkpoints: by the name that the command line gives them.
     """
     hashes = input_hashes(source, asked.given["calibration"], asked.given["data_dir"], folders.values())
+    hashes |= chat_content(source, template_values(asked.given))
     content, computed = {}, {}
     for name, setting in asked.settings.items():
         content[name] = setting.content(values[name])
@@ -220,6 +223,20 @@ def input_hashes(source: ModelSource, text: str, data_dir: Path | None, cells: I
     if not any(map(is_calibrated, cells)):
         return model
     return model | calibration.source_content("calibration", text, data_dir=data_dir)
+
+
+def chat_content(source: ModelSource, values: Mapping[str, Any] | None) -> dict[str, str]:
+    """The date that prompts in a chat template have, where it writes one; in earlier versions it was that of the run.
+
+    Args:
+        values: that the template is handed; None for bare prompts.
+    Raises:
+        ValueError: the template cannot be used.
+    """
+    if values is None:
+        return {}
+    day = date_written(load_tokenizer(source.name, source.trust_remote_code, source.revision), values)
+    return {"chat_date": day} if day else {}
 
 
 def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_scope: str) -> dict[str, Any]:

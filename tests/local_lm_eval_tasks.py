@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,11 @@ def write_rows(path: Path, some: list[dict[str, Any]]) -> None:
 
 
 def write_task(folder: Path, name: str, task: dict[str, Any], data: dict[str, Path]) -> None:
-    """A task file that reads json files; YAML reads JSON."""
+    """A task file that reads json files; YAML reads JSON, with "!function utils.name" as the function of utils.py."""
     files = {split: str(path) for split, path in data.items()}
     place = {"dataset_path": "json", "dataset_kwargs": {"data_files": files}, **SPLIT}
-    (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **place, **task}))
+    text = json.dumps({"task": name, **place, **task})
+    (folder / f"{name}.yaml").write_text(re.sub(r'"(!function [\w.]+)"', r"\1", text))
 
 
 def write_tasks(folder: Path, count: int = 8) -> Path:

@@ -1,11 +1,15 @@
 """Prompts as a user's message in the model's chat template, for models that were tuned on such messages."""
 
+import functools
 import inspect
 import json
 from collections.abc import Mapping
+from datetime import date
 from typing import Any, NamedTuple
 
 import jinja2
+import jinja2.ext
+import jinja2.meta
 from transformers import PreTrainedTokenizerBase
 
 from llm_tasks.engine.packing import Tokens
@@ -13,6 +17,8 @@ from llm_tasks.engine.thinking import closing_of
 from llm_tasks.levels import Level, Prompt
 
 MESSAGE = "MESSAGE"
+DAY = date(2024, 7, 26)  # today, in every prompt: the date that Llama 3's own template has where it knows no other
+DIRECTIVES = "aAbBcCdDeFfgGhHIjmMnprRStTuUVwWxXyYzZ"  # of strftime
 
 
 class Turn(NamedTuple):
@@ -44,22 +50,97 @@ def template_values(text: str) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def check_values(tokenizer: PreTrainedTokenizerBase, template: str, values: Mapping[str, Any]) -> None:
-    """Check that the template reads every value.
+class _Generation(jinja2.ext.Extension):
+    """transformers' tag around what an assistant says."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def variables(template: str) -> set[str]:
+    """Names that a chat template reads and does not set itself before.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it is no template.
+    """
+    syntax = jinja2.Environment(extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    return jinja2.meta.find_undeclared_variables(syntax.parse(template))
+
+
+def check_values(tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any]) -> None:
+    """Check that the chat template reads every value.
 
     Raises:
         ValueError: it does not read one (the message names it).
+        jinja2.TemplateSyntaxError: the template is damaged.
     """
     taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
+    read = variables(tokenizer.get_chat_template()) - {"strftime_now", "raise_exception"}  # functions of transformers
     for name in values:
         if name in taken:
             raise ValueError(
                 f"--chat_template_kwargs: {name} is an argument of apply_chat_template, not of the template"
             )
-        if name not in template:
+        if name not in read:
             raise ValueError(
                 f"--chat_template_kwargs: the chat template of {tokenizer.name_or_path} does not read {name!r}"
             )
+
+
+def in_template(
+    tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]], values: Mapping[str, Any],
+    day: date = DAY, **how: Any,
+) -> str:  # fmt: skip
+    """A conversation in the chat template, in which today is always the same day: a run is the same tomorrow.
+
+    Args:
+        values: that the template reads.
+        how: arguments of apply_chat_template.
+    """
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:  # transformers' function that reads the clock
+        template = _clock(day) + template
+    return tokenizer.apply_chat_template(conversation, tokenize=False, chat_template=template, **how, **values)
+
+
+@functools.cache
+def _clock(day: date) -> str:
+    """A macro that takes the place of strftime_now and knows this day alone; the line after it begins a template."""
+    names = [f"%{flag}{letter}" for flag in ("", "-") for letter in DIRECTIVES]
+    values = json.dumps({name: day.strftime(name) for name in names})
+    return (
+        "{% macro strftime_now(format) %}{% for part in format.split('%%') %}{% set own = namespace(text=part) %}"
+        f"{{% for name, value in {values}.items() %}}{{% set own.text = own.text.replace(name, value) %}}{{% endfor %}}"
+        "{{ '' if loop.first else '%' }}{{ own.text }}{% endfor %}{% endmacro %}\n"
+    )
+
+
+def date_written(tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any]) -> str | None:
+    """The day that the chat template writes in the place of today; None where it writes none.
+
+    Raises:
+        ValueError: see user_turn.
+    """
+    texts = {_message_in_template(tokenizer, values, day) for day in (DAY, date(1999, 12, 31))}
+    return str(DAY) if len(texts) > 1 else None
+
+
+def _message_in_template(tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any], day: date) -> str:
+    """A user's MESSAGE in the chat template; errors as in user_turn."""
+    if not tokenizer.chat_template:
+        raise ValueError(f"--chat_template: the tokenizer of {tokenizer.name_or_path} has none")
+    conversation = [{"role": "user", "content": MESSAGE}]
+    try:
+        check_values(tokenizer, values)
+        return in_template(tokenizer, conversation, values, day, add_generation_prompt=True)
+    except (jinja2.TemplateError, TypeError, ImportError) as error:
+        raise ValueError(
+            f"--chat_template: the template of {tokenizer.name_or_path} fails on a user's message: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def user_turn(tokenizer: PreTrainedTokenizerBase, leading: Tokens, values: Mapping[str, Any] | None = None) -> Turn:
@@ -72,18 +153,7 @@ def user_turn(tokenizer: PreTrainedTokenizerBase, leading: Tokens, values: Mappi
         ValueError: the tokenizer has no chat template, it fails, does not contain the message exactly once and
             unchanged, or ends inside a thinking block whose closing tag is not known.
     """
-    if not tokenizer.chat_template:
-        raise ValueError(f"--chat_template: the tokenizer of {tokenizer.name_or_path} has none")
-    values = values or {}
-    conversation = [{"role": "user", "content": MESSAGE}]
-    try:
-        check_values(tokenizer, tokenizer.get_chat_template(), values)
-        text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **values)
-    except (jinja2.TemplateError, TypeError, ImportError) as error:
-        raise ValueError(
-            f"--chat_template: the template of {tokenizer.name_or_path} fails on a user's message: "
-            f"{type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+    text = _message_in_template(tokenizer, values or {}, DAY)
     before, *after = text.split(MESSAGE)
     if len(after) != 1:
         raise ValueError(

@@ -138,7 +138,7 @@ def files(values: Values) -> list[Path]:
     return [values.task_file]
 
 
-def content(values: Values) -> dict[str, str]:
+def content(values: Values) -> dict[str, Any]:
     return lm_eval_tasks.content(_levels(values)) if values.lm_eval_tasks else files_content(files(values))
 
 

@@ -1,16 +1,18 @@
 """Levels of lm-evaluation-harness's tasks: what each item asks of the model, and how lm-eval judges the answers."""
 
+import contextlib
 import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from llm_tasks.engine.chat import check_values, in_template
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.packing import Continuation, Tokens
 from llm_tasks.engine.request_tokens import RequestEncoder
@@ -18,12 +20,14 @@ from llm_tasks.levels import Level, Outcome, Prompt, Responses, distinct, item_i
 from llm_tasks.tasks.lm_eval_tasks import (
     GUESSED,
     PER_BYTE,
+    UNUSABLE,
     WHOLE_TEXT,
     TaskLevel,
     golds,
     instances_kept,
     made_requests,
     metric_names,
+    scores_itself,
     stop_of,
 )
 
@@ -124,8 +128,11 @@ def _encode(
     """The level's requests as tokens; what is too long loses its beginning, as in lm-eval.
 
     Raises:
-        ValueError: a request that cannot be tokenised, or the chat template cannot be used.
+        ValueError: a request that cannot be tokenised, the chat template cannot be used, or the metric is seen to be no
+            score (_scores).
     """
+    if chat is not None:
+        check_values(tokenizer, chat)
     template = None if chat is None else functools.partial(_in_template, tokenizer, chat)
     requests = _requests([made_requests(task, template) for task in level.tasks], items)
     encoder = RequestEncoder(tokenizer, max_length)
@@ -143,7 +150,8 @@ def _encode(
     parts: list[list[list[Continuation]]] = [[_parts(request, scored, windows) for request in own] for own in requests]
     continuations = [[one for of_request in own for one in of_request] for own in parts]
     counts = [[len(of_request) for of_request in own] for own in parts]
-    judge = functools.partial(_judge, level, items, requests, counts, metric)
+    _try_answers(level, items[0], requests[0], counts[0], metric)
+    judge = functools.partial(_judge, level, items, requests, counts, metric, _chance(level, items, requests, metric))
     return EncodedLevel(shown, continuations, contexts, encoder.cut, 0, stops, judge)
 
 
@@ -157,9 +165,9 @@ def _in_template(
     """
 
     def applied(messages: list[dict[str, str]]) -> str:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt, **values,
+        return in_template(
+            tokenizer, messages, values, add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
         )  # fmt: skip
 
     try:
@@ -175,15 +183,86 @@ def _parts(request: Any, scored: Iterator[Continuation], windows: Iterator[list[
     return next(windows) if request.request_type == "loglikelihood_rolling" else []
 
 
+def _try_answers(level: TaskLevel, item: Item, requests: Sequence[Any], counts: Sequence[int], metric: str) -> None:
+    """Judge an item that is answered in words by each text of its document: a metric that is no score is seen early.
+
+    Raises:
+        ValueError: the metric is no score (_scores).
+    """
+    if any(request.request_type != "generate_until" for request in requests):
+        return
+    results = []
+    for text in _texts(item.doc):
+        with contextlib.suppress(*UNUSABLE):  # texts that are no answers
+            results += _results(
+                level, [item], [requests], [counts], Responses(np.zeros(0), np.zeros(0), [text] * len(requests))
+            )
+    if results:
+        _scores(level, metric, results)
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a document, those in its lists and objects too."""
+    if isinstance(value, Mapping | list | tuple):
+        return [text for part in (value.values() if isinstance(value, Mapping) else value) for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def _chance(level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence[Any]], metric: str) -> float:
+    """Mean score of a model that chooses among the options at random; 0 where items have no options.
+
+    Raises:
+        ValueError: the metric is no score (_scores).
+    """
+    if any(task.OUTPUT_TYPE != "multiple_choice" for task in level.tasks):
+        return 0.0
+    names = metric_names(level)
+    filters = [key for _, key in names.values()]
+    chances = []
+    for item, own in zip(items, requests, strict=True):
+        task = level.tasks[item.task]
+        if scores_itself(task):
+            judged = [task.process_results(item.doc, ranking) for ranking in _rankings(len(own))]
+            chances.append(_scores(level, metric, [dict.fromkeys(filters, one) for one in judged])[metric].mean())
+        elif names[metric][0] in GUESSED:
+            chances.append(len(golds(task, item.doc)) / len(task.doc_to_choice(item.doc)))
+        else:
+            chances.append(0.0)
+    return float(np.mean(chances))
+
+
+def _rankings(count: int) -> list[list[tuple[float, bool]]]:
+    """Responses to so many options, as many as there are options: each option is at each rank once."""
+    return [[(-float((place + shift) % count), False) for place in range(count)] for shift in range(count)]
+
+
 def _judge(
     level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence[Any]], counts: Sequence[Sequence[int]],
-    metric: str, responses: Responses,
+    metric: str, chance: float, responses: Responses,
 ) -> Outcome:  # fmt: skip
     """What lm-eval's filters and metrics make of the model's responses.
 
     Raises:
-        ValueError: a metric has no number for some item.
+        ValueError: the level's metric is no score of every item (_scores).
     """
+    results = _results(level, items, requests, counts, responses)
+    values = _scores(level, metric, results)
+    columns = {}
+    if all(task.OUTPUT_TYPE == "multiple_choice" for task in level.tasks):
+        columns = _option_columns(level, items, requests)
+    elif all(own[0].request_type == "generate_until" for own in requests):
+        key = metric_names(level)[metric][1]
+        columns["predicted"] = np.array([str(own[0].filtered_resps[key]) for own in requests], dtype=str)
+    else:
+        columns["log_likelihood"] = np.array([_log_likelihood(own) for own in requests])
+    return Outcome(values, columns, metric, chance, _totals(level, results, values))
+
+
+def _results(
+    level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence[Any]], counts: Sequence[Sequence[int]],
+    responses: Responses,
+) -> list[dict[str, Mapping[str, Any]]]:  # fmt: skip
+    """Of every item, by filter, what its task's metrics make of the responses."""
     _answer(requests, counts, responses)
     for index, task in enumerate(level.tasks):
         asked = [request for item, own in zip(items, requests, strict=True) if item.task == index for request in own]
@@ -191,27 +270,31 @@ def _judge(
             task._instances = asked
             if asked:
                 task.apply_filters()
-    results = [
+    return [
         {
             key: level.tasks[item.task].process_results(item.doc, [request.filtered_resps[key] for request in own])
             for key in own[0].filtered_resps
         }
         for item, own in zip(items, requests, strict=True)
     ]
-    names = metric_names(level)
-    values = {name: _values(level, name, pair, results) for name, pair in names.items()}
-    columns, chance = {}, 0.0
-    if all(task.OUTPUT_TYPE == "multiple_choice" for task in level.tasks):
-        chosen_by = names[metric][0]
-        columns = _option_columns(level, items, requests, chosen_by)
-        rights = [len(golds(level.tasks[item.task], item.doc)) for item in items]
-        chance = float(np.mean(rights / columns["option_count"])) if chosen_by in GUESSED else 0.0
-    elif all(own[0].request_type == "generate_until" for own in requests):
-        key = names[metric][1]
-        columns["predicted"] = np.array([str(own[0].filtered_resps[key]) for own in requests], dtype=str)
-    else:
-        columns["log_likelihood"] = np.array([_log_likelihood(own) for own in requests])
-    return Outcome(values, columns, metric, chance, _totals(level, results, names))
+
+
+def _scores(
+    level: TaskLevel, metric: str, results: Sequence[Mapping[str, Mapping[str, Any]]]
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """The values of each item, (items,), by each metric that is a score: in [0, 1], as all statistics take it.
+
+    Raises:
+        ValueError: a metric has no number for some item, or `metric`, the level's, is no score.
+    """
+    values = {name: _values(level, name, pair, results) for name, pair in metric_names(level).items()}
+    beyond = {name: own[~((own >= 0) & (own <= 1))] for name, own in values.items()}
+    scores = {name: own for name, own in values.items() if not len(beyond[name])}
+    if metric not in scores:
+        told = f"{metric} is {beyond[metric][0]:g} for an item, and a score is in [0, 1]"
+        others = f"--lm_eval_metric may be {', '.join(scores)}" if scores else "none of its metrics is one"
+        raise ValueError(f"--lm_eval_tasks {level.name}: {told}; {others}")
+    return scores
 
 
 def _answer(
@@ -257,29 +340,29 @@ def probability_of(result: Mapping[str, Any]) -> float:
 
 
 def _option_columns(
-    level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence[Any]], metric: str
-) -> dict[str, np.ndarray]:
+    level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence[Any]]
+) -> dict[str, np.ndarray]:  # fmt: skip
     """What the comparison of answers needs of multiple-choice items: options' log-likelihoods, right and chosen ones.
+
+    What is chosen by acc is `predicted`, by acc_norm `predicted_norm`. A task that scores itself chooses none.
 
     Source of the choices: lm-evaluation-harness, api/task.py, ConfigurableTask.process_results.
     """
-    likelihoods, lengths, predicted, gold = [], [], [], []
+    likelihoods, lengths, predicted, normalized, gold = [], [], [], [], []
     for item, own in zip(items, requests, strict=True):
         task = level.tasks[item.task]
         choices = task.doc_to_choice(item.doc)
-        scores = np.array([request.resps[0][0] for request in own])
-        some = scores[: len(choices)]
-        count = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}.get(metric, lambda text: 1)
-        compared = some / np.array([float(count(choice)) for choice in choices])
-        if metric == "acc_mutual_info":
-            compared = some - scores[len(choices) :]
-        likelihoods.append(some)
+        scores = np.array([request.resps[0][0] for request in own[: len(choices)]])
+        likelihoods.append(scores)
         lengths.append([max(1, len(choice)) for choice in choices])
-        predicted.append(int(np.argmax(compared)))
+        predicted.append(int(np.argmax(scores)))
+        normalized.append(int(np.argmax(scores / np.array([float(len(choice)) for choice in choices]))))
         gold.append(golds(task, item.doc)[0])
+    chosen = {"predicted": np.array(predicted), "predicted_norm": np.array(normalized)}
     return {
         "option_count": np.array(list(map(len, likelihoods))), "option_log_likelihood": np.concatenate(likelihoods),
-        "option_length": np.concatenate(lengths), "gold": np.array(gold), "predicted": np.array(predicted),
+        "option_length": np.concatenate(lengths), "gold": np.array(gold),
+        **({} if any(map(scores_itself, level.tasks)) else chosen),
     }  # fmt: skip
 
 
@@ -290,9 +373,9 @@ def _log_likelihood(requests: Sequence[Any]) -> float:
 
 
 def _totals(
-    level: TaskLevel, results: Sequence[Mapping[str, Mapping[str, Any]]], names: Mapping[str, tuple[str, str]]
+    level: TaskLevel, results: Sequence[Mapping[str, Mapping[str, Any]]], scores: Container[str]
 ) -> dict[str, float]:
-    """Metrics of all items of a single task together, by lm-eval's own aggregation; those that are numbers."""
+    """A single task's metrics that are no scores, by lm-eval's aggregation over all items; those that are numbers."""
     if len(level.tasks) > 1:
         return {}
     (task,) = level.tasks
@@ -301,7 +384,7 @@ def _totals(
     for key in results[0]:
         for metric, aggregate in aggregations.items():
             name = metric if len(results[0]) == 1 else f"{metric},{key}"
-            if name in names or metric not in results[0][key]:
+            if name in scores or metric not in results[0][key]:
                 continue
             value = aggregate([own[key][metric] for own in results])
             if isinstance(value, int | float | np.number) and math.isfinite(value):

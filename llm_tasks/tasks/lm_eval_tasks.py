@@ -230,6 +230,14 @@ def golds(task: Any, doc: Mapping[str, Any]) -> list[int]:
     return [int(own) for own in indices if isinstance(own, int) and 0 <= own < len(choices)]
 
 
+def scores_itself(task: Any) -> bool:
+    """Whether a task makes its metrics of the responses by a function of its own, not by lm-eval's."""
+    from lm_eval.api.task import ConfigurableTask
+
+    by_class = type(task).process_results is not ConfigurableTask.process_results
+    return by_class or callable(task.config.process_results)
+
+
 def metric_names(level: TaskLevel) -> dict[str, tuple[str, str]]:
     """By our name of it, each (metric, filter) of a level that is a mean over its items and higher where better.
 
@@ -274,23 +282,43 @@ def choose_metric(level: TaskLevel, wanted: Sequence[str]) -> str:
     return next(iter(names))
 
 
-def content(levels: Iterable[TaskLevel]) -> dict[str, str]:
-    """lm-eval's version, and a hash of all that tasks ask and how they judge: no path is part of it."""
+def content(levels: Iterable[TaskLevel]) -> dict[str, Any]:
+    """lm-eval's version, and a hash of all that tasks ask and how they judge: no path is part of it.
+
+    lm_eval_arithmetic is 2 where a task scores its options itself: before, the chance level of such a task was wrong.
+    """
+    levels = list(levels)
     digest = hashlib.sha256()
     for level in levels:
         for task in level.tasks:
-            config = {name: value for name, value in task.dump_config().items() if name not in UNHASHED}
+            settings = task.config.to_dict(keep_callable=True)
+            config = {name: value for name, value in settings.items() if name not in UNHASHED}
             asked = [[request.request_type, request.args, request.doc] for request in task.instances]
             for part in (level.name, level.weighted, task.VERSION, config, asked):
                 digest.update(json.dumps(part, sort_keys=True, default=_as_text).encode())
-    return {"lm_eval_version": version("lm_eval"), "data_content_sha256": digest.hexdigest()}
+            digest.update(_file_of(type(task)))
+    of_itself = [task.OUTPUT_TYPE == "multiple_choice" and scores_itself(task) for own in levels for task in own.tasks]
+    found = {"lm_eval_version": version("lm_eval"), "data_content_sha256": digest.hexdigest()}
+    return found | ({"lm_eval_arithmetic": 2} if any(of_itself) else {})
 
 
 def _as_text(value: object) -> str:
-    """A value that JSON does not have, the same in every process: a function by its source."""
-    if callable(value):
-        try:
-            return inspect.getsource(value)
-        except (TypeError, OSError):
-            return getattr(value, "__qualname__", type(value).__qualname__)
-    return str(value)
+    """A value that JSON does not have, the same in every process: a function by its source and by its file."""
+    if not callable(value):
+        return str(value)
+    try:
+        source = inspect.getsource(value)
+    except (TypeError, OSError):
+        source = getattr(value, "__qualname__", type(value).__qualname__)
+    return source + _file_of(value).decode(errors="replace")
+
+
+def _file_of(value: Any) -> bytes:
+    """The file of a function or class, with all that it calls there; nothing of lm-eval's own, whose version tells."""
+    function = inspect.unwrap(getattr(value, "func", value))  # of functools.partial
+    try:
+        path = inspect.getsourcefile(function)
+    except TypeError:  # an object that is called, or a function without a file
+        path = None if inspect.isbuiltin(function) else inspect.getsourcefile(type(function))
+    own = Path(importlib.util.find_spec("lm_eval").origin).parent
+    return b"" if path is None or Path(path).resolve().is_relative_to(own.resolve()) else Path(path).read_bytes()

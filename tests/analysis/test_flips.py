@@ -15,7 +15,7 @@ from analysis.kinds import describe
 from analysis.names import SETTING_TITLE
 from analysis.outcomes import ItemReader
 from analysis.summary import summary_text
-from analysis.table import level_sets, level_table, perplexity_table
+from analysis.table import level_sets, level_table, perplexity_table, with_metric
 from harness import run_folder
 
 RIGHT = (0.0, -1.0)  # log-likelihoods of two options, of which the first is right
@@ -213,6 +213,51 @@ def test_cloze_scores_are_normalised_where_the_answer_was_chosen_so(tmp_path):
     (row,) = flipped(tmp_path / "older", *runs)
     assert row["kl_of"] == "log-likelihoods"
     assert row["kl"] == pytest.approx(divergence(np.array([[-2.0, -2]]), np.array([[-4.0, -2]]))[0])
+
+
+def lm_eval_runs(metric: str) -> list[dict[str, Any]]:
+    """Of twenty items with options of 1 and 4 letters, acc changes its answer and acc_norm does not."""
+    runs = []
+    for made, scores in ((("dense", None), (-1.0, -2.0)), (("wanda", 0.5), (-3.0, -2.0))):
+        run = choice_run(*made, run={"metric": metric, "reader": "lm_eval"}, easy=[scores] * 20)
+        normed = (np.array(scores) / (1, 4)).argmax()
+        run["items"] |= {
+            "level0_predicted_norm": np.full(20, normed), "level0_option_length": np.array([1, 4] * 20),
+            "level0_acc": run["items"]["score"], "level0_acc_norm": np.full(20, float(normed == 0)),
+        }  # fmt: skip
+        run["items"]["score"] = run["items"].get(f"level0_{metric}", run["items"]["score"])
+        run["levels"][0]["metrics"] = dict.fromkeys(("acc", "acc_norm", "acc_bytes"), 0.5)
+        runs.append(run)
+    return runs
+
+
+@pytest.mark.parametrize("recorded", ["acc", "acc_norm"])
+def test_lm_evals_answers_are_those_of_the_metric_that_is_read(tmp_path, recorded: str):
+    """Whichever metric the runs have as their score, and whichever is asked for."""
+    rows = run_folder.read_runs(write_tree(tmp_path / "tree", *lm_eval_runs(recorded)))
+    for metric, changed, kl_of, scores in [
+        ("acc", 1, "log-likelihoods", [(-1, -2), (-3, -2)]),
+        ("acc_norm", 0, "log-likelihoods per character", [(-1, -0.5), (-3, -0.5)]),
+    ]:
+        (members,) = level_sets(with_metric(rows, [metric])).values()
+        (row,) = flip_table(members, level_table(members), 200)
+        assert (row["flips"], row["changed"], row["kl_of"]) == (changed, changed, kl_of)
+        dense, wanda = (np.array([own], float) for own in scores)
+        assert row["kl"] == pytest.approx(divergence(dense, wanda)[0])
+
+
+def test_what_lm_evals_metric_does_not_choose_has_no_answers(tmp_path):
+    """Another metric than acc and acc_norm; and of older runs, with one column, another than their own."""
+    (row,) = flipped(tmp_path / "bytes", *lm_eval_runs("acc_bytes"))
+    assert (row["flips"], row["changed"], row["kl"], row["reason"]) == (1, None, None, "the answers are not recorded")
+    older = lm_eval_runs("acc_norm")
+    for run in older:
+        run["items"]["level0_predicted"] = run["items"].pop("level0_predicted_norm")
+    (row,) = flipped(tmp_path / "older", *older)
+    assert (row["changed"], row["kl_of"]) == (0, "log-likelihoods per character")
+    rows = with_metric(run_folder.read_runs(tmp_path / "older/tree"), ["acc"])
+    (row,) = flip_table(rows, level_table(rows), 200)
+    assert (row["flips"], row["changed"], row["kl"]) == (1, None, None)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """What a template puts around a message, and prompts as such messages."""
 
+from datetime import date
+
 import pytest
 from tiny_models import BEFORE, NOTHING, byte_level
 from transformers import PreTrainedTokenizerFast
 
-from llm_tasks.engine.chat import Turn, as_messages, template_values, user_turn
+from llm_tasks.engine.chat import Turn, as_messages, date_written, template_values, user_turn
 from llm_tasks.engine.encoding import TextEncoder, prompt_text
 from llm_tasks.levels import Level, Prompt
 
@@ -104,6 +106,9 @@ def test_values_reach_the_template():
     ("values", "said"),
     [
         ({"enable_thinking": False}, "does not read 'enable_thinking'"),
+        ({"think": False}, "does not read 'think'"),  # it has the texts "thinks" and "<think>"
+        ({"message": "Hello."}, "does not read 'message'"),  # it is set by a loop
+        ({"strftime_now": "today"}, "does not read 'strftime_now'"),
         ({"tokenize": True}, "tokenize is an argument of apply_chat_template"),
         ({"add_generation_prompt": False}, "add_generation_prompt is an argument of apply_chat_template"),
     ],
@@ -111,6 +116,56 @@ def test_values_reach_the_template():
 def test_values_that_the_template_does_not_read_are_refused(values: dict, said: str):
     with pytest.raises(ValueError, match=f"--chat_template_kwargs: .*{said}"):
         user_turn(with_template(THINKING), (), values)
+
+
+def test_what_templates_of_today_are_written_with_is_read():
+    """A default that the template sets itself, loop controls, and the tag around what an assistant says."""
+    template = (
+        "{% set effort = effort if effort is defined else 'low' %}{% for m in messages %}{% if m.skip %}{% break %}"
+        "{% endif %}{% generation %}{{ m['content'] + effort }}{% endgeneration %}{% endfor %}"
+    )
+    assert user_turn(with_template(template), (), {"effort": "high"}) == Turn("", "high")
+    with pytest.raises(ValueError, match="does not read 'm'"):
+        user_turn(with_template(template), (), {"m": "high"})
+
+
+# The lines of Llama 3.2's template that write the date.
+DATED = (
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}{%- set date_string = strftime_now('FORMAT') "
+    "%}{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}{%- endif %}Today: {{ date_string }}\n"
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "form", ["%d %b %Y", "%Y-%m-%d", "%-d. %B %y", "%A, %H:%M", "%Y%%%d%", "%%d", "on day %j", "", "%e.%m\n%c"]
+)
+def test_a_template_writes_the_same_date_on_every_day(form: str):
+    tokenizer = with_template(DATED.replace("FORMAT", form.replace("\n", "\\n")))
+    assert turn_of(tokenizer) == Turn(f"Today: {date(2024, 7, 26).strftime(form)}\n", "")
+    assert user_turn(tokenizer, (), {"date_string": "today"}) == Turn("Today: today\n", "")
+
+
+@pytest.mark.parametrize("start", ["  {% if true %}\n  {% endif %}", "\n\n", " \n {{ 1 }}", "{%- set x = 1 %}"])
+def test_white_space_at_the_start_of_a_template_stays_as_it_is(start: str):
+    template = start + "{{ messages[0]['content'] }}"
+    assert turn_of(with_template(template + "{# strftime_now #}")) == turn_of(with_template(template))
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "day"),
+    [
+        (DATED.replace("FORMAT", "%d %b %Y"), {}, "2024-07-26"),
+        ("{{ strftime_now('%m')|int + 1 }} {{ messages[0]['content'] }}", {}, "2024-07-26"),
+        ("{% macro today() %}{{ strftime_now('%Y') }}{% endmacro %}{{ messages[0]['content'] }}{{ today() }}", {},
+         "2024-07-26"),
+        (DATED.replace("FORMAT", "%d %b %Y"), {"date_string": "1 Jan 2025"}, None),
+        ("{% if tools %}{{ strftime_now('%Y') }}{% endif %}{{ messages[0]['content'] }}", {}, None),
+        (CHATML, {}, None),
+    ],
+)  # fmt: skip
+def test_the_date_that_is_written_is_known(template: str, values: dict, day: str | None):
+    assert date_written(with_template(template), values) == day
 
 
 @pytest.mark.parametrize("text", ["[1]", "true", "{", "{'a': 1}", '"a"', ""])

@@ -3,15 +3,18 @@
 Skipped where lm_eval is not installed (requirements-lm-eval.txt).
 """
 
+import inspect
 import json
 import logging
+import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from local_lm_eval_tasks import TASKS, rows, write_model, write_rows, write_task, write_tasks
+from local_lm_eval_tasks import MEAN, TASKS, rows, write_model, write_rows, write_task, write_tasks
 
 lm_eval = pytest.importorskip("lm_eval")
 
@@ -151,8 +154,89 @@ def test_items_hold_what_flips_need(run: tuple, theirs: dict[str, Any]):
     assert items["level5_gold"].tolist() == [sample["target"] for sample in samples]
     right = items["level5_predicted"] == items["level5_gold"]
     assert right.astype(float).tolist() == [sample["acc"] for sample in samples] == items["level5_acc"].tolist()
+    normalized = items["level5_predicted_norm"] == items["level5_gold"]  # whichever of the two is the score
+    assert normalized.astype(float).tolist() == [sample["acc_norm"] for sample in samples]
     answers = [sample["filtered_resps"][0] for sample in theirs["samples"]["answers"] if sample["filter"] == "first"]
     assert items["level2_predicted"].tolist() == list(map(str, answers))
+
+
+SCORES_ITSELF = """
+import math
+
+def scored(doc, results):
+    likelihoods = [likelihood for likelihood, _ in results]
+    weights = [math.exp(likelihood) for likelihood in likelihoods]
+    rank = sorted(likelihoods, reverse=True).index(likelihoods[doc["gold"]]) + 1
+    return {"acc": sum(weights[:2]) / sum(weights), "mrr": 1 / rank}
+"""
+
+
+@pytest.mark.parametrize(("metric", "chance"), [("acc", 2 / 3), ("mrr", (1 + 1 / 2 + 1 / 3) / 3)])
+def test_chance_of_a_task_that_scores_itself_is_by_its_own_function(
+    metric: str, chance: float, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """A share of probability, of two of the three options, and a reciprocal rank: an argmax would be right by 1/3."""
+    names = [{"metric": name, **MEAN} for name in ("acc", "mrr")]
+    own = write_task_with(tmp_path / "own", SCORES_ITSELF, process_results="!function utils.scored", metric_list=names)
+    asked = [*words(model, own, "mine"), "--lm_eval_metric", metric, "--output_dir", str(tmp_path / "run")]
+    assert script.main(asked) == 0
+    (level,) = json.loads((tmp_path / "run/all_results.json").read_text())["levels"]
+    assert level["metric"] == metric and level["chance"] == pytest.approx(chance)
+    assert not {"level0_predicted", "level0_predicted_norm"} & set(np.load(tmp_path / "run/items.npz"))
+    arguments = json.loads((tmp_path / "run/args.json").read_text())
+    assert arguments["arguments"].pop("lm_eval_arithmetic") == 2
+    (tmp_path / "run/args.json").write_text(json.dumps(arguments))  # as a run made before
+    with pytest.raises(SystemExit):
+        script.main(asked)
+    assert "lm_eval_arithmetic: 2 here, 1 there" in capsys.readouterr().err
+
+
+def write_task_with(folder: Path, functions: str, **task: Any) -> Path:
+    """A folder with a task "mine" of choices, which differs so, and the functions that it names."""
+    folder.mkdir(exist_ok=True)
+    write_rows(folder / "test.jsonl", rows(8, 0))
+    (folder / "utils.py").write_text(functions)
+    bare = {**TASKS["choices"], "fewshot_split": None}
+    write_task(folder, "mine", {**bare, **task}, {"test": folder / "test.jsonl"})
+    return folder
+
+
+def test_a_metric_beyond_zero_and_one_is_no_score(message: Message, model: Path, tmp_path: Path):
+    """Before the model loads by what a document's texts or ranked options show, else by the model's own answers."""
+    functions = """
+def written(doc, results):
+    return {"percent": 100.0 if results[0] in doc["choices"] else 50.0, "right": float(results[0] == doc["word"])}
+
+def margin(doc, results):
+    return {"margin": results[0][0] - results[1][0]}
+
+def likelihood(doc, results):
+    return {"likelihood": results[0][0]}
+"""
+    asked = {
+        "output_type": "generate_until", "doc_to_choice": None, "doc_to_target": " ",
+        "process_results": "!function utils.written", "generation_kwargs": TASKS["answers"]["generation_kwargs"],
+        "metric_list": [{"metric": name, **MEAN} for name in ("percent", "right")],
+    }  # fmt: skip
+    own = write_task_with(tmp_path / "written", functions, **asked)
+    told = message(own, "mine")
+    assert "--lm_eval_tasks mine: percent is 50 for an item, and a score is in [0, 1]; --lm_eval_metric may be" in told
+    assert told.endswith("may be right")
+    run = [*words(model, own, "mine"), "--lm_eval_metric", "right", "--output_dir", str(tmp_path / "right")]
+    assert script.main(run) == 0
+    (level,) = json.loads((tmp_path / "right/all_results.json").read_text())["levels"]
+    assert set(level["metrics"]) == {"right", "percent"}
+    assert "level0_percent" not in np.load(tmp_path / "right/items.npz")
+    alone = {"process_results": "!function utils.margin", "metric_list": [{"metric": "margin", **MEAN}]}
+    told = message(write_task_with(tmp_path / "margin", functions, **alone), "mine")
+    assert told.endswith("margin is -2 for an item, and a score is in [0, 1]; none of its metrics is one")
+    alone = {
+        "output_type": "loglikelihood", "doc_to_choice": None, "doc_to_target": " {{word}}",
+        "process_results": "!function utils.likelihood", "metric_list": [{"metric": "likelihood", **MEAN}],
+    }  # fmt: skip
+    late = write_task_with(tmp_path / "likelihood", functions, **alone)
+    assert script.main([*words(model, late, "mine"), "--output_dir", str(tmp_path / "late")]) == 1
+    assert not (tmp_path / "late/all_results.json").exists()
 
 
 def test_long_prompts_were_cut_in_these_tests(run: tuple):
@@ -175,19 +259,50 @@ def test_a_metric_a_sample_examples_and_a_chat_template_are_obeyed(model: Path, 
     assert result["task"] == "choices"
 
 
-def test_the_chat_template_is_lm_evals(model: Path, folder: Path, tmp_path: Path):
-    from transformers import AutoTokenizer
+TURNS = (
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+)
 
-    chatty = tmp_path / "chatty"
-    chatty.mkdir()
-    for path in model.iterdir():
-        (chatty / path.name).write_bytes(path.read_bytes())
-    tokenizer = AutoTokenizer.from_pretrained(chatty)
-    tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[a]"
-        "{% endif %}"
-    )
-    tokenizer.save_pretrained(chatty)
+
+def with_template(model: Path, folder: Path, template: str) -> Path:
+    """A copy of the model with this chat template."""
+    shutil.copytree(model, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def test_values_that_the_template_does_not_read_are_refused(
+    message: Message, model: Path, folder: Path, tmp_path: Path
+):
+    chatty = with_template(model, tmp_path / "chatty", TURNS)
+    asked = ("--model_name_or_path", str(chatty), "--chat_template", "--chat_template_kwargs")
+    assert "does not read 'thinking'" in message(folder, "choices", options=(*asked, '{"thinking": false}'))
+    assert "tokenize is an argument of apply" in message(folder, "choices", options=(*asked, '{"tokenize": true}'))
+
+
+def test_a_run_in_a_template_with_todays_date_is_the_same_tomorrow(
+    model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """And no run of an earlier version, which had the date of its day."""
+    chatty = with_template(model, tmp_path / "chatty", "{{ strftime_now('%A, %d %b %Y') }}" + TURNS)
+    asked = [*words(chatty, folder, "choices"), "--chat_template", "--output_dir"]
+    for day in (1, 2):
+        now = type("Day", (datetime,), {"now": classmethod(lambda cls, day=day: datetime(2025, 11, day))})
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", now)
+        assert script.main([*asked, str(tmp_path / str(day))]) == 0
+    first, second = (np.load(tmp_path / f"{day}/items.npz")["level0_option_log_likelihood"] for day in (1, 2))
+    assert first.tolist() == second.tolist()
+    record = tmp_path / "1/args.json"
+    written = json.loads(record.read_text())
+    assert written["arguments"].pop("chat_date") == "2024-07-26"
+    record.write_text(json.dumps(written))
+    with pytest.raises(SystemExit):
+        script.main([*asked, str(tmp_path / "1")])
+    assert "chat_date: '2024-07-26' here, None there" in capsys.readouterr().err
+
+
+def test_the_chat_template_is_lm_evals(model: Path, folder: Path, tmp_path: Path):
+    chatty = with_template(model, tmp_path / "chatty", TURNS)
     reference = evaluated(HFLM, chatty, folder, ["choices"], num_fewshot=1, apply_chat_template=True)
     asked = [*words(chatty, folder, "choices"), "--num_fewshot", "1", "--chat_template"]
     assert script.main([*asked, "--output_dir", str(tmp_path / "run")]) == 0
@@ -213,6 +328,19 @@ def test_runs_are_told_apart_by_content_not_by_place(
     assert str(tmp_path) not in json.dumps(arguments["arguments"])
 
 
+def test_a_run_is_another_where_what_judges_its_answers_was_edited(message: Message, model: Path, tmp_path: Path):
+    """Of a function of the user's all of its file counts; lm-eval's own are told by its version."""
+    functions = "RIGHT = 1.0\n\ndef scored(doc, results):\n    return {'acc': RIGHT}\n"
+    acc = [{"metric": "acc", **MEAN}]
+    own = write_task_with(tmp_path / "own", functions, process_results="!function utils.scored", metric_list=acc)
+    output = ("--output_dir", str(tmp_path / "run"))
+    assert script.main([*words(model, own, "mine"), *output]) == 0
+    (own / "utils.py").write_text(functions.replace("1.0", "0.5"))
+    assert "data_content_sha256" in message(own, "mine", options=output)
+    theirs = lm_eval.api.metrics.mean
+    assert lm_eval_tasks._as_text(theirs) == inspect.getsource(theirs)
+
+
 @pytest.fixture
 def message(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Message:
     """What a refused command says, in its last line."""
@@ -220,7 +348,7 @@ def message(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Messa
     def refused(folder: Path, *asked: str, options: tuple[str, ...] = ()) -> str:
         lm_eval_tasks.load_levels.cache_clear()
         with pytest.raises(SystemExit) as ended:
-            script.main([*words(model, folder, *asked), *options, "--output_dir", str(tmp_path / "refused")])
+            script.main([*words(model, folder, *asked), "--output_dir", str(tmp_path / "refused"), *options])
         assert ended.value.code == 2
         return capsys.readouterr().err.strip().splitlines()[-1]
 
