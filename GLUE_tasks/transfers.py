@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from pruning.layers import prunable_weights
+from pruning.layers import MOST_LEFT_OUT, prunable_weights, share_left_out
 from pruning.magnitude import magnitude_masks
 from pruning.nm import nm_mask, parse_nm
 
@@ -94,6 +94,8 @@ def select_masks(
 ) -> dict[Strength, dict[str, Tensor]]:
     """Keep-masks by strength and by name of the weight; one selection serves all sparsities.
 
+    The log warns where more than a quarter of the model cannot be pruned.
+
     Args:
         new_parameters: names of parameters that the checkpoint lacks.
     """
@@ -109,4 +111,10 @@ def select_masks(
             }
     total = sum(weight.numel() for weight in weights.values())
     logger.info("prunable: %d weights in %d matrices", total, len(weights))
+    share, largest = share_left_out(model, weights.values(), () if pruning.include_new else new_parameters)
+    if share > MOST_LEFT_OUT:
+        told = (
+            "%.0f %% of the pretrained matrices outside embeddings are not linear layers and never pruned, such as %s"
+        )
+        logger.warning(told, 100 * share, largest)
     return masks

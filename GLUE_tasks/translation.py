@@ -1,5 +1,6 @@
 """Translation: tokenized rows of a task, and the BLEU of a model's translations."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,9 +19,14 @@ from GLUE_tasks.runner import Inputs, Outcome
 from GLUE_tasks.translation_data import Corpus, Pair
 from harness import training
 
-# sacrebleu's tokenizers for languages without spaces between words, by the first letters of the code: "zh" for Chinese,
-# for others characters, which need no further package.
-TOKENIZERS = {"zh": "zh", "ja": "char", "th": "char", "km": "char", "my": "char", "lo": "char", "bo": "char"}
+# sacrebleu's tokenizers for languages without spaces between words, by their codes of two (mBART, M2M100) and three
+# letters (NLLB): "zh" for Chinese, for others characters, which need no further package.
+TOKENIZERS = {
+    **dict.fromkeys(("zh", "zho", "yue"), "zh"),
+    **dict.fromkeys(
+        ("ja", "jpn", "th", "tha", "km", "khm", "my", "mya", "lo", "lao", "bo", "bod", "dz", "dzo"), "char"
+    ),
+}
 DEFAULT_TOKENIZER = "13a"
 
 
@@ -158,5 +164,6 @@ def bleu(translations: Sequence[str], references: Sequence[str], tokenizer: str)
 
 
 def tokenizer_for(language: str) -> str:
-    """sacrebleu's tokenizer for a target language: that of TOKENIZERS, or DEFAULT_TOKENIZER."""
-    return TOKENIZERS.get(language[:2].lower(), DEFAULT_TOKENIZER)
+    """sacrebleu's tokenizer for a target language, such as "ja_XX", "zh" or "jpn_Jpan": that of TOKENIZERS, or
+    DEFAULT_TOKENIZER."""
+    return TOKENIZERS.get(re.split("[-_]", language)[0].lower(), DEFAULT_TOKENIZER)

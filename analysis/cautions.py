@@ -183,7 +183,14 @@ def _seed_cautions(table: list[Row]) -> list[str]:
             f"{single} of {calibrated.total()} calibrated points rest on one calibration sample: the bands leave its "
             "spread out."
         )
-    others = Counter(point["seeds"] for point in table if not point["calibrated"])
+    dense = {seed for point in table if point["strength_kind"] is None for seed in point["seeds"]}
+    shared = [dense & set(point["seeds"]) for point in table]
+    if fewer := [own for own in shared if own and own < dense]:
+        found.append(
+            f"{len(fewer)} of {len(table)} points lack seeds of the dense model ({' '.join(map(str, sorted(dense)))}); "
+            "each curve is compared with the dense runs of its own seeds."
+        )
+    others = Counter(point["seeds"] for point in table if point["strength_kind"] and not point["calibrated"])
     for name, counts in {"calibrated points": calibrated, "points without calibration": others}.items():
         if len(counts) > 1:
             found.append(f"The {name} {_uneven_seeds(counts)}")
@@ -272,6 +279,9 @@ def domain_cautions(table: list[Row], minorities: list[Row]) -> list[str]:
             found.append(f"{where}: the dense transfer is not above chance, so its drops mean nothing.")
     lacking = {point["condition"]: None for point in table if point["dense_mean_score"] is None}
     found += [f"{condition}: there is no dense transfer to compare with." for condition in lacking]
+    counts = Counter(point["seeds"] for point in table)
+    if len(counts) > 1:
+        found.append(f"The points {_uneven_seeds(counts)}")
     if len({point["level"] for point in table}) == 1:
         found.append(f"{table[0]['level']} is the only level, so that nothing is compared.")
     if table and table[0]["setting"] == MULTI_DOMAIN and not minorities:

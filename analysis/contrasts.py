@@ -5,7 +5,7 @@ item hard for both cancels.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -208,9 +208,11 @@ def domain_table(
         resamples: of the items and seeds.
         drawn: the resampled_levels of the runs, if they are of one figure and already computed.
     Returns:
-        By condition, then from the largest share of the training rows to the smallest, dense first. What needs the
-        dense transfer is None where it was not run in the same condition. The intervals of the three losses against
-        dense are of the paired bootstrap over items, which both sides must have kept, and over seeds.
+        By condition, then from the largest share of the training rows to the smallest, dense first. A point and the
+        dense transfer are compared on the seeds that both have, which are the point's `seeds`. What needs the dense
+        transfer is None where it was not run in the same condition, or with none of the seeds. The intervals of the
+        three losses against dense are of the paired bootstrap over items, which both sides must have kept, and over
+        seeds.
     Raises:
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
@@ -220,13 +222,25 @@ def domain_table(
         found = []
         for key, own in points.items():
             dense = dense_of(points, key)
-            point = seed_mean(own, dense)
-            if own is not dense:
+            if own is dense:
+                point = seed_mean(own, dense)
+            else:
+                seeds = _common_seeds([own, dense])
+                own, dense = (_of_seeds(own, seeds), _of_seeds(dense, seeds)) if seeds else (own, [])
+                point = seed_mean(own, dense)
                 scores = of_level[point["level"]]
                 point |= _loss_intervals(scores.mean(own), scores.mean(dense), point)
             found.append(select(point, DOMAIN_COLUMNS))
         table += sorted(found, key=domain_order(members))
     return table
+
+
+def _common_seeds(sides: Iterable[list[Row]]) -> set[int]:
+    return set.intersection(*({row["seed"] for row in side} for side in sides))
+
+
+def _of_seeds(runs: list[Row], seeds: Set[int]) -> list[Row]:
+    return [row for row in runs if row["seed"] in seeds]
 
 
 def _loss_intervals(compressed: Scores | None, dense: Scores | None, point: Row) -> Row:
@@ -277,8 +291,8 @@ def minority_table(
         One row of MINORITY_COLUMNS for each domain, transfer and strength where two shares and their dense transfers
         were run, and one of level MEAN over the domains. Negative effects mean that pruning costs the minority more.
         drop_effect is the difference of the normalized drops, corrected_effect that of the chance-corrected ones, with
-        intervals of the paired bootstrap over items and seeds. lowest_ and highest_seed_effect are the range of the
-        corrected effect of single seeds.
+        intervals of the paired bootstrap over items and seeds, all over the seeds that every run of both shares has.
+        lowest_ and highest_seed_effect are the range of the corrected effect of single seeds.
     """
     return [
         row
@@ -298,7 +312,13 @@ def _minorities(members: list[Row], drawn: dict[str, ResampledRuns]) -> list[Row
     found: dict[tuple, list[tuple[Row, Replicates | None]]] = {}
     for (fraction, level, *rest), by_share in shares.items():
         if len(by_share) > 1:
-            few, many = (_side(points, by_share[share], drawn[level]) for share in (min(by_share), max(by_share)))
+            both = by_share[min(by_share)], by_share[max(by_share)]
+            seeds = _common_seeds(
+                side for keys in both for key in keys for side in (points[key], dense_of(points, key))
+            )
+            if not seeds:
+                continue
+            few, many = (_side(points, keys, seeds, drawn[level]) for keys in both)
             compared = _minority(few, many), _effect_replicates(few, many, "corrected_drop")
             found.setdefault((fraction, *rest), []).append(compared)
     table = [row for compared in found.values() for row, _ in compared]
@@ -311,7 +331,7 @@ def _minorities(members: list[Row], drawn: dict[str, ResampledRuns]) -> list[Row
 
 
 class _Side(NamedTuple):
-    """A domain at one share: means over the mixtures that give it this share."""
+    """A domain at one share: means over the mixtures that give it this share, and over the same seeds of all."""
 
     share: float
     conditions: tuple[str, ...]
@@ -326,9 +346,9 @@ class _Side(NamedTuple):
         return drop(mean_of(runs, "score"), mean_of(dense, "score"), chance, learned)
 
 
-def _side(points: dict[tuple, list[Row]], keys: list[tuple], drawn: ResampledRuns) -> _Side:
-    runs = [row for key in keys for row in points[key]]
-    dense = [row for key in keys for row in dense_of(points, key)]
+def _side(points: dict[tuple, list[Row]], keys: list[tuple], seeds: Set[int], drawn: ResampledRuns) -> _Side:
+    runs = _of_seeds([row for key in keys for row in points[key]], seeds)
+    dense = _of_seeds([row for key in keys for row in dense_of(points, key)], seeds)
     conditions = tuple(key[0] for key in keys)
     return _Side(runs[0]["share"], conditions, runs, dense, drawn.mean(runs), drawn.mean(dense))
 

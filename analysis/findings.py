@@ -53,7 +53,7 @@ def of_transfers(differences: Sequence[Row]) -> str:
 
 def of_sizes(points: Sequence[Row]) -> str:
     """On sizes: which compression to at most half of the dense bytes loses least at the hardest level that is known."""
-    known = [row for row in points if row["normalized_drop"] is not None and row["difficulty"] is not None]
+    known = [row for row in _with_drops(points) if row["difficulty"] is not None]
     small = [row for row in known if row["bytes_fraction"] <= 0.5]
     if not small:
         return _joined(_largest_drop(points, _level_place))
@@ -182,13 +182,18 @@ def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:
     return f"Of the raw slopes of {len(own)} curves, {sure}, {', '.join(told)}{more}"
 
 
-def _largest_drop(points: Iterable[Row], place: Callable[[Row], str]) -> str:
-    """A clause about the largest drop of the compressed points, without those whose dense model is at chance."""
-    drops = [
+def _with_drops(points: Iterable[Row]) -> list[Row]:
+    """The compressed points whose drop means something."""
+    return [
         row for row in points
         if row.get("normalized_drop") is not None and row["strength"] is not None
         and row.get("dense_above_chance") is not False
     ]  # fmt: skip
+
+
+def _largest_drop(points: Iterable[Row], place: Callable[[Row], str]) -> str:
+    """A clause about the largest drop of the compressed points, without those whose dense model is at chance."""
+    drops = _with_drops(points)
     if not drops:
         return ""
     row = min(drops, key=lambda row: row["normalized_drop"])

@@ -45,17 +45,19 @@ class ItemReader:
 
     def _read(self, folder: str, metric: str | None) -> dict[int, Outcomes]:
         """The items of a run by the index of their level; `metric` is another than the run's score."""
-        if not (Path(folder) / run_folder.ITEMS_FILE).is_file():
+        if not has_items(folder):
             return {}
         columns = run_folder.read_items(Path(folder), ITEM_COLUMNS)
         if len(columns) < len(ITEM_COLUMNS):
             return {}
         levels = self._items_of_levels([columns[name] for name in ("level", "item", "group")])
-        others = run_folder.read_items(Path(folder), [f"level{level}_{metric}" for level in levels]) if metric else {}
+        names = [metric_column(level, metric) for level in levels] if metric else []
+        others = run_folder.read_items(Path(folder), names)
         found = {}
         for level, (own, items, groups) in levels.items():
-            scores = others.get(f"level{level}_{metric}")
-            found[level] = Outcomes(items, groups, _compact(columns["score"][own] if scores is None else scores))
+            scores = others.get(metric_column(level, metric)) if metric else columns["score"][own]
+            if scores is not None:
+                found[level] = Outcomes(items, groups, _compact(scores))
         return found
 
     def _items_of_levels(self, columns: list[np.ndarray]) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -67,6 +69,15 @@ class ItemReader:
             found = {index: (own, _distinct(item[own]), group[own]) for index, own in rows.items()}
             self._levels[key] = found, columns  # the columns are kept, so that their ids stay theirs
         return self._levels[key][0]
+
+
+def has_items(folder: str | Path) -> bool:
+    return (Path(folder) / run_folder.ITEMS_FILE).is_file()
+
+
+def metric_column(level: int, metric: str) -> str:
+    """Name of the column with a metric of each item of a level, that at this index."""
+    return f"level{level}_{metric}"
 
 
 def _compact(scores: np.ndarray) -> np.ndarray:
@@ -182,7 +193,7 @@ def window_divergence(runs: list[Row]) -> dict[str, float | None]:
 def _of_windows(runs: list[Row], name: str = "window_loss") -> np.ndarray | None:
     """A column of the windows, mean over runs; None without runs, where one lacks it, or on different windows."""
     folders = [Path(row["folder"]) for row in runs]
-    if not runs or not all((folder / run_folder.ITEMS_FILE).is_file() for folder in folders):
+    if not runs or not all(map(has_items, folders)):
         return None
     found = [run_folder.read_items(folder, [name]).get(name) for folder in folders]
     alike = all(own is not None for own in found) and len(set(map(len, found))) == 1

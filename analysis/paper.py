@@ -47,7 +47,7 @@ TITLE = {
     What.DIFFICULTY: "difficulty, (human - dense) / human",
     What.SCORE: "dense score",
     What.DROP: "normalized drop",
-    What.FREEZING: "dense with freezing minus dense",
+    What.FREEZING: "(dense with freezing - dense) / dense",
     What.TRANSFER: "transfers against each other",
     What.ORDER: "each harder level falls faster",
     What.BARRIER: "barrier of one task against another's",
@@ -155,8 +155,7 @@ def _spearmans(levels: Iterable[Row]) -> list[Row]:
     return [
         _row(
             What.SPEARMAN, level["setting"], level["task"], level["level"], **_method(level), value=level["spearman"],
-            low=level["spearman_low"], high=level["spearman_high"], p_value=level["spearman_p"],
-            note=f"number of strengths: {level['points']}",
+            p_value=level["spearman_p"], note=f"number of strengths: {level['points']}",
         )
         for level in levels
         if level["strength_kind"] == KIND.get(level["compression"])
@@ -235,14 +234,17 @@ def _around(value: float, half: float | None) -> tuple[float | None, float | Non
 
 
 def _freezing(differences: Iterable[Row]) -> list[Row]:
+    """What freezing changes, as a share of the dense score; bounds are those of the difference, by the same score."""
+    names = {"difference": "value", "difference_low": "low", "difference_high": "high"}
     return [
         _row(
-            What.FREEZING, DATA_SETTING, TUNED, row["task"], strength=row["strength"], value=row["difference"],
-            low=row["difference_low"], high=row["difference_high"], p_value=row["p_value"], note=row["reason"] or None,
-            **_method({**row, "compression": "magnitude"}),
+            What.FREEZING, DATA_SETTING, TUNED, row["task"], strength=row["strength"], p_value=row["p_value"],
+            **{own: row[name] and row[name] / row["against_score"] for name, own in names.items()},
+            note=row["reason"] or None, **_method({**row, "compression": "magnitude"}),
         )
         for row in differences
         if (row["transfer"], row["against"]) == (FREEZING, DENSE) and row["strength_kind"] == "sparsity"
+        and row["dense_above_chance"] is not False and row["against_score"]
     ]  # fmt: skip
 
 
@@ -378,7 +380,7 @@ def verdicts(comparison: list[Row]) -> list[Row]:
         agreement in a few words and text as a sentence. Numbers whose value depends on the model alone (scores, counts)
         have no verdict. What agrees or not is said where it was tested; text also counts the pairs of levels whose
         estimates are in the paper's order, of those that differ in both. A table of two compressions has a further row
-        for which of them correlates more closely, told where intervals lie apart.
+        with the levels at which the estimate of either is closer.
     """
     groups = grouped(comparison, GROUP_COLUMNS)
     judged = {
@@ -436,7 +438,10 @@ def _claims(members: list[Row]) -> tuple[str, str]:
 
 
 def _contrasts(groups: dict[tuple, list[Row]]) -> list[Row]:
-    """For tables with both compressions of CONTRAST, at how many levels the first surely correlates more closely."""
+    """For tables with both compressions of CONTRAST, at how many levels the first one's estimate is closer.
+
+    Correlations have no interval, so that which of two is closer is not told.
+    """
     found = []
     for (key, members), (other_key, others) in itertools.product(groups.items(), repeat=2):
         row, other = (dict(zip(GROUP_COLUMNS, each, strict=True)) for each in (key, other_key))
@@ -448,20 +453,14 @@ def _contrasts(groups: dict[tuple, list[Row]]) -> list[Row]:
         beside = {each["item"]: each for each in others}
         pairs = [(each, beside[each["item"]]) for each in members if each["item"] in beside]
         paper = [one["paper_value"] > two["paper_value"] for one, two in pairs]
-        signs = [_surely_above(one, two) - _surely_above(two, one) for one, two in pairs]
-        told = [sign == (1 if above else -1) for sign, above in zip(signs, paper, strict=True) if sign]
-        agreement = NOT_TOLD if not told else SAME if all(told) else OTHER
+        ours = [(one["our_value"], two["our_value"]) for one, two in pairs]
+        signs = [(one > two) - (one < two) for one, two in ours if None not in (one, two)]
         named = {name: f"{row[name]} against {other[name]}" for name in ("paper_compression", "our_compression")}
-        text = f"the first is surely closer in {signs.count(1)}, surely less close in {signs.count(-1)} "
+        text = f"by the estimates the first is closer in {signs.count(1)}, less close in {signs.count(-1)} "
         text += f"of {len(pairs)} levels, in the paper closer in {sum(paper)} of {len(paper)}"
         row |= named
-        found.append({**row, "agreement": agreement, "text": f"{_heading(row)}: {agreement}; {text}."})
+        found.append({**row, "agreement": NOT_TOLD, "text": f"{_heading(row)}: {NOT_TOLD}; {text}."})
     return found
-
-
-def _surely_above(one: Row, other: Row) -> bool:
-    """Whether the interval of one lies wholly above that of the other; this is stricter than a test at 5 %."""
-    return None not in (one["our_low"], other["our_high"]) and one["our_low"] > other["our_high"]
 
 
 def comparison_lines(compared: list[Row]) -> list[str]:

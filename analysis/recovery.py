@@ -15,7 +15,7 @@ import numpy as np
 from analysis import estimators
 from analysis.flips import Compared, replicates, with_interval
 from analysis.names import model_name, text_name
-from analysis.outcomes import ItemReader, aligned
+from analysis.outcomes import ItemReader, aligned, with_error
 from analysis.table import (
     DENSE,
     FREEZING,
@@ -24,6 +24,7 @@ from analysis.table import (
     compression_order,
     compression_rank,
     grouped,
+    is_above_chance,
     is_level_run,
     select,
 )
@@ -208,8 +209,10 @@ def _runs_beside(row: Row, levels: Sequence[Row]) -> Beside | str:
 
     def is_control(other: Row) -> bool:
         found = other.get("recovered_from")
-        shared = ("seed", "num_steps", "train_windows_sha256")
-        return bool(found) and found["transfer"] == DENSE and all(found[name] == origin[name] for name in shared)
+        shared = ("seed", "num_steps", "train_windows_sha256", "recipe")  # runs of before recorded no recipe
+        return (
+            bool(found) and found["transfer"] == DENSE and all(found.get(name) == origin.get(name) for name in shared)
+        )
 
     def is_pruned(other: Row) -> bool:
         """By the same method at the same strength; on the same calibration text, as far as that is recorded."""
@@ -222,16 +225,18 @@ def _runs_beside(row: Row, levels: Sequence[Row]) -> Beside | str:
     pruned = dense if origin["transfer"] == FREEZING else _one(row, levels, is_pruned, origin["seed"])
     named = {"the dense model": dense, "its control": control, "the pruned model before training": pruned}
     if missing := [what for what, found in named.items() if found is None]:
-        return f"{row['folder']}, level {row['level']}: {' and '.join(missing)} were not measured beside it."
+        told = " and ".join(missing)
+        return f"{row['folder']}, level {row['level']}: {told} were not measured beside it, or more than once."
     return Beside(dense, pruned, control)
 
 
 def _one(row: Row, levels: Sequence[Row], fits: Callable[[Row], bool], seed: int) -> Row | None:
-    """The run that fits at a row's level: that of this seed, else the only one there is."""
+    """The run that fits at a row's level: that of this seed, else the only one; None where several fit alike."""
     alike = ("setting", "model", "task", "level")
     found = [other for other in levels if all(other[name] == row[name] for name in alike) and fits(other)]
     of_seed = [other for other in found if other["seed"] == seed]
-    return next(iter(of_seed or found), None) if of_seed or len(found) == 1 else None
+    (only,) = fitting if len(fitting := of_seed or found) == 1 else (None,)
+    return only
 
 
 def _level(row: Row, beside: Beside, read: ItemReader, resamples: int, seed: int) -> Row:
@@ -241,7 +246,8 @@ def _level(row: Row, beside: Beside, read: ItemReader, resamples: int, seed: int
         "setting": row["setting"], "model": model_name(row["model"]), "task": row["task"], "level": row["level"],
         **{name: origin[name] for name in METHOD}, "transfer": origin["transfer"], "seed": origin["seed"],
         "steps": origin["num_steps"], "chance": row["chance"], "left_p": None, "back_p": None,
-        "dense_above_chance": _above_chance(beside.dense), "control_above_chance": _above_chance(beside.control),
+        "dense_above_chance": _above_chance(beside.dense, read),
+        "control_above_chance": _above_chance(beside.control, read),
     }  # fmt: skip
     outcomes = [read(own) for own in (*beside, row)]
     if None in outcomes:
@@ -263,8 +269,8 @@ def _level(row: Row, beside: Beside, read: ItemReader, resamples: int, seed: int
     return found
 
 
-def _above_chance(row: Row) -> bool:
-    return estimators.above_chance(row["score"], row["chance"], row["stderr"], row["num_examples"])
+def _above_chance(row: Row, read: ItemReader) -> bool | None:
+    return is_above_chance([with_error(row, read)])
 
 
 def verdict(row: Row) -> str:
@@ -290,7 +296,8 @@ def verdict(row: Row) -> str:
 
 
 def _has_learned(row: Row) -> bool:
-    return row["dense_above_chance"] and row["control_above_chance"]
+    """Whether neither side is known to be at chance; where it is not known, there are too few groups for a verdict."""
+    return row["dense_above_chance"] is not False and row["control_above_chance"] is not False
 
 
 def _sure(row: Row, name: str) -> bool:

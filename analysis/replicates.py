@@ -18,7 +18,7 @@ from analysis.curves import curves_by, level_curves
 from analysis.human_gap import comparable_pairs, gap_table
 from analysis.metrics import LOWEST, METRICS, Answers, bleu_replicates, resampled_scores, unseen_item
 from analysis.names import percent, task_name
-from analysis.outcomes import ItemReader, aligned
+from analysis.outcomes import ItemReader, aligned, has_items
 from analysis.resampling import Scores
 from analysis.table import (
     DENSE,
@@ -28,6 +28,7 @@ from analysis.table import (
     TUNING_KEY,
     FigureKey,
     Row,
+    dense_beside,
     figure_sets,
     grouped,
     level_sets,
@@ -142,6 +143,7 @@ def _columns(points: list[Row], level: str, runs: dict[tuple, dict[str, list[Row
     rows = [sorted(runs.get(key, {}).get(level, []), key=lambda row: row["seed"]) for key in keys]
     if not rows[0]:
         return "there is no dense run of this level"
+    rows[0] = dense_beside(rows[0], {row["seed"] for own in rows[1:] for row in own})
     outcomes = [read(row) for own in rows for row in own]
     if None in outcomes:
         return "some runs kept no outcomes per item"
@@ -348,7 +350,7 @@ def resampled_levels(members: list[Row], resamples: int) -> dict[str, ResampledR
 
 def _columns_of(folder: str, *names: str) -> list[np.ndarray]:
     """Columns of a run's items; none where it lacks one of them."""
-    if not (Path(folder) / run_folder.ITEMS_FILE).is_file():
+    if not has_items(folder):
         return []
     items = run_folder.read_items(Path(folder), names)
     return [items[name] for name in names] if len(items) == len(names) else []

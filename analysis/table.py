@@ -8,13 +8,21 @@ is None, never NaN and never 0.
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis import estimators
 from analysis.names import COMPRESSIONS, base_name, model_name, text_name, with_full_names
-from analysis.outcomes import ItemReader, paired_difference, paired_loss, window_divergence, with_error
+from analysis.outcomes import (
+    ItemReader,
+    has_items,
+    metric_column,
+    paired_difference,
+    paired_loss,
+    window_divergence,
+    with_error,
+)
 from analysis.sizes import NM_PAIR, PAIRS, amount, bytes_fraction_of_run, parts_of
 from harness import run_folder
 
@@ -88,21 +96,46 @@ def with_metric(rows: list[Row], names: Sequence[str]) -> list[Row]:
     """The rows with another of the metrics that their runs recorded as the score.
 
     Args:
-        names: metrics such as "accuracy_norm". A level takes the first of them that was recorded for it, or its own.
+        names: metrics such as "accuracy_norm". A level takes the first of them that was recorded for its items, or its
+            own.
     Raises:
-        ValueError: no level has one of them; names those that there are.
+        ValueError: no level has one of them for each item, of which a score is the mean; names those that there are.
     """
-    known = {name for row in rows if is_level_run(row) for name in row.get("metrics", {})}
+    if not names:
+        return rows
+    kept = {folder: _kept_columns(own) for (folder,), own in grouped(filter(is_level_run, rows), ["folder"]).items()}
+    of_items = [_metrics_of_items(row, kept[row["folder"]]) if is_level_run(row) else set() for row in rows]
+    known = set().union(*of_items)
     for name in names:
         if name not in known:
-            raise ValueError(f"--metric {name}: the runs recorded {', '.join(sorted(known)) or 'none to choose from'}")
-    return [_rescored(row, names) if is_level_run(row) else row for row in rows]
+            total = any(name in row.get("metrics", {}) for row in rows)
+            told = " is of all items together, of which no score is a mean" if total else ""
+            listed = ", ".join(sorted(known)) or "none to choose from"
+            raise ValueError(f"--metric {name}{told}: the runs recorded {listed}")
+    return [_rescored(row, [name for name in names if name in own]) for row, own in zip(rows, of_items, strict=True)]
+
+
+def _metric_columns(row: Row) -> dict[str, str]:
+    """By each metric of a level, the column that its values of single items have where they were kept."""
+    return {name: metric_column(row["level_index"], name) for name in row.get("metrics", {})}
+
+
+def _kept_columns(rows: list[Row]) -> set[str]:
+    """Those of the columns of its levels' metrics that a run kept."""
+    folder = rows[0]["folder"]
+    wanted = {column for row in rows for column in _metric_columns(row).values()}
+    return set(run_folder.read_items(Path(folder), wanted)) if has_items(folder) else set()
+
+
+def _metrics_of_items(row: Row, kept: set[str]) -> set[str]:
+    """The metrics of a level that are means over items, among them its score's."""
+    return {name for name, column in _metric_columns(row).items() if name == row["metric"] or column in kept}
 
 
 def _rescored(row: Row, names: Sequence[str]) -> Row:
-    chosen = next((name for name in names if name in row.get("metrics", {})), row["metric"])
-    if chosen == row["metric"]:
+    if not names or names[0] == row["metric"]:
         return row
+    chosen = names[0]
     return {**row, "metric": chosen, "score": row["metrics"][chosen], "item_column": chosen, "stderr": None}
 
 
@@ -296,8 +329,9 @@ def level_table(rows: list[Row], read: ItemReader | None = None) -> list[Row]:
     Returns:
         Levels whose difficulty is not known come after the others, then mere references. In setting 5 the difficulty is
         the gap to people, which needs a dense and a human score. mean_stderr is the standard error over groups of
-        items. points_stderr is that of points_drop, each item compared with the dense model's outcome on it; items that
-        either side lacks are left out and counted as unpaired. drop_low and drop_high: verdicts.with_intervals.
+        items. A curve is compared with the dense runs of its own seeds. points_stderr is that of points_drop, each item
+        compared with the dense model's outcome on it; items that either side lacks are left out and counted as
+        unpaired. drop_low and drop_high: verdicts.with_intervals.
     Raises:
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
@@ -308,7 +342,7 @@ def level_table(rows: list[Row], read: ItemReader | None = None) -> list[Row]:
 def _level_points(members: list[Row], read: ItemReader) -> list[Row]:
     members = [with_error(row, read) for row in members]
     runs = runs_of_points(members)
-    dense = runs.get(DENSE_POINT, {})
+    dense, seeds = runs.get(DENSE_POINT, {}), _seeds_of_curves(runs)
     difficulty = {row["level"]: _difficulty(row, dense.get(row["level"], [])) for row in members}
     # The runs have one recipe, so that one run's arguments tell whether all used the chat template.
     arguments = run_folder.recorded_arguments(Path(members[0]["folder"])) or {}
@@ -316,12 +350,13 @@ def _level_points(members: list[Row], read: ItemReader) -> list[Row]:
     table = []
     for key, levels in runs.items():
         for level, own in levels.items():
-            point = seed_mean(own, dense.get(level, [])) | {"difficulty": difficulty[level]}
+            beside = dense_beside(dense.get(level, []), seeds[key[:-1], level])
+            point = seed_mean(own, beside) | {"difficulty": difficulty[level]}
             point["reader"] = point.get("reader") and point["reader"] + prompted
             point |= {name: _means_as_texts([run.get(name, {}) for run in own]) for name in ("metrics", "facts")}
             point["bytes_fraction"] = bytes_fraction_of_run(point)
             if key != DENSE_POINT:
-                point |= paired_difference(own, dense.get(level, []), read)
+                point |= paired_difference(own, beside, read)
             table.append(select(point, LEVEL_COLUMNS))
     order = _level_order(members, difficulty)
     return sorted(table, key=lambda row: (order[row["level"]], *point_order(row)))
@@ -334,6 +369,23 @@ def runs_of_points(members: list[Row]) -> dict[tuple, dict[str, list[Row]]]:
         key = row["compression"], scope_of(row), row["strength_kind"], row["strength"]
         runs.setdefault(key, {}).setdefault(row["level"], []).append(row)
     return runs
+
+
+def _seeds_of_curves(runs: Mapping[tuple, Mapping[str, list[Row]]]) -> dict[tuple, set[int]]:
+    """The seeds that any strength of a curve has, by LEVEL_KEY without the strength, and level."""
+    found: dict[tuple, set[int]] = {}
+    for key, levels in runs.items():
+        for level, own in levels.items():
+            found.setdefault((key[:-1], level), set()).update(row["seed"] for row in own)
+    return found
+
+
+def dense_beside(dense: list[Row], seeds: Set[int]) -> list[Row]:
+    """The dense runs that a curve with these seeds is compared with: those that were asked the same, of these seeds.
+
+    All, where there is none of them: then the seeds are those of calibration texts.
+    """
+    return [row for row in dense if row["seed"] in seeds] or dense
 
 
 def _difficulty(row: Row, dense: list[Row]) -> float | None:

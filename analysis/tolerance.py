@@ -90,7 +90,7 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
             "bytes_fraction": point["bytes_fraction"] if "bytes_fraction" in point else bytes_fraction(point),
             "drop": drop, "worst_drop": worst,
         }  # fmt: skip
-    if level.points[0].get("calibrated") and found.seeds == 1:
+    if level.points[0].get("calibrated") and min(len(point["seeds"]) for point in level.points) == 1:
         row["reason"] = "; ".join(filter(None, (row["reason"], "one calibration sample, whose spread is left out")))
     return row
 

@@ -44,7 +44,7 @@ TREND_POINT_COLUMNS = (
 )  # fmt: skip
 SLOPE_COLUMNS = (
     *CURVE_KEYS, "level", "difficulty", "points", "items", "clusters", "seeds", "slope", "slope_low", "slope_high",
-    "corrected_slope", "corrected_slope_low", "corrected_slope_high", "spearman", "spearman_low", "spearman_high",
+    "corrected_slope", "corrected_slope_low", "corrected_slope_high", "spearman",
     "spearman_p",
     "amount_at_5", "amount_at_5_low", "amount_at_5_high", "amount_at_10", "amount_at_10_low", "amount_at_10_high",
     "largest_amount", "weakest_drop", "amount_reason", "reason",
@@ -285,7 +285,7 @@ def _level_trend(place: Row, level: LevelCurve, confidence: float) -> LevelTrend
         row["reason"] = row["reason"] or "one strength only"
     for name, floor in floors(level).items():
         if name == RAW:
-            row |= _spearman(level, amounts, confidence) | _amounts_at(drops(level, floor), amounts, confidence)
+            row |= {"spearman_p": _spearman_p(level, amounts)} | _amounts_at(drops(level, floor), amounts, confidence)
         slopes[name] = _slopes(own, amounts, floor)
         dense = float(own.dense.both[0])
         above = dense - floor
@@ -302,18 +302,14 @@ def _first_known(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _spearman(level: LevelCurve, amounts: list[float], confidence: float) -> Row:
+def _spearman_p(level: LevelCurve, amounts: list[float]) -> float | None:
+    """Two-sided, against a curve that does not fall. There is no interval: resamples draw a correlation towards 0."""
     own, is_weak = level.replicates, _is_weak(amounts)
     found = resampling.compare(
         lambda scores, _: estimators.spearmans(amounts, scores), own.points, own.dense, small=(~is_weak, True),
         large=(is_weak, True),
     )  # fmt: skip
-    _, low, high = found.interval(confidence)
-    return {
-        "spearman_low": None if low is None else max(low, -1.0),
-        "spearman_high": None if high is None else min(high, 1.0),
-        "spearman_p": found.p_other_than_zero(),
-    }
+    return found.p_other_than_zero()
 
 
 def _amounts_at(drop: Replicates, amounts: list[float], confidence: float) -> Row:

@@ -76,7 +76,7 @@ COORDINATES = {
         "pair", "data_fraction", "strength", "magnitude_scope", "start_seed", "end_seed", "start_sha256", "end_sha256",
     ),
     "recovery": (
-        "transfer", "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope",
+        "transfer", "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope", "true_sequential",
         *METHOD_OPTIONS, "method_arithmetic",
     ),
     "compressed": (

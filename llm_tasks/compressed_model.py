@@ -29,14 +29,22 @@ from harness.cells import Cell
 from harness.device import all_accelerators, clock
 from harness.model_files import check_checkpoint_files
 from harness.models import load_pretrained, longest_input, meta_model, save_model, stored_dtype
-from llm_tasks.compressing import Compression, DenseNorms, checked, compress_weights, dense_norms, outlier_ratios
-from llm_tasks.compressions import compressed_by, method_of, strength_of
+from llm_tasks.compressing import (
+    Compression,
+    DenseNorms,
+    checked,
+    compress_weights,
+    dense_norms,
+    outlier_ratios,
+    reads_dense_norms,
+)
+from llm_tasks.compressions import compressed_by, strength_of
 from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.methods import DENSE, METHODS, Strength
 from llm_tasks.shares import chosen_of, is_owl, share_facts
 from pruning import calibration
 from pruning.blocks import HostBlocks, StreamedBlocks, move_outside, remove_converted
-from pruning.layer_choice import block_indices, in_one_block
+from pruning.layer_choice import block_indices
 from pruning.layers import decoder_blocks, decoder_weights
 from pruning.low_rank import parameter_ratio
 from pruning.magnitude import magnitude_masks
@@ -292,8 +300,8 @@ class CompressibleModel:
         OWL reads them. So may a method that compresses one block alone: its inputs are those of the dense model, and
         one walk serves every block. A model that is compressed once has nothing to share.
         """
-        of_block = method_of(cell["compression"]).statistic == "sq_norms" and not self._how.true_sequential
-        if not self._dense or not (is_owl(cell) or (of_block and in_one_block(self._changed, self._blocks))):
+        read = is_owl(cell) or reads_dense_norms(cell["compression"], self._how, self._changed, self._blocks)
+        if not self._dense or not read:
             return {}, 0.0
         if cell["seed"] in self._norms:
             return self._norms[cell["seed"]]

@@ -86,6 +86,16 @@ def visit_dense(
     )  # fmt: skip
 
 
+def reads_dense_norms(compression: str, how: Compression, chosen: Sequence[str], blocks: Mapping[str, int]) -> bool:
+    """Whether a compression reads the squared input norms of the dense model: that of one block, all of it at once.
+
+    Args:
+        chosen: names of the weights that it compresses.
+        blocks: block_indices of the model.
+    """
+    return method_of(compression).statistic == "sq_norms" and not how.true_sequential and in_one_block(chosen, blocks)
+
+
 def compress_weights(
     model: PreTrainedModel,
     cell: Cell,
@@ -100,7 +110,7 @@ def compress_weights(
     Args:
         tokens: calibration windows, where the compression or its allocation reads them.
         storage: holds the blocks of a model that is not in memory.
-        norms: of the dense model, where they are known; those of a compression of one block are taken from them.
+        norms: of the dense model, where they are known; a compression that reads_dense_norms takes them from here.
         ratios: computes OWL's outlier ratios of a model that is not in memory.
     Returns:
         By name, the integers that the weights were made from, where they are exported; else nothing.
@@ -123,7 +133,7 @@ def compress_weights(
         grids[name] = Quantized(*(part.cpu() for part in grid))  # of the whole model: not on the device
         return grid.dequantize(W.dtype)
 
-    if norms and method.statistic == "sq_norms" and in_one_block(chosen, blocks):
+    if norms and reads_dense_norms(cell["compression"], how, chosen, blocks):
         compress_blocks(
             model, None, lambda W, _, name: compress_linear(W, norms[name], name), storage=storage, chosen=chosen
         )

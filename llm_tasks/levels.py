@@ -37,6 +37,7 @@ class Prompt(NamedTuple):
         options: continuations with the space before them, (" A", " B") or (" Paris", " Rome"); none for an answer.
         gold: which option is right.
         answers: texts of which each is right, for a generated answer.
+        choices: what the options mean where they are letters: the listed texts.
     """
 
     item: str
@@ -47,6 +48,7 @@ class Prompt(NamedTuple):
     options: tuple[str, ...] = ()
     gold: int | None = None
     answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 class Level(NamedTuple):

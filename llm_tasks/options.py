@@ -353,7 +353,7 @@ def check_field(option: str, source_option: str, given: Given) -> None:
 
 
 def check_strengths(given: Given) -> None:
-    """Every compression has a strength of a kind it takes, and every strength a compression that takes it.
+    """Every compression has a strength of a kind that it can take, and every strength a compression that takes it.
 
     Raises:
         ValueError: names the option and what is allowed.
@@ -368,6 +368,9 @@ def check_strengths(given: Given) -> None:
             takers = ", ".join(name for name, own in taken.items() if kind in own)
             asked = " ".join(given["compression"])
             raise ValueError(f"--{kind} is taken by --compression {takers}; asked for is {asked}")
+    for ratio in given["nm_ratio"]:
+        if "sparsegpt" in parts(given["compression"]) and given["block_size"] % parse_nm(ratio)[1]:
+            raise ValueError(f"--block_size {given['block_size']} is no multiple of the groups of --nm_ratio {ratio}")
     if given["checkpoint"]:
         check_labels(given["checkpoint"])
 
@@ -378,10 +381,6 @@ def check_together(given: Given) -> None:
     Raises:
         ValueError: names them.
     """
-    for ratio in given["nm_ratio"]:
-        m_group = parse_nm(ratio)[1]
-        if "sparsegpt" in parts(given["compression"]) and given["block_size"] % m_group:
-            raise ValueError(f"--block_size {given['block_size']} is no multiple of the groups of --nm_ratio {ratio}")
     scoped = [name for name in given["compression"] if name not in METHODS and "magnitude" in parts([name])]
     if scoped and given["magnitude_scope"] == "global":
         raise ValueError(f"--magnitude_scope global ranks the whole model; {scoped[0]} prunes weight by weight: layer")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from harness import records
 from harness.cells import Cell
@@ -39,7 +39,7 @@ from llm_tasks.methods import CHECKPOINT, DENSE, METHOD_OPTIONS, STRENGTHS, Opti
 from llm_tasks.option_values import Given, template_values
 from llm_tasks.options import Asked, obeying
 from llm_tasks.shares import is_owl
-from pruning import calibration, walk
+from pruning import calibration, layers, walk
 
 
 def all_cells(given: Given, settings: Iterable[Setting]) -> list[Cell]:
@@ -110,34 +110,40 @@ class Computation(NamedTuple):
         precision: of a float32 model's matmuls, "no" or "bf16".
         engine_arithmetic: raised when the engine gives other numbers.
         walk_arithmetic: raised when calibration gives other statistics.
+        layers_arithmetic: raised when other weights of the model are compressed.
     """
 
     dtype: str
     precision: str
     engine_arithmetic: int
     walk_arithmetic: int = 1
+    layers_arithmetic: int = 1
 
 
-def computation(config: PretrainedConfig, dtype: torch.dtype, precision: str, readers: tuple[str, ...]) -> Computation:
-    """What a model of this config is computed in.
+def computation(model: PreTrainedModel, dtype: torch.dtype, precision: str, readers: tuple[str, ...]) -> Computation:
+    """What a model is computed in.
 
     Args:
+        model: may be without weights.
         dtype: of the weights.
         precision: asked for, of a float32 model's matmuls.
         readers: how the run reads its answers off the model.
     """
     precision = precision if dtype == torch.float32 else "no"
-    engine_arithmetic = ways.arithmetic(config, dtype, precision, readers)
-    return Computation(str(dtype), precision, engine_arithmetic, walk.arithmetic(config))
+    engine_arithmetic = ways.arithmetic(model.config, dtype, precision, readers)
+    return Computation(
+        str(dtype), precision, engine_arithmetic, walk.arithmetic(model.config), layers.arithmetic(model)
+    )
 
 
 def method_arithmetic(options: Options, cell: Cell, computed: Computation) -> int:
-    """Number of the arithmetic of the cell's compression, and of the statistics that it is calibrated on."""
+    """Number of the arithmetic of the cell's compression, of its weights and of what it is calibrated on."""
     method = method_of(cell["compression"])
     if method is None:
         return 1
     number = method.arithmetic(options)
-    return max(number, computed.walk_arithmetic) if is_calibrated(cell) else number
+    number = max(number, computed.walk_arithmetic) if is_calibrated(cell) else number
+    return number + computed.layers_arithmetic - 1  # whatever the others are, older runs are told apart
 
 
 def identity(
@@ -197,7 +203,7 @@ def identify(
             content[name]["length_normalized"] = asked.given["length_normalized"] and "cloze" in readers
         content[name] |= hashes
         dtype = source.dtype_of(model.config)
-        computed[name] = computation(model.config, dtype, how.precision, readers)
+        computed[name] = computation(model, dtype, how.precision, readers)
 
     def of_cell(cell: Cell) -> dict[str, Any]:
         name = cell["setting"]

@@ -1,7 +1,7 @@
 """The weights of a model that are compressed, and hooks that show the inputs of each."""
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+GATES = {"router", "gate", "shared_expert_gate"}  # one of these is in the name of a layer that chooses experts
+MOST_LEFT_OUT = 1 / 4  # of the matrices; beyond it, what is compressed would pass for a whole that it is not
 
 
 def prunable_weights(
@@ -41,6 +44,38 @@ def prunable_weights(
     if not chosen:
         raise ValueError(f"{type(model).__name__} has no linear layer to prune")
     return chosen
+
+
+def share_left_out(
+    module: nn.Module, chosen: Iterable[nn.Parameter], new_parameters: Collection[str] = ()
+) -> tuple[float, str]:
+    """The share of a module's matrices that are not among `chosen`, and the name of the largest of these.
+
+    Embeddings, vectors and depthwise convolutions are no matrices.
+
+    Args:
+        new_parameters: names of parameters that do not count.
+    """
+    aside = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding) or _is_depthwise(part)}
+    matrices = {
+        name: parameter
+        for name, parameter in module.named_parameters()
+        if not _is_vector(parameter) and id(parameter) not in aside and name not in new_parameters
+    }
+    taken = set(map(id, chosen))
+    left_out = {name: parameter.numel() for name, parameter in matrices.items() if id(parameter) not in taken}
+    total = sum(parameter.numel() for parameter in matrices.values())
+    return sum(left_out.values()) / max(1, total), max(left_out, key=left_out.get, default="")
+
+
+def _is_vector(parameter: Tensor) -> bool:
+    """Whether all of its axes but one have size 1."""
+    return parameter.numel() == max(parameter.shape, default=1)
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    """Whether it is a convolution of single channels: a few weights for each, as in a norm."""
+    return isinstance(module, nn.Conv1d) and module.groups == module.in_channels == module.out_channels
 
 
 @dataclass(frozen=True)
@@ -113,36 +148,82 @@ def _check_no_shared_weight(name: str, blocks: nn.ModuleList, class_name: str) -
                 raise ValueError(f"{class_name} cannot be compressed: {name}.{first} and {name}.{index} share {key}")
 
 
+def gates(block: nn.Module) -> list[nn.Linear]:
+    """The linear layers of a block that choose its experts and weigh them: routers, and the gate of a shared expert.
+
+    They have an output for each expert, or a single one. A block without experts has none.
+
+    Source: what llm-compressor's recipes for mixtures of experts leave out.
+    """
+    numbers: set[int] = set()  # of experts
+    for name, module in block.named_modules():
+        if isinstance(module, nn.ModuleList) and name.endswith("experts"):
+            numbers.add(len(module))
+        elif _holds_experts(module):
+            numbers |= {len(parameter) for parameter in module.parameters(recurse=False)}
+    return [
+        module
+        for name, module in block.named_modules()
+        if numbers
+        and isinstance(module, nn.Linear)
+        and module.out_features in {1, *numbers}
+        and not GATES.isdisjoint(name.split("."))
+    ]
+
+
+def _holds_experts(module: nn.Module) -> bool:
+    """Whether its parameters are of all experts, (number, out, in), as transformers marks it."""
+    return getattr(module, "is_transposed", None) is False
+
+
+def arithmetic(model: PreTrainedModel) -> int:
+    """Version number of which weights of a model are compressed, part of a run's identity; raised when it changes.
+
+    1: gates that are linear layers too. 2: no gates.
+    """
+    return 2 if any(map(gates, decoder_blocks(model)[1])) else 1
+
+
 def block_weights(block: nn.Module, prefix: str) -> list[LinearWeight]:
     """The weights of one decoder block that are compressed: its Linear, Conv1D and expert matrices.
 
-    Not embeddings, norms, biases, routers, depthwise convolutions or lm_head.
+    Not embeddings, norms, biases, the gates of experts, depthwise convolutions or lm_head.
 
     Args:
         prefix: name of the block within the model.
     Raises:
-        ValueError: the block has none, or has weights of another layout (the message names them).
+        ValueError: the block has none, or keeps a matrix of three dimensions, or more than MOST_LEFT_OUT of its
+            matrices, in another layout (the message names one).
     """
-    weights = []
+    weights, aside = [], gates(block)
     for name, module in block.named_modules():
         path = f"{prefix}.{name}"
+        if module in aside or _is_depthwise(module):
+            continue
         if isinstance(module, (nn.Linear, Conv1D)):
             weights.append(LinearWeight(f"{path}.weight", module))
             continue
-        if isinstance(module, nn.Conv1d) and module.groups == module.in_channels == module.out_channels:
-            continue  # depthwise: a few weights per channel, as in a norm
         for attribute, parameter in module.named_parameters(recurse=False):
-            if parameter.dim() < 3 or parameter.numel() == max(parameter.shape):
-                continue  # a vector with more axes of size 1
-            if parameter.dim() > 3 or getattr(module, "is_transposed", None) is not False:
-                raise ValueError(
-                    f"{path}.{attribute} ({type(module).__name__}) has the shape {list(parameter.shape)}: neither a "
-                    "linear layer nor experts (number, out, in); this block cannot be compressed"
-                )
+            if parameter.dim() < 3 or _is_vector(parameter):
+                continue
+            if parameter.dim() > 3 or not _holds_experts(module):
+                raise _another_layout(block, prefix, f"{name}.{attribute}".lstrip("."))
             weights += [LinearWeight(f"{path}.{attribute}[{i}]", module, attribute, i) for i in range(len(parameter))]
     if not weights:
         raise ValueError(f"{prefix} ({type(block).__name__}) has no linear layer to compress")
+    share, largest = share_left_out(block, [getattr(weight.module, weight.attribute) for weight in weights])
+    if share > MOST_LEFT_OUT:
+        raise _another_layout(block, prefix, largest)
     return weights
+
+
+def _another_layout(block: nn.Module, prefix: str, name: str) -> ValueError:
+    """The error for a parameter of a block, by its name in it, that is no weight that we can compress."""
+    parameter, owner = block.get_parameter(name), block.get_submodule(name.rpartition(".")[0])
+    return ValueError(
+        f"{prefix}.{name} ({type(owner).__name__}) has the shape {list(parameter.shape)}: neither a linear layer nor "
+        "experts (number, out, in); this block cannot be compressed"
+    )
 
 
 def decoder_weights(model: PreTrainedModel) -> dict[str, LinearWeight]:

@@ -1,7 +1,6 @@
 """The walk over a model's decoder blocks: each is compressed with statistics of its layers' calibration inputs."""
 
 import contextlib
-import itertools
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator
@@ -156,7 +155,7 @@ class _Recorder:
 
 def collect_statistics(
     replay: Replay | WholeForwards, index: int, block: nn.Module, weights: list[LinearWeight], statistic: str,
-    num_batches: int | None = None,
+    seen_once: bool = False,
 ) -> dict[str, InputStatistics]:  # fmt: skip
     """Statistics of the inputs of `weights`, by name; layers with the same input tensor share one object.
 
@@ -165,7 +164,7 @@ def collect_statistics(
         block: block `index`, with its weights in memory.
         weights: some of the block's weights.
         statistic: one of STATISTICS.
-        num_batches: use only the first batches; all when None.
+        seen_once: use only the first batches that together reach all of the weights: one, unless there are experts.
     Raises:
         ValueError: an input is NaN or infinite, or no token reached a layer (the message names it).
     """
@@ -173,13 +172,15 @@ def collect_statistics(
     while True:
         # nothing after the last of these layers is needed, unless one of them runs twice
         recorder = _Recorder(statistic, len(weights) if replay.uses_layers_once else None, batches.in_bf16)
-        passes = itertools.islice(replay.passes(index, block), num_batches)
         autocast = batches.autocast(next(block.parameters()).device)
         try:
-            for run in Progress(passes, f"calibration of block {index}", num_batches or len(batches), bar=False):
+            passes = replay.passes(index, block)
+            for run in Progress(passes, f"calibration of block {index}", len(batches), bar=False):
                 recorder.start_batch()
                 with record_inputs(weights, recorder.record), autocast, contextlib.suppress(StopForward):
                     run()
+                if seen_once and len(recorder.statistics) == len(weights):
+                    break
             break
         except RuntimeError as error:  # from the first batch on: some layers may have added the failed one, some not
             batches.halve(error)
@@ -325,7 +326,7 @@ def _groups(
     replay: Replay | WholeForwards, index: int, block: nn.Module, weights: list[LinearWeight]
 ) -> list[list[LinearWeight]]:
     """Groups of weights with the same inputs, in the order in which the block uses them."""
-    statistics = collect_statistics(replay, index, block, weights, "sq_norms", num_batches=1)
+    statistics = collect_statistics(replay, index, block, weights, "sq_norms", seen_once=True)
     groups: dict[int, list[LinearWeight]] = {}
     for weight in sorted(weights, key=lambda weight: list(statistics).index(weight.name)):
         groups.setdefault(id(statistics[weight.name]), []).append(weight)

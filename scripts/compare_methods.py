@@ -87,6 +87,8 @@ def measuring(rest: Sequence[str], output_dir: str) -> tuple[argparse.ArgumentPa
         name = word.partition("=")[0]
         if name in [f"--{kind}" for kind in STRENGTHS]:
             parser.error(f"{name}: the strengths are those whose bytes are nearest to --targets")
+        if name in ("--only_layers", "--skip_layers"):
+            parser.error(f"{name}: bytes are counted, and methods compared, of the whole model")
         if name == "--group_by":
             parser.error("--group_by: the commands are grouped by compression; --list_cells prints one for each run")
     where = [] if any(word.partition("=")[0] == "--settings" for word in rest) else ["--settings", "2"]

@@ -7,9 +7,10 @@ quantized in one of the ways that transformers reads, in GGUF, or an adapter of 
 import functools
 import importlib.util
 import json
+import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from harness.content import content_sha256, settings_sha256
 from harness.model_files import check_checkpoint_files, check_whole, read_json, weight_files
+
+logger = logging.getLogger(__name__)
 
 DENSE_WEIGHTS, GGUF, ADAPTER = "dense weights", "gguf", "adapter"
 # By kind, the packages that read it besides this project's own: name of the module, requirement for pip.
@@ -328,13 +331,17 @@ def parent_files(name: str, weights: str, revision: str | None) -> list[Path]:
     return weight_files(folder, weights)
 
 
-def stored_bytes(checkpoint: Checkpoint, modules: Collection[str]) -> int | None:
+def stored_bytes(
+    checkpoint: Checkpoint, blocks: Mapping[str, int], name_in_model: Callable[[str], str] = str
+) -> int | None:
     """Bytes that a checkpoint's files take for the weights of these modules: values, scales, zero points, indices.
 
     Args:
-        modules: names of the linear layers inside the decoder blocks, such as "model.layers.0.mlp.up_proj".
+        blocks: by the name of a module inside the decoder blocks that holds weights, such as
+            "model.layers.0.mlp.up_proj", the index of its block. A checkpoint may lack whole blocks.
+        name_in_model: the name in the model of a tensor by its name in the files.
     Returns:
-        None where the files do not tell: a pickle, an adapter, or tensors of other names.
+        None where the files do not tell: a pickle, an adapter, or tensors of other names (the log names a module).
     """
     if checkpoint.kind == GGUF:
         from gguf import GGUFReader
@@ -343,14 +350,19 @@ def stored_bytes(checkpoint: Checkpoint, modules: Collection[str]) -> int | None
         return sum(int(t.n_bytes) for t in tensors if t.name.startswith("blk.") and len(t.shape) > 1) or None
     if checkpoint.kind == ADAPTER or checkpoint.weights == "bin":
         return None
-    owners, found, total = set(modules), set(), 0
+    found, total = set(), 0
     for file in checkpoint.files:
         for key, size in tensor_bytes(file).items():
-            owner = next((name for name in _owners(key) if name in owners), None)
+            owner = next((name for name in _owners(name_in_model(key)) if name in blocks), None)
             if owner is not None and not key.endswith(".bias"):
                 found.add(owner)
                 total += size
-    return total if found else None
+    stored = {blocks[name] for name in found} or set(blocks.values())
+    if lacking := [name for name, block in blocks.items() if name not in found and block in stored]:
+        told = "--checkpoint %s: no file names a tensor of %s; how many bytes its decoder blocks take is not known"
+        logger.warning(told, checkpoint.name, lacking[0])
+        return None
+    return total
 
 
 def _owners(key: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import gc
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from harness.loading_report import check_finite
 from harness.models import load_pretrained, load_tokenizer, refuse_unknown_ids
@@ -28,6 +30,7 @@ from llm_tasks.engine.proof import REFUSALS
 from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways
 from llm_tasks.evaluation import engine_ways
 from llm_tasks.recovery.recovered import recovered_from
+from pruning.layer_choice import block_indices
 from pruning.layers import decoder_weights
 from pruning.masks import zero_fraction
 
@@ -84,7 +87,8 @@ def open_one(name: str, parent: PreTrainedModel, source: ModelSource) -> Opened:
         checkpoint_files.parent_files(source.name, source.weights, source.revision)
     )
     own_bytes = checkpoint_files.total_bytes(files.files) + (parent_bytes if files.kind == ADAPTER else 0)
-    stored = checkpoint_files.stored_bytes(files, {key.rpartition(".")[0] for key in weights})
+    blocks = {key.rpartition(".")[0]: block for key, block in block_indices(parent).items()}
+    stored = checkpoint_files.stored_bytes(files, blocks, names_in_model(parent))
     dense = 2 * sum(weight.matrix.numel() for weight in weights.values())
     facts = {
         "checkpoint": checkpoint_files.safe_label(name),
@@ -99,6 +103,26 @@ def open_one(name: str, parent: PreTrainedModel, source: ModelSource) -> Opened:
         facts["recovered_from"] = origin
     longest = None if own is None else getattr(own.get_text_config(), "max_position_embeddings", None)
     return Opened(files, facts, longest)
+
+
+def names_in_model(model: PreTrainedModel) -> Callable[[str], str]:
+    """A function from the name of a tensor in files to its name in the model, as from_pretrained loads it.
+
+    Mixtures of experts keep in their files the names that they were published with.
+
+    Args:
+        model: may be without weights.
+    """
+    known, conversions = model.state_dict(), get_model_conversion_mapping(model)
+    renamings = [entry for entry in conversions if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
+
+    def name_in_model(key: str) -> str:
+        if key in known:
+            return key
+        return rename_source_key(key, renamings, converters, model.base_model_prefix, known)[0]
+
+    return name_in_model
 
 
 def check_pending(
@@ -283,19 +307,24 @@ def matrices(model: PreTrainedModel, names: Collection[str]) -> Iterator[Tensor]
 
     A quantized layer without a weight to look at gives it by its outputs for unit vectors.
 
+    Args:
+        names: of the parent's decoder weights; those of blocks that the checkpoint lacks are left out.
     Raises:
-        AttributeError: none of these layers is there.
+        ValueError: a weight has no values to look at, or none of the parent's layers is there.
     """
     modules = dict(model.named_modules())
     known = {key: modules[key.rpartition(".")[0]] for key in names if key.rpartition(".")[0] in modules}
-    if not known:  # experts in one parameter, or other names
+    if not known:  # other names
         yield from (weight.matrix for weight in decoder_weights(model).values())
-    for module in known.values():
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() == 2 and weight.dtype in FLOATS:
-            yield weight
-        else:
+    for key, module in known.items():
+        attribute, _, expert = key.rpartition(".")[2].removesuffix("]").partition("[")
+        weight = getattr(module, attribute, None)
+        if isinstance(weight, Tensor) and weight.dim() == (3 if expert else 2) and weight.dtype in FLOATS:
+            yield weight[int(expert)] if expert else weight
+        elif hasattr(module, "in_features") and not expert:
             yield by_unit_vectors(module, model.dtype)
+        else:
+            raise ValueError(f"{key} is stored in {type(module).__name__} without values to look at")
 
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -303,9 +332,24 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @torch.no_grad()
 def by_unit_vectors(module: nn.Module, dtype: torch.dtype) -> Tensor:
-    """The weight of a linear layer by its outputs, (out_features, in_features), in float32."""
+    """The weight of a linear layer by its outputs, (out_features, in_features), in float32.
+
+    The bias is zero meanwhile: in 16 bits, small weights vanish beside it.
+
+    Raises:
+        ValueError: it adds something else to its outputs.
+    """
     tensors = [*module.parameters(), *module.buffers()]
     inputs = torch.eye(module.in_features, dtype=dtype, device=tensors[0].device)
-    outputs = module(inputs).float()
-    zero = module(torch.zeros_like(inputs[:1])).float()  # the bias
-    return (outputs - zero).T
+    bias = getattr(module, "bias", None)
+    kept = None if bias is None else bias.clone()
+    try:
+        if bias is not None:
+            bias.zero_()
+        outputs, offset = module(inputs), module(torch.zeros_like(inputs[:1]))
+    finally:
+        if bias is not None:
+            bias.copy_(kept)
+    if offset.any():
+        raise ValueError(f"{type(module).__name__} adds more than a bias to its outputs")
+    return outputs.float().T

@@ -90,7 +90,7 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     how = compression(given)
     dtype = source.dtype_of(model.config)
     content = input_content(asked, source, held_out)
-    computed = plan.computation(model.config, dtype, how.precision, ("perplexity",))
+    computed = plan.computation(model, dtype, how.precision, ("perplexity",))
     identities = {folder: identity(given, cell, content, computed, how) for folder, cell in folders.items()}
     check_folders(identities, given["overwrite"])
     return Planned(

@@ -10,7 +10,7 @@ RECOVERY = "recovery"  # the setting's name in results of recover.py
 # What results of settings record of the run that wrote the model.
 FACTS = (
     "compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity", "transfer", "seed",
-    "num_steps", "num_train_tokens", "train_windows_sha256", "compression_recipe",
+    "num_steps", "num_train_tokens", "train_windows_sha256", "compression_recipe", "recipe",
 )  # fmt: skip
 
 

@@ -97,7 +97,10 @@ def letter_prompt(question: Question) -> Prompt:
 
 
 def _prompt(question: Question, text: str, options: tuple[str, ...]) -> Prompt:
-    return Prompt(question.item, question.group, text, header=question.passage, options=options, gold=question.gold)
+    return Prompt(
+        question.item, question.group, text, header=question.passage, options=options, gold=question.gold,
+        choices=tuple(question.choices),
+    )  # fmt: skip
 
 
 def read_piqa(row: dict[str, Any], where: str) -> Question:

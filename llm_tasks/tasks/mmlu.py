@@ -207,6 +207,7 @@ def prompts(
             shots=shots.get(question.subject, ()),
             options=option_texts(question, reader),
             gold=question.answer,
+            choices=tuple(question.choices),
         )
         for question in questions
     ]

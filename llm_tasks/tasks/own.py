@@ -146,4 +146,6 @@ def make_prompt(row: Row, reader: str) -> Prompt:
     else:
         question, options = continued(f"Question: {row.question}\nAnswer:", row.choices)
     header = f"{row.context}\n\n" if row.context else ""
-    return Prompt(row.item, row.group, question, header, options=options, gold=row.gold, answers=row.answers)
+    return Prompt(
+        row.item, row.group, question, header, options=options, gold=row.gold, answers=row.answers, choices=row.choices
+    )

@@ -169,6 +169,18 @@ def test_a_sweep_learns_and_a_second_start_computes_nothing(options, tmp_path: P
     assert run(*sweep) == 0
 
 
+def test_chance_is_the_most_frequent_answer_where_all_questions_have_the_same_options(options, tmp_path: Path):
+    for name, count in (("train", 8), ("validation", 20)):
+        rows = [
+            {"question": "the film is", "choices": ["good", "bad"], "answer": int(n % 5 == 0)} for n in range(count)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = ["--train_file", tmp_path / "train.jsonl", "--validation_file", tmp_path / "validation.jsonl"]
+    assert run(*options, *files, "--num_train_epochs", "1", "--output_dir", tmp_path / "run") == 0
+    (row,) = run_folder.read_runs(tmp_path / "run")
+    assert row["chance"] == 0.8
+
+
 def test_every_line_of_list_cells_names_its_tasks_split(tiny_encoder: Path, tmp_path: Path, capsys):
     sweep = ["--model_name_or_path", tiny_encoder, "--task_name", "WinoGrande", "csqa", "--data_dir", tmp_path,
              "--train_split", "winogrande=train_pairs", "--sparse_method", "sparse_transfer", "--sparsity", 0.5, 0.7,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig, XLNetConfig
 
 from GLUE_tasks.pretrained import load_pretrained
 from GLUE_tasks.transfers import Pruning, Strength, select_masks
@@ -58,6 +59,25 @@ def test_masks_of_every_strength_come_from_the_smallest_weights():
 def test_groups_that_do_not_divide_a_layer_are_refused():
     with pytest.raises(ValueError, match=r"--nm_ratio 3:5: 0\.weight has 4 inputs, no multiple of 5"):
         Pruning((Strength(nm_ratio="3:5"),)).check_groups(nn.Sequential(nn.Linear(4, 1)))
+
+
+@pytest.mark.parametrize("include_embeddings", [True, False])
+@pytest.mark.parametrize(
+    ("config", "warning"),
+    [(XLNetConfig(vocab_size=20, d_model=16, n_layer=2, n_head=2, d_inner=24), "64 % of the pretrained matrices"),
+     (BertConfig(vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24), "")],
+    ids=["xlnet", "bert"],
+)  # fmt: skip
+def test_an_encoder_that_cannot_be_pruned_to_a_large_part_is_told(
+    config: PretrainedConfig, warning: str, include_embeddings: bool, caplog: pytest.LogCaptureFixture
+):
+    """Of a block of XLNet 5 x 16 x 16 and 80 in its attention, beside 2 x 16 x 24 in linear layers; heads are new."""
+    model = AutoModelForSequenceClassification.from_config(config)
+    new = [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
+    select_masks(model, new, Pruning((Strength(0.5),), include_embeddings=include_embeddings))
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(" outside")[0] for text in warned] == ([warning] if warning else [])
+    assert not warning or warned[0].endswith("never pruned, such as transformer.layer.0.rel_attn.q")
 
 
 @pytest.mark.usefixtures("fresh_accelerator")

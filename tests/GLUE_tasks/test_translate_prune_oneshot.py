@@ -358,4 +358,7 @@ def test_languages_without_spaces_are_cut_into_characters():
     assert [translation.tokenizer_for(code) for code in ("de_DE", "zh_CN", "ja_XX", "my_MM")] == [
         "13a", "zh", "char", "char",
     ]  # fmt: skip
+    # NLLB's codes: Bosnian begins as Tibetan's code of two letters, Javanese as Japanese's.
+    nllb = ("bos_Latn", "jav_Latn", "kmr_Latn", "jpn_Jpan", "khm_Khmr", "lao_Laoo", "yue_Hant", "zho_Hans", "bod_Tibt")
+    assert [translation.tokenizer_for(code) for code in nllb] == ["13a"] * 3 + ["char"] * 3 + ["zh"] * 2 + ["char"]
     assert translation.bleu(["人生苦短"], ["人生苦短"], "zh").counts[0, 0] == 4

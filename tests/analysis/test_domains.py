@@ -148,6 +148,24 @@ def test_seeds_are_averaged_and_their_range_is_kept(tmp_path: Path):
     assert effect["highest_seed_effect"] == pytest.approx(-0.2)
 
 
+def test_only_seeds_that_all_sides_have_are_compared(tmp_path: Path):
+    """Seed 1 learns more than seed 2, and pruning costs nothing; one sparse run is not finished yet."""
+    kinds = (("dense_transfer", None), ("sparse_transfer", 0.5))
+    runs = [
+        domain_run(*kind, {"movies": count, "tweets": count}, share, seed=seed)
+        for share in (MOVIES, TWEETS) for kind in kinds for seed, count in ((1, 20), (2, 16))
+        if (share, kind[1], seed) != (MOVIES, 0.5, 1)
+    ]  # fmt: skip
+    rows = run_folder.read_runs(write_tree(tmp_path, *runs))
+    table = domain_table(rows)
+    assert {row["normalized_drop"] for row in table} == {0.0}
+    unfinished = point(table, level="tweets", condition=str(MOVIES), strength=0.5)
+    assert unfinished["seeds"] == (2,) and unfinished["dense_mean_score"] == 0.8
+    effects = minority_table(rows)
+    assert {row["corrected_effect"] for row in effects} == {0.0} and {row["seeds"] for row in effects} == {(2,)}
+    assert "The points do not have the same seeds" in "".join(cautions(rows))
+
+
 def test_what_needs_the_dense_run_is_missing_without_it(tmp_path: Path):
     rows = run_folder.read_runs(
         write_tree(tmp_path, domain_run("sparse_transfer", 0.5, {"a": 9, "b": 8}, {"a": 0.9, "b": 0.1}))

@@ -68,6 +68,9 @@ def test_by_size_the_hardest_level_tells_what_loses_least_of_the_small():
     # One of unknown difficulty, though listed last, is not the hardest.
     unknown = point(-0.4, level="new", bytes_fraction=0.3, difficulty=None)
     assert findings.of_sizes([*points, unknown]) == told
+    # Nor is one at which the dense model is at chance, where a compressed one may well be above it.
+    at_chance = point(0.1, level="harder", bytes_fraction=0.3, difficulty=0.9, dense_above_chance=False)
+    assert findings.of_sizes([*points, at_chance]) == told
     assert findings.of_sizes([unknown]).startswith("The largest drop is that of new by Wanda, 50 %: -40.0 %")
 
 

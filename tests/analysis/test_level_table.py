@@ -7,7 +7,8 @@ import pytest
 from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
 from analysis.curves import curve_statistics, level_curves, order_cells, slope_order
-from analysis.outcomes import Outcomes, paired_differences
+from analysis.outcomes import ItemReader, Outcomes, paired_differences
+from analysis.replicates import resampled_curves
 from analysis.sizes import amount
 from analysis.table import LEVEL_COLUMNS, csv_text, figure_sets, level_sets, level_table, with_metric
 from harness import run_folder
@@ -361,6 +362,33 @@ def test_the_uncertainty_equals_that_of_a_loop_in_plain_python(tmp_path):
     assert point["mean_stderr"] == pytest.approx(sum(errors) / 3, rel=1e-12)
 
 
+def test_a_curve_is_compared_with_the_dense_runs_of_its_own_seeds(tmp_path):
+    """Seeds change what is asked: answers exactly as dense of that seed lose nothing, whatever other seeds ask."""
+    right = {0: 42, 1: 50, 2: 52}
+
+    def answered(compression, strength, seed):
+        return level_run(compression, strength, {"easy": [1.0] * right[seed] + [0.0] * (100 - right[seed])}, seed=seed)
+
+    dense_runs = [answered("dense", None, seed) for seed in right]
+    one = [answered("wanda", strength, 0) for strength in (0.3, 0.5)]
+    # Of a curve whose strengths have different seeds, dense has the seeds that any of them has.
+    two = [answered("magnitude", 0.3, 0), answered("magnitude", 0.5, 0), answered("magnitude", 0.5, 1)]
+    other = [answered("sparsegpt", 0.3, seed) | {"seed": seed + 7} for seed in (0, 1, 2)]
+    rows = run_folder.read_runs(write_tree(tmp_path, *dense_runs, *one, *two, *other))
+    points = {(row["compression"], row["strength"]): row for row in level_table(rows)}
+    of_dense = {seed: count / 100 for seed, count in right.items()}
+    assert points["dense", None]["mean_score"] == pytest.approx(sum(of_dense.values()) / 3)
+    for strength in (0.3, 0.5):
+        assert points["wanda", strength]["points_drop"] == points["wanda", strength]["points_stderr"] == 0
+    both = (of_dense[0] + of_dense[1]) / 2
+    assert [points["magnitude", strength]["dense_mean_score"] for strength in (0.3, 0.5)] == [pytest.approx(both)] * 2
+    assert points["sparsegpt", 0.3]["dense_mean_score"] == pytest.approx(sum(of_dense.values()) / 3)
+    drawn = {key.compression: own for key, own in resampled_curves(rows, 100, 0).items()}
+    for name, expected in (("wanda", of_dense[0]), ("magnitude", both)):
+        (level,) = drawn[name]
+        assert level.replicates.dense.both[0] == pytest.approx(expected)
+
+
 def test_another_recorded_metric_becomes_the_score(tmp_path):
     runs = [
         level_run(levels={"easy": (1, 1, 1, 0)}, metrics={"accuracy": 0.75, "accuracy_norm": 0.5}),
@@ -374,6 +402,21 @@ def test_another_recorded_metric_becomes_the_score(tmp_path):
     assert reference["mean_stderr"] == pytest.approx(math.sqrt(1 / 3 / 4))  # of 1, 0, 1, 0
     assert point["points_stderr"] == pytest.approx(0.25)  # of differences -1, 0, 0, 0: sqrt(3/4 / 3 / 4)
     assert with_metric(rows, []) == rows
+
+
+def test_a_metric_of_all_items_together_is_refused(tmp_path):
+    """Perplexity is no mean over items: accuracy's errors and resamples would stand beside it."""
+    runs = [
+        level_run(levels={"easy": (1, 1, 1, 0)}, metrics={"accuracy": 0.75, "perplexity": 10.0}),
+        level_run("wanda", 0.5, {"easy": (1, 1, 1, 0)}, metrics={"accuracy": 0.75, "perplexity": 90.0}),
+    ]
+    rows = run_folder.read_runs(write_tree(tmp_path, *runs))
+    with pytest.raises(
+        ValueError, match=r"--metric perplexity is of all items together.*: the runs recorded accuracy$"
+    ):
+        with_metric(rows, ["perplexity"])
+    other = [{**row, "item_column": "perplexity"} for row in rows]
+    assert list(map(ItemReader(), other)) == [None, None]  # not the items of accuracy
 
 
 def test_a_metric_that_no_run_recorded_is_refused(tmp_path):

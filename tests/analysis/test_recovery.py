@@ -193,6 +193,42 @@ def test_a_model_pruned_on_another_text_or_of_another_seed_is_not_beside_it(meas
     assert row["pruned"] == 0.25
 
 
+def test_a_control_trained_otherwise_is_not_beside_it(measured: Path):
+    """With another learning rate on the same windows the control may win more, or less."""
+    other = from_training("dense_transfer")
+    other["recovered_from"] |= {"recipe": "faster"}
+    measure(measured / "levels" / "another", answers(31), **other)
+    table = recovery.recovery_level_table(run_folder.read_runs(measured), 100)
+    assert [row["control"] for row in table] == [0.95, 0.95]
+    # Runs of before did not record it: of two controls that may fit, none is taken.
+    other["recovered_from"] |= {"recipe": None}
+    measure(measured / "levels" / "another", answers(31), **other)
+    rows = run_folder.read_runs(measured)
+    assert recovery.recovery_level_table(rows, 100) == []
+    assert "its control were not measured beside it, or more than once" in recovery.incomparable(rows)[0]
+
+
+def test_without_a_standard_error_nothing_is_told(measured: Path):
+    """All items are about one document, so that runs recorded none; or another metric is drawn, which has its own."""
+    for name, facts, right in (
+        ("dense", DENSE, 36), ("wanda", WANDA, 22), ("control", from_training("dense_transfer"), 38),
+        ("sparse", from_training("sparse_transfer"), 26), ("frozen", from_training("dense_transfer_freezing"), 37),
+    ):  # fmt: skip
+        scores = np.array(answers(right))
+        names = np.array([f"i{number}" for number in range(ITEMS)])
+        items = {"level": np.zeros(ITEMS, int), "item": names, "group": np.zeros(ITEMS, int), "score": scores}
+        result = {
+            "setting": 2,
+            "task": "options",
+            "seed": 0,
+            **facts,
+            "levels": [{**level("3", scores), "stderr": None}],
+        }
+        write(measured / "levels" / name, result, items)
+    table = recovery.recovery_level_table(run_folder.read_runs(measured), 100)
+    assert [(row["dense_above_chance"], row["verdict"]) for row in table] == [(None, OPEN)] * 2
+
+
 def test_too_few_groups_cannot_be_told(measured: Path):
     names = np.array([f"i{number}" for number in range(ITEMS)])
     for name, facts, right in (

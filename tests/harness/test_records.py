@@ -1,6 +1,9 @@
 """analysis/records.py: what makes two runs the same, whatever version recorded them."""
 
 import pytest
+import torch
+from architectures import tiny_config
+from transformers import AutoModelForCausalLM
 
 from harness import records
 from harness.records import differences, normal, recipe
@@ -151,4 +154,15 @@ def test_a_compressions_number_counts_the_statistics_that_it_is_calibrated_on(
     compression: str, group_size: int, walk_arithmetic: int, expected: int
 ):
     computed = plan.Computation("torch.float32", "no", 1, walk_arithmetic)
-    assert plan.method_arithmetic(Options(group_size=group_size), {"compression": compression}, computed) == expected
+    options, cell = Options(group_size=group_size), {"compression": compression}
+    assert plan.method_arithmetic(options, cell, computed) == expected
+    more = plan.method_arithmetic(options, cell, computed._replace(layers_arithmetic=2))  # of every compression
+    assert more == expected + (compression != "dense")
+
+
+@pytest.mark.parametrize(("name", "number"), [("phimoe", 2), ("mixtral", 1)])
+def test_a_model_whose_gates_were_compressed_once_has_another_number(name: str, number: int):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(tiny_config(name))
+    computed = plan.computation(model, torch.float32, "no", ("perplexity",))
+    assert plan.method_arithmetic(Options(), {"compression": "magnitude"}, computed) == number

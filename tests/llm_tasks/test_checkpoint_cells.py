@@ -11,7 +11,16 @@ import pytest
 import torch
 from result_keys import assert_keys_are_told
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GraniteMoeConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    PretrainedConfig,
+    Qwen3MoeConfig,
+)
 
 from harness import run_folder
 from llm_tasks import own_task, perplexity
@@ -23,6 +32,8 @@ from pruning.layers import decoder_weights
 
 Results = Callable[..., dict[str, dict]]
 ROOT = Path(__file__).parents[2]
+MIXTURE = {"vocab_size": 17, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+           "num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3}  # fmt: skip
 
 
 @pytest.fixture
@@ -185,7 +196,7 @@ def test_a_gguf_is_the_model_whose_matrices_its_blocks_stand_for(
     checkpoint = open_checkpoint(str(file))
     assert checkpoint.kind == "gguf" and open_checkpoint(str(file.parent)).files == checkpoint.files
     weights = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)
-    assert stored_bytes(checkpoint, []) == weights // 32 * block_bytes
+    assert stored_bytes(checkpoint, {}) == weights // 32 * block_bytes
 
     # The twin: each matrix of the safetensors rounded as the format says, without any file.
     twin = AutoModelForCausalLM.from_pretrained(llama)
@@ -241,7 +252,7 @@ def test_an_adapter_is_added_to_the_parent(tiny_decoder: Path, measured: Results
     assert not np.allclose(own["loss"], found["dense/dense"]["loss"], atol=1e-4)
 
 
-def test_bytes_of_packed_tensors_by_hand(tmp_path: Path) -> None:
+def test_bytes_of_packed_tensors_by_hand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A compressed-tensors layer of 64 by 128 in 4 bits, groups of 64; and bitsandbytes' names below "weight"."""
     packed = {
         "model.layers.0.mlp.up_proj.weight_packed": torch.zeros(64, 16, dtype=torch.int32),
@@ -255,15 +266,64 @@ def test_bytes_of_packed_tensors_by_hand(tmp_path: Path) -> None:
     }
     save_file(packed, tmp_path / "model.safetensors")
     checkpoint = Checkpoint("x", tmp_path, "compressed-tensors", (tmp_path / "model.safetensors",))
-    modules = ["model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"]
-    assert stored_bytes(checkpoint, modules) == (64 * 16 * 4 + 64 * 2 * 2 + 2 * 8) + (4096 + 128 * 4)
-    assert stored_bytes(checkpoint, ["layers.0"]) is None
-    assert stored_bytes(dataclasses.replace(checkpoint, kind="adapter"), modules) is None
+    blocks = {"model.layers.0.mlp.up_proj": 0, "model.layers.0.mlp.down_proj": 0, "model.layers.1.mlp.up_proj": 1}
+    assert stored_bytes(checkpoint, blocks) == (64 * 16 * 4 + 64 * 2 * 2 + 2 * 8) + (4096 + 128 * 4)
+    assert stored_bytes(dataclasses.replace(checkpoint, kind="adapter"), blocks) is None
+    for other in ({"layers.0": 0}, blocks | {"model.layers.0.mlp.experts": 0}):
+        caplog.clear()
+        assert stored_bytes(checkpoint, other) is None
+        assert f"--checkpoint x: no file names a tensor of {list(other)[-1]}; how many bytes" in caplog.text
 
 
-def test_a_quantized_layer_gives_its_weight_by_its_outputs() -> None:
-    layer = torch.nn.Linear(5, 3)
-    assert torch.allclose(checkpoint_models.by_unit_vectors(layer, torch.float32), layer.weight, atol=1e-7)
+@pytest.mark.parametrize(
+    ("config", "stored"),
+    [(MixtralConfig(**MIXTURE), "model.layers.0.block_sparse_moe.experts.0.w1.weight"),
+     (GraniteMoeConfig(**MIXTURE), "model.layers.0.block_sparse_moe.input_linear.weight"),
+     (Qwen3MoeConfig(**MIXTURE, moe_intermediate_size=8), "model.layers.0.mlp.experts.0.up_proj.weight")],
+    ids=lambda value: getattr(value, "model_type", ""),
+)  # fmt: skip
+def test_experts_count_by_the_names_that_they_were_published_with(
+    config: PretrainedConfig, stored: str, tmp_path: Path
+) -> None:
+    """In 16 bits every weight takes as many bytes as the fraction counts for it."""
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    source = llm_run.ModelSource(str(tmp_path), torch.device("cpu"))
+    opened = checkpoint_models.open_one(str(tmp_path), llm_run.skeleton(source), source)
+    assert stored in checkpoint_files.tensor_bytes(tmp_path / "model.safetensors")
+    assert opened.facts["decoder_bytes_fraction"] == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [None, 0.1, 100.0])
+def test_a_quantized_layer_gives_its_weight_by_its_outputs(dtype: torch.dtype, size: float | None) -> None:
+    """To the bit, whatever its bias: beside 100, weights below 0.25 vanish in bfloat16."""
+    layer = torch.nn.Linear(5, 3, bias=size is not None, dtype=dtype)
+    if size is not None:
+        torch.nn.init.constant_(layer.bias, size)
+    assert torch.equal(checkpoint_models.by_unit_vectors(layer, dtype), layer.weight.float())
+    assert size is None or torch.equal(layer.bias, torch.full((3,), size, dtype=dtype))
+
+
+def test_a_layer_that_adds_more_than_a_bias_is_not_read_by_its_outputs() -> None:
+    class Shifted(torch.nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs) + 1
+
+    with pytest.raises(ValueError, match="Shifted adds more than a bias to its outputs"):
+        checkpoint_models.by_unit_vectors(Shifted(5, 3), torch.float32)
+
+
+def test_the_sparsity_of_experts_in_one_parameter_is_measured() -> None:
+    model = AutoModelForCausalLM.from_config(MixtralConfig(**MIXTURE))
+    names = decoder_weights(model)
+    model.model.layers[1].mlp.experts.down_proj.data[2, :, ::2] = 0
+    found = dict(zip(names, checkpoint_models.matrices(model, names), strict=True))
+    assert all(torch.equal(found[name], weight.matrix) for name, weight in names.items())
+    zeros = sum(int((matrix == 0).sum()) for matrix in found.values())
+    assert zeros == 24 * 16 / 2
+    model.model.layers[0].mlp.experts.down_proj = torch.nn.Parameter(torch.zeros(3, 8, dtype=torch.uint8), False)
+    with pytest.raises(ValueError, match=r"experts\.down_proj\[0\] is stored in MixtralExperts without values to look"):
+        list(checkpoint_models.matrices(model, names))
 
 
 def test_the_fast_paths_of_two_models_are_those_that_both_bear() -> None:

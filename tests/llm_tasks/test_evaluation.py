@@ -95,6 +95,18 @@ def test_letters_by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
     )  # fmt: skip
 
 
+def test_guessing_where_all_items_have_the_same_options():
+    """Four of five are "yes": saying so always needs no knowledge. Letters that mean other texts are other options."""
+    yes_no = [ask(str(number), "ask", (" no", " yes"), int(number > 0)) for number in range(5)]
+    assert evaluation.guessing_score(yes_no) == 0.8
+    letters = [prompt._replace(options=(" A", " B"), choices=("no", "yes")) for prompt in yes_no]
+    assert evaluation.guessing_score(letters) == 0.8
+    differ = [prompt._replace(choices=("no", prompt.item)) for prompt in letters]
+    assert evaluation.guessing_score(differ) == evaluation.guessing_score(yes_no[:1]) == 0.5
+    balanced = [prompt._replace(gold=number % 2) for number, prompt in enumerate(yes_no[:4])]
+    assert evaluation.guessing_score(balanced) == 0.5
+
+
 def test_option_texts_by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
     """Whole, 7/27 against 6/27 · 27/42; per character ln(27/7)/4 against ln(7)/6, with the blank the other."""
     found = measure(model, tokenizer, CLOZE)

@@ -37,8 +37,11 @@ def loaded(folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder).requires_grad_(False).eval()
 
 
-def compressible(folder: Path, keep_dense: bool = True, scope: str = "layer") -> CompressibleModel:
-    how = Compression(Options(block_size=8, group_size=8), scope, False, None, {}, tokens_per_batch=24, precision="no")
+def compressible(
+    folder: Path, keep_dense: bool = True, scope: str = "layer", true_sequential: bool = False
+) -> CompressibleModel:
+    options = Options(block_size=8, group_size=8)
+    how = Compression(options, scope, true_sequential, None, {}, tokens_per_batch=24, precision="no")
     return CompressibleModel(loaded(folder), how, keep_dense)
 
 
@@ -75,6 +78,21 @@ def test_norms_that_one_walk_gives_for_every_block_are_those_of_a_walk_for_each(
         assert not alone._norms and together._norms
         for key, value in alone.model.state_dict().items():
             assert torch.equal(value, together.model.state_dict()[key]), (block, key)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.statistic == "sq_norms"])
+def test_statistics_inside_a_block_are_never_taken_from_the_norms_that_owl_reads(tiny_decoder: Path, name: str):
+    """By --true_sequential they are those of a block that is compressed in part."""
+    one = cell(name, 0.5, only_layers="1", allocation_from="owl")
+    found = {}
+    for true_sequential in (False, True):
+        several, alone = (compressible(tiny_decoder, keep, true_sequential=true_sequential) for keep in (True, False))
+        several.compress(one, WINDOWS)
+        alone.compress(one, WINDOWS)
+        assert several._norms and not alone._norms
+        found[true_sequential] = state(several.model)
+        assert all(torch.equal(value, found[true_sequential][key]) for key, value in state(alone.model).items())
+    assert any(not torch.equal(value, found[False][key]) for key, value in found[True].items())
 
 
 @pytest.mark.parametrize("name", PRUNERS)

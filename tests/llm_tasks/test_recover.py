@@ -188,6 +188,14 @@ def test_training_lowers_the_loss_as_a_plain_loop_does(options: list[str], tiny_
         torch.testing.assert_close(made[name], weight.detach(), rtol=1e-3, atol=1e-4)
 
 
+def test_a_control_has_the_recipe_of_what_was_calibrated_layer_by_layer(options: list[str], tmp_path: Path):
+    """--true_sequential says how Wanda is calibrated, and nothing of how any model is trained."""
+    words = ["--compression", "wanda", "--sparsity", "0.5", "--true_sequential", "--max_train_steps", "2"]
+    both = ["--transfer", "dense_transfer", "sparse_transfer", "--output_dir", str(tmp_path / "{transfer}")]
+    assert start([*options, *words, *both]) == 0
+    assert read(tmp_path / "dense_transfer")["recipe"] == read(tmp_path / "sparse_transfer")["recipe"]
+
+
 @pytest.mark.parametrize("transfer", TRANSFERS)
 def test_a_killed_training_goes_on_to_the_same_bits(
     transfer: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -272,6 +280,7 @@ def test_a_dry_run_loads_nothing(
         (["--transfer", "sparse_transfer"], "--compression dense: nothing is pruned"),
         (["--compression", "magnitude", "--nm_ratio", "2:4", "--magnitude_scope", "global"], "--magnitude_scope ranks"),
         (["--compression", "wanda", "--sparsity", "0.5", "--block_size", "4"], "--block_size is obeyed by"),
+        (["--compression", "sparsegpt", "--nm_ratio", "2:4", "--block_size", "6"], "--block_size 6 is no multiple"),
         (["--true_sequential"], "--true_sequential is obeyed by"),
         (["--lr_scheduler_type", "constant", "--num_warmup_steps", "2"], "--num_warmup_steps: "),
         (["--compression", "wanda", "--nm_ratio", "3:5", "--transfer", "sparse_transfer"], "no multiple of 5"),

@@ -1,5 +1,9 @@
+import contextlib
+
 import pytest
 import torch
+from architectures import tiny_config
+from plain_twins import GEMMA4
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -8,12 +12,22 @@ from transformers import (
     BertConfig,
     DebertaV2Config,
     ElectraConfig,
+    Gemma4TextConfig,
     GPT2Config,
+    PretrainedConfig,
     RobertaConfig,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from pruning.layers import block_weights, decoder_blocks, decoder_weights, prunable_weights
+from pruning.layers import (
+    arithmetic,
+    block_weights,
+    decoder_blocks,
+    decoder_weights,
+    gates,
+    prunable_weights,
+    share_left_out,
+)
 
 SMALL = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -151,3 +165,61 @@ def test_vectors_and_convolutions_of_single_channels_are_no_matrices():
     block["all"] = nn.Conv1d(4, 4, 3)
     with pytest.raises(ValueError, match=r"b\.all\.weight \(Conv1d\) has the shape \[4, 4, 3\]"):
         block_weights(block, "b")
+
+
+def test_matrices_that_are_no_layers_are_refused_beyond_a_quarter():
+    """DBRX keeps all experts of a block in three parameters of two dimensions; mixers of residuals are few beside."""
+    block = nn.ModuleDict({"linear": nn.Linear(6, 4), "table": nn.Embedding(40, 6), "part": nn.Module()})
+    block["part"].register_parameter("mix", nn.Parameter(torch.zeros(2, 4)))
+    assert share_left_out(block, [block["linear"].weight]) == (8 / 32, "part.mix")
+    assert [weight.name for weight in block_weights(block, "b")] == ["b.linear.weight"]
+    block["part"].register_parameter("more", nn.Parameter(torch.zeros(3, 3)))
+    with pytest.raises(ValueError, match=r"^b\.part\.more \(Module\) has the shape \[3, 3\]: neither a linear layer"):
+        block_weights(block, "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("dbrx", r"transformer\.blocks\.0\.ffn\.experts\.mlp\.w1 \(DbrxExpertGLU\) has the shape \[96, 32\]"),
+     ("gpt_oss", r"experts\.gate_up_proj \(GptOssExperts\) has the shape \[4, 32, 96\]"),
+     ("deepseek_v4", None), ("mamba", None)],
+)  # fmt: skip
+def test_decoders_whose_weights_are_kept_in_another_layout_are_refused_by_name(name: str, message: str | None):
+    with torch.device("meta"):
+        twin = AutoModelForCausalLM.from_config(tiny_config(name))
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        decoder_weights(twin)
+
+
+ROUTED = Gemma4TextConfig(**GEMMA4, enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=8)
+
+
+@pytest.mark.parametrize(
+    ("config", "gate"),
+    [("phimoe", "mlp.router"), ("hunyuan_v1_moe", "mlp.gate.wg"), ("afmoe", "mlp.router.gate"), (ROUTED, "router.proj"),
+     ("qwen2_moe", "mlp.shared_expert_gate"), ("qwen3_next", "mlp.shared_expert_gate"),
+     ("qwen3_5_moe_text", "mlp.shared_expert_gate"),
+     # routers that are no linear layers, and small layers that are no gates of experts
+     ("mixtral", None), ("qwen3_moe", None), ("laguna", None), ("gemma3n_text", None), ("llama", None)],
+    ids=lambda value: getattr(value, "model_type", value),
+)  # fmt: skip
+def test_gates_of_experts_stay_dense_and_change_the_number(config: str | PretrainedConfig, gate: str | None):
+    with torch.device("meta"):
+        twin = AutoModelForCausalLM.from_config(tiny_config(config) if isinstance(config, str) else config)
+    name, blocks = decoder_blocks(twin)
+    found = {key for block in blocks for key, module in block.named_modules() if module in gates(block)}
+    assert found == ({gate} if gate else set())
+    layers = {key for key, module in twin.named_modules() if isinstance(module, nn.Linear) and key.startswith(name)}
+    left_out = layers - {key.rpartition(".")[0] for key in decoder_weights(twin)}
+    assert {key.partition(".layers.")[2].partition(".")[2] for key in left_out} == found
+    assert arithmetic(twin) == (2 if gate else 1)
+
+
+def test_gates_of_experts_that_are_modules_are_found_by_name_and_size():
+    """As in models that bring their own code; without experts, a layer of this name is like any other."""
+    block = nn.ModuleDict({"gate": nn.Linear(6, 3), "gate_proj": nn.Linear(6, 3), "router": nn.Linear(6, 6)})
+    assert gates(block) == []
+    block["experts"] = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+    assert gates(block) == [block["gate"]]
+    kept = [f"b.{name}.weight" for name in ("gate_proj", "router", "experts.0", "experts.1", "experts.2")]
+    assert [weight.name for weight in block_weights(block, "b")] == kept

@@ -5,9 +5,16 @@ import weakref
 import pytest
 import torch
 from conftest import decoder_configs
-from plain_twins import GEMMA4, more_configs, plain_input_sq_norms, walked_input_sq_norms
+from plain_twins import GEMMA4, SIZE, more_configs, plain_input_sq_norms, walked_input_sq_norms
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Gemma4TextConfig, LlamaConfig, MambaConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma4TextConfig,
+    LlamaConfig,
+    MambaConfig,
+    MixtralConfig,
+    PreTrainedModel,
+)
 
 from llm_tasks.engine.window_losses import measured_in_memory
 from llm_tasks.methods import METHODS, Options, Strength
@@ -169,6 +176,24 @@ def test_true_sequential_takes_statistics_after_the_layers_before_in_the_block()
     assert torch.equal(seen[False][first + "q_proj.weight"], seen[True][first + "q_proj.weight"])
     assert seen[False][first + "o_proj.weight"].any()
     assert not seen[True][first + "o_proj.weight"].any()  # all values are gone by then
+
+
+@pytest.mark.parametrize("tokens_per_batch", [4, 160])
+def test_true_sequential_reaches_every_expert_in_whatever_batch_its_tokens_are(tokens_per_batch: int):
+    """Each token goes to two of eight experts, so that four tokens leave some to later batches."""
+    windows = torch.randint(3, 40, (40, 4), generator=torch.Generator().manual_seed(0))
+    model = AutoModelForCausalLM.from_config(MixtralConfig(**SIZE, num_local_experts=8, num_experts_per_tok=2))
+    inputs_of: dict[str, InputStatistics] = {}
+
+    def compress(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
+        inputs_of[name] = inputs
+        return torch.zeros_like(W) if "gate_up_proj" in name else W
+
+    compress_blocks(model, windows, compress, "sq_norms", true_sequential=True, tokens_per_batch=tokens_per_batch)
+    assert inputs_of.keys() == decoder_weights(model).keys()
+    experts = [f"model.layers.0.mlp.experts.{{}}_proj[{expert}]" for expert in range(8)]
+    assert sum(inputs_of[name.format("gate_up")].num_tokens for name in experts) == 2 * windows.numel()
+    assert not any(inputs_of[name.format("down")].sq_norms.any() for name in experts)  # gate and up are zero by then
 
 
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt", "gptq"])

@@ -161,6 +161,8 @@ BAD = [
     (["--compression", "awq"], "invalid choice: 'awq'"),
     (["--pair_bits", "1"], "--pair_bits: 1 is outside"),
     (["--group_size", "-1"], "--group_size -1: bytes are counted for groups"),
+    (["--only_layers", "0"], "--only_layers: bytes are counted, and methods compared, of the whole model"),
+    (["--skip_layers", "0"], "--skip_layers: bytes are counted"),
     (["--group_by", "model"], "--group_by: the commands are grouped by compression"),
     (["--kernel", "fast"], "unrecognized arguments: --kernel fast"),
     (["--compression", "rtn", "--targets", "0.05"], "--targets 0.05: no strength comes within 0.03 of one"),
