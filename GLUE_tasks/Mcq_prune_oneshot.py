@@ -29,16 +29,16 @@ Chance is the mean of 1/options.
 import argparse
 import functools
 import sys
+from collections.abc import Sequence
 
-import numpy as np
 from accelerate import Accelerator
 from torch import nn
 from transformers import AutoModelForMultipleChoice
 
 from GLUE_tasks import classification, mcq_data, multiple_choice, options, runner
-from GLUE_tasks.glue_data import chance_level
 from GLUE_tasks.runner import Inputs, LoadedTask, Outcome, TaskKind
 from harness.cells import Cell
+from harness.choices import guessing_score
 from harness.data import Source
 from harness.options import number
 
@@ -136,13 +136,11 @@ def task_kind(args: argparse.Namespace) -> TaskKind:
     """Questions with any number of options."""
 
     def score(
-        same_options: bool, accelerator: Accelerator, model: nn.Module, inputs: Inputs, cell: Cell
-    ) -> Outcome:  # fmt: skip
+        questions: Sequence[mcq_data.Question], accelerator: Accelerator, model: nn.Module, inputs: Inputs, cell: Cell
+    ) -> Outcome:
         batch_size = args.per_device_eval_batch_size
         chosen, gold, counts = multiple_choice.predict_options(accelerator, model, inputs, batch_size)
-        chance = float(np.mean(1 / counts))
-        if same_options:  # such as yes and no for every question: who knows nothing says what is right most often
-            chance = max(chance, chance_level("accuracy", gold))
+        chance = guessing_score([own.options for own in questions[: len(gold)]], gold[:, None].tolist())
         level = classification.data_share_level(cell, "accuracy", chosen, gold, chance=chance)
         items = {"prediction": chosen, "label": gold, "num_options": counts}
         return Outcome({"eval_accuracy": level["score"]}, items, [level])
@@ -156,7 +154,7 @@ def task_kind(args: argparse.Namespace) -> TaskKind:
                 task, tokenizer, args.max_length, args.max_eval_samples
             ),
             choose_rows=options.share_of_rows(args),
-            score=functools.partial(score, len({question.options for question in task.validation}) == 1),
+            score=functools.partial(score, task.validation),
             loss=multiple_choice.option_loss,
             facts=task.facts,
         )

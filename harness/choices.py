@@ -3,8 +3,11 @@
 `where` is in all functions what errors call the row, such as "<path>, line 3".
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
+
+import numpy as np
 
 from harness.data import checked_text, valid_text
 
@@ -119,3 +122,20 @@ def option_texts(values: object, where: str, field: str) -> tuple[str, ...]:
     if not isinstance(values, list | tuple) or not 2 <= len(values) <= len(LETTERS):
         raise ValueError(f"{where}: {field!r} must be a list of 2 to {len(LETTERS)} texts")
     return tuple(checked_text(value, where, field) for value in values)
+
+
+def guessing_score(options: Sequence[Sequence[str]], golds: Sequence[Collection[int]]) -> float:
+    """Expected accuracy of a model that knows nothing of the questions.
+
+    It draws one of the options of each; or, where all questions have the same ones, such as yes and no in any order,
+    always gives the one that is right most often, if that is better. A single question tells nothing of that.
+
+    Args:
+        options: texts that each question offers.
+        golds: indices of the right ones.
+    """
+    drawn = float(np.mean([len(right) / len(own) for own, right in zip(options, golds, strict=True)]))
+    if len(options) == 1 or len(set(map(frozenset, options))) > 1:
+        return drawn
+    right = Counter(text for own, places in zip(options, golds, strict=True) for text in {own[at] for at in places})
+    return max(drawn, max(right.values(), default=0) / len(options))

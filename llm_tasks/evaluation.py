@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from analysis import estimators
+from harness.choices import guessing_score
 from llm_tasks.engine import answers
 from llm_tasks.engine.chat import as_messages, user_turn
 from llm_tasks.engine.encoding import EncodedLevel, Stop, TextEncoder, encode_levels
@@ -22,7 +22,7 @@ from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.stop_texts import answers_until, end_tokens
 from llm_tasks.engine.thinking import AnswerDecoder, open_tags
 from llm_tasks.engine.ways import PLAIN, Ways
-from llm_tasks.levels import BY_DENSE, LETTERS, Level, Outcome, Prompt, Responses
+from llm_tasks.levels import BY_DENSE, LETTERS, Level, Outcome, Responses
 from pruning.block_calls import blocks_held
 from pruning.blocks import BlockStorage
 from pruning.layers import decoder_blocks
@@ -290,25 +290,14 @@ def answered(level: Level, texts: Sequence[str]) -> Outcome:
     return Outcome(metrics, {"predicted": np.array(texts, dtype=str)})
 
 
-def guessing_score(prompts: Sequence[Prompt]) -> float:
-    """Expected score of a model that knows nothing of prompts with options.
-
-    It draws one of the options of each; or, where all prompts have the same, such as yes and no, always chooses the one
-    that is right most often, if that is better.
-    """
-    drawn = float(np.mean([1 / len(prompt.options) for prompt in prompts]))
-    if len(prompts) == 1 or len({prompt.choices or prompt.options for prompt in prompts}) > 1:
-        return drawn
-    return max(drawn, max(Counter(prompt.gold for prompt in prompts).values()) / len(prompts))
-
-
 def describe_level(encoded: EncodedLevel, outcome: Outcome, metric: str) -> dict[str, Any]:
     level, values = encoded.level, outcome.metrics[metric]
     chance = 0.0
     if outcome.chance is not None:
         chance = outcome.chance
     elif level.reader in ("letter", "cloze"):
-        chance = guessing_score(level.prompts)
+        chance = guessing_score([prompt.choices or prompt.options for prompt in level.prompts],
+                                [[prompt.gold] for prompt in level.prompts])  # fmt: skip
     stderr = estimators.clustered_error(values, [prompt.group for prompt in level.prompts])
     return {
         "level": level.name, "difficulty": level.difficulty, "metric": metric, "score": float(values.mean()),

@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from harness.choices import guessing_score
 from llm_tasks.engine.chat import check_values, in_template
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.packing import Continuation, Tokens
@@ -212,7 +213,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _chance(level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence[Any]], metric: str) -> float:
-    """Mean score of a model that chooses among the options at random; 0 where items have no options.
+    """Mean score of a model that knows nothing (guessing_score); 0 where items have no options.
 
     Raises:
         ValueError: the metric is no score (_scores).
@@ -220,17 +221,17 @@ def _chance(level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence
     if any(task.OUTPUT_TYPE != "multiple_choice" for task in level.tasks):
         return 0.0
     names = metric_names(level)
-    filters = [key for _, key in names.values()]
-    chances = []
+    filters, chances, guessed = [key for _, key in names.values()], [], []
     for item, own in zip(items, requests, strict=True):
         task = level.tasks[item.task]
         if scores_itself(task):
             judged = [task.process_results(item.doc, ranking) for ranking in _rankings(len(own))]
             chances.append(_scores(level, metric, [dict.fromkeys(filters, one) for one in judged])[metric].mean())
-        elif names[metric][0] in GUESSED:
-            chances.append(len(golds(task, item.doc)) / len(task.doc_to_choice(item.doc)))
         else:
-            chances.append(0.0)
+            guessed.append(([str(choice) for choice in task.doc_to_choice(item.doc)], golds(task, item.doc)))
+    if guessed:
+        among_options = guessing_score(*zip(*guessed, strict=True)) if names[metric][0] in GUESSED else 0.0
+        chances += [among_options] * len(guessed)
     return float(np.mean(chances))
 
 

@@ -95,16 +95,15 @@ def test_letters_by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
     )  # fmt: skip
 
 
-def test_guessing_where_all_items_have_the_same_options():
-    """Four of five are "yes": saying so always needs no knowledge. Letters that mean other texts are other options."""
-    yes_no = [ask(str(number), "ask", (" no", " yes"), int(number > 0)) for number in range(5)]
-    assert evaluation.guessing_score(yes_no) == 0.8
-    letters = [prompt._replace(options=(" A", " B"), choices=("no", "yes")) for prompt in yes_no]
-    assert evaluation.guessing_score(letters) == 0.8
-    differ = [prompt._replace(choices=("no", prompt.item)) for prompt in letters]
-    assert evaluation.guessing_score(differ) == evaluation.guessing_score(yes_no[:1]) == 0.5
-    balanced = [prompt._replace(gold=number % 2) for number, prompt in enumerate(yes_no[:4])]
-    assert evaluation.guessing_score(balanced) == 0.5
+def test_chance_where_all_items_have_the_same_options(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
+    """Four of five are " rome", whatever letter it has: letters that mean other texts are other options."""
+    texts = (" rome", " no way")
+    cloze = [ask(str(number), "say", texts, int(number == 0)) for number in range(5)]
+    letters = [prompt._replace(options=(" C", " D"), choices=texts[::-1], gold=1 - prompt.gold) for prompt in cloze]
+    differ = [prompt._replace(choices=(" rome", prompt.item)) for prompt in letters]
+    levels = [Level(name, None, "set", reader, prompts, human=0.9) for name, reader, prompts in (
+        ("cloze", "cloze", cloze), ("letters", "letter", letters), ("differ", "letter", differ))]  # fmt: skip
+    assert [level["chance"] for level in measure(model, tokenizer, *levels).levels] == [0.8, 0.8, 0.5]
 
 
 def test_option_texts_by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
