@@ -10,7 +10,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -240,7 +240,7 @@ def content_of(sweep: Sweep, task: LoadedTask) -> dict[str, Any]:
 
 def shared_material(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTask]) -> Callable[[Cell], Material]:
     """A function that returns a cell's material; what cells share is computed once, when first needed."""
-    fewest_labels = min((task.num_labels for task in tasks.values()), key=_size)
+    selected: dict[Hashable, dict[Strength, dict[str, Tensor]]] = {}
 
     @functools.cache
     def inputs(key: tuple) -> Inputs:
@@ -250,20 +250,22 @@ def shared_material(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTa
     def model(num_labels: int | None) -> Pretrained:
         return sweep.model.load(num_labels, kind.auto_class)
 
-    @functools.cache
-    def masks(num_labels: int | None, seed: int | None) -> dict[Strength, dict[str, Tensor]]:
-        loaded = model(num_labels)
-        ranked = loaded.model if seed is None else loaded.copy(seed)
-        return transfers.select_masks(ranked, loaded.new_parameters, sweep.pruning)
+    def masks(loaded: Pretrained, seed: int) -> dict[Strength, dict[str, Tensor]]:
+        # without --prune_new_head, models that lack the same parameters have the same masks, whatever their head's
+        # size and the seed that it is drawn by
+        with_head = sweep.pruning.include_new
+        key = (loaded, seed) if with_head else loaded.new_parameters
+        if key not in selected:
+            ranked = loaded.copy(seed) if with_head else loaded.model
+            selected[key] = transfers.select_masks(ranked, loaded.new_parameters, sweep.pruning)
+        return selected[key]
 
     def material(cell: Cell) -> Material:
         key = task_key(kind, cell)
-        task, keep_masks = tasks[key], {}
-        if cell["transfer"] != "dense_transfer":
-            # without the untrained head the ranking is the same for all heads and seeds
-            which = (task.num_labels, cell["seed"]) if sweep.pruning.include_new else (fewest_labels, None)
-            keep_masks = masks(*which)[strength_of(cell)]
-        return Material(task, inputs(key), model(task.num_labels), keep_masks)
+        task = tasks[key]
+        loaded, pruned = model(task.num_labels), cell["transfer"] != "dense_transfer"
+        keep_masks = masks(loaded, cell["seed"])[strength_of(cell)] if pruned else {}
+        return Material(task, inputs(key), loaded, keep_masks)
 
     return material
 
