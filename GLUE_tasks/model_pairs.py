@@ -118,7 +118,9 @@ def _is_fine_tuned(row: dict[str, Any]) -> bool:
 
 
 def _is_saved(run: Path) -> bool:
-    return (run / "model" / "config.json").is_file() and any((run / "model").glob("*.safetensors"))
+    """Whether a run left its model; one beside a run that saved none was left by a run before it."""
+    files = (run / "model" / "config.json").is_file() and any((run / "model").glob("*.safetensors"))
+    return files and bool((run_folder.recorded_arguments(run) or {}).get("save_model"))
 
 
 def _has_head(run: Path) -> bool:

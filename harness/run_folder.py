@@ -9,6 +9,7 @@ A run owns one folder. Its files appear in this order:
     all_results.json    last, by atomic rename: its presence means that the run is complete
 """
 
+import contextlib
 import datetime
 import errno
 import functools
@@ -31,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import leases, records
+from harness import leases, records, saved_models
 
 ARGUMENTS_FILE = "args.json"
 RESULT_FILE = "all_results.json"
@@ -112,7 +113,7 @@ def unwritable(folder: Path) -> str | None:
 
 
 def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Write args.json of a run that starts, after removing files of an earlier run, all_results.json first.
+    """Write args.json of a run that starts; files of an earlier run are removed, all_results.json first, models last.
 
     Args:
         arguments: the run's identity.
@@ -126,6 +127,9 @@ def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, An
     partial = [path.name for name in (ARGUMENTS_FILE, *names) for path in folder.glob(f"{name}.*.partial")]
     for name in (*names, *partial):
         (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(ValueError):  # of an args.json that does not tell what its run wrote
+        if earlier := _recorded(folder):
+            saved_models.remove_others(folder, arguments, earlier)
     write_json(folder / ARGUMENTS_FILE, {"arguments": arguments, "environment": environment})
 
 

@@ -418,7 +418,7 @@ def environment(job: Job) -> dict[str, Any]:
     devices = job.source.devices
     return run_folder.describe_environment(
         ", ".join(map(str, devices)), device_name=", ".join(map(device_name, devices)), dtype=str(job.dtype),
-        precision=job.how.precision, threads=torch.get_num_threads(),
+        precision=job.how.precision, threads=torch.get_num_threads(), stream=job.streams,
     )  # fmt: skip
 
 
