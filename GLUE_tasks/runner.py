@@ -147,7 +147,7 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
         sweep.model.check_files()
         tasks = load_tasks(sweep, kind)
         check_fit(sweep, kind, list(tasks.values()))
-        contents = {key: content_of(sweep, task) for key, task in tasks.items()}
+        contents = {key: content_of(sweep, kind, task) for key, task in tasks.items()}
         precision = training.precision_used(sweep.mixed_precision)
         identities = {
             folder: options.identity(sweep.recorded, cell, contents[task_key(kind, cell)], precision)
@@ -230,9 +230,10 @@ def head_order(sweep: Sweep, task: LoadedTask) -> tuple[int, ...] | None:
     return None if order is None else tuple(order)
 
 
-def content_of(sweep: Sweep, task: LoadedTask) -> dict[str, Any]:
-    """Identity entries of model and data: hashes and commits, the task's decisions, and a changed order of outputs."""
+def content_of(sweep: Sweep, kind: TaskKind, task: LoadedTask) -> dict[str, Any]:
+    """Identity entries of a task: model and data by content, its decisions, how its head is drawn and ordered."""
     content = sweep.model.content() | files_content(task.data) | dict(task.decisions)
+    content["head_arithmetic"] = pretrained.head_arithmetic(sweep.model.config(), kind.auto_class)
     if task.order is not None and list(task.order) != sorted(task.order):
         content["label_order"] = list(task.order)
     return content
