@@ -380,7 +380,8 @@ def identity(options: Mapping[str, Any], cell: Cell, content: Mapping[str, Any],
 
     Args:
         options: what `recorded` returned.
-        content: hashes and commits of the model and the task's data, and decisions on how the data are read.
+        content: hashes and commits of the model and the task's data, decisions on how the data are read, and numbers
+            of arithmetics.
         precision: the one really used: "no" (float32), "bf16" or "fp16".
     """
     of_cell = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}

@@ -69,6 +69,11 @@ class ModelSource:
             tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
         return tokenizer
 
+    def without_weights(self, num_labels: int | None, auto_class: type) -> PreTrainedModel:
+        """The model with a head of `num_labels` outputs, on the meta device."""
+        entries = _head_size(num_labels)
+        return models.meta_model(self.name, auto_class, self.trust_remote_code, revision=self.revision, **entries)
+
     def load(self, num_labels: int | None, auto_class: type) -> "Pretrained":
         """The model with a head of `num_labels` outputs; it pads as its tokenizer and refuses ids without embedding."""
         options = self.trust_remote_code, self.ignore_mismatched_sizes, auto_class, self.weights, self.revision
@@ -147,9 +152,7 @@ def check_model(
     Raises:
         ValueError: names the option, and what the model takes.
     """
-    model = models.meta_model(
-        source.name, auto_class, source.trust_remote_code, revision=source.revision, **_head_size(num_labels)
-    )
+    model = source.without_weights(num_labels, auto_class)
     longest = models.longest_input(model)
     if longest is not None and max_length > longest:
         raise ValueError(f"--max_length {max_length}: {source.name} takes at most {longest} tokens")

@@ -147,12 +147,7 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
         sweep.model.check_files()
         tasks = load_tasks(sweep, kind)
         check_fit(sweep, kind, list(tasks.values()))
-        contents = {key: content_of(sweep, kind, task) for key, task in tasks.items()}
-        precision = training.precision_used(sweep.mixed_precision)
-        identities = {
-            folder: options.identity(sweep.recorded, cell, contents[task_key(kind, cell)], precision)
-            for folder, cell in sweep.cells.items()
-        }
+        identities = identities_of(sweep, kind, tasks)
         check_folders(identities, sweep.overwrite)
     except ValueError as error:
         parser.error(str(error))
@@ -228,6 +223,20 @@ def head_order(sweep: Sweep, task: LoadedTask) -> tuple[int, ...] | None:
             "is used", task.name, ", ".join(output_names), ", ".join(task.classes),
         )  # fmt: skip
     return None if order is None else tuple(order)
+
+
+def identities_of(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTask]) -> dict[Path, dict[str, Any]]:
+    """The identity of every cell's run, by its folder."""
+    contents = {key: content_of(sweep, kind, task) for key, task in tasks.items()}
+    precision = training.precision_used(sweep.mixed_precision)
+    has_nm = any(cell["nm_ratio"] for cell in sweep.cells.values())
+    nm_arithmetic = transfers.nm_arithmetic(sweep.model.without_weights(None, kind.auto_class)) if has_nm else 1
+
+    def identity(cell: Cell) -> dict[str, Any]:
+        content = contents[task_key(kind, cell)] | {"method_arithmetic": nm_arithmetic if cell["nm_ratio"] else 1}
+        return options.identity(sweep.recorded, cell, content, precision)
+
+    return {folder: identity(cell) for folder, cell in sweep.cells.items()}
 
 
 def content_of(sweep: Sweep, kind: TaskKind, task: LoadedTask) -> dict[str, Any]:
@@ -400,6 +409,7 @@ def describe(sweep: Sweep, cell: Cell, identity: dict[str, Any]) -> dict[str, An
         "method": cell["method"],
         "recipe": records.recipe(identity, records.COORDINATES["fine-tuning"]),
         "compression_recipe": records.recipe(records.part_of(identity, "compression_recipe")) if pruned else None,
+        "method_recipe": records.method_recipe(identity),
     }
 
 

@@ -71,9 +71,11 @@ COORDINATES = {
     "fine-tuning": (
         "task_name", "mixture", "shots", "transfer", "compression", "strength", "sparsity", "nm_ratio",
         "validation_split_percentage", "seed", "magnitude_scope", "noembed", "prune_new_head", "method", "save_model",
+        "method_arithmetic",
     ),
     "line": (
         "pair", "data_fraction", "strength", "magnitude_scope", "start_seed", "end_seed", "start_sha256", "end_sha256",
+        "method_arithmetic",
     ),
     "recovery": (
         "transfer", "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope",
@@ -203,6 +205,12 @@ def recipe(arguments: Record, left_out: Iterable[str] = ()) -> str:
     for name in left_out:
         hashed.pop(name, None)
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def method_recipe(identity: Record) -> str | None:
+    """Short hash of the method's own options and arithmetic; None where all are absent (is_absent)."""
+    told = normal(part_of(identity, "method_recipe"))
+    return recipe(told) if told else None
 
 
 def part_of(record: Record, key: str) -> dict[str, Any]:

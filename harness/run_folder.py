@@ -356,7 +356,7 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
 
     Runs of one setting, model and task must have the same `recipe`. `compression_recipe` (the calibration text, whether
     the embedding is pruned) is compared among the runs that have one, `method_recipe` (group size, arithmetic) among
-    those of one compression. Where hashes differ, as those of older versions may, the args.json files decide.
+    those of one compression and, in fine-tuning, kind of strength. Where hashes differ, the args.json files decide.
 
     Args:
         rows: what read_runs returned.
@@ -380,7 +380,8 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
             )
         for key in ("recipe", *records.PARTS):
             if row.get(key) is not None or key == "method_recipe":
-                method = (position["compression"],) if key == "method_recipe" else ()
+                kind = position["data_fraction"] and position["strength_kind"]  # of fine-tuning
+                method = (position["compression"], kind) if key == "method_recipe" else ()
                 group = (key, *(position[name] for name in ("setting", "model", "task")), *method)
                 form = (row.get(key), *(_precision(row) if key == "recipe" else ()))
                 recipes.setdefault(group, {}).setdefault(form, []).append(folder)

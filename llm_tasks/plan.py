@@ -226,7 +226,6 @@ def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_sco
     strength = strength_of(cell)
     ranked = cell["compression"] == "magnitude" and cell["sparsity"] is not None
     shared = records.part_of(run_identity, "compression_recipe") if is_calibrated(cell) else None
-    told = records.normal(records.part_of(run_identity, "method_recipe"))
     # Of a checkpoint the strength is a fact of its files (checkpoint_models.facts_of), and each is a method of its own.
     checkpoint = cell["compression"] == CHECKPOINT
     return {
@@ -242,7 +241,7 @@ def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_sco
         "seed": cell["seed"],
         "recipe": records.recipe(run_identity, records.COORDINATES["compressed"]),
         "compression_recipe": records.recipe(shared) if shared else None,
-        "method_recipe": records.recipe(told) if told else None,
+        "method_recipe": records.method_recipe(run_identity),
         "precision": run_identity["precision_used"],
         "dtype": run_identity["dtype_used"],
     }

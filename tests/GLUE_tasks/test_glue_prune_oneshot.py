@@ -13,9 +13,9 @@ import torch
 from accelerate.state import AcceleratorState
 from result_keys import assert_keys_are_told
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2Model
 
-from GLUE_tasks import Glue_prune_oneshot, pretrained, transfers
+from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, pretrained, transfers
 from harness import checkpoints, run_folder, training
 from harness.models import meta_model
 from pruning.layers import prunable_weights
@@ -289,6 +289,32 @@ def test_bf16_holds_the_mask_exactly(options: list[str], tmp_path: Path, tiny_en
 def test_prune_new_head_prunes_the_head_too(options: list[str], tmp_path: Path):
     run(*options, "--freeze_weights", "--sparsity", 0.9, "--prune_new_head", "--save_model", "--output_dir", tmp_path)
     assert (weights(tmp_path)["classifier.weight"] == 0).any()
+
+
+def test_nm_on_gpt2_groups_inputs_and_is_another_run_than_before(options, tiny_encoder, tmp_path: Path, capsys):
+    """Zeros of the saved model; older records, of grouped outputs, are refused, those of a sparsity are not."""
+    shutil.copytree(tiny_encoder, tmp_path / "gpt2")
+    config = GPT2Config(vocab_size=18, n_embd=16, n_layer=1, n_head=2, n_positions=32, pad_token_id=0)
+    GPT2Model(config).save_pretrained(tmp_path / "gpt2")
+    argv = [*options, "--model_name_or_path", tmp_path / "gpt2", "--freeze_weights", "--max_train_steps", 1,
+            "--save_model", "--output_dir", tmp_path / "{strength}"]  # fmt: skip
+    assert run(*argv, "--nm_ratio", "2:4", "--sparsity", 0.5) == 0
+    kept = weights(tmp_path / "2of4")["transformer.h.0.attn.c_attn.weight"] != 0  # (16 inputs, 48 outputs)
+    assert kept.T.reshape(48, 4, 4).sum(-1).eq(2).all()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    line = ["--start", tmp_path / "0.5", "--nm_ratio", "2:4", "--num_points", 3, "--output_dir", tmp_path / "line"]
+    assert Glue_interpolate.main(list(map(str, line))) == 0
+    assert run_folder.recorded_arguments(tmp_path / "line")["method_arithmetic"] == 2
+    assert result(tmp_path / "line")["method_recipe"] == result(tmp_path / "2of4")["method_recipe"] is not None
+    for strength in ("2of4", "0.5"):
+        path = tmp_path / strength / run_folder.ARGUMENTS_FILE
+        record = json.loads(path.read_text())
+        del record["arguments"]["method_arithmetic"]
+        path.write_text(json.dumps(record))
+    assert run(*argv, "--sparsity", 0.5) == 0
+    with pytest.raises(SystemExit):
+        run(*argv, "--nm_ratio", "2:4")
+    assert "2of4 holds a run with other arguments (method_arithmetic: 2 here, 1 there)" in capsys.readouterr().err
 
 
 def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
