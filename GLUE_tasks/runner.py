@@ -170,7 +170,7 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
     def compute(folder: Path) -> None:
         cell = sweep.cells[folder]
         shared = material(cell)
-        with training.signals_remembered(accelerator) as came:
+        with training.signals_remembered(accelerator) as came, training.loss_scale_restored(accelerator):
             interrupted = functools.partial(training.came_to_any, accelerator, came)
             run(sweep, accelerator, cell, identities[folder], checkpoints[folder], shared, interrupted)
             if interrupted():

@@ -317,6 +317,30 @@ def test_nm_on_gpt2_groups_inputs_and_is_another_run_than_before(options, tiny_e
     assert "2of4 holds a run with other arguments (method_arithmetic: 2 here, 1 there)" in capsys.readouterr().err
 
 
+def test_every_cell_starts_at_the_same_loss_scale(options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The scaler stands for that of fp16 on a GPU; each training halves it, and the second one fails."""
+    start, train, scales = training.start_accelerator, training.train, []
+
+    def start_scaled(*words: str | None) -> accelerate.Accelerator:
+        accelerator = start(*words)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+        return accelerator
+
+    def train_halving(accelerator: accelerate.Accelerator, *rest: object) -> dict:
+        scales.append(accelerator.scaler.get_scale())
+        trace = train(accelerator, *rest)
+        accelerator.scaler.update(accelerator.scaler.get_scale() / 2)
+        if len(scales) == 2:
+            raise FloatingPointError("of the second cell")
+        return trace
+
+    monkeypatch.setattr(training, "start_accelerator", start_scaled)
+    monkeypatch.setattr(training, "train", train_halving)
+    argv = [*options, "--sparse_method", "dense_transfer", "--max_train_steps", 1, "--output_dir", tmp_path / "{seed}"]
+    assert run(*argv, "--seed", 1, 2, 3) == 1
+    assert scales == [64.0] * 3
+
+
 def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
     original = transfers.magnitude_masks
