@@ -275,6 +275,14 @@ def test_a_full_disk_fails_the_cell_and_keeps_what_was_finished(swept, options, 
     assert not run_folder.is_complete(failing)
 
 
+def test_scores_need_no_cache_folder(options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """That of evaluate would lie below a file."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", tmp_path / "file" / "cache")
+    argv = [*options, "--sparse_method", "dense_transfer", "--max_train_steps", 1, "--output_dir", tmp_path / "run"]
+    assert run(*argv) == 0
+
+
 def test_bf16_holds_the_mask_exactly(options: list[str], tmp_path: Path, tiny_encoder: Path):
     base = [word for word in options if word != "no"]
     base[base.index("--mixed_precision") + 1 : base.index("--mixed_precision") + 1] = ["bf16"]
