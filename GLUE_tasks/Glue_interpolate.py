@@ -30,7 +30,7 @@ from GLUE_tasks import glue_data, interpolation, model_pairs, options
 from GLUE_tasks.interpolation import Measurement
 from GLUE_tasks.model_pairs import Pair
 from GLUE_tasks.pretrained import ModelSource, check_model
-from harness import training
+from harness import run_folder, training
 from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from harness.commands import command_line, folder_template, print_lines
 from harness.models import quiet_libraries
@@ -160,6 +160,8 @@ def main(argv: list[str] | None = None) -> int:
         # in the order of the cells
         pair_of = dict(zip(output_folders(args.output_dir, map(cell_of, pairs)), pairs, strict=True))
         if args.list_cells:
+            for folder in () if args.overwrite else filter(run_folder.is_complete, pair_of):
+                run_folder.check_same_run(folder, interpolation.identity(measurement, pair_of[folder]))
             print_lines(
                 command_line(sys.argv[0], cell_options(args, parser, pair), folder_template(folder))
                 for folder, pair in pair_of.items()

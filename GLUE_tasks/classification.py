@@ -1,6 +1,7 @@
 """Classification and regression of sentences: tokenized rows of a task, and the scores of a model on them."""
 
 import logging
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,9 @@ def score_task(
     """Scores by the original's eval_* keys, and arrays of predictions and labels, for every validation split."""
     from GLUE_tasks.glue_metric import GlueMetric  # here: a mistake or a complete run should not wait for evaluate
 
-    metric = GlueMetric(config_name=",".join(task.metrics))
+    # evaluate's own cache would be made here, and end a run whose training is done where it cannot be
+    with tempfile.TemporaryDirectory() as cache:
+        metric = GlueMetric(config_name=",".join(task.metrics), keep_in_memory=True, cache_dir=cache)
     scores, items = {}, {}
     for suffix in inputs.validation:
         predictions, labels = predict_labels(accelerator, model, task, inputs, suffix, batch_size)

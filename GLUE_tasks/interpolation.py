@@ -313,6 +313,7 @@ def identity(measurement: Measurement, pair: Pair) -> dict[str, Any]:
         "start_sha256": _weights_hash(pair.start.files),
         "end_sha256": pair.end and _weights_hash(pair.end.files),
         "training": sorted({records.recipe(end.identity, records.COORDINATES["fine-tuning"]) for end in ends}),
+        "method_arithmetic": model_pairs.method_arithmetic(pair, measurement.trust_remote_code),
         "precision_used": "no",
     }
 
@@ -371,6 +372,7 @@ def run(
         **model_pairs.describe(pair),
         "measured_sparsity": sparsity,
         "recipe": records.recipe(identity, records.COORDINATES["line"]),
+        "method_recipe": records.method_recipe(identity),
         "precision": "no",
         "seconds": time.monotonic() - started,
         "peak_memory_bytes": peak_memory([accelerator.device]),

@@ -265,7 +265,7 @@ def _problem_text(row: dict[str, Any], where: str) -> str:
         index = int(match[1])
         if index >= len(values):
             raise ValueError(f"{where}: the text has {match[0]}, 'Numbers' has {len(values)}")
-        return f"{values[index]:g}"
+        return np.format_float_positional(values[index], trim="-")
 
     return PLACEHOLDER.sub(value, text)
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForSequenceClassification
 
-from GLUE_tasks.transfers import Pruning, Strength
+from GLUE_tasks.pretrained import ModelSource
+from GLUE_tasks.transfers import Pruning, Strength, nm_arithmetic
 from harness import records, run_folder
 
 DENSE, SPARSE = "dense_transfer", "sparse_transfer"
@@ -118,7 +120,9 @@ def _is_fine_tuned(row: dict[str, Any]) -> bool:
 
 
 def _is_saved(run: Path) -> bool:
-    return (run / "model" / "config.json").is_file() and any((run / "model").glob("*.safetensors"))
+    """Whether a run left its model; one beside a run that saved none was left by a run before it."""
+    files = (run / "model" / "config.json").is_file() and any((run / "model").glob("*.safetensors"))
+    return files and bool((run_folder.recorded_arguments(run) or {}).get("save_model"))
 
 
 def _has_head(run: Path) -> bool:
@@ -265,6 +269,16 @@ def pruning_of(pair: Pair) -> Pruning:
         (pair.pruned,), recorded.get("magnitude_scope", "global"), not recorded.get("noembed", False),
         recorded.get("prune_new_head", False),
     )  # fmt: skip
+
+
+def method_arithmetic(pair: Pair, trust_remote_code: bool = False) -> int | None:
+    """Number of the arithmetic that pruned the line's compressed end; None where none is recorded of it."""
+    if pair.pruned is None:
+        return pair.sparser and pair.sparser.identity.get("method_arithmetic")
+    if pair.pruned.nm_ratio is None:
+        return None
+    source = ModelSource(str(pair.start.files), trust_remote_code=trust_remote_code)
+    return nm_arithmetic(source.without_weights(None, AutoModelForSequenceClassification))
 
 
 def describe(pair: Pair) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Only this file and the scripts read the parsed options; all other functions take
 """
 
 import argparse
+import functools
 import itertools
 import os
 import sys
@@ -18,7 +19,7 @@ from GLUE_tasks.glue_data import name_of_files, subset_indices
 from GLUE_tasks.pretrained import ModelSource
 from GLUE_tasks.transfers import Pruning, Strength
 from harness import records
-from harness.cells import Cell, output_folders
+from harness.cells import Cell, check_listed, output_folders
 from harness.checkpoints import PROGRESS_FILE
 from harness.commands import print_commands, values
 from harness.models import add_model_options
@@ -380,16 +381,28 @@ def identity(options: Mapping[str, Any], cell: Cell, content: Mapping[str, Any],
 
     Args:
         options: what `recorded` returned.
-        content: hashes and commits of the model and the task's data, and decisions on how the data are read.
+        content: hashes and commits of the model and the task's data, decisions on how the data are read, and numbers
+            of arithmetics.
         precision: the one really used: "no" (float32), "bf16" or "fp16".
     """
-    of_cell = {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
     # every process has its batch, so that the number of processes changes the training
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     return {
-        **options, **of_cell, **content, "num_processes": processes, "precision_used": precision,
+        **options, **_of_cell(cell), **content, "num_processes": processes, "precision_used": precision,
         "dtype_used": "torch.float32",
     }  # fmt: skip
+
+
+def _of_cell(cell: Cell) -> dict[str, Any]:
+    """The entries of a run's identity that are its cell's values."""
+    return {name: value for name, value in cell.items() if name not in ("setting", "fraction", "strength")}
+
+
+def options_of(args: argparse.Namespace, parser: argparse.ArgumentParser, cell: Cell) -> dict[str, Any]:
+    """The entries of a run's identity that its options alone determine; None for an option that is not recorded."""
+    options = {**dict.fromkeys(vars(args)), **recorded(args, parser), **_of_cell(cell)}
+    options.pop("text_columns", None)  # a decision on the data
+    return options if args.mixed_precision == "auto" else {**options, "precision_used": args.mixed_precision}
 
 
 def print_list(
@@ -398,8 +411,10 @@ def print_list(
     """Print the list of --list_cells: commands that compute the cells.
 
     Raises:
-        ValueError: --group_by without --list_cells, or with a name that cells do not have.
+        ValueError: --group_by without --list_cells, or with a name that cells do not have; or a complete run was made
+            with other options.
     """
+    check_listed(folders, functools.partial(options_of, args, parser), args.overwrite)
     given = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
     for name in ("list_cells", "group_by"):
         given.pop(name, None)

@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 # Classes whose head a checkpoint may lack, since it will be trained; a head that generates text must be there.
 NEW_HEADS = (AutoModelForSequenceClassification, AutoModelForMultipleChoice)
+# Architectures that initialise a head as a whole, otherwise than its layers one by one, as earlier versions did.
+HEADS_AS_A_WHOLE = (
+    "t5", "mt5", "umt5", "t5gemma", "t5gemma2", "modernbert", "modernbert-decoder", "modernvbert", "ultravbert",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ class ModelSource:
                 )
             tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
         return tokenizer
+
+    def without_weights(self, num_labels: int | None, auto_class: type) -> PreTrainedModel:
+        """The model with a head of `num_labels` outputs, on the meta device."""
+        entries = _head_size(num_labels)
+        return models.meta_model(self.name, auto_class, self.trust_remote_code, revision=self.revision, **entries)
 
     def load(self, num_labels: int | None, auto_class: type) -> "Pretrained":
         """The model with a head of `num_labels` outputs; it pads as its tokenizer and refuses ids without embedding."""
@@ -120,15 +129,19 @@ def _head_size(num_labels: int | None) -> dict[str, int | None]:
 
 
 def draw_new_parameters(model: PreTrainedModel, names: Collection[str], seed: int) -> None:
-    """Initialise the named parameters as the model's own code does, from `seed`; all others stay as they are."""
+    """Initialise the named parameters as from_pretrained does, from `seed`; all others stay as they are."""
     torch.manual_seed(seed)
-    modules = dict.fromkeys(name.rpartition(".")[0] for name, _ in model.named_parameters() if name in names)
-    for module_name in modules:
-        module = model.get_submodule(module_name)
-        for name, parameter in module.named_parameters(recurse=False):
-            # transformers leaves parameters with this flag alone when it initialises a module
-            parameter._is_hf_initialized = f"{module_name}.{name}" not in names
-        model._init_weights(module)
+    # what has this flag is left alone by transformers
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        tensor._is_hf_initialized = name not in names
+    for module in model.modules():
+        module._is_hf_initialized = all(parameter._is_hf_initialized for parameter in module.parameters())
+    model.initialize_weights()
+
+
+def head_arithmetic(config: PretrainedConfig, auto_class: type) -> int:
+    """Number of the distributions that a new head is drawn from: 2 where earlier versions drew it from others."""
+    return 2 if auto_class in NEW_HEADS and config.model_type in HEADS_AS_A_WHOLE else 1
 
 
 def check_model(
@@ -139,9 +152,7 @@ def check_model(
     Raises:
         ValueError: names the option, and what the model takes.
     """
-    model = models.meta_model(
-        source.name, auto_class, source.trust_remote_code, revision=source.revision, **_head_size(num_labels)
-    )
+    model = source.without_weights(num_labels, auto_class)
     longest = models.longest_input(model)
     if longest is not None and max_length > longest:
         raise ValueError(f"--max_length {max_length}: {source.name} takes at most {longest} tokens")

@@ -10,7 +10,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,12 +147,7 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
         sweep.model.check_files()
         tasks = load_tasks(sweep, kind)
         check_fit(sweep, kind, list(tasks.values()))
-        contents = {key: content_of(sweep, task) for key, task in tasks.items()}
-        precision = training.precision_used(sweep.mixed_precision)
-        identities = {
-            folder: options.identity(sweep.recorded, cell, contents[task_key(kind, cell)], precision)
-            for folder, cell in sweep.cells.items()
-        }
+        identities = identities_of(sweep, kind, tasks)
         check_folders(identities, sweep.overwrite)
     except ValueError as error:
         parser.error(str(error))
@@ -175,7 +170,7 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
     def compute(folder: Path) -> None:
         cell = sweep.cells[folder]
         shared = material(cell)
-        with training.signals_remembered(accelerator) as came:
+        with training.signals_remembered(accelerator) as came, training.loss_scale_restored(accelerator):
             interrupted = functools.partial(training.came_to_any, accelerator, came)
             run(sweep, accelerator, cell, identities[folder], checkpoints[folder], shared, interrupted)
             if interrupted():
@@ -230,9 +225,24 @@ def head_order(sweep: Sweep, task: LoadedTask) -> tuple[int, ...] | None:
     return None if order is None else tuple(order)
 
 
-def content_of(sweep: Sweep, task: LoadedTask) -> dict[str, Any]:
-    """Identity entries of model and data: hashes and commits, the task's decisions, and a changed order of outputs."""
+def identities_of(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTask]) -> dict[Path, dict[str, Any]]:
+    """The identity of every cell's run, by its folder."""
+    contents = {key: content_of(sweep, kind, task) for key, task in tasks.items()}
+    precision = training.precision_used(sweep.mixed_precision)
+    has_nm = any(cell["nm_ratio"] for cell in sweep.cells.values())
+    nm_arithmetic = transfers.nm_arithmetic(sweep.model.without_weights(None, kind.auto_class)) if has_nm else 1
+
+    def identity(cell: Cell) -> dict[str, Any]:
+        content = contents[task_key(kind, cell)] | {"method_arithmetic": nm_arithmetic if cell["nm_ratio"] else 1}
+        return options.identity(sweep.recorded, cell, content, precision)
+
+    return {folder: identity(cell) for folder, cell in sweep.cells.items()}
+
+
+def content_of(sweep: Sweep, kind: TaskKind, task: LoadedTask) -> dict[str, Any]:
+    """Identity entries of a task: model and data by content, its decisions, how its head is drawn and ordered."""
     content = sweep.model.content() | files_content(task.data) | dict(task.decisions)
+    content["head_arithmetic"] = pretrained.head_arithmetic(sweep.model.config(), kind.auto_class)
     if task.order is not None and list(task.order) != sorted(task.order):
         content["label_order"] = list(task.order)
     return content
@@ -240,7 +250,7 @@ def content_of(sweep: Sweep, task: LoadedTask) -> dict[str, Any]:
 
 def shared_material(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTask]) -> Callable[[Cell], Material]:
     """A function that returns a cell's material; what cells share is computed once, when first needed."""
-    fewest_labels = min((task.num_labels for task in tasks.values()), key=_size)
+    selected: dict[Hashable, dict[Strength, dict[str, Tensor]]] = {}
 
     @functools.cache
     def inputs(key: tuple) -> Inputs:
@@ -250,20 +260,22 @@ def shared_material(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTa
     def model(num_labels: int | None) -> Pretrained:
         return sweep.model.load(num_labels, kind.auto_class)
 
-    @functools.cache
-    def masks(num_labels: int | None, seed: int | None) -> dict[Strength, dict[str, Tensor]]:
-        loaded = model(num_labels)
-        ranked = loaded.model if seed is None else loaded.copy(seed)
-        return transfers.select_masks(ranked, loaded.new_parameters, sweep.pruning)
+    def masks(loaded: Pretrained, seed: int) -> dict[Strength, dict[str, Tensor]]:
+        # without --prune_new_head, models that lack the same parameters have the same masks, whatever their head's
+        # size and the seed that it is drawn by
+        with_head = sweep.pruning.include_new
+        key = (loaded, seed) if with_head else loaded.new_parameters
+        if key not in selected:
+            ranked = loaded.copy(seed) if with_head else loaded.model
+            selected[key] = transfers.select_masks(ranked, loaded.new_parameters, sweep.pruning)
+        return selected[key]
 
     def material(cell: Cell) -> Material:
         key = task_key(kind, cell)
-        task, keep_masks = tasks[key], {}
-        if cell["transfer"] != "dense_transfer":
-            # without the untrained head the ranking is the same for all heads and seeds
-            which = (task.num_labels, cell["seed"]) if sweep.pruning.include_new else (fewest_labels, None)
-            keep_masks = masks(*which)[strength_of(cell)]
-        return Material(task, inputs(key), model(task.num_labels), keep_masks)
+        task = tasks[key]
+        loaded, pruned = model(task.num_labels), cell["transfer"] != "dense_transfer"
+        keep_masks = masks(loaded, cell["seed"])[strength_of(cell)] if pruned else {}
+        return Material(task, inputs(key), loaded, keep_masks)
 
     return material
 
@@ -397,6 +409,7 @@ def describe(sweep: Sweep, cell: Cell, identity: dict[str, Any]) -> dict[str, An
         "method": cell["method"],
         "recipe": records.recipe(identity, records.COORDINATES["fine-tuning"]),
         "compression_recipe": records.recipe(records.part_of(identity, "compression_recipe")) if pruned else None,
+        "method_recipe": records.method_recipe(identity),
     }
 
 

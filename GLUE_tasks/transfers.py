@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from pruning.layers import MOST_LEFT_OUT, prunable_weights, share_left_out
 from pruning.magnitude import magnitude_masks
@@ -84,8 +85,8 @@ class Pruning:
         for ratio in filter(None, (strength.nm_ratio for strength in self.strengths)):
             _, m_group = parse_nm(ratio)
             for name, weight in weights.items():
-                if weight.shape[1] % m_group:
-                    inputs = weight.shape[1]
+                inputs = by_inputs(model, name, weight).shape[1]
+                if inputs % m_group:
                     raise ValueError(f"--nm_ratio {ratio}: {name} has {inputs} inputs, no multiple of {m_group}")
 
 
@@ -107,7 +108,10 @@ def select_masks(
         if strength.nm_ratio:
             n_kept, m_group = parse_nm(strength.nm_ratio)
             masks[strength] = {
-                name: nm_mask(weight.detach().abs(), n_kept, m_group) for name, weight in weights.items()
+                name: by_inputs(
+                    model, name, nm_mask(by_inputs(model, name, weight.detach()).abs(), n_kept, m_group)
+                ).contiguous()
+                for name, weight in weights.items()
             }
     total = sum(weight.numel() for weight in weights.values())
     logger.info("prunable: %d weights in %d matrices", total, len(weights))
@@ -118,3 +122,20 @@ def select_masks(
         )
         logger.warning(told, 100 * share, largest)
     return masks
+
+
+def by_inputs(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """A weight as (out_features, in_features), or such a mask in the form that the weight is stored in: a view.
+
+    Conv1D (GPT-2) stores (in, out), as pruning.layers.LinearWeight.matrix says.
+    """
+    return tensor.T if isinstance(model.get_submodule(name.rpartition(".")[0]), Conv1D) else tensor
+
+
+def nm_arithmetic(model: nn.Module) -> int:
+    """Number of the arithmetic of N:M: 2 for a model with Conv1D, whose outputs earlier versions grouped as inputs.
+
+    Args:
+        model: may be on the meta device.
+    """
+    return 2 if any(isinstance(module, Conv1D) for module in model.modules()) else 1

@@ -5,6 +5,7 @@ is the script's business. Naming folders, skipping complete runs, waiting for ot
 the same for all scripts and are done here.
 """
 
+import itertools
 import json
 import logging
 import math
@@ -17,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import leases, run_folder
+from harness import leases, records, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,33 @@ def check_folders(arguments: Mapping[Path, dict[str, Any]], overwrite: bool = Fa
             run_folder.check_same_run(folder, identity)
         elif reason := run_folder.unwritable(folder):
             raise ValueError(f"--output_dir {folder}: {reason}")
+
+
+def check_listed(
+    folders: Mapping[Path, Cell], options_of: Callable[[Cell], Mapping[str, Any]], overwrite: bool = False
+) -> None:
+    """Refuse, before cells are listed, complete runs that were made with other options, as the runs would be refused.
+
+    Neither model nor data are read: a complete run is taken to have those that are asked for. Where options name others
+    than its record does, that is logged, since they may be copies.
+
+    Args:
+        options_of: the entries of a cell's identity that options alone determine; None for one that is not recorded.
+        overwrite: complete runs are computed again; nothing is refused.
+    Raises:
+        DifferentRunError: names every option that differs.
+    """
+    named = {}
+    for folder in () if overwrite else filter(run_folder.is_complete, folders):
+        record, options = run_folder.recorded_identity(folder) or {}, options_of(folders[folder])
+        if record:
+            run_folder.check_same_run(folder, {**record, **options})
+        for name in {*options} & {*record} & set(itertools.chain(*records.CONTENT.values())):
+            here, there = options[name], record[name]
+            if here is not None and os.path.abspath(str(here)) != os.path.abspath(str(there)):
+                named.setdefault(f"{name}: {here!r} here, {there!r} there", folder)
+    for difference, folder in sorted(named.items()):
+        logger.warning("%s is complete and taken for the run that is listed, although it says %s", folder, difference)
 
 
 def run_cells(

@@ -20,7 +20,10 @@ RUN_OPTIONS = frozenset({
     "plain", "blocks", "activations", "dry_run",
 })  # fmt: skip
 # Later options whose value in runs without them was not None, False or an empty list.
-DEFAULT_BEFORE = {"weights": "safetensors", "engine_arithmetic": 1, "method_arithmetic": 1, "lm_eval_arithmetic": 1}
+DEFAULT_BEFORE = {
+    "weights": "safetensors", "engine_arithmetic": 1, "method_arithmetic": 1, "lm_eval_arithmetic": 1,
+    "head_arithmetic": 1,
+}  # fmt: skip
 # Options that every record holds, as the oldest ones do. Any other is recorded only where it is not at its default, so
 # that a new option leaves older runs the same.
 ALWAYS_RECORDED = frozenset({
@@ -71,9 +74,11 @@ COORDINATES = {
     "fine-tuning": (
         "task_name", "mixture", "shots", "transfer", "compression", "strength", "sparsity", "nm_ratio",
         "validation_split_percentage", "seed", "magnitude_scope", "noembed", "prune_new_head", "method", "save_model",
+        "method_arithmetic",
     ),
     "line": (
         "pair", "data_fraction", "strength", "magnitude_scope", "start_seed", "end_seed", "start_sha256", "end_sha256",
+        "method_arithmetic",
     ),
     "recovery": (
         "transfer", "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope", "true_sequential",
@@ -203,6 +208,12 @@ def recipe(arguments: Record, left_out: Iterable[str] = ()) -> str:
     for name in left_out:
         hashed.pop(name, None)
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def method_recipe(identity: Record) -> str | None:
+    """Short hash of the method's own options and arithmetic; None where all are absent (is_absent)."""
+    told = normal(part_of(identity, "method_recipe"))
+    return recipe(told) if told else None
 
 
 def part_of(record: Record, key: str) -> dict[str, Any]:

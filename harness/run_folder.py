@@ -9,6 +9,7 @@ A run owns one folder. Its files appear in this order:
     all_results.json    last, by atomic rename: its presence means that the run is complete
 """
 
+import contextlib
 import datetime
 import errno
 import functools
@@ -31,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import leases, records
+from harness import leases, records, saved_models
 
 ARGUMENTS_FILE = "args.json"
 RESULT_FILE = "all_results.json"
@@ -112,7 +113,7 @@ def unwritable(folder: Path) -> str | None:
 
 
 def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Write args.json of a run that starts, after removing files of an earlier run, all_results.json first.
+    """Write args.json of a run that starts; files of an earlier run are removed, all_results.json first, models last.
 
     Args:
         arguments: the run's identity.
@@ -126,6 +127,9 @@ def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, An
     partial = [path.name for name in (ARGUMENTS_FILE, *names) for path in folder.glob(f"{name}.*.partial")]
     for name in (*names, *partial):
         (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(ValueError):  # of an args.json that does not tell what its run wrote
+        if earlier := _recorded(folder):
+            saved_models.remove_others(folder, arguments, earlier)
     write_json(folder / ARGUMENTS_FILE, {"arguments": arguments, "environment": environment})
 
 
@@ -352,7 +356,7 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
 
     Runs of one setting, model and task must have the same `recipe`. `compression_recipe` (the calibration text, whether
     the embedding is pruned) is compared among the runs that have one, `method_recipe` (group size, arithmetic) among
-    those of one compression. Where hashes differ, as those of older versions may, the args.json files decide.
+    those of one compression and, in fine-tuning, kind of strength. Where hashes differ, the args.json files decide.
 
     Args:
         rows: what read_runs returned.
@@ -376,7 +380,8 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
             )
         for key in ("recipe", *records.PARTS):
             if row.get(key) is not None or key == "method_recipe":
-                method = (position["compression"],) if key == "method_recipe" else ()
+                kind = position["data_fraction"] and position["strength_kind"]  # of fine-tuning
+                method = (position["compression"], kind) if key == "method_recipe" else ()
                 group = (key, *(position[name] for name in ("setting", "model", "task")), *method)
                 form = (row.get(key), *(_precision(row) if key == "recipe" else ()))
                 recipes.setdefault(group, {}).setdefault(form, []).append(folder)

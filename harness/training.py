@@ -331,6 +331,17 @@ def signals_remembered(accelerator: Accelerator) -> Iterator[Callable[[], bool]]
             signal.signal(number, handler)
 
 
+@contextmanager
+def loss_scale_restored(accelerator: Accelerator) -> Iterator[None]:
+    """Within, training may change fp16's loss scale; afterwards it is as before, so that the next one starts alike."""
+    before = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
+    try:
+        yield
+    finally:
+        if before:
+            accelerator.scaler.load_state_dict(before)
+
+
 def came_to_any(accelerator: Accelerator, came: Callable[[], bool], step: int = 0) -> bool:
     """Whether the signal came to any process of the job; all processes must call this after the same step.
 

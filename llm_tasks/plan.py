@@ -155,6 +155,30 @@ def identity(
         content: hashes and commits of the model and of all data; a name among the options takes that option's place.
         options: of the methods.
     """
+    numbers = {
+        "dtype_used": computed.dtype, "precision_used": computed.precision,
+        "engine_arithmetic": computed.engine_arithmetic,
+        "method_arithmetic": method_arithmetic(options, cell, computed),
+    }  # fmt: skip
+    return {**_recorded(asked, setting, cell, content), **numbers}
+
+
+def options_of(asked: Asked, cell: Cell) -> dict[str, Any]:
+    """The entries of a run's identity that its options alone determine; None for an option that is not recorded."""
+    options = {**dict.fromkeys(asked.given), **_recorded(asked, asked.settings[cell["setting"]], cell, {})}
+    options.pop("length_normalized", None)  # concerns a run by how the data are read
+    return {**options, **explicit_precision(asked.given)}
+
+
+def explicit_precision(given: Given) -> dict[str, str]:
+    """The entries of a run's identity on what it computes in, as far as no `auto` leaves them to model and device."""
+    dtype, precision = given["dtype"], given["precision"]
+    known = {} if dtype == "auto" else {"dtype_used": f"torch.{dtype}"}
+    return known | ({"precision_used": precision} if dtype == "float32" and precision != "auto" else {})
+
+
+def _recorded(asked: Asked, setting: Setting, cell: Cell, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The options and the content that are recorded of a cell, with its values."""
     given = asked.given
     unused = {*records.RUN_OPTIONS, "data_dir", *asked.others[setting.name], *setting.unrecorded}
     method = method_of(cell["compression"])
@@ -173,13 +197,8 @@ def identity(
     of_cell = {name: cell[name] for name in ("compression", *STRENGTHS, "seed")}
     of_cell |= {name: cell.get(name) for name in LAYER_OPTIONS}
     of_cell["allocation"] = allocation_content(cell.get("allocation_from"))
-    numbers = {
-        "dtype_used": computed.dtype, "precision_used": computed.precision,
-        "engine_arithmetic": computed.engine_arithmetic,
-        "method_arithmetic": method_arithmetic(options, cell, computed),
-    }  # fmt: skip
     kept = {name: value for name, value in {**recorded, **content}.items() if name not in unused}
-    return {**kept, **of_cell, **numbers}
+    return {**kept, **of_cell}
 
 
 def identify(
@@ -247,7 +266,6 @@ def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_sco
     strength = strength_of(cell)
     ranked = cell["compression"] == "magnitude" and cell["sparsity"] is not None
     shared = records.part_of(run_identity, "compression_recipe") if is_calibrated(cell) else None
-    told = records.normal(records.part_of(run_identity, "method_recipe"))
     # Of a checkpoint the strength is a fact of its files (checkpoint_models.facts_of), and each is a method of its own.
     checkpoint = cell["compression"] == CHECKPOINT
     return {
@@ -263,7 +281,7 @@ def describe(cell: Cell, run_identity: dict[str, Any], model: str, magnitude_sco
         "seed": cell["seed"],
         "recipe": records.recipe(run_identity, records.COORDINATES["compressed"]),
         "compression_recipe": records.recipe(shared) if shared else None,
-        "method_recipe": records.recipe(told) if told else None,
+        "method_recipe": records.method_recipe(run_identity),
         "precision": run_identity["precision_used"],
         "dtype": run_identity["dtype_used"],
     }

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import run_folder
-from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
+from harness.cells import Cell, check_folders, check_listed, output_folders, run_cells, start_logging
 from harness.commands import print_commands
 from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory, use_device
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
@@ -204,8 +204,13 @@ def run(argv: Sequence[str] | None, description: str, settings: Mapping[int | st
 
 
 def list_cells(asked: Asked, folders: Mapping[Path, Cell]) -> None:
-    """Print one command per cell, or with --group_by per group of cells."""
+    """Print one command per cell, or with --group_by per group of cells.
+
+    Raises:
+        ValueError: --group_by cannot be used, or a complete run was made with other options.
+    """
     given = asked.given
+    check_listed(folders, functools.partial(plan.options_of, asked), given["overwrite"])
     print_commands(
         given["list_cells"], folders, given["output_dir"], functools.partial(plan.cell_options, asked),
         given["group_by"], functools.partial(plan.computed_together, asked),
@@ -418,7 +423,7 @@ def environment(job: Job) -> dict[str, Any]:
     devices = job.source.devices
     return run_folder.describe_environment(
         ", ".join(map(str, devices)), device_name=", ".join(map(device_name, devices)), dtype=str(job.dtype),
-        precision=job.how.precision, threads=torch.get_num_threads(),
+        precision=job.how.precision, threads=torch.get_num_threads(), stream=job.streams,
     )  # fmt: skip
 
 

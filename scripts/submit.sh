@@ -7,13 +7,14 @@
 # A sweep is a script that takes --list_cells and writes below OUT: setting1 … setting6, true_gem, human_gap, lmc,
 # quantization, low_rank, multi_domain, translation, or your script.
 # Arguments after its name go to the sweep; its variables (MODEL, SEEDS, DATA_DIR, OUT, …) are set as for the script
-# itself. Submitting again finishes the sweep. Options, before the sweep's name:
+# itself. Submitting again finishes the sweep; --overwrite after its name computes all of it again. Options, before the
+# sweep's name:
 #
 #   --max_parallel N   run at most N tasks at a time (default: the scheduler decides)
 #   --chunk N          run N commands in each task, one after the other (default 1; more where the list is longer than an
 #                      array may be)
 #   --group_by NAMES   give each task all cells with equal values of these, such as model,compression, instead of one cell:
-#                      less time goes into loading. Complete cells are left out
+#                      less time goes into loading
 #   --dry_run          write the lists, print the sbatch commands, submit nothing
 set -euo pipefail
 
@@ -78,6 +79,8 @@ mkdir -p -- "$jobs"
 bash "$sweep" "$@" --list_cells >"$jobs/cells.txt"
 if [[ -n "$group_by" ]]; then
   bash "$sweep" "$@" --list_cells --group_by "$group_by" >"$jobs/tasks.txt"
+elif [[ " $* " == *" --overwrite "* ]]; then
+  cp -- "$jobs/cells.txt" "$jobs/tasks.txt"
 else
   # complete runs need no task, and runs that another job computes no second one
   python scripts/status.py "$OUT" "$jobs/cells.txt" --print_lines failed stopped missing >"$jobs/tasks.txt"

@@ -142,6 +142,20 @@ def identity(
     given: option_values.Given, cell: Cell, content: Mapping[str, str], computed: plan.Computation, how: Compression
 ) -> dict[str, Any]:
     """What tells a run from another: every option that changes what is computed here, with the cell's values."""
+    numbers = {
+        "dtype_used": computed.dtype, "precision_used": how.precision, "engine_arithmetic": computed.engine_arithmetic,
+        "method_arithmetic": plan.method_arithmetic(how.options, cell, computed), "training_arithmetic": ARITHMETIC,
+    }  # fmt: skip
+    return {**_recorded(given, cell, content), **numbers}
+
+
+def options_of(given: option_values.Given, cell: Cell) -> dict[str, Any]:
+    """The entries of a run's identity that its options alone determine; None for an option that is not recorded."""
+    return {**dict.fromkeys(given), **_recorded(given, cell, {}), **plan.explicit_precision(given)}
+
+
+def _recorded(given: option_values.Given, cell: Cell, content: Mapping[str, str]) -> dict[str, Any]:
+    """The options and the content that are recorded of a cell, with its values."""
     unused = {*records.RUN_OPTIONS, "data_dir"}
     method = METHODS.get(cell["compression"])
     unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
@@ -150,13 +164,8 @@ def identity(
     if cell["compression"] != "magnitude" or cell["sparsity"] is None:
         unused.add("magnitude_scope")
     of_cell = {name: cell[name] for name in ("compression", *STRENGTHS, "transfer", "seed")}
-    numbers = {
-        "dtype_used": computed.dtype, "precision_used": how.precision, "engine_arithmetic": computed.engine_arithmetic,
-        "method_arithmetic": plan.method_arithmetic(how.options, cell, computed), "training_arithmetic": ARITHMETIC,
-        "eval_steps": eval_steps(given),
-    }  # fmt: skip
     kept = {name: value for name, value in {**given, **content}.items() if name not in unused}
-    return {**kept, **of_cell, **numbers}
+    return {**kept, **of_cell, "eval_steps": eval_steps(given)}
 
 
 def print_plan(planned: Planned) -> None:

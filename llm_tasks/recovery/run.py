@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import records, run_folder, training
-from harness.cells import Cell, output_folders, run_cells, start_logging
+from harness.cells import Cell, check_listed, output_folders, run_cells, start_logging
 from harness.checkpoints import Checkpoints, origin
 from harness.commands import print_commands
 from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory
@@ -37,7 +37,7 @@ from llm_tasks.compressions import compressed_by
 from llm_tasks.engine import window_losses
 from llm_tasks.methods import DENSE, STRENGTHS
 from llm_tasks.recovery import options
-from llm_tasks.recovery.plan import Planned, eval_steps, plan_job, print_plan
+from llm_tasks.recovery.plan import Planned, eval_steps, options_of, plan_job, print_plan
 from llm_tasks.recovery.training_text import SHARED_TOKENS, TrainingText, training_windows
 from llm_tasks.settings import perplexity
 from pruning import calibration
@@ -93,6 +93,7 @@ def run(argv: Sequence[str] | None, description: str) -> int:
         given = asked.given
         folders = output_folders(given["output_dir"], asked.cells)
         if given["list_cells"] or given["group_by"]:
+            check_listed(folders, functools.partial(options_of, given), given["overwrite"])
             print_commands(
                 given["list_cells"], folders, given["output_dir"],
                 functools.partial(options.cell_options, asked), given["group_by"],

@@ -13,9 +13,9 @@ import torch
 from accelerate.state import AcceleratorState
 from result_keys import assert_keys_are_told
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2Model
 
-from GLUE_tasks import Glue_prune_oneshot, pretrained, transfers
+from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, pretrained, transfers
 from harness import checkpoints, run_folder, training
 from harness.models import meta_model
 from pruning.layers import prunable_weights
@@ -275,6 +275,14 @@ def test_a_full_disk_fails_the_cell_and_keeps_what_was_finished(swept, options, 
     assert not run_folder.is_complete(failing)
 
 
+def test_scores_need_no_cache_folder(options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """That of evaluate would lie below a file."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", tmp_path / "file" / "cache")
+    argv = [*options, "--sparse_method", "dense_transfer", "--max_train_steps", 1, "--output_dir", tmp_path / "run"]
+    assert run(*argv) == 0
+
+
 def test_bf16_holds_the_mask_exactly(options: list[str], tmp_path: Path, tiny_encoder: Path):
     base = [word for word in options if word != "no"]
     base[base.index("--mixed_precision") + 1 : base.index("--mixed_precision") + 1] = ["bf16"]
@@ -289,6 +297,56 @@ def test_bf16_holds_the_mask_exactly(options: list[str], tmp_path: Path, tiny_en
 def test_prune_new_head_prunes_the_head_too(options: list[str], tmp_path: Path):
     run(*options, "--freeze_weights", "--sparsity", 0.9, "--prune_new_head", "--save_model", "--output_dir", tmp_path)
     assert (weights(tmp_path)["classifier.weight"] == 0).any()
+
+
+def test_nm_on_gpt2_groups_inputs_and_is_another_run_than_before(options, tiny_encoder, tmp_path: Path, capsys):
+    """Zeros of the saved model; older records, of grouped outputs, are refused, those of a sparsity are not."""
+    shutil.copytree(tiny_encoder, tmp_path / "gpt2")
+    config = GPT2Config(vocab_size=18, n_embd=16, n_layer=1, n_head=2, n_positions=32, pad_token_id=0)
+    GPT2Model(config).save_pretrained(tmp_path / "gpt2")
+    argv = [*options, "--model_name_or_path", tmp_path / "gpt2", "--freeze_weights", "--max_train_steps", 1,
+            "--save_model", "--output_dir", tmp_path / "{strength}"]  # fmt: skip
+    assert run(*argv, "--nm_ratio", "2:4", "--sparsity", 0.5) == 0
+    kept = weights(tmp_path / "2of4")["transformer.h.0.attn.c_attn.weight"] != 0  # (16 inputs, 48 outputs)
+    assert kept.T.reshape(48, 4, 4).sum(-1).eq(2).all()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    line = ["--start", tmp_path / "0.5", "--nm_ratio", "2:4", "--num_points", 3, "--output_dir", tmp_path / "line"]
+    assert Glue_interpolate.main(list(map(str, line))) == 0
+    assert run_folder.recorded_arguments(tmp_path / "line")["method_arithmetic"] == 2
+    assert result(tmp_path / "line")["method_recipe"] == result(tmp_path / "2of4")["method_recipe"] is not None
+    for strength in ("2of4", "0.5"):
+        path = tmp_path / strength / run_folder.ARGUMENTS_FILE
+        record = json.loads(path.read_text())
+        del record["arguments"]["method_arithmetic"]
+        path.write_text(json.dumps(record))
+    assert run(*argv, "--sparsity", 0.5) == 0
+    with pytest.raises(SystemExit):
+        run(*argv, "--nm_ratio", "2:4")
+    assert "2of4 holds a run with other arguments (method_arithmetic: 2 here, 1 there)" in capsys.readouterr().err
+
+
+def test_every_cell_starts_at_the_same_loss_scale(options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The scaler stands for that of fp16 on a GPU; each training halves it, and the second one fails."""
+    start, train, scales = training.start_accelerator, training.train, []
+
+    def start_scaled(*words: str | None) -> accelerate.Accelerator:
+        accelerator = start(*words)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+        return accelerator
+
+    def train_halving(accelerator: accelerate.Accelerator, *rest: object) -> dict:
+        scales.append(accelerator.scaler.get_scale())
+        trace = train(accelerator, *rest)
+        accelerator.scaler.update(accelerator.scaler.get_scale() / 2)
+        if len(scales) == 2:
+            raise FloatingPointError("of the second cell")
+        return trace
+
+    monkeypatch.setattr(training, "start_accelerator", start_scaled)
+    monkeypatch.setattr(training, "train", train_halving)
+    argv = [*options, "--sparse_method", "dense_transfer", "--max_train_steps", 1, "--output_dir", tmp_path / "{seed}"]
+    assert run(*argv, "--seed", 1, 2, 3) == 1
+    assert scales == [64.0] * 3
 
 
 def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

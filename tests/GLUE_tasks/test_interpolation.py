@@ -430,6 +430,16 @@ def test_runs_without_their_models(error, copied: Path):
     )
 
 
+def test_a_model_that_an_overwritten_run_left_is_no_end(error, copied: Path):
+    """As trees of earlier versions have it: the run that is there now saved none."""
+    one = copied / "dense_transfer/dense/41"
+    record = json.loads((one / run_folder.ARGUMENTS_FILE).read_text())
+    record["arguments"]["save_model"] = False
+    (one / run_folder.ARGUMENTS_FILE).write_text(json.dumps(record))
+    message = error("--start", one, "--sparsity", 0.5)
+    assert f"{one} has no model/*.safetensors: the run was made without --save_model" in message
+
+
 def test_a_task_that_was_not_saved(error, models: Path):
     message = error("--results_dir", models, "--task_name", "QQP")
     assert "--task_name qqp: no saved model of that task; there are rte, stsb" in message

@@ -189,6 +189,14 @@ def test_svamps_and_mawps_rows_become_choices_that_depend_on_seed_and_text_alone
         )
 
 
+def test_mawps_numbers_are_written_in_full():
+    """As f"{1250375:g}" would not be; numbers_in reads them off the text for the wrong options."""
+    row = {**MAWPS, "Numbers": "1250375 33.3333333", "Answer": 1250341.67}
+    found = mcq_data.arithmetic_reader(4, 0)(row, "here")
+    assert found.context == "Q: Ann had 1250375 pens . She lost 33.3333333 . How many are left ?"
+    assert mcq_data.numbers_in(found.context) == [1250375, 33.3333333]
+
+
 CALC_MAWPS = {"id": "mawps__1", "question": "Ann had 8 pens . She lost 3 . How many are left ?", "chain": "<gadget>",
               "result": "5", "result_float": 5.0, "equation": "x=8-3", "expression": "8 - 3"}  # fmt: skip
 

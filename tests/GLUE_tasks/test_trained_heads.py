@@ -8,9 +8,10 @@ import pytest
 import torch
 import transformers
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, classification, glue_data, labels, pretrained
+from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, classification, glue_data, labels, pretrained, transfers
 from GLUE_tasks.runner import Inputs, fit_inputs
 from harness import run_folder, training
 
@@ -123,6 +124,34 @@ def test_names_that_do_not_match_are_said(
     model = trained_head(tmp_path / "model", tiny_encoder, id2label={0: "spam", 1: "ham"})
     assert Glue_prune_oneshot.main(command(model, sentence_files, tmp_path / "run", "--num_train_epochs", "0")) == 0
     assert "names its outputs spam, ham, which are not the data's classes (0, 1)" in caplog.text
+
+
+def test_masks_are_those_of_the_cells_own_head(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """MNLI's trained head is ranked with the body, for MNLI alone; STS-B and RTE, whose heads are new, share theirs."""
+    pair = ("sentence1", "sentence2")
+    for task, split, names, labels_of in (
+        ("stsb", "validation", pair, (0.5, 2.0, 4.5)), ("rte", "validation", pair, (0, 1, 1)),
+        ("mnli", "validation_matched", ("premise", "hypothesis"), (0, 1, 2)),
+    ):  # fmt: skip
+        folder = tmp_path / "data/glue" / task
+        folder.mkdir(parents=True)
+        texts = (("good film", "bad plot"), ("good film", "great plot"), ("story", "fine plot"))
+        rows = [dict(zip((*names, "label"), (*text, label), strict=True))
+                for text, label in zip(texts, labels_of, strict=True)]  # fmt: skip
+        for name in ("train", split):
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = trained_head(tmp_path / "mnli", tiny_encoder, num_labels=3)
+    argv = ["--model_name_or_path", str(model), "--data_dir", str(tmp_path / "data"), "--max_length", "16"]
+    argv += ["--mixed_precision", "no", "--noembed", "--ignore_mismatched_sizes", "--max_train_steps", "1"]
+    argv += ["--sparse_method", "sparse_transfer", "--sparsity", "0.5", "--save_model", "--output_dir"]
+    selected, select = [], transfers.select_masks
+    monkeypatch.setattr(transfers, "select_masks", lambda *args: selected.append(args[1]) or select(*args))
+    assert Glue_prune_oneshot.main([*argv, str(tmp_path / "{task_name}"), "--task_name", "stsb", "rte", "mnli"]) == 0
+    assert selected == [{"classifier.weight", "classifier.bias"}, set()]
+    assert Glue_prune_oneshot.main([*argv, str(tmp_path / "alone"), "--task_name", "mnli"]) == 0
+    swept, alone = (load_file(tmp_path / name / "model/model.safetensors") for name in ("mnli", "alone"))
+    assert all(torch.equal(swept[name], alone[name]) for name in alone)
+    assert (alone["classifier.weight"] == 0).any()
 
 
 def test_f1_is_of_glues_positive_class_whatever_the_order_of_names(tiny_encoder: Path, tmp_path: Path):

@@ -7,9 +7,10 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig, XLNetConfig
+from transformers.pytorch_utils import Conv1D
 
 from GLUE_tasks.pretrained import load_pretrained
-from GLUE_tasks.transfers import Pruning, Strength, select_masks
+from GLUE_tasks.transfers import Pruning, Strength, nm_arithmetic, select_masks
 from harness import training
 from pruning.layers import prunable_weights
 from pruning.magnitude import magnitude_masks
@@ -56,9 +57,21 @@ def test_masks_of_every_strength_come_from_the_smallest_weights():
     ]  # fmt: skip
 
 
-def test_groups_that_do_not_divide_a_layer_are_refused():
+@pytest.mark.parametrize("layer", [nn.Linear(4, 1), Conv1D(1, 4)])
+def test_groups_that_do_not_divide_a_layer_are_refused(layer: nn.Module):
     with pytest.raises(ValueError, match=r"--nm_ratio 3:5: 0\.weight has 4 inputs, no multiple of 5"):
-        Pruning((Strength(nm_ratio="3:5"),)).check_groups(nn.Sequential(nn.Linear(4, 1)))
+        Pruning((Strength(nm_ratio="3:5"),)).check_groups(nn.Sequential(layer))
+    Pruning((Strength(nm_ratio="2:4"),)).check_groups(nn.Sequential(layer))
+
+
+def test_nm_groups_inputs_where_a_weight_is_stored_transposed():
+    """Conv1D stores (in, out): of the inputs (1, -2) and (3, -4) of the first output the larger are kept."""
+    model = nn.Sequential(Conv1D(2, 4))
+    model[0].weight.data = torch.tensor([[1.0, 8.0], [-2.0, -7.0], [3.0, 6.0], [-4.0, -5.0]])
+    strength = Strength(nm_ratio="1:2")
+    keep = select_masks(model, (), Pruning((strength,)))[strength]["0.weight"]
+    assert keep.tolist() == [[False, True], [True, False], [False, True], [True, False]]
+    assert nm_arithmetic(model) == 2 and nm_arithmetic(nn.Sequential(nn.Linear(4, 1))) == 1
 
 
 @pytest.mark.parametrize("include_embeddings", [True, False])

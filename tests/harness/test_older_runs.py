@@ -99,6 +99,39 @@ def test_another_run_is_refused_by_what_differs(tree: Path, case: str, capsys: p
     assert message in capsys.readouterr().err and files(tree / "runs") == before
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_lists_of_older_sweeps_are_printed(tree: Path, name: str, caplog: pytest.LogCaptureFixture):
+    """From options alone: model and data may be elsewhere."""
+    for read in ("encoder", "decoder"):
+        (tree / read).rename(tree / f"moved_{read}")
+    assert start(COMMANDS[name], "--list_cells") == 0
+    assert "taken for the run" not in caplog.text
+    if name != "lines":
+        assert start([*COMMANDS[name], "--model_name_or_path", "elsewhere"], "--list_cells") == 0
+        assert "although it says model_name_or_path: 'elsewhere' here, " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        OTHERS["another seed's recipe"], OTHERS["autocast in fine-tuning"], OTHERS["a bf16 model after a float32 one"],
+        ("mcq", ["--max_train_samples", "9"], "max_train_samples: 9 here, None there"),
+        ("lines", ["--num_points", "5"], "num_points: 5 here, 3 there"),
+        ("perplexity", ["--seq_len", "8"], "seq_len: 8 here, 16 there"),
+        ("perplexity", ["--nsamples", "2"], "runs/perplexity/wanda/0.5 holds a run with other arguments (nsamples: 2 "),
+        ("letter", ["--answer_mode", "cloze"], "answer_mode: 'cloze' here, None there"),
+    ],
+)  # fmt: skip
+def test_a_list_refuses_runs_that_were_made_with_other_options(
+    tree: Path, name: str, options: list[str], message: str, capsys: pytest.CaptureFixture
+):
+    command = [*COMMANDS[name], *options, "--list_cells"]
+    assert start(command) == 2
+    told = capsys.readouterr()
+    assert message in told.err and told.out == ""
+    assert start([*command, "--overwrite"]) == 0
+
+
 def test_older_trees_are_read_and_drawn(tree: Path, load_script):
     """Lines beside their ends, settings beside perplexity, as before."""
     folders = ["glue", "lines", "mcq", "perplexity", "setting2", "letter", "cloze", "answers"]

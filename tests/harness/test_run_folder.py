@@ -249,6 +249,16 @@ def test_the_recipe_of_compression_does_not_concern_dense_runs(tmp_path):
         run_folder.check_runs(run_folder.read_runs(tmp_path))
 
 
+def test_arithmetic_of_a_kind_of_strength_concerns_no_other_kind(tmp_path):
+    """As of GPT-2, fine-tuned: N:M is computed otherwise than before, a sparsity is not."""
+    write_tree(tmp_path, run(strength="2:4", method_recipe="x"), method_arithmetic=2)
+    write_tree(tmp_path, dense(), run(strength=0.5))
+    run_folder.check_runs(run_folder.read_runs(tmp_path))
+    write_tree(tmp_path, run(strength="2:4", seed=42))
+    with pytest.raises(ValueError, match=r"compression magnitude were made .*method_arithmetic: 2 here, 1 there"):
+        run_folder.check_runs(run_folder.read_runs(tmp_path))
+
+
 def test_json_is_readable_by_any_parser(tmp_path):
     write_tree(tmp_path, dense())
     assert json.loads((tmp_path / "000" / "all_results.json").read_text())["seed"] == 41

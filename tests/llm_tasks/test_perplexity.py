@@ -133,6 +133,15 @@ def test_a_saved_model_is_the_evaluated_one(options: list[str], tmp_path: Path, 
     assert read(tmp_path / "run")["measured_sparsity"] == 0.5
 
 
+@pytest.mark.parametrize("keeping", ["--stream", "--save_model"])
+def test_a_run_that_saves_none_leaves_no_model_of_the_run_before(options: list[str], tmp_path: Path, keeping: str):
+    words = [*options, "--compression", "magnitude", "--magnitude_scope", "layer", "--output_dir", str(tmp_path)]
+    assert perplexity.main([*words, "--sparsity", "0.5", keeping]) == 0
+    assert (tmp_path / "model").is_dir()
+    assert perplexity.main([*words, "--sparsity", "0.25", "--overwrite"]) == 0
+    assert read(tmp_path)["measured_sparsity"] == 0.25 and not (tmp_path / "model").exists()
+
+
 def test_streamed_and_loaded_runs_agree(options: list[str], tmp_path: Path):
     for name in ("loaded", "streamed"):
         words = [

@@ -233,6 +233,10 @@ def test_a_complete_run_is_skipped_and_another_recipe_refused(
     with pytest.raises(SystemExit):
         start([*words, "--learning_rate", "2e-2"])
     assert "learning_rate: 0.02 here, 0.01 there" in capsys.readouterr().err
+    assert start([*words, "--list_cells"]) == 0
+    with pytest.raises(SystemExit):
+        start([*words, "--learning_rate", "2e-2", "--list_cells"])
+    assert "learning_rate: 0.02 here, 0.01 there" in capsys.readouterr().err
 
 
 def test_lists_name_every_cell_and_their_commands_are_single_cells(

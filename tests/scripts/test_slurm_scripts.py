@@ -195,6 +195,13 @@ def test_what_is_not_complete_is_submitted_and_the_figures_after_it(sweep: Path,
     assert "submitted: array 2, then figures 3" in done.stdout
 
 
+def test_what_is_to_be_overwritten_is_submitted_though_it_is_complete(sweep: Path, environment: dict[str, str]):
+    words = ["bash", str(ROOT / "scripts/submit.sh"), str(sweep), "--overwrite"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "3 cells, 3 commands to run" in done.stdout
+    assert "--array=1-3 " in submitted(environment)[0]
+
+
 def test_groups_are_submitted_as_they_are_and_long_lists_in_chunks(sweep: Path, environment: dict[str, str]):
     assert submit(sweep, environment, "--group_by", "model").returncode == 0
     assert "--array=1-1 " in submitted(environment)[0]
