@@ -92,10 +92,7 @@ class Planned:
 
     def pending(self) -> dict[Path, Cell]:
         """The runs that are to be computed."""
-        overwrite = self.asked.given["overwrite"]
-        return {
-            folder: cell for folder, cell in self.folders.items() if overwrite or not run_folder.is_complete(folder)
-        }
+        return pending_runs(self.folders, self.asked.given["overwrite"])
 
 
 class Compressed(NamedTuple):
@@ -217,6 +214,10 @@ def list_cells(asked: Asked, folders: Mapping[Path, Cell]) -> None:
     )  # fmt: skip
 
 
+def pending_runs(folders: Mapping[Path, Cell], overwrite: bool) -> dict[Path, Cell]:
+    return {folder: cell for folder, cell in folders.items() if overwrite or not run_folder.is_complete(folder)}
+
+
 def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     """Check all that can be checked before a model or data are loaded.
 
@@ -241,11 +242,12 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     files = {name: checkpoint.files for name, checkpoint in opened.items()}
     identities = plan.identify(asked, folders, values, model, source, how, files)
     check_folders(identities, given["overwrite"])
-    several = len({compressed_by(cell) for cell in folders.values() if cell["compression"] != CHECKPOINT}) > 1
+    pending = pending_runs(folders, given["overwrite"]).values()
+    several = len({compressed_by(cell) for cell in pending if cell["compression"] != CHECKPOINT}) > 1
     shape, dtype = (calibrated.num_samples, calibrated.seq_len), source.dtype_of(model.config)
     statistics = ["sq_norms"] if any(map(is_owl, folders.values())) else []
     costs = walk_costs(model, given["compression"], shape, dtype, how.tokens_per_batch, statistics)
-    memory = plan_memory(asked, values, source, how, model, costs.values(), several)
+    memory = plan_memory(asked, values, source, how, model, costs.values(), several, bool(pending))
     source = source.laid_out(memory.layout)
     return Planned(
         asked, source, how, folders, identities, values, calibrated, model, costs, memory, several, dtype, opened
@@ -312,7 +314,7 @@ def print_plan(planned: Planned) -> None:
 
 def plan_memory(
     asked: Asked, values: Mapping[int | str, Any], source: ModelSource, how: Compression, model: PreTrainedModel,
-    costs: Iterable[WalkCost], several: bool,
+    costs: Iterable[WalkCost], several: bool, is_pending: bool,
 ) -> Memory:  # fmt: skip
     """What the job needs, with its blocks in the first place that holds them.
 
@@ -320,6 +322,7 @@ def plan_memory(
         values: of every setting.
         model: without weights.
         several: whether several compressed models are made.
+        is_pending: whether anything is made at all; else nothing needs to be free.
     Raises:
         ValueError: none holds them.
     """
@@ -344,7 +347,7 @@ def plan_memory(
             "answer" in readers, given.get("kl", False),
         )  # fmt: skip
 
-    return choose_layout(layouts, needed, source.devices, source.name)
+    return choose_layout(layouts, needed, source.devices, source.name) if is_pending else needed(layouts[0])
 
 
 def prepare_data(

@@ -339,6 +339,22 @@ def test_too_little_memory_is_said_before_loading(
     assert "--stream" in capsys.readouterr().err
 
 
+def test_memory_is_asked_for_what_is_missing_alone(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """What is complete needs none, and of two strengths the one that is left no copy of the dense weights."""
+    words = [*options, "--output_dir", str(tmp_path / "{strength}"), "--compression", "magnitude", "--sparsity"]
+    assert perplexity.main([*words, "0.5", "0.3", "--dry_run"]) == 0
+    assert "copy of the dense weights" in capsys.readouterr().out
+    assert perplexity.main([*words, "0.5"]) == 0
+    assert perplexity.main([*words, "0.5", "0.3", "--dry_run"]) == 0
+    assert "copy of the dense weights" not in capsys.readouterr().out
+    monkeypatch.setattr(resources, "available_memory", lambda device: 1000)
+    assert perplexity.main([*words, "0.5"]) == 0
+    with pytest.raises(SystemExit):
+        perplexity.main([*words, "0.5", "0.3"])
+
+
 def test_a_run_that_fails_leaves_no_result(options: list[str], tiny_decoder: Path, tmp_path: Path):
     broken = tmp_path / "broken"
     broken.mkdir()
