@@ -23,7 +23,7 @@ Learning rate, batch size and weight decay are those of fairseq's recipe for Com
 updates. Where we differ: one recipe for all tasks; warm-up over 6 % of the steps instead of 150; AdamW with its usual
 betas (0.9, 0.999) and epsilon 1e-8 instead of (0.9, 0.98) and 1e-6; the last epoch counts, not the best; and WinoGrande
 has a multiple-choice head too, where fairseq ranks masked-word probabilities by a margin over 23,750 updates of 32.
-Chance is the mean of 1/options.
+Chance is the mean of 1/options, or, where all questions have the same options, the share of the most frequent answer.
 """
 
 import argparse

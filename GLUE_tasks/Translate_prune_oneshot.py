@@ -172,6 +172,7 @@ def task_kind(args: argparse.Namespace) -> TaskKind:
             ),
             choose_rows=choose_rows,
             score=score,
+            decisions={"bleu_arithmetic": 1 if cut else translation.bleu_arithmetic(own.target for own in task.shares)},
             facts={"shots": shots},
         )
 

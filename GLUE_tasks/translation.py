@@ -1,7 +1,7 @@
 """Translation: tokenized rows of a task, and the BLEU of a model's translations."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,9 +23,7 @@ from harness import training
 # letters (NLLB): "zh" for Chinese, for others characters, which need no further package.
 TOKENIZERS = {
     **dict.fromkeys(("zh", "zho", "yue"), "zh"),
-    **dict.fromkeys(
-        ("ja", "jpn", "th", "tha", "km", "khm", "my", "mya", "lo", "lao", "bo", "bod", "dz", "dzo"), "char"
-    ),
+    **dict.fromkeys(("ja", "jpn", "th", "tha", "km", "khm", "my", "mya", "lo", "lao", "bo", "bod", "dzo"), "char"),
 }
 DEFAULT_TOKENIZER = "13a"
 
@@ -167,3 +165,9 @@ def tokenizer_for(language: str) -> str:
     """sacrebleu's tokenizer for a target language, such as "ja_XX", "zh" or "jpn_Jpan": that of TOKENIZERS, or
     DEFAULT_TOKENIZER."""
     return TOKENIZERS.get(re.split("[-_]", language)[0].lower(), DEFAULT_TOKENIZER)
+
+
+def bleu_arithmetic(languages: Iterable[str]) -> int:
+    """2 where the tokenizer of a target language was another before, by the first two letters of its code; else 1."""
+    before = ((code, TOKENIZERS.get(code[:2].lower(), DEFAULT_TOKENIZER)) for code in languages)
+    return 2 if any(tokenizer_for(code) != own for code, own in before) else 1

@@ -9,7 +9,7 @@ from analysis.curves import curves_by, level_curves
 from analysis.names import LAYERS, PART, compression_name, markdown, percent, strength_text, task_name
 from analysis.outcomes import ItemReader, with_error
 from analysis.resampling import FEW_CLUSTERS
-from analysis.table import DENSE, MULTI_DOMAIN, SPARSE, Row, compression_order, is_above_chance
+from analysis.table import DENSE, MULTI_DOMAIN, SPARSE, Row, compression_order, grouped, is_above_chance
 from harness import run_folder
 
 SPARSITY_TOLERANCE = 0.01  # between the requested and the measured sparsity
@@ -37,7 +37,25 @@ Cells = dict[tuple, set[tuple]]
 
 def tuning_cautions(members: list[Row], table: list[Row]) -> list[str]:
     """Cautions about fine-tuning; `members` are runs of one setting, model and scope, and `table` their seed_means."""
-    return [*_tuning_references(members, table), *_tuning_seeds(table), *_tuning_points(table)]
+    return [
+        *_tuning_references(members, table),
+        *_chance_cautions(members),
+        *_tuning_seeds(table),
+        *_tuning_points(table),
+    ]
+
+
+def _chance_cautions(members: list[Row]) -> list[str]:
+    """Where runs recorded different chances at one level: older ones had 1/options where all items have the same."""
+    found = []
+    for (task, level, _), runs in grouped(members, ["task", "level", "seed"]).items():
+        chances = {round(row["chance"], 9): row["folder"] for row in runs if row["chance"] is not None}
+        if len(chances) > 1:
+            told = ", ".join(f"{chance:.3f} in {folder}" for chance, folder in sorted(chances.items()))
+            found.append(
+                f"{task}, {level}: THE RUNS DO NOT AGREE IN CHANCE ({told}); --overwrite makes the older again."
+            )
+    return found
 
 
 def _tuning_references(members: list[Row], table: list[Row]) -> list[str]:
@@ -120,6 +138,7 @@ def level_cautions(members: list[Row], table: list[Row], read: ItemReader) -> li
     """
     return [
         *_reference_cautions(members, table, read),
+        *_chance_cautions(members),
         *_difficulty_cautions(table),
         *_empty_cautions(members),
         *_seed_cautions(table),

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,10 +109,14 @@ def with_error(row: Row, read: ItemReader) -> Row:
 
 
 def aligned(runs: list[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (runs, items) with NaN where a run lacks an item that another has, and the items' groups."""
+    """Scores (runs, items) with NaN where a run lacks an item that another has, and the items' groups.
+
+    Where runs on the same items do not agree in groups, as of repeated rows, which had one each before, they are those
+    of the run that has fewest.
+    """
     first = runs[0]
     if all(run.items is first.items or np.array_equal(run.items, first.items) for run in runs):
-        return np.array([run.scores for run in runs], dtype=np.float64), first.groups
+        return np.array([run.scores for run in runs], dtype=np.float64), coarsest([run.groups for run in runs])
     items = np.unique(np.concatenate([run.items for run in runs]))
     scores = np.full((len(runs), len(items)), np.nan)
     groups = np.empty(len(items), dtype=np.result_type(*[run.groups for run in runs]))
@@ -119,6 +124,14 @@ def aligned(runs: list[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
         places = np.searchsorted(items, run.items)
         row[places], groups[places] = run.scores, run.groups
     return scores, groups
+
+
+def coarsest(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Of several groupings of items the one with fewest groups; the first where all are alike."""
+    first = groups[0]
+    if all(own is first or np.array_equal(own, first) for own in groups):
+        return first
+    return min(groups, key=lambda own: len(np.unique(own)))
 
 
 def paired_difference(compressed: list[Row], dense: list[Row], read: ItemReader) -> Row:

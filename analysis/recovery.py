@@ -209,10 +209,11 @@ def _runs_beside(row: Row, levels: Sequence[Row]) -> Beside | str:
 
     def is_control(other: Row) -> bool:
         found = other.get("recovered_from")
-        shared = ("seed", "num_steps", "train_windows_sha256", "recipe")  # runs of before recorded no recipe
-        return (
-            bool(found) and found["transfer"] == DENSE and all(found.get(name) == origin.get(name) for name in shared)
-        )
+        if not found or found["transfer"] != DENSE:
+            return False
+        recipes = {own.get("recipe") for own in (found, origin)} - {None}  # runs of before recorded none
+        shared = ("seed", "num_steps", "train_windows_sha256")
+        return len(recipes) < 2 and all(found[name] == origin[name] for name in shared)
 
     def is_pruned(other: Row) -> bool:
         """By the same method at the same strength; on the same calibration text, as far as that is recorded."""

@@ -103,16 +103,21 @@ def with_metric(rows: list[Row], names: Sequence[str]) -> list[Row]:
     """
     if not names:
         return rows
-    kept = {folder: _kept_columns(own) for (folder,), own in grouped(filter(is_level_run, rows), ["folder"]).items()}
-    of_items = [_metrics_of_items(row, kept[row["folder"]]) if is_level_run(row) else set() for row in rows]
-    known = set().union(*of_items)
+    runs, place = list(filter(is_level_run, rows)), ("setting", "model", "task", "level")
+    kept = {folder: _kept_columns(own) for (folder,), own in grouped(runs, ["folder"]).items()}
+    of_level = {key: _metrics_of_items(own, kept) for key, own in grouped(runs, place).items()}
+    known = set().union(*of_level.values())
     for name in names:
         if name not in known:
-            total = any(name in row.get("metrics", {}) for row in rows)
-            told = " is of all items together, of which no score is a mean" if total else ""
+            total = any(name in row.get("metrics", {}) for row in runs)
+            told = " is not kept of each item, of which a score is the mean" if total else ""
             listed = ", ".join(sorted(known)) or "none to choose from"
             raise ValueError(f"--metric {name}{told}: the runs recorded {listed}")
-    return [_rescored(row, [name for name in names if name in own]) for row, own in zip(rows, of_items, strict=True)]
+
+    def chosen(row: Row) -> list[str]:
+        return [name for name in names if name in of_level[tuple(row[part] for part in place)]]
+
+    return [_rescored(row, chosen(row)) if is_level_run(row) else row for row in rows]
 
 
 def _metric_columns(row: Row) -> dict[str, str]:
@@ -120,16 +125,21 @@ def _metric_columns(row: Row) -> dict[str, str]:
     return {name: metric_column(row["level_index"], name) for name in row.get("metrics", {})}
 
 
-def _kept_columns(rows: list[Row]) -> set[str]:
-    """Those of the columns of its levels' metrics that a run kept."""
+def _kept_columns(rows: list[Row]) -> set[str] | None:
+    """Those of the columns of its levels' metrics that a run kept; None where it kept no items."""
     folder = rows[0]["folder"]
     wanted = {column for row in rows for column in _metric_columns(row).values()}
-    return set(run_folder.read_items(Path(folder), wanted)) if has_items(folder) else set()
+    return set(run_folder.read_items(Path(folder), wanted)) if has_items(folder) else None
 
 
-def _metrics_of_items(row: Row, kept: set[str]) -> set[str]:
-    """The metrics of a level that are means over items, among them its score's."""
-    return {name for name, column in _metric_columns(row).items() if name == row["metric"] or column in kept}
+def _metrics_of_items(rows: list[Row], kept: Mapping[str, set[str] | None]) -> set[str]:
+    """The metrics of one level that all its runs recorded, and kept for each item where they kept items."""
+    found = set.intersection(*(set(row.get("metrics", {})) for row in rows))
+    for row in rows:
+        columns = kept[row["folder"]]
+        if columns is not None:
+            found = {name for name in found if name == row["metric"] or _metric_columns(row)[name] in columns}
+    return found
 
 
 def _rescored(row: Row, names: Sequence[str]) -> Row:

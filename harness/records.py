@@ -22,7 +22,7 @@ RUN_OPTIONS = frozenset({
 # Later options whose value in runs without them was not None, False or an empty list.
 DEFAULT_BEFORE = {
     "weights": "safetensors", "engine_arithmetic": 1, "method_arithmetic": 1, "lm_eval_arithmetic": 1,
-    "head_arithmetic": 1,
+    "head_arithmetic": 1, "bleu_arithmetic": 1,
 }  # fmt: skip
 # Options that every record holds, as the oldest ones do. Any other is recorded only where it is not at its default, so
 # that a new option leaves older runs the same.

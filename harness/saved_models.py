@@ -25,7 +25,7 @@ def remove_others(folder: Path, arguments: Mapping[str, Any], earlier: tuple[dic
     """
     if not records.differences(arguments, records.normal(*earlier)):
         return
-    read = [arguments.get("model_name_or_path"), *(arguments.get("checkpoint") or [])]
+    read = [arguments.get("model_name_or_path"), arguments.get("checkpoint")]
     for name in written_by(*earlier):
         model = folder / name
         if model.is_dir() and not any(Path(path).resolve().is_relative_to(model.resolve()) for path in read if path):

@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from harness.choices import guessing_score
+from harness.choices import LETTERS, guessing_score
 from llm_tasks.engine.chat import check_values, in_template
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.packing import Continuation, Tokens
@@ -227,8 +227,11 @@ def _chance(level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence
         if scores_itself(task):
             judged = [task.process_results(item.doc, ranking) for ranking in _rankings(len(own))]
             chances.append(_scores(level, metric, [dict.fromkeys(filters, one) for one in judged])[metric].mean())
-        else:
-            guessed.append(([str(choice) for choice in task.doc_to_choice(item.doc)], golds(task, item.doc)))
+            continue
+        choices = [str(choice).strip() for choice in task.doc_to_choice(item.doc)]
+        if all(choice in LETTERS for choice in choices):  # which mean other texts for every item
+            choices = [f"{item.item} {choice}" for choice in choices]
+        guessed.append((choices, golds(task, item.doc)))
     if guessed:
         among_options = guessing_score(*zip(*guessed, strict=True)) if names[metric][0] in GUESSED else 0.0
         chances += [among_options] * len(guessed)

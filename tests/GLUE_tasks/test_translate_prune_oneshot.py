@@ -360,5 +360,9 @@ def test_languages_without_spaces_are_cut_into_characters():
     ]  # fmt: skip
     # NLLB's codes: Bosnian begins as Tibetan's code of two letters, Javanese as Japanese's.
     nllb = ("bos_Latn", "jav_Latn", "kmr_Latn", "jpn_Jpan", "khm_Khmr", "lao_Laoo", "yue_Hant", "zho_Hans", "bod_Tibt")
+    assert {code for code in nllb if translation.bleu_arithmetic([code]) == 2} == {
+        "bos_Latn", "jav_Latn", "kmr_Latn", "jpn_Jpan", "khm_Khmr", "lao_Laoo", "yue_Hant",
+    }  # fmt: skip
+    assert translation.bleu_arithmetic(["de_DE", "zh_CN", "ja_XX", "en"]) == 1
     assert [translation.tokenizer_for(code) for code in nllb] == ["13a"] * 3 + ["char"] * 3 + ["zh"] * 2 + ["char"]
     assert translation.bleu(["人生苦短"], ["人生苦短"], "zh").counts[0, 0] == 4

@@ -126,6 +126,13 @@ def test_a_missing_dense_run_is_said_and_named_among_several_sets(read):
     ]
 
 
+def test_runs_that_do_not_agree_in_chance_are_named(read):
+    """Older runs had 1/2 where all items are answered yes or no, newer ones the share of what is right most often."""
+    rows = read(level_run(chance=0.5), level_run("magnitude", 0.5, chance=0.62))
+    told = [line for line in cautions(rows) if "CHANCE (" in line and "AGREE" in line]
+    assert len(told) == 2 and "2 options: THE RUNS DO NOT AGREE IN CHANCE (0.500 in" in told[0]
+
+
 def test_what_is_wrong_with_seeds(read):
     one = {"easy": (1, 1, 0, 0) * 10}
     rows = read(

@@ -1,6 +1,7 @@
 import csv
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -412,9 +413,15 @@ def test_a_metric_of_all_items_together_is_refused(tmp_path):
     ]
     rows = run_folder.read_runs(write_tree(tmp_path, *runs))
     with pytest.raises(
-        ValueError, match=r"--metric perplexity is of all items together.*: the runs recorded accuracy$"
+        ValueError, match=r"--metric perplexity is not kept of each item.*: the runs recorded accuracy$"
     ):
         with_metric(rows, ["perplexity"])
+    # A level has one metric in all its runs, so that one which a run did not keep is none of the level's.
+    kept = run_folder.read_items(rows[0]["folder"])
+    np.savez(Path(rows[0]["folder"]) / run_folder.ITEMS_FILE, **kept, level0_accuracy_norm=kept["score"])
+    both = [{**row, "metrics": {**row["metrics"], "accuracy_norm": 0.5}} for row in rows]
+    with pytest.raises(ValueError, match="--metric accuracy_norm is not kept of each item"):
+        with_metric(both, ["accuracy_norm"])
     other = [{**row, "item_column": "perplexity"} for row in rows]
     assert list(map(ItemReader(), other)) == [None, None]  # not the items of accuracy
 

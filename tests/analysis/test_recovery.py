@@ -195,6 +195,16 @@ def test_a_model_pruned_on_another_text_or_of_another_seed_is_not_beside_it(meas
 
 def test_a_control_trained_otherwise_is_not_beside_it(measured: Path):
     """With another learning rate on the same windows the control may win more, or less."""
+    transfers = {"control": "dense_transfer", "sparse": "sparse_transfer", "frozen": "dense_transfer_freezing"}
+    for name, right in (("control", 38), ("sparse", 26), ("frozen", 37)):
+        origin = from_training(transfers[name])
+        # The control was measured before recipes were recorded, or after.
+        origin["recovered_from"] |= {} if name == "control" else {"recipe": "slow"}
+        measure(measured / "levels" / name, answers(right), **origin)
+    assert len(recovery.recovery_level_table(run_folder.read_runs(measured), 100)) == 2
+    control = from_training("dense_transfer")
+    control["recovered_from"] |= {"recipe": "slow"}
+    measure(measured / "levels" / "control", answers(38), **control)
     other = from_training("dense_transfer")
     other["recovered_from"] |= {"recipe": "faster"}
     measure(measured / "levels" / "another", answers(31), **other)

@@ -49,5 +49,5 @@ def test_the_same_run_goes_on_with_its_model(tmp_path: Path):
 @pytest.mark.parametrize("option", ["model_name_or_path", "checkpoint"])
 def test_a_model_that_the_run_reads_stays(tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    read = {"model_name_or_path": "model", "checkpoint": ["elsewhere", "model/model.safetensors"]}[option]
+    read = {"model_name_or_path": "model", "checkpoint": "model/model.safetensors"}[option]  # of one cell
     assert left(tmp_path, ({**ONE, "save_model": True}, {}), ({**ONE, option: read}, {})) == ["gptqmodel", "model"]

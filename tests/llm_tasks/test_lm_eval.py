@@ -191,6 +191,19 @@ def test_chance_of_a_task_that_scores_itself_is_by_its_own_function(
     assert "lm_eval_arithmetic: 2 here, 1 there" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("choices", [["A", "B"], ["no", "yes"]])
+def test_chance_is_the_most_frequent_answer_where_texts_but_not_letters_are_the_same(
+    choices: list[str], model: Path, tmp_path: Path
+):
+    target = "{{[0, 1, 1][gold]}}"  # of three options in the rows, of which two are now one
+    own = write_task_with(tmp_path / "own", "", doc_to_choice=choices, doc_to_target=target)
+    assert script.main([*words(model, own, "mine"), "--output_dir", str(tmp_path / "run")]) == 0
+    (level,) = json.loads((tmp_path / "run/all_results.json").read_text())["levels"]
+    golds = np.load(tmp_path / "run/items.npz")["level0_gold"]
+    often = max(np.mean(golds == 0), np.mean(golds == 1))
+    assert often > 0.5 and level["chance"] == (0.5 if choices == ["A", "B"] else often)
+
+
 def write_task_with(folder: Path, functions: str, **task: Any) -> Path:
     """A folder with a task "mine" of choices, which differs so, and the functions that it names."""
     folder.mkdir(exist_ok=True)
