@@ -393,7 +393,7 @@ def test_settings_obey_their_own_options_alone(sweep: Sweep, no_model: None, cap
         assert told in error_of(SCRIPTS[setting].main, [*sweep.words_of(setting), *words], capsys)
     # What one of several settings obeys is no matter of the others.
     for more in (["--shots", "0", "1", "3", "5"], ["--answer_mode", "letter"]):
-        assert setting4_k_shot.main([*sweep.words_of(3, 4), *more, "--list_cells"]) == 0
+        assert setting4_k_shot.main([*sweep.words_of(3, 4), *more, "--list_cells", "--overwrite"]) == 0
     capsys.readouterr()
     message = error_of(setting2_option_count.main, [*sweep.words, "--option_counts", "2", "3"], capsys)
     assert "holds a run with other arguments (option_counts: [2, 3] here, [2, 3, 4] there)" in message
