@@ -73,6 +73,7 @@ class ItemReader:
 
 
 def has_items(folder: str | Path) -> bool:
+    """Whether a run kept the outcomes of single items; one that only kept scores has no intervals."""
     return (Path(folder) / run_folder.ITEMS_FILE).is_file()
 
 

@@ -44,8 +44,7 @@ TREND_POINT_COLUMNS = (
 )  # fmt: skip
 SLOPE_COLUMNS = (
     *CURVE_KEYS, "level", "difficulty", "points", "items", "clusters", "seeds", "slope", "slope_low", "slope_high",
-    "corrected_slope", "corrected_slope_low", "corrected_slope_high", "spearman",
-    "spearman_p",
+    "corrected_slope", "corrected_slope_low", "corrected_slope_high", "spearman", "spearman_p",
     "amount_at_5", "amount_at_5_low", "amount_at_5_high", "amount_at_10", "amount_at_10_low", "amount_at_10_high",
     "largest_amount", "weakest_drop", "amount_reason", "reason",
 )  # fmt: skip

@@ -215,6 +215,7 @@ def list_cells(asked: Asked, folders: Mapping[Path, Cell]) -> None:
 
 
 def pending_runs(folders: Mapping[Path, Cell], overwrite: bool) -> dict[Path, Cell]:
+    """The runs that are to be computed: those that are not complete, or all."""
     return {folder: cell for folder, cell in folders.items() if overwrite or not run_folder.is_complete(folder)}
 
 

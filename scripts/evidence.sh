@@ -56,7 +56,9 @@ for stage in $STAGES; do
   case "$stage" in
     setting5) measure setting5_human_gap --tasks piqa commonsense_qa openbookqa "${cloze[@]}" "$@" ;;
     setting2) measure setting2_option_count --subjects $SUBJECTS --num_shots 0 "${cloze[@]}" "$@" ;;
-    setting6) measure setting6_factoid_vs_mcq --factoid_dataset triviaqa --subjects $SUBJECTS --num_shots 0 "${cloze[@]}" "$@" ;;
+    setting6)
+      measure setting6_factoid_vs_mcq --factoid_dataset triviaqa --subjects $SUBJECTS --num_shots 0 "${cloze[@]}" "$@"
+      ;;
   esac
 done
 

@@ -229,7 +229,7 @@ def _chance(level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence
             chances.append(_scores(level, metric, [dict.fromkeys(filters, one) for one in judged])[metric].mean())
             continue
         choices = [str(choice).strip() for choice in task.doc_to_choice(item.doc)]
-        if all(choice in LETTERS for choice in choices):  # which mean other texts for every item
+        if set(choices) <= set(LETTERS):  # which mean other texts for every item
             choices = [f"{item.item} {choice}" for choice in choices]
         guessed.append((choices, golds(task, item.doc)))
     if guessed:

@@ -8,6 +8,7 @@ import pytest
 from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
 from analysis.curves import curve_statistics, level_curves, order_cells, slope_order
+from analysis.flips import flip_table
 from analysis.outcomes import ItemReader, Outcomes, paired_differences
 from analysis.replicates import resampled_curves
 from analysis.sizes import amount
@@ -118,6 +119,24 @@ def test_a_seed_without_a_dense_run_is_compared_with_the_mean_of_all():
     # Seed 0: 0 and -1; seed 7, against .5 and 1: -.5 and -1.
     assert differences.tolist() == [-0.25, -1]
     assert groups.tolist() == ["a", "b"] and unpaired == 0
+
+
+def test_where_runs_disagree_in_groups_the_coarser_ones_count(tmp_path):
+    """Of ten rows that are there twice, older runs had twenty groups: the copies are no further evidence."""
+    items = [f"row {number % 10} #{number // 10}" for number in range(20)]
+    scores = {"dense": [1.0] * 6 + [0.0] * 4, "wanda": [1.0] * 3 + [0.0] * 7}
+    found = {}
+    for name, older in (("new", ()), ("mixed", ("dense",)), ("mixed the other way", ("wanda",))):
+        runs = [
+            level_run(method, strength, {"all": scores[method] * 2}, items=items, groups=items if method in older else
+                      [item.partition(" #")[0] for item in items])
+            for method, strength in (("dense", None), ("wanda", 0.5))
+        ]  # fmt: skip
+        rows = run_folder.read_runs(write_tree(tmp_path / name, *runs))
+        table = level_table(rows)
+        (flipped,) = flip_table(rows, table, 100)
+        found[name] = table[1]["points_stderr"], flipped["clusters"]
+    assert found["new"] == found["mixed"] == found["mixed the other way"] and found["new"][1] == 10
 
 
 def test_items_that_one_side_lacks_are_left_out_and_counted(table):
