@@ -5,7 +5,7 @@ item hard for both cancels.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -141,7 +141,8 @@ def _interval(row: Row, runs: list[Row], others: list[Row], drawn: ResampledRuns
     }
 
 
-def _of_seeds(runs: list[Row], seeds: Sequence[int]) -> list[Row]:
+def _of_seeds(runs: list[Row], seeds: Collection[int]) -> list[Row]:
+    """Runs of some seeds, by seed: a pair's k-th runs are of one seed, in whatever order their folders were read."""
     return sorted((run for run in runs if run["seed"] in seeds), key=lambda run: run["seed"])
 
 
@@ -237,10 +238,6 @@ def domain_table(
 
 def _common_seeds(sides: Iterable[list[Row]]) -> set[int]:
     return set.intersection(*({row["seed"] for row in side} for side in sides))
-
-
-def _of_seeds(runs: list[Row], seeds: Set[int]) -> list[Row]:
-    return [row for row in runs if row["seed"] in seeds]
 
 
 def _loss_intervals(compressed: Scores | None, dense: Scores | None, point: Row) -> Row:

@@ -79,6 +79,17 @@ def test_only_seeds_that_both_have_are_compared_and_their_spread_widens_the_inte
     assert width[0] > 1.5 * width[1]
 
 
+def test_seeds_are_paired_in_whatever_order_their_folders_stand(table):
+    """Ten items lie between the transfers under each seed; seeds differ by thirty, which cancels."""
+    wrong = {41: 20, 42: 50, 43: 80}
+    (row,) = table(
+        *(answered("sparse_transfer", 0.5, range(wrong[seed]), seed=seed) for seed in (41, 42, 43)),
+        *(answered("sparse_to_dense", 0.5, range(wrong[seed] - 10), seed=seed) for seed in (43, 42, 41)),
+    )
+    assert row["difference"] == pytest.approx(0.05) and row["verdict"] == "higher"
+    assert row["difference_high"] - row["difference_low"] < 0.1
+
+
 def test_why_there_is_no_interval_is_said(table):
     rows = table(
         answered("sparse_transfer", 0.5, (), seed=41), answered("sparse_to_dense", 0.5, (), seed=42),
