@@ -186,6 +186,7 @@ def test_largest_mixture_and_too_few_rows():
     available, shares = {"movies": 700, "tweets": 40}, {"movies": 0.9, "tweets": 0.1}
     assert domain_data.largest_total(available, shares) == 400, "tweets: 40 / 0.1; movies would do for 777"
     assert domain_data.natural_shares({"movies": 30, "tweets": 10}) == {"movies": 0.75, "tweets": 0.25}
+    assert domain_data.largest_total({"movies": 700, "tweets": 7}, {"movies": 0.93, "tweets": 0.07}) == 100, "7 / 0.07"
     domain_data.check_rows(available, shares, 400)
     with pytest.raises(ValueError, match=r"500 rows with tweets=0\.1 need 50 of 'tweets', which has 40; lower"):
         domain_data.check_rows(available, shares, 500)
@@ -213,6 +214,15 @@ def test_balanced_rows_have_the_same_chance_everywhere(folder: Path):
     capped = domain_data.evaluated_rows(task, False, 2)
     assert [len(split) for split in capped.validation.values()] == [2, 2]
     assert len(task.validation["_movies"]) == 3, "the task that was given stays as it is"
+
+
+def test_balanced_rows_are_limited_too(folder: Path):
+    """Six rows of two labels: the first of each within --max_eval_samples 2 or 3."""
+    write(folder / "mood" / "movies" / "validation.jsonl", rows(6))
+    task = domain_data.load_folder(folder, "mood")
+    for limit, left in ((2, 2), (3, 2), (4, 4)):
+        movies = domain_data.evaluated_rows(task, True, limit).validation["_movies"]
+        assert movies["sentence"][:] == [f"a film {number}" for number in range(left)]
 
 
 def test_what_cannot_be_balanced(folder: Path, tmp_path: Path):

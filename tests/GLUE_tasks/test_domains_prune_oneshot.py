@@ -13,6 +13,7 @@ from result_keys import assert_keys_are_told
 
 from analysis.contrasts import domain_table, minority_table
 from GLUE_tasks import Domains_prune_oneshot, pretrained
+from GLUE_tasks import options as script_options
 from harness import run_folder
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -110,6 +111,16 @@ def test_a_share_of_the_data_keeps_the_mixture(options, tmp_path: Path):
     rows = run_folder.read_runs(tmp_path)
     assert rows[0]["num_train_examples"] == 25, "40 movies are 0.8 of 50 rows; half of these"
     assert {row["level"]: row["train_rows"] for row in rows} == {"movies": 20, "news": 3, "tweets": 2}
+
+
+def test_rows_of_a_mixture_are_drawn_by_seed_and_their_number_is_rounded(options):
+    """12.5 % of 45 rows are 5.6: six, of which 4.8 are movies: five."""
+    argv = [*options, "--mixture", "movies=0.8", "--max_train_samples", "45", "--output_dir", "x"]
+    kind = Domains_prune_oneshot.task_kind(script_options.parse(Domains_prune_oneshot.make_parser(), argv))
+    task = kind.load(kind.tasks[0])
+    one, again, other = (task.choose_rows(120, {"seed": s, "validation_split_percentage": 12.5}) for s in (1, 1, 2))
+    assert one == again != other and len(one) == len(other) == 6
+    assert [sum(row < 40 for row in rows) for rows in (one, other)] == [5, 5]
 
 
 def test_second_call_and_listed_cells_compute_nothing(swept, options, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from scipy import stats
 from transformers import AutoTokenizer
 
-from GLUE_tasks import glue_data
+from GLUE_tasks import classification, glue_data
 from GLUE_tasks.glue_data import SCORES, chance_level, standard_error, subset_indices
 from GLUE_tasks.glue_metric import GlueMetric
 
@@ -59,6 +60,12 @@ def test_a_constant_prediction_scores_0(metric: str):
     assert SCORES[metric](np.zeros(4), np.array([0, 1, 1, 1])) == 0.0
 
 
+@pytest.mark.parametrize("metric", ["matthews_correlation", "pearson", "spearmanr"])
+def test_constant_labels_correlate_with_nothing(metric: str):
+    """As in a resample of the bootstrap."""
+    assert SCORES[metric](np.array([0, 1, 1, 1]), np.ones(4)) == 0.0
+
+
 def test_metric_module_computes_what_its_name_lists_without_a_download():
     found = GlueMetric(config_name="accuracy,f1").compute(predictions=[1, 0, 1, 1], references=[1, 0, 0, 1])
     assert found == {"accuracy": 0.75, "f1": pytest.approx(0.8)}
@@ -71,6 +78,17 @@ def test_chance_is_the_best_constant_answer():
     assert chance_level("accuracy", labels) == 0.75
     assert chance_level("f1", labels) == pytest.approx(6 / 7)
     assert chance_level("matthews_correlation", labels) == chance_level("pearson", labels) == 0
+
+
+def test_a_level_by_hand():
+    """A quarter of the training data; three of four answers, all of which are 1, are right."""
+    predictions, labels = np.array([1, 1, 1, 1]), np.array([0, 1, 1, 1])
+    level = classification.data_share_level({"validation_split_percentage": 25}, "accuracy", predictions, labels)
+    assert level == {
+        "level": 25, "difficulty": 0.75, "metric": "accuracy", "score": 0.75, "chance": 0.75, "num_examples": 4,
+        "stderr": pytest.approx(np.sqrt(0.75 * 0.25 / 4)), "constant_prediction": True,
+    }  # fmt: skip
+    assert not classification.level_of("accuracy", labels, predictions)["constant_prediction"]
 
 
 def test_standard_error_of_accuracy_by_hand_and_of_correlation_against_theory():
@@ -98,6 +116,12 @@ def test_prefix_limit_and_at_least_one_row():
     assert len(subset_indices(10, 0.01, seed=1)) == 1
 
 
+def test_a_share_is_rounded_and_a_limit_beyond_the_rows_limits_nothing():
+    """10 % of 19 rows are 1.9; 50 % of 200 rows are 100, whatever --max_train_samples above 200."""
+    assert len(subset_indices(19, 10, seed=1)) == 2
+    assert subset_indices(200, 50, seed=1, limit=300) == subset_indices(200, 50, seed=1)
+
+
 def write_split(folder: Path, split: str, rows: list[dict]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with gzip.open(folder / f"{split}.jsonl.gz", "wt") as stream:
@@ -120,6 +144,39 @@ def test_stsb_is_a_regression(tmp_path: Path):
         write_split(tmp_path / "glue" / "stsb", split, [{"sentence1": "a", "sentence2": "b", "label": 2.5}] * 2)
     task = glue_data.load_glue("stsb", tmp_path)
     assert task.is_regression and task.metrics == ("pearson", "spearmanr") and task.train["label"][:] == [2.5, 2.5]
+
+
+def test_texts_of_a_pair_are_in_run_glues_order():
+    """transformers, run_glue.py, task_to_keys: models fine-tuned elsewhere know the texts of a task in this order."""
+    assert glue_data.COLUMNS == {
+        "cola": ("sentence", None), "mnli": ("premise", "hypothesis"), "mrpc": ("sentence1", "sentence2"),
+        "qnli": ("question", "sentence"), "qqp": ("question1", "question2"), "rte": ("sentence1", "sentence2"),
+        "sst2": ("sentence", None), "stsb": ("sentence1", "sentence2"), "wnli": ("sentence1", "sentence2"),
+    }  # fmt: skip
+
+
+def test_metrics_are_glues():
+    """Wang et al. 2018, table 1; the first is the one of figures."""
+    assert glue_data.METRICS == {
+        "cola": ("matthews_correlation",), "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1"),
+        "stsb": ("pearson", "spearmanr"),
+    }  # fmt: skip
+
+
+def test_the_first_column_is_the_first_text(tiny_encoder: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    rows = Dataset.from_dict({"b": ["the film"], "a": ["good"], "label": [1]})
+    found = glue_data.tokenize(rows, ("a", "b"), tokenizer, max_length=16)
+    assert tokenizer.decode(found["input_ids"][0]) == "[CLS] good [SEP] the film [SEP]"
+
+
+def test_classes_that_training_lacks_leave_no_gap(tmp_path: Path):
+    """Neutral and contradiction alone: class numbers 0 and 1, as the head has two outputs."""
+    rows = [{"premise": "a", "hypothesis": "b", "label": label} for label in (2, 1)]
+    for split in ("train", "validation_matched"):
+        write_split(tmp_path / "glue" / "mnli", split, rows)
+    task = glue_data.load_glue("mnli", tmp_path)
+    assert task.label_names == ("neutral", "contradiction") and task.train["label"][:] == [1, 0]
 
 
 def test_text_labels_are_numbered_in_sorted_order(tmp_path: Path):

@@ -168,6 +168,28 @@ def test_same_seed_twice_is_bit_equal_and_another_seed_is_not(options: list[str]
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
 
 
+def test_a_seed_of_a_sweep_equals_the_same_seed_alone(options: list[str], tiny_encoder: Path, tmp_path: Path):
+    """Head, order of rows, dropout and, with --prune_new_head, masks: all are of the cell's own seed."""
+    base = [*options[: options.index("--seed")], "--freeze_weights", "--sparsity", 0.5, "--prune_new_head",
+            "--save_model", "--output_dir"]  # fmt: skip
+    assert run(*base, tmp_path / "{seed}", "--seed", 41, 42) == run(*base, tmp_path / "alone", "--seed", 42) == 0
+    swept, alone = weights(tmp_path / "42"), weights(tmp_path / "alone")
+    assert all(torch.equal(swept[name], alone[name]) for name in alone)
+    model = pretrained.load_pretrained(str(tiny_encoder), num_labels=2).copy(42)
+    ranked = prunable_weights(model, {"classifier.weight", "classifier.bias"}, False, True)
+    (keep,) = transfers.magnitude_masks(ranked, [0.5])
+    assert torch.equal(swept["classifier.weight"] != 0, keep["classifier.weight"])
+
+
+def test_the_first_rows_are_evaluated(options: list[str], tmp_path: Path):
+    """Of 37 rows with alternating labels four: the last four would have the other ones."""
+    argv = ["--max_eval_samples", 4, "--max_train_steps", 1, "--sparse_method", "dense_transfer"]
+    assert run(*options, *argv, "--output_dir", tmp_path) == 0
+    rows = [json.loads(line) for line in Path(options[options.index("--validation_file") + 1]).read_text().splitlines()]
+    assert run_folder.read_items(tmp_path)["label"].tolist() == [row["label"] for row in rows[:4]]
+    assert result(tmp_path)["levels"][0]["num_examples"] == 4
+
+
 def test_part_of_an_epoch_is_its_share_of_the_steps(swept: Path, options: list[str], tmp_path: Path):
     base = [*options, "--sparse_method", "dense_transfer", "--save_model", "--output_dir"]
     of_one = result(swept / "sparse_transfer" / "6of8")["num_steps"]
@@ -357,7 +379,11 @@ def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, m
         "--validation_split_percentage", 50, 100,
         "--output_dir", tmp_path / "{strength}" / "{fraction}" / "{seed}")  # fmt: skip
     assert calls == [[0.2, 0.4]]
-    assert {row["num_train_examples"] for row in run_folder.read_runs(tmp_path)} == {45, 90}
+    rows = run_folder.read_runs(tmp_path)
+    assert {(row["data_fraction"], row["level"], row["num_train_examples"]) for row in rows} == {
+        (0.5, 50, 45),
+        (1, 100, 90),
+    }
 
 
 def test_list_cells_prints_commands_that_make_the_same_runs(options, tmp_path: Path, capsys: pytest.CaptureFixture):

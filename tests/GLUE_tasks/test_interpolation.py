@@ -18,8 +18,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from analysis import estimators
 from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, interpolation, model_pairs, pretrained
-from GLUE_tasks.transfers import Strength
+from GLUE_tasks.transfers import Pruning, Strength
 from harness import run_folder, training
+from harness.content import sha256
 
 ROOT = Path(__file__).parents[2]
 
@@ -325,6 +326,73 @@ def test_a_task_from_files_and_a_start_that_is_not_dense(
     assert (run["task"], run["pair"], run["strength"]) == ("toy", "sparse-pruned", 0.6)
     assert run["measured_sparsity"] == pytest.approx(0.6, abs=1e-4)  # of a whole number of weights
     assert run["levels"][0]["score"] == result(tmp_path / "model")["levels"][0]["score"]
+
+
+def test_the_rows_of_a_line_are_those_that_its_start_was_evaluated_on(models: Path):
+    start = model_pairs.saved_model(models / "rte/dense_transfer/dense/41")
+    limited = start._replace(arguments={**start.arguments, "max_eval_samples": 10})
+    for measured_on, model, given in ((None, start, None), (10, limited, None), (4, limited, 4)):
+        measurement = interpolation.Measurement(5, 60, 8, 0, max_eval_samples=given)
+        assert measurement.evaluated_rows(model_pairs.pruned_pair(model, Strength(0.5))) == measured_on
+
+
+def test_lines_share_rows_of_the_same_length_and_number_alone(models: Path):
+    start = model_pairs.saved_model(models / "rte/dense_transfer/dense/41")
+    shorter, fewer = (
+        start._replace(arguments={**start.arguments, name: value})
+        for name, value in (("max_length", 6), ("max_eval_samples", 3))
+    )
+    inputs = interpolation.shared_inputs(interpolation.Measurement(5, 60, 8, 0))
+    first, short, few, again = (
+        inputs(model_pairs.pruned_pair(model, Strength(0.5))) for model in (start, shorter, fewer, start)
+    )
+    assert first is again and max(short.train["length"][:]) == 6 < max(first.train["length"][:])
+    assert [len(own.validation[""]) for own in (first, short, few)] == [37, 37, 3]
+
+
+def test_a_pruned_end_is_ranked_by_the_options_of_its_start(models: Path):
+    start = model_pairs.saved_model(models / "rte/dense_transfer/dense/41")
+    other = {**start.arguments, "magnitude_scope": "layer", "noembed": False, "prune_new_head": True}
+    strength = Strength(0.5)
+    made = [model_pairs.pruning_of(model_pairs.pruned_pair(start._replace(arguments=arguments), strength))
+            for arguments in (start.arguments, other)]  # fmt: skip
+    assert made == [Pruning((strength,), "global", False, False), Pruning((strength,), "layer", True, True)]
+
+
+def test_of_two_sparse_ends_the_end_gives_the_strength(models: Path):
+    names = ("dense_transfer/dense", "sparse_transfer/0.37", "sparse_transfer/6of8")
+    dense, sparse, other = (model_pairs.saved_model(models / "rte" / name / "41") for name in names)
+    for start, end, strength in ((dense, sparse, 0.37), (sparse, dense, 0.37), (sparse, other, "6:8")):
+        pair = model_pairs.named_pair(start, end)
+        assert model_pairs.describe(pair)["strength"] == strength
+        sparsity = interpolation.load_ends(pair, 2, False, training.start_accelerator("no"))[2]
+        assert sparsity == (sparse if strength == 0.37 else other).result["measured_sparsity"]
+
+
+def test_the_hashes_of_a_line_are_those_of_its_two_ends(models: Path):
+    names = ("dense_transfer/dense", "sparse_transfer/0.37")
+    ends = [model_pairs.saved_model(models / "rte" / name / "41") for name in names]
+    made = interpolation.identity(interpolation.Measurement(5, 60, 8, 0), model_pairs.named_pair(*ends))
+    assert [made[f"{end}_sha256"] for end in ("start", "end")] == [
+        sha256([end.files / "model.safetensors"]) for end in ends
+    ]
+
+
+def test_levels_by_hand():
+    """30 of 40 validation rows and 10 of 20 training rows are of class 1; half and none are right first, then all."""
+    lines = {}
+    for split, ones, count in (("train", 10, 20), ("validation", 30, 40)):
+        label = (np.arange(count) < ones).astype(int)
+        right = np.stack(
+            [np.where(np.arange(count) % 2 if split == "validation" else False, label, 1 - label), label], axis=1
+        )
+        lines[split] = {"label": label, "prediction": right, "loss": (right != label[:, None]).astype(float)}
+    first, last = interpolation.levels("accuracy", np.array([0.0, 1.0]), lines, seed=0)
+    assert (first["score"], first["train_score"], first["validation_loss"], first["train_loss"]) == (0.5, 0.0, 0.5, 1.0)
+    assert (last["score"], last["train_score"], last["alpha"]) == (1.0, 1.0, 1.0)
+    assert first["chance"] == last["chance"] == 0.75 and first["num_examples"] == 40
+    assert first["stderr"] == pytest.approx((0.5 * 0.5 / 40) ** 0.5, rel=0.1)  # 1,000 resamples are good to 2 %
+    assert last["stderr"] < 0.5 * first["stderr"]
 
 
 def test_training_rows_are_those_that_both_ends_saw(lines: Path, models: Path):

@@ -82,6 +82,16 @@ def test_a_head_is_called_by_the_datas_classes_and_trained_by_their_loss():
     assert config.problem_type == "regression" and config.num_labels == 1
 
 
+def test_glues_classes_have_the_hubs_numbers():
+    """Features of nyu-mll/glue: models' outputs are matched with the names, labels in numbers with their order."""
+    assert labels.GLUE_CLASSES == {
+        "cola": ("unacceptable", "acceptable"), "sst2": ("negative", "positive"),
+        "mrpc": ("not_equivalent", "equivalent"), "qqp": ("not_duplicate", "duplicate"),
+        "mnli": ("entailment", "neutral", "contradiction"), "qnli": ("entailment", "not_entailment"),
+        "rte": ("entailment", "not_entailment"), "wnli": ("not_entailment", "entailment"),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("names", [(0, 1), ("not_equivalent", "equivalent"), ("Not Equivalent", "EQUIVALENT")])
 def test_glues_classes_are_known_by_number_and_by_name(names: tuple, tmp_path: Path):
     folder = tmp_path / "glue" / "mrpc"

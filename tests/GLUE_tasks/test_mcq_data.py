@@ -64,6 +64,7 @@ def test_the_hub_is_asked_for_config_and_splits(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("answer", ["443", "B", 1])
 def test_an_answer_is_a_text_a_letter_or_an_index(answer):
     assert read({**PORT, "answer": answer}) == Question("Q: Which port?", ("A: 80", "A: 443"), 1)
+    assert read({**PORT, "question": " Which port? ", "answer": answer}) == read(PORT)
 
 
 def test_a_context_comes_first_and_is_what_gets_cut():

@@ -13,7 +13,8 @@ from accelerate.state import AcceleratorState
 from result_keys import assert_keys_are_told
 from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
-from GLUE_tasks import Mcq_prune_oneshot, multiple_choice, pretrained
+from GLUE_tasks import Mcq_prune_oneshot, mcq_data, multiple_choice, pretrained
+from GLUE_tasks import options as script_options
 from GLUE_tasks.mcq_data import Question
 from GLUE_tasks.runner import Inputs
 from harness import run_folder
@@ -179,6 +180,43 @@ def test_chance_is_the_most_frequent_answer_where_all_questions_have_the_same_op
     assert run(*options, *files, "--num_train_epochs", "1", "--output_dir", tmp_path / "run") == 0
     (row,) = run_folder.read_runs(tmp_path / "run")
     assert row["chance"] == 0.8
+
+
+def test_the_first_questions_are_evaluated_and_chance_is_theirs(options, tmp_path: Path):
+    """Of 41 questions the first four, which have 2, 3, 4 and 2 options."""
+    argv = ["--max_eval_samples", 4, "--max_train_steps", 1, "--sparse_method", "dense_transfer"]
+    assert run(*options, *argv, "--output_dir", tmp_path) == 0
+    (row,), items = run_folder.read_runs(tmp_path), run_folder.read_items(tmp_path)
+    asked = [
+        json.loads(line) for line in Path(options[options.index("--validation_file") + 1]).read_text().splitlines()
+    ]
+    assert items["label"].tolist() == [question["answer"] for question in asked[:4]]
+    assert row["num_examples"] == 4 and row["chance"] == pytest.approx((1 / 2 + 1 / 3 + 1 / 4 + 1 / 2) / 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ("--task_name winogrande", ("winogrande", "train", "winogrande_xl", (5, 0))),
+        ("--task_name winogrande --winogrande_config winogrande_s --train_split train_pairs",
+         ("winogrande", "train_pairs", "winogrande_s", (5, 0))),
+        ("--task_name svamp --num_options 4 --option_seed 3", ("svamp", "train", None, (4, 3))),
+    ],
+)  # fmt: skip
+def test_options_of_the_data_reach_what_reads_them(words: str, read: tuple, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mcq_data, "arithmetic_reader", lambda *given: given)
+    monkeypatch.setattr(mcq_data, "load_benchmark", lambda name, _, *given: (name, *given))
+    argv = ["--model_name_or_path", "m", "--output_dir", "o", *words.split()]
+    args = script_options.parse(Mcq_prune_oneshot.make_parser(), argv)
+    assert Mcq_prune_oneshot.load_questions(args, Mcq_prune_oneshot.named_tasks(args)[0])[0] == read
+
+
+def test_a_pair_that_is_too_long_loses_the_end_of_its_longer_text(tokenizer):
+    """Ten tokens: CLS, SEP and SEP, and seven of the context's nine words and the option's one."""
+    (row,) = multiple_choice.tokenize([Question("the film is a story and so so so", ("good",), 0)], tokenizer, 10)
+    assert tokenizer.decode(row["input_ids"][0]) == "[CLS] the film is a story and [SEP] good [SEP]"
+    (row,) = multiple_choice.tokenize([Question("good", ("the film is a story and so so so",), 0)], tokenizer, 10)
+    assert tokenizer.decode(row["input_ids"][0]) == "[CLS] good [SEP] the film is a story and [SEP]"
 
 
 def test_every_line_of_list_cells_names_its_tasks_split(tiny_encoder: Path, tmp_path: Path, capsys):

@@ -6,6 +6,9 @@ import pytest
 
 from GLUE_tasks import options
 from GLUE_tasks.Glue_prune_oneshot import make_parser
+from GLUE_tasks.transfers import Pruning, Strength
+from harness import records
+from harness.training import Recipe
 
 BASE = "--model_name_or_path m --task_name qnli --output_dir o"
 
@@ -72,6 +75,36 @@ def test_identity_holds_what_changes_numbers_and_nothing_else():
     assert here == identity("--seed 7 8 --overwrite --checkpointing_steps 5")
     assert here != identity("--seed 7 --learning_rate 1e-5")
     assert here != identity("--seed 7", "bf16")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--subset prefix", "--max_train_samples 9", "--max_eval_samples 9", "--max_length 64", "--weight_decay 0.1",
+     "--lr_scheduler_type cosine", "--num_warmup_steps 3", "--gradient_accumulation_steps 2", "--num_train_epochs 2",
+     "--max_train_steps 5", "--per_device_train_batch_size 4", "--per_device_eval_batch_size 4", "--noembed",
+     "--prune_new_head", "--magnitude_scope layer", "--validation_split_percentage 50", "--learning_rate 1e-5"],
+)  # fmt: skip
+def test_an_option_that_changes_a_number_tells_runs_apart(words: str):
+    here, there = (identity(f"--sparsity 0.5 {more}") for more in ("", words))
+    assert [text.partition(":")[0] for text in records.differences(here, there)] == [words.split()[0][2:]]
+
+
+def test_options_reach_what_they_name():
+    args = parsed(
+        "--sparsity 0.5 --nm_ratio 2:4 --magnitude_scope layer --noembed --prune_new_head --learning_rate 1e-5 "
+        "--per_device_train_batch_size 4 --num_train_epochs 2 --seed 7 8 --max_train_steps 9 --weight_decay 0.1 "
+        "--gradient_accumulation_steps 3 --lr_scheduler_type cosine --num_warmup_steps 6 --checkpointing_steps epoch "
+        "--output_dir o/{strength}/{seed}"
+    )
+    made = options.sweep(args, make_parser(), 1, options.named_tasks(args))
+    assert made.pruning == Pruning((Strength(0.5), Strength(nm_ratio="2:4")), "layer", False, True)
+    assert made.recipe == Recipe(
+        learning_rate=1e-5, batch_size=4, num_epochs=2, seed=7, max_steps=9, weight_decay=0.1, accumulation_steps=3,
+        scheduler="cosine", warmup_steps=6, checkpointing_steps="epoch",
+    )  # fmt: skip
+    assert options.sweep(parsed(""), make_parser(), 1, [{"task_name": "qnli"}]).pruning == Pruning(
+        (), "global", True, False
+    )
 
 
 def test_help_explains_every_option():

@@ -205,6 +205,20 @@ def test_outputs_are_put_in_the_order_of_the_classes():
     np.testing.assert_array_equal(inputs.in_order(np.array([[10.0, 11.0, 12.0]])), [[12.0, 10.0, 11.0]])
 
 
+def test_three_turned_classes_are_taught_and_named_as_they_are_answered(tiny_encoder: Path, tmp_path: Path):
+    """Classes a, b and c are outputs 2, 0 and 1: turned back, unlike two swapped ones, they would be 1, 2 and 0."""
+    tokenizer, path = AutoTokenizer.from_pretrained(tiny_encoder), tmp_path / "three.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n"
+                            for text, label in (("good film", "a"), ("bad plot", "b"), ("story", "c"))))  # fmt: skip
+    task = glue_data.load_files(path, path)
+    model = BertForSequenceClassification(BertConfig(**SIZES, id2label={0: "b", 1: "c", 2: "a"}))
+    order = pretrained.head_order(model.config, task.label_names)
+    inputs = fit_inputs(classification.tokenize_task(task, tokenizer, 16), model, task.label_names, order)
+    rows = [{name: value for name, value in row.items() if name != "length"} for row in inputs.train]
+    assert order == [2, 0, 1] and inputs.collate(rows)["labels"].tolist() == [2, 0, 1]
+    assert model.config.id2label == {0: "b", 1: "c", 2: "a"} and model.config.label2id == {"a": 2, "b": 0, "c": 1}
+
+
 def test_the_environment_changes_no_number(
     tiny_encoder: Path, sentence_files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -57,6 +57,20 @@ def test_masks_of_every_strength_come_from_the_smallest_weights():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("scope", "kept"), [("global", [[0, 0], [1, 1]]), ("layer", [[0, 1], [0, 1]])])
+def test_the_scope_says_which_weights_are_ranked_together(scope: str, kept: list[list[int]]):
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 2, bias=False))
+    model[0].weight.data, model[1].weight.data = torch.tensor([[1.0, 2.0]]), torch.tensor([[10.0], [20.0]])
+    masks = select_masks(model, (), Pruning((Strength(0.5),), scope))[Strength(0.5)]
+    assert [masks[f"{layer}.weight"].flatten().int().tolist() for layer in (0, 1)] == kept
+
+
+def test_the_sparsity_of_n_of_m_is_exact():
+    """One of eight dropped; 1 - 2/3."""
+    requested = [Strength(nm_ratio=ratio).facts("global")["requested_sparsity"] for ratio in ("7:8", "2:3")]
+    assert requested == [0.125, 1 - 2 / 3]
+
+
 @pytest.mark.parametrize("layer", [nn.Linear(4, 1), Conv1D(1, 4)])
 def test_groups_that_do_not_divide_a_layer_are_refused(layer: nn.Module):
     with pytest.raises(ValueError, match=r"--nm_ratio 3:5: 0\.weight has 4 inputs, no multiple of 5"):

@@ -13,10 +13,12 @@ from datasets import Dataset
 from of_runs import domains
 from result_keys import assert_keys_are_told
 from sacrebleu.metrics import BLEU
+from transformers import AutoTokenizer
 
 from analysis.contrasts import domain_table
-from analysis.metrics import corpus_bleu
+from analysis.metrics import bleu_stderr, corpus_bleu
 from GLUE_tasks import Translate_prune_oneshot, pretrained, translation, translation_data
+from GLUE_tasks import options as script_options
 from GLUE_tasks.translation_data import Pair
 from harness import run_folder
 from harness.data import Table
@@ -135,6 +137,65 @@ def test_score_is_sacrebleus_of_the_stored_translations(swept: Path, parallel_fi
     counts = items["bleu_counts_de_DE-en_XX"]
     assert counts.shape == (10, 10) and corpus_bleu(counts.sum(axis=0)) == pytest.approx(found["score"], abs=1e-12)
     assert not any(code in text for text in translations for code in ("en_XX", "</s>"))
+
+
+def test_levels_tell_the_shots_and_the_error_of_their_own_sentences(swept: Path):
+    rows = run_folder.read_runs(swept)
+    assert {(row["shots"], row["train_rows"]) for row in rows} == {(0, 0), (8, 8)}
+    for found in rows:
+        assert found["stderr"] == bleu_stderr(run_folder.read_items(found["folder"])[f"bleu_counts_{found['level']}"])
+
+
+def test_shots_are_drawn_by_seed_as_many_of_each_pair(options: list[str]):
+    argv = [*options, "--shots", "5", "--output_dir", "x"]
+    kind = Translate_prune_oneshot.task_kind(script_options.parse(Translate_prune_oneshot.make_parser(), argv))
+    task = kind.load(kind.tasks[0])
+    one, again, other = (task.choose_rows(24, {"seed": seed}) for seed in (1, 1, 2))
+    assert one == again != other
+    # Gujarati is the first in the file: 8 rows, then 16 of German
+    assert [sum(row < 8 for row in chosen) for chosen in (one, other)] == [5, 5] and len(set(one)) == len(
+        set(other)
+    ) == 10
+
+
+def test_the_translation_is_encoded_as_text_of_the_target_language(tiny_mbart: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_mbart)
+    rows = Dataset.from_dict({"src": ["das buch"], "tgt": ["the book"]})
+    found = translation_data.tokenize(rows, GERMAN, tokenizer, 16)
+    tokens = [tokenizer.convert_ids_to_tokens(found[name][0]) for name in ("input_ids", "labels")]
+    assert tokens == [["de_DE", "▁das", "▁buch", "</s>"], ["en_XX", "▁the", "▁book", "</s>"]]
+
+
+def test_bleu_is_that_of_the_target_languages_tokenizer(options: list[str], tmp_path: Path):
+    rows = [{**row, "src_lang": "en_XX", "tgt_lang": "zh_CN"} for row in sentence_rows(2, 1)]
+    path = write(tmp_path / "chinese.jsonl", rows)
+    assert run(*options, "--validation_file", path, "--sparse_method", "dense_transfer", "--output_dir", tmp_path) == 0
+    assert "tok:zh" in row(tmp_path, Pair("en_XX", "zh_CN"))["signature"]
+
+
+def test_the_split_of_the_hub_that_is_asked_for_is_evaluated(tiny_mbart: Path, monkeypatch: pytest.MonkeyPatch):
+    def loaded(*_: str) -> dict[str, Dataset]:
+        return {split: Dataset.from_dict({"translation": [{"de": split, "en": split}] * 3})
+                for split in ("train", "validation", "test")}  # fmt: skip
+
+    monkeypatch.setattr(datasets, "load_dataset", loaded)
+    argv = [
+        "--model_name_or_path",
+        str(tiny_mbart),
+        "--dataset_name",
+        "opus",
+        "--pairs",
+        str(GERMAN),
+        "--output_dir",
+        "x",
+    ]
+    for words, split, pool in (
+        ([], "validation", 3),
+        (["--eval_split", "test", "--max_train_samples", "2"], "test", 2),
+    ):
+        args = script_options.parse(Translate_prune_oneshot.make_parser(), [*argv, *words])
+        corpus, _ = Translate_prune_oneshot.load_corpus(args)
+        assert set(corpus.validation[GERMAN]["src"]) == {split} and corpus.train[GERMAN]["src"][:] == ["train"] * pool
 
 
 def test_without_shots_nothing_is_trained(swept: Path, tiny_mbart: Path):

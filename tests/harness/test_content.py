@@ -85,6 +85,8 @@ def edit_json(path: Path, **values: object) -> None:
         (lambda model: edit_json(model / "special_tokens_map.json", pad_token="the"), "tokenizer_sha256"),
         (lambda model: edit_json(model / "added_tokens.json", the=40), "tokenizer_sha256"),
         (lambda model: (model / "merges.txt").write_text("a b"), "tokenizer_sha256"),
+        (lambda model: edit_json(model / "config.json", id2label={"0": "pos", "1": "neg"}), "config_sha256"),
+        (lambda model: (model / "source.spm").write_bytes(b"x"), "tokenizer_sha256"),
         (lambda model: (model / "tokenizer.model").write_bytes(b"x"), "tokenizer_sha256"),
         (lambda model: (model / "chat_template.jinja").write_text("{{ 1 }}"), "template_sha256"),
         (lambda model: write(model / "additional_chat_templates" / "tools.jinja"), "template_sha256"),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -35,6 +36,21 @@ def test_rows_and_where_they_stand(suffix: str, tmp_path: Path):
     path = write_rows(tmp_path / f"a.b{suffix}", ROWS)
     place = "row" if "parquet" in suffix else "line"
     assert list(read_rows(path)) == [(f"{path}, {place} 1", ROWS[0]), (f"{path}, {place} 2", ROWS[1])]
+
+
+def test_the_first_rows_of_the_hub_are_streamed(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def load_dataset(*_: object, streaming: bool, **__: object) -> datasets.IterableDataset:
+        asked.append(streaming)
+        return datasets.Dataset.from_dict({"text": ["a", "b", "c"]}).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = data_files.Source("own", "test", "lab/own", None, "test", ("text",))
+    for first, rows in ((2, "ab"), (None, "abc")):
+        found = list(data_files.read_source(source, None, first))
+        assert found == [(f"lab/own test, row {n}", {"text": text}) for n, text in enumerate(rows, start=1)]
+    assert asked == [True, False]
 
 
 def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path):

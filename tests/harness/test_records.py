@@ -129,6 +129,35 @@ def test_recipe_ignores_what_is_left_out_order_and_paths_alone():
     assert recipe(LLM) != recipe({**LLM, "model_sha256": "m2"})
 
 
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("fine-tuning", ("learning_rate", "num_train_epochs", "max_train_steps", "max_length", "subset", "weight_decay",
+                         "max_train_samples", "max_eval_samples", "lr_scheduler_type", "num_warmup_steps",
+                         "per_device_train_batch_size", "gradient_accumulation_steps", "num_processes",
+                         "precision_used", "model_sha256", "data_sha256")),
+        ("line", ("num_points", "max_train_samples", "max_eval_samples", "seed", "training", "data_sha256")),
+        ("recovery", ("learning_rate", "max_train_steps", "train_length", "train_text_sha256", "text_sha256")),
+        ("compressed", ("text_sha256", "data_sha256", "seq_len", "max_windows", "answer_mode", "num_shots", "max_items",
+                        "dtype_used", "precision_used", "engine_arithmetic", "model_sha256")),
+    ],
+)  # fmt: skip
+def test_runs_that_differ_in_more_than_coordinates_have_different_recipes(kind: str, names: tuple[str, ...]):
+    """Or figures would average what was trained or measured otherwise."""
+    base = dict.fromkeys((*names, "seed", "sparsity", "transfer"), 7)
+    coordinates = records.COORDINATES[kind]
+    for name in names:
+        assert recipe(base, coordinates) != recipe({**base, name: 8}, coordinates), name
+    for name in {"seed", "sparsity", "transfer"} & {*coordinates}:
+        assert recipe(base, coordinates) == recipe({**base, name: 8}, coordinates), name
+
+
+@pytest.mark.parametrize("name", ["calibration", "nsamples", "calibration_sha256", "noembed", "prune_new_head"])
+def test_what_is_compressed_and_on_which_text_is_the_recipe_of_compression(name: str):
+    here, there = (recipe(records.part_of(record, "compression_recipe")) for record in ({name: 7}, {name: 8}))
+    assert here != there
+
+
 def test_an_option_that_came_later_is_recorded_where_it_is_not_at_its_default():
     defaults = {"grid": "published", "dtype": "auto", "count": 7, "flag": False}
     kept = records.recorded_options({"grid": "published", "dtype": "auto", "count": 8, "flag": False}, defaults)

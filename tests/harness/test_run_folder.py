@@ -241,6 +241,14 @@ def test_recipes_are_compared_within_a_task_and_model_only(tmp_path):
     run_folder.check_runs(run_folder.read_runs(tmp_path))
 
 
+def test_different_precision_is_refused_where_the_recipes_hash_does_not_tell(tmp_path):
+    """As of older runs, whose hash left it out."""
+    for seed, precision in ((41, "no"), (42, "bf16")):
+        write_tree(tmp_path, run(seed=seed, precision=precision), precision_used=precision)
+    with pytest.raises(ValueError, match=r"different recipes.*precision_used: 'no' here, 'bf16' there"):
+        run_folder.check_runs(run_folder.read_runs(tmp_path))
+
+
 def test_the_recipe_of_compression_does_not_concern_dense_runs(tmp_path):
     write_tree(tmp_path, dense(compression_recipe=None), run(compression_recipe="x"))
     run_folder.check_runs(run_folder.read_runs(tmp_path))

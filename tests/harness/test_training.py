@@ -80,6 +80,13 @@ def test_a_language_model_trains_with_its_own_loss_and_masks_hold_after_the_last
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
+def test_the_training_loss_is_the_mean_over_the_steps(texts: Dataset):
+    losses = []
+    _, trace = trained(texts, after_step=lambda _, loss: losses.append(float(loss)))
+    assert len(losses) == 12 and trace["train_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize("stop", [4, 6])
 def test_an_interrupted_training_saves_and_goes_on_to_the_same_bits(stop: int, texts: Dataset, tmp_path: Path):
     """At the end of an epoch and within one; dropout is on."""
@@ -102,6 +109,40 @@ def test_when_checkpoints_are_due(every: int | str | None, saved: list[int]):
     assert [step for step in range(1, 13) if recipe.saves_after(step, steps_per_epoch=4)] == saved
 
 
+def test_a_twentieth_of_the_steps_and_a_bit_more_warms_up():
+    """6 % of the steps, cut: the original's."""
+    recipe = Recipe(1e-2, batch_size=3, num_epochs=3, seed=5)
+    assert [recipe.warmup_of(steps) for steps in (100, 33, 16)] == [6, 1, 0]
+    assert [Recipe(1e-2, 3, 3, 5, warmup_steps=given).warmup_of(100) for given in (0, 9)] == [0, 9]
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [({"warmup_steps": 0}, [1, 3 / 4, 1 / 2, 1 / 4]), ({"warmup_steps": 2}, [0, 1 / 2, 1, 1 / 2]),
+     ({"scheduler": "constant"}, [1] * 4)],
+)  # fmt: skip
+def test_the_learning_rate_follows_the_schedule_over_all_steps(schedule: dict, rates: list[float], texts: Dataset):
+    """Two epochs of two steps: the rate with which each step is made."""
+    model, accelerator, used = NextToken(), Accelerator(cpu=True), []
+    optimizer = training.make_optimizer(model, 1e-2, 0.0)
+    optimizer.register_step_post_hook(lambda own, *_: used.append(own.param_groups[0]["lr"]))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    recipe = Recipe(1e-2, batch_size=11, num_epochs=2, seed=5, **schedule)
+    training.train(accelerator, model, optimizer, texts, collate, recipe, None, next_token_loss)
+    assert used == pytest.approx([1e-2 * rate for rate in rates])
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_every_row_of_a_group_of_micro_batches_weighs_the_same():
+    """Loss w x, rows (1, 2, 3) and (6): the mean over rows is 3 w, the mean of the batches' means would be 4 w."""
+    model, accelerator = nn.Linear(1, 1, bias=False), Accelerator(cpu=True)
+    model.weight.data.fill_(2.0)
+    group = [{"labels": torch.tensor([[1.0], [2.0], [3.0]])}, {"labels": torch.tensor([[6.0]])}]
+    loss = training.train_step(accelerator, model, group, lambda own, batch: own(batch["labels"]).mean())
+    assert float(loss) == 6.0 and model.weight.grad.item() == 3.0
+
+
 def lengths(count: int) -> list[int]:
     return np.random.default_rng(0).integers(1, 60, count).tolist()
 
@@ -121,7 +162,7 @@ def test_batches_depend_on_seed_and_epoch_alone():
 
     assert order(1, 0) == order(1, 0)
     assert order(1, 0) != order(1, 1)
-    assert order(1, 0) != order(2, 0)
+    assert order(1, 0) != order(2, 0) != order(1, 1)  # no seed's second epoch is the first of the next
 
 
 def test_batches_are_nearly_free_of_padding_and_not_sorted():

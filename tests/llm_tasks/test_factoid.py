@@ -157,6 +157,21 @@ def test_levels_of_setting_6(data_dir: Path):
     assert names == ["mmlu/test.jsonl", "mmlu/dev.jsonl", "freebase_qa/test.jsonl"]
 
 
+def test_a_sample_is_of_both_levels(data_dir: Path):
+    args = parsed(data_dir=data_dir, max_items=2)
+    choice, facts = factoid_vs_mcq.build(factoid_vs_mcq.load(args), args, 0, None)
+    assert len(choice.prompts) == len(facts.prompts) == 2
+
+
+def test_the_splits_of_the_hub_have_answers():
+    found = {name: (own.source.hub_id, own.source.hub_split) for name, own in factoid.FACTOID_SETS.items()}
+    assert found == {
+        "freebaseqa": ("KelvinJiang/freebase_qa", "test"), "triviaqa": ("mandarjoshi/trivia_qa", "validation"),
+        "nq_open": ("google-research-datasets/nq_open", "validation"),
+        "web_questions": ("stanfordnlp/web_questions", "test"),
+    }  # fmt: skip
+
+
 def test_options_of_setting_6(data_dir: Path, tmp_path: Path):
     file = tmp_path / "FreebaseQA-eval.json"
     file.write_text(json.dumps({"Questions": [FREEBASE]}))

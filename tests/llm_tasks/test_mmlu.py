@@ -297,6 +297,14 @@ def test_examples_are_reduced_alike_and_their_right_places_balanced(data_dir: Pa
             assert all(shot.count("\n") == count + 3 for shot in prompt.shots)  # question, options, answer, blank line
 
 
+def test_the_seed_reduces_examples_too(data_dir: Path):
+    def shots(seed: int) -> list[tuple[str, ...]]:
+        args = values_of(SETTINGS[2], "--option_counts", "2", "--no_untouched", data_dir=data_dir)
+        return [prompt.shots for prompt in build(SETTINGS[2], args, seed)[0].prompts]
+
+    assert shots(0) == shots(0) != shots(1)
+
+
 def test_setting_2_leaves_out_and_counts(data_dir: Path):
     test = [row_of(question) for question in make_all()]
     test[3]["choices"] = ["red", "blue", "green", "all of the above"]

@@ -88,6 +88,11 @@ def test_number_levels_are_difficulties_in_their_order(write: Write):
     ]  # fmt: skip
 
 
+def test_levels_stand_by_their_numbers_not_by_their_names(write: Write):
+    path = write(*({**CHOICE, "question": f"{level}?", "level": level} for level in (10, 9, 2)))
+    assert [level.name for level in build(options_of(path))] == ["2", "9", "10"]
+
+
 def test_text_levels_stand_as_they_first_appear(write: Write):
     levels = ["novice", "expert", "novice", 7]
     path = write(*({**CHOICE, "question": f"{place}?", "level": level} for place, level in enumerate(levels)))

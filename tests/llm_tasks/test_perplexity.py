@@ -20,7 +20,7 @@ from harness import run_folder
 from llm_tasks import perplexity, resources, run
 from llm_tasks.engine import window_losses
 from llm_tasks.engine.processes import Processes
-from llm_tasks.settings.perplexity import SETTING
+from llm_tasks.settings.perplexity import SETTING, window_length
 from pruning import calibration
 from pruning.layers import decoder_weights
 
@@ -65,6 +65,28 @@ def test_perplexity_is_as_published(tiny_decoder: Path, text_file: Path, options
     assert level["stderr"] == pytest.approx(level["score"] * np.std(losses, ddof=1) / math.sqrt(len(losses)), rel=1e-4)
     assert level["chance"] == 17
     np.testing.assert_allclose(run_folder.read_items(tmp_path / "run")["window_loss"], losses, rtol=1e-4)
+
+
+def test_the_split_and_length_that_are_evaluated():
+    """The published ones: WikiText-2's test split, C4's validation split, windows of 2,048 tokens or all that fit."""
+    for text, split in (("wikitext2", "test"), ("c4", "validation")):
+        values = values_of(SETTING, "--text", text, max_length=4096)
+        assert values.split == split and window_length(values) == 2048
+    assert window_length(values_of(SETTING, max_length=1024)) == 1024
+
+
+def test_documents_are_joined_by_blank_lines(tmp_path: Path):
+    """As published; a tokenizer by words does not tell."""
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert SETTING.load(values_of(SETTING, "--text", str(path), max_length=32)) == "one\n\ntwo"
+
+
+def test_the_first_windows_are_evaluated(options: list[str], tmp_path: Path):
+    for name, more in (("all", []), ("two", ["--max_windows", "2"])):
+        assert perplexity.main([*options, *more, "--output_dir", str(tmp_path / name)]) == 0
+    losses = {name: run_folder.read_items(tmp_path / name)["window_loss"] for name in ("all", "two")}
+    assert len(losses["two"]) == 2 and losses["two"].tolist() == pytest.approx(losses["all"][:2].tolist(), rel=1e-5)
 
 
 SWEEP = [
