@@ -2,7 +2,7 @@
 
 The ends are models of Glue_prune_oneshot.py --save_model. All pairs in a tree of such runs:
 
-    python GLUE_tasks/Glue_interpolate.py --results_dir runs/lmc/models --data_dir data \\
+    python GLUE_tasks/Glue_interpolate.py --results_dir runs/lmc/models \\
         --pairs dense-sparse dense-pruned dense-dense --output_dir "runs/lmc/lines/{task_name}/{pair}/{strength}/{seed}"
 
 Two given models, or one and its copy pruned in one shot:

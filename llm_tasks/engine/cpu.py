@@ -1,9 +1,11 @@
-"""All that the engine does only on CPUs; its other files import nothing else that is special to CPUs.
+"""What the engine computes in another way on CPUs; its other files reach the compiled loops through this one alone.
 
 That is: layers in bf16 computed by compiled loops (fused_layers.py, bf16_kernels.py), grouped heads that share their
-keys, and batches computed in parallel by worker threads. torch divides a matmul among its threads, but most operations
-between matmuls run on one thread while the others wait: two threads on one batch are 1.4 times as fast as one, two
-workers with a batch each 1.8 times.
+keys, and batches computed in parallel by worker threads. How much is computed at once also differs on CPUs; these sizes
+stand where they are used, in log_likelihood.py, packing.py and option_values.py.
+
+torch divides a matmul among its threads, but most operations between matmuls run on one thread while the others wait:
+two threads on one batch are 1.4 times as fast as one, two workers with a batch each 1.8 times.
 
 A compiled loop is first tried on the layer's input, and replaces the layer only where the results are equal to
 rounding; `--plain` switches all of this off.
