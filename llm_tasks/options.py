@@ -36,7 +36,7 @@ from llm_tasks.option_values import (
 from pruning import calibration, magnitude
 from pruning.allocation import OWL, OWL_OUTLIERS, OWL_RANGE, UNIFORM
 from pruning.layer_choice import parse_layers
-from pruning.nm import parse_nm
+from pruning.nm import parse_nm, valid_nm
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +60,6 @@ class Asked:
     settings: dict[int | str, Setting]
     others: dict[int | str, tuple[str, ...]]
     unobeyed: dict[int | str, tuple[str, ...]]
-
-
-def nm_ratio(text: str) -> str:
-    parse_nm(text)
-    return text
 
 
 def group_size(text: str) -> int:
@@ -166,7 +161,7 @@ def add_pruning(add: Callable[..., Any], methods: Sequence[str] = tuple(METHODS)
     by_hessian = ", ".join(name for name in methods if "damping" in METHODS[name].options)
     add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
         help="fraction(s) of the weights of the decoder blocks to prune, [0, 1)")  # fmt: skip
-    add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
+    add("--nm_ratio", nargs="+", type=checked(valid_nm), default=[], metavar="N:M",
         help="N weights are KEPT in every M consecutive inputs, 1 <= N < M")  # fmt: skip
     add("--magnitude_scope", choices=magnitude.SCOPES, default="layer",
         help="magnitude: rank all weights together, or in each layer, as the paper's code (default layer)")  # fmt: skip

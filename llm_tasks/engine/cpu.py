@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from llm_tasks.engine.packing import Block
 from llm_tasks.engine.ways import Ways, is_of_transformers
 
 WORKER_TOKENS = 1024  # tokens of a worker's batch: with fewer, matmuls lose more than a worker gains
@@ -29,7 +30,6 @@ UNEVEN = 1.03  # tokens of the fullest batch, as a multiple of the mean
 
 Tasks = queue.LifoQueue
 Task = Callable[[Tasks], None]  # puts the tasks that follow from it into the queue
-Block = tuple[int, slice]  # a row of a batch, and a range of its tokens
 
 
 def in_bf16_on_cpu(computed: PreTrainedModel | Tensor) -> bool:

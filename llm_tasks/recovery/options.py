@@ -178,7 +178,7 @@ def _cell(compression: str, strength: Strength | None, transfer: str, seed: int)
 
 
 def computed_together(asked: Asked, some: list[Cell]) -> list[Cell]:
-    """All cells that a command computes which names the compressions, strengths, transfers and seeds of some cells."""
+    """All combinations of the compressions, strengths, transfers and seeds of some cells: what one command computes."""
     return all_cells({**asked.given, **varied(some)})
 
 
