@@ -241,3 +241,15 @@ def test_no_source_loads_a_pickle():
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert "weights_only=True" in ast.unparse(node), path.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=label)
+def test_no_body_defines_a_name_twice(path: Path):
+    """The second would silently take the place of the first; a property's setter is of its name."""
+    bodies = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Module | ast.ClassDef)]
+    for body in bodies:
+        names = [
+            node.name for node in body.body
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.decorator_list
+        ]  # fmt: skip
+        assert len(names) == len(set(names)), f"{label(path)} defines {max(names, key=names.count)} twice"
