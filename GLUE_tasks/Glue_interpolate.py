@@ -2,7 +2,7 @@
 
 The ends are models of Glue_prune_oneshot.py --save_model. All pairs in a tree of such runs:
 
-    python GLUE_tasks/Glue_interpolate.py --results_dir runs/lmc/models --data_dir data \\
+    python GLUE_tasks/Glue_interpolate.py --results_dir runs/lmc/models \\
         --pairs dense-sparse dense-pruned dense-dense --output_dir "runs/lmc/lines/{task_name}/{pair}/{strength}/{seed}"
 
 Two given models, or one and its copy pruned in one shot:
@@ -29,12 +29,13 @@ from transformers import AutoModelForSequenceClassification
 from GLUE_tasks import glue_data, interpolation, model_pairs, options
 from GLUE_tasks.interpolation import Measurement
 from GLUE_tasks.model_pairs import Pair
-from GLUE_tasks.pretrained import ModelSource, check_model
+from GLUE_tasks.pretrained import PretrainedSource, check_model
 from harness import run_folder, training
 from harness.cells import Cell, check_folders, output_folders, run_cells, start_logging
 from harness.commands import command_line, folder_template, print_lines
 from harness.models import quiet_libraries
 from harness.options import add_cell_options, checked, filled_path, number, positive
+from pruning.nm import valid_nm
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -54,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
         help="dense-pruned: fraction(s) of the weights to prune, [0, 1), ranked as the start's run ranks them (default "
         "with --results_dir: those of the sparse transfers)")  # fmt: skip
-    add("--nm_ratio", nargs="+", type=checked(options.nm_ratio), default=[], metavar="N:M",
+    add("--nm_ratio", nargs="+", type=checked(valid_nm), default=[], metavar="N:M",
         help="dense-pruned: N weights are KEPT in every M consecutive inputs, 1 <= N < M")  # fmt: skip
     add("--trust_remote_code", action="store_true", help="run code that the saved model brings")
 
@@ -114,7 +115,7 @@ def find_pairs(args: argparse.Namespace) -> list[Pair]:
         model_pairs.check_pair(pair)
         if pair.pruned is not None:
             recorded = pair.start.arguments
-            source = ModelSource(str(pair.start.files), trust_remote_code=recorded["trust_remote_code"])
+            source = PretrainedSource(str(pair.start.files), trust_remote_code=recorded["trust_remote_code"])
             pruning = model_pairs.pruning_of(pair)
             check_model(source, AutoModelForSequenceClassification, None, recorded["max_length"], pruning)
     return pairs

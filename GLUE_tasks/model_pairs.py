@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForSequenceClassification
 
-from GLUE_tasks.pretrained import ModelSource
+from GLUE_tasks.pretrained import PretrainedSource
 from GLUE_tasks.transfers import Pruning, Strength, nm_arithmetic
 from harness import records, run_folder
 
@@ -277,7 +277,7 @@ def method_arithmetic(pair: Pair, trust_remote_code: bool = False) -> int | None
         return pair.sparser and pair.sparser.identity.get("method_arithmetic")
     if pair.pruned.nm_ratio is None:
         return None
-    source = ModelSource(str(pair.start.files), trust_remote_code=trust_remote_code)
+    source = PretrainedSource(str(pair.start.files), trust_remote_code=trust_remote_code)
     return nm_arithmetic(source.without_weights(None, AutoModelForSequenceClassification))
 
 

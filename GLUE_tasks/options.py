@@ -16,7 +16,7 @@ from typing import Any
 from accelerate.tracking import get_available_trackers
 
 from GLUE_tasks.glue_data import name_of_files, subset_indices
-from GLUE_tasks.pretrained import ModelSource
+from GLUE_tasks.pretrained import PretrainedSource
 from GLUE_tasks.transfers import Pruning, Strength
 from harness import records
 from harness.cells import Cell, check_listed, output_folders
@@ -26,7 +26,7 @@ from harness.models import add_model_options
 from harness.options import add_cell_options, checked, filled, filled_path, number, positive
 from harness.training import SCHEDULERS, Recipe
 from pruning import magnitude
-from pruning.nm import parse_nm
+from pruning.nm import valid_nm
 from pruning.transfers import TRANSFERS
 
 SPARSE_INITS = ("dense", "sparse_unstructured", "sparse_unstuctured", "sparse_nm")
@@ -50,7 +50,7 @@ class Sweep:
     """
 
     cells: dict[Path, Cell]
-    model: ModelSource
+    model: PretrainedSource
     pruning: Pruning
     recipe: Recipe
     max_length: int
@@ -62,12 +62,6 @@ class Sweep:
     overwrite: bool
     output_dir: str
     recorded: Mapping[str, Any]
-
-
-def nm_ratio(text: str) -> str:
-    """An argparse type: N:M."""
-    parse_nm(text)
-    return text
 
 
 def checkpoint_interval(text: str) -> int | str:
@@ -114,7 +108,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 def _add_compression_options(add: Callable[..., argparse.Action]) -> None:
     add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
         help="fraction(s) of the prunable weights to prune, [0, 1)")  # fmt: skip
-    add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
+    add("--nm_ratio", nargs="+", type=checked(valid_nm), default=[], metavar="N:M",
         help="N weights are KEPT in every M consecutive inputs, 1 <= N < M: 6:8 (the original's 28)")  # fmt: skip
     add("--sparse_init", choices=SPARSE_INITS, help="kind of sparsity (default: what --sparsity or --nm_ratio says)")
     add("--magnitude_scope", choices=magnitude.SCOPES, default="global",
@@ -333,7 +327,7 @@ def sweep(
         raise ValueError("--resume_from_checkpoint takes one cell; an interrupted sweep resumes by the same command")
     return Sweep(
         cells=folders,
-        model=ModelSource(
+        model=PretrainedSource(
             args.model_name_or_path, args.weights, args.revision, args.trust_remote_code, args.ignore_mismatched_sizes
         ),
         pruning=Pruning(

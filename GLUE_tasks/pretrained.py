@@ -33,7 +33,7 @@ HEADS_AS_A_WHOLE = (
 
 
 @dataclass(frozen=True)
-class ModelSource:
+class PretrainedSource:
     """Where a pretrained model is and how it is loaded: the command line's model options."""
 
     name: str
@@ -145,7 +145,7 @@ def head_arithmetic(config: PretrainedConfig, auto_class: type) -> int:
 
 
 def check_model(
-    source: ModelSource, auto_class: type, num_labels: int | None, max_length: int, pruning: Pruning
+    source: PretrainedSource, auto_class: type, num_labels: int | None, max_length: int, pruning: Pruning
 ) -> None:
     """Refuse, from the config alone, a length above the model's and N:M groups that do not divide a layer's inputs.
 
@@ -159,7 +159,7 @@ def check_model(
     pruning.check_groups(model.base_model)
 
 
-def check_room_for_text(source: ModelSource, max_length: int) -> None:
+def check_room_for_text(source: PretrainedSource, max_length: int) -> None:
     """Raises ValueError where `max_length` leaves no room for text beside the special tokens around a pair."""
     special = source.tokenizer().num_special_tokens_to_add(pair=True)
     if max_length < special + 2:

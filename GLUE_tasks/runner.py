@@ -26,7 +26,7 @@ from GLUE_tasks.options import Sweep
 from GLUE_tasks.pretrained import Pretrained
 from GLUE_tasks.transfers import Strength
 from harness import models, records, run_folder, training
-from harness.cells import Cell, check_folders, run_cells, start_logging
+from harness.cells import Cell, check_folders, pending_runs, run_cells, start_logging
 from harness.checkpoints import Checkpoints, origin
 from harness.content import files_content
 from harness.data import Source
@@ -158,9 +158,8 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace, kind: TaskKi
         for folder, identity in identities.items()
     }
     try:
-        for folder in checkpoints:
-            if sweep.overwrite or not run_folder.is_complete(folder):
-                checkpoints[folder].check_named()
+        for folder in pending_runs(sweep.cells, sweep.overwrite):
+            checkpoints[folder].check_named()
     except ValueError as error:
         parser.error(str(error))
     # accelerate collects garbage after every cell; without this it walks the imports' objects, half a second each time

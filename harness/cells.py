@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import leases, records, run_folder
+from harness.errors import describe_error
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,11 @@ def check_folders(arguments: Mapping[Path, dict[str, Any]], overwrite: bool = Fa
             raise ValueError(f"--output_dir {folder}: {reason}")
 
 
+def pending_runs(folders: Mapping[Path, Cell], overwrite: bool) -> dict[Path, Cell]:
+    """The runs that are to be computed: those that are not complete, or all."""
+    return {folder: cell for folder, cell in folders.items() if overwrite or not run_folder.is_complete(folder)}
+
+
 def check_listed(
     folders: Mapping[Path, Cell], options_of: Callable[[Cell], Mapping[str, Any]], overwrite: bool = False
 ) -> None:
@@ -198,10 +204,10 @@ def run_cells(
                         logger.warning("%s; waited for after the others", error)
                         waiting[step.folder] = leases.RunLease(step.folder)
                         continue
-                    logger.error("%s: failed: %s", step.folder, run_folder.describe_error(error))
+                    logger.error("%s: failed: %s", step.folder, describe_error(error))
                     if is_main:
                         _record_failure(step.folder, error)
-                        failures[step.folder] = run_folder.describe_error(error)
+                        failures[step.folder] = describe_error(error)
     failed = len(failures)
     if is_main:
         computed = len(arguments) - skipped - failed
@@ -256,7 +262,7 @@ def _steps_of(
         held = lease.acquire()
     except OSError as error:
         waiting.pop(folder, None)
-        yield _Step("fail", folder, run_folder.describe_error(error))
+        yield _Step("fail", folder, describe_error(error))
         return
     if not held:
         if folder not in waiting:

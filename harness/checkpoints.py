@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from harness import leases, records, run_folder
+from harness.errors import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ def damage(checkpoint: Path) -> str | None:
                 if stored.testzip() is not None:
                     return f"{name} is damaged"
     except (OSError, SafetensorError, zipfile.BadZipFile) as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     except ValueError as error:
         return str(error)
     return None

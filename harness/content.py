@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from harness.data import Source
+from harness.errors import first_line
 from harness.model_files import weight_files
 
 TOKENIZER = (
@@ -21,7 +22,7 @@ TOKENIZER = (
 )  # fmt: skip
 TEMPLATES = ("chat_template*", "additional_chat_templates/*")
 # Entries of JSON files that say where a model was and which version wrote it: they change no number.
-PROVENANCE = {"_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "is_local"}
+PROVENANCE_KEYS = {"_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "is_local"}
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -117,7 +118,7 @@ def model_content(
 
 
 def settings_sha256(weights: str, folder: Path, names: Iterable[str]) -> str:
-    """Hash of a hash of weights and of the settings beside them, which count without PROVENANCE.
+    """Hash of a hash of weights and of the settings beside them, which count without PROVENANCE_KEYS.
 
     Args:
         weights: the hash.
@@ -127,7 +128,7 @@ def settings_sha256(weights: str, folder: Path, names: Iterable[str]) -> str:
 
 
 def _named_sha256(folder: Path, patterns: Iterable[str]) -> str:
-    """Hash of the relative names and the contents of files; config files count without PROVENANCE."""
+    """Hash of the relative names and the contents of files; config files count without PROVENANCE_KEYS."""
     digest = hashlib.sha256()
     for path in sorted(set(chain.from_iterable(map(folder.glob, patterns)))):
         if path.is_file():
@@ -137,7 +138,7 @@ def _named_sha256(folder: Path, patterns: Iterable[str]) -> str:
 
 
 def _settings(path: Path) -> bytes:
-    """A JSON file's content in one layout and without PROVENANCE; another file's content as it is."""
+    """A JSON file's content in one layout and without PROVENANCE_KEYS; another file's content as it is."""
     content = path.read_bytes()
     try:
         settings = json.loads(content)
@@ -150,7 +151,7 @@ def _without_provenance(value: object) -> object:
     if isinstance(value, list):
         return [_without_provenance(part) for part in value]
     if isinstance(value, dict):
-        return {name: _without_provenance(part) for name, part in value.items() if name not in PROVENANCE}
+        return {name: _without_provenance(part) for name, part in value.items() if name not in PROVENANCE_KEYS}
     return value
 
 
@@ -164,7 +165,7 @@ def model_commit(name: str, revision: str | None = None) -> str:
         # snapshots/<commit>/config.json, and the file that from_pretrained reads
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
     except (OSError, ValueError) as error:
-        raise ValueError(f"--model_name_or_path {name}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"--model_name_or_path {name}: {first_line(error)}") from error
 
 
 @functools.cache
@@ -183,8 +184,7 @@ def dataset_commit(name: str, config: str | None = None, revision: str | None = 
     except (OSError, HTTPError) as error:
         copies = [folder for folder in _dataset_copies(name, config) if COMMIT.fullmatch(folder.name)]
         if not copies:
-            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ValueError(f"{name}: {reason}") from error
+            raise ValueError(f"{name}: {first_line(error)}") from error
         return max(copies, key=lambda folder: folder.stat().st_mtime).name
 
 

@@ -17,10 +17,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from harness.errors import first_line
+
 SUFFIXES = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".parquet", ".parquet.gz")
 TABLE_SUFFIXES = (*SUFFIXES, ".csv.gz", ".csv")
 TEXT_SUFFIXES = (".txt.gz", ".txt")
-PROVENANCE = "SOURCE.json"  # says where the default assets' data come from; holds no rows
+PROVENANCE_FILE = "SOURCE.json"  # says where the default assets' data come from; holds no rows
 # What readers raise where the bytes are not what the suffix says, or end too early.
 DAMAGE = (EOFError, OSError, zlib.error, csv.Error, UnicodeDecodeError)
 # First bytes of files that are no UTF-8 text, and what errors say of them.
@@ -90,7 +92,7 @@ class Table:
         return Table(self.name, self.unit, [self.numbers[index] for index in indices], columns, self.typed)
 
 
-def read_table(path: Path, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> Table:
+def read_table(path: Path) -> Table:
     """All rows of a csv, JSON or parquet file.
 
     Raises:
@@ -98,7 +100,7 @@ def read_table(path: Path, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> Table:
     """
     path = Path(path)
     units, numbers, columns = set(), [], {}
-    for index, (unit, number, row) in enumerate(_numbered_rows(path, None, suffixes)):
+    for index, (unit, number, row) in enumerate(_numbered_rows(path, None, TABLE_SUFFIXES)):
         units.add(unit)
         numbers.append(number)
         for name, value in row.items():
@@ -109,7 +111,7 @@ def read_table(path: Path, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> Table:
         raise ValueError(f"{path} is empty: it holds no rows")
     for values in columns.values():
         values += [None] * (len(numbers) - len(values))
-    return Table(str(path), units.pop(), numbers, columns, typed=file_kind(path, suffixes) != "csv")
+    return Table(str(path), units.pop(), numbers, columns, typed=file_kind(path, TABLE_SUFFIXES) != "csv")
 
 
 def _numbered_rows(
@@ -379,7 +381,7 @@ def _parquet_rows(file: BinaryIO, path: Path, columns: Sequence[str] | None) -> 
                 number += 1
                 yield number, row
     except pyarrow.ArrowException as error:
-        raise OSError(str(error).splitlines()[0]) from error
+        raise OSError(first_line(error)) from error
 
 
 class Source(NamedTuple):
@@ -458,7 +460,7 @@ def _data_sets(data_dir: Path) -> dict[str, list[str]]:
     splits = defaultdict(list)
     for path in sorted(chain(data_dir.glob("*/*"), data_dir.glob("*/*/*"))):
         suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
-        if suffix and path.is_file() and path.name != PROVENANCE:
+        if suffix and path.is_file() and path.name != PROVENANCE_FILE:
             splits[str(path.parent.relative_to(data_dir))].append(path.name.removesuffix(suffix))
     return dict(splits)
 
@@ -477,8 +479,7 @@ def hub_errors(before: str = "", after: str = "") -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ValueError(f"{before}{reason}{after}") from error
+        raise ValueError(f"{before}{first_line(error)}{after}") from error
 
 
 def _hub_rows(source: Source, first: int | None) -> Iterable[tuple[str, dict[str, Any]]]:

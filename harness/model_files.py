@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING
 
+from harness.errors import first_line
+
 # By value of --weights, the file that from_pretrained reads; where it is not there, the shards that its index names.
 WEIGHT_FILES = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}
 INDEX_FILE = "model.safetensors.index.json"
@@ -90,14 +92,20 @@ def _check_folder(name: str, folder: Path, weights: str, trust_remote_code: bool
 
 def refuse_quantized(name: str, config: Mapping[str, Any]) -> None:
     """Raises ValueError where the entries of a config say that the weights are stored quantized."""
+    if found := quantization(config):
+        key, entry = found
+        method = entry.get("quant_method") if isinstance(entry, Mapping) else getattr(entry, "quant_method", None)
+        method = getattr(method, "value", method) or "an unnamed method"
+        raise refusal(name, f"its weights are quantized ({key} of config.json: {method}), which is not read; give "
+                      "the dense model that it was made from (llm_tasks measure this one beside it: "
+                      "--compression checkpoint)")  # fmt: skip
+
+
+def quantization(config: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Name and content of the entry that says how weights are quantized, of a config or of a part of it; else None."""
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
-    for key in ("quantization_config", "compression_config"):
-        for entry in filter(None, (part.get(key) for part in parts)):
-            method = entry.get("quant_method") if isinstance(entry, Mapping) else getattr(entry, "quant_method", None)
-            method = getattr(method, "value", method) or "an unnamed method"
-            raise refusal(name, f"its weights are quantized ({key} of config.json: {method}), which is not read; give "
-                          "the dense model that it was made from (llm_tasks measure this one beside it: "
-                          "--compression checkpoint)")  # fmt: skip
+    entries = ((key, part.get(key)) for part in parts for key in ("quantization_config", "compression_config"))
+    return next((found for found in entries if found[1]), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -243,7 +251,7 @@ def _check_pickle(path: Path) -> None:
     try:
         others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({str(error).splitlines()[0]}); download it again") from error
+        raise ValueError(f"{path} is damaged ({first_line(error)}); download it again") from error
     if others:
         raise ValueError(f"{path} asks for code ({', '.join(sorted(others)[:3])}) and is not read: --weights bin takes "
                          "tensors alone")  # fmt: skip

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.errors import first_line
 from harness.loading_report import check_finite, check_loading, first_names
 from harness.model_files import WEIGHT_FILES, check_whole, refusal, refuse_quantized, weight_files
 
@@ -61,8 +62,7 @@ def _one_line(name: str, what: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
-        raise refusal(name, what + reason) from error
+        raise refusal(name, what + first_line(error)) from error
 
 
 def load_config(
@@ -215,10 +215,10 @@ def load_pretrained(
 
 
 def _unreadable(error: OSError, weights: str) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     if weights == "safetensors" and "does not appear to have a file named" in reason:
         return "the hub has no safetensors of it; --weights bin reads pytorch_model.bin, without running code"
-    return reason.rstrip(".")
+    return reason
 
 
 @contextlib.contextmanager
@@ -292,15 +292,23 @@ def has_segments(model: nn.Module) -> bool:
 def save_model(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, str] | None = None
 ) -> None:
-    """Write a folder that from_pretrained loads; it is renamed to `folder` when it is whole.
+    """Write a folder that from_pretrained loads; see written_whole."""
+    with written_whole(folder, texts) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path, texts: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Inside, a new folder to write a model's files to; it replaces `folder` afterwards, and not after an error.
 
     Args:
         texts: contents of further files by name, such as a model card.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    partial.mkdir(parents=True)
+    yield partial
     for name, text in (texts or {}).items():
         (partial / name).write_text(text)
     shutil.rmtree(folder, ignore_errors=True)

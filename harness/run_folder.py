@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from harness import leases, records, saved_models
+from harness.errors import describe_error
 
 ARGUMENTS_FILE = "args.json"
 RESULT_FILE = "all_results.json"
@@ -172,11 +173,6 @@ def read_failure(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {**dict.fromkeys(FAILURE_KEYS, "unknown"), "error": f"{FAILURE_FILE} cannot be read"}
-
-
-def describe_error(error: BaseException) -> str:
-    """The error's class and the first line of its message."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _missing_keys(result: dict[str, Any]) -> list[str]:

@@ -57,6 +57,7 @@ from quantization.gptqmodel_export import check_exportable, save_packed
 
 logger = logging.getLogger(__name__)
 
+LENGTH_OF_UNLIMITED = 2048  # tokens
 STORED_DENSE = "They are stored dense: files are no smaller, inference no faster."
 SECONDS_FILE = ".compress_seconds"  # in a streamed model's folder, as JSON
 PACKED = "They are stored as packed integers (GPTQ format): GPTQModel.load(folder) of gptqmodel serves them."
@@ -154,8 +155,11 @@ def refuse_encoders(config: PretrainedConfig, trust_remote_code: bool = False) -
 
 
 def max_length(model: PreTrainedModel) -> int:
-    """Tokens that the model can take at once."""
-    return longest_input(model) or 2048
+    """Tokens that the model can take at once: what it says, or LENGTH_OF_UNLIMITED where nothing in it limits them."""
+    if longest := longest_input(model):
+        return longest
+    logger.info("the model names no longest input: texts are cut as if it took %d tokens", LENGTH_OF_UNLIMITED)
+    return LENGTH_OF_UNLIMITED
 
 
 def check_shapes(

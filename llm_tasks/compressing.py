@@ -87,7 +87,9 @@ def visit_dense(
 
 
 def reads_dense_norms(compression: str, how: Compression, chosen: Sequence[str], blocks: Mapping[str, int]) -> bool:
-    """Whether a compression reads the squared input norms of the dense model: that of one block, all of it at once.
+    """Whether the squared input norms that a compression reads are those of the dense model.
+
+    They are where it compresses weights of one block alone, and no group of them before another (true_sequential).
 
     Args:
         chosen: names of the weights that it compresses.

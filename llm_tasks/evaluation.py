@@ -138,8 +138,24 @@ def measure(
             level 0 begin with "level0_".
         facts: tokens_computed and tokens_distinct, and the ways that the engine took.
     """
-    flat, prompts = asked_of_model(levels)
-    for_scores, for_answers = ways or engine_ways(model, levels, reading.plain, storage)
+    ways = ways or engine_ways(model, levels, reading.plain, storage)
+    responses, facts = respond(model, tokenizer, levels, reading, processes, ways, storage)
+    judged = [judge(encoded, own, reading, tokenizer) for encoded, own in zip(levels, responses, strict=True)]
+    outcomes, metrics = zip(*judged, strict=True)
+    described = [describe_level(*of_level) for of_level in zip(levels, outcomes, metrics, strict=True)]
+    return Evaluation(described, item_table(levels, outcomes, metrics), facts)
+
+
+def respond(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, levels: Sequence[EncodedLevel], reading: Reading,
+    processes: Processes, ways: tuple[Ways, Ways], storage: BlockStorage | None,
+) -> tuple[list[tuple[Scores, list[str]]], dict[str, Any]]:  # fmt: skip
+    """What the model says at every level, and the facts of `measure`.
+
+    Returns:
+        Of each level the scores of its continuations and the answers to its contexts, both in their order.
+    """
+    (for_scores, for_answers), (flat, prompts) = ways, asked_of_model(levels)
     scores, texts, work = Scores(np.zeros(0), np.zeros(0), Work(0, 0)), [], Work(0, 0)
     if flat:
         greedy = any(encoded.judge is not None for encoded in levels)
@@ -148,32 +164,38 @@ def measure(
         stops = [stop for encoded in levels for stop in encoded.stops]
         with held(model, storage):
             texts, work = generate(model, tokenizer, prompts, reading, for_answers, processes, stops)
-    described, outcomes = [], []
-    at = text_at = 0
-    for encoded in levels:
-        count = sum(map(len, encoded.continuations))
-        some = slice(at, at + count)
-        written = texts[text_at : text_at + len(encoded.contexts)]
-        if encoded.judge is not None:
-            greedy = np.zeros(0, dtype=bool) if scores.greedy is None else scores.greedy[some]
-            outcome = encoded.judge(Responses(scores.log_likelihood[some], greedy, written))
-            metric = outcome.metric
-        elif encoded.level.reader == "answer":
-            outcome, metric = answered(encoded.level, written), reading.answer_metric
-        else:
-            outcome = chosen(encoded.level, scores.log_likelihood[some], scores.first_token[some], tokenizer)
-            metric = "accuracy_norm" if reading.length_normalized and encoded.level.reader == "cloze" else "accuracy"
-        at, text_at = at + count, text_at + len(encoded.contexts)
-        described.append(describe_level(encoded, outcome, metric))
-        outcomes.append(outcome)
-    items = item_table(levels, outcomes, [level["metric"] for level in described])
     taken = {**(for_scores if flat else for_answers).described(), "answers": for_answers.answers if prompts else None}
     facts = {
         "tokens_computed": scores.work.computed + work.computed,
         "tokens_distinct": scores.work.distinct + work.distinct,
         "engine": taken,
     }
-    return Evaluation(described, items, facts)
+    responses, at, text_at = [], 0, 0
+    for encoded in levels:
+        end, text_end = at + sum(map(len, encoded.continuations)), text_at + len(encoded.contexts)
+        own = scores._replace(
+            log_likelihood=scores.log_likelihood[at:end], first_token=scores.first_token[at:end],
+            greedy=None if scores.greedy is None else scores.greedy[at:end],
+        )  # fmt: skip
+        responses.append((own, texts[text_at:text_end]))
+        at, text_at = end, text_end
+    return responses, facts
+
+
+def judge(
+    encoded: EncodedLevel, responses: tuple[Scores, list[str]], reading: Reading, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Outcome, str]:
+    """What one level came to, from the model's `respond` to it, and which metric is its score."""
+    scores, texts = responses
+    if encoded.judge is not None:
+        greedy = np.zeros(0, dtype=bool) if scores.greedy is None else scores.greedy
+        outcome = encoded.judge(Responses(scores.log_likelihood, greedy, texts))
+        return outcome, outcome.metric
+    if encoded.level.reader == "answer":
+        return answered(encoded.level, texts), reading.answer_metric
+    outcome = chosen(encoded.level, scores.log_likelihood, scores.first_token, tokenizer)
+    normalized = reading.length_normalized and encoded.level.reader == "cloze"
+    return outcome, "accuracy_norm" if normalized else "accuracy"
 
 
 def asked_of_model(levels: Sequence[EncodedLevel]) -> tuple[list[Continuation], list[Tokens]]:

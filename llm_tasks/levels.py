@@ -17,7 +17,6 @@ from harness.choices import LETTERS
 
 Item = TypeVar("Item")
 
-READERS = ("letter", "generate", "cloze", "answer", "lm_eval")
 BY_DENSE = "harder_by_dense"  # the fact of a level whose difficulty is 1 - the dense model's score
 # Options that settings obey whose prompts have options to choose from, or whose answers are generated.
 CHOICE_OPTIONS = ("answer_mode", "length_normalized")
@@ -58,8 +57,9 @@ class Level(NamedTuple):
         name: as figures show it: "4 options", "60 %", "5 shots", "PIQA".
         difficulty: larger is harder; None where it follows from the dense model's score and `human`.
         dataset: where the items are from.
-        reader: one of READERS: the option's letter by log-likelihood, the letter as the token that the model generates,
-            the option's text by log-likelihood, a generated answer, or as a task of lm-evaluation-harness says.
+        reader: "letter", the option's letter by log-likelihood; "generate", the letter as the token that the model
+            generates; "cloze", the option's text by log-likelihood; "answer", a generated answer; or "lm_eval", as a
+            task of lm-evaluation-harness says.
         prompts: one per item.
         human: score of people, a fraction, where it defines the difficulty; None where it is not known.
         facts: counts of what was left out and other facts of its items, such as {"options_refer_to_others": 649}.
@@ -132,13 +132,13 @@ class Setting(NamedTuple):
             which may be other settings' too.
         content: hashes or commits of what `load` reads, from the values, and a number raised where results changed;
             ValueError where a file is lacking.
-        readers: how answers are read off the model, from the values: names of READERS, or "perplexity".
+        readers: how answers are read off the model, from the values: readers of Level, or "perplexity".
         load: reads and checks its data, from the values; ValueError where they are not usable.
         build: its levels from easy to hard, from data, values, seed and tokenizer.
         answer_mode: how its options to choose from are read without --answer_mode; None where it has no such prompts.
         writes: whether some of its answers are generated.
         seeded: whether the seed changes its levels.
-        unrecorded: options that tell no two runs apart, since a hash of their content does.
+        unrecorded: options that are not in a run's identity: a hash of what they name is, by `content`.
         check: refuses, before anything is read, options that do not go together: takes all options by name, and those
             that the command line holds; raises ValueError.
     """
@@ -189,6 +189,11 @@ def repeated_items(contents: Iterable[Hashable]) -> dict[str, float]:
     contents = list(contents)
     count = len(contents) - len(set(contents))
     return {"repeated_items": count} if count else {}
+
+
+def letter_options(count: int) -> tuple[str, ...]:
+    """The letters of so many options as a prompt is continued: (" A", " B")."""
+    return tuple(f" {letter}" for letter in LETTERS[:count])
 
 
 def lettered(question: str, choices: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ from llm_tasks.option_values import (
 from pruning import calibration, magnitude
 from pruning.allocation import OWL, OWL_OUTLIERS, OWL_RANGE, UNIFORM
 from pruning.layer_choice import parse_layers
-from pruning.nm import parse_nm
+from pruning.nm import parse_nm, valid_nm
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +60,6 @@ class Asked:
     settings: dict[int | str, Setting]
     others: dict[int | str, tuple[str, ...]]
     unobeyed: dict[int | str, tuple[str, ...]]
-
-
-def nm_ratio(text: str) -> str:
-    parse_nm(text)
-    return text
 
 
 def group_size(text: str) -> int:
@@ -157,19 +152,23 @@ def add_compression(parser: argparse.ArgumentParser) -> None:
     add("--static_groups", action="store_true", help="gptq: scales of all groups from the dense weight")
 
 
-def add_pruning(add: Callable[..., Any]) -> None:
-    """The options of methods that prune, to a group of options."""
+def add_pruning(add: Callable[..., Any], methods: Sequence[str] = tuple(METHODS)) -> None:
+    """The options of methods that prune, to a group of options.
+
+    Args:
+        methods: those that the script takes; help texts name no other.
+    """
+    by_hessian = ", ".join(name for name in methods if "damping" in METHODS[name].options)
     add("--sparsity", nargs="+", type=number(float, 0, 1, open_high=True), default=[], metavar="S",
         help="fraction(s) of the weights of the decoder blocks to prune, [0, 1)")  # fmt: skip
-    add("--nm_ratio", nargs="+", type=checked(nm_ratio), default=[], metavar="N:M",
+    add("--nm_ratio", nargs="+", type=checked(valid_nm), default=[], metavar="N:M",
         help="N weights are KEPT in every M consecutive inputs, 1 <= N < M")  # fmt: skip
     add("--magnitude_scope", choices=magnitude.SCOPES, default="layer",
         help="magnitude: rank all weights together, or in each layer, as the paper's code (default layer)")  # fmt: skip
-    add(
-        "--block_size", type=positive, default=128, help="sparsegpt, gptq: columns per update of the rest (default 128)"
-    )
+    add("--block_size", type=positive, default=128,
+        help=f"{by_hessian}: columns per update of the rest (default 128)")  # fmt: skip
     add("--damping", type=number(float, 0, 1), default=0.01,
-        help="sparsegpt, gptq: added to the Hessian's diagonal, as a fraction of its mean (default 0.01)")  # fmt: skip
+        help=f"{by_hessian}: added to the Hessian's diagonal, as a fraction of its mean (default 0.01)")  # fmt: skip
 
 
 def add_layers(parser: argparse.ArgumentParser) -> None:
@@ -194,10 +193,11 @@ def add_layers(parser: argparse.ArgumentParser) -> None:
         f"(default {OWL_RANGE:g})")  # fmt: skip
 
 
-def add_calibration(parser: argparse.ArgumentParser) -> None:
+def add_calibration(parser: argparse.ArgumentParser, default: str = "c4") -> None:
+    """The options of calibration; `default` says what text it is without --calibration."""
     add = parser.add_argument_group("calibration").add_argument
     add("--calibration", type=filled, default="c4",
-        help="text: c4, wikitext2, or a .txt, .jsonl or .parquet file, also .gz (default c4)")  # fmt: skip
+        help=f"text: c4, wikitext2, or a .txt, .jsonl or .parquet file, also .gz (default {default})")  # fmt: skip
     add("--calibration_field", type=filled, default="text", metavar="FIELD",
         help="column of the file that holds the text")  # fmt: skip
     add("--calibration_windows", choices=calibration.WINDOWS, default="auto",

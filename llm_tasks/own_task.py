@@ -1,7 +1,7 @@
 """How far may a model be compressed before it breaks on your own task? A file of your own in place of a data set.
 
     python llm_tasks/own_task.py --model_name_or_path Qwen/Qwen3-1.7B --task_file support.jsonl \\
-        --compression dense wanda sparsegpt --sparsity 0.2 0.3 0.4 0.5 0.6 --bits 8 4 \\
+        --compression dense wanda sparsegpt gptq --sparsity 0.2 0.3 0.4 0.5 0.6 --bits 8 4 \\
         --output_dir "runs/support/{compression}/{strength}/{seed}"
     python scripts/plot_results.py --results_dir runs/support --output_dir runs/support/figures
 

@@ -69,7 +69,7 @@ def setting_cells(given: Given, setting: Setting) -> list[Cell]:
 
 
 def computed_together(asked: Asked, some: list[Cell]) -> list[Cell]:
-    """All cells that a command computes which names the settings, compressions, strengths and seeds of some cells."""
+    """All combinations of the settings, compressions, strengths and seeds of some cells: what one command computes."""
     named = [setting for name, setting in asked.settings.items() if name in values(some, "setting")]
     return all_cells({**asked.given, **varied(some)}, named)
 

@@ -98,6 +98,7 @@ def memory_needed(
     on_accelerator: bool,
     costs: Iterable[WalkCost] = (),
     tokens_per_batch: int = 4096,
+    *,
     whole_logits: bool = False,
     activations: str = "device",
     several: bool = False,

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness import run_folder
-from harness.cells import Cell, check_folders, check_listed, output_folders, run_cells, start_logging
+from harness.cells import Cell, check_folders, check_listed, output_folders, pending_runs, run_cells, start_logging
 from harness.commands import print_commands
 from harness.device import device_name, keep_freed_memory, peak_memory, reset_peak_memory, use_device
 from harness.models import load_tokenizer, quiet_libraries, refuse_unknown_ids
@@ -73,6 +73,7 @@ class Planned:
         memory: what the job needs, and where.
         several: whether several compressed models are made.
         dtype: of the weights.
+        max_length: tokens that the model takes at once.
         checkpoints: models that were compressed elsewhere, by name.
     """
 
@@ -88,6 +89,7 @@ class Planned:
     memory: Memory
     several: bool
     dtype: torch.dtype
+    max_length: int
     checkpoints: dict[str, Opened]
 
     def pending(self) -> dict[Path, Cell]:
@@ -214,11 +216,6 @@ def list_cells(asked: Asked, folders: Mapping[Path, Cell]) -> None:
     )  # fmt: skip
 
 
-def pending_runs(folders: Mapping[Path, Cell], overwrite: bool) -> dict[Path, Cell]:
-    """The runs that are to be computed: those that are not complete, or all."""
-    return {folder: cell for folder, cell in folders.items() if overwrite or not run_folder.is_complete(folder)}
-
-
 def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     """Check all that can be checked before a model or data are loaded.
 
@@ -251,8 +248,9 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     memory = plan_memory(asked, values, source, how, model, costs.values(), several, bool(pending))
     source = source.laid_out(memory.layout)
     return Planned(
-        asked, source, how, folders, identities, values, calibrated, model, costs, memory, several, dtype, opened
-    )
+        asked, source, how, folders, identities, values, calibrated, model, costs, memory, several, dtype, length,
+        opened,
+    )  # fmt: skip
 
 
 def prepare(planned: Planned) -> Job:
@@ -262,7 +260,7 @@ def prepare(planned: Planned) -> Job:
         ValueError: says what cannot be read.
     """
     asked, source = planned.asked, planned.source
-    given, length = asked.given, max_length(planned.model)
+    given, length = asked.given, planned.max_length
     reading = None if "perplexity" in asked.settings else option_values.reading(given)
     processes = join(source.device)
     tokenizer = load_tokenizer(source.name, source.trust_remote_code, source.revision)
@@ -271,10 +269,7 @@ def prepare(planned: Planned) -> Job:
     def data(name: int | str) -> Any:
         return prepare_data(asked.settings[name], planned.values[name], given["seed"], tokenizer, length, reading)
 
-    @functools.cache
-    def tokens(seed: int) -> Tensor:
-        return planned.calibrated.tokens(tokenizer, seed)
-
+    tokens = functools.cache(functools.partial(planned.calibrated.tokens, tokenizer))
     # What pending runs need is read now, so that what cannot be read is refused before a model loads.
     pending = planned.pending()
     measured = tuple(dict.fromkeys(cell["setting"] for cell in pending.values()))
@@ -344,8 +339,9 @@ def plan_memory(
     def needed(layout: str) -> Memory:
         return memory_needed(
             model, source.dtype_of(model.config), layout, source.on_accelerator, costs, tokens,
-            readers == {"perplexity"}, given["activations"], several, shared_rank, bool(how.export), processes_here(),
-            "answer" in readers, given.get("kl", False),
+            whole_logits=readers == {"perplexity"}, activations=given["activations"], several=several,
+            shared_rank=shared_rank, exports=bool(how.export), processes=processes_here(),
+            writes_answers="answer" in readers, beside_dense=given.get("kl", False),
         )  # fmt: skip
 
     return choose_layout(layouts, needed, source.devices, source.name) if is_pending else needed(layouts[0])

@@ -4,10 +4,11 @@
         --max_items 2000 --compression dense magnitude wanda sparsegpt --sparsity 0.1 0.2 0.3 0.4 0.5 0.6 0.7 \\
         --nm_ratio 6:8 4:8 2:8 --output_dir "runs/setting3/{compression}/{strength}/{seed}"
 
-On a laptop, 300 questions of SQuAD from local files:
+On a laptop, 300 questions of SQuAD from the default assets:
 
-    python llm_tasks/setting3_context_length.py --model_name_or_path SmolLM2-135M-Instruct --data_dir data \\
-        --context_dataset squad --max_items 300 --compression dense magnitude --sparsity 0.2 0.4 \\
+    python llm_tasks/setting3_context_length.py --data_dir ~/.cache/junk_dna/data --context_dataset squad \\
+        --model_name_or_path ~/.cache/junk_dna/models/SmolLM2-135M-Instruct --max_items 300 \\
+        --compression dense magnitude --sparsity 0.2 0.4 \\
         --output_dir "runs/setting3/{compression}/{strength}/{seed}"
 
 The paper (section 3.1.3) takes x % of a text's tokens around the answer and splits no sentence; its code cuts 3072

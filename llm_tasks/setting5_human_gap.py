@@ -13,7 +13,8 @@ A level is a data set, asked without examples. Its difficulty is (human - dense)
 accuracy, so it is known where the dense model's run is; the human scores are those the paper prints (section 3.2.1,
 table 3; appendix B). The paper's scores are accuracies of lm-evaluation-harness, by the summed log-likelihood of an
 option's text: that is --answer_mode cloze, the default here; commonsense.py says where prompts differ from its. Chance
-is one in the number of options; of BoolQ's answers 62 % are "yes", which a model that always says so scores.
+is what one draw among an item's options scores; where all items have the same options, the share of the commonest
+answer if that is more: 62 % of BoolQ's answers are "yes".
 """
 
 import sys

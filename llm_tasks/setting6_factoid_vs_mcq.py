@@ -4,13 +4,15 @@
         --compression dense magnitude wanda sparsegpt --sparsity 0.1 0.2 0.3 0.4 0.5 0.6 0.7 \\
         --output_dir "runs/setting6/{compression}/{strength}/{seed}"
 
-FreebaseQA in the file that its authors publish, or another set of questions:
+On a laptop, FreebaseQA in the file that its authors publish, or another set of questions:
 
-    python llm_tasks/setting6_factoid_vs_mcq.py --model_name_or_path SmolLM2-135M-Instruct --data_dir data \\
-        --factoid_file FreebaseQA-eval.json --max_items 500 --compression dense magnitude --sparsity 0.2 0.4 \\
+    python llm_tasks/setting6_factoid_vs_mcq.py --data_dir ~/.cache/junk_dna/data \\
+        --model_name_or_path ~/.cache/junk_dna/models/SmolLM2-135M-Instruct --max_items 500 \\
+        --factoid_file FreebaseQA-eval.json --compression dense magnitude --sparsity 0.2 0.4 \\
         --output_dir "runs/setting6/{compression}/{strength}/{seed}"
-    python llm_tasks/setting6_factoid_vs_mcq.py --model_name_or_path SmolLM2-135M-Instruct --data_dir data \\
-        --factoid_dataset nq_open --answer_mode cloze --compression dense wanda --sparsity 0.5 \\
+    python llm_tasks/setting6_factoid_vs_mcq.py --data_dir ~/.cache/junk_dna/data \\
+        --model_name_or_path ~/.cache/junk_dna/models/SmolLM2-135M-Instruct --max_items 500 \\
+        --factoid_dataset nq_open --answer_mode cloze --compression dense magnitude --sparsity 0.2 0.4 \\
         --output_dir "runs/nq_open/{compression}/{strength}/{seed}"
 
 MMLU has its own options and five few-shot examples; a question for a fact has none. A generated answer is right where

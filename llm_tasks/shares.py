@@ -74,7 +74,7 @@ def check_choices(
 def zero_counts(
     model: PreTrainedModel, cell: Cell, files: Mapping[str, Mapping[str, float]], owl: Owl, ratios: Ratios
 ) -> dict[str, int] | None:  # fmt: skip
-    """How many weights of each chosen matrix become zero; None where the cell's strength is that of each.
+    """How many weights of each chosen matrix become zero; None where each has the cell's own strength (uniform).
 
     Args:
         model: may be without weights.

@@ -35,6 +35,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from harness.errors import first_line
 from harness.model_files import INDEX_FILE, refusal
 from harness.models import load_pretrained, meta_model
 from pruning.layers import block_weights, decoder_blocks
@@ -332,7 +333,7 @@ def _open(
             raise
         raise refusal(
             str(source),
-            f"{str(error).splitlines()[0]}; a file larger than memory must be cut into smaller ones (save_pretrained "
+            f"{first_line(error)}; a file larger than memory must be cut into smaller ones (save_pretrained "
             "with max_shard_size)",
         ) from error
     stored = {}
@@ -409,31 +410,30 @@ def _correct_tied_config(model: PreTrainedModel) -> None:
 
 
 class Slot(NamedTuple):
-    """A tensor of a module: its name, and every dict of parameters or buffers that holds it, with its key there."""
+    """A tensor of a module: its name, and every module that holds it, with its key there."""
 
     name: str
-    holders: list[tuple[dict[str, Tensor | None], str]]
+    holders: list[tuple[nn.Module, str]]
 
     @property
     def tensor(self) -> Tensor:
         holder, key = self.holders[0]
-        return holder[key]
+        return getattr(holder, key)
 
     def fill(self, tensor: Tensor) -> None:
         value = nn.Parameter(tensor, requires_grad=False) if isinstance(self.tensor, nn.Parameter) else tensor
         for holder, key in self.holders:
-            holder[key] = value
+            setattr(holder, key, value)
 
 
 def _slots(module: nn.Module, prefix: str = "") -> list[Slot]:
     """The parameters and buffers of a module and of those within it; a tensor that several hold is one slot."""
     slots: dict[int, Slot] = {}
     for path, part in module.named_modules():
-        for holder in (part._parameters, part._buffers):
-            for key, tensor in holder.items():
-                if tensor is not None:
-                    name = f"{prefix}{path}.{key}" if path else f"{prefix}{key}"
-                    slots.setdefault(id(tensor), Slot(name, [])).holders.append((holder, key))
+        for named in (part.named_parameters, part.named_buffers):
+            for key, tensor in named(recurse=False, remove_duplicate=False):
+                name = f"{prefix}{path}.{key}" if path else f"{prefix}{key}"
+                slots.setdefault(id(tensor), Slot(name, [])).holders.append((part, key))
     return list(slots.values())
 
 
@@ -457,7 +457,7 @@ def _filled(slots: list[Slot], tensors: list[Tensor]) -> Iterator[None]:
     finally:
         for slot, tensor in zip(slots, before, strict=True):
             for holder, key in slot.holders:
-                holder[key] = tensor
+                setattr(holder, key, tensor)
 
 
 def move_outside(model: PreTrainedModel, device: torch.device) -> None:

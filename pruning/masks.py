@@ -32,7 +32,8 @@ def lowest_k_masks(
 ) -> list[list[Tensor]]:
     """Keep-masks for several sparsities over several tensors ranked together.
 
-    Beside the masks this takes memory for some million scores, however many there are.
+    Beside the masks this takes memory for some million scores, however many there are; on a CPU, up to PARTITIONED of
+    them are copied twice.
 
     Args:
         tensors: ranked as one, in their order; may be on several devices.

@@ -29,6 +29,12 @@ def parse_nm(text: str) -> tuple[int, int]:
     return n_kept, m_group
 
 
+def valid_nm(text: str) -> str:
+    """The text, if parse_nm reads it: a type for argparse."""
+    parse_nm(text)
+    return text
+
+
 def nm_mask(scores: Tensor, n_kept: int, m_group: int) -> Tensor:
     """Keep-mask with exactly the n_kept highest scores of every m_group consecutive inputs.
 

@@ -100,7 +100,8 @@ class Batches:
 class WholeForwards:
     """Stands in for Replay if a model's blocks cannot be run one by one: a whole forward pass for every block.
 
-    Attributes: see Replay.
+    Attributes:
+        start, uses_layers_once: see Replay.
     """
 
     def __init__(self, model: PreTrainedModel, tokens: Tensor, tokens_per_batch: int, precision: str) -> None:

@@ -69,7 +69,9 @@ def check_block_size(block_size: int, m_group: int = 1) -> None:
 def _block_mask(
     columns: Tensor, upper: Tensor, sparsity: float | None, start: int, stop: int, found_nan: list[Tensor]
 ) -> Tensor:
-    """Keep-mask of columns start ... stop - 1, by saliency (w / U_jj)^2 over all rows; uninitialised without sparsity.
+    """Keep-mask of columns start ... stop - 1, by saliency |w| / U_jj over all rows; uninitialised without sparsity.
+
+    The paper's (w / U_jj)^2 has the same order.
 
     All blocks up to `stop` together drop round(sparsity * their numel) weights. `found_nan` gets whether a saliency is
     NaN.

@@ -74,7 +74,8 @@ def round_to_nearest_grid(W: Tensor, bits: int, group_size: int = -1, symmetric:
         W: weight, (out_features, in_features).
         bits: 2 to 16.
         group_size: consecutive inputs that share a scale within a row; the last group may be shorter; -1: a whole row.
-        symmetric: the grid is centred on 0; otherwise it reaches from the group's minimum to its maximum.
+        symmetric: codes lie around that of 0; otherwise they span the group's minimum to its maximum. In both 0 is a
+            code, so that an extreme may lie up to half a step outside the grid; it becomes the grid's end.
     Raises:
         ValueError: bits or group_size outside their range, or W is not a matrix or holds NaN or infinity.
     """
@@ -198,7 +199,12 @@ def _group_grids(columns: Tensor, bits: int, group_size: int, symmetric: bool) -
 
 
 def _grid(columns: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """Scale and zero of every row of W; its grid contains 0 and both extremes, and is [-1, 1] for a row of zeros.
+    """Scale and zero of every row of W.
+
+    A grid has 2^bits - 1 steps, as long together as from the row's minimum to its maximum, 0 counted among the row's
+    weights; it is shifted by up to half a step so that 0 is on it, and an extreme may lie so far outside. A symmetric
+    one spans twice the largest absolute value and has the codes -2^(bits - 1) ... 2^(bits - 1) - 1 around 0, so that a
+    largest weight that is positive lies half a step outside. A row of zeros has the grid of one from -1 to 1.
 
     Source: IST-DASLab/gptq quant.py, where a symmetric grid for a row without negative weights spreads its 2^bits - 1
         steps from 0 to the maximum but can use only half of them, so that large weights are clipped; not here.

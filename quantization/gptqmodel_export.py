@@ -5,7 +5,6 @@ gptqmodel is optional (requirements-export.txt), and imported only in the functi
 
 import copy
 import importlib.util
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.models import written_whole
 from pruning.layers import LinearWeight, decoder_weights
 from quantization.gptq import Quantized
 
@@ -121,18 +121,13 @@ def save_packed(
     for name, grid in grids.items():
         packed = _pack(grid, bits, group_size, symmetric)
         state |= {f"{name.removesuffix('weight')}{key}": value for key, value in packed.items()}
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, state_dict=state, save_original_format=False)  # names as gptqmodel reads them
-    config = copy.deepcopy(model.config)
-    config.dtype, config.quantization_config = dtype, quantize_config.to_dict()
-    del config.quantization_config["meta"]  # options of gptqmodel's quantization, which was not used
-    config.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    for name, text in (texts or {}).items():
-        (partial / name).write_text(text)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with written_whole(folder, texts) as partial:
+        model.save_pretrained(partial, state_dict=state, save_original_format=False)  # names as gptqmodel reads them
+        config = copy.deepcopy(model.config)  # in which save_pretrained names the architecture
+        config.dtype, config.quantization_config = dtype, quantize_config.to_dict()
+        del config.quantization_config["meta"]  # options of gptqmodel's quantization, which was not used
+        config.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
 
 
 def _untied(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -38,6 +38,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.default_assets import ASSETS, GROUPS, Asset
+from harness.options import filled_path
 
 LOGGER = logging.getLogger("fetch_default_assets")
 SOURCE_FILE = "SOURCE.json"
@@ -48,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "--dir", type=Path, default=Path("~/.cache/junk_dna"), help="folder to write to (default: %(default)s)"
+        "--dir", type=filled_path, default=Path("~/.cache/junk_dna"), help="folder to write to (default: %(default)s)"
     )
     default = list(dict.fromkeys(asset.group for asset in ASSETS if asset.by_default))
     parser.add_argument(

@@ -22,7 +22,7 @@ from analysis import terminal
 from harness import leases, status
 from harness.cells import duration
 from harness.commands import print_lines
-from harness.options import number
+from harness.options import filled_path, number
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,8 +30,14 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("tree", type=Path, metavar="TREE", help="the folder that holds the sweep's runs")
-    add("list", type=Path, metavar="LIST", nargs="?", help="what --list_cells printed; - reads it from standard input")
+    add("tree", type=filled_path, metavar="TREE", help="the folder that holds the sweep's runs")
+    add(
+        "list",
+        type=filled_path,
+        metavar="LIST",
+        nargs="?",
+        help="what --list_cells printed; - reads it from standard input",
+    )
     add("--show", type=number(int, 0, 10**9), default=20, metavar="N",
         help="cells told one by one, of each state but done (default 20)")  # fmt: skip
     add("--print_lines", nargs="+", choices=status.STATES, metavar="STATE",

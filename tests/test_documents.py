@@ -1,6 +1,7 @@
-"""README.md, INSTALL.md, CONTRIBUTING.md and docs/*.md: every command is one that its script takes, every option and
-file that they name is there, and the README is short."""
+"""README.md, INSTALL.md, CONTRIBUTING.md, docs/*.md and the scripts' docstrings: every command is one that its script
+takes, every option and file that the documents name is there, and the README is short."""
 
+import ast
 import importlib
 import json
 import os
@@ -19,9 +20,14 @@ from llm_tasks.methods import METHODS
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "INSTALL.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in DOCUMENTS}
+# Those of scripts/benchmark.py are a table of its programs.
+DOCSTRINGS = [ast.get_docstring(ast.parse(path.read_text())) + "\n" for room in ("GLUE_tasks", "llm_tasks", "scripts")
+              for path in sorted((ROOT / room).rglob("*.py"))
+              if path.name not in ("benchmark.py", "__init__.py")]  # fmt: skip
 # test_contributing.py runs those of CONTRIBUTING.md, test_differences.py those of docs/differences.md
 COMMANDS = sorted({command for name, text in TEXTS.items() if name not in ("CONTRIBUTING.md", "docs/differences.md")
-                   for command in printed_commands(text)})  # fmt: skip
+                   for command in printed_commands(text)}
+                  | {command for text in DOCSTRINGS for command in printed_commands(text)})  # fmt: skip
 OPEN = ("…", "<the ", "NAME")  # what the reader is to fill in
 ELSEWHERE = {  # options of pip, git, Slurm and others
     "--array", "--account", "--exclude", "--cpus-per-task", "--mem", "--time", "--dest", "--index-url",
@@ -84,6 +90,13 @@ def test_every_key_of_a_result_is_explained():
 @pytest.mark.parametrize("command", LISTING)
 def test_scripts_take_their_commands(command: str, elsewhere, load_script, capsys: pytest.CaptureFixture):
     words = [os.path.expanduser(word) for word in parts(command)[1]]
+    if "…" in words:
+        assert (ROOT / words[1]).is_file()
+        return
+    if "Glue_interpolate" in words[1]:  # its list is of the runs that are there
+        script = load(words[1], load_script)
+        script.parse(script.make_parser(), words[2:])
+        return
     help_asked = "--help" in words
     try:
         code = run([*words[1:], *(["--list_cells"] if "--list_cells" not in words else [])], load_script)
@@ -175,3 +188,11 @@ def test_every_option_that_is_named_is_there(load_script: Callable[[str], Module
     original = {"--TASK_NAME"}
     missing = {option for option in named - ELSEWHERE - original if not re.search(rf"{option}\b", known)}
     assert len(named) > 60 and not missing
+
+
+def test_the_default_assets_are_named_where_they_are():
+    """Of a model or data that the reader has somewhere else nothing is known."""
+    for command in COMMANDS:
+        for named in re.findall(r"--(?:model_name_or_path|data_dir) (\S+)", command):
+            asset = re.search(r"SmolLM2|Qwen2\.5-Coder-[01]|all-MiniLM|all-mpnet|^data$", named)
+            assert not asset or re.match(r"~/\.cache/junk_dna/(models|data)\b", named), command

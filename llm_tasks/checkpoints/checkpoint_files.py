@@ -20,7 +20,8 @@ from transformers import AutoConfig, PretrainedConfig
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from harness.content import content_sha256, settings_sha256
-from harness.model_files import check_checkpoint_files, check_whole, read_json, weight_files
+from harness.errors import first_line
+from harness.model_files import check_checkpoint_files, check_whole, quantization, read_json, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -182,14 +183,12 @@ class _named:
 
 def quantization_method(config: Mapping[str, Any]) -> str | None:
     """How a config says that its weights are quantized; None for dense weights, pruned ones too."""
-    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
-    for part in parts:
-        entry = part.get("quantization_config") or part.get("compression_config")
-        if isinstance(entry, Mapping):
-            if entry.get("quant_method"):
-                return str(entry["quant_method"])
-            return "bitsandbytes" if entry.get("load_in_4bit") or entry.get("load_in_8bit") else "compressed-tensors"
-    return None
+    _, entry = quantization(config) or ("", None)
+    if not isinstance(entry, Mapping):
+        return None
+    if entry.get("quant_method"):
+        return str(entry["quant_method"])
+    return "bitsandbytes" if entry.get("load_in_4bit") or entry.get("load_in_8bit") else "compressed-tensors"
 
 
 def downloaded(name: str, revision: str | None = None, option: str = "--checkpoint") -> Path:
@@ -205,7 +204,7 @@ def downloaded(name: str, revision: str | None = None, option: str = "--checkpoi
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*HUB_FILES, "*.bin"]))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{option} {name}: no such folder, and of the hub: {_first_line(error)}") from error
+        raise ValueError(f"{option} {name}: no such folder, and of the hub: {first_line(error)}") from error
     return folder
 
 
@@ -217,11 +216,7 @@ def _downloaded_file(name: str) -> Path:
     try:
         return Path(hf_hub_download(f"{owner}/{repository}", file))
     except (OSError, ValueError) as error:
-        raise refusal(name, f"no such file, and of the hub: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+        raise refusal(name, f"no such file, and of the hub: {first_line(error)}") from error
 
 
 def check_installed(checkpoint: Checkpoint) -> None:
@@ -253,7 +248,7 @@ def own_config(checkpoint: Checkpoint, trust_remote_code: bool = False) -> Pretr
     try:
         return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code, **more)
     except Exception as error:  # of libraries, for files of any content
-        raise refusal(checkpoint.name, f"its config cannot be read: {_first_line(error)}") from error
+        raise refusal(checkpoint.name, f"its config cannot be read: {first_line(error)}") from error
 
 
 def check_parent(checkpoint: Checkpoint, own: PretrainedConfig | None, parent: PretrainedConfig) -> dict[str, str]:

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from harness.errors import describe_error, first_line
 from harness.loading_report import check_finite
 from harness.models import load_pretrained, load_tokenizer, refuse_unknown_ids
 from llm_tasks.checkpoints import checkpoint_files
@@ -162,10 +163,10 @@ def in_memory(
     kept: dict[str, tuple[PreTrainedModel, dict[str, Any]]], opened: Opened, source: ModelSource,
     parent: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:  # fmt: skip
-    """A checkpoint's model and what results record of it; loaded unless it is `kept`, in whose place it then is.
+    """Return a checkpoint's model and what results record of it; load it unless it was the last one.
 
     Args:
-        kept: the one that was loaded last, by name.
+        kept: the checkpoint that was loaded last, by name; where another is loaded, it is replaced in place.
         parent: without weights.
         tokenizer: the parent's.
     """
@@ -210,8 +211,8 @@ def load(opened: Opened, source: ModelSource, parent: PretrainedConfig) -> PreTr
                 dequantize(model, dtype)
             unpack(model)
     except (*REFUSALS, ImportError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise refusal(opened.name, reason.removeprefix(f"--model_name_or_path {checkpoint.folder}: ")) from error
+        reason = first_line(error).removeprefix(f"--model_name_or_path {checkpoint.folder}: ")
+        raise refusal(opened.name, reason) from error
     if model.dtype != dtype:
         logger.warning("--checkpoint %s computes in %s, the parent in %s", opened.name, model.dtype, dtype)
     model.generation_config = parents_ends(source, parent)
@@ -270,7 +271,7 @@ def ways_of(
     try:
         own = engine_ways(model, levels, plain)
     except REFUSALS as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = describe_error(error)
         logger.info("engine: one sequence at a time: the checkpoint's layers bear no trial: %s", reason)
         return PLAIN, PLAIN
     return own if dense is None else (both(own[0], dense[0]), both(own[1], dense[1]))
@@ -296,7 +297,7 @@ def facts_of(opened: Opened, model: PreTrainedModel, names: Collection[str]) -> 
             zeros += zero_fraction([matrix]) * matrix.numel()
             total += matrix.numel()
     except REFUSALS as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = describe_error(error)
         logger.warning("--checkpoint %s: its sparsity cannot be measured: %s", opened.name, reason)
         total = 0.0
     return {**opened.facts, "measured_sparsity": zeros / total if total else None, "strength_kind": BYTES}

@@ -7,8 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from harness.gguf_models import UNUSED_TOKEN
+
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
-UNUSED = 5  # GGUF's type of a token that only pads the vocabulary
 # What tokenizers of one vocabulary differ in: spaces, digits, line ends, case, letters beyond ASCII, marks, code.
 PROBES = (
     "Which gas do plants take in?", " a  b   c", "Question:\n\n1. A\tB\r\n", "1234567 3.14", "don't DON'T I'll",
@@ -59,7 +60,7 @@ def gguf_difference(file: Path, parent: PreTrainedTokenizerBase) -> str:
         return "the file holds none"
     tokens = fields["tokenizer.ggml.tokens"].contents()
     kinds = fields["tokenizer.ggml.token_type"].contents() if "tokenizer.ggml.token_type" in fields else []
-    used = {token: i for i, token in enumerate(tokens) if i >= len(kinds) or kinds[i] != UNUSED}
+    used = {token: i for i, token in enumerate(tokens) if i >= len(kinds) or kinds[i] != UNUSED_TOKEN}
     there = parent.get_vocab()
     if told := vocabulary_difference(used, there):
         return told

@@ -119,9 +119,10 @@ def freebaseqa_original(output: str, answers: Sequence[str]) -> bool:
     """Whether one of the answers is a substring of the output, both in lower case and without spaces.
 
     Args:
-        output: the original searches all the text that the model returns, including the question.
-    Source: the original authors' llm-kick, factoid_qa/main_freebase.py. It accepts only the first answer's name and
-        generates up to three times the prompt's length; here all names are accepted, and the first line is searched.
+        output: the question and the first line of the generated answer.
+    Source: the original authors' llm-kick, factoid_qa/main_freebase.py, with two differences: it accepts only the name
+        of the first answer, here each is accepted; and it searches all generated text, up to three times the prompt's
+        length, here only the first line is searched.
     """
     output = output.replace(" ", "").lower()
     return any(answer.strip().replace(" ", "").lower() in output for answer in answers)

@@ -1,9 +1,11 @@
-"""All that the engine does only on CPUs; its other files import nothing else that is special to CPUs.
+"""What the engine computes in another way on CPUs; its other files reach the compiled loops through this one alone.
 
 That is: layers in bf16 computed by compiled loops (fused_layers.py, bf16_kernels.py), grouped heads that share their
-keys, and batches computed in parallel by worker threads. torch divides a matmul among its threads, but most operations
-between matmuls run on one thread while the others wait: two threads on one batch are 1.4 times as fast as one, two
-workers with a batch each 1.8 times.
+keys, and batches computed in parallel by worker threads. How much is computed at once also differs on CPUs; these sizes
+stand where they are used, in log_likelihood.py, packing.py and option_values.py.
+
+torch divides a matmul among its threads, but most operations between matmuls run on one thread while the others wait:
+two threads on one batch are 1.4 times as fast as one, two workers with a batch each 1.8 times.
 
 A compiled loop is first tried on the layer's input, and replaces the layer only where the results are equal to
 rounding; `--plain` switches all of this off.
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from llm_tasks.engine.packing import Block
 from llm_tasks.engine.ways import Ways, is_of_transformers
 
 WORKER_TOKENS = 1024  # tokens of a worker's batch: with fewer, matmuls lose more than a worker gains
@@ -27,7 +30,6 @@ UNEVEN = 1.03  # tokens of the fullest batch, as a multiple of the mean
 
 Tasks = queue.LifoQueue
 Task = Callable[[Tasks], None]  # puts the tasks that follow from it into the queue
-Block = tuple[int, slice]  # a row of a batch, and a range of its tokens
 
 
 def in_bf16_on_cpu(computed: PreTrainedModel | Tensor) -> bool:

@@ -25,6 +25,7 @@ from llm_tasks.engine.caches import PrefixLayer
 from llm_tasks.engine.packing import (
     EVEN_KEYS,
     LONGEST_ROW,
+    Block,
     Prefix,
     Read,
     Row,
@@ -68,7 +69,7 @@ class _Pass(NamedTuple):
     use: Callable[[Tensor], None]
     cache: Cache | None
     tokens: int
-    blocks: list[cpu.Block] | None = None
+    blocks: list[Block] | None = None
 
 
 class Engine:
@@ -341,7 +342,7 @@ class Engine:
         return Cache(layers=[PrefixLayer(past[index] if past else None, before, keeps) for index in layers])
 
     def _outputs(
-        self, ids: Tensor, wanted: Tensor, cache: Cache | None, blocks: list[cpu.Block] | None = None,
+        self, ids: Tensor, wanted: Tensor, cache: Cache | None, blocks: list[Block] | None = None,
         **more: Tensor | dict[str, Tensor],
     ) -> Tensor:  # fmt: skip
         """Logits or hidden states at the wanted positions, as for _collect.
@@ -364,7 +365,7 @@ class Engine:
             return self._model(ids, **more).logits.flatten(0, 1)[at]
 
     @contextlib.contextmanager
-    def _within(self, blocks: list[cpu.Block] | None) -> Iterator[None]:
+    def _within(self, blocks: list[Block] | None) -> Iterator[None]:
         """What the model computes a batch in."""
         with self._autocast(), cpu.in_blocks(blocks):
             yield

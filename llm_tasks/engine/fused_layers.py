@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
 from llm_tasks.engine import bf16_kernels
+from llm_tasks.engine.packing import Block
 
 _torch_attention = nn.functional.scaled_dot_product_attention
 ATTENTION, ROTARY = "attention", "apply_rotary_pos_emb"
@@ -26,7 +27,6 @@ MOST_SCORES = 2**25  # attention scores at once: 67 MB
 TRIED_TOKENS = 32  # length of the sequence on which layers are tried
 TWO_ROUNDINGS = 2**-7  # relative error of two roundings to bf16, which another order of a sum may cause
 
-Block = tuple[int, slice]  # a row of a batch, and a range of its tokens
 Rotary = Callable[..., tuple[Tensor, Tensor]]
 
 _blocks: ContextVar[list[Block] | None] = ContextVar("blocks", default=None)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 Tokens = tuple[int, ...]
+Block = tuple[int, slice]  # a row of a batch, and a range of its tokens
 
 PREFIX_GAIN = 1024  # tokens that a prefix must save: the overhead of a small batch
 PREFIX_TOKENS = 512  # distinct tokens that must follow a prefix; with fewer, it is packed with them

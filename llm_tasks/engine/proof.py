@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from harness.errors import describe_error
 from llm_tasks.engine import cpu
 from llm_tasks.engine.feed import Engine
 from llm_tasks.engine.packing import (
@@ -128,7 +129,7 @@ def is_right(
     try:
         largest = max(np.abs(one - other).max() for one, other in zip(compute(), expected, strict=True))
     except REFUSALS as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = describe_error(error)
     else:
         reason = "" if largest <= TOLERANCE else f"log-likelihoods differ by {largest:.2g} nats"
     if reason:

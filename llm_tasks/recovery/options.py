@@ -48,7 +48,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     options.add_model(parser)
     _add_compression(parser)
-    options.add_calibration(parser)
+    options.add_calibration(parser, "that of --train_text")
     parser.set_defaults(calibration=None, calibration_field=None)
     _add_training(parser)
     add = parser.add_argument_group("evaluation").add_argument
@@ -65,7 +65,7 @@ def _add_compression(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("compression").add_argument
     add("--compression", nargs="+", type=checked(check_compression), default=[DENSE], metavar="NAME",
         help=f"what removes weights: {', '.join(PRUNING)}; {DENSE}: the control alone (default)")  # fmt: skip
-    options.add_pruning(add)
+    options.add_pruning(add, PRUNING)
     parser.set_defaults(**QUANTIZING)
 
 
@@ -76,8 +76,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "windows for as many steps: the control that all others are to be compared with")  # fmt: skip
     add("--train_text", type=filled, default="c4",
         help="text to train on: c4, wikitext2 (their training splits), or a .txt, .jsonl or .parquet file, also .gz "
-        "(default c4). Windows that calibration or evaluation reads are left out. --calibration is this text by "
-        "default")  # fmt: skip
+        "(default c4). Windows that calibration or evaluation reads are left out")  # fmt: skip
     add("--train_field", type=filled, default="text", metavar="FIELD", help="column of the file that holds the text")
     add("--train_length", type=number(int, 2, 10**9), default=512, help="tokens per window (default %(default)s)")
     add("--max_train_steps", type=positive, default=300,
@@ -179,7 +178,7 @@ def _cell(compression: str, strength: Strength | None, transfer: str, seed: int)
 
 
 def computed_together(asked: Asked, some: list[Cell]) -> list[Cell]:
-    """All cells that a command computes which names the compressions, strengths, transfers and seeds of some cells."""
+    """All combinations of the compressions, strengths, transfers and seeds of some cells: what one command computes."""
     return all_cells({**asked.given, **varied(some)})
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from harness import records, run_folder, training
-from harness.cells import Cell, check_folders
+from harness import records, training
+from harness.cells import Cell, check_folders, pending_runs
 from harness.content import model_content
 from llm_tasks import option_values, plan
 from llm_tasks.compressed_model import (
@@ -34,7 +34,7 @@ ARITHMETIC = 1  # raised when the same options train to other numbers
 
 
 @dataclass(frozen=True)
-class Planned:
+class RecoveryPlan:
     """All that is known before data and a model are loaded.
 
     Attributes:
@@ -59,13 +59,10 @@ class Planned:
 
     def pending(self) -> dict[Path, Cell]:
         """The runs that are to be computed."""
-        overwrite = self.asked.given["overwrite"]
-        return {
-            folder: cell for folder, cell in self.folders.items() if overwrite or not run_folder.is_complete(folder)
-        }
+        return pending_runs(self.folders, self.asked.given["overwrite"])
 
 
-def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
+def plan_job(asked: Asked, folders: dict[Path, Cell]) -> RecoveryPlan:
     """Check all that can be checked before data and a model are loaded.
 
     Raises:
@@ -93,7 +90,7 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     computed = plan.computation(model, dtype, how.precision, ("perplexity",))
     identities = {folder: identity(given, cell, content, computed, how) for folder, cell in folders.items()}
     check_folders(identities, given["overwrite"])
-    return Planned(
+    return RecoveryPlan(
         asked, source, how, recipe(given), calibrated, held_out, folders, identities, model, dtype
     )  # fmt: skip
 
@@ -168,7 +165,7 @@ def _recorded(given: option_values.Given, cell: Cell, content: Mapping[str, str]
     return {**kept, **of_cell, "eval_steps": eval_steps(given)}
 
 
-def print_plan(planned: Planned) -> None:
+def print_plan(planned: RecoveryPlan) -> None:
     """What --dry_run says: the runs, what they train on, and what they take of memory and disk."""
     given, pending = planned.asked.given, planned.pending()
     weights = sum(weight.numel() for weight in planned.model.parameters())

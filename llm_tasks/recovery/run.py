@@ -37,7 +37,7 @@ from llm_tasks.compressions import compressed_by
 from llm_tasks.engine import window_losses
 from llm_tasks.methods import DENSE, STRENGTHS
 from llm_tasks.recovery import options
-from llm_tasks.recovery.plan import Planned, eval_steps, options_of, plan_job, print_plan
+from llm_tasks.recovery.plan import RecoveryPlan, eval_steps, options_of, plan_job, print_plan
 from llm_tasks.recovery.training_text import SHARED_TOKENS, TrainingText, training_windows
 from llm_tasks.settings import perplexity
 from pruning import calibration
@@ -124,7 +124,7 @@ def run(argv: Sequence[str] | None, description: str) -> int:
     return 1 if failed else 0
 
 
-def prepare(planned: Planned) -> Texts:
+def prepare(planned: RecoveryPlan) -> Texts:
     """Read the texts that pending runs need.
 
     Raises:
@@ -137,9 +137,7 @@ def prepare(planned: Planned) -> Texts:
     ))  # fmt: skip
     windows = perplexity.SETTING.build(perplexity.SETTING.load(planned.held_out), planned.held_out, 0, tokenizer)
 
-    @functools.cache
-    def calibrated(seed: int) -> Tensor:
-        return planned.calibrated.tokens(tokenizer, seed)
+    calibrated = functools.cache(functools.partial(planned.calibrated.tokens, tokenizer))
 
     @functools.cache
     def trained(seed: int) -> TrainingText:
@@ -198,7 +196,7 @@ class Starts:
         return self._pruned[compressed_by(cell)]
 
 
-def load_dense(planned: Planned, texts: Texts, device: torch.device) -> Starts:
+def load_dense(planned: RecoveryPlan, texts: Texts, device: torch.device) -> Starts:
     """The dense model on its device."""
     model = load_model(replace(planned.source, device=device)).to(device)
     refuse_unknown_ids(model, texts.tokenizer)
@@ -275,7 +273,7 @@ def matrices_of(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def compute_run(
-    planned: Planned, texts: Texts, accelerator: Accelerator, starts: Starts, folder: Path,
+    planned: RecoveryPlan, texts: Texts, accelerator: Accelerator, starts: Starts, folder: Path,
     interrupted: Callable[[int], bool],
 ) -> None:  # fmt: skip
     """Prune, train, measure and save the model of one folder, and write its run.
@@ -319,7 +317,7 @@ def compute_run(
     checkpoints.delete()
 
 
-def environment(planned: Planned, accelerator: Accelerator) -> dict[str, Any]:
+def environment(planned: RecoveryPlan, accelerator: Accelerator) -> dict[str, Any]:
     """What a run records of when, where and with what it is made."""
     device = accelerator.device
     return run_folder.describe_environment(
@@ -329,7 +327,7 @@ def environment(planned: Planned, accelerator: Accelerator) -> dict[str, Any]:
 
 
 def train(
-    planned: Planned, texts: Texts, accelerator: Accelerator, cell: Cell, made: Training,
+    planned: RecoveryPlan, texts: Texts, accelerator: Accelerator, cell: Cell, made: Training,
     keep_masks: Mapping[str, Tensor], first: list[float], checkpoints: Checkpoints, interrupted: Callable[[int], bool],
 ) -> dict[str, float | None]:  # fmt: skip
     """Train in the cell's transfer; the losses, of the steps and on held-out windows, are in the checkpoints' notes.
@@ -401,7 +399,7 @@ def curves(notes: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[dict[s
     return {"window_loss": losses[-1], "curve_loss": losses.T}, told
 
 
-def training_facts(planned: Planned, text: TrainingText) -> dict[str, Any]:
+def training_facts(planned: RecoveryPlan, text: TrainingText) -> dict[str, Any]:
     """What was trained on; the control of a run is that with the same hash."""
     recipe, windows = planned.recipe, len(text.tokens)
     at_once = recipe.batch_size * recipe.accumulation_steps

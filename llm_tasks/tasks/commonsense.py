@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.choices import LETTERS, choice_index, gap_choices, labelled_choices, option_texts
+from harness.choices import choice_index, gap_choices, labelled_choices, option_texts
 from harness.data import Source, checked_text, read_source, valid_text
-from llm_tasks.levels import Prompt, continued, distinct, item_id, lettered
+from llm_tasks.levels import Prompt, continued, distinct, item_id, letter_options, lettered
 
 UNLABELLED = ("", "-1", "None")
 
@@ -92,8 +92,8 @@ def cloze_prompt(question: Question) -> Prompt:
 
 def letter_prompt(question: Question) -> Prompt:
     """Options are listed by letter; the letters are scored."""
-    letters = tuple(f" {letter}" for letter in LETTERS[: len(question.choices)])
-    return _prompt(question, lettered(question.question, question.choices), letters)
+    options = letter_options(len(question.choices))
+    return _prompt(question, lettered(question.question, question.choices), options)
 
 
 def _prompt(question: Question, text: str, options: tuple[str, ...]) -> Prompt:

@@ -239,7 +239,7 @@ def _chance(level: TaskLevel, items: Sequence[Item], requests: Sequence[Sequence
 
 
 def _rankings(count: int) -> list[list[tuple[float, bool]]]:
-    """Responses to so many options, as many as there are options: each option is at each rank once."""
+    """As many made-up responses to `count` options, each a ranking; every option has every rank in one of them."""
     return [[(-float((place + shift) % count), False) for place in range(count)] for shift in range(count)]
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from harness.data import Source, checked_text, local_or_hub, read_source
 from harness.options import number
-from llm_tasks.levels import LETTERS, Prompt, digest, item_id, option, repeated_items, sample
+from llm_tasks.levels import LETTERS, Prompt, digest, item_id, letter_options, option, repeated_items, sample
 
 SHOT_SPLITS = ("dev", "validation")  # splits for few-shot examples
 FIELDS = ("question", "subject", "choices", "answer")
@@ -233,8 +233,9 @@ def question_text(question: Question, reader: str) -> str:
 
 def option_texts(question: Question, reader: str) -> tuple[str, ...]:
     """The answers that the prompt may continue with, each with a space before it."""
-    texts = question.choices if reader == "cloze" else LETTERS[: len(question.choices)]
-    return tuple(f" {text}" for text in texts)
+    if reader == "cloze":
+        return tuple(f" {choice}" for choice in question.choices)
+    return letter_options(len(question.choices))
 
 
 def shot_text(example: Question, reader: str) -> str:

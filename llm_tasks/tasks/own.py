@@ -6,10 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.choices import LETTERS, gold_index, read_choices, read_texts
+from harness.choices import gold_index, read_choices, read_texts
 from harness.data import check_fields, checked_text, read_rows, valid_text
 from llm_tasks.engine.answers import contains
-from llm_tasks.levels import Level, Prompt, continued, distinct, item_id, lettered, repeated_items, sample
+from llm_tasks.levels import (
+    Level,
+    Prompt,
+    continued,
+    distinct,
+    item_id,
+    letter_options,
+    lettered,
+    repeated_items,
+    sample,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +152,7 @@ def make_prompt(row: Row, reader: str) -> Prompt:
     """The item's prompt."""
     if reader in ("letter", "generate"):
         question = lettered(row.question, row.choices)
-        options = tuple(f" {letter}" for letter in LETTERS[: len(row.choices)])
+        options = letter_options(len(row.choices))
     else:
         question, options = continued(f"Question: {row.question}\nAnswer:", row.choices)
     header = f"{row.context}\n\n" if row.context else ""

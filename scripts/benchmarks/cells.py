@@ -11,7 +11,6 @@ stretches. The trees take a folder and two small files a cell, and are removed.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,9 @@ from typing import Any
 from harness import run_folder
 from harness.cells import Cell, check_folders, output_folders, run_cells
 from harness.commands import command_lines
-from harness.options import positive
+from harness.options import filled_path, positive
+from measuring import make_parser, markdown_table
+from process_memory import peak_bytes, reset_peak, resident_bytes
 
 STRENGTHS = 10
 OPTIONS = {f"option_{number}": f"value {number}" for number in range(45)}  # as many as a script has
@@ -31,12 +32,12 @@ STAGES = ("folders", "list", "check", "skip")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--counts", type=positive, nargs="+", default=[1000, 10_000, 100_000], metavar="N",
                         help="numbers of cells (default 1000 10000 100000)")  # fmt: skip
-    parser.add_argument("--dir", type=Path, help="where the trees are made (default: the system's temporary folder)")
+    parser.add_argument(
+        "--dir", type=filled_path, help="where the trees are made (default: the system's temporary folder)"
+    )
     parser.add_argument("--measure", action="store_true", help="started by itself: measure here, print JSON")
     return parser.parse_args(argv)
 
@@ -48,18 +49,20 @@ def main(argv: list[str] | None = None) -> None:
             print(json.dumps(measure(args.counts[0], Path(folder))))
         return
     titles = ["cells", *(f"{stage} s (CPU s)" for stage in STAGES), "memory above start MB"]
-    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    rows = []
     for count in args.counts:
         command = [sys.executable, __file__, "--measure", "--counts", str(count)]
         command += ["--dir", str(args.dir)] if args.dir else []
         found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         times = [f"{clock:.1f} ({cpu:.1f})" for clock, cpu in (found[stage] for stage in STAGES)]
-        print(f"| {count} | {' | '.join(times)} | {found['memory'] / 1e6:.0f} |", flush=True)
+        rows.append([str(count), *times, f"{found['memory'] / 1e6:.0f}"])
+    print(markdown_table(titles, rows))
 
 
 def measure(count: int, folder: Path) -> dict[str, Any]:
     """(Seconds, CPU seconds) of each stage, and by how many bytes the process grew at most."""
-    before = peak_bytes()
+    reset_peak()
+    before = resident_bytes()
     times: dict[str, tuple[float, float]] = {}
     template = str(folder / "{compression}" / "{strength}" / "{seed}")
     folders = timed("folders", times, lambda: output_folders(template, make_cells(count)))
@@ -95,10 +98,6 @@ def timed(stage: str, times: dict[str, tuple[float, float]], work: Callable[[], 
     result = work()
     times[stage] = time.monotonic() - clock, time.process_time() - cpu
     return result
-
-
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 import against_lm_eval
 import device_work
 from harness.device import device_name, device_named, is_out_of_memory, keep_freed_memory, release_memory, use_device
+from harness.errors import first_line
 from harness.models import quiet_libraries
 from harness.options import number, positive
 from llm_tasks.methods import METHODS
@@ -172,7 +173,7 @@ def attempt(what: str, work: Callable[[], dict[str, Any]], failures: list[str]) 
         return work()
     except (RuntimeError, ValueError, ArithmeticError, OSError, SystemExit) as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
-            reason = f"out of memory: {str(error).splitlines()[0]}"
+            reason = f"out of memory: {first_line(error)}"
         else:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = lines[-1] if isinstance(error, SystemExit) else f"{type(error).__name__}: {lines[0]}"

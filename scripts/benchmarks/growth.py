@@ -15,12 +15,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from harness.options import positive
 from measuring import CLOCKS, DECODER, ROOT, growth_exponent, make_parser, print_table, run_quietly, seconds
 from our_compression import STATISTICS, method_of_the_peer
 from pruning.walk import compress_blocks
+from random_models import Shape, random_llama
+
+VOCABULARY = 1000
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -55,7 +58,10 @@ def main(argv: list[str] | None = None) -> None:
     for title, sizes in shapes.items():
         rows = []
         for name in args.methods:
-            models = [(random_llama(blocks, args.hidden_size, dtype), windows) for _, windows, blocks in sizes]
+            models = [
+                (small_llama(blocks, args.hidden_size, args.calibration_length, dtype), windows)
+                for _, windows, blocks in sizes
+            ]
             times = growth_times(name, models, args.calibration_length, args.turns, CLOCKS[args.clock])
             exponent = growth_exponent([size for size, *_ in sizes], times)
             rows.append([name, *(f"{time:.2f}" for time in times), f"{exponent:.2f}"])
@@ -78,18 +84,15 @@ def growth_times(
     return [min(measured[1:]) for measured in times]
 
 
-def random_llama(blocks: int, hidden_size: int, dtype: torch.dtype) -> PreTrainedModel:
+def small_llama(blocks: int, hidden_size: int, length: int, dtype: torch.dtype) -> PreTrainedModel:
     """A Llama of SmolLM2's proportions with random weights, on whose values a method's time does not depend."""
-    config = LlamaConfig(
-        vocab_size=1000, hidden_size=hidden_size, intermediate_size=hidden_size * 8 // 3, num_hidden_layers=blocks,
-        num_attention_heads=hidden_size // 64, num_key_value_heads=max(1, hidden_size // 192), head_dim=64,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+    heads, kv_heads = hidden_size // 64, max(1, hidden_size // 192)
+    shape = Shape(hidden_size, blocks, heads, kv_heads, hidden_size * 8 // 3, VOCABULARY)
+    return random_llama(shape, length, dtype, torch.device("cpu"))
 
 
 def random_tokens(windows: int, length: int) -> Tensor:
-    return torch.randint(1000, (windows, length), generator=torch.Generator().manual_seed(0))
+    return torch.randint(VOCABULARY, (windows, length), generator=torch.Generator().manual_seed(0))
 
 
 def print_strengths(args: argparse.Namespace) -> None:

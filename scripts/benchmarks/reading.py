@@ -25,7 +25,7 @@ import numpy as np
 
 from harness import run_folder
 from harness.options import positive
-from measuring import markdown_table
+from measuring import make_parser, markdown_table
 
 STEPS = ("read", "described", "drawn")
 PRUNERS = ("magnitude", "wanda", "sparsegpt", "ria")
@@ -36,9 +36,7 @@ RANKS = (500, 400, 300, 200, 100)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--runs", type=positive, nargs="+", default=[1000, 10_000], help="in a tree (default 1000 10000)")
     add("--items", type=positive, default=300, help="at each of three levels (default 300)")

@@ -1,7 +1,7 @@
 """Memory and seconds of --stream on models of 7 billion weights and more, of which a few blocks tell all others.
 
     python scripts/benchmark.py streaming                       # all parts
-    python scripts/benchmark.py streaming compression --shapes 7B --methods wanda
+    python scripts/benchmark.py streaming compression --shapes 7B --blocks 3 --methods wanda
     python scripts/benchmark.py streaming scoring --scored_blocks 10 20
 
 Random Llamas of published shapes are written to disk block by block, then llm_tasks' scripts run on them in a process

@@ -211,7 +211,7 @@ def test_the_default_path_names_every_commit(hub_model: Path, hub_data: Path):
         (hub_data / name / config / "0.0.0" / COMMIT).mkdir(parents=True)
     for script, task, data in ((Glue_prune_oneshot, "rte", "nyu-mll/glue"),
                                (Mcq_prune_oneshot, "commonsense_qa", "tau/commonsense_qa")):  # fmt: skip
-        assert pretrained.ModelSource("lab/tiny", revision="v2").content() == {"model_commit": OTHER}
+        assert pretrained.PretrainedSource("lab/tiny", revision="v2").content() == {"model_commit": OTHER}
         assert files_content([script.hub_source(task)]) == {"data_commit": f"{data}@{COMMIT}"}
     cells = [{"compression": "wanda"}]
     source = ModelSource("lab/tiny", torch.device("cpu"), revision="v2")

@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from harness.models import has_segments, longest_input
+from llm_tasks.compressed_model import max_length
 
 
 def encoder(name: str, **options: Any) -> torch.nn.Module:
@@ -52,3 +53,13 @@ def test_a_model_without_a_limit_has_none():
 )
 def test_segments(name: str, options: dict, segments: bool):
     assert has_segments(encoder(name, **options)) is segments
+
+
+def test_a_length_that_is_assumed_is_logged(caplog: pytest.LogCaptureFixture):
+    """Of language models, which XLNet stands for; 2,048 tokens."""
+    sizes = {"vocab_size": 50, "d_model": 16, "n_head": 2, "n_layer": 1, "d_inner": 16}
+    with caplog.at_level("INFO"):
+        assert max_length(transformers.XLNetModel(transformers.XLNetConfig(**sizes))) == 2048
+        assert "names no longest input" in caplog.text
+        caplog.clear()
+        assert max_length(encoder("Bert")) == 40 and not caplog.text

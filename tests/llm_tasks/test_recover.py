@@ -302,6 +302,14 @@ def test_what_cannot_be_is_refused_before_a_model_loads(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_help_names_its_own_default_and_no_method_that_is_refused(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        start(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "also .gz (default that of --train_text)" in told and "sparsegpt: columns per update" in told
+    assert "gptq" not in told.replace("sparsegpt", "")
+
+
 def test_text_that_is_evaluated_on_alone_is_refused(
     options: list[str], texts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -201,7 +201,9 @@ def test_a_calibrated_compression_by_hand(shapes: PreTrainedModel) -> None:
 
     def needed(layout: str, activations: str) -> tuple[dict[str, int], dict[str, int]]:
         return parts(
-            memory_needed(shapes, torch.bfloat16, layout, True, costs.values(), 10, True, activations=activations)
+            memory_needed(
+                shapes, torch.bfloat16, layout, True, costs.values(), 10, whole_logits=True, activations=activations
+            )
         )
 
     states = {"hidden states of all windows": 800}

@@ -18,3 +18,17 @@ def test_counts_are_positive(load_script, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit):
         load_script("benchmarks/cells").parse_args(["--counts", "0"])
     assert "0 is outside [1, 1e+09]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("benchmarks/cells", ["--dir", ""]), ("fetch_default_assets", ["--dir", " "]), ("status", [""]),
+     ("status", ["runs", ""])],
+)  # fmt: skip
+def test_an_empty_name_is_not_the_current_folder(
+    load_script, name: str, words: list[str], capsys: pytest.CaptureFixture
+):
+    script = load_script(name)
+    with pytest.raises(SystemExit):
+        (getattr(script, "parse_args", None) or script.make_parser().parse_args)(words)
+    assert " is empty" in capsys.readouterr().err
