@@ -52,11 +52,14 @@ CONTENT = {
 }  # fmt: skip
 # Hashes of a model's files other than its weights.
 MODEL_FILES = ("config_sha256", "generation_config_sha256", "tokenizer_sha256", "template_sha256", "code_sha256")
+# The same of a line's two ends.
+END_FILES = tuple(f"{end}_{name}" for end in ("start", "end") for name in MODEL_FILES)
 # What older records may lack, newest form first, and the options that it follows from.
 RECORDED_LATER = {
     ("precision_used",): ("precision", "mixed_precision"),
     ("dtype_used",): ("dtype",),
-    **{(name,): () for name in MODEL_FILES},
+    **{(name,): () for name in (*MODEL_FILES, *END_FILES)},
+    ("pruning",): (),
     ("file_order",): (),
     ("training", "training_recipes"): (),
 }
@@ -78,7 +81,7 @@ COORDINATES = {
     ),
     "line": (
         "pair", "data_fraction", "strength", "magnitude_scope", "start_seed", "end_seed", "start_sha256", "end_sha256",
-        "method_arithmetic",
+        *END_FILES, "pruning", "method_arithmetic",
     ),
     "recovery": (
         "transfer", "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope", "true_sequential",
