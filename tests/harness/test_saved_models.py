@@ -46,6 +46,13 @@ def test_the_same_run_goes_on_with_its_model(tmp_path: Path):
     assert left(tmp_path, (saved, {}), (saved, {})) == ["gptqmodel", "model"]
 
 
+def test_a_streamed_model_goes_when_its_run_is_repeated_in_memory(tmp_path: Path):
+    """Else no record tells a later run of other options that it was written."""
+    assert left(tmp_path, (ONE, {"stream": True}), (ONE, {"stream": True})) == ["gptqmodel", "model"]
+    run_folder.start_run(tmp_path, ONE, {"stream": False})
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.parametrize("option", ["model_name_or_path", "checkpoint"])
 def test_a_model_that_the_run_reads_stays(tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
