@@ -581,7 +581,7 @@ def test_output_dir_without_the_placeholders(models: Path, tmp_path: Path, capsy
     assert "gives several runs the folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["--list_cells"]])
+@pytest.mark.parametrize("words", [[], ["--list_cells"], ["--overwrite", "--trust_remote_code"]])
 def test_lmc_trains_then_draws_the_lines(words: list[str], tmp_path: Path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$@"\n')
@@ -595,10 +595,11 @@ def test_lmc_trains_then_draws_the_lines(words: list[str], tmp_path: Path):
     assert "--task_name qqp stsb qnli rte" in training and "--seed 41 42" in training
     assert "runs/x/models/{task_name}/{transfer}/{strength}" in training
     lines = [shlex.split(line) for line in rest if line.startswith("GLUE_tasks/Glue_interpolate.py")]
-    if words:
+    if "--list_cells" in words:
         assert not rest
         return
     args = Glue_interpolate.parse(Glue_interpolate.make_parser(), lines[0][1:])
+    assert args.overwrite == args.trust_remote_code == bool(words)
     assert args.results_dir == Path("runs/x/models") and args.num_points == 31 and len(lines) == 1
     assert tuple(args.pairs) == model_pairs.KINDS and args.task_name == ["qqp", "stsb", "qnli", "rte"]
     assert rest[-1] == "scripts/plot_results.py --results_dir runs/x --output_dir runs/x/figures"
