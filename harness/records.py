@@ -24,6 +24,9 @@ DEFAULT_BEFORE = {
     "weights": "safetensors", "engine_arithmetic": 1, "method_arithmetic": 1, "lm_eval_arithmetic": 1,
     "head_arithmetic": 1, "bleu_arithmetic": 1,
 }  # fmt: skip
+# What an option means that is left out, where None is its default and the run makes a value of it. The records of older
+# runs hold what was typed, and so do their recipes: only `differences` takes the two as the same.
+LEFT_OUT = {"num_options": 5, "option_seed": 0, "winogrande_config": "winogrande_xl"}
 # Options that every record holds, as the oldest ones do. Any other is recorded only where it is not at its default, so
 # that a new option leaves older runs the same.
 ALWAYS_RECORDED = frozenset({
@@ -161,7 +164,7 @@ def is_absent(name: str, value: Any) -> bool:
 
 def differences(one: Record, other: Record) -> list[str]:
     """How two records' runs differ, a text for each argument: "name: value here, other value there"; empty if not."""
-    here, there = normal(one), normal(other)
+    here, there = _without_left_out(normal(one)), _without_left_out(normal(other))
     compared = here.keys() | there.keys()
     for forms, options in (*CONTENT.items(), *RECORDED_LATER.items()):
         shared = [form for form in forms if form in here and form in there][:1]
@@ -177,6 +180,12 @@ def differences(one: Record, other: Record) -> list[str]:
         for name in sorted(compared)
         if here.get(name) != there.get(name)
     ]
+
+
+def _without_left_out(record: Record) -> Record:
+    """The record without the options whose value is what leaving them out means."""
+    meant = {**LEFT_OUT, "answer_mode": "cloze" if "tasks" in record else "letter"}  # setting 5 has tasks
+    return {name: value for name, value in record.items() if meant.get(name) != value}
 
 
 def content_differences(kind: str, one: Record, other: Record) -> list[str]:

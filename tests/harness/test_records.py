@@ -51,6 +51,24 @@ def test_paths_and_ways_to_carry_a_run_out_are_no_identity(record, values):
 
 
 @pytest.mark.parametrize(
+    ("record", "option", "meant", "other"),
+    [
+        (LLM, "answer_mode", "letter", "cloze"),
+        ({**LLM, "tasks": ["piqa"]}, "answer_mode", "cloze", "letter"),  # setting 5
+        (GLUE, "num_options", 5, 4),
+        (GLUE, "option_seed", 0, 1),
+        (GLUE, "winogrande_config", "winogrande_xl", "winogrande_l"),
+    ],
+)
+def test_a_default_that_is_typed_is_the_default_left_out(record: dict, option: str, meant: object, other: object):
+    """In either order; the recipes stay those that older runs have, which typed it too."""
+    typed = {**record, option: meant}
+    assert differences(record, typed) == differences(typed, record) == []
+    assert changed(record, **{option: other}) == changed(typed, **{option: other}) == [option]
+    assert recipe(record) != recipe(typed)
+
+
+@pytest.mark.parametrize(
     ("record", "name", "value"),
     [
         (LLM, "model_sha256", "m2"), (LLM, "text_sha256", "t2"), (LLM, "calibration_sha256", "c2"),
