@@ -32,5 +32,6 @@ def remove_others(
     read = [arguments.get("model_name_or_path"), arguments.get("checkpoint")]
     for name in set(written_by(*earlier)) - set(again):
         model = folder / name
+        shutil.rmtree(folder / f"{name}.partial", ignore_errors=True)  # of a process that was killed
         if model.is_dir() and not any(Path(path).resolve().is_relative_to(model.resolve()) for path in read if path):
             shutil.rmtree(model)

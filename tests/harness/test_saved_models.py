@@ -34,6 +34,11 @@ def test_models_of_another_run_are_removed(tmp_path: Path, arguments: dict, envi
     assert left(tmp_path, ({**ONE, **arguments}, environment), (OTHER, {})) == kept
 
 
+def test_a_half_written_model_of_another_run_is_removed(tmp_path: Path):
+    (tmp_path / "model.partial").mkdir()
+    assert left(tmp_path, ({**ONE, "save_model": True}, {}), (OTHER, {})) == ["gptqmodel"]
+
+
 def test_what_no_run_is_known_to_have_written_stays(tmp_path: Path):
     assert left(tmp_path, (ONE, {})) == ["gptqmodel", "model"]
     (tmp_path / run_folder.ARGUMENTS_FILE).write_text('{"arguments": {"save_mo')
