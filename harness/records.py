@@ -164,7 +164,7 @@ def is_absent(name: str, value: Any) -> bool:
 
 def differences(one: Record, other: Record) -> list[str]:
     """How two records' runs differ, a text for each argument: "name: value here, other value there"; empty if not."""
-    here, there = _without_left_out(normal(one)), _without_left_out(normal(other))
+    here, there = _comparable(normal(one)), _comparable(normal(other))
     compared = here.keys() | there.keys()
     for forms, options in (*CONTENT.items(), *RECORDED_LATER.items()):
         shared = [form for form in forms if form in here and form in there][:1]
@@ -182,10 +182,13 @@ def differences(one: Record, other: Record) -> list[str]:
     ]
 
 
-def _without_left_out(record: Record) -> Record:
-    """The record without the options whose value is what leaving them out means."""
+def _comparable(record: Record) -> Record:
+    """The record without options whose value is what leaving them out means, and with what no hash of files tells."""
     meant = {**LEFT_OUT, "answer_mode": "cloze" if "tasks" in record else "letter"}  # setting 5 has tasks
-    return {name: value for name, value in record.items() if meant.get(name) != value}
+    kept = {name: value for name, value in record.items() if meant.get(name) != value}
+    if "train_file" in kept:  # one hash is of the files for training and those for evaluation, in this order
+        kept["num_train_files"] = len(kept["train_file"]) if isinstance(kept["train_file"], list) else 1
+    return kept
 
 
 def content_differences(kind: str, one: Record, other: Record) -> list[str]:
