@@ -25,9 +25,8 @@ from GLUE_tasks.glue_data import Task
 from GLUE_tasks.model_pairs import Pair, check_same_tensors
 from GLUE_tasks.runner import Inputs
 from harness import models, records, run_folder, training
-from harness.content import files_content, sha256
+from harness.content import files_content, model_content
 from harness.device import peak_memory, reset_peak_memory
-from harness.model_files import weight_files
 from pruning.masks import apply_masks, zero_fraction
 
 logger = logging.getLogger(__name__)
@@ -291,13 +290,21 @@ def _data_content(pair: Pair) -> dict[str, str]:
     return {name: value for name, value in pair.start.identity.items() if name in records.DATA_FORMS}
 
 
-@functools.cache
-def _weights_hash(folder: Path) -> str:
-    return sha256(weight_files(str(folder)))
+def _ends_content(pair: Pair, with_code: bool) -> dict[str, str]:
+    """Hashes of the files of both saved models: start_sha256 of the weights, start_config_sha256, end_sha256, …"""
+    ends = {"start": pair.start} | ({"end": pair.end} if pair.end else {})
+    return {
+        f"{word}_{name.removeprefix('model_')}": value
+        for word, end in ends.items()
+        for name, value in model_content(str(end.files), with_code=with_code).items()
+    }
 
 
 def identity(measurement: Measurement, pair: Pair) -> dict[str, Any]:
-    """The identity of a line's run: hashes of its ends, and every option that changes what is measured."""
+    """The identity of a line's run: hashes of its ends, and every option that changes what is measured.
+
+    Of an end that is pruned here, `pruning` has the start's options that select weights, beside `magnitude_scope`.
+    """
     line, ends = model_pairs.describe(pair), [end for end in (pair.start, pair.end) if end]
     return {
         "num_points": measurement.num_points,
@@ -310,8 +317,8 @@ def identity(measurement: Measurement, pair: Pair) -> dict[str, Any]:
         **{name: line[name] for name in ("pair", "data_fraction", "strength", "magnitude_scope")},
         "start_seed": line["seed"],
         "end_seed": line["end_seed"],
-        "start_sha256": _weights_hash(pair.start.files),
-        "end_sha256": pair.end and _weights_hash(pair.end.files),
+        **_ends_content(pair, measurement.trust_remote_code),
+        "pruning": model_pairs.pruning_options(pair),
         "training": sorted({records.recipe(end.identity, records.COORDINATES["fine-tuning"]) for end in ends}),
         "method_arithmetic": model_pairs.method_arithmetic(pair, measurement.trust_remote_code),
         "precision_used": "no",

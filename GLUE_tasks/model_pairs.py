@@ -271,6 +271,11 @@ def pruning_of(pair: Pair) -> Pruning:
     )  # fmt: skip
 
 
+def pruning_options(pair: Pair) -> dict[str, bool] | None:
+    """The options of the start's run that select the weights to prune; None for two saved models."""
+    return pair.pruned and {name: pair.start.arguments.get(name, False) for name in ("noembed", "prune_new_head")}
+
+
 def method_arithmetic(pair: Pair, trust_remote_code: bool = False) -> int | None:
     """Number of the arithmetic that pruned the line's compressed end; None where none is recorded of it."""
     if pair.pruned is None:
@@ -287,11 +292,10 @@ def describe(pair: Pair) -> dict[str, Any]:
     names = ("compression", "magnitude_scope", "strength_kind", "strength", "requested_sparsity", "compression_recipe")
     compressed = {name: (pair.sparser or pair.start).result[name] for name in names}
     if pair.pruned is not None:
-        options = {name: pair.start.arguments[name] for name in ("noembed", "prune_new_head")}
         compressed = {
             "compression": "magnitude",
             **pair.pruned.facts(pair.start.arguments["magnitude_scope"]),
-            "compression_recipe": records.recipe(options),
+            "compression_recipe": records.recipe(pruning_options(pair)),
         }
     return {
         "setting": SETTING,

@@ -20,6 +20,7 @@ from harness.errors import first_line
 
 logger = logging.getLogger(__name__)
 
+PARTIAL = "checkpoint.partial"  # the folder of one that is being written
 PROGRESS_FILE = "progress.json"  # written last: a checkpoint without it is not whole
 
 
@@ -68,7 +69,7 @@ class Checkpoints:
         Raises:
             LostRunError: another process took the run over while this one was stopped.
         """
-        partial, final = self.folder / "checkpoint.partial", self.folder / f"checkpoint-{step}"
+        partial, final = self.folder / PARTIAL, self.folder / f"checkpoint-{step}"
         if accelerator.is_main_process:
             leases.check(self.folder)
             shutil.rmtree(partial, ignore_errors=True)
@@ -86,7 +87,8 @@ class Checkpoints:
         accelerator.wait_for_everyone()
 
     def delete(self, but: Path | None = None) -> None:
-        """Delete the finished checkpoints in the folder, except the named one and `but`."""
+        """Delete the checkpoints in the folder, except the named one and `but`."""
+        shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)  # of a process that was killed
         for checkpoint in finished(self.folder):
             if checkpoint != but and not self._is_named(checkpoint):
                 shutil.rmtree(checkpoint)

@@ -24,6 +24,9 @@ DEFAULT_BEFORE = {
     "weights": "safetensors", "engine_arithmetic": 1, "method_arithmetic": 1, "lm_eval_arithmetic": 1,
     "head_arithmetic": 1, "bleu_arithmetic": 1,
 }  # fmt: skip
+# What an option means that is left out, where None is its default and the run makes a value of it. The records of older
+# runs hold what was typed, and so do their recipes: only `differences` takes the two as the same.
+LEFT_OUT = {"num_options": 5, "option_seed": 0, "winogrande_config": "winogrande_xl"}
 # Options that every record holds, as the oldest ones do. Any other is recorded only where it is not at its default, so
 # that a new option leaves older runs the same.
 ALWAYS_RECORDED = frozenset({
@@ -52,11 +55,14 @@ CONTENT = {
 }  # fmt: skip
 # Hashes of a model's files other than its weights.
 MODEL_FILES = ("config_sha256", "generation_config_sha256", "tokenizer_sha256", "template_sha256", "code_sha256")
+# The same of a line's two ends.
+END_FILES = tuple(f"{end}_{name}" for end in ("start", "end") for name in MODEL_FILES)
 # What older records may lack, newest form first, and the options that it follows from.
 RECORDED_LATER = {
     ("precision_used",): ("precision", "mixed_precision"),
     ("dtype_used",): ("dtype",),
-    **{(name,): () for name in MODEL_FILES},
+    **{(name,): () for name in (*MODEL_FILES, *END_FILES)},
+    ("pruning",): (),
     ("file_order",): (),
     ("training", "training_recipes"): (),
 }
@@ -78,7 +84,7 @@ COORDINATES = {
     ),
     "line": (
         "pair", "data_fraction", "strength", "magnitude_scope", "start_seed", "end_seed", "start_sha256", "end_sha256",
-        "method_arithmetic",
+        *END_FILES, "pruning", "method_arithmetic",
     ),
     "recovery": (
         "transfer", "compression", "sparsity", "nm_ratio", "bits", "rank", "seed", "magnitude_scope", "true_sequential",
@@ -158,7 +164,7 @@ def is_absent(name: str, value: Any) -> bool:
 
 def differences(one: Record, other: Record) -> list[str]:
     """How two records' runs differ, a text for each argument: "name: value here, other value there"; empty if not."""
-    here, there = normal(one), normal(other)
+    here, there = _comparable(normal(one)), _comparable(normal(other))
     compared = here.keys() | there.keys()
     for forms, options in (*CONTENT.items(), *RECORDED_LATER.items()):
         shared = [form for form in forms if form in here and form in there][:1]
@@ -174,6 +180,15 @@ def differences(one: Record, other: Record) -> list[str]:
         for name in sorted(compared)
         if here.get(name) != there.get(name)
     ]
+
+
+def _comparable(record: Record) -> Record:
+    """The record without options whose value is what leaving them out means, and with what no hash of files tells."""
+    meant = {**LEFT_OUT, "answer_mode": "cloze" if "tasks" in record else "letter"}  # setting 5 has tasks
+    kept = {name: value for name, value in record.items() if meant.get(name) != value}
+    if "train_file" in kept:  # one hash is of the files for training and those for evaluation, in this order
+        kept["num_train_files"] = len(kept["train_file"]) if isinstance(kept["train_file"], list) else 1
+    return kept
 
 
 def content_differences(kind: str, one: Record, other: Record) -> list[str]:

@@ -34,6 +34,7 @@ import numpy as np
 
 from harness import leases, records, saved_models
 from harness.errors import describe_error
+from harness.folders import folders_with
 
 ARGUMENTS_FILE = "args.json"
 RESULT_FILE = "all_results.json"
@@ -130,7 +131,7 @@ def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, An
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(ValueError):  # of an args.json that does not tell what its run wrote
         if earlier := _recorded(folder):
-            saved_models.remove_others(folder, arguments, earlier)
+            saved_models.remove_others(folder, arguments, environment, earlier)
     write_json(folder / ARGUMENTS_FILE, {"arguments": arguments, "environment": environment})
 
 
@@ -252,7 +253,7 @@ def read_runs(*results_dirs: Path, passed_over: list[str] | None = None) -> list
     """
     shared: dict[str, str] = {}
     rows = []
-    for folder in _folders_with(RESULT_FILE, results_dirs):
+    for folder in folders_with([RESULT_FILE], *results_dirs):
         try:
             run = _shared_texts(_read_result(folder / RESULT_FILE), shared)
         except FileNotFoundError:  # the run was started again in the meantime
@@ -286,18 +287,7 @@ def _shared_texts(entries: dict[str, Any], shared: dict[str, str]) -> dict[str, 
 
 def unfinished_runs(*results_dirs: Path) -> list[Path]:
     """Folders below the given ones with a run that was started and is not complete: it is running, or it failed."""
-    return [folder for folder in _folders_with(ARGUMENTS_FILE, results_dirs) if not is_complete(folder)]
-
-
-def _folders_with(name: str, results_dirs: Iterable[Path]) -> list[Path]:
-    """The folders with a file of this name, each once; below the given folders, links are not followed."""
-    folders = {}
-    for top in results_dirs:
-        real = os.path.realpath(top)
-        for folder, _, files in os.walk(top):
-            if name in files:
-                folders.setdefault(os.path.join(real, os.path.relpath(folder, top)), Path(folder))
-    return sorted(folders.values())
+    return [folder for folder in folders_with([ARGUMENTS_FILE], *results_dirs) if not is_complete(folder)]
 
 
 def _read_result(path: Path) -> dict[str, Any]:

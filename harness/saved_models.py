@@ -14,19 +14,24 @@ def written_by(arguments: Mapping[str, Any], environment: Mapping[str, Any]) -> 
     return [name for name, written in (("model", saved), ("gptqmodel", arguments.get("export"))) if written]
 
 
-def remove_others(folder: Path, arguments: Mapping[str, Any], earlier: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Remove the models that another run wrote into the folder of a run that starts.
+def remove_others(
+    folder: Path, arguments: Mapping[str, Any], environment: Mapping[str, Any],
+    earlier: tuple[dict[str, Any], dict[str, Any]],
+) -> None:  # fmt: skip
+    """Remove the models in the folder of a run that starts which the run before it wrote.
 
-    Those of the same run stay, since --stream goes on where it was stopped; so does what the run itself reads.
+    What the same run writes again stays, since --stream goes on where it was stopped. So does what the run itself
+    reads.
 
     Args:
-        arguments: the identity of the run that starts.
+        arguments, environment: of the run that starts; its identity, and whether it streams.
         earlier: arguments and environment of the run that was started in the folder before.
     """
-    if not records.differences(arguments, records.normal(*earlier)):
-        return
+    same = not records.differences(arguments, records.normal(*earlier))
+    again = written_by(arguments, environment) if same else []
     read = [arguments.get("model_name_or_path"), arguments.get("checkpoint")]
-    for name in written_by(*earlier):
+    for name in set(written_by(*earlier)) - set(again):
         model = folder / name
+        shutil.rmtree(folder / f"{name}.partial", ignore_errors=True)  # of a process that was killed
         if model.is_dir() and not any(Path(path).resolve().is_relative_to(model.resolve()) for path in read if path):
             shutil.rmtree(model)

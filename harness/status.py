@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from harness import commands, leases, run_folder
 from harness.cells import run_seconds
+from harness.folders import folders_with
 
 DONE, RUNNING, FAILED, STOPPED, MISSING = "done", "running", "failed", "stopped", "missing"
 STATES = (DONE, RUNNING, FAILED, STOPPED, MISSING)
@@ -60,13 +61,9 @@ def read_list(lines: Iterable[str], tree: Path) -> Iterator[Listed]:
             yield Listed(line, folder)
 
 
-def started_folders(tree: Path) -> Iterator[Path]:
+def started_folders(tree: Path) -> list[Path]:
     """Folders below `tree` in which a run was started, whether it is complete or not."""
-    marks = {run_folder.ARGUMENTS_FILE, run_folder.FAILURE_FILE, leases.OWNER_FILE}
-    for folder, subfolders, files in os.walk(tree):
-        subfolders.sort()
-        if marks & set(files):
-            yield Path(folder)
+    return folders_with([run_folder.ARGUMENTS_FILE, run_folder.FAILURE_FILE, leases.OWNER_FILE], tree)
 
 
 def state_of(folder: Path, now: float) -> tuple[str, str]:

@@ -239,6 +239,9 @@ class StreamedBlocks:
             return None
         self.progress |= {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
         path = self._work / f"activations-{index % 2}"
+        with path.open("ab") as file:  # on a full disk this raises OSError; writing to a mapping kills the process
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, shape.numel() * dtype.itemsize)
         return torch.from_file(str(path), shared=True, size=shape.numel(), dtype=dtype).view(shape)
 
     def finished(self, index: int, block: nn.Module) -> None:
@@ -250,10 +253,7 @@ class StreamedBlocks:
         if (outputs := self._work / f"activations-{(index + 1) % 2}").is_file():
             _sync(outputs)
         self.progress["next"] = index + 1
-        partial = self._work / "progress.partial"
-        partial.write_text(json.dumps(self.progress))
-        _sync(partial)
-        partial.rename(self._work / "progress.json")
+        _write_json(self._work / "progress.json", self.progress)
 
     def complete(self) -> "StreamedBlocks":
         """Write the tensors outside the blocks, the config and the index; return the finished model, opened to read.
@@ -276,7 +276,7 @@ class StreamedBlocks:
             with safe_open(shard, "pt") as stored:
                 weight_map |= dict.fromkeys(stored.keys(), shard.name)
             total += shard.stat().st_size
-        _write_index(self._out / INDEX_FILE, {"total_size": total}, weight_map)
+        _write_json(self._out / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
         try:
             again = StreamedBlocks(
                 self._out, trust_remote_code=self._trust_remote_code, scratch=self._out, device=self._device
@@ -285,7 +285,8 @@ class StreamedBlocks:
         except ValueError:
             (self._out / INDEX_FILE).unlink()
             raise
-        _write_index(self._out / INDEX_FILE, {"total_size": total, "job": self._job}, weight_map)
+        metadata = {"total_size": total, "job": self._job}
+        _write_json(self._out / INDEX_FILE, {"metadata": metadata, "weight_map": weight_map})
         shutil.rmtree(self._work)
         return again
 
@@ -491,8 +492,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_index(path: Path, metadata: dict[str, Any], weight_map: dict[str, str]) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2))
+    partial.write_text(json.dumps(content, indent=2))
     _sync(partial)
     partial.rename(path)

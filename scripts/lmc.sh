@@ -29,9 +29,13 @@ source scripts/glue_sweep.sh --save_model "$@"
 
 # Lines need trained models, so --list_cells lists the training only.
 if [[ " $* " != *" --list_cells "* && " $* " != *" --dry_run "* ]]; then
+  of_lines=() # the arguments that are the lines' too
+  for word in "$@"; do
+    [[ "$word" != --overwrite && "$word" != --trust_remote_code ]] || of_lines+=("$word")
+  done
   python GLUE_tasks/Glue_interpolate.py --results_dir "$OUT" --task_name $TASKS --pairs $PAIRS \
     --num_points "$POINTS" --max_train_samples "$TRAIN_ROWS" \
-    --output_dir "$TREE/lines/{task_name}/{pair}/{strength}/{fraction}/{seed}"
+    --output_dir "$TREE/lines/{task_name}/{pair}/{strength}/{fraction}/{seed}" "${of_lines[@]}"
   python scripts/plot_results.py --results_dir "$TREE" --output_dir "$TREE/figures"
 else
   echo "lmc.sh: the list is that of the training; once it is done, bash scripts/lmc.sh measures the lines" >&2

@@ -25,6 +25,7 @@ from analysis.kinds import ORIGINAL_NAMES, Plot, describe, original_figures
 from analysis.resampling import RESAMPLES
 from analysis.table import csv_text, with_metric
 from harness import run_folder
+from harness.folders import folders_with
 from harness.options import filled_path
 
 logger = logging.getLogger("plot_results")
@@ -83,7 +84,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for folder in args.results_dir:
         if not folder.is_dir():
             parser.error(f"--results_dir {folder}: there is no such folder")
-        if not any(path.is_file() for path in folder.rglob(run_folder.RESULT_FILE)):
+        if not folders_with([run_folder.RESULT_FILE], folder):
             started = len(run_folder.unfinished_runs(folder))
             parser.error(
                 f"--results_dir {folder}: holds no complete run ({started} started, not complete); looked for "

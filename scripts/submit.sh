@@ -58,8 +58,10 @@ sweep="$(realpath -- "$sweep")"
 [[ -n "$dry_run" ]] || command -v sbatch >/dev/null || stop "there is no sbatch here; docs/cluster.md has xargs and parallel"
 
 source "$root/scripts/sweep_common.sh"
-# the default of the sweep itself, whatever its variable is called
-OUT="${OUT:-$(sed -nE 's/^(export )?[A-Z]+="\$\{OUT:-(.*)\}".*$/\2/p' "$sweep" | head -n 1)}"
+if [[ -z "${OUT:-}" ]]; then # the default of the sweep itself, whatever its variable is called
+  OUT="$(sed -nE 's/^(export )?[A-Z]+="\$\{OUT:-(.*)\}".*$/\2/p' "$sweep" | head -n 1)"
+  [[ "$OUT" != *[\$\`\\]* ]] || stop "the default of OUT in $sweep is made of variables, $OUT; set OUT to the folder it means"
+fi
 [[ -n "$OUT" ]] || stop "$sweep has no line OUT=\"\${OUT:-FOLDER}\"; set OUT to the folder that it writes to"
 export OUT GRACE
 for name in MODEL DATA_DIR; do

@@ -45,11 +45,25 @@ for sweep_name in MODEL DATA_DIR; do
   [[ -z "${!sweep_name:-}" || ! -e "$sweep_caller/${!sweep_name}" ]] ||
     printf -v "$sweep_name" '%s' "$(from_caller "${!sweep_name}")"
 done
-# An argument is a path only if it looks like one and the file is there: a task may have the name of a folder.
+# An argument is a path only if the file is there, and if it looks like a path or its option takes one and no name of a
+# text or an allocation: a task may have the name of a folder.
+path_options='^--(allocation|calibration|checkpoint|data_dir|factoid_file|include_path|model_name_or_path|'
+path_options+='resume_from_checkpoint|task_file|text|train_file|train_text|validation_file)$'
+path_of_argument() {
+  if [[ -e "$sweep_caller/$2" ]] && [[ "$2" =~ /|\.(jsonl?|csv|txt|parquet|gz)$ ||
+    ("$1" =~ $path_options && ! "$2" =~ ^(c4|wikitext2|owl|uniform)$) ]]; then
+    from_caller "$2"
+  else
+    printf '%s' "$2"
+  fi
+}
+sweep_option=""
 for sweep_word in "$@"; do
   shift
-  if [[ "$sweep_word" =~ /|\.(jsonl?|csv|txt|parquet|gz)$ && -e "$sweep_caller/$sweep_word" ]]; then
-    sweep_word="$(from_caller "$sweep_word")"
-  fi
+  case "$sweep_word" in
+    --*=*) sweep_word="${sweep_word%%=*}=$(path_of_argument "${sweep_word%%=*}" "${sweep_word#*=}")" ;;
+    --*) sweep_option="$sweep_word" ;;
+    *) sweep_word="$(path_of_argument "$sweep_option" "$sweep_word")" ;;
+  esac
   set -- "$@" "$sweep_word"
 done

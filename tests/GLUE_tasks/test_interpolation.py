@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from analysis import estimators
 from GLUE_tasks import Glue_interpolate, Glue_prune_oneshot, interpolation, model_pairs, pretrained
 from GLUE_tasks.transfers import Pruning, Strength
-from harness import run_folder, training
+from harness import records, run_folder, training
 from harness.content import sha256
 
 ROOT = Path(__file__).parents[2]
@@ -438,6 +438,44 @@ def test_listed_commands_are_the_same_lines(lines: Path, models: Path, tmp_path:
         assert row["validation_loss"] == result(twin)["levels"][row["level_index"]]["validation_loss"]
 
 
+def identity(folder: Path, trust_remote_code: bool = False, **options: bool) -> dict:
+    """The identity of the line from RTE's dense model to its pruned copy, with other options of the start's run."""
+    start = model_pairs.saved_model(folder / "dense_transfer/dense/41")
+    start = start._replace(arguments={**start.arguments, **options})
+    pair = model_pairs.pruned_pair(start, Strength(sparsity=0.37))
+    return interpolation.identity(
+        interpolation.Measurement(5, 60, 128, 42, trust_remote_code=trust_remote_code), pair
+    )  # fmt: skip
+
+
+def test_another_choice_of_the_weights_to_prune_is_another_line(models: Path):
+    line = identity(models / "rte")
+    assert line["pruning"] == {"noembed": True, "prune_new_head": False}
+    for option, value in (("noembed", False), ("prune_new_head", True)):
+        (changed,) = records.differences(line, identity(models / "rte", **{option: value}))
+        assert changed.startswith("pruning: ")
+    saved = [model_pairs.saved_model(models / "rte/dense_transfer/dense" / seed) for seed in ("41", "42")]
+    assert model_pairs.pruning_options(model_pairs.named_pair(*saved)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", {"hidden_act": "relu"}, "start_config_sha256"),
+        ("tokenizer_config.json", {"do_lower_case": True}, "start_tokenizer_sha256"),
+        ("modeling_own.py", None, "start_code_sha256"),
+    ],
+)
+def test_an_end_whose_files_were_edited_is_another(copied: Path, name: str, content: dict | None, said: str):
+    before, file = identity(copied, trust_remote_code=True), copied / "dense_transfer/dense/41/model" / name
+    file.write_text(json.dumps({**json.loads(file.read_text()), **content} if content else {}))
+    (changed,) = records.differences(before, identity(copied, trust_remote_code=True))
+    assert changed.startswith(f"{said}: ")
+    older = {name: value for name, value in before.items() if name not in (*records.END_FILES, "pruning")}
+    assert not records.differences(older, before) and not records.differences(older, identity(copied))
+    assert len({records.recipe(line, records.COORDINATES["line"]) for line in (older, before)}) == 1
+
+
 @pytest.fixture
 def error(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     """Call the script with a mistake; the last line that it prints before any model is loaded."""
@@ -611,7 +649,7 @@ def test_output_dir_without_the_placeholders(models: Path, tmp_path: Path, capsy
     assert "gives several runs the folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], ["--list_cells"]])
+@pytest.mark.parametrize("words", [[], ["--list_cells"], ["--overwrite", "--trust_remote_code"]])
 def test_lmc_trains_then_draws_the_lines(words: list[str], tmp_path: Path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$@"\n')
@@ -625,10 +663,11 @@ def test_lmc_trains_then_draws_the_lines(words: list[str], tmp_path: Path):
     assert "--task_name qqp stsb qnli rte" in training and "--seed 41 42" in training
     assert "runs/x/models/{task_name}/{transfer}/{strength}" in training
     lines = [shlex.split(line) for line in rest if line.startswith("GLUE_tasks/Glue_interpolate.py")]
-    if words:
+    if "--list_cells" in words:
         assert not rest
         return
     args = Glue_interpolate.parse(Glue_interpolate.make_parser(), lines[0][1:])
+    assert args.overwrite == args.trust_remote_code == bool(words)
     assert args.results_dir == Path("runs/x/models") and args.num_points == 31 and len(lines) == 1
     assert tuple(args.pairs) == model_pairs.KINDS and args.task_name == ["qqp", "stsb", "qnli", "rte"]
     assert rest[-1] == "scripts/plot_results.py --results_dir runs/x --output_dir runs/x/figures"

@@ -33,3 +33,10 @@ def test_bf16_and_float32_are_not_resumed_into_each_other(tmp_path: Path):
     progress = {"step": 1, "loss_sums": [0.0], "scheduler": {}, **checkpoints.origin({"mixed_precision": "auto"}, "no")}
     (tmp_path / "progress.json").write_text(json.dumps(progress))
     assert checkpoints.differences(tmp_path, wanted) == ["precision: 'bf16' here, 'no' there"]
+
+
+def test_a_run_that_ends_leaves_no_checkpoint_that_a_killed_process_had_begun(tmp_path: Path):
+    (tmp_path / "checkpoint.partial").mkdir()
+    (tmp_path / "checkpoint.partial" / "optimizer.bin").touch()
+    Checkpoints(tmp_path, {}).delete()
+    assert not any(tmp_path.iterdir())

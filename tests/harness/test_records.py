@@ -50,6 +50,33 @@ def test_paths_and_ways_to_carry_a_run_out_are_no_identity(record, values):
     assert changed(record, **values) == []
 
 
+def test_a_file_that_moves_from_training_to_evaluation_makes_another_run():
+    """Of which the hash of all files, in their order, knows nothing."""
+    hashes = {"data_sha256": "d1", "data_content_sha256": "d2"}
+    one = {**GLUE, **hashes, "train_file": ["a.jsonl", "b.jsonl"], "validation_file": ["c.jsonl"]}
+    other = {**GLUE, **hashes, "train_file": ["copy/a.jsonl"], "validation_file": ["b.jsonl", "c.jsonl"]}
+    assert differences(one, other) == ["num_train_files: 2 here, 1 there"]
+    assert not differences({**one, "train_file": ["x", "y"]}, one)
+
+
+@pytest.mark.parametrize(
+    ("record", "option", "meant", "other"),
+    [
+        (LLM, "answer_mode", "letter", "cloze"),
+        ({**LLM, "tasks": ["piqa"]}, "answer_mode", "cloze", "letter"),  # setting 5
+        (GLUE, "num_options", 5, 4),
+        (GLUE, "option_seed", 0, 1),
+        (GLUE, "winogrande_config", "winogrande_xl", "winogrande_l"),
+    ],
+)
+def test_a_default_that_is_typed_is_the_default_left_out(record: dict, option: str, meant: object, other: object):
+    """In either order; the recipes stay those that older runs have, which typed it too."""
+    typed = {**record, option: meant}
+    assert differences(record, typed) == differences(typed, record) == []
+    assert changed(record, **{option: other}) == changed(typed, **{option: other}) == [option]
+    assert recipe(record) != recipe(typed)
+
+
 @pytest.mark.parametrize(
     ("record", "name", "value"),
     [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from synthetic_runs import dense, run, write_tree
 
-from harness import leases, run_folder
+from harness import leases, run_folder, status
 
 
 def test_a_run_is_read_back_as_it_was_written(tmp_path):
@@ -46,6 +46,22 @@ def test_a_run_that_two_folders_reach_is_read_once(tmp_path, monkeypatch):
     write_tree(tmp_path / "qnli", run())
     monkeypatch.chdir(tmp_path)
     assert len(run_folder.read_runs(tmp_path, tmp_path / "qnli", "qnli")) == 1
+
+
+def test_links_are_followed_to_runs_elsewhere_and_each_is_read_once(tmp_path):
+    """A loop, a second link and the folder itself give no second run."""
+    tree, disk = tmp_path / "tree", tmp_path / "disk"
+    write_tree(tree, dense())
+    write_tree(disk, run(), run(strength=0.7))
+    (tree / "a").symlink_to(disk)
+    (tree / "b").symlink_to(disk / "001")
+    (tree / "c").symlink_to("000")
+    (disk / "loop").symlink_to(tree)
+    assert [row["folder"] for row in run_folder.read_runs(tree)] == [
+        str(tree / name) for name in ("000", "a/000", "a/001")
+    ]
+    assert len(run_folder.read_runs(tree, disk, tmp_path)) == 3
+    assert status.started_folders(tree) == [tree / name for name in ("000", "a/000", "a/001")]
 
 
 def test_an_unfinished_run_is_no_result(tmp_path):

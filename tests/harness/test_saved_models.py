@@ -34,6 +34,11 @@ def test_models_of_another_run_are_removed(tmp_path: Path, arguments: dict, envi
     assert left(tmp_path, ({**ONE, **arguments}, environment), (OTHER, {})) == kept
 
 
+def test_a_half_written_model_of_another_run_is_removed(tmp_path: Path):
+    (tmp_path / "model.partial").mkdir()
+    assert left(tmp_path, ({**ONE, "save_model": True}, {}), (OTHER, {})) == ["gptqmodel"]
+
+
 def test_what_no_run_is_known_to_have_written_stays(tmp_path: Path):
     assert left(tmp_path, (ONE, {})) == ["gptqmodel", "model"]
     (tmp_path / run_folder.ARGUMENTS_FILE).write_text('{"arguments": {"save_mo')
@@ -44,6 +49,13 @@ def test_what_no_run_is_known_to_have_written_stays(tmp_path: Path):
 def test_the_same_run_goes_on_with_its_model(tmp_path: Path):
     saved = {**ONE, "save_model": True}
     assert left(tmp_path, (saved, {}), (saved, {})) == ["gptqmodel", "model"]
+
+
+def test_a_streamed_model_goes_when_its_run_is_repeated_in_memory(tmp_path: Path):
+    """Else no record tells a later run of other options that it was written."""
+    assert left(tmp_path, (ONE, {"stream": True}), (ONE, {"stream": True})) == ["gptqmodel", "model"]
+    run_folder.start_run(tmp_path, ONE, {"stream": False})
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("option", ["model_name_or_path", "checkpoint"])

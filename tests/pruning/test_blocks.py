@@ -1,6 +1,7 @@
 """Streamed compression equals compression in memory bit for bit: for every architecture and dtype, after a kill too."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,18 @@ def test_a_killed_job_goes_on_at_its_block_and_ends_the_same(tiny_decoder: Path,
     for path in sorted((tmp_path / "whole").glob("*.safetensors")):
         once, again = load_file(path), load_file(out / path.name)
         assert all(torch.equal(once[key], again[key]) for key in once | again)
+
+
+def test_a_full_disk_is_an_error_before_the_hidden_states_are_mapped(tiny_decoder: Path, tmp_path: Path):
+    """Writing to a mapping that the disk has no room for would end the process without a word."""
+    storage = StreamedBlocks(tiny_decoder, tmp_path / "out", job="one")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            storage.activations(torch.Size((64, 64)), torch.float32, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_an_unfinished_job_of_another_kind_is_started_anew(tiny_decoder: Path, tmp_path: Path):

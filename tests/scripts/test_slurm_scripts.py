@@ -250,7 +250,10 @@ def test_a_sweep_that_fails_or_says_no_folder_submits_nothing(sweep: Path, envir
     del environment["OUT"]
     sweep.write_text("echo\n")
     assert 'has no line OUT="${OUT:-FOLDER}"; set OUT to the folder' in submit(sweep, environment).stderr
-    assert not Path(environment["CALLS"]).exists()
+    sweep.write_text('OUT="${OUT:-$HOME/runs}"\n')
+    done = submit(sweep, environment)
+    assert done.returncode == 2 and "is made of variables, $HOME/runs; set OUT to the folder it means" in done.stderr
+    assert not Path(environment["CALLS"]).exists() and not (ROOT / "$HOME").exists()
 
 
 SWEEPS = [

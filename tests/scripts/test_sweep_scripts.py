@@ -165,6 +165,24 @@ def test_relative_paths_are_those_of_the_caller(start, tmp_path):
     assert second[1:3] == ["--results_dir", f"{mine}/new/runs"]
 
 
+def test_what_a_path_option_takes_is_the_callers_if_it_is_there(start, tmp_path):
+    """In one word with the option too; a task or a text may have the name of a folder."""
+    mine = tmp_path / "my folder"
+    for folder in ("model", "data", "piqa", "c4", "tokens"):
+        (mine / folder).mkdir(parents=True)
+    (mine / "share.json").touch()
+    words, _ = start(
+        "setting5.sh", "--data_dir", "data", "--model_name_or_path=model", "--tasks", "piqa", "hellaswag",
+        "--calibration", "c4", "--calibration_field=tokens", "--allocation", "owl", "share.json", "--damping=.1",
+        folder=mine,
+    )  # fmt: skip
+    assert words[-13:] == [
+        "--data_dir", f"{mine}/data", f"--model_name_or_path={mine}/model", "--tasks", "piqa", "hellaswag",
+        "--calibration", "c4", "--calibration_field=tokens", "--allocation", "owl", f"{mine}/share.json",
+        "--damping=.1",
+    ]  # fmt: skip
+
+
 def test_defaults_are_those_of_the_project_wherever_it_is_called(start, tmp_path):
     first, second = start("human_gap.sh", folder=tmp_path, MCQ_TASKS="")
     after = dict(itertools.pairwise(first))
