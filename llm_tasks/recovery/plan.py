@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from harness import records, run_folder, training
 from harness.cells import Cell, check_folders
 from harness.content import model_content
+from harness.options import check_data_dir
 from llm_tasks import option_values, plan
 from llm_tasks.compressed_model import (
     Calibration,
@@ -72,6 +73,7 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
         ValueError: says what cannot be done.
     """
     given = asked.given
+    check_data_dir(given["data_dir"])
     names = ("weights", "revision", "trust_remote_code", "dtype")
     source = ModelSource(
         given["model_name_or_path"], torch.device("cpu"), **{name: given[name] for name in names}
