@@ -60,8 +60,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("--train_file and --validation_file go together")
     if bool(args.task_name) == bool(args.train_file) or bool(args.task_name) != bool(args.data_dir):
         parser.error("give either --data_dir and --task_name, or --train_file and --validation_file")
-    if args.data_dir and not args.data_dir.is_dir():
-        parser.error(f"--data_dir {args.data_dir}: no such folder")
+    options.check_data_dir(parser, args)
     options.check_text_columns(parser, args)
     if len(set(args.mixture)) > 1 and not args.max_train_samples:
         parser.error("several mixtures need --max_train_samples, the rows that each of them has")

@@ -71,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="which training rows, and the bootstrap's draws (default %(default)s)")  # fmt: skip
 
     placeholders = ("task_name", "pair", "strength", "seed", "fraction", "magnitude_scope", "setting")
-    add_cell_options(parser.add_argument_group("run").add_argument, placeholders, runs="lines")
+    add_cell_options(parser.add_argument_group("run"), placeholders, runs="lines")
     return parser
 
 
@@ -89,8 +89,7 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
     args.pairs = list(dict.fromkeys(args.pairs or model_pairs.KINDS))
     if (args.sparsity or args.nm_ratio) and "dense-pruned" not in args.pairs:
         parser.error("--sparsity and --nm_ratio are of dense-pruned, which --pairs leaves out")
-    if args.data_dir and not args.data_dir.is_dir():
-        parser.error(f"--data_dir {args.data_dir}: no such folder")
+    options.check_data_dir(parser, args)
     return args
 
 

@@ -18,13 +18,13 @@ from accelerate.tracking import get_available_trackers
 from GLUE_tasks.glue_data import name_of_files, subset_indices
 from GLUE_tasks.pretrained import PretrainedSource
 from GLUE_tasks.transfers import Pruning, Strength
-from harness import records
+from harness import options, records
 from harness.cells import Cell, check_listed, output_folders
 from harness.checkpoints import PROGRESS_FILE
 from harness.commands import print_commands, values
 from harness.models import add_model_options
 from harness.options import add_cell_options, checked, filled, filled_path, number, positive
-from harness.training import SCHEDULERS, Recipe
+from harness.training import SCHEDULERS, Recipe, check_warmup
 from pruning import magnitude
 from pruning.nm import valid_nm
 from pruning.transfers import TRANSFERS
@@ -101,7 +101,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--max_eval_samples", type=positive, help="evaluate the first rows only (default all)")
     _add_compression_options(parser.add_argument_group("compression").add_argument)
     _add_training_options(parser.add_argument_group("training").add_argument)
-    _add_run_options(parser.add_argument_group("run").add_argument)
+    _add_run_options(parser.add_argument_group("run"))
     return parser
 
 
@@ -136,16 +136,17 @@ def _add_training_options(add: Callable[..., argparse.Action]) -> None:
     add("--max_train_steps", type=positive, help="optimizer steps, instead of --num_train_epochs")
     add("--gradient_accumulation_steps", type=positive, default=1, help="batches per optimizer step (default 1)")
     add("--lr_scheduler_type", choices=SCHEDULERS, default="linear", help="learning rate schedule (default linear)")
-    add("--num_warmup_steps", type=number(int, 0, 10**9), help="warm-up steps (default 6 %% of all)")
+    add("--num_warmup_steps", type=number(int, 0, 10**9), help="warm-up steps, fewer than all (default 6 %% of all)")
     add("--mixed_precision", choices=("auto", "no", "bf16", "fp16"), default="auto",
         help="auto: bf16 where the CPU or GPU computes in it, else float32; weights stay float32")  # fmt: skip
     add("--seed", nargs="+", type=number(int, 0, 2**32 - 1), default=[42], metavar="SEED",
         help="random seed(s) of head, data sample, order of rows and dropout (default 42)")  # fmt: skip
 
 
-def _add_run_options(add: Callable[..., argparse.Action]) -> None:
+def _add_run_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add_cell_options(
-        add, ("task_name", "transfer", "strength", "fraction", "seed", "compression", "method", "setting"),
+        group, ("task_name", "transfer", "strength", "fraction", "seed", "compression", "method", "setting"),
         groups=("model", "task_name", "transfer", "compression", "strength", "fraction", "seed"),
     )  # fmt: skip
     add("--method", default="", help="any label, written to the results")
@@ -191,8 +192,15 @@ def check_data_options(parser: argparse.ArgumentParser, args: argparse.Namespace
         parser.error("give either --task_name or --train_file and --validation_file")
     if args.data_dir and not args.task_name:
         parser.error("--data_dir goes with --task_name")
-    if args.data_dir and not args.data_dir.is_dir():
-        parser.error(f"--data_dir {args.data_dir}: no such folder")
+    check_data_dir(parser, args)
+
+
+def check_data_dir(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """parser.error where --data_dir is given and cannot be read."""
+    try:
+        options.check_data_dir(args.data_dir)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def named_tasks(args: argparse.Namespace) -> list[Cell]:
@@ -240,8 +248,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
     _check_compression(parser, args)
     if args.report_to != "all" and not args.with_tracking:
         parser.error(f"--report_to {args.report_to} goes with --with_tracking")
-    if args.num_warmup_steps is not None and args.lr_scheduler_type == "constant":
-        parser.error("--num_warmup_steps: --lr_scheduler_type constant has none; constant_with_warmup has")
+    try:
+        check_warmup(args.num_warmup_steps, args.lr_scheduler_type, args.max_train_steps)
+    except ValueError as error:
+        parser.error(str(error))
     if args.report_to != "all":
         installed = [str(tracker) for tracker in get_available_trackers()]
         if args.report_to not in installed:

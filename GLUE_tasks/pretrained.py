@@ -159,6 +159,16 @@ def check_model(
     pruning.check_groups(model.base_model)
 
 
+def check_trained_head(source: PretrainedSource, auto_class: type) -> None:
+    """Raises ValueError where a checkpoint's config says that it is of another class, which lacks the task's head."""
+    saved, wanted = source.config().architectures, type(source.without_weights(None, auto_class)).__name__
+    if saved and wanted not in saved and auto_class in NEW_HEADS:
+        raise ValueError(
+            f"--num_train_epochs 0: {source.name} is a {', '.join(saved)}; the head that {wanted} adds must be trained "
+            "first"
+        )
+
+
 def check_room_for_text(source: PretrainedSource, max_length: int) -> None:
     """Raises ValueError where `max_length` leaves no room for text beside the special tokens around a pair."""
     special = source.tokenizer().num_special_tokens_to_add(pair=True)

@@ -197,12 +197,16 @@ def load_tasks(sweep: Sweep, kind: TaskKind) -> dict[tuple, LoadedTask]:
 def check_fit(sweep: Sweep, kind: TaskKind, tasks: Sequence[LoadedTask]) -> None:
     """Refuse, before weights are loaded, a model whose config does not fit --max_length, --nm_ratio or a head.
 
+    Without training the head has to be there.
+
     Raises:
         ValueError: names the option.
     """
     largest = max((task.num_labels for task in tasks), key=_size)
     pretrained.check_model(sweep.model, kind.auto_class, largest, sweep.max_length, sweep.pruning)
     pretrained.check_room_for_text(sweep.model, sweep.max_length)
+    if sweep.recipe.num_epochs == 0 and sweep.recipe.max_steps is None:
+        pretrained.check_trained_head(sweep.model, kind.auto_class)
 
 
 def _size(num_labels: int | None) -> int:

@@ -12,6 +12,7 @@ import math
 import os
 import statistics
 import string
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -55,11 +56,11 @@ def output_folders(template: str, cells: Iterable[Cell]) -> dict[Path, Cell]:
     """One folder per cell, from a template such as "runs/{task_name}/{strength}/{seed}".
 
     Raises:
-        ValueError: an unknown placeholder, a value that cannot name a folder, a path that is too long, or two cells
-            with the same folder (names the placeholders to add).
+        ValueError: braces that hold no placeholder or an unknown one, a value that cannot name a folder, a path that
+            is too long, or two cells with the same folder (names the placeholders to add).
     """
     cells = list(cells)
-    fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+    fields = _placeholders(template)
     allowed = set(cells[0])
     if fields - allowed:
         unknown = ", ".join(f"{{{name}}}" for name in sorted(fields - allowed))
@@ -86,6 +87,24 @@ def output_folders(template: str, cells: Iterable[Cell]) -> dict[Path, Cell]:
     return folders
 
 
+def _placeholders(template: str) -> set[str]:
+    """The names in the braces of a template.
+
+    Raises:
+        ValueError: a brace is not closed or not opened, or a placeholder has a conversion or a format.
+    """
+    try:
+        parsed = [part for part in string.Formatter().parse(template) if part[1] is not None]
+    except ValueError:  # in the words of Python's formats
+        parsed = None
+    if parsed is None or any(form or conversion for _, _, form, conversion in parsed):
+        raise ValueError(
+            f"--output_dir {template}: a placeholder is a name in braces and nothing else, such as {{seed}}; a brace "
+            "of the folder's own name is written twice"
+        )
+    return {field for _, field, _, _ in parsed}
+
+
 def _check_name(template: str, field: str, value: str) -> None:
     """Raises ValueError where a value cannot name a folder, or would lead out of the template's folders."""
     if value in ("", ".", "..") or "/" in value or os.sep in value or not value.isprintable():
@@ -104,16 +123,39 @@ def check_folders(arguments: Mapping[Path, dict[str, Any]], overwrite: bool = Fa
         DifferentRunError: a folder holds a complete run with other arguments (not with `overwrite`).
         ValueError: a folder cannot be written, and its run is not complete.
     """
+    pending: dict[Path, Path] = {}  # by what there is already: one of the runs that are to be written below
     for folder, identity in arguments.items():
         if not overwrite and run_folder.is_complete(folder):
             run_folder.check_same_run(folder, identity)
-        elif reason := run_folder.unwritable(folder):
+        else:
+            pending.setdefault(_existing(folder), folder)
+    for folder in pending.values():
+        if reason := unwritable(folder):
             raise ValueError(f"--output_dir {folder}: {reason}")
 
 
 def pending_runs(folders: Mapping[Path, Cell], overwrite: bool) -> dict[Path, Cell]:
     """The runs that are to be computed: those that are not complete, or all."""
     return {folder: cell for folder, cell in folders.items() if overwrite or not run_folder.is_complete(folder)}
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why no file can be written into a folder, which may not exist yet; None where one can."""
+    above = _existing(folder)
+    if not above.is_dir():
+        return f"{above} is a file, not a folder"
+    if not os.access(above, os.W_OK | os.X_OK):
+        return f"{above} is read-only"
+    try:  # what the permissions allow may be impossible all the same: in /proc, or where the disk is full
+        tempfile.TemporaryDirectory(dir=above).cleanup()
+    except OSError as error:
+        return f"{above} takes no new folder: {error.strerror}"
+    return None
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
 
 
 def check_listed(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from harness.errors import first_line
+from harness.options import check_data_dir
 
 SUFFIXES = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".parquet", ".parquet.gz")
 TABLE_SUFFIXES = (*SUFFIXES, ".csv.gz", ".csv")
@@ -412,9 +413,8 @@ def local_file(source: Source, data_dir: Path) -> Path:
     Raises:
         ValueError: there is none; says what was looked for and what is there.
     """
+    check_data_dir(data_dir)
     data_dir = Path(data_dir).expanduser()
-    if not data_dir.is_dir():
-        raise ValueError(f"--data_dir {data_dir} is no folder")
     candidates = (data_dir / source.folder / f"{source.split}{suffix}" for suffix in SUFFIXES)
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:

@@ -1,6 +1,7 @@
 """argparse types and options that all scripts share, and which options a command line has."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ def folder_template(value: str) -> str:
     return filled(value)
 
 
+def check_data_dir(data_dir: Path | None) -> None:
+    """Raises ValueError where a folder of data sets is given that is none, or that cannot be read."""
+    if data_dir is not None and not (folder := Path(data_dir).expanduser()).is_dir():
+        raise ValueError(f"--data_dir {folder} is no folder")
+    if data_dir is not None and not os.access(folder, os.R_OK | os.X_OK):
+        raise ValueError(f"--data_dir {folder} cannot be read: permission denied")
+
+
 def typed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> set[str]:
     """Names of the options that a command line gives, even if with their default; `argv` None is sys.argv."""
     untouched = object()
@@ -70,20 +79,25 @@ def group_names(text: str) -> list[str]:
 
 
 def add_cell_options(
-    add: Callable[..., argparse.Action], placeholders: Sequence[str], groups: Sequence[str] = (), runs: str = "cells"
-) -> None:
+    group: argparse._ArgumentGroup, placeholders: Sequence[str], groups: Sequence[str] = (), runs: str = "cells",
+    dry_run: str = "",
+) -> None:  # fmt: skip
     """Add the options that say where runs are written and which are computed, the same for every script.
 
     Args:
         placeholders: those of --output_dir, for the help text.
         groups: names that --group_by allows; the first two are its example. If empty, there is no --group_by.
         runs: what the help text calls the runs of a sweep.
+        dry_run: help text of --dry_run, which excludes --list_cells. If empty, there is no --dry_run.
     """
+    add, add_exclusive = group.add_argument, group.add_mutually_exclusive_group().add_argument
     add("--output_dir", type=folder_template, required=True,
         help=f"the run's folder; for several {runs} a template with "
         + " ".join(f"{{{name}}}" for name in placeholders))  # fmt: skip
     add("--overwrite", action="store_true", help="replace complete runs")
-    add("--list_cells", action="store_true", help="print one single-cell command per line and stop")
+    add_exclusive("--list_cells", action="store_true", help="print one single-cell command per line and stop")
+    if dry_run:
+        add_exclusive("--dry_run", action="store_true", help=dry_run)
     if groups:
         add("--group_by", type=checked(group_names), metavar="NAMES",
             help=f"with --list_cells: one command for all cells with equal values of these names: {', '.join(groups)}; "

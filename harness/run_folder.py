@@ -106,14 +106,6 @@ def _sync_names(folder: Path) -> None:
         os.close(descriptor)
 
 
-def unwritable(folder: Path) -> str | None:
-    """Why no file can be written into a folder, which may not exist yet; None where one can."""
-    above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not above.is_dir():
-        return f"{above} is a file, not a folder"
-    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} is read-only"
-
-
 def start_run(folder: Path, arguments: dict[str, Any], environment: dict[str, Any]) -> None:
     """Write args.json of a run that starts; files of an earlier run are removed, all_results.json first, models last.
 

@@ -72,13 +72,36 @@ class Recipe:
     checkpointing_steps: int | str | None = None  # optimizer steps between checkpoints, or "epoch"
 
     def warmup_of(self, num_steps: int) -> int:
-        """Warm-up steps of a training of `num_steps` optimizer steps."""
+        """Warm-up steps of a training of `num_steps` optimizer steps.
+
+        Raises:
+            ValueError: see check_warmup.
+        """
+        check_warmup(self.warmup_steps, self.scheduler, num_steps)
         return self.warmup_steps if self.warmup_steps is not None else int(WARMUP_FRACTION * num_steps)
 
     def saves_after(self, step: int, steps_per_epoch: int) -> bool:
         """Whether a checkpoint is due after this optimizer step, counted from 1."""
         every = steps_per_epoch if self.checkpointing_steps == "epoch" else self.checkpointing_steps
         return every is not None and step % every == 0
+
+
+def check_warmup(warmup_steps: int | None, scheduler: str, num_steps: int | None) -> None:
+    """Refuse a warm-up that the schedule does not have, or in which the training ends below its learning rate.
+
+    Args:
+        warmup_steps: None = WARMUP_FRACTION of all steps.
+        num_steps: optimizer steps of the training; None where they are not known yet.
+    Raises:
+        ValueError: names the options.
+    """
+    if warmup_steps is not None and scheduler == "constant":
+        raise ValueError("--num_warmup_steps: --lr_scheduler_type constant has none; constant_with_warmup has")
+    if warmup_steps and num_steps is not None and warmup_steps >= num_steps:
+        raise ValueError(
+            f"--num_warmup_steps {warmup_steps}: the training has {num_steps} steps (--max_train_steps, or what "
+            "--num_train_epochs gives) and would never reach --learning_rate; allowed are fewer than it has"
+        )
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import records
 from harness.models import add_model_options
-from harness.options import add_cell_options, checked, filled, filled_path, number, positive, typed
+from harness.options import add_cell_options, check_data_dir, checked, filled, filled_path, number, positive, typed
 from llm_tasks.checkpoints.checkpoint_files import check_labels
 from llm_tasks.compressions import check_compression, method_of, missing_strength, parts
 from llm_tasks.engine.chat import template_values
@@ -208,12 +208,14 @@ def add_calibration(parser: argparse.ArgumentParser, default: str = "c4") -> Non
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("run").add_argument
+    group = parser.add_argument_group("run")
+    add = group.add_argument
     add("--data_dir", type=filled_path, help="read data sets from DIR/<dataset>/…; without it the hub")
     add("--seed", nargs="+", type=number(int, 0, 2**32 - 1), default=[0], metavar="SEED",
         help="calibration windows, and what else is drawn (default 0)")  # fmt: skip
     add_cell_options(
-        add, ("compression", "strength", "seed"), groups=("model", "compression", "setting", "strength", "seed")
+        group, ("compression", "strength", "seed"), groups=("model", "compression", "setting", "strength", "seed"),
+        dry_run="print the runs that are missing, what they need of memory and disk, and where; load nothing",
     )  # fmt: skip
     add("--save_model", action="store_true", help="write the compressed model to <output_dir>/model")
     add("--export", choices=("gptqmodel",),
@@ -226,8 +228,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "batches side by side. Results are the same to rounding; this is how to check them")  # fmt: skip
     add("--stream", action="store_true",
         help="for a model larger than memory: block by block from its files to <output_dir>/model")  # fmt: skip
-    add("--dry_run", action="store_true",
-        help="print the runs that are missing, what they need of memory and disk, and where; load nothing")  # fmt: skip
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
@@ -376,7 +376,7 @@ def check_strengths(given: Given) -> None:
 
 
 def check_together(given: Given) -> None:
-    """Refuse options that do not go together, and a device that is not there.
+    """Refuse options that do not go together, and a device or a --data_dir that is not there.
 
     Raises:
         ValueError: names them.
@@ -408,6 +408,7 @@ def check_together(given: Given) -> None:
     if given["export"] and given["stream"]:
         raise ValueError("--export packs a model that is in memory; with --stream one block is")
     device_of(given)
+    check_data_dir(given["data_dir"])
 
 
 def check_checkpoints(given: Given) -> None:

@@ -17,8 +17,8 @@ A file holds one of the two kinds.
 
 Optional are `context`, a text that stands before the question, and `level`, which every item has or none. Levels that
 are numbers are difficulties, larger is harder; others go from easy to hard as they first appear. Items that differ in
-context alone are the same item, so that a question may stand at several levels, with more or less help. --max_items
-takes so many of each level.
+context alone are the same item, so that a question may stand at several levels, with more or less help. Other fields
+are not read; the log names them. --max_items takes so many of each level.
 
 How to read the result: summary.md says for every level what the dense model scores, and for every strength how much of
 that is lost, with its 95 % interval; the largest strength whose interval still holds 0 is as far as your items can tell

@@ -75,7 +75,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """The options of this script, and the words that are the measuring script's, which are checked as options."""
-    args, rest = make_parser().parse_known_args(argv)
+    parser = make_parser()
+    args, rest = parser.parse_known_args(argv)
+    if args.list_cells and "--dry_run" in rest:
+        parser.error("argument --dry_run: not allowed with argument --list_cells")
     measuring(rest, args.output_dir)
     return args, rest
 

@@ -30,6 +30,7 @@ from analysis.sizes import NM_PAIR
 from analysis.table import OWN_TASK, Row, csv_text, is_fine_tuning_run, is_level_run, with_metric
 from analysis.tolerance import ALL_PASS, NONE_PASSES
 from harness import options, run_folder
+from harness.cells import unwritable
 
 SCORES_ENDING = "_junk_dna.csv"
 
@@ -65,7 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--output {args.output}: must end in .md or .csv")
         if not args.output.parent.is_dir():
             parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
-        if reason := "it is a folder" if args.output.is_dir() else run_folder.unwritable(args.output.parent):
+        if reason := "it is a folder" if args.output.is_dir() else unwritable(args.output.parent):
             parser.error(f"--output {args.output}: cannot be written, {reason}")
     return args
 

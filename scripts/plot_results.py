@@ -25,6 +25,7 @@ from analysis.kinds import ORIGINAL_NAMES, Plot, describe, original_figures
 from analysis.resampling import RESAMPLES
 from analysis.table import csv_text, with_metric
 from harness import run_folder
+from harness.cells import unwritable
 from harness.folders import folders_with
 from harness.options import filled_path
 
@@ -79,7 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--resamples {args.resamples}: must be 100 or more")
     if args.dpi < 1:
         parser.error(f"--dpi {args.dpi}: must be 1 or more")
-    if reason := run_folder.unwritable(args.output_dir):
+    if reason := unwritable(args.output_dir):
         parser.error(f"--output_dir {args.output_dir}: cannot be written, {reason}")
     for folder in args.results_dir:
         if not folder.is_dir():

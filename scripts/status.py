@@ -8,9 +8,10 @@ cells that are still to be done, for xargs or a job array:
 
     python scripts/status.py runs/setting5 cells.txt --print_lines failed stopped missing >rest.txt
 
-Exit code: 0 all cells are done (or their lines are printed); 1 some failed; 2 a wrong option or list; 3 none failed,
-but some run, were stopped before their end, or are missing. It only reads (and touches one file, to learn what the file
-system's clock says), needs no torch, and may run anywhere that sees the folder, while the sweep runs.
+Exit code: 0 all cells are done (or their lines are printed); 1 some failed; 2 a wrong option or list, or no cell at
+all; 3 none failed, but some run, were stopped before their end, or are missing. It only reads (and touches one file, to
+learn what the file system's clock says), needs no torch, and may run anywhere that sees the folder, while the sweep
+runs.
 """
 
 import argparse
@@ -75,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
                 print_lines(line for line, folder in listed if status.state_of(folder, now)[0] in args.print_lines)
                 return 0
             report = status.survey((folder for _, folder in listed), now, args.show)
+    if not any(report.counts.values()):
+        empty = f"TREE {args.tree}: no run was started there" if args.list is None else f"LIST {args.list}: no command"
+        raise ValueError(empty)
     print_report(report, args.tree)
     return status.exit_code(report.counts)
 

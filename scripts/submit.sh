@@ -15,7 +15,7 @@
 #                      array may be)
 #   --group_by NAMES   give each task all cells with equal values of these, such as model,compression, instead of one cell:
 #                      less time goes into loading
-#   --dry_run          write the lists, print the sbatch commands, submit nothing
+#   --dry_run          write the lists, print the sbatch commands, submit nothing; also after the sweep's name
 set -euo pipefail
 
 CPUS="${CPUS:-4}"
@@ -49,6 +49,15 @@ done
 [[ $# -ge 1 ]] || stop "usage: bash scripts/submit.sh [OPTIONS] SWEEP [OPTIONS OF THE SWEEP]"
 sweep="$1"
 shift
+options=() # of the sweep
+for word in "$@"; do
+  case "$word" in
+    --dry_run) dry_run=1 ;;
+    --list_cells | --help | -h) stop "$word after the sweep's name would submit jobs; give it to the sweep itself" ;;
+    *) options+=("$word") ;;
+  esac
+done
+set -- "${options[@]}"
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 [[ "$sweep" == */* ]] || sweep="$root/scripts/${sweep%.sh}.sh"
 [[ -f "$sweep" ]] || stop "there is no sweep $sweep"
@@ -88,6 +97,7 @@ else
   python scripts/status.py "$OUT" "$jobs/cells.txt" --print_lines failed stopped missing >"$jobs/tasks.txt"
 fi
 cells=$(wc -l <"$jobs/cells.txt")
+((cells > 0)) || stop "$sweep --list_cells printed no command"
 lines=$(wc -l <"$jobs/tasks.txt")
 
 largest=$({ scontrol show config 2>/dev/null || true; } | sed -n 's/^MaxArraySize\s*=\s*//p')

@@ -195,6 +195,20 @@ LAYERS = [
            ("mine.json: '0' names", "leaves dense")),
 ]  # fmt: skip
 
+PLACES = [
+    Broken("a data folder that nothing reads", OWN, own_task(CHOICES, "--data_dir", "nowhere"),
+           ("--data_dir nowhere is no folder",)),
+    Broken("a list and a dry run", OWN, own_task(CHOICES, "--list_cells", "--dry_run"),
+           ("--dry_run: not allowed with argument --list_cells",)),
+    Broken("a folder of the kernel", OWN, own_task(CHOICES, "--output_dir", "/proc/run"),
+           ("--output_dir /proc/run: /proc ",)),
+] + [
+    Broken(f"a folder named {template}", OWN,
+           own_task(CHOICES, "--output_dir", template.replace("{", "{{").replace("}", "}}")),
+           (f"--output_dir {template}: a placeholder is a name in braces and nothing else, such as {{seed}}",))
+    for template in ("x/{seed", "x/}", "{", "{seed!r}", "{seed!x}", "{seed:d}", "{seed:{strength}}")
+]  # fmt: skip
+
 VALUES = [
     Broken(f"sparsity {value}", PERPLEXITY, strengths("wanda", f"--sparsity={value}"),
            (f"--sparsity: {value} is outside [0, 1)",))
@@ -248,4 +262,4 @@ EMPTY = [
     for script, make in ((PERPLEXITY, language_model), (GLUE, fine_tuning))
 ]  # fmt: skip
 
-CASES: list[Broken] = [*OF_LM_EVAL, *UNOBEYED, *LAYERS, *VALUES, *EMPTY]
+CASES: list[Broken] = [*OF_LM_EVAL, *UNOBEYED, *LAYERS, *PLACES, *VALUES, *EMPTY]

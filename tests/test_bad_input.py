@@ -248,6 +248,20 @@ def test_length_that_the_model_cannot_take(error):
     assert "takes at most 32 tokens" in error(max_length=33)
 
 
+def test_a_warm_up_that_outlasts_the_training(error):
+    words = ("--max_train_steps", 3, "--num_warmup_steps")
+    assert "--num_warmup_steps 3: the training has 3 steps (--max_train_steps" in error(*words, 3)
+
+
+def test_no_training_for_a_new_head(error):
+    assert "the head that BertForSequenceClassification adds must be trained first" in error("--num_train_epochs", 0)
+
+
+def test_a_folder_of_the_kernel_takes_no_run(error):
+    """Its permissions let root write."""
+    assert "--output_dir /proc/run: /proc " in error(output_dir="/proc/run")
+
+
 def test_resume_from_a_folder_without_a_checkpoint(error, tmp_path: Path):
     assert "no checkpoint (progress.json) there" in error("--resume_from_checkpoint", tmp_path)
 

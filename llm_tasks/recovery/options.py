@@ -89,24 +89,24 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="weight decay of AdamW, not on biases and norms (default %(default)s)")  # fmt: skip
     add("--lr_scheduler_type", choices=training.SCHEDULERS, default="linear",
         help="learning rate schedule (default linear)")  # fmt: skip
-    add("--num_warmup_steps", type=number(int, 0, 10**9), help="warm-up steps (default 6 %% of all)")
+    add("--num_warmup_steps", type=number(int, 0, 10**9), help="warm-up steps, fewer than all (default 6 %% of all)")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("run").add_argument
+    group = parser.add_argument_group("run")
+    add = group.add_argument
     add("--data_dir", type=filled_path, help="read c4 and wikitext2 from DIR/<dataset>/…; without it the hub")
     add("--seed", nargs="+", type=number(int, 0, 2**32 - 1), default=[0], metavar="SEED",
         help="calibration windows, training windows and their order (default 0)")  # fmt: skip
     add_cell_options(
-        add, ("compression", "strength", "transfer", "seed"),
+        group, ("compression", "strength", "transfer", "seed"),
         groups=("model", "compression", "strength", "transfer", "seed"),
+        dry_run="print the runs that are missing and what they need of memory and disk; load nothing",
     )  # fmt: skip
     add("--checkpointing_steps", type=positive, metavar="STEPS",
         help="save a checkpoint this often; after a kill the same command resumes from it to the same bits. On SIGTERM "
         "and SIGUSR1 one is saved in any case")  # fmt: skip
     add("--tokens_per_batch", type=positive, help="tokens computed at once for calibration and perplexity")
-    add("--dry_run", action="store_true",
-        help="print the runs that are missing and what they need of memory and disk; load nothing")  # fmt: skip
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> Asked:
@@ -148,8 +148,7 @@ def check(given: Given, names: set[str]) -> None:
         raise ValueError(f"--compression {DENSE}: nothing is pruned, so that --transfer can be {CONTROL} alone")
     if set(given["transfer"]) == {CONTROL} and set(given["compression"]) != {DENSE}:
         raise ValueError(f"--transfer {CONTROL} prunes nothing: --compression can be {DENSE} alone")
-    if given["num_warmup_steps"] is not None and given["lr_scheduler_type"] == "constant":
-        raise ValueError("--num_warmup_steps: --lr_scheduler_type constant has none; constant_with_warmup has")
+    training.check_warmup(given["num_warmup_steps"], given["lr_scheduler_type"], given["max_train_steps"])
     if job_size() > 1:
         raise ValueError("recover.py trains in one process: start it without accelerate launch or torchrun, and one "
                          "command of --list_cells for each GPU")  # fmt: skip

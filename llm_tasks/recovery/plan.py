@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from harness import records, training
 from harness.cells import Cell, check_folders, pending_runs
 from harness.content import model_content
+from harness.options import check_data_dir
 from llm_tasks import option_values, plan
 from llm_tasks.compressed_model import (
     Calibration,
@@ -69,6 +70,7 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> RecoveryPlan:
         ValueError: says what cannot be done.
     """
     given = asked.given
+    check_data_dir(given["data_dir"])
     names = ("weights", "revision", "trust_remote_code", "dtype")
     source = ModelSource(
         given["model_name_or_path"], torch.device("cpu"), **{name: given[name] for name in names}

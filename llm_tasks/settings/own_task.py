@@ -15,7 +15,7 @@ from llm_tasks.levels import ANSWER_OPTIONS, BY_DENSE, CHOICE_OPTIONS, Level, Se
 from llm_tasks.tasks import lm_eval_tasks
 from llm_tasks.tasks.lm_eval_levels import Item, items_of, make_level
 from llm_tasks.tasks.lm_eval_tasks import TaskLevel
-from llm_tasks.tasks.own import Row, read_task, sample_level, split_levels
+from llm_tasks.tasks.own import Row, log_unread, read_task, sample_level, split_levels
 from llm_tasks.tasks.own import make_level as level_of_rows
 
 DIFFICULTIES = ("given", "dense", "human")
@@ -114,6 +114,7 @@ def load(values: Values) -> list[Row] | list[tuple[TaskLevel, list[Item], str]]:
     if "length_normalized" in values.typed and reader_of(rows, values) != "cloze":
         raise ValueError("--length_normalized is obeyed by --answer_mode cloze; the default is letter")
     check_humans([name for name, *_ in split_levels(rows)], values)
+    log_unread(values.task_file, rows)
     return rows
 
 

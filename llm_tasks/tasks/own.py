@@ -1,5 +1,6 @@
 """A user's task: the rows of a file, checked, as levels of prompts."""
 
+import difflib
 import logging
 import math
 from collections.abc import Sequence
@@ -24,6 +25,11 @@ from llm_tasks.levels import (
 logger = logging.getLogger(__name__)
 
 ONLY_LEVEL = "all"  # name of the level of a file without levels
+READ = {
+    "choices": {"question", "choices", "answer", "context", "level"},
+    "answers": {"question", "answers", "context", "level"},
+}  # fields that are read, by kind of row
+ALIKE = 0.7  # similarity from which a name may be another one misspelt: "lvl" is "level", "label" is not
 
 
 class Row(NamedTuple):
@@ -36,6 +42,7 @@ class Row(NamedTuple):
         level: None if the file has no levels.
         choices, gold: options and index of the right one; empty and None if `answers` are given.
         answers: all texts that are right; empty if `choices` are given.
+        fields: names of all fields that the row has.
     """
 
     where: str
@@ -47,6 +54,7 @@ class Row(NamedTuple):
     choices: tuple[str, ...]
     gold: int | None
     answers: tuple[str, ...]
+    fields: tuple[str, ...]
 
     @property
     def kind(self) -> str:
@@ -99,7 +107,18 @@ def read_row(row: dict[str, Any], where: str) -> Row:
     level = read_level(row["level"], where) if "level" in row else None
     item = item_id(question, *choices, *answers)
     group = item_id(context) if context else item
-    return Row(where, item, group, question, context, level, choices, gold, answers)
+    return Row(where, item, group, question, context, level, choices, gold, answers, tuple(row))
+
+
+def log_unread(path: Path, rows: Sequence[Row]) -> None:
+    """Log which fields of a file nothing reads, each with the missing field that its name may stand for."""
+    held, read = {name for row in rows for name in row.fields}, READ[rows[0].kind]
+    names = []
+    for name in sorted(held - read):
+        near = difflib.get_close_matches(name.lower(), read - held, 1, ALIKE)
+        names.append(f"{name} (did you mean {near[0]}?)" if near else name)
+    if names:
+        logger.info("%s: fields not read: %s", path, ", ".join(names))
 
 
 def read_level(level: object, where: str) -> str | float:

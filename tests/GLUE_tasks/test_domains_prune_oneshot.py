@@ -151,7 +151,7 @@ def test_second_call_and_listed_cells_compute_nothing(swept, options, monkeypatc
         (["--task_name", "moods"], "there is no folder moods"),
         (["--train_file", "a.csv"], "--train_file and --validation_file go together"),
         (["--train_file", "a.csv", "--validation_file", "a.csv"], "give either --data_dir and --task_name, or"),
-        (["--data_dir", "nowhere"], "--data_dir nowhere: no such folder"),
+        (["--data_dir", "nowhere"], "--data_dir nowhere is no folder"),
     ],
 )  # fmt: skip
 def test_mistakes_are_found_before_a_model_loads(options, words, message, tmp_path: Path, capsys, monkeypatch):

@@ -520,7 +520,7 @@ def test_folders_that_are_not_there(error, models: Path, tmp_path: Path):
     nowhere = tmp_path / "nowhere"
     assert f"--results_dir {nowhere}: no such folder" in error("--results_dir", nowhere)
     assert f"{nowhere}: no such folder" in error("--start", nowhere, "--sparsity", 0.5)
-    assert f"--data_dir {nowhere}: no such folder" in error("--results_dir", models, "--data_dir", nowhere)
+    assert f"--data_dir {nowhere} is no folder" in error("--results_dir", models, "--data_dir", nowhere)
     assert f"{tmp_path} holds no complete run of Glue_prune_oneshot.py" in error("--start", tmp_path, "--sparsity", 0.5)
 
 

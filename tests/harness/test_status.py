@@ -101,6 +101,8 @@ def test_the_lines_of_what_is_left_are_printed(sweep: Path, script: ModuleType, 
     printed = capsys.readouterr().out
     wanted = [line for line in Path("cells.txt").read_text().splitlines() if line.endswith(("/c", "/e", "/f", "/g"))]
     assert printed.splitlines() == wanted
+    write_list("ab")
+    assert script.main(["runs", "cells.txt", "--print_lines", "missing"]) == 0 and not capsys.readouterr().out
 
 
 def test_a_finished_run_with_a_leftover_owner_is_done(sweep: Path):
@@ -131,12 +133,16 @@ def test_a_list_whose_lines_end_in_crlf_is_read_and_its_lines_handed_on_without(
         (["elsewhere"], "TREE: there is no folder elsewhere; a sweep that has not begun needs its list"),
         (["runs", "--print_lines", "failed"], "--print_lines prints lines of LIST; give one"),
         (["runs/a", "cells.txt"], "line 2: runs/b is not below runs/a; run this where the list was made"),
+        (["empty"], "TREE empty: no run was started there"),
+        (["runs", "empty.txt"], "LIST empty.txt: no command"),
         (["runs", "grouped.txt"], "line 1: a command for several cells"),
     ],
 )
 def test_mistakes_are_named(
     argv: list[str], message: str, sweep: Path, script: ModuleType, capsys: pytest.CaptureFixture
 ):
+    Path("empty").mkdir()
+    Path("empty.txt").write_text("\n")
     Path("grouped.txt").write_text("python x.py --output_dir 'runs/{seed}'\n")
     with pytest.raises(SystemExit) as stopped:
         script.main(argv)

@@ -209,6 +209,19 @@ def test_a_level_in_some_rows_only_is_refused(levels: tuple[dict[str, Any], ...]
         read_task(write(*({**CHOICE, **level} for level in levels)))
 
 
+def test_fields_that_nothing_reads_are_logged_with_the_name_that_was_meant(
+    write: Write, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    own_task.load(options_of(write({**CHOICE, "Context": "x", "id": 7, "question_id": 1}, {**CHOICE, "lvl": 2})))
+    own_task.load(options_of(write({**ANSWER, "answer": "A", "label": "x", "level": 0})))
+    own_task.load(options_of(write(CHOICE)))
+    assert [message.partition("mine.jsonl: ")[2] for message in caplog.messages] == [
+        "fields not read: Context (did you mean context?), id, lvl (did you mean level?), question_id",
+        "fields not read: answer, label",
+    ]
+
+
 def test_bad_files_and_modes(write: Write, tmp_path: Path):
     with pytest.raises(ValueError, match=r"there is no file .*nothing.jsonl"):
         own_task.load(options_of(tmp_path / "nothing.jsonl"))

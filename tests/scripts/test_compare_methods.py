@@ -167,6 +167,7 @@ BAD = [
     (["--kernel", "fast"], "unrecognized arguments: --kernel fast"),
     (["--compression", "rtn", "--targets", "0.05"], "--targets 0.05: no strength comes within 0.03 of one"),
     (["--compression", "magnitude", "--damping", "0.1"], "--damping is obeyed by"),
+    (["--list_cells", "--dry_run"], "--dry_run: not allowed with argument --list_cells"),
     (["--settings", "9"], "--settings: invalid choice: 9"),
 ]
 

@@ -171,8 +171,10 @@ def sweep(tmp_path: Path, environment: dict[str, str]) -> Path:
     return tmp_path / "mine.sh"
 
 
-def submit(sweep: Path | str, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess:
-    words = ["bash", str(ROOT / "scripts/submit.sh"), *options, str(sweep)]
+def submit(
+    sweep: Path | str, environment: dict[str, str], *options: str, of_sweep: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess:
+    words = ["bash", str(ROOT / "scripts/submit.sh"), *options, str(sweep), *of_sweep]
     return subprocess.run(words, env=environment, capture_output=True, text=True)
 
 
@@ -196,8 +198,7 @@ def test_what_is_not_complete_is_submitted_and_the_figures_after_it(sweep: Path,
 
 
 def test_what_is_to_be_overwritten_is_submitted_though_it_is_complete(sweep: Path, environment: dict[str, str]):
-    words = ["bash", str(ROOT / "scripts/submit.sh"), str(sweep), "--overwrite"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    done = submit(sweep, environment, of_sweep=("--overwrite",))
     assert done.returncode == 0 and "3 cells, 3 commands to run" in done.stdout
     assert "--array=1-3 " in submitted(environment)[0]
 
@@ -221,10 +222,16 @@ def test_a_complete_sweep_submits_its_figures_alone(sweep: Path, environment: di
     assert "--wrap=" in figures and "dependency" not in figures
 
 
-def test_a_dry_run_submits_nothing(sweep: Path, environment: dict[str, str]):
-    done = submit(sweep, environment, "--dry_run")
+@pytest.mark.parametrize(
+    ("before", "after", "tasks"),
+    [(["--dry_run"], (), 2), ([], ("--dry_run",), 2), ([], ("--overwrite", "--dry_run"), 3)],
+)
+def test_a_dry_run_submits_nothing_wherever_it_is_asked_for(
+    before: list[str], after: tuple[str, ...], tasks: int, sweep: Path, environment: dict[str, str]
+):
+    done = submit(sweep, environment, *before, of_sweep=after)
     assert done.returncode == 0 and not submitted(environment)
-    assert "sbatch --parsable --job-name=mine --array=1-2 " in done.stderr
+    assert f"sbatch --parsable --job-name=mine --array=1-{tasks} " in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -242,6 +249,20 @@ def test_mistakes_of_a_submission_are_named(
 ):
     done = submit(sweep_name, environment, *options)
     assert done.returncode == 2 and message in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--list_cells", "--help"])
+def test_who_asks_for_a_list_or_for_help_submits_nothing(option: str, sweep: Path, environment: dict[str, str]):
+    done = submit(sweep, environment, of_sweep=(option,))
+    assert done.returncode == 2 and f"{option} after the sweep's name would submit jobs" in done.stderr
+    assert not Path(environment["CALLS"]).exists()
+
+
+def test_a_sweep_without_a_cell_submits_nothing(sweep: Path, environment: dict[str, str]):
+    sweep.write_text('OUT="${OUT:-runs/mine}"\n')
+    done = submit(sweep, environment)
+    assert done.returncode == 2 and "mine.sh --list_cells printed no command" in done.stderr
+    assert not Path(environment["CALLS"]).exists()
 
 
 def test_a_sweep_that_fails_or_says_no_folder_submits_nothing(sweep: Path, environment: dict[str, str]):
