@@ -22,7 +22,7 @@ import scipy.special
 import scipy.stats
 
 from analysis import estimators, resampling
-from analysis.outcomes import ItemReader, coarsest
+from analysis.outcomes import ItemReader, joined_groups
 from analysis.replicates import named_generator
 from analysis.resampling import FEW_CLUSTERS, MIN_CLUSTERS, Replicates, Scores
 from analysis.table import DENSE_POINT, LEVEL_KEY, Row, grouped, runs_of_points, select
@@ -190,7 +190,7 @@ def compare(compressed: dict[int, Answers | None], dense: dict[int, Answers | No
     }
     missing, kl_of = _add_answers(values, pairs)
     is_binary = len(flat) == 1 and all(np.isin(answers.scores, (0, 1)).all() for answers in flat[0])
-    groups = coarsest([one.groups for pair in flat for one in pair])
+    groups = joined_groups([one.groups for pair in flat for one in pair])
     return Compared(groups, values, tuple(compressed), kl_of, missing, is_binary)
 
 

@@ -9,7 +9,7 @@ from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
 from analysis.curves import curve_statistics, level_curves, order_cells, slope_order
 from analysis.flips import flip_table
-from analysis.outcomes import ItemReader, Outcomes, paired_differences
+from analysis.outcomes import ItemReader, Outcomes, aligned, paired_differences
 from analysis.replicates import resampled_curves
 from analysis.sizes import amount
 from analysis.table import LEVEL_COLUMNS, csv_text, figure_sets, level_sets, level_table, with_metric
@@ -137,6 +137,26 @@ def test_where_runs_disagree_in_groups_the_coarser_ones_count(tmp_path):
         (flipped,) = flip_table(rows, table, 100)
         found[name] = table[1]["points_stderr"], flipped["clusters"]
     assert found["new"] == found["mixed"] == found["mixed the other way"] and found["new"][1] == 10
+
+
+def test_groups_are_joined_that_any_run_joins():
+    """Of five items one run has a and b in one group, the other b and c; d and e are not joined by any."""
+    one = Outcomes(np.array(["a", "b", "c", "d"]), np.array(["x", "x", "c", "d"]), np.ones(4))
+    other = Outcomes(np.array(["b", "c", "d", "e"]), np.array(["y", "y", "d", "e"]), np.zeros(4))
+    for runs in ([one, other], [other, one]):
+        scores, groups = aligned(runs)
+        assert len(set(groups[:3])) == 1 and groups[3:].tolist() == ["d", "e"] and scores.shape == (2, 5)
+    alike = other._replace(items=one.items, groups=np.array(["a", "y", "y", "d"]))
+    assert len(set(aligned([one, alike])[1][:3])) == 1
+
+
+def test_a_run_that_lacks_an_item_and_groups_none_leaves_documents_whole(tmp_path):
+    """Five documents of four items each, the last run without one item: no run makes twenty groups of them."""
+    items, documents = ([f"{name}{number // size}" for number in range(20)] for name, size in (("i", 1), ("d", 4)))
+    runs = [level_run(levels={"a": [1.0] * 20}, items=items, groups=documents)]
+    runs.append(level_run("wanda", 0.5, {"a": [1.0] * 10 + [0.0] * 9}, items=items[:19], groups=items[:19]))
+    ((_, own, _),) = resampled_curves(run_folder.read_runs(write_tree(tmp_path, *runs)), 100, 0).popitem()[1]
+    assert (own.points.items, own.points.clusters) == (19, 5)
 
 
 def test_items_that_one_side_lacks_are_left_out_and_counted(table):
