@@ -25,7 +25,7 @@ from analysis import estimators, resampling
 from analysis.outcomes import ItemReader, joined_groups
 from analysis.replicates import named_generator
 from analysis.resampling import FEW_CLUSTERS, MIN_CLUSTERS, Replicates, Scores
-from analysis.table import DENSE_POINT, LEVEL_KEY, Row, grouped, runs_of_points, select
+from analysis.table import DENSE_POINT, LEVEL_KEY, Row, dense_beside, grouped, runs_of_points, select
 from harness import run_folder
 
 CHANGE, LOST, GAINED, FLIPS, CHANGED, KL = (
@@ -245,10 +245,10 @@ def compared_points(members: list[Row], table: list[Row], read: ItemReader | Non
     """Every compressed point beside the dense model, level by level; arguments as in flip_table."""
     read, runs, found = read or ItemReader(), runs_of_points(members), []
     for (level,), points in grouped([row for row in table if row["strength_kind"] is not None], ["level"]).items():
-        dense = _by_seed(runs.get(DENSE_POINT, {}).get(level, []), read)
+        dense = runs.get(DENSE_POINT, {}).get(level, [])
         for point in points:
             own = runs[tuple(point[name] for name in LEVEL_KEY)][level]
-            found.append((point, compare(_by_seed(own, read), dense)))
+            found.append((point, compare(_by_seed(own, read), _by_seed(dense_beside(dense, own), read))))
     return found
 
 
