@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections import Counter
-from typing import Any
 
 from analysis.curves import curves_by, level_curves
 from analysis.names import LAYERS, PART, compression_name, markdown, percent, strength_text, task_name
@@ -207,7 +206,7 @@ def _seed_cautions(table: list[Row]) -> list[str]:
     if fewer := [own for own in shared if own and own < dense]:
         found.append(
             f"{len(fewer)} of {len(table)} points lack seeds of the dense model ({' '.join(map(str, sorted(dense)))}); "
-            "each curve is compared with the dense runs of its own seeds."
+            "each point is compared with the dense runs of its own seeds."
         )
     others = Counter(point["seeds"] for point in table if point["strength_kind"] and not point["calibrated"])
     for name, counts in {"calibrated points": calibrated, "points without calibration": others}.items():
@@ -436,12 +435,11 @@ def _order(row: Row) -> tuple:
     return fixed, compression_order(row), row["seed"], row["end_seed"] or 0
 
 
-def missing_lines(missing: list[Row], names: dict[Any, str]) -> list[str]:
+def missing_lines(missing: list[Row]) -> list[str]:
     """A Markdown table with a line for every method and place.
 
     Args:
         missing: what missing_runs returned.
-        names: short names of models and tasks.
     """
     groups: dict[tuple, dict[str, list[str]]] = {}
     for row in missing:
@@ -452,7 +450,7 @@ def missing_lines(missing: list[Row], names: dict[Any, str]) -> list[str]:
     for (key, way, place), strengths in itertools.islice(groups.items(), MOST_LINES):
         setting, model, task, *_ = key
         listed = "; ".join(f"{strength} (seed {' '.join(seeds)})" for strength, seeds in strengths.items())
-        body.append([setting, names.get(model, model), names.get(task, task) or "", way, place, listed])
+        body.append([setting, model, task or "", way, place, listed])
     more = len(groups) - len(body)
     return [
         f"Runs of the full grid of what the tree holds that are not there: {len(missing)} (all in `missing.csv`):",

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis import estimators, resampling
-from analysis.names import model_name
 from analysis.replicates import ResampledRuns, resampled_levels, resampled_runs
 from analysis.resampling import RESAMPLES, Replicates, Scores
 from analysis.table import (
@@ -352,9 +351,9 @@ def _side(points: dict[tuple, list[Row]], keys: list[tuple], seeds: Set[int], dr
 
 def _minority(few: _Side, many: _Side) -> Row:
     first, chance = few.runs[0], mean_of(few.runs, "chance")
-    same = ("setting", "task", "level", "metric", "transfer", "strength_kind", "strength", "requested_sparsity")
+    same = ("setting", "model", "task", "level", "metric", "transfer", "strength_kind", "strength")
     found = {
-        **{name: first[name] for name in same}, "model": model_name(first["model"]), "chance": chance,
+        **{name: first[name] for name in (*same, "requested_sparsity")}, "chance": chance,
         "magnitude_scope": scope_of(first), "seeds": tuple(sorted({row["seed"] for row in few.runs})),
     }  # fmt: skip
     for name, side in {"minority": few, "majority": many}.items():

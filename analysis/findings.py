@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from analysis import flips
 from analysis.contrasts import MEAN, pair_sentences
+from analysis.curves import BYTES, SIZES
 from analysis.estimators import STRAIGHT_LINE
-from analysis.human_gap import CATEGORIES
 from analysis.names import KIND_NAME, compression_name, percent, strength_text, task_name
+from analysis.replicates import is_of_category
+from analysis.style import TRANSFER_STYLE
 from analysis.table import Row
 from analysis.verdicts import CANNOT_TELL, CORRECTED, MONOTONIC, NOT_MONOTONIC, RAW, Trends
 
@@ -31,8 +33,7 @@ def of_levels(trends: Trends, table: Sequence[Row]) -> str:
 
 def of_tuning(trends: Trends, table: Sequence[Row]) -> str:
     """On amounts of training data: what the curves say of their order, and the largest drop of sparse transfer."""
-    orders = [row for row in trends.orders if row["task"] not in CATEGORIES]
-    points = [row for row in trends.points if row["task"] not in CATEGORIES]
+    orders, points = ([row for row in rows if not _is_of_category(row)] for rows in (trends.orders, trends.points))
     largest = _largest_drop(
         points, lambda row: f"{task_name(row['task'])}, {row['level']} of the data, {strength_text(row)}"
     )
@@ -41,8 +42,12 @@ def of_tuning(trends: Trends, table: Sequence[Row]) -> str:
 
 def of_categories(trends: Trends, table: Sequence[Row]) -> str:
     """On easy and hard tasks: whether the harder one of each category falls faster, and the largest drop."""
-    orders = [row for row in trends.orders if row["task"] in CATEGORIES]
+    orders = list(filter(_is_of_category, trends.orders))
     return _joined(_order(orders, _task_by_kind), _largest_drop(table, _tuning_place))
+
+
+def _is_of_category(row: Row) -> bool:
+    return is_of_category(row["setting"], row["task"])
 
 
 def of_transfers(differences: Sequence[Row]) -> str:
@@ -51,16 +56,21 @@ def of_transfers(differences: Sequence[Row]) -> str:
     return _joined("At 95 % confidence corrected for their number: " + "; ".join(pairs) if pairs else "")
 
 
-def of_sizes(points: Sequence[Row]) -> str:
-    """On sizes: which compression to at most half of the dense bytes loses least at the hardest level that is known."""
+def of_sizes(points: Sequence[Row], size: str = BYTES) -> str:
+    """On sizes: which compression to at most half of the dense size loses least at the hardest level that is known.
+
+    Args:
+        points: a curves.size_table by this size.
+    """
     known = [row for row in _with_drops(points) if row["difficulty"] is not None]
-    small = [row for row in known if row["bytes_fraction"] <= 0.5]
+    small = [row for row in known if row[SIZES[size]] <= 0.5]
     if not small:
         return _joined(_largest_drop(points, _level_place))
     hardest = [row for row in small if row["level"] == small[-1]["level"]]
     best = max(hardest, key=lambda row: row["normalized_drop"])
+    dense = "dense bytes" if size == BYTES else "dense size"
     return _joined(
-        f"Of {len(hardest)} points with at most half of the dense bytes, {_compressed(best)} loses least at "
+        f"Of {len(hardest)} points with at most half of the {dense}, {_compressed(best)} loses least at "
         f"{best['level']}: {_drop(best)}"
     )
 
@@ -93,13 +103,17 @@ def of_flips(title: str, rows: Sequence[Row]) -> str:
     )
 
 
+def _transferred(row: Row) -> str:
+    return f"{strength_text(row)}, {TRANSFER_STYLE[row['transfer']]['label'].lower()}"
+
+
 def _bounds(row: Row) -> tuple[float | None, float | None]:
     return row["score_change_low"], row["score_change_high"]
 
 
 def of_domains(table: Sequence[Row]) -> str:
     """On several domains or pairs of languages: the largest drop."""
-    return _joined(_largest_drop(table, lambda row: f"{row['level']} ({row['condition']}), {strength_text(row)}"))
+    return _joined(_largest_drop(table, lambda row: f"{row['level']} ({row['condition']}), {_transferred(row)}"))
 
 
 def of_minorities(effects: Sequence[Row]) -> str:
@@ -112,7 +126,7 @@ def of_minorities(effects: Sequence[Row]) -> str:
     of = "the mean over domains" if row["level"] == MEAN else row["level"]
     low, high = row["corrected_effect_low"], row["corrected_effect_high"]
     return _joined(
-        f"At {strength_text(row)}, being the minority changes the drop of {of} by "
+        f"At {_transferred(row)}, being the minority changes the drop of {of} by "
         f"{_interval(row['corrected_effect'], low, high)} of the dense score above chance: {_more_or_less(low, high)}"
     )
 
@@ -154,7 +168,7 @@ def compression_by_kind(row: Row) -> str:
 
 
 def _task_by_kind(row: Row) -> str:
-    name = row["task"].capitalize() if row["task"] in CATEGORIES else task_name(row["task"])
+    name = row["task"].capitalize() if _is_of_category(row) else task_name(row["task"])
     return f"{name} by {KIND_NAME.get(row['strength_kind'], row['strength_kind'])}"
 
 
@@ -183,11 +197,11 @@ def _order(orders: Iterable[Row], name: Callable[[Row], str]) -> str:
 
 
 def _with_drops(points: Iterable[Row]) -> list[Row]:
-    """The compressed points whose drop means something."""
+    """The compressed points whose drop means something: of levels that are judged and that the dense model learned."""
     return [
         row for row in points
         if row.get("normalized_drop") is not None and row["strength"] is not None
-        and row.get("dense_above_chance") is not False
+        and row.get("dense_above_chance") is not False and not row.get("reference_only")
     ]  # fmt: skip
 
 

@@ -22,10 +22,10 @@ import scipy.special
 import scipy.stats
 
 from analysis import estimators, resampling
-from analysis.outcomes import ItemReader, coarsest
+from analysis.outcomes import ItemReader, joined_groups
 from analysis.replicates import named_generator
 from analysis.resampling import FEW_CLUSTERS, MIN_CLUSTERS, Replicates, Scores
-from analysis.table import DENSE_POINT, LEVEL_KEY, Row, grouped, runs_of_points, select
+from analysis.table import DENSE_POINT, LEVEL_KEY, Row, dense_beside, grouped, runs_of_points, select
 from harness import run_folder
 
 CHANGE, LOST, GAINED, FLIPS, CHANGED, KL = (
@@ -190,7 +190,7 @@ def compare(compressed: dict[int, Answers | None], dense: dict[int, Answers | No
     }
     missing, kl_of = _add_answers(values, pairs)
     is_binary = len(flat) == 1 and all(np.isin(answers.scores, (0, 1)).all() for answers in flat[0])
-    groups = coarsest([one.groups for pair in flat for one in pair])
+    groups = joined_groups([one.groups for pair in flat for one in pair])
     return Compared(groups, values, tuple(compressed), kl_of, missing, is_binary)
 
 
@@ -245,10 +245,10 @@ def compared_points(members: list[Row], table: list[Row], read: ItemReader | Non
     """Every compressed point beside the dense model, level by level; arguments as in flip_table."""
     read, runs, found = read or ItemReader(), runs_of_points(members), []
     for (level,), points in grouped([row for row in table if row["strength_kind"] is not None], ["level"]).items():
-        dense = _by_seed(runs.get(DENSE_POINT, {}).get(level, []), read)
+        dense = runs.get(DENSE_POINT, {}).get(level, [])
         for point in points:
             own = runs[tuple(point[name] for name in LEVEL_KEY)][level]
-            found.append((point, compare(_by_seed(own, read), dense)))
+            found.append((point, compare(_by_seed(own, read), _by_seed(dense_beside(dense, own), read))))
     return found
 
 

@@ -103,11 +103,12 @@ def _gap_row(dense: Row, kind: str | None, points: list[Row]) -> Row:
     task, metric = dense["task"], dense["metric"]
     human = human_score(task, metric)
     score, stderr = dense["mean_score"], dense["mean_stderr"]
-    same = ("model", "magnitude_scope", "task", "metric", "data_fraction", "seeds", "chance", "dense_above_chance")
+    same = ("model", "task", "metric", "data_fraction", "seeds", "chance", "dense_above_chance")
     curve = curve_statistics(points) if points else {}
     drops, corrected = _along(points, "normalized_drop"), _along(points, "corrected_drop")
     return {
         **{name: dense[name] for name in same},
+        "magnitude_scope": (points or [dense])[0]["magnitude_scope"],
         "category": HUMAN[task].category if task in HUMAN else None,
         "dense_mean_score": score,
         "human": human,

@@ -7,6 +7,7 @@ for.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -47,7 +48,7 @@ from analysis.methods_compared import (
     methods_compared,
     of_compared,
 )
-from analysis.names import file_names, model_names, set_title, text_names, with_full_names
+from analysis.names import file_names, set_title, text_names, with_full_names, with_short_names
 from analysis.outcomes import ItemReader
 from analysis.paper import Measured, compare, our_numbers
 from analysis.recovery import (
@@ -72,6 +73,7 @@ from analysis.table import (
     PERPLEXITY_COLUMNS,
     POINT_COLUMNS,
     TRANSLATION,
+    FigureKey,
     Row,
     domain_sets,
     figure_sets,
@@ -86,10 +88,12 @@ from analysis.table import (
     perplexity_table,
     seed_means,
     select,
+    whole_rows,
 )
 from analysis.verdicts import Trends, joined, of_figure, with_intervals
 from harness import run_folder
 
+FLIPS_STEM = "flips"
 FLIPS, COMPARED = "Flips and distances", "Methods compared"  # what the titles of parts on other parts' runs begin with
 # Names in the first README of the original repository (Images_png), by columns of our table and words of our file name.
 # The first rule that some figure obeys counts.
@@ -143,7 +147,7 @@ class Tree(NamedTuple):
     """All that is known of a tree of runs.
 
     Fields:
-        rows: what run_folder.read_runs returned.
+        rows: of run_folder.read_runs, with full names of methods and short ones of models and texts.
         unfinished: what run_folder.unfinished_runs returned.
         parts: in the order of the paper.
         trends: of all parts.
@@ -171,13 +175,13 @@ def describe(rows: list[Row], unfinished: Sequence[Path] = (), resamples: int = 
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     run_folder.check_runs(rows)
-    rows = with_full_names(rows)
-    whole = sensitivity.whole_rows(rows)
+    rows = with_short_names(with_full_names(rows))
+    whole = whole_rows(rows)
     levels = level_parts(whole, resamples, size)
     parts = [*tuning_parts(rows, resamples), *levels, *flip_parts(levels), *compared_parts(levels)]
     parts += sensitivity_parts(rows, resamples)
     parts += [*domain_parts(rows, resamples), *line_parts(rows), *perplexity_parts(rows)]
-    parts += recovery_parts(rows, resamples)
+    parts = _with_distinct_stems([*parts, *recovery_parts(rows, resamples)])
     trends = joined(part.trends for part in parts)
     found = {name: [part.tables[name] for part in parts if name in part.tables] for name in Measured._fields[1:]}
     flat = {name: [row for own in found[name] for row in own] for name in ("levels", "differences")}
@@ -194,8 +198,7 @@ def is_known(row: Row) -> bool:
 def tuning_parts(rows: list[Row], resamples: int) -> list[Part]:
     """Setting 1, section 5 and appendix B: one part for every setting, model and magnitude threshold."""
     found = figure_sets(rows)
-    models, _, files = _short_names(model for _, model, _ in found)
-    parts = []
+    files, parts = file_names({model for _, model, _ in found}), []
     for (setting, model, scope), members in found.items():
         table = seed_means(members)
         gaps = human_gap.gap_table(table)
@@ -203,7 +206,7 @@ def tuning_parts(rows: list[Row], resamples: int) -> list[Part]:
         trends = joined(of_figure(*figure) for figure in curves.items())
         differences = difference_table(members, resamples)
         # The global threshold is the default and the paper's; only the other one is named.
-        ending = files[models[model]] + ("_per_layer" if scope == "layer" else "")
+        ending = files[model] + ("_per_layer" if scope == "layer" else "")
         known = gaps if any(map(human_gap.has_place, gaps)) else []
         easy_and_hard = human_gap.figure_table(table, gaps)
         adequacy, transfers = plots.data_adequacy_points(table), plots.four_transfers_points(table)
@@ -221,7 +224,7 @@ def tuning_parts(rows: list[Row], resamples: int) -> list[Part]:
         ]  # fmt: skip
         parts.append(
             Part(
-                title=f"Setting {setting}, {models[model]}" + (f", magnitude threshold {scope}" if scope else ""),
+                title=f"Setting {setting}, {model}" + (f", magnitude threshold {scope}" if scope else ""),
                 plots=[Plot(f"setting{setting}_{name}_{ending}", *plot) for name, *plot in drawn if plot[1]],
                 lines=tuned_sections.tuning_section(table, gaps, differences, trends),
                 cautions=cautions.tuning_cautions(members, table),
@@ -235,8 +238,7 @@ def tuning_parts(rows: list[Row], resamples: int) -> list[Part]:
 def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
     """Settings 2 to 6, section 4 and own tasks: one part for every setting, model and task."""
     found = level_sets(rows)
-    models, tasks, files = _short_names((key.model for key in found), (key.task for key in found))
-    parts = []
+    files, parts = _files_of(found), []
     for key, members in found.items():
         read = ItemReader()
         bare = level_table(members, read)
@@ -244,7 +246,7 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
         trends = of_figure(key, curves)
         table = with_intervals(bare, trends)
         setting = key.setting if key.setting == OWN_TASK else f"setting{key.setting}"
-        stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}"
+        stem = f"{setting}_{files[key.task]}_{files[key.model]}"
         drawn = []
         if curves_by(table, "level"):
             told = findings.of_levels(trends, table)
@@ -253,7 +255,7 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
         if points:
             draw = functools.partial(compression_plots.by_size, points, size)
             shown = [select(point, SIZE_COLUMNS) for point in points]
-            drawn.append(Plot(f"{stem}_by_size", draw, shown, SIZE_COLUMNS, findings.of_sizes(points)))
+            drawn.append(Plot(f"{stem}_by_size", draw, shown, SIZE_COLUMNS, findings.of_sizes(points, size)))
         sizes = level_sections.size_section(points) if points else []
         if spread := sensitivity.allocation_table(bare, curves):
             draw, told = functools.partial(sensitivity.allocation_plot, spread), sensitivity.allocation_finding(spread)
@@ -263,7 +265,7 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
         flipped = flip_table(members, table, resamples, 0, read, compared)
         parts.append(
             Part(
-                title=f"{set_title(key.setting, key.task)}, {models[key.model]}",
+                title=f"{set_title(key.setting, key.task)}, {key.model}",
                 plots=drawn,
                 lines=level_sections.level_section(table, trends) + sizes,
                 cautions=cautions.level_cautions(members, table, read),
@@ -281,19 +283,18 @@ def level_parts(rows: list[Row], resamples: int, size: str) -> list[Part]:
 def sensitivity_parts(rows: list[Row], resamples: int) -> list[Part]:
     """Some layers compressed at a time: one part for every setting, model and task."""
     found = sensitivity.sensitivity_sets(rows)
-    models, tasks, files = _short_names((key.model for key in found), (key.task for key in found))
-    parts = []
+    files, parts = _files_of(found), []
     for key, members in found.items():
         read = ItemReader()
         bare = level_table(members, read)
         curves = resampled_curves(members, resamples, 0, bare, read)
         table = sensitivity.sensitivity_table(bare, curves, flip_table(members, bare, resamples, 0, read))
         setting = key.setting if key.setting == OWN_TASK else f"setting{key.setting}"
-        stem = f"{setting}_{files[tasks[key.task]]}_{files[models[key.model]]}_layers"
+        stem = f"{setting}_{files[key.task]}_{files[key.model]}_layers"
         told = sensitivity.sensitivity_finding(table)
         is_drawn = any(sensitivity.is_shown(row) or sensitivity.has_kl(row) for row in table)
         draw = functools.partial(sensitivity.heat_map, table) if is_drawn else None
-        title = f"{set_title(key.setting, key.task)}, layer by layer, {models[key.model]}"
+        title = f"{set_title(key.setting, key.task)}, layer by layer, {key.model}"
         plot = Plot(stem, draw, table, sensitivity.SENSITIVITY_COLUMNS, told)
         parts.append(Part(title, [plot], sensitivity.sensitivity_section(table), sensitivity.few_groups(table)))
     return parts
@@ -311,7 +312,7 @@ def flip_parts(levels: Iterable[Part]) -> list[Part]:
         return []
     told = " ".join(filter(None, (findings.of_flips(title, rows) for title, rows in found.items())))
     rows = [row for own in found.values() for row in own]
-    plot = Plot("flips", functools.partial(compression_plots.flips, found), rows, FLIP_COLUMNS, told)
+    plot = Plot(FLIPS_STEM, functools.partial(compression_plots.flips, found), rows, FLIP_COLUMNS, told)
     lines = [line for title, own in found.items() for line in ("", *level_sections.flip_section(title, own))]
     return [Part(FLIPS, [plot], [level_sections.ABOUT_FLIPS, *lines], [])]
 
@@ -341,12 +342,11 @@ def compared_parts(levels: Iterable[Part]) -> list[Part]:
 def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
     """Multi-domain learning and translation: one part for every setting, model and task."""
     found = domain_sets(rows)
-    models, tasks, files = _short_names((key.model for key in found), (key.task for key in found))
-    parts = []
+    files, parts = _files_of(found), []
     for key, members in found.items():
         drawn = resampled_levels(members, resamples)
         table, effects = domain_table(members, drawn=drawn), minority_table(members, drawn=drawn)
-        ending = f"{files[tasks[key.task]]}_{files[models[key.model]]}"
+        ending = f"{files[key.task]}_{files[key.model]}"
         drawn = []
         if curves_by(table, "level"):
             draw = functools.partial(plots.domains, table)
@@ -357,7 +357,7 @@ def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
             drawn.append(Plot(f"{key.setting}_minority_{ending}", draw, effects, MINORITY_COLUMNS, told))
         parts.append(
             Part(
-                title=f"{set_title(key.setting, key.task)}, {key.task}, {models[key.model]}",
+                title=f"{set_title(key.setting, key.task)}, {key.task}, {key.model}",
                 plots=drawn,
                 lines=tuned_sections.domain_section(table, effects),
                 cautions=cautions.domain_cautions(table, effects),
@@ -369,17 +369,15 @@ def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
 def line_parts(rows: list[Row]) -> list[Part]:
     """Appendix C: one part for every model and amount of training data."""
     found = line_sets(rows)
-    models, _, files = _short_names(model for _, model, _ in found)
-    parts = []
+    files, parts = file_names({model for _, model, _ in found}), []
     for (setting, model, fraction), members in found.items():
         share = "" if fraction == 1 else f"_{100 * fraction:g}"
-        stem = f"{setting}_{files[models[model]]}{share}"
+        stem = f"{setting}_{files[model]}{share}"
         table, barriers = line_table(members), barrier_table(members)
         draw = functools.partial(tuned_plots.lines_between_models, table, barriers)
         parts.append(
             Part(
-                title=f"Lines between models, {models[model]}"
-                + (f", {100 * fraction:g} % of the data" if share else ""),
+                title=f"Lines between models, {model}" + (f", {100 * fraction:g} % of the data" if share else ""),
                 plots=[
                     Plot(stem, draw, table, LINE_COLUMNS, findings.of_lines(barriers)),
                     Plot(f"{stem}_barriers", None, barriers, BARRIER_COLUMNS),
@@ -395,17 +393,16 @@ def line_parts(rows: list[Row]) -> list[Part]:
 def perplexity_parts(rows: list[Row]) -> list[Part]:
     """One part for every model and text."""
     found = perplexity_sets(rows)
-    models, texts, files = _short_names((model for _, model, _ in found), (text for _, _, text in found))
-    parts = []
+    files, parts = file_names({name for _, *names in found for name in names}), []
     for (setting, model, text), members in found.items():
         table = perplexity_table(members)
         drawn = []
         if curves_by(table, "compression"):
-            stem = f"{setting}_{files[texts[text]]}_{files[models[model]]}"
+            stem = f"{setting}_{files[text]}_{files[model]}"
             draw = functools.partial(compression_plots.perplexity, table)
             drawn.append(Plot(stem, draw, table, PERPLEXITY_COLUMNS, findings.of_perplexity(table)))
         lines = level_sections.perplexity_section(table)
-        title = f"Perplexity, {models[model]} on {texts[text]}"
+        title = f"Perplexity, {model} on {text}"
         parts.append(Part(title, drawn, lines, cautions.perplexity_cautions(table)))
     return parts
 
@@ -414,10 +411,10 @@ def recovery_parts(rows: list[Row], resamples: int) -> list[Part]:
     """Recovery: a part for the perplexity of every model on every text, and for the levels of every model and seed."""
     curves = grouped(curve_table(rows), ("model", "text"))
     levels = grouped(recovery_level_table(rows, resamples), FIGURE)
-    models, texts, files = _short_names((model for model, _ in (*curves, *levels)), (text for _, text in curves))
+    files = file_names({*(name for key in curves for name in key), *(model for model, _ in levels)})
     beware, parts = [*uncontrolled(rows), *incomparable(rows)], []
     for (model, text), table in curves.items():
-        stem = f"recovery_{files[texts[text]]}_{files[models[model]]}"
+        stem = f"recovery_{files[text]}_{files[model]}"
         draw = functools.partial(recovery_plots.perplexity_curves, table)
         drawn = any(row["transfer"] != DENSE for row in table)
         plot = Plot(stem, draw if drawn else None, table, CURVE_COLUMNS, recovery_sections.curve_finding(table))
@@ -425,7 +422,7 @@ def recovery_parts(rows: list[Row], resamples: int) -> list[Part]:
         parts.append(Part(f"What training brings back, {model} on {text}", [plot], lines, beware))
         beware = []
     for (model, seed), table in levels.items():
-        stem = f"recovery_levels_{files[models[model]]}" + (f"_seed{seed}" if len(levels) > 1 else "")
+        stem = f"recovery_levels_{files[model]}" + (f"_seed{seed}" if len(levels) > 1 else "")
         drawn = [row for row in table if row["left"] is not None]
         draw = functools.partial(recovery_plots.levels_before_and_after, drawn) if drawn else None
         plot = Plot(stem, draw, table, RECOVERED_COLUMNS, recovery_sections.level_finding(table))
@@ -435,12 +432,27 @@ def recovery_parts(rows: list[Row], resamples: int) -> list[Part]:
     return parts or ([Part("What training brings back", [], [], beware)] if beware else [])
 
 
-def _short_names(
-    models: Iterable[str], tasks: Iterable[str] = ()
-) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Short names of models and of tasks or texts, and of these the forms that are fit for file names."""
-    of_models, of_tasks = model_names(set(models)), text_names(set(tasks))
-    return of_models, of_tasks, file_names([*of_models.values(), *of_tasks.values()])
+def _with_distinct_stems(parts: list[Part]) -> list[Part]:
+    """The parts with file names of which no two are alike, on systems too that do not tell capitals from small letters.
+
+    Names joined by "_" may be: of task a_b and model c, and of task a and model b_c.
+    """
+    taken: set[str] = set()
+
+    def free(stem: str) -> str:
+        names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        name = next(name for name in names if name.lower() not in taken)
+        taken.add(name.lower())
+        return name
+
+    return [part._replace(plots=[plot._replace(stem=free(plot.stem)) for plot in part.plots]) for part in parts]
+
+
+def _files_of(found: Iterable[FigureKey]) -> dict[str, str]:
+    """The models and tasks of figures as they stand in file names."""
+    names = text_names({name for key in found for name in (key.model, key.task)})
+    files = file_names(names.values())
+    return {name: files[short] for name, short in names.items()}
 
 
 def original_figures(plots: Iterable[Plot]) -> dict[str, Plot]:

@@ -34,7 +34,7 @@ METRIC_NOTES = {
     "empty answer too",
     "freebaseqa_original": "the original's match for FreebaseQA, an accepted answer anywhere in question and answer "
     "without spaces, also inside a longer word or in the question itself",
-    "empty": "share of answers without a word",
+    "empty": "share of answers without a word, lower where better and so no score to draw",
 }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from analysis import estimators
 from analysis.estimators import STRAIGHT_LINE
-from analysis.names import model_name
 from analysis.table import Row, compression_order, is_above_chance, line_sets, mean_of, only_set
 
 CONNECTED_ERROR = 0.02  # Frankle et al. call two models connected below this barrier in error
@@ -108,8 +107,7 @@ def _shared(runs: list[list[Row]]) -> Row:
     """The columns that all points of a line share."""
     first = runs[0][0]
     return {
-        "model": model_name(first["model"]),
-        **{name: first[name] for name in ("data_fraction", *LINE_KEY, "requested_sparsity", "metric")},
+        **{name: first[name] for name in ("model", "data_fraction", *LINE_KEY, "requested_sparsity", "metric")},
         "measured_sparsity": mean_of([run[0] for run in runs], "measured_sparsity"),
         "seeds": tuple(sorted(map(_end_key, runs))),
         "dense_above_chance": _above_chance([run[0] for run in runs]),

@@ -36,7 +36,6 @@ METHOD = ("compression", "magnitude_scope", "strength_kind")  # makes a curve, b
 PANELS = {
     DROP: ("Drop (% of dense)", 100), FLIPS: ("Items that flip (%)", 100), KL: ("KL over the options (nats)", 1),
 }  # fmt: skip
-MOST_ABOVE = 60  # percent of the dense score by which a panel is higher than its highest drop
 MORE_MARKERS = f"{style.LEVEL_MARKERS}<>hpd8H1234"  # for methods whose usual looks are another's
 SPREAD = 0.35  # of the least distance between a curve's points, over which the methods at one size are spread
 WIDEST = 8.0  # percent of the bytes
@@ -92,7 +91,7 @@ def _drop(levels: list[LevelCurve], strength: float | int | str) -> Row:
             reasons.append(reason)
         else:
             parts.append(verdicts.drops(level, 0.0).point(index))
-            lowest.append(level.replicates.dense.lowest_drop)
+            lowest.append(level.replicates.dense.lowest_drop[index])
             names.append(level.points[0]["level"])
     found = {"levels": tuple(everywhere), "drop_levels": tuple(names), "no_drop": ""}
     if not parts:
@@ -136,7 +135,11 @@ def _replicates(
     universe = np.unique(np.concatenate([own.groups for own in points.values()]))
     # curve_replicates sets curves beside a dense model: here one that differs from itself in nothing.
     columns = {
-        place: Columns(own.groups, np.vstack([np.zeros(len(own.groups)), own.values[name]]), [(0,), own.seeds])
+        place: Columns(
+            own.groups,
+            np.vstack([np.zeros(len(own.groups)), own.values[name]]),
+            [{0: 0}, {seed: 1 + row for row, seed in enumerate(own.seeds)}],
+        )
         for place, own in points.items()
     }
     found = {}
@@ -238,7 +241,7 @@ def _panel(axes: Axes, rows: list[Row], of_method: Mapping[tuple, dict], name: s
             unit * row[f"{DROP}_{end}"] for row in rows for end in ("low", "high") if row[f"{DROP}_{end}"] is not None
         ]
         # An interval may reach to many times a dense score that is near 0: it then leaves the panel.
-        axes.set_ylim(min(*heights, *ends, -5) - 3, min(max(*heights, *ends, 5), max(heights) + MOST_ABOVE) + 3)
+        axes.set_ylim(min(*heights, *ends, -5) - 3, min(max(*heights, *ends, 5), max(heights) + style.MOST_ABOVE) + 3)
     known = [row[KL] for row in rows if row[KL]]
     if name == KL and known and max(known) > 20 * min(known):
         axes.set_yscale("log")

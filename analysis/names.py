@@ -37,6 +37,7 @@ SETTING_TITLE = {
 }
 YES_NO = {True: "yes", False: "**no**", None: ""}
 ORDER = {True: "yes", False: "no", None: "cannot be told"}
+OF_TEXTS = ("perplexity", "recovery")  # settings whose task and level are a text
 LONGEST_FILE_NAME = 60  # letters of a model, task or text in it
 
 
@@ -77,9 +78,18 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
     return _distinct(names, _fit_for_files)
 
 
-def with_short_names(rows: list[dict[str, Any]], names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows with short names instead of hub ids and paths; `names` as from model_names and text_names."""
-    return [{**row, "model": names[row["model"]], "task": names.get(row["task"], row["task"])} for row in rows]
+def with_short_names(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of runs with the names of figures instead of hub ids and paths of models and texts, no two alike."""
+    found = [
+        {name: row[name] for name in ("task", "level") if row.get(name)} if row["setting"] in OF_TEXTS else {}
+        for row in rows
+    ]
+    texts = text_names({text for own in found for text in own.values()})
+    models = model_names({row["model"] for row in rows})
+    return [
+        {**row, "model": models[row["model"]], **{name: texts[text] for name, text in own.items()}}
+        for row, own in zip(rows, found, strict=True)
+    ]
 
 
 def _fit_for_files(name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 
 from analysis import estimators
 from harness import run_folder
@@ -110,29 +111,41 @@ def with_error(row: Row, read: ItemReader) -> Row:
 
 
 def aligned(runs: list[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (runs, items) with NaN where a run lacks an item that another has, and the items' groups.
-
-    Where runs on the same items do not agree in groups, as of repeated rows, which had one each before, they are those
-    of the run that has fewest.
-    """
+    """Scores (runs, items) with NaN where a run lacks an item that another has, and the items' joined_groups."""
     first = runs[0]
     if all(run.items is first.items or np.array_equal(run.items, first.items) for run in runs):
-        return np.array([run.scores for run in runs], dtype=np.float64), coarsest([run.groups for run in runs])
+        return np.array([run.scores for run in runs], dtype=np.float64), joined_groups([run.groups for run in runs])
     items = np.unique(np.concatenate([run.items for run in runs]))
     scores = np.full((len(runs), len(items)), np.nan)
-    groups = np.empty(len(items), dtype=np.result_type(*[run.groups for run in runs]))
-    for row, run in zip(scores, runs, strict=True):
-        places = np.searchsorted(items, run.items)
-        row[places], groups[places] = run.scores, run.groups
-    return scores, groups
+    places = [np.searchsorted(items, run.items) for run in runs]
+    for row, place, run in zip(scores, places, runs, strict=True):
+        row[place] = run.scores
+    return scores, joined_groups([run.groups for run in runs], places)
 
 
-def coarsest(groups: Sequence[np.ndarray]) -> np.ndarray:
-    """Of several groupings of items the one with fewest groups; the first where all are alike."""
+def joined_groups(groups: Sequence[np.ndarray], places: Sequence[np.ndarray] | None = None) -> np.ndarray:
+    """The groups of items on which runs do not agree, as of repeated rows, which had one each before: two items are in
+    one group where any run has them in one.
+
+    Args:
+        groups: of the items of each run.
+        places: indices of these items among all items; None where every run has all items in the same order.
+    Returns:
+        The group of each item, by that of its names which is the most frequent one.
+    """
     first = groups[0]
-    if all(own is first or np.array_equal(own, first) for own in groups):
+    if places is None and all(own is first or np.array_equal(own, first) for own in groups):
         return first
-    return min(groups, key=lambda own: len(np.unique(own)))
+    own_items = np.concatenate([np.arange(len(first))] * len(groups) if places is None else places)
+    names, own_names = np.unique(np.concatenate(groups), return_inverse=True)
+    items = own_items.max() + 1
+    edges = own_items, items + own_names  # items and names are the nodes
+    graph = scipy.sparse.coo_array((np.ones(len(own_items)), edges), shape=[items + len(names)] * 2)
+    count, component = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    rising = np.argsort(np.bincount(own_names), kind="stable")
+    name_of = np.empty(count, dtype=int)
+    name_of[component[items:][rising]] = rising  # the last one stays
+    return names[name_of[component[:items]]]
 
 
 def paired_difference(compressed: list[Row], dense: list[Row], read: ItemReader) -> Row:

@@ -18,10 +18,9 @@ import scipy.special
 from analysis import estimators
 from analysis.contrasts import HIGHER, LOWER, SHORT
 from analysis.estimators import STRAIGHT_LINE
-from analysis.human_gap import CATEGORIES
-from analysis.names import compression_name, markdown, model_name, strength_text, task_name
-from analysis.replicates import DATA_SETTING
-from analysis.table import DENSE, FREEZING, INTERPOLATION, Row, figure_sets, grouped, level_sets
+from analysis.names import compression_name, markdown, strength_text, task_name
+from analysis.replicates import DATA_SETTING, is_of_category
+from analysis.table import DENSE, FREEZING, INTERPOLATION, Row, grouped, is_fine_tuning_run, level_sets, sets
 from analysis.verdicts import CANNOT_TELL, CURVE_KEYS, RAW, Trends
 
 NUMBERS = Path(__file__).with_name("paper_numbers.json")
@@ -145,7 +144,7 @@ def _method(row: Row) -> Row:
     """The columns that name model and method, from a row of analysis.verdicts."""
     kind = "" if row["strength_kind"] == KIND.get(row["compression"], "sparsity") else f", {row['strength_kind']}"
     return {
-        "model": model_name(row["model"]),
+        "model": row["model"],
         "compression": row["compression"],
         "method": compression_name(row) + kind,
     }
@@ -167,7 +166,7 @@ def _orders(orders: Iterable[Row]) -> list[Row]:
     found: dict[tuple, Row] = {}
     for order in orders:
         key = tuple(order[name] for name in CURVE_KEYS)
-        tuned = order["setting"] == DATA_SETTING or order["task"] in CATEGORIES
+        tuned = order["setting"] == DATA_SETTING or is_of_category(order["setting"], order["task"])
         if order["measure"] == RAW and order["levels"] > 1:
             task, where = (TUNED, task_name(order["task"])) if tuned else (order["task"], None)
             found[key] = _row(
@@ -202,12 +201,15 @@ def _level_difficulties(levels: Iterable[Row]) -> list[Row]:
 
 def _tuned_difficulties(tables: Iterable[list[Row]]) -> list[Row]:
     """Score and difficulty of fine-tuned tasks."""
+    of_task: dict[tuple[str, str], Row] = {}  # once, though tables of two magnitude scopes have the same dense runs
+    for gap in itertools.chain.from_iterable(tables):
+        if gap["human"] is not None:
+            of_task.setdefault((gap["model"], gap["task"]), gap)
     found = []
-    for gaps in tables:
-        for task, gap in {gap["task"]: gap for gap in gaps if gap["human"] is not None}.items():
-            stderr = None if gap["difficulty_stderr"] is None else gap["difficulty_stderr"] * gap["human"]
-            dense = {"model": gap["model"], "mean_score": gap["dense_mean_score"], "mean_stderr": stderr}
-            found += _difficulty(DATA_SETTING, TUNED, task, dense, gap["human"], gap["difficulty"])
+    for (model, task), gap in of_task.items():
+        stderr = None if gap["difficulty_stderr"] is None else gap["difficulty_stderr"] * gap["human"]
+        dense = {"model": model, "mean_score": gap["dense_mean_score"], "mean_stderr": stderr}
+        found += _difficulty(DATA_SETTING, TUNED, task, dense, gap["human"], gap["difficulty"])
     return found
 
 
@@ -302,7 +304,7 @@ def _level_counts(rows: list[Row]) -> list[Row]:
     for (setting, model, task), members in level_sets(rows).items():
         levels = {row["level"] for row in members if not row.get("facts", {}).get("reference_only")}
         found.append(_count(setting, task, model, len(levels)))
-    for (setting, model, _), members in figure_sets(rows).items():
+    for (setting, model), members in sets(rows, is_fine_tuning_run, ("setting", "model")).items():
         shares: dict[str, set[float]] = {}
         for row in members:
             shares.setdefault(row["task"], set()).add(row["data_fraction"])
@@ -311,7 +313,7 @@ def _level_counts(rows: list[Row]) -> list[Row]:
 
 
 def _count(setting: int | str, task: str, model: str, count: int) -> Row:
-    same = {"model": model_name(model), "compression": "dense", "method": "Dense"}
+    same = {"model": model, "compression": "dense", "method": "Dense"}
     return _row(What.LEVELS, setting, task, "levels", **same, value=count)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from analysis import estimators
 from analysis.flips import Compared, replicates, with_interval
-from analysis.names import model_name, text_name
 from analysis.outcomes import ItemReader, aligned, with_error
 from analysis.table import (
     DENSE,
@@ -133,7 +132,7 @@ def _curve(row: Row, control: Row) -> list[Row]:
         gap, gap_low, gap_high = estimators.mean_interval(above[:, place], CONFIDENCE)
         is_control = row["transfer"] == DENSE
         found.append({
-            "model": model_name(row["model"]), "text": text_name(row["task"]), **{name: row[name] for name in METHOD},
+            "model": row["model"], "text": row["task"], **{name: row[name] for name in METHOD},
             "transfer": row["transfer"], "seed": row["seed"], "measured_sparsity": row["measured_sparsity"],
             "step": step, "tokens": round(row["num_train_tokens"] * step / row["num_steps"]),
             "perplexity": math.exp(loss), "low": _exp(low), "high": _exp(high),
@@ -244,7 +243,7 @@ def _level(row: Row, beside: Beside, read: ItemReader, resamples: int, seed: int
     """The columns of one level, but for the correction and the verdict; without items all is None."""
     origin, starts_dense = row["recovered_from"], row["recovered_from"]["transfer"] == FREEZING
     found: Row = dict.fromkeys(RECOVERED_COLUMNS) | {
-        "setting": row["setting"], "model": model_name(row["model"]), "task": row["task"], "level": row["level"],
+        "setting": row["setting"], "model": row["model"], "task": row["task"], "level": row["level"],
         **{name: origin[name] for name in METHOD}, "transfer": origin["transfer"], "seed": origin["seed"],
         "steps": origin["num_steps"], "chance": row["chance"], "left_p": None, "back_p": None,
         "dense_above_chance": _above_chance(beside.dense, read),

@@ -21,24 +21,30 @@ SHIFT = 0.17  # between the points of one level
 def perplexity_curves(table: list[Row]) -> Figure:
     """Perplexity on held-out text while training, a panel per compression and strength, the control in each.
 
+    All curves of a panel are means over the same seeds: transfers that were run with others stand in a panel of theirs.
+
     Args:
         table: recovery.curve_table of one model and text.
     Raises:
         ValueError: no pruned model was trained.
     """
-    methods = grouped([row for row in table if row["transfer"] != DENSE], METHOD)
-    if not methods:
+    shown: dict[tuple, list[Row]] = {}
+    for (*method, _), own in grouped([row for row in table if row["transfer"] != DENSE], (*METHOD, "transfer")).items():
+        shown.setdefault((tuple(method), tuple(sorted({row["seed"] for row in own}))), []).extend(own)
+    if not shown:
         raise ValueError("the runs hold a control alone, and no pruned model that was trained")
-    controls = [row for row in table if row["transfer"] == DENSE]
+    seeds_of_panels = {seeds for _, seeds in shown}
     with style.style():
-        figure = Figure(figsize=(max(6.0, 3.6 * len(methods) + 0.6), 4.6), layout="constrained")
+        figure = Figure(figsize=(max(6.0, 3.6 * len(shown) + 0.6), 4.6), layout="constrained")
         FigureCanvasAgg(figure)
-        panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
-        for points, axes in zip(methods.values(), panels, strict=True):
+        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for ((_, seeds), points), axes in zip(shown.items(), panels, strict=True):
+            controls = [row for row in table if row["transfer"] == DENSE and row["seed"] in seeds]
             for (transfer,), own in grouped([*controls, *points], ["transfer"]).items():
                 look = TRANSFER_STYLE[transfer]
                 _curve(axes, own, look | ({"label": f"{look['label']}, the control"} if transfer == DENSE else {}))
-            axes.set_title(f"{compression_name(points[0])}, {strength_text(points[0])}")
+            told = f"\nseed {' '.join(map(str, seeds))}" if len(seeds_of_panels) > 1 else ""
+            axes.set_title(f"{compression_name(points[0])}, {strength_text(points[0])}{told}")
             axes.set_xlabel("Optimizer steps")
         axes = panels[0]
         axes.set_yscale("log")
@@ -51,17 +57,18 @@ def perplexity_curves(table: list[Row]) -> Figure:
         tokens = max(row["tokens"] for row in table)
         style.caption(
             figure,
-            f"{first['model']} on {first['windows']} windows of {first['text']}; trained on "
-            f"{tokens:,} tokens.\n{seeds_note(table)} Bands: 95 % intervals over windows, whose difficulty all curves "
-            "share.",
+            f"{first['model']} on {first['windows']} windows of {first['text']}; trained on {tokens:,} tokens.\n"
+            f"{seeds_note(seeds_of_panels)} Bands: 95 % intervals over windows, whose difficulty all curves share.",
         )  # fmt: skip
     return figure
 
 
-def seeds_note(table: list[Row]) -> str:
-    """How many seeds the curves are means of."""
-    count = len({row["seed"] for row in table})
-    return "One seed." if count == 1 else f"Means over {count} seeds."
+def seeds_note(seeds_of_panels: set[tuple[int, ...]]) -> str:
+    """Over which seeds all curves of a panel are means."""
+    if len(seeds_of_panels) > 1:
+        return "Means over the seeds that the titles name."
+    (seeds,) = seeds_of_panels
+    return "One seed." if len(seeds) == 1 else f"Means over {len(seeds)} seeds."
 
 
 def _curve(axes: Axes, rows: list[Row], look: dict) -> None:

@@ -26,7 +26,11 @@ def _trainings(curves: list[Row]) -> list[list[Row]]:
 def curve_finding(curves: list[Row]) -> str:
     """One sentence on a curve_table: how much of what pruning cost came back beyond what the control gained."""
     last = [own[-1] for own in _trainings(curves)]
-    told = [f"{', '.join(_named(row))}: {percent(round(row['gap_closed'], 3))}" for row in last if row["gap_closed"]]
+    told = [
+        f"{', '.join(_named(row))}, seed {row['seed']}: {percent(round(row['gap_closed'], 3))}"
+        for row in last
+        if row["gap_closed"]
+    ]
     if not told:
         return ""
     return (

@@ -15,7 +15,7 @@ import numpy as np
 
 from analysis import resampling
 from analysis.curves import curves_by, level_curves
-from analysis.human_gap import comparable_pairs, gap_table
+from analysis.human_gap import CATEGORIES, comparable_pairs, gap_table
 from analysis.metrics import LOWEST, METRICS, Answers, bleu_replicates, resampled_scores, unseen_item
 from analysis.names import percent, task_name
 from analysis.outcomes import ItemReader, aligned, has_items
@@ -35,6 +35,7 @@ from analysis.table import (
     level_table,
     runs_of_points,
     seed_means,
+    whole_rows,
 )
 from harness import run_folder
 
@@ -50,11 +51,16 @@ class CurveKey(NamedTuple):
     magnitude_scope: str | None
 
 
+def is_of_category(setting: int | str, task: str) -> bool:
+    """Whether a figure is that of an easy and a hard task of a category, whose curves are those of the tasks."""
+    return setting == GAP_SETTING and task in CATEGORIES
+
+
 class LevelReplicates(NamedTuple):
     """Scores of one curve at one level, in the sample and in every resample.
 
     Fields:
-        dense: the dense model's, mean over its seeds, (1 + resamples,).
+        dense: the dense model's beside each point (table.dense_beside), mean over seeds, (1 + resamples, points).
         points: the score of each point, from weak compression to strong, (1 + resamples, points); `seeds` is that of
             the point that has most.
         losses: by group of items, the dense minus the compressed score, mean over points and seeds.
@@ -85,12 +91,12 @@ class Columns(NamedTuple):
     Fields:
         groups: of the items that all runs have, (items,).
         scores: (runs, items).
-        seeds: of each point, the dense model first. The runs have this order.
+        means: the runs that each mean is of, by seed: of the dense model beside each point, then of each point.
     """
 
     groups: np.ndarray
     scores: np.ndarray
-    seeds: list[tuple[int, ...]]
+    means: list[dict[int, int]]
 
 
 def resampled_curves(
@@ -139,19 +145,23 @@ def _universes(members: list[Row], read: ItemReader) -> dict[str | None, np.ndar
 
 def _columns(points: list[Row], level: str, runs: dict[tuple, dict[str, list[Row]]], read: ItemReader) -> Columns | str:
     """The outcomes of the dense model and of every point on the items that all have, or why there are none."""
-    keys = [DENSE_POINT, *(tuple(point[name] for name in LEVEL_KEY) for point in points)]
-    rows = [sorted(runs.get(key, {}).get(level, []), key=lambda row: row["seed"]) for key in keys]
-    if not rows[0]:
+    dense = runs.get(DENSE_POINT, {}).get(level, [])
+    if not dense:
         return "there is no dense run of this level"
-    rows[0] = dense_beside(rows[0], {row["seed"] for own in rows[1:] for row in own})
-    outcomes = [read(row) for own in rows for row in own]
+    compressed = [runs[tuple(point[name] for name in LEVEL_KEY)][level] for point in points]
+    means = [sorted(own, key=lambda row: row["seed"]) for own in
+             (*(dense_beside(dense, own) for own in compressed), *compressed)]  # fmt: skip
+    everyone = {row["folder"]: row for own in means for row in own}
+    outcomes = [read(row) for row in everyone.values()]
     if None in outcomes:
         return "some runs kept no outcomes per item"
     scores, groups = aligned(outcomes)
     known = ~np.isnan(scores).any(axis=0)
     if not known.any():
         return "the runs have no items in common"
-    return Columns(groups[known], scores[:, known], [tuple(row["seed"] for row in own) for own in rows])
+    place = {folder: number for number, folder in enumerate(everyone)}
+    runs_of_means = [{row["seed"]: place[row["folder"]] for row in own} for own in means]
+    return Columns(groups[known], scores[:, known], runs_of_means)
 
 
 def curve_replicates(
@@ -167,10 +177,10 @@ def curve_replicates(
     if not columns:
         return {}
     sums = {place: _cluster_sums(own, universe) for place, own in columns.items()}
-    drawn_seeds = {seeds for own in columns.values() for seeds in own.seeds if len(seeds) > 1}
+    drawn_seeds = {tuple(mean) for own in columns.values() for mean in own.means if len(mean) > 1}
     weights = {seeds: _seed_weights(seeds, resamples, seed[0]) for seeds in drawn_seeds}
     filled = {
-        place: [np.empty((1 + resamples, len(own.seeds)), np.float32, "F") for _ in range(1 + _has_seeds(own))]
+        place: [np.empty((1 + resamples, len(own.means)), np.float32, "F") for _ in range(1 + _has_seeds(own))]
         for place, own in columns.items()
     }
     sizes = {place: np.empty(1 + resamples) for place in columns}
@@ -183,7 +193,7 @@ def curve_replicates(
             sizes[place][rows] = part[:, -1]
             means = part[:, :-1] / part[:, -1:]
             for into, own_weights in zip(filled[place], ({}, weights), strict=False):
-                into[rows] = _over_seeds(means, own.seeds, own_weights, rows)
+                into[rows] = _over_seeds(means, own.means, own_weights, rows)
             first = last
         start = rows.stop
     return {
@@ -212,20 +222,18 @@ def named_generator(seed: int, *name: object) -> np.random.Generator:
 
 
 def _has_seeds(columns: Columns) -> bool:
-    return max(map(len, columns.seeds)) > 1
+    return max(map(len, columns.means)) > 1
 
 
 def _over_seeds(
-    means: np.ndarray, seeds: list[tuple[int, ...]], weights: dict[tuple[int, ...], np.ndarray], rows: slice
+    scores: np.ndarray, means: list[dict[int, int]], weights: dict[tuple[int, ...], np.ndarray], rows: slice
 ) -> np.ndarray:
-    """Means over the seeds of each point, (rows, points); weighted where `weights` has the seeds."""
-    found = np.empty((len(means), len(seeds)))
-    first = 0
-    for point, own in enumerate(seeds):
-        part = means[:, first : first + len(own)]
-        weight = weights.get(own)
-        found[:, point] = part.mean(axis=1) if weight is None else np.einsum("rs,rs->r", part, weight[rows])
-        first += len(own)
+    """Means over seeds of the scores of runs, (rows, means); weighted where `weights` has the seeds."""
+    found = np.empty((len(scores), len(means)))
+    for place, own in enumerate(means):
+        part = scores[:, list(own.values())]
+        weight = weights.get(tuple(own))
+        found[:, place] = part.mean(axis=1) if weight is None else np.einsum("rs,rs->r", part, weight[rows])
     return found
 
 
@@ -237,21 +245,21 @@ def _level_replicates(
     sizes: np.ndarray,
     generator: np.random.Generator,
 ) -> LevelReplicates:
-    of_items, both = filled[0], filled[-1]
+    of_items, both, points = filled[0], filled[-1], len(columns.means) // 2
     in_sample = sums[:, -1]
     has_items = in_sample > 0
-    in_groups = _over_seeds(sums[has_items, :-1] / in_sample[has_items, None], columns.seeds, {}, slice(None))
-    losses = in_groups[:, 0] - in_groups[:, 1:].mean(axis=1)
-    of_item = _over_seeds(columns.scores.T, columns.seeds, {}, slice(None))
-    changes = of_item[:, 1:].mean(axis=1) - of_item[:, 0]
+    in_groups = _over_seeds(sums[has_items, :-1] / in_sample[has_items, None], columns.means, {}, slice(None))
+    losses = in_groups[:, :points].mean(axis=1) - in_groups[:, points:].mean(axis=1)
+    of_item = _over_seeds(columns.scores.T, columns.means, {}, slice(None))
+    changes = of_item[:, points:].mean(axis=1) - of_item[:, :points].mean(axis=1)
     unseen = resampling.unseen_shares(sizes, resampling.unit_size(changes, columns.groups), generator)
     drawn = Scores(
         both, of_items, unseen,
-        items=len(columns.groups), clusters=int(has_items.sum()), seeds=max(map(len, columns.seeds)),
+        items=len(columns.groups), clusters=int(has_items.sum()), seeds=max(map(len, columns.means)),
     )  # fmt: skip
     return LevelReplicates(
-        dense=drawn.point(0),
-        points=drawn.point(slice(1, None)),
+        dense=drawn.point(slice(None, points)),
+        points=drawn.point(slice(points, None)),
         losses=dict(zip(universe[has_items].tolist(), losses.tolist(), strict=True)),
     )
 
@@ -378,14 +386,14 @@ def tuned_curves(
         task: resampled_runs(runs, resamples, _seed_of(task, seed))
         for (task,), runs in grouped(shown, ["task"]).items()
     }
-    model, scope = members[0]["model"], table[0]["magnitude_scope"]
+    model = members[0]["model"]
     found: dict[FigureKey, dict[CurveKey, list[LevelCurve]]] = {}
 
     def add(setting: int, task: str, kind: str, points: list[Row], level: Row) -> None:
         named = [{**point, **level, "dataset": point["task"]} for point in points]
         curve = _tuned_curve(named, folders, drawn[points[0]["task"]], seed)
         of_figure = found.setdefault(FigureKey(setting, model, task), {})
-        of_figure.setdefault(CurveKey(kind, "magnitude", scope), []).append(curve)
+        of_figure.setdefault(CurveKey(kind, "magnitude", points[0]["magnitude_scope"]), []).append(curve)
 
     of_transfer = curves_by(table, "task", "strength_kind", "transfer", "data_fraction")
     for (task, kind, transfer, fraction), points in of_transfer.items():
@@ -403,13 +411,15 @@ def resampled_figures(
 ) -> Iterator[tuple[FigureKey, dict[CurveKey, list[LevelCurve]]]]:
     """The resampled curves of every figure whose levels are judged: of fine-tuning, then of settings without training.
 
+    Runs that compress some layers alone have no part in them (sensitivity).
+
     Raises:
         ValueError: runs that must not be compared (run_folder.check_runs).
     """
     for members in figure_sets(rows).values():
         table = seed_means(members)
         yield from tuned_curves(members, table, gap_table(table), resamples, seed).items()
-    for key, members in level_sets(rows).items():
+    for key, members in level_sets(whole_rows(rows)).items():
         yield key, resampled_curves(members, resamples, seed)
 
 
@@ -433,4 +443,5 @@ def _tuned_curve(
         return LevelCurve(points, None, "no predictions on the same items")
     folders_of = [[by_seed[one] for one in sorted(by_seed)] for by_seed in runs]
     scores = drawn.of_points(folders_of, np.random.default_rng([*_seed_of(first["task"], seed), 2]))
-    return LevelCurve(points, LevelReplicates(scores.point(0), scores.point(slice(1, None)), losses={}), "")
+    beside, compressed = scores.point([0] * len(points)), scores.point(slice(1, None))
+    return LevelCurve(points, LevelReplicates(beside, compressed, losses={}), "")

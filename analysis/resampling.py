@@ -59,17 +59,17 @@ class Scores(NamedTuple):
     highest: float = 1.0
 
     @property
-    def lowest_drop(self) -> float:
-        """Normalized drop from this score to the lowest possible: -1, or less where scores may be negative."""
-        return self.lowest / float(self.both[0]) - 1
+    def lowest_drop(self) -> np.ndarray:
+        """Normalized drop from each score to the lowest possible: -1, or less where scores may be negative."""
+        return self.lowest / self.both[0].astype(np.float64) - 1
 
     def with_unseen(self, is_best: ArrayLike) -> np.ndarray:
         """`both` with the unseen unit added, whose score is `highest` where `is_best`, else `lowest`."""
         unseen = self.unseen.reshape(-1, *[1] * (self.both.ndim - 1))
         return self.both * (1 - unseen) + unseen * np.where(is_best, self.highest, self.lowest)
 
-    def point(self, index: int | slice) -> "Scores":
-        """The scores of one point, or of a slice of points."""
+    def point(self, index: int | slice | list[int]) -> "Scores":
+        """The scores of one point, or of several points."""
         both = self.both[:, index]
         return self._replace(both=both, of_items=both if self.of_items is self.both else self.of_items[:, index])
 

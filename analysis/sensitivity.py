@@ -67,11 +67,6 @@ def layer_rows(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def whole_rows(rows: Sequence[Row]) -> list[Row]:
-    """The runs that compress all layers, and dense ones."""
-    return [row for row in rows if not row.get("layers")]
-
-
 def sensitivity_sets(rows: Sequence[Row]) -> dict[tuple, list[Row]]:
     """layer_rows by setting, model and task; raises as table.level_sets does."""
     return level_sets(layer_rows(rows))
@@ -117,7 +112,7 @@ def _bounds(level: LevelCurve, index: int) -> Row:
         drawn = drops(level, floor).point(index)
         _, low, high = drawn.interval()
         if name == RAW:
-            low = None if low is None else max(low, level.replicates.dense.lowest_drop)
+            low = None if low is None else max(low, level.replicates.dense.lowest_drop[index])
             row |= {"drop_low": low, "drop_high": high, "p_value": drawn.p_other_than_zero()}
         elif name == CORRECTED:
             row |= {"corrected_low": low, "corrected_high": high}

@@ -86,6 +86,7 @@ LAYOUT = {
 WIDE = {"figure.constrained_layout.w_pad": 0.1}  # for `style`: more room between panels
 MAX_TICKS = 10
 MAX_RANK_TICKS = 6  # whose labels are wider
+MOST_ABOVE = 60  # percent of the dense score by which a panel is higher than its highest point
 WARNING_WIDTH = 34  # letters in a line
 WARNED_NAMES, WARNED_LETTERS = 5, 30  # that a warning lists, and of each
 WARNING_ROOM = 0.3  # below the curves, as a share of their range
@@ -315,7 +316,9 @@ def limits(axes: Axes, curves: list[list[Row]], bounds: Band = seed_range, room:
     heights += [height for points in learned if (height := floor(points)) is not None] + [100.0]
     if not shown:
         heights += [0.0]
-    low, high = min(heights), max(heights)
+    # An interval may reach to many times a dense score that is near 0, or over few seeds: it then leaves the panel.
+    most = max([100.0, *(point["relative_percent"] for point in shown)]) + MOST_ABOVE
+    low, high = min(heights), min(max(heights), most)
     margin = 0.05 * (high - low or 10)
     axes.set_ylim(low - margin - room * (high - low), high + margin)
 

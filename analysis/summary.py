@@ -6,15 +6,15 @@ from pathlib import Path
 from analysis import paper
 from analysis.cautions import MISSING_COLUMNS, missing_lines
 from analysis.kinds import COMPARED, FLIPS, Part, Tree, is_known
-from analysis.names import markdown, model_names, task_name, text_names, with_short_names, without_tags
-from analysis.recovery import RECOVERY
-from analysis.table import PERPLEXITY, Row, csv_text
+from analysis.names import markdown, task_name, without_tags
+from analysis.table import Row, csv_text
 from analysis.verdicts import CANNOT_TELL, ORDER_COLUMNS, SLOPE_COLUMNS, Trends, verdict_lines
 from harness import run_folder
 
 LISTED_FOLDERS = 10
 COMPARISON_FILE, MISSING_FILE = "beside_the_paper.csv", "missing.csv"
 SLOPES_FILE, VERDICTS_FILE = "slopes.csv", "verdicts.csv"
+TABLE_FILES = (COMPARISON_FILE, MISSING_FILE, SLOPES_FILE, VERDICTS_FILE)  # of overall_tables
 
 
 def summary_text(tree: Tree, formats: list[str]) -> str:
@@ -24,7 +24,6 @@ def summary_text(tree: Tree, formats: list[str]) -> str:
         tree: what kinds.describe returned.
         formats: of the figures that are written beside it.
     """
-    names = _names(tree.rows)
     lines = ["# Summary", ""]
     found = [f"- **{part.title}**: {plot.finding}" for part in tree.parts for plot in part.plots if plot.finding]
     if found:
@@ -40,21 +39,19 @@ def summary_text(tree: Tree, formats: list[str]) -> str:
     if tree.compared:
         lines += ["", "## Beside the paper", "", *paper.comparison_lines(tree.compared), "", f"`{COMPARISON_FILE}`"]
     if tree.lacking:
-        lines += ["", "## What is missing", "", *missing_lines(tree.lacking, names), "", f"`{MISSING_FILE}`"]
-    lines += ["", "## The runs", "", *_runs_table(tree.rows, names)]
+        lines += ["", "## What is missing", "", *missing_lines(tree.lacking), "", f"`{MISSING_FILE}`"]
+    lines += ["", "## The runs", "", *_runs_table(tree.rows)]
     return "\n".join(map(without_tags, lines)) + "\n"
 
 
 def overall_tables(tree: Tree) -> dict[str, str]:
     """The CSV files that belong to the whole tree, by name."""
     found: dict[str, str] = {}
-    names = _names(tree.rows)
     if tree.lacking:
-        found[MISSING_FILE] = csv_text(with_short_names(tree.lacking, names), MISSING_COLUMNS)
+        found[MISSING_FILE] = csv_text(tree.lacking, MISSING_COLUMNS)
     if tree.trends.orders:
-        orders, levels = (with_short_names(rows, names) for rows in (tree.trends.orders, tree.trends.levels))
-        found[VERDICTS_FILE] = csv_text(orders, ORDER_COLUMNS)
-        found[SLOPES_FILE] = csv_text(levels, SLOPE_COLUMNS)
+        found[VERDICTS_FILE] = csv_text(tree.trends.orders, ORDER_COLUMNS)
+        found[SLOPES_FILE] = csv_text(tree.trends.levels, SLOPE_COLUMNS)
     if tree.compared:
         found[COMPARISON_FILE] = csv_text(tree.compared, paper.COMPARISON_COLUMNS)
     return found
@@ -70,12 +67,6 @@ def verdicts(trends: Trends) -> list[str]:
     if silent:
         lines.append(f"{silent} of {len(trends.orders)} orders of levels cannot be told (below, and why).")
     return lines
-
-
-def _names(rows: list[Row]) -> dict[str, str]:
-    """Short names of models and of the texts of perplexity."""
-    texts = text_names({row["level"] for row in rows if row["setting"] in (PERPLEXITY, RECOVERY)})
-    return {**texts, **model_names({row["model"] for row in rows})}
 
 
 def _links(part: Part, formats: list[str]) -> list[str]:
@@ -103,7 +94,7 @@ def cautions(tree: Tree) -> list[str]:
     return found
 
 
-def _runs_table(rows: list[Row], names: dict[str, str]) -> list[str]:
+def _runs_table(rows: list[Row]) -> list[str]:
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row["setting"], row["model"], row.get("task")), []).append(row)
@@ -112,7 +103,5 @@ def _runs_table(rows: list[Row], names: dict[str, str]) -> list[str]:
         seeds = " ".join(map(str, sorted({row["seed"] for row in members})))
         runs = len({row["folder"] for row in members})
         example = Path(members[0]["folder"]) / run_folder.ARGUMENTS_FILE
-        body.append(
-            [setting, names[model], names.get(task, task) or "", runs, seeds, members[0]["recipe"], f"`{example}`"]
-        )
+        body.append([setting, model, task or "", runs, seeds, members[0]["recipe"], f"`{example}`"])
     return markdown(["setting", "model", "task", "complete runs", "seeds", "recipe", "an example of it"], body)

@@ -8,12 +8,12 @@ is None, never NaN and never 0.
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from analysis import estimators
-from analysis.names import COMPRESSIONS, base_name, model_name, text_name, with_full_names
+from analysis.names import COMPRESSIONS, base_name, with_full_names
 from analysis.outcomes import (
     ItemReader,
     has_items,
@@ -31,6 +31,7 @@ FREEZING = "dense_transfer_freezing"
 SPARSE = "sparse_transfer"
 SPARSE_TO_DENSE = "sparse_to_dense"
 TRANSFERS = (DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE)
+NO_SCORES = {"empty"}  # recorded metrics that are lower where better
 KINDS = ("sparsity", "nm", "bits", "rank", *PAIRS, "bytes")  # of strength, in the order of panels
 
 FINE_TUNING_SETTINGS = (1, 5)
@@ -99,18 +100,20 @@ def with_metric(rows: list[Row], names: Sequence[str]) -> list[Row]:
         names: metrics such as "accuracy_norm". A level takes the first of them that was recorded for its items, or its
             own.
     Raises:
-        ValueError: no level has one of them for each item, of which a score is the mean; names those that there are.
+        ValueError: one is of NO_SCORES, or no level has it for each item, of which a score is the mean; names those
+            that there are.
     """
     if not names:
         return rows
     runs, place = list(filter(is_level_run, rows)), ("setting", "model", "task", "level")
     kept = {folder: _kept_columns(own) for (folder,), own in grouped(runs, ["folder"]).items()}
     of_level = {key: _metrics_of_items(own, kept) for key, own in grouped(runs, place).items()}
-    known = set().union(*of_level.values())
+    known = set().union(*of_level.values()) - NO_SCORES
     for name in names:
         if name not in known:
             total = any(name in row.get("metrics", {}) for row in runs)
             told = " is not kept of each item, of which a score is the mean" if total else ""
+            told = " is lower where better, and no score" if name in NO_SCORES else told
             listed = ", ".join(sorted(known)) or "none to choose from"
             raise ValueError(f"--metric {name}{told}: the runs recorded {listed}")
 
@@ -171,17 +174,19 @@ def sets(rows: list[Row], belongs: Callable[[Row], bool], names: Sequence[str]) 
 def figure_sets(rows: list[Row]) -> dict[tuple[int, str, str | None], list[Row]]:
     """The fine-tuning runs that belong in one figure, by setting, model and magnitude scope.
 
-    A run that has no scope (dense, N:M) stands in the set of every scope of its setting and model. The scope is None
-    where no run has one.
+    Dense runs stand in the set of every scope of their setting and model; other runs without a scope (N:M) stand in the
+    first alone, so that no test counts them twice. The scope is None where no run has one.
 
     Raises:
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
     found = {}
     for (setting, model), members in sets(rows, is_fine_tuning_run, ("setting", "model")).items():
-        scopes = {scope_of(row) for row in members}
-        for scope in sorted(scopes - {None}) or [None]:
-            found[setting, model, scope] = [row for row in members if scope_of(row) in (scope, None)]
+        first, *others = sorted({scope_of(row) for row in members} - {None}) or [None]
+        found[setting, model, first] = [row for row in members if scope_of(row) in (first, None)]
+        for scope in others:
+            own = [row for row in members if scope_of(row) == scope or row["strength_kind"] is None]
+            found[setting, model, scope] = own
     return found
 
 
@@ -270,16 +275,15 @@ def seed_mean(runs: list[Row], dense: list[Row]) -> Row:
     """One point: the mean over runs that differ in their seed alone, beside the dense runs of the same level.
 
     Returns:
-        What the runs share, with their short model name, and: mean_score with Student's 95 % interval over seeds (None
-        with one seed), lowest_score and highest_score, mean_stderr (the standard error over items, mean over seeds),
-        the means of measured_sparsity, parameter_ratio and chance, and the columns of against_dense.
+        What the runs share, and: mean_score with Student's 95 % interval over seeds (None with one seed), lowest_score
+        and highest_score, mean_stderr (the standard error over items, mean over seeds), the means of measured_sparsity,
+        parameter_ratio and chance, and the columns of against_dense.
     """
     first, scores = runs[0], [run["score"] for run in runs]
     mean, low, high = estimators.mean_interval(scores)
     chance = mean_of(runs, "chance")
     return {
         **first,
-        "model": model_name(first["model"]),
         "magnitude_scope": scope_of(first),
         "reference_only": bool(first.get("facts", {}).get("reference_only")),
         "calibrated": first.get("compression_recipe") is not None,
@@ -309,7 +313,8 @@ def seed_means(rows: list[Row]) -> list[Row]:
     Args:
         rows: runs of one setting, model and magnitude scope (figure_sets); runs of other kinds are passed over.
     Returns:
-        Each point stands beside the dense transfer with the same task and data fraction.
+        Each point stands beside the dense transfer with the same task and data fraction, of its own seeds
+        (dense_beside). magnitude_scope of the dense transfer is that of the set.
     Raises:
         ValueError: runs that must not be averaged, or that belong in several figures.
     """
@@ -318,9 +323,11 @@ def seed_means(rows: list[Row]) -> list[Row]:
     points = grouped(members, TUNING_KEY)
     table = []
     for (task, fraction, *_), runs in points.items():
-        point = seed_mean(runs, points.get((task, fraction, DENSE, None, None), []))
-        (scope,) = (key[2] for key in found)
-        table.append(select({**point, "magnitude_scope": scope}, POINT_COLUMNS))
+        dense = points.get((task, fraction, DENSE, None, None), [])
+        point = seed_mean(runs, dense_beside(dense, runs))
+        if point["strength_kind"] is None:
+            ((*_, point["magnitude_scope"]),) = found
+        table.append(select(point, POINT_COLUMNS))
 
     def place(point: Row) -> tuple:
         transfer = TRANSFERS.index(point["transfer"])
@@ -339,7 +346,7 @@ def level_table(rows: list[Row], read: ItemReader | None = None) -> list[Row]:
     Returns:
         Levels whose difficulty is not known come after the others, then mere references. In setting 5 the difficulty is
         the gap to people, which needs a dense and a human score. mean_stderr is the standard error over groups of
-        items. A curve is compared with the dense runs of its own seeds. points_stderr is that of points_drop, each item
+        items. A point is compared with the dense runs of its own seeds. points_stderr is that of points_drop, each item
         compared with the dense model's outcome on it; items that either side lacks are left out and counted as
         unpaired. drop_low and drop_high: verdicts.with_intervals.
     Raises:
@@ -352,7 +359,7 @@ def level_table(rows: list[Row], read: ItemReader | None = None) -> list[Row]:
 def _level_points(members: list[Row], read: ItemReader) -> list[Row]:
     members = [with_error(row, read) for row in members]
     runs = runs_of_points(members)
-    dense, seeds = runs.get(DENSE_POINT, {}), _seeds_of_curves(runs)
+    dense = runs.get(DENSE_POINT, {})
     difficulty = {row["level"]: _difficulty(row, dense.get(row["level"], [])) for row in members}
     # The runs have one recipe, so that one run's arguments tell whether all used the chat template.
     arguments = run_folder.recorded_arguments(Path(members[0]["folder"])) or {}
@@ -360,7 +367,7 @@ def _level_points(members: list[Row], read: ItemReader) -> list[Row]:
     table = []
     for key, levels in runs.items():
         for level, own in levels.items():
-            beside = dense_beside(dense.get(level, []), seeds[key[:-1], level])
+            beside = dense_beside(dense.get(level, []), own)
             point = seed_mean(own, beside) | {"difficulty": difficulty[level]}
             point["reader"] = point.get("reader") and point["reader"] + prompted
             point |= {name: _means_as_texts([run.get(name, {}) for run in own]) for name in ("metrics", "facts")}
@@ -381,21 +388,18 @@ def runs_of_points(members: list[Row]) -> dict[tuple, dict[str, list[Row]]]:
     return runs
 
 
-def _seeds_of_curves(runs: Mapping[tuple, Mapping[str, list[Row]]]) -> dict[tuple, set[int]]:
-    """The seeds that any strength of a curve has, by LEVEL_KEY without the strength, and level."""
-    found: dict[tuple, set[int]] = {}
-    for key, levels in runs.items():
-        for level, own in levels.items():
-            found.setdefault((key[:-1], level), set()).update(row["seed"] for row in own)
-    return found
+def dense_beside(dense: list[Row], runs: list[Row]) -> list[Row]:
+    """The dense runs that the runs of a point are compared with: those of their seeds, which were asked the same.
 
-
-def dense_beside(dense: list[Row], seeds: Set[int]) -> list[Row]:
-    """The dense runs that a curve with these seeds is compared with: those that were asked the same, of these seeds.
-
-    All, where there is none of them: then the seeds are those of calibration texts.
+    All, where there is none of these seeds: then they are those of calibration texts.
     """
+    seeds = {row["seed"] for row in runs}
     return [row for row in dense if row["seed"] in seeds] or dense
+
+
+def whole_rows(rows: Iterable[Row]) -> list[Row]:
+    """The runs that compress all layers, and dense ones."""
+    return [row for row in rows if not row.get("layers")]
 
 
 def _difficulty(row: Row, dense: list[Row]) -> float | None:
@@ -445,7 +449,7 @@ def perplexity_table(rows: list[Row]) -> list[Row]:
             point = seed_mean(runs, [])
             difference, error = paired_loss(runs, dense)
             point |= {
-                "text": text_name(point["level"]), "vocabulary": runs[0]["chance"], "windows": runs[0]["num_examples"],
+                "text": point["level"], "vocabulary": runs[0]["chance"], "windows": runs[0]["num_examples"],
                 **{f"{name}_perplexity": point[f"{name}_score"] for name in ("mean", "lowest", "highest")},
                 "loss_difference": difference, "loss_difference_stderr": error, **window_divergence(runs),
             }  # fmt: skip

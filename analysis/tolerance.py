@@ -76,7 +76,7 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
         drawn = found.point(index)
         worst = drawn.low_bound(confidence)
         if worst is None or worst < -tolerance:
-            least = verdicts.no_drop(level, floor).low_bound(confidence)
+            least = verdicts.no_drop(level, floor).point(index).low_bound(confidence)
             row |= {"first_failing": point["strength"], **_failing(drawn, worst, least, tolerance, confidence)}
             row["reason"] = "; ".join(filter(None, ("" if passed else NONE_PASSES, row["reason"])))
             break

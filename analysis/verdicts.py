@@ -40,7 +40,7 @@ AT_CHANCE = "in too many resamples the dense score is at chance"
 CURVE_KEYS = ("setting", "model", "task", "strength_kind", "compression", "magnitude_scope")
 TREND_POINT_COLUMNS = (
     *CURVE_KEYS, "level", "strength", "normalized_drop", "drop_low", "drop_high", "loss_p",
-    "corrected_drop", "corrected_low", "corrected_high", "reason",
+    "corrected_drop", "corrected_low", "corrected_high", "dense_above_chance", "reason",
 )  # fmt: skip
 SLOPE_COLUMNS = (
     *CURVE_KEYS, "level", "difficulty", "points", "items", "clusters", "seeds", "slope", "slope_low", "slope_high",
@@ -202,17 +202,16 @@ def drops(level: LevelCurve, floor: float) -> Replicates:
 
 
 def no_drop(level: LevelCurve, floor: float) -> Replicates:
-    """The drop of a model that answers exactly as the dense one: 0 but for the unseen unit."""
+    """The drop of a model that answers exactly as the dense one beside each point: 0 but for the unseen unit."""
     dense = level.replicates.dense
-    drawn = dense._replace(both=dense.both[:, None], of_items=dense.of_items[:, None])
-    return resampling.compare(lambda scores, of: _relative(scores, of, floor), drawn, dense).point(0)
+    return resampling.compare(lambda scores, of: _relative(scores, of, floor), dense, dense)
 
 
 def _relative(scores: np.ndarray, dense: np.ndarray, floor: float) -> np.ndarray:
-    # As table.drop, in an order of operations that needs no second array.
+    # As table.drop.
     above = dense.astype(np.float64) - floor
     above[~(above > 0)] = np.nan
-    return (scores - floor) / above[:, None] - 1
+    return (scores - floor) / above - 1
 
 
 def _slopes(own: LevelReplicates, amounts: list[float], floor: float) -> Replicates:
@@ -247,14 +246,14 @@ def _point_rows(place: Row, level: LevelCurve, confidence: float) -> list[Row]:
     rows = []
     for index, point in enumerate(level.points):
         row = {**place, "level": point["level"], "strength": point["strength"], "loss_p": None,
-               "reason": missing_reason(level)}  # fmt: skip
+               "dense_above_chance": point["dense_above_chance"], "reason": missing_reason(level)}  # fmt: skip
         for name, drop, prefix in ((RAW, "normalized_drop", "drop"), (CORRECTED, "corrected_drop", "corrected")):
             low = high = None
             if name in found:
                 drawn = found[name].point(index)
                 _, low, high = drawn.interval(confidence)
                 if name == RAW:
-                    low = None if low is None else max(low, level.replicates.dense.lowest_drop)
+                    low = None if low is None else max(low, level.replicates.dense.lowest_drop[index])
                     row["loss_p"] = drawn.p_below_zero()
             row |= {drop: point[drop], f"{prefix}_low": low, f"{prefix}_high": high}
         rows.append(row)
@@ -286,7 +285,7 @@ def _level_trend(place: Row, level: LevelCurve, confidence: float) -> LevelTrend
         if name == RAW:
             row |= {"spearman_p": _spearman_p(level, amounts)} | _amounts_at(drops(level, floor), amounts, confidence)
         slopes[name] = _slopes(own, amounts, floor)
-        dense = float(own.dense.both[0])
+        dense = float(own.dense.both[0].mean())
         above = dense - floor
         if above > 0 and dense * own.dense.items >= MIN_RIGHT * own.dense.clusters:
             losses[name] = {group: loss / above for group, loss in own.losses.items()}

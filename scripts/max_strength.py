@@ -6,7 +6,7 @@
 Prints, for every method and level of settings 2 to 6 and of your own tasks, and for every fine-tuned task and amount of
 training data (sparse transfer), the strongest compression whose drop stays within the tolerance with 95 % confidence,
 all weaker ones passing too; and the Junk DNA score of each method: how much faster hard levels fall than easy ones.
-Needs dense runs on the same items. Runs without torch.
+Needs dense runs on the same items; runs that compress some layers alone do not count. Runs without torch.
 """
 
 import argparse
@@ -14,17 +14,15 @@ import sys
 from pathlib import Path
 
 from analysis import terminal, tolerance, verdicts
-from analysis.human_gap import CATEGORIES
 from analysis.names import (
     compression_name,
     markdown,
-    model_names,
     strength_text,
     with_bounds,
     with_full_names,
     with_short_names,
 )
-from analysis.replicates import resampled_figures
+from analysis.replicates import is_of_category, resampled_figures
 from analysis.resampling import RESAMPLES
 from analysis.sizes import NM_PAIR
 from analysis.table import OWN_TASK, Row, csv_text, is_fine_tuning_run, is_level_run, with_metric
@@ -78,16 +76,14 @@ def main(argv: list[str] | None = None) -> None:
         rows = usable_runs(args.results_dir, args.metric)
         for key, curves in resampled_figures(rows, args.resamples, args.seed):
             # The gap to people takes its curves from those of the tasks.
-            if key.task not in CATEGORIES:
+            if not is_of_category(key.setting, key.task):
                 strengths += tolerance.max_strengths(key, curves, args.tolerance, args.confidence, args.corrected)
             orders += verdicts.of_figure(key, curves, args.confidence).orders
     except ValueError as error:
         sys.exit(f"max_strength.py: {error}")
     if not strengths:
         sys.exit("max_strength.py: only dense runs were found: there is no compression to judge")
-    names = model_names({row["model"] for row in rows})
-    strengths = with_short_names(strengths, names)
-    scores = with_short_names(tolerance.junk_dna_scores(orders), names)
+    scores = tolerance.junk_dna_scores(orders)
     told = strength_lines(strengths, args.tolerance, args.confidence, args.corrected)
     text = "\n".join([*told, "", *score_lines(scores, args.confidence), ""])
     files = write(args.output, text, strengths, scores)
@@ -111,7 +107,7 @@ def usable_runs(folders: list[Path], metric: list[str]) -> list[Row]:
             f"--results_dir {looked}: holds no complete run of settings 1 to 6 or of a task of your own; "
             "scripts/setting2.sh makes some"
         )
-    return with_metric(rows, metric)
+    return with_metric(with_short_names(rows), metric)
 
 
 def strength_lines(strengths: list[Row], tolerance: float, confidence: float, corrected: bool) -> list[str]:

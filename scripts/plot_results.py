@@ -21,7 +21,7 @@ from pathlib import Path
 
 from analysis import report, style, summary, terminal
 from analysis.curves import BYTES, SIZES
-from analysis.kinds import ORIGINAL_NAMES, Plot, describe, original_figures
+from analysis.kinds import FLIPS_STEM, ORIGINAL_NAMES, Plot, describe, original_figures
 from analysis.resampling import RESAMPLES
 from analysis.table import csv_text, with_metric
 from harness import run_folder
@@ -31,6 +31,7 @@ from harness.options import filled_path
 
 logger = logging.getLogger("plot_results")
 SUMMARY, REPORT = "summary.md", "report.html"
+FORMATS = ("png", "pdf", "svg")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--dpi", type=int, default=150, help="dots per inch of png files, 1 or more (default: 150)")
     parser.add_argument(
-        "--formats", nargs="+", choices=("png", "pdf", "svg"), default=["png"],
+        "--formats", nargs="+", choices=FORMATS, default=["png"],
         help="file formats of the figures (default: png)",
     )  # fmt: skip
     parser.add_argument(
@@ -125,6 +126,7 @@ def main(argv: list[str] | None = None) -> None:
         others |= copies(plots, files)
     for name, content in others.items():
         run_folder.replace_file(args.output_dir / name, content)
+    remove_stale(args.output_dir, {*files, *others})
     for file in [*files, *others]:
         print(args.output_dir / file)
 
@@ -138,6 +140,13 @@ def write_plot(plot: Plot, output_dir: Path, formats: list[str], dpi: int) -> di
     for name, content in contents.items():
         run_folder.replace_file(output_dir / name, content)
     return contents
+
+
+def remove_stale(output_dir: Path, written: set[str]) -> None:
+    """Remove what an earlier call wrote under names that are the same for all trees, and this call did not write."""
+    flips = () if f"{FLIPS_STEM}.csv" in written else (f"{FLIPS_STEM}.{ending}" for ending in ("csv", *FORMATS))
+    for name in {*summary.TABLE_FILES, *flips} - written:
+        (output_dir / name).unlink(missing_ok=True)
 
 
 def copies(plots: list[Plot], files: dict[str, bytes]) -> dict[str, bytes]:

@@ -25,7 +25,7 @@ import scipy.special
 
 from analysis import flips, terminal
 from analysis.flips import CHANGED, GAINED, LOST, Answers, answers_of, asked_the_same
-from analysis.names import compression_name, markdown, model_name, set_title, strength_text, with_full_names
+from analysis.names import compression_name, markdown, model_names, set_title, strength_text, with_full_names
 from analysis.outcomes import ItemReader
 from analysis.table import DENSE_POINT, Row, is_level_run, point_order, runs_of_points, scope_of, with_metric
 from harness import options, records, run_folder
@@ -97,15 +97,15 @@ def main(argv: list[str] | None = None) -> None:
     quiet_libraries()
     asked = {name: getattr(args, name) for name in ("setting", "model", "compression", "strength", "level", "seed")}
     try:
-        found = level_runs(args.results_dir, args.metric)
-        wanted = chosen_runs(found, asked)
+        found, models = level_runs(args.results_dir, args.metric)
+        wanted = chosen_runs(found, asked, models)
     except ValueError as error:
         sys.exit(f"show_flips.py: {error}")
     paths = {name: getattr(args, name) for name in PATHS}
     read = ItemReader()
     built = functools.cache(functools.partial(rebuilt_levels, paths=tuple(paths.items())))
     for row in wanted:
-        where = f"{set_title(row['setting'], row['task'])}, {model_name(row['model'])}, {row['level']}"
+        where = f"{set_title(row['setting'], row['task'])}, {models[row['model']]}, {row['level']}"
         print(f"# {where}: {compressed_text(row)}\n")
         sides = flipped(row, found, read, args.direction)
         if isinstance(sides, str):
@@ -114,32 +114,35 @@ def main(argv: list[str] | None = None) -> None:
         print("\n".join(told(sides, args.direction, args.max_items, built, args.full)), end="\n\n")
 
 
-def level_runs(folders: list[Path], metric: list[str]) -> list[Row]:
-    """The rows of runs of settings 2 to 6 and of own tasks.
+def level_runs(folders: list[Path], metric: list[str]) -> tuple[list[Row], dict[str, str]]:
+    """The rows of runs of settings 2 to 6 and of own tasks, and the names of models in figures of these folders.
 
     Raises:
         ValueError: there are none, none has the metric, or some must not be compared (run_folder.check_runs).
     """
     passed_over: list[str] = []
-    rows = [row for row in run_folder.read_runs(*folders, passed_over=passed_over) if is_level_run(row)]
+    found = run_folder.read_runs(*folders, passed_over=passed_over)
+    rows = list(filter(is_level_run, found))
     for line in run_folder.passed_over_lines(passed_over):
         print(f"show_flips.py: {line}", file=sys.stderr)
     if not rows:
         looked = ", ".join(map(str, folders))
         raise ValueError(f"--results_dir {looked}: holds no complete run of settings 2 to 6 or of a task of your own")
     run_folder.check_runs(rows)
-    return with_metric(with_full_names(rows), metric)
+    return with_metric(with_full_names(rows), metric), model_names({row["model"] for row in found})
 
 
-def chosen_runs(rows: list[Row], asked: Mapping[str, Any]) -> list[Row]:
+def chosen_runs(rows: list[Row], asked: Mapping[str, Any], models: Mapping[str, str]) -> list[Row]:
     """The compressed runs that have the values asked for, where these are not None.
 
+    Args:
+        models: their names in figures, by which they may be asked for too.
     Raises:
         ValueError: none has; names the values that there are.
     """
     left = [{**row, "magnitude_scope": scope_of(row)} for row in rows if row["strength_kind"] is not None]
     for name, value in asked.items():
-        forms = [lambda own: own, *([model_name] if name == "model" else [])]
+        forms = [lambda own: own, *([models.get] if name == "model" else [])]
         kept = [row for row in left if value is None or any(is_named(form(row[name]), value) for form in forms)]
         if not kept:
             there = ", ".join(dict.fromkeys(str(row[name]) for row in left)) or "none that is compressed"

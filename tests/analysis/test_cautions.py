@@ -48,13 +48,13 @@ def test_other_models_settings_and_tasks_have_grids_of_their_own():
 def test_the_lines_name_way_place_and_seeds():
     runs = [run(strength=0.3, seed=41), run(strength=0.3, seed=42), run(strength=0.5, seed=41), dense(seed=41)]
     found = cautions.missing_runs([row(each) for each in runs])
-    lines = cautions.missing_lines(found, {"lab/model-a": "model-a"})
+    lines = cautions.missing_lines(found)
     assert lines[0].startswith("Runs of the full grid of what the tree holds that are not there: 1 (all")
-    assert lines[-1] == "| 1 | model-a | qnli | sparse_transfer | 100 % data | 50 % (seed 42) |"
+    assert lines[-1] == "| 1 | lab/model-a | qnli | sparse_transfer | 100 % data | 50 % (seed 42) |"
 
 
 def test_a_long_list_is_cut_and_says_so():
     runs = [run(strength=0.3, task=f"task {number:02}") for number in range(50)]
     runs += [run("sparse_to_dense", 0.5, task=f"task {number:02}") for number in range(50)]
-    lines = cautions.missing_lines(cautions.missing_runs([row(each) for each in runs]), {})
+    lines = cautions.missing_lines(cautions.missing_runs([row(each) for each in runs]))
     assert lines[-1] == "And 60 more lines." and sum(line.startswith("| 1 ") for line in lines) == 40

@@ -92,9 +92,11 @@ def curve(truth: Truth, design: Design, rng: np.random.Generator, name: str = "l
     dense, compressed = answers(truth, design, rng)
     strengths = STRENGTHS[: len(truth.losses)]
     groups = np.arange(design.items) // design.cluster
-    seeds = tuple(range(design.seeds))
+    runs = np.arange(1, 1 + compressed.size // design.items).reshape(len(strengths), design.seeds).tolist()
     scores = np.concatenate([dense[None], compressed.reshape(-1, design.items)]).astype(float)
-    columns = {(CURVE, name): Columns(groups, scores, [(0,), *[seeds] * len(strengths)])}
+    columns = {
+        (CURVE, name): Columns(groups, scores, [{0: 0}] * len(strengths) + [dict(enumerate(own)) for own in runs])
+    }
     data = int(rng.integers(2**31))
     replicates = curve_replicates(columns, np.unique(groups), RESAMPLES, (data, name))[CURVE, name]
     reference = dense.mean()

@@ -91,7 +91,7 @@ def test_drops_of_every_domain_by_hand(rows: list[dict]):
     dense = point(table, level="tweets", condition=str(MOVIES), strength=None)
     assert dense["normalized_drop"] == dense["points_drop"] == 0 and dense["points_low"] is None
     assert [row["level"] for row in table[:4]] == ["movies", "movies", "tweets", "tweets"], "the largest share first"
-    assert table[0]["model"] == "model-a" and table[0]["dense_above_chance"] is True
+    assert table[0]["model"] == "lab/model-a" and table[0]["dense_above_chance"] is True
 
 
 def test_the_same_domain_as_minority_and_majority_by_hand(rows: list[dict]):

@@ -9,7 +9,7 @@ STEMS = {
     "setting1_four_transfers_model-a", "setting1_human_gap_model-a", "setting2_option_count_model-a",
     "setting2_option_count_model-a_by_size",
 }  # fmt: skip
-PLACE = {"strength_kind": "sparsity", "strength": 0.5, "compression": "wanda", "magnitude_scope": None}
+PLACE = {"setting": 2, "strength_kind": "sparsity", "strength": 0.5, "compression": "wanda", "magnitude_scope": None}
 
 
 def order(verdict, **changes):
@@ -74,13 +74,41 @@ def test_by_size_the_hardest_level_tells_what_loses_least_of_the_small():
     assert findings.of_sizes([unknown]).startswith("The largest drop is that of new by Wanda, 50 %: -40.0 %")
 
 
+def test_sizes_are_told_by_the_axis_that_is_drawn():
+    """A model whose bytes are not known has its place on the axis that a strength names."""
+    points = [point(-0.1, bytes_fraction=None, plain_fraction=0.5), point(-0.4, bytes_fraction=0.4, plain_fraction=0.2)]
+    told = "Of 2 points with at most half of the dense size, Wanda, 50 % loses least at hard: -10.0 % of the dense"
+    assert findings.of_sizes(points, "plain").startswith(told)
+
+
+def test_no_drop_is_named_that_means_nothing():
+    """Neither of a mere reference nor where the dense model is at chance."""
+    others = [point(-0.9, level="reference", reference_only=True), point(-0.8, dense_above_chance=False)]
+    assert "that of easy by Wanda, 50 %: -10.0 %" in findings.of_levels(found(), [point(-0.1, level="easy"), *others])
+    tuned = [{**each, "setting": 1, "task": "qnli", "level": "10 %"} for each in (others[1], point(-0.1))]
+    assert ": -10.0 % of" in findings.of_tuning(found(points=tuned), [])
+
+
+def test_an_own_task_named_like_a_category_is_none():
+    orders = [order(verdicts.MONOTONIC, task="commonsense reasoning", setting=setting) for setting in ("own_task", 1)]
+    assert findings.of_categories(found(*orders), []) == ""
+    assert findings.of_tuning(found(orders[1]), []).startswith("commonsense reasoning by unstructured sparsity")
+
+
+def test_of_domains_the_transfer_is_named():
+    row = point(-0.2, level="movies", condition="80 to 20", transfer="sparse_to_dense")
+    told = "The largest drop is that of movies (80 to 20), 50 %, sparse to dense transfer: -20.0 %"
+    assert findings.of_domains([row]).startswith(told)
+
+
 def test_being_the_minority():
-    effect = {**PLACE, "level": "tweets", "requested_sparsity": 0.5, "corrected_effect": -0.2}
+    effect = {**PLACE, "transfer": "sparse_transfer", "level": "tweets", "requested_sparsity": 0.5,
+              "corrected_effect": -0.2}  # fmt: skip
     bounds = {"corrected_effect_low": -0.3, "corrected_effect_high": -0.1}
     told = findings.of_minorities([{**effect, **bounds}])
     assert told == (
-        "At 50 %, being the minority changes the drop of tweets by -20.0 % [-30.0, -10.0] of the dense score above "
-        "chance: it loses more."
+        "At 50 %, sparse transfer, being the minority changes the drop of tweets by -20.0 % [-30.0, -10.0] of the "
+        "dense score above chance: it loses more."
     )
     assert findings.of_minorities([{**effect, **bounds, "corrected_effect_high": 0.1}]).endswith("cannot be told.")
     assert findings.of_minorities([{**effect, "corrected_effect": None}]) == ""

@@ -60,7 +60,7 @@ def test_levels_are_drawn_in_percent_of_their_dense_score(draw):
     assert figure.axes[0].get_ylabel() == "Accuracy (% of dense)"
     assert len({axes.get_ylim() for axes in figure.axes if axes.axison}) == 1
     assert note(figure).startswith(
-        "model-a. 40 items per level, read by letter. 1 seed. Band: 95 % interval over groups of items, "
+        "lab/model-a. 40 items per level, read by letter. 1 seed. Band: 95 % interval over groups of items, "
     )
 
 
@@ -179,7 +179,7 @@ def test_settings_are_named_in_words_and_levels_by_what_they_hold(draw):
     title = figure.get_suptitle().replace("\n", " ")
     assert title == "Setting 6: factoid questions against multiple choice"
     assert figure.axes[0].get_ylabel() == "Score (% of dense)"
-    assert note(figure).startswith("model-a. 2 to 3 items per level, read by letter, answer. 1 seed.")
+    assert note(figure).startswith("lab/model-a. 2 to 3 items per level, read by letter, answer. 1 seed.")
     assert set_title("own_task", "my tickets") == "Own task: my tickets"
 
 

@@ -142,7 +142,7 @@ def test_what_is_wrong_with_seeds(read):
     )  # fmt: skip
     assert cautions(rows) == [
         "1 of 2 calibrated points rest on one calibration sample: the bands leave its spread out.",
-        "2 of 5 points lack seeds of the dense model (0 1); each curve is compared with the dense runs of its own "
+        "2 of 5 points lack seeds of the dense model (0 1); each point is compared with the dense runs of its own "
         "seeds.",
         "The calibrated points do not have the same seeds (seeds: number of points; 0: 1; 0 1: 1), "
         "so differences hold the seeds' noise.",

@@ -9,7 +9,7 @@ from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
 from analysis.curves import curve_statistics, level_curves, order_cells, slope_order
 from analysis.flips import flip_table
-from analysis.outcomes import ItemReader, Outcomes, paired_differences
+from analysis.outcomes import ItemReader, Outcomes, aligned, paired_differences
 from analysis.replicates import resampled_curves
 from analysis.sizes import amount
 from analysis.table import LEVEL_COLUMNS, csv_text, figure_sets, level_sets, level_table, with_metric
@@ -38,7 +38,7 @@ def test_a_point_is_the_mean_over_seeds_beside_the_dense_model(table):
     reference, point = points
     assert set(point) == set(LEVEL_COLUMNS)
     expected = {
-        "setting": 2, "task": "option_count", "model": "model-a", "level": "easy", "difficulty": 0, "seeds": (0, 1),
+        "setting": 2, "task": "option_count", "model": "lab/model-a", "level": "easy", "difficulty": 0, "seeds": (0, 1),
         "dataset": "mmlu", "reader": "letter", "metric": "accuracy", "num_examples": 4, "mean_score": 0.375,
         "lowest_score": 0.25, "highest_score": 0.5, "dense_mean_score": 0.75, "relative_percent": 50,
         "normalized_drop": -0.5, "points_drop": -0.375, "chance": 0.25, "corrected_drop": -0.75,
@@ -137,6 +137,26 @@ def test_where_runs_disagree_in_groups_the_coarser_ones_count(tmp_path):
         (flipped,) = flip_table(rows, table, 100)
         found[name] = table[1]["points_stderr"], flipped["clusters"]
     assert found["new"] == found["mixed"] == found["mixed the other way"] and found["new"][1] == 10
+
+
+def test_groups_are_joined_that_any_run_joins():
+    """Of five items one run has a and b in one group, the other b and c; d and e are not joined by any."""
+    one = Outcomes(np.array(["a", "b", "c", "d"]), np.array(["x", "x", "c", "d"]), np.ones(4))
+    other = Outcomes(np.array(["b", "c", "d", "e"]), np.array(["y", "y", "d", "e"]), np.zeros(4))
+    for runs in ([one, other], [other, one]):
+        scores, groups = aligned(runs)
+        assert len(set(groups[:3])) == 1 and groups[3:].tolist() == ["d", "e"] and scores.shape == (2, 5)
+    alike = other._replace(items=one.items, groups=np.array(["a", "y", "y", "d"]))
+    assert len(set(aligned([one, alike])[1][:3])) == 1
+
+
+def test_a_run_that_lacks_an_item_and_groups_none_leaves_documents_whole(tmp_path):
+    """Five documents of four items each, the last run without one item: no run makes twenty groups of them."""
+    items, documents = ([f"{name}{number // size}" for number in range(20)] for name, size in (("i", 1), ("d", 4)))
+    runs = [level_run(levels={"a": [1.0] * 20}, items=items, groups=documents)]
+    runs.append(level_run("wanda", 0.5, {"a": [1.0] * 10 + [0.0] * 9}, items=items[:19], groups=items[:19]))
+    ((_, own, _),) = resampled_curves(run_folder.read_runs(write_tree(tmp_path, *runs)), 100, 0).popitem()[1]
+    assert (own.points.items, own.points.clusters) == (19, 5)
 
 
 def test_items_that_one_side_lacks_are_left_out_and_counted(table):
@@ -382,7 +402,7 @@ def test_the_uncertainty_equals_that_of_a_loop_in_plain_python(tmp_path):
     assert point["mean_stderr"] == pytest.approx(sum(errors) / 3, rel=1e-12)
 
 
-def test_a_curve_is_compared_with_the_dense_runs_of_its_own_seeds(tmp_path):
+def test_a_point_is_compared_with_the_dense_runs_of_its_own_seeds(tmp_path):
     """Seeds change what is asked: answers exactly as dense of that seed lose nothing, whatever other seeds ask."""
     right = {0: 42, 1: 50, 2: 52}
 
@@ -391,7 +411,6 @@ def test_a_curve_is_compared_with_the_dense_runs_of_its_own_seeds(tmp_path):
 
     dense_runs = [answered("dense", None, seed) for seed in right]
     one = [answered("wanda", strength, 0) for strength in (0.3, 0.5)]
-    # Of a curve whose strengths have different seeds, dense has the seeds that any of them has.
     two = [answered("magnitude", 0.3, 0), answered("magnitude", 0.5, 0), answered("magnitude", 0.5, 1)]
     other = [answered("sparsegpt", 0.3, seed) | {"seed": seed + 7} for seed in (0, 1, 2)]
     rows = run_folder.read_runs(write_tree(tmp_path, *dense_runs, *one, *two, *other))
@@ -400,13 +419,15 @@ def test_a_curve_is_compared_with_the_dense_runs_of_its_own_seeds(tmp_path):
     assert points["dense", None]["mean_score"] == pytest.approx(sum(of_dense.values()) / 3)
     for strength in (0.3, 0.5):
         assert points["wanda", strength]["points_drop"] == points["wanda", strength]["points_stderr"] == 0
-    both = (of_dense[0] + of_dense[1]) / 2
-    assert [points["magnitude", strength]["dense_mean_score"] for strength in (0.3, 0.5)] == [pytest.approx(both)] * 2
+    for strength, expected in ((0.3, 0.42), (0.5, 0.46)):
+        assert points["magnitude", strength]["dense_mean_score"] == pytest.approx(expected)
+        assert points["magnitude", strength]["points_drop"] == points["magnitude", strength]["points_stderr"] == 0
     assert points["sparsegpt", 0.3]["dense_mean_score"] == pytest.approx(sum(of_dense.values()) / 3)
     drawn = {key.compression: own for key, own in resampled_curves(rows, 100, 0).items()}
-    for name, expected in (("wanda", of_dense[0]), ("magnitude", both)):
-        (level,) = drawn[name]
-        assert level.replicates.dense.both[0] == pytest.approx(expected)
+    for name, expected in (("wanda", [0.42, 0.42]), ("magnitude", [0.42, 0.46])):
+        ((_, own, _),) = drawn[name]
+        assert own.dense.both[0] == pytest.approx(expected) == own.points.both[0]
+        assert (own.dense.both == own.points.both).all()
 
 
 def test_another_recorded_metric_becomes_the_score(tmp_path):
@@ -422,6 +443,14 @@ def test_another_recorded_metric_becomes_the_score(tmp_path):
     assert reference["mean_stderr"] == pytest.approx(math.sqrt(1 / 3 / 4))  # of 1, 0, 1, 0
     assert point["points_stderr"] == pytest.approx(0.25)  # of differences -1, 0, 0, 0: sqrt(3/4 / 3 / 4)
     assert with_metric(rows, []) == rows
+
+
+def test_a_metric_that_is_lower_where_better_is_no_score(tmp_path):
+    run = level_run(levels={"easy": (1, 1, 1, 0)}, metrics={"accuracy": 0.75, "empty": 0.25})
+    run["items"]["level0_empty"] = np.array([0.0, 0, 0, 1])
+    message = r"--metric empty is lower where better, and no score: the runs recorded accuracy$"
+    with pytest.raises(ValueError, match=message):
+        with_metric(run_folder.read_runs(write_tree(tmp_path, run)), ["empty"])
 
 
 def test_a_metric_of_all_items_together_is_refused(tmp_path):

@@ -47,7 +47,7 @@ def test_the_table_has_the_mean_of_the_seeds_at_every_alpha(read):
     np.testing.assert_allclose([point["mean_score"] for point in table], [0.8, 0.6, 0.7])
     assert [(point["lowest_score"], point["highest_score"]) for point in table] == [(0.7, 0.9), (0.4, 0.8), (0.7, 0.7)]
     np.testing.assert_allclose([point["mean_validation_loss"] for point in table], [0.625, 1.375, 1.75])
-    assert {point["seeds"] for point in table} == {("41", "42")} and table[0]["model"] == "model-a"
+    assert {point["seeds"] for point in table} == {("41", "42")} and table[0]["model"] == "lab/model-a"
     header, first, *_ = csv_text(table, LINE_COLUMNS).splitlines()
     assert header.split(",")[:3] == ["model", "data_fraction", "task"] and first.endswith(",41 42")
 

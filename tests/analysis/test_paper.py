@@ -295,6 +295,19 @@ def test_difficulties_freezing_and_fractions_of_fine_tuned_tasks(read):
     assert not found(without, "freezing") and not found(without, "transfer")
 
 
+def test_the_same_dense_runs_count_once_beside_two_magnitude_scopes_and_models_of_one_name_apart(read):
+    """Three dense runs of two models that are called alike; N:M, which has no scope, has one curve."""
+    runs = [each(task="sst2", model=model, score=0.8) for model in ("a/lm", "b/lm") for each in (dense, run)]
+    more = [run(task="sst2", model="a/lm", magnitude_scope="layer"), dense(task="rte", model="a/lm")]
+    more += [run(task="sst2", strength=strength, model="a/lm") for strength in ("6:8", "4:8", "2:8")]
+    tree = describe(read(*runs, *more), resamples=100)
+    own = [(row["our_model"], row["item"]) for row in tree.compared if row["what"] == "difficulty"]
+    assert len({model for model, _ in own}) == 2 and sorted(item for _, item in own) == ["rte", "sst2", "sst2"]
+    curves = [(row["model"], row["strength_kind"], row["magnitude_scope"]) for row in tree.trends.levels]
+    assert len(set(curves)) == len(curves) == 4
+    assert [scope for _, kind, scope in curves if kind == "nm"] == [None]
+
+
 def test_transfers_of_several_models_are_not_counted_together():
     row = {
         "model": "model-a", "magnitude_scope": "global", "task": "rte", "strength_kind": "sparsity", "strength": 0.5,
@@ -341,7 +354,7 @@ def test_spearmans_orders_and_drops_come_from_the_trends(read):
         ("figure 2", "order", "Magnitude (threshold: layer), nm", "monotonic", None),
         ("appendix B", "order", "Magnitude (threshold: layer)", "cannot tell", None),
     ]
-    assert compared[0]["our_model"] == "model-a" and compared[-1]["item"] == "single sentence"
+    assert compared[0]["our_model"] == "lab/model-a" and compared[-1]["item"] == "single sentence"
     assert (compared[0]["our_low"], compared[1]["our_high"]) == (None, 0.0)
     assert [row["p_value"] for row in compared] == [0.01, 0.03, None, None, None]
     assert [row["verdict"] for row in compared[:2]] == ["same sign", "ours loses"]

@@ -252,7 +252,7 @@ def test_perplexity_draws_a_panel_per_kind_on_one_logarithmic_axis(read):
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["Dense: 20.1", "Magnitude", "Wanda", "Round to nearest", "Low rank"]
-    assert figure.get_supxlabel() == "model-a on 1 windows of wiki.test. One seed, no band."
+    assert figure.get_supxlabel() == "lab/model-a on 1 windows of texts/wiki.test.txt.gz. One seed, no band."
 
 
 def test_the_seeds_of_a_perplexity_are_a_band_and_of_a_single_point_a_bar(read):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import recovery
+from analysis import recovery, recovery_plots
 from analysis.flips import flip_table
 from analysis.kinds import describe
 from analysis.recovery import AT_CHANCE, BACK, BELOW_CONTROL, IN_PART, LIKE_CONTROL, NOT_BACK, NOT_LOST, OPEN
@@ -286,10 +286,42 @@ def test_curves_and_levels_are_parts_of_a_tree(trained: Path, measured: Path):
     told = "\n".join([*curves.lines, *levels.lines])
     assert "| Wanda, 50 % | Sparse Transfer | 0 | 0 % | 54.60 | 27.11 | 0.500 [0.500, 0.500] | 50 % |" in told
     assert "Verdicts: no worse seen than the control: 1; not back: 1." in told
-    assert "Wanda, 50 %, Sparse Transfer: 50 %" in curves.plots[0].finding
+    assert "Wanda, 50 %, Sparse Transfer, seed 0: 50 %" in curves.plots[0].finding
     assert "Wanda, 50 %, Sparse Transfer: not back" in levels.plots[0].finding
     assert any("has no control" in caution for caution in cautions(tree))
     assert not any("No figure is made" in caution for caution in cautions(tree))
+
+
+def test_models_and_texts_that_share_a_name_are_not_mixed(tmp_path: Path):
+    for place, (model, text) in enumerate((("a/lm", "en/test.txt"), ("b/lm", "en/test.txt"), ("a/lm", "de/test.txt"))):
+        for transfer in ("dense_transfer", "sparse_transfer"):
+            losses = (np.array(LOSSES[transfer]) + place).tolist()
+            train(tmp_path / str(place) / transfer, transfer, losses, model=model, task=text)
+    plots = [part.plots[0] for part in describe(run_folder.read_runs(tmp_path), resamples=100).parts]
+    assert len({plot.stem for plot in plots}) == 3
+    ends = sorted([round(math.log(row["perplexity"]), 9) for row in plot.table if row["step"] == 20] for plot in plots)
+    assert ends == [[2.8, 3.3], [3.8, 4.3], [4.8, 5.3]]  # the control's mean loss, then the pruned model's
+
+
+def test_levels_of_two_models_of_one_name_are_two_families(measured: Path, tmp_path: Path):
+    rows = run_folder.read_runs(measured)
+    alone = recovery.recovery_level_table(rows, 200)
+    both = recovery.recovery_level_table([*rows, *({**row, "model": "other/tiny"} for row in rows)], 200)
+    assert [row["left_holm_p"] for row in both if row["model"] != "other/tiny"] == [row["left_holm_p"] for row in alone]
+
+
+def test_curves_of_a_panel_are_means_over_the_same_seeds(tmp_path: Path):
+    """The control has seed 1 too, in which everything is harder: beside a pruned model of seed 0 it does not count."""
+    for seed, transfer in ((0, "dense_transfer"), (0, "sparse_transfer"), (1, "dense_transfer")):
+        train(tmp_path / f"{transfer}{seed}", transfer, (np.array(LOSSES[transfer]) + seed).tolist(), seed=seed)
+    figure = recovery_plots.perplexity_curves(recovery.curve_table(run_folder.read_runs(tmp_path)))
+    ends = {line.get_label(): math.log(line.get_ydata()[-1]) for line in figure.axes[0].get_lines()}
+    assert ends == pytest.approx({"Dense Transfer, the control": 2.8, "Sparse Transfer": 3.3})
+    assert "One seed." in figure.get_supxlabel()
+    frozen = (np.array(LOSSES["dense_transfer_freezing"]) + 1).tolist()
+    train(tmp_path / "frozen", "dense_transfer_freezing", frozen, seed=1)
+    figure = recovery_plots.perplexity_curves(recovery.curve_table(run_folder.read_runs(tmp_path)))
+    assert sorted(axes.get_title() for axes in figure.axes) == ["Wanda, 50 %\nseed 0", "Wanda, 50 %\nseed 1"]
 
 
 def test_a_control_alone_is_a_table_without_a_figure(tmp_path: Path):

@@ -34,12 +34,12 @@ def test_the_first_row_is_the_sample_and_the_rest_weigh_whole_groups(curves):
         resamples=2000,
     )[WANDA]
     easy, hard = (level.replicates for level in found)
-    assert (easy.dense.both[0], easy.points.both[0, 0], hard.points.both[0, 0]) == pytest.approx((4 / 6, 3.5 / 6, 0))
+    assert (easy.dense.both[0, 0], easy.points.both[0, 0], hard.points.both[0, 0]) == pytest.approx((4 / 6, 3.5 / 6, 0))
     assert (easy.points.items, easy.points.clusters, easy.points.seeds) == (6, 3, 1)
     assert easy.losses == pytest.approx({"a": 1 / 3, "b": 0.25, "c": -1.0})
     # Groups with weights x, y, z: the dense scores of a, b and c add up to 2x + 2y + 0 of 3x + 2y + z items, those of
     # hard to 2x + 0 + z. From both, the compressed ones, x + 1.5y + z, follow if and only if the weights are the same.
-    one, two = easy.dense.both[1:].astype(float), hard.dense.both[1:].astype(float)
+    one, two = easy.dense.both[1:, 0].astype(float), hard.dense.both[1:, 0].astype(float)
     x, y, z = np.linalg.solve([[2, 2, 0], [2, 0, 1], [3, 2, 1]], [one, two, np.ones(2000)])
     assert min(x.min(), y.min(), z.min()) > -1e-5
     assert easy.points.both[1:, 0] == pytest.approx(x + 1.5 * y + z, abs=1e-5)
@@ -139,8 +139,8 @@ def test_only_items_that_all_runs_have_are_drawn(curves):
     )[WANDA][0].replicates
     # b and c: dense 0 and 1; at .5 0 and 1, at .6 0 and 1.
     assert found.points.items == found.points.clusters == 2
-    assert found.dense.both[0] == 0.5 and found.points.both[0].tolist() == [0.5, 0.5]
-    assert (found.points.both == found.dense.both[:, None]).all()
+    assert found.dense.both[0].tolist() == found.points.both[0].tolist() == [0.5, 0.5]
+    assert (found.points.both == found.dense.both).all()
 
 
 def test_what_cannot_be_drawn_says_why(tmp_path, curves):

@@ -38,6 +38,22 @@ def curve(axes, name):
     return next(line for line in axes.get_lines() if line.get_label().startswith(name))
 
 
+def test_a_band_of_few_seeds_does_not_stretch_the_axis(read):
+    """Two seeds from nothing to all: their interval reaches many times the dense score."""
+    wide = [level_run("magnitude", 0.3, levels(*([right] * 2)), seed=seed) for seed, right in ((0, 10), (1, 1))]
+    table, figure = drawn_with_intervals(read(*compared()[:1], *compared()[2:], *wide))
+    assert max(row["drop_high"] for row in table if row["drop_high"] is not None) > 1
+    # the highest point is 100, or of 80 % the 55 %
+    assert all(axes.get_ylim()[1] < 175 for axes in figure.axes)
+
+
+def test_the_plain_axis_has_points_whose_bytes_are_not_known(tmp_path):
+    runs = [*compared()[:5], level_run("rtn", ("bits", 4), levels(9, 7))]
+    rows = run_folder.read_runs(write_tree(tmp_path, *runs))  # the group size is not recorded
+    (part,) = [part for part in describe(rows, [], 100, "plain").parts if part.title.startswith("Setting 2")]
+    assert any("with at most half of the dense size" in plot.finding for plot in part.plots)
+
+
 def test_all_compressions_stand_on_one_axis(read):
     figure = by_size(read(*compared()))
     easy, hard = figure.axes

@@ -7,7 +7,7 @@ from of_runs import data_adequacy_table, four_transfers_table
 from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
 from analysis.curves import curve_statistics, curves_by, slope_order
-from analysis.names import file_names, model_name, model_names, text_name, text_names
+from analysis.names import file_names, model_name, model_names, text_name, text_names, with_short_names
 from analysis.sizes import bytes_fraction
 from analysis.table import (
     PERPLEXITY_COLUMNS,
@@ -21,6 +21,8 @@ from analysis.table import (
     seed_means,
 )
 from harness import run_folder
+
+WIKI = "texts/wiki.test.txt.gz"
 
 
 def read(tmp_path, *runs):
@@ -98,7 +100,7 @@ def test_other_settings_with_a_transfer_are_passed_over(tmp_path):
 
 
 def test_chance_is_unknown_where_one_seed_lacks_it(tmp_path):
-    rows = read(tmp_path, dense(0.9), dense(0.9, seed=42, stderr=None), run())
+    rows = read(tmp_path, dense(0.9), dense(0.9, seed=42, stderr=None), run(), run(seed=42))
     assert seed_means(rows)[1]["dense_above_chance"] is None
 
 
@@ -112,6 +114,12 @@ def test_points_are_ordered_from_easy_to_hard_and_from_weak_to_strong(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_point_is_compared_with_the_dense_transfer_of_its_own_seeds(tmp_path):
+    rows = read(tmp_path, dense(0.9), dense(0.5, seed=42), run(score=0.45), run(score=0.25, seed=42),
+                run(strength=0.6, score=0.9))  # fmt: skip
+    assert [point["normalized_drop"] for point in seed_means(rows)] == [0, pytest.approx(-0.5), 0]
+
+
 def test_figures_are_one_per_setting_model_and_scope(tmp_path):
     rows = read(
         tmp_path, dense(), run(), run(magnitude_scope="layer"), run(strength="2:4"),
@@ -121,7 +129,7 @@ def test_figures_are_one_per_setting_model_and_scope(tmp_path):
     sets = figure_sets(rows)
     assert {key: [row["strength"] for row in members] for key, members in sets.items()} == {
         (1, "lab/model-a", "global"): [None, 0.5, "2:4"],
-        (1, "lab/model-a", "layer"): [None, 0.5, "2:4"],
+        (1, "lab/model-a", "layer"): [None, 0.5],
         (1, "lab/model-b", None): [None],
         (5, "lab/model-a", None): [None],
     }
@@ -229,8 +237,13 @@ def test_models_go_by_a_name_without_whose_they_are_or_where_they_lie(tmp_path):
     names = model_names(["lab/model-a", "copy/model-a", "lab/model-b"])
     assert names["lab/model-b"] == "model-b" and len(set(names.values())) == 3
     assert all(name.startswith("model-a-") for model, name in names.items() if model != "lab/model-b")
-    (point,) = seed_means(read(tmp_path, dense(model="somewhere/model-a/model")))
-    assert point["model"] == "model-a"
+    runs = [dense(model="one/model-a/model"), dense(model="two/model-a"), perplexity_run(level="en/a.txt"),
+            perplexity_run(level="de/a.txt"), perplexity_run(model="b", level="a.txt.gz")]  # fmt: skip
+    rows = with_short_names(read(tmp_path, *runs))
+    assert {row["model"][:8] for row in rows} == {"model-a-", "b"} and len({row["model"] for row in rows}) == 4
+    assert rows[0]["task"] == "qnli" and rows[0]["level"] == 100
+    assert all(row["level"] == row["task"] and row["task"].startswith("a-") for row in rows[2:])
+    assert len({row["task"] for row in rows[2:]}) == 3 and with_short_names(rows) == rows
 
 
 def test_a_perplexity_point_is_the_mean_over_seeds_with_the_paired_difference_to_dense(tmp_path):
@@ -249,7 +262,7 @@ def test_a_perplexity_point_is_the_mean_over_seeds_with_the_paired_difference_to
     assert point["loss_difference"] == pytest.approx(1, abs=1e-12)
     assert point["loss_difference_stderr"] == pytest.approx(0.5 / math.sqrt(3), abs=1e-12)
     assert (point["measured_sparsity"], point["windows"], point["vocabulary"]) == (0.5, 3, 1000)
-    assert (point["model"], point["text"], point["seeds"]) == ("model-a", "wiki.test", (0, 1))
+    assert (point["model"], point["text"], point["seeds"]) == ("lab/model-a", "texts/wiki.test.txt.gz", (0, 1))
     assert point["calibrated"] and point["parameter_ratio"] is None and point["mean_stderr"] == 0.5
 
 
@@ -292,13 +305,13 @@ def test_models_texts_and_magnitude_scopes_are_not_mixed(tmp_path):
         perplexity_run("wanda", 0.5, (4.0,), level="wikitext2"),
     )  # fmt: skip
     assert list(perplexity_sets(rows)) == [
-        ("perplexity", "lab/model-a", "texts/wiki.test.txt.gz"), ("perplexity", "lab/model-a", "wikitext2"),
-        ("perplexity", "lab/model-b", "texts/wiki.test.txt.gz"),
+        ("perplexity", "lab/model-a", WIKI), ("perplexity", "lab/model-a", "wikitext2"),
+        ("perplexity", "lab/model-b", WIKI),
     ]  # fmt: skip
     found = [(point["text"], point["magnitude_scope"], point["loss_difference"]) for point in perplexity_table(rows)]
     assert found == [
-        ("wiki.test", None, 0), ("wiki.test", "layer", 0.5), ("wiki.test", "global", 0.75),
-        ("wikitext2", None, 0), ("wikitext2", None, 1), ("wiki.test", None, 0),
+        (WIKI, None, 0), (WIKI, "layer", 0.5), (WIKI, "global", 0.75), ("wikitext2", None, 0), ("wikitext2", None, 1),
+        (WIKI, None, 0),
     ]  # fmt: skip
 
 

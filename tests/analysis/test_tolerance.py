@@ -196,7 +196,7 @@ def grants(runs, **options):
 
 def columns_of(runs):
     scores = np.array([runs["dense"], runs["magnitude"]], dtype=float)
-    return Columns(np.arange(300), scores, [(0,), (0,)])
+    return Columns(np.arange(300), scores, [{0: 0}, {0: 1}])
 
 
 def test_junk_dna_scores_put_the_method_first_that_spares_hard_levels(tmp_path):

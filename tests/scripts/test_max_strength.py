@@ -38,6 +38,19 @@ def printed(tmp_path, capsys, max_strength):
     return call
 
 
+def test_runs_of_some_layers_do_not_count(printed, capsys):
+    """They are methods of their own, over which the p-values would be corrected too."""
+    lines = printed()
+    some = [level_run("magnitude", strength, {name: lost(0) for name in ("easy", "hard")}, chance=0.0, layers=layers)
+            for layers in ("0", "1") for strength in (0.2, 0.4, 0.6)]  # fmt: skip
+    assert printed(runs=some) == lines
+
+
+def test_an_own_task_named_like_a_category_is_judged(printed):
+    runs = [{**run, "setting": "own_task", "task": "commonsense reasoning"} for run in sweep()]
+    assert "## Own task: commonsense reasoning, model-a" in printed(runs=runs)
+
+
 def test_it_prints_the_strongest_compression_and_the_junk_dna_score(printed):
     lines = printed("--tolerance", "0.06")
     assert lines[0] == "# Strongest compression that loses at most 6 % of the dense score"

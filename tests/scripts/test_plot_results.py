@@ -67,8 +67,31 @@ def test_every_model_and_scope_gets_its_own_figure(tmp_path, plot):
     tree = write_tree(tmp_path / "runs", *runs, run(model="model b", magnitude_scope="layer"))
     names = plot("--results_dir", tree, "--output_dir", tmp_path / "images")
     drawn = [name for name in names if name.endswith(".png")]
-    assert drawn[2:] == ["setting1_data_adequacy_model-b.png", "setting1_data_adequacy_model-b_per_layer.png"]
-    assert len(set(drawn)) == 4 and all(name.startswith("setting1_data_adequacy_model-a-") for name in drawn[:2])
+    assert drawn[:2] == ["setting1_data_adequacy_model-b.png", "setting1_data_adequacy_model-b_per_layer.png"]
+    assert len(set(drawn)) == 4 and all(name.startswith("setting1_data_adequacy_model-a-") for name in drawn[2:])
+
+
+def test_figures_whose_joined_names_are_alike_do_not_overwrite_each_other(tmp_path, plot):
+    own = [(method, model, task) for model, task in (("lm", "qa_big"), ("big_lm", "qa"), ("LM", "qa_big"))
+           for method in (("dense", None), ("wanda", 0.5))]  # fmt: skip
+    runs = [level_run(*method, setting="own_task", model=model, task=task) for method, model, task in own]
+    images = tmp_path / "images"
+    names = plot("--results_dir", write_tree(tmp_path / "runs", *runs), "--output_dir", images)
+    drawn = [name for name in names if name.startswith("own_task") and name.endswith(".png")]
+    assert len({name.lower() for name in drawn}) == 3
+    tables = [list(csv.DictReader((images / name).with_suffix(".csv").open())) for name in drawn]
+    assert {(own[0]["model"], own[0]["task"]) for own in tables} == {own[1:] for own in own}
+
+
+def test_tables_of_an_earlier_call_are_removed(tmp_path, plot):
+    levels = {"easy": (1.0,) * 20, "hard": (1.0,) * 20}
+    runs = [level_run(levels=levels), *(level_run("wanda", *place) for place in ((0.3, levels, 0), (0.5, levels, 1)))]
+    images = tmp_path / "images"
+    plot("--results_dir", write_tree(tmp_path / "one", *runs), "--output_dir", images)
+    files = {"missing.csv", "verdicts.csv", "slopes.csv", "flips.csv", "flips.png"}
+    assert files <= {path.name for path in images.iterdir()}
+    plot("--results_dir", write_tree(tmp_path / "two", perplexity_run()), "--output_dir", images)
+    assert not files & {path.name for path in images.iterdir()}
 
 
 def test_perplexities_are_drawn_beside_fine_tuning(tmp_path, plot):

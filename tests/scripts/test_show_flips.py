@@ -237,6 +237,17 @@ def test_what_there_is_not_is_named(tree: Path, shown, words: list[str], message
         shown(tree / "runs/two", *words)
 
 
+def test_models_of_one_name_go_by_the_names_of_figures(tmp_path: Path, shown):
+    level = {"4 options": (1.0,) * 12}
+    runs = [level_run(*method, level, model=model) for model in ("a/lm", "b/lm")
+            for method in (("dense", None), ("wanda", 0.5))]  # fmt: skip
+    text = shown(write_tree(tmp_path, *runs))
+    names = re.findall(r"^# .*, (lm-\w{6}), 4 options", text, re.M)
+    assert len(set(names)) == 2
+    for asked in (names[1], "b/lm"):
+        assert re.findall(r"^# .*, (lm-\w{6}), 4", shown(tmp_path, "--model", asked), re.M) == names[1:]
+
+
 def test_runs_that_cannot_be_compared_say_why(tmp_path: Path, shown):
     level = {"4 options": (1.0,) * 12}
     assert "Not compared: there is no dense run of this level." in shown(
