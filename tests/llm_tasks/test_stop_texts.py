@@ -7,6 +7,7 @@ from tiny_models import EACH, byte_level, continuations, make_model
 from transformers import GenerationConfig, PreTrainedModel
 
 from llm_tasks.engine.encoding import Stop
+from llm_tasks.engine.greedy import AnswerEnd, greedy_answers
 from llm_tasks.engine.log_likelihood import log_likelihoods
 from llm_tasks.engine.packing import Continuation
 from llm_tasks.engine.stop_texts import answers_until, cut, not_obeyed
@@ -68,6 +69,18 @@ def test_answers_are_those_of_generate(changed: dict[str, float]):
     if changed:
         model.generation_config = GenerationConfig(eos_token_id=24, pad_token_id=24)
         assert answers_until(model, tokenizer, prompts, [Stop((), 9)] * len(prompts), 60)[0] != plain
+
+
+def test_a_special_token_that_is_no_end_of_text_stops_an_answer():
+    """As <|im_end|> in a model whose texts end with <|endoftext|>."""
+    model, tokenizer = make_model("llama"), byte_level(eos_token="</s>")
+    model.generation_config = GenerationConfig(eos_token_id=24, pad_token_id=24)
+    prompt, letters = tuple(tokenizer.encode("d c b a: A")), tokenizer.convert_ids_to_tokens
+    (whole,), _ = greedy_answers(model, [prompt], AnswerEnd(5, lambda tokens: False), tokens_per_batch=60)
+    assert letters(whole) == ["<s>", "c", ".", "c", "."]
+    tokenizer.add_special_tokens({"additional_special_tokens": ["."]})
+    assert answers_until(model, tokenizer, [prompt], [Stop((".",), 5)], tokens_per_batch=60)[0] == ["<s>c"]
+    assert answers_until(model, tokenizer, [prompt], [Stop(("a",), 5)], tokens_per_batch=60)[0] == ["<s>cc"]
 
 
 def test_what_would_change_answers_in_other_ways_is_named():
