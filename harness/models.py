@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 POSITION_TABLES = ("position_embeddings", "position_embedding", "embed_positions")
 SEGMENT_TABLE = re.compile(r"token_type_embed|segment_embed|(^|\.)seg_embed")
 SEGMENTS = "token_type_ids"
+# Entries of a config that say how many tokens a model takes: the second is MPT's, the third is Whisper's.
+LENGTHS = ("max_position_embeddings", "max_seq_len", "max_target_positions")
 
 # Floating-point dtypes by safetensors' names.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
@@ -276,7 +278,13 @@ def longest_input(model: nn.Module) -> int | None:
             weight = getattr(module, "weight", None)
             if isinstance(weight, Tensor):
                 return weight.shape[0] - module.padding_idx - 1
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return configured_length(model.config)
+
+
+def configured_length(config: PretrainedConfig) -> int | None:
+    """The most tokens that a config allows; None where it names no limit."""
+    config = config.get_text_config()
+    longest = next((getattr(config, name) for name in LENGTHS if getattr(config, name, None) is not None), None)
     return longest if isinstance(longest, int) and longest > 0 else None  # XLNet says -1: no limit
 
 

@@ -135,7 +135,16 @@ def skeleton(source: ModelSource) -> PreTrainedModel:
     model = meta_model(source.name, AutoModelForCausalLM, source.trust_remote_code, check, source.revision)
     if model.config.dtype is None:
         model.config.dtype = stored_dtype(source.name, source.weights)
+    model.generation_config = generation_config(source, model.config)
     return model
+
+
+def generation_config(source: ModelSource, config: PretrainedConfig) -> GenerationConfig:
+    """How a model chooses the tokens of its answers and where they end: of its own file, else of its config."""
+    try:
+        return GenerationConfig.from_pretrained(source.name, revision=source.revision or "main")
+    except OSError:  # it has no such file
+        return GenerationConfig.from_model_config(config)
 
 
 def refuse_encoders(config: PretrainedConfig, trust_remote_code: bool = False) -> None:

@@ -19,7 +19,7 @@ from llm_tasks.engine.log_likelihood import Scores, Work, log_likelihoods
 from llm_tasks.engine.packing import Continuation, Tokens, distinct_reads
 from llm_tasks.engine.processes import ALONE, Processes
 from llm_tasks.engine.proof import scoring_ways
-from llm_tasks.engine.stop_texts import answers_until, end_tokens
+from llm_tasks.engine.stop_texts import answers_until, end_tokens, penalties
 from llm_tasks.engine.thinking import AnswerDecoder, open_tags
 from llm_tasks.engine.ways import PLAIN, Ways
 from llm_tasks.levels import BY_DENSE, LETTERS, Level, Outcome, Responses
@@ -160,6 +160,9 @@ def respond(
     if flat:
         greedy = any(encoded.judge is not None for encoded in levels)
         scores = score(model, flat, reading, for_scores, processes, storage, greedy)
+        if any(encoded.level.reader == "generate" for encoded in levels) and penalties(model.generation_config):
+            with held(model, storage):
+                scores = penalized(model, flat, scores, reading, for_scores, processes)
     if prompts:
         stops = [stop for encoded in levels for stop in encoded.stops]
         with held(model, storage):
@@ -217,6 +220,18 @@ def score(
         )  # fmt: skip
 
 
+def penalized(
+    model: PreTrainedModel, continuations: Sequence[Continuation], scores: Scores, reading: Reading, ways: Ways,
+    processes: Processes,
+) -> Scores:  # fmt: skip
+    """The scores with the first tokens that the model writes under the penalties of its generation config."""
+    end = AnswerEnd(1, lambda tokens: True, processors=penalties(model.generation_config))
+    contexts = [continuation.tokens[: continuation.start] for continuation in continuations]
+    written, work = greedy_answers(model, contexts, end, reading.tokens_per_batch, reading.precision, ways, processes)
+    total = Work(scores.work.computed + work.computed, scores.work.distinct + work.distinct)
+    return scores._replace(first_token=np.array(written)[:, 0], work=total)
+
+
 def engine_ways(
     model: PreTrainedModel, levels: Sequence[EncodedLevel], plain: bool = False, storage: BlockStorage | None = None
 ) -> tuple[Ways, Ways]:
@@ -238,7 +253,8 @@ def generate(
 ) -> tuple[list[str], Work]:  # fmt: skip
     """The first line of each greedy answer; an answer ends with it, and one that never ends its thinking is empty.
 
-    With `stops`, one for each prompt, an answer is all the text before its stop.
+    With `stops`, one for each prompt, an answer is all the text before its stop. Tokens are chosen under the penalties
+    of the model's generation config, as transformers' generate chooses them.
     """
     if stops:
         return answers_until(
@@ -253,7 +269,8 @@ def generate(
     def is_finished(tokens: list[int]) -> bool:
         return tokens[-1] in ends or answers.has_first_line(decoder.answer(tokens) or "")
 
-    end = AnswerEnd(reading.max_new_tokens, is_finished, reading.min_new_tokens, tuple(ends))
+    processors = penalties(model.generation_config)
+    end = AnswerEnd(reading.max_new_tokens, is_finished, reading.min_new_tokens, tuple(ends), processors)
     found, work = greedy_answers(model, prompts, end, reading.tokens_per_batch, reading.precision, ways, processes)
     texts = [decoder.answer(tokens) for tokens in found]
     if unfinished := texts.count(None):

@@ -26,6 +26,7 @@ from llm_tasks.compressions import (
 )
 from llm_tasks.engine import ways
 from llm_tasks.engine.chat import date_written
+from llm_tasks.engine.stop_texts import penalties
 from llm_tasks.layer_options import (
     ALL,
     LAYER_OPTIONS,
@@ -128,9 +129,14 @@ def computation(model: PreTrainedModel, dtype: torch.dtype, precision: str, read
         dtype: of the weights.
         precision: asked for, of a float32 model's matmuls.
         readers: how the run reads its answers off the model.
+    Raises:
+        ValueError: answers are generated, and the model's generation config asks for what is not obeyed.
     """
     precision = precision if dtype == torch.float32 else "no"
     engine_arithmetic = ways.arithmetic(model.config, dtype, precision, readers)
+    # The first versions obeyed penalties in tasks of lm-evaluation-harness alone.
+    if {"answer", "generate"} & set(readers) and penalties(model.generation_config) and "lm_eval" not in readers:
+        engine_arithmetic += 1
     return Computation(
         str(dtype), precision, engine_arithmetic, walk.arithmetic(model.config), layers.arithmetic(model)
     )

@@ -217,7 +217,9 @@ VARIANTS = {
                                      "no_rope_layers": [1, 0, 1, 0]}),
     **_variants("starcoder2", full={"sliding_window": None}),
     **_variants("gpt_neo", local={"attention_types": [[["local"], 3]], "num_layers": 3, "window_size": WINDOW},
-                wide={"attention_types": [[["global", "local"], 2]], "num_layers": 4, "window_size": 256}),
+                wide={"attention_types": [[["global", "local"], 2]], "num_layers": 4, "window_size": 256},
+                long={"attention_types": [[["global", "local"], 2]], "num_layers": 4, "window_size": 256,
+                      "max_position_embeddings": 2048}),
     **_variants("gpt_neox", sequential={"use_parallel_residual": False}, whole={"rotary_pct": 1.0},
                 dynamic={**SCALED["dynamic"], "rotary_pct": 1.0}, linear=SCALED["linear"]),
     **_variants("falcon", alibi={"alibi": True, "multi_query": False, "new_decoder_architecture": False},
@@ -298,7 +300,7 @@ REPRESENTATIVE_IN_BF16 = ("nanochat",)
 # padding, windows by place in the row, keys that are chosen, attention to what follows. All others are packed.
 # BigBird has no room for rows that are longer than its longest sequence.
 NOT_PACKED = (
-    "big_bird", "gpt_neo-wide",
+    "big_bird", "gpt_neo-wide", "gpt_neo-long",
     "bloom", "mpt", "openai-gpt", "xlm", "gpt_neo", "xlnet", "deepseek_v32", "glm_moe_dsa", "hy_v4",
     "dots3_note_text", "deepseek_v4", "llama4_text", "inkling_text", "inkling2_text", "zaya", "mamba",
     "falcon_mamba", "mamba2", "rwkv", "xlstm", "recurrent_gemma", "jamba", "bamba", "falcon_h1", "granitemoehybrid",

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    GenerationConfig,
     GgufConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -21,11 +20,11 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from harness.errors import describe_error, first_line
 from harness.loading_report import check_finite
-from harness.models import load_pretrained, load_tokenizer, refuse_unknown_ids
+from harness.models import configured_length, load_pretrained, load_tokenizer, refuse_unknown_ids
 from llm_tasks.checkpoints import checkpoint_files
 from llm_tasks.checkpoints.checkpoint_files import ADAPTER, GGUF, Checkpoint, refusal
 from llm_tasks.checkpoints.dequantized import PLAIN_KERNELS, dequantize, with_plain_kernel
-from llm_tasks.compressed_model import ModelSource, load_model, placement
+from llm_tasks.compressed_model import ModelSource, generation_config, load_model, placement
 from llm_tasks.engine.encoding import EncodedLevel
 from llm_tasks.engine.proof import REFUSALS
 from llm_tasks.engine.ways import ANSWER_WAYS, PLAIN, Ways
@@ -102,7 +101,7 @@ def open_one(name: str, parent: PreTrainedModel, source: ModelSource) -> Opened:
     }
     if origin := recovered_from(name):
         facts["recovered_from"] = origin
-    longest = None if own is None else getattr(own.get_text_config(), "max_position_embeddings", None)
+    longest = None if own is None else configured_length(own)
     return Opened(files, facts, longest)
 
 
@@ -215,7 +214,7 @@ def load(opened: Opened, source: ModelSource, parent: PretrainedConfig) -> PreTr
         raise refusal(opened.name, reason) from error
     if model.dtype != dtype:
         logger.warning("--checkpoint %s computes in %s, the parent in %s", opened.name, model.dtype, dtype)
-    model.generation_config = parents_ends(source, parent)
+    model.generation_config = generation_config(source, parent)  # says how answers are chosen and where they end
     return model.eval().requires_grad_(False)
 
 
@@ -248,14 +247,6 @@ def _merged(checkpoint: Checkpoint, source: ModelSource) -> PreTrainedModel:
             raise ValueError(f"{len(lacking)} tensors of the adapter and of the parent's layers do not match: "
                              f"{', '.join(lacking[:3])}")  # fmt: skip
     return adapted.merge_and_unload()
-
-
-def parents_ends(source: ModelSource, parent: PretrainedConfig) -> GenerationConfig:
-    """The parent's generation config, which says where answers end."""
-    try:
-        return GenerationConfig.from_pretrained(source.name, revision=source.revision or "main")
-    except OSError:  # it has none
-        return GenerationConfig.from_model_config(parent)
 
 
 def ways_of(

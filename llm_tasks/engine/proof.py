@@ -2,15 +2,17 @@
 
 No list of architectures that can be packed is complete: models differ in how they count positions, read masks, fill
 caches and change their logits. So the shortest and longest sequences of the run are computed one at a time, then by the
-fast path, at the end of rows as long as the longest. The path is taken only if all log-likelihoods are equal to
-rounding. This is done in float32, whatever the dtype of the weights: the rounding of bf16 would hide a wrong mask. Of
-identical blocks only the first two are computed, which is enough: a wrong position is wrong in every block, and if an
-earlier token depends on a later one, the second block shows it.
+fast path, in rows as long as the longest: behind other tokens, and with other branches between the beginning and the
+end of the longest sequence. The path is taken only if all log-likelihoods are equal to rounding. This is done in
+float32, whatever the dtype of the weights: the rounding of bf16 would hide a wrong mask. Of identical blocks only the
+first two are computed, which is enough: a wrong position is wrong in every block, and if an earlier token depends on a
+later one, the second block shows it.
 """
 
 import contextlib
 import itertools
 import logging
+import random
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +69,6 @@ _VIEWS = {
 MORE_SEQUENCES, MORE_LENGTH = 3, 256  # number of further sequences that are compared, and their longest length
 READ_TOKENS = 16  # tokens at the end of each sequence whose log-likelihoods are compared
 UNLIMITED = 2**30  # budget that puts all sequences into one batch
-FILLER = -1  # index of continuations that only fill a row and are not compared
 
 
 class _Proven(NamedTuple):
@@ -160,7 +161,7 @@ def _prove(model: PreTrainedModel, sequences: list[Tokens]) -> Ways:
     compared = sample(sequences, lengths_of(model.config.get_text_config()))
     before = _state(model)
     with tensors_restored(model):
-        ways = run_reduced(model, lambda: _prove_feeding(model, compared, sequences))
+        ways = run_reduced(model, lambda: _prove_feeding(model, compared))
         workers = cpu.allows_workers(model) and _state(model) == before
     return ways._replace(compiles=cpu.proven_layers(model, max(compared, key=len)), workers=workers)
 
@@ -198,11 +199,11 @@ def _state(model: PreTrainedModel) -> dict[tuple[str, str], object]:
     return state
 
 
-def _prove_feeding(model: PreTrainedModel, compared: list[Tokens], sequences: list[Tokens]) -> Ways:
+def _prove_feeding(model: PreTrainedModel, compared: list[Tokens]) -> Ways:
     """The fast paths for scores, except compiled layers and workers, that are right on the compared sequences."""
 
     def scores(ways: Ways, some: list[Tokens] = compared) -> list[np.ndarray]:
-        return _log_likelihoods(model, some, sequences, ways)
+        return _log_likelihoods(model, some, ways)
 
     def right(path: str, ways: Ways) -> bool:
         return is_right(model, path, lambda: scores(ways), expected)
@@ -246,19 +247,12 @@ def _only_projects(model: PreTrainedModel, tokens: Tokens) -> bool:
     return len(seen) == 1 and torch.equal(seen[0][1], logits) and torch.equal(seen[0][0], hidden)
 
 
-def _log_likelihoods(
-    model: PreTrainedModel, compared: list[Tokens], fillers: list[Tokens], ways: Ways
-) -> list[np.ndarray]:
-    """For every sequence, log-likelihoods of its last tokens, each given those before it.
-
-    Args:
-        fillers: sequences that are packed before the compared ones.
-    """
+def _log_likelihoods(model: PreTrainedModel, compared: list[Tokens], ways: Ways) -> list[np.ndarray]:
+    """For every sequence, log-likelihoods of its last tokens, each given those before it."""
     starts = (max(len(tokens) // 2, len(tokens) - READ_TOKENS) + 1 for tokens in compared)
     continuations = [Continuation((*tokens, tokens[-1]), start) for tokens, start in zip(compared, starts, strict=True)]
     with cpu.prepared(model, ways):
         recorder = _Recorder(model, UNLIMITED if ways.batches else 1, "no", ways)
-        recorder.fillers = [filler for filler in fillers if len(filler) <= LONGEST_ROW]
         recorder.feed(distinct_reads(continuations), workers=1)
     scores = [[value for _, value in sorted(recorder.recorded[index])] for index in range(len(continuations))]
     if np.isnan(list(itertools.chain(*scores))).any():
@@ -277,7 +271,6 @@ class _Recorder(Engine):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.fillers: list[Tokens] = []
         self.recorded: dict[int, list[tuple[int, float]]] = {}
 
     def _plan(self, reads: list[Read]) -> Prefix:
@@ -288,18 +281,13 @@ class _Recorder(Engine):
         return Prefix(0, others, [Prefix(length, [longest], [])]) if length else Prefix(0, reads, [])
 
     def _rows(self, prefix: Prefix) -> list[Row]:
-        """All sequences below a prefix at the end of one row, which is as long as the longest row of a run."""
+        """All sequences below a prefix in one row; the longest as the last of many that share all but its end."""
         if not self._ways.packs or not prefix.reads:
             return super()._rows(prefix)
-        group = self._lengths.group(len(prefix.reads[0].fed))
-        most = max(len(read.fed) for read in prefix.reads) if prefix.length else None
-        beginning, parts, tokens = prefix.example[: prefix.length], [], 0
-        for filler in self.fillers:
-            filler = (*beginning, *filler)[:most]
-            if self._lengths.group(len(filler)) == group and len(filler) > prefix.length and tokens < LONGEST_ROW:
-                tokens += len(filler) - prefix.length
-                parts += [[Read(filler, len(filler) - 1, [(FILLER, Continuation((*filler, filler[-1]), len(filler)))])]]
-        return [row_of([*parts, prefix.reads], prefix.length)]
+        longest = max(prefix.reads, key=lambda read: len(read.fed))
+        others = [read for read in prefix.reads if read is not longest]
+        row = row_of([[longest], others], prefix.length)
+        return [_with_branches(row, longest.first - prefix.length, len(longest.fed) - longest.first)]
 
     def _collect(self, rows: list[Row], wanted: np.ndarray, outputs: Tensor, cache: Cache | None) -> None:
         number = wanted.ravel().cumsum().reshape(wanted.shape) - 1
@@ -309,6 +297,28 @@ class _Recorder(Engine):
             for column, token, owner, _ in row.reads:
                 score = float(scores[int(number[index, column]), token])
                 self.recorded.setdefault(owner, []).append((row.depths[column], score))
+
+
+def _with_branches(row: Row, at: int, length: int) -> Row:
+    """The row with LONGEST_ROW more tokens from index `at` of its first tree on, as branches of `length` tokens.
+
+    What follows there is far from its ancestors in the row, though not in its sequence, as in the rows of a run: a
+    model whose windows are counted in the row (GPT-Neo) no longer attends to them.
+    """
+    added = range(LONGEST_ROW)
+
+    def inserted(items: list[int], new: list[int]) -> list[int]:
+        return [*items[:at], *new, *items[at:]]
+
+    return Row(
+        inserted(row.tokens, random.Random(0).choices(row.tokens, k=LONGEST_ROW)),
+        inserted(row.depths, [row.depths[at] + index % length for index in added]),
+        inserted(
+            [end + LONGEST_ROW for end in row.ends],
+            [at + min(index - index % length + length, LONGEST_ROW) for index in added],
+        ),
+        [(column + LONGEST_ROW, *read) for column, *read in row.reads],
+    )
 
 
 class _NotSkippable(Exception):

@@ -41,13 +41,19 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
 
 
 def not_obeyed(config: GenerationConfig) -> list[str]:
-    """The fields of a generation config that would change greedy answers and that answers_until does not obey."""
+    """The fields of a generation config that would change greedy answers and that are not obeyed."""
     beams = ["num_beams"] if (getattr(config, "num_beams", 1) or 1) > 1 else []
     return beams + [name for name in NOT_OBEYED if getattr(config, name, None) not in NEUTRAL]
 
 
 def penalties(config: GenerationConfig) -> list[LogitsProcessor]:
-    """What changes logits before a token is chosen, of the fields that are obeyed."""
+    """What changes logits before a token is chosen, of the fields that are obeyed.
+
+    Raises:
+        ValueError: the config asks for what is not obeyed.
+    """
+    if fields := not_obeyed(config):
+        raise ValueError(f"the model's generation config has {', '.join(fields)}: its answers would be others here")
     found: list[LogitsProcessor] = []
     if getattr(config, "repetition_penalty", None) not in NEUTRAL:
         found.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
@@ -78,16 +84,13 @@ def answers_until(
     Raises:
         ValueError: the model's generation config asks for what is not obeyed here.
     """
-    if fields := not_obeyed(model.generation_config):
-        raise ValueError(f"the model's generation config has {', '.join(fields)}: its answers would be others here")
-    ends = end_tokens(model, tokenizer)
+    processors, ends = penalties(model.generation_config), end_tokens(model, tokenizer)
     texts = [""] * len(prompts)
     computed = distinct = 0
     for stop in dict.fromkeys(stops):
         members = [index for index, own in enumerate(stops) if own == stop]
         end = AnswerEnd(
-            stop.max_new_tokens, _finished(tokenizer, stop, ends), ends=tuple(ends),
-            processors=penalties(model.generation_config),
+            stop.max_new_tokens, _finished(tokenizer, stop, ends), ends=tuple(ends), processors=processors
         )  # fmt: skip
         asked = [prompts[index] for index in members]
         found, work = greedy_answers(model, asked, end, tokens_per_batch, precision, ways, processes)
@@ -98,7 +101,7 @@ def answers_until(
 
 
 def _finished(tokenizer: PreTrainedTokenizerBase, stop: Stop, ends: set[int]) -> Callable[[list[int]], bool]:
-    """Whether an answer, as token ids, has ended.
+    """Whether an answer, as token ids, has ended; a stop text may be, or hold, a special token.
 
     Its last tokens are decoded first, and the whole only where a stop text is among them.
     """
@@ -109,10 +112,10 @@ def _finished(tokenizer: PreTrainedTokenizerBase, stop: Stop, ends: set[int]) ->
     def finished(tokens: list[int]) -> bool:
         if tokens[-1] in ends:
             return True
-        last = tokenizer.decode(tokens[-tail:], skip_special_tokens=True)
+        last = tokenizer.decode(tokens[-tail:])
         if not any(text in last for text in texts):
             return False
-        whole = tokenizer.decode(tokens, skip_special_tokens=True)
+        whole = tokenizer.decode(tokens)
         return any(text in whole for text in texts)
 
     return finished

@@ -23,6 +23,7 @@ from pruning.replay import Replay
 logger = logging.getLogger(__name__)
 
 KL = "window_kl"
+LARGEST_LOSS = 700  # nats; of more, the perplexity or its standard error may be larger than any float
 POSITIONS_PER_LOSS = 1024  # positions whose logits are converted to float32 at once
 
 
@@ -140,6 +141,17 @@ def losses_blockwise(
     return np.array(losses)
 
 
+def perplexity(losses: np.ndarray) -> float:
+    """exp of the mean of the windows' losses.
+
+    Raises:
+        FloatingPointError: the mean exceeds LARGEST_LOSS.
+    """
+    if (mean := losses.mean()) > LARGEST_LOSS:
+        raise FloatingPointError(f"the mean loss is {mean:.6g} nats per token: too large for a perplexity")
+    return math.exp(mean)
+
+
 def describe_perplexity(text: str, items: Mapping[str, np.ndarray], vocabulary: int) -> dict[str, Any]:
     """Result of a run's only level: perplexity, exp of the mean loss. Its chance is that of uniform predictions.
 
@@ -149,12 +161,12 @@ def describe_perplexity(text: str, items: Mapping[str, np.ndarray], vocabulary: 
             standard errors are over windows.
         vocabulary: size of the model's vocabulary.
     Raises:
-        FloatingPointError: a loss or divergence is NaN or infinite.
+        FloatingPointError: a loss or divergence is NaN or infinite, or their mean exceeds LARGEST_LOSS.
     """
     if not all(np.isfinite(own).all() for own in items.values()):
         raise FloatingPointError("the compressed model's losses are NaN or infinite")
     losses = items["window_loss"]
-    count, score = len(losses), math.exp(losses.mean())
+    count, score = len(losses), perplexity(losses)
     level = {
         "level": text, "difficulty": 0.0, "metric": "perplexity", "score": score, "chance": vocabulary,
         "stderr": score * losses.std(ddof=1) / math.sqrt(count) if count > 1 else None, "num_examples": count,

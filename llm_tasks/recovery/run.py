@@ -345,9 +345,9 @@ def train(
     def measure(step: int) -> list[float]:
         copy_weights(made.model, made.measured)
         found = window_losses.measured_in_memory(made.measured, texts.windows, tokens, planned.how.precision)
-        losses = found["window_loss"].tolist()
-        logger.info("%s: step %d: perplexity %.3f", checkpoints.folder, step, math.exp(np.mean(losses)))
-        return losses
+        losses = found["window_loss"]
+        logger.info("%s: step %d: perplexity %.3f", checkpoints.folder, step, window_losses.perplexity(losses))
+        return losses.tolist()
 
     def after_step(step: int, loss: Tensor) -> None:
         notes["train_losses"].append(float(loss))
@@ -393,7 +393,7 @@ def curves(notes: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[dict[s
         raise FloatingPointError("the model's losses on held-out windows are NaN or infinite")
     told = []
     for step, own in zip(steps, losses, strict=True):
-        score = math.exp(own.mean())
+        score = window_losses.perplexity(own)
         error = score * own.std(ddof=1) / math.sqrt(len(own)) if len(own) > 1 else None
         told.append({"step": step, "perplexity": score, "stderr": error})
     return {"window_loss": losses[-1], "curve_loss": losses.T}, told

@@ -36,6 +36,24 @@ def test_positions_are_counted_as_the_model_counts_them(name: str, options: dict
         model(input_ids=torch.full((1, longest + 1), 7))
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("Mpt", {"d_model": 16, "n_heads": 2, "n_layers": 1, "max_seq_len": 40}),
+        ("Whisper", {"d_model": 16, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16,
+                     "max_target_positions": 40, "is_decoder": True, "is_encoder_decoder": False, "pad_token_id": 1,
+                     "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 0}),
+    ],
+)  # fmt: skip
+def test_a_limit_of_another_name_is_read(name: str, sizes: dict):
+    config = getattr(transformers, f"{name}Config")(vocab_size=50, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert longest_input(model) == 40
+    model(torch.full((1, 40), 7))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, 41), 7))
+
+
 def test_a_model_without_a_limit_has_none():
     model = transformers.XLNetModel(
         transformers.XLNetConfig(vocab_size=50, d_model=16, n_head=2, n_layer=1, d_inner=16)

@@ -48,6 +48,13 @@ def test_window_losses_by_hand():
     assert found == pytest.approx([math.log(4), (math.log(8 / 5) + math.log(4)) / 2])
 
 
+def test_a_loss_too_large_for_a_perplexity_is_named():
+    level = window_losses.describe_perplexity("text", {"window_loss": np.array([699.0, 701.0])}, 40)
+    assert level["score"] == math.exp(700) and level["stderr"] == pytest.approx(math.exp(700))  # (701 - 699) / 2
+    with pytest.raises(FloatingPointError, match="the mean loss is 710 nats per token: too large for a perplexity"):
+        window_losses.describe_perplexity("text", {"window_loss": np.array([709.0, 711.0])}, 40)
+
+
 def test_perplexity_is_as_published(tiny_decoder: Path, text_file: Path, options: list[str], tmp_path: Path):
     """exp of the mean over windows of mean losses, non-overlapping windows, tail dropped: a plain twin."""
     assert perplexity.main([*options, "--output_dir", str(tmp_path / "run")]) == 0

@@ -41,6 +41,10 @@ CONFIGS: dict[str, PretrainedConfig] = {
         vocab_size=VOCABULARY, hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]],
         window_size=6, max_position_embeddings=64, bos_token_id=0, eos_token_id=0,
     ),
+    "local windows longer than every sequence": GPTNeoConfig(
+        vocab_size=VOCABULARY, hidden_size=16, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]],
+        window_size=48, max_position_embeddings=2048, bos_token_id=0, eos_token_id=0,
+    ),
     "positions from the padding token on": RobertaConfig(
         **SIZE, max_position_embeddings=70, is_decoder=True, pad_token_id=1, bos_token_id=0, eos_token_id=2
     ),
@@ -101,7 +105,8 @@ def test_what_cannot_be_packed_is_answered_as_by_whole_passes(name: str):
 
 @pytest.mark.parametrize(
     ("name", "shares", "packs"),
-    [("local windows by place in the row", True, False), ("positions from the padding token on", False, False),
+    [("local windows by place in the row", True, False), ("local windows longer than every sequence", True, False),
+     ("positions from the padding token on", False, False),
      ("two sets of frequencies", True, True)],
 )  # fmt: skip
 def test_what_is_right_is_still_taken(name: str, shares: bool, packs: bool, caplog: pytest.LogCaptureFixture):
@@ -308,7 +313,8 @@ def test_sequences_are_kept_apart_by_kind():
         (LlamaConfig(), torch.bfloat16, "no", ("answer",), 1),
         (LlamaConfig(), torch.bfloat16, "no", ("perplexity",), 1),
         (CONFIGS["two sets of frequencies"], torch.float32, "no", ("answer",), 2),
-        (CONFIGS["local windows by place in the row"], torch.float32, "no", ("letter",), 2),
+        (CONFIGS["local windows by place in the row"], torch.float32, "no", ("letter",), 3),
+        (CONFIGS["positions from the padding token on"], torch.float32, "no", ("letter",), 2),
         (DogeConfig(keep_window_size=16), torch.float32, "no", ("letter",), 2),
         (CONFIGS["local windows by place in the row"], torch.float32, "no", ("perplexity",), 1),
     ],

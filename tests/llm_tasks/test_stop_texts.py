@@ -6,10 +6,16 @@ import torch
 from tiny_models import EACH, byte_level, continuations, make_model
 from transformers import GenerationConfig, PreTrainedModel
 
+from llm_tasks.engine.answers import first_line
 from llm_tasks.engine.encoding import Stop
+from llm_tasks.engine.greedy import AnswerEnd, greedy_answers
 from llm_tasks.engine.log_likelihood import log_likelihoods
 from llm_tasks.engine.packing import Continuation
+from llm_tasks.engine.processes import ALONE
 from llm_tasks.engine.stop_texts import answers_until, cut, not_obeyed
+from llm_tasks.engine.ways import PLAIN
+from llm_tasks.evaluation import Reading, generate, penalized
+from llm_tasks.plan import computation
 
 
 def chosen_tokens(model: PreTrainedModel, asked: list[Continuation]) -> list[Continuation]:
@@ -70,6 +76,36 @@ def test_answers_are_those_of_generate(changed: dict[str, float]):
         assert answers_until(model, tokenizer, prompts, [Stop((), 9)] * len(prompts), 60)[0] != plain
 
 
+@pytest.mark.parametrize("changed", [{}, {"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 2}], ids=str)
+def test_a_settings_own_answers_are_those_of_generate_one_by_one(changed: dict[str, float]):
+    """Prompts of several lengths together, whose padding has no part in a penalty; and the letter of each."""
+    model, tokenizer = make_model("llama"), byte_level(eos_token="</s>")
+    model.generation_config = GenerationConfig(eos_token_id=24, pad_token_id=24, **changed)
+    prompts = [tuple(tokenizer.encode(text)) for text in PROMPTS]
+    rows = [model.generate(torch.tensor([prompt]), max_new_tokens=9, do_sample=False)[0].tolist() for prompt in prompts]
+    plain = [row[len(prompt) :] for prompt, row in zip(prompts, rows, strict=True)]
+    reading = Reading(max_new_tokens=9, tokens_per_batch=60)
+    found, _ = generate(model, tokenizer, prompts, reading)
+    assert found == [first_line(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in plain]
+    asked = [Continuation((*prompt, 5), len(prompt)) for prompt in prompts]
+    scores = log_likelihoods(model, asked, tokens_per_batch=60)
+    letters = penalized(model, asked, scores, reading, PLAIN, ALONE)
+    assert letters.first_token.tolist() == [tokens[0] for tokens in plain]
+    np.testing.assert_array_equal(letters.log_likelihood, scores.log_likelihood)
+
+
+def test_a_special_token_that_is_no_end_of_text_stops_an_answer():
+    """As <|im_end|> in a model whose texts end with <|endoftext|>."""
+    model, tokenizer = make_model("llama"), byte_level(eos_token="</s>")
+    model.generation_config = GenerationConfig(eos_token_id=24, pad_token_id=24)
+    prompt, letters = tuple(tokenizer.encode("d c b a: A")), tokenizer.convert_ids_to_tokens
+    (whole,), _ = greedy_answers(model, [prompt], AnswerEnd(5, lambda tokens: False), tokens_per_batch=60)
+    assert letters(whole) == ["<s>", "c", ".", "c", "."]
+    tokenizer.add_special_tokens({"additional_special_tokens": ["."]})
+    assert answers_until(model, tokenizer, [prompt], [Stop((".",), 5)], tokens_per_batch=60)[0] == ["<s>c"]
+    assert answers_until(model, tokenizer, [prompt], [Stop(("a",), 5)], tokens_per_batch=60)[0] == ["<s>cc"]
+
+
 def test_what_would_change_answers_in_other_ways_is_named():
     assert not_obeyed(GenerationConfig(repetition_penalty=1.1, top_k=20, temperature=0.7, do_sample=True)) == []
     assert not_obeyed(GenerationConfig(num_beams=3, min_length=4)) == ["num_beams", "min_length"]
@@ -77,3 +113,20 @@ def test_what_would_change_answers_in_other_ways_is_named():
     model.generation_config = GenerationConfig(eos_token_id=24, num_beams=3)
     with pytest.raises(ValueError, match="generation config has num_beams: its answers would be others"):
         answers_until(model, tokenizer, [(4, 5)], [Stop((), 2)], tokens_per_batch=60)
+    with pytest.raises(ValueError, match="generation config has num_beams: its answers would be others"):
+        generate(model, tokenizer, [(4, 5)], Reading())
+    with pytest.raises(ValueError, match="generation config has num_beams"):  # before anything is computed
+        computation(model, torch.float32, "no", ("letter", "answer"))
+    assert computation(model, torch.float32, "no", ("letter",)).engine_arithmetic == 1
+
+
+def test_arithmetic_is_raised_where_penalties_are_obeyed_that_were_not():
+    model = make_model("llama")
+    model.generation_config = GenerationConfig(repetition_penalty=1.1)
+    numbers = {
+        readers: computation(model, torch.float32, "no", readers).engine_arithmetic
+        for readers in (("answer",), ("generate",), ("letter",), ("perplexity",), ("lm_eval", "answer"))
+    }
+    assert list(numbers.values()) == [2, 2, 1, 1, 1]
+    model.generation_config = GenerationConfig(repetition_penalty=1.0)
+    assert computation(model, torch.float32, "no", ("answer",)).engine_arithmetic == 1
