@@ -98,7 +98,7 @@ def answers_until(
 
 
 def _finished(tokenizer: PreTrainedTokenizerBase, stop: Stop, ends: set[int]) -> Callable[[list[int]], bool]:
-    """Whether an answer, as token ids, has ended.
+    """Whether an answer, as token ids, has ended; a stop text may be, or hold, a special token.
 
     Its last tokens are decoded first, and the whole only where a stop text is among them.
     """
@@ -109,10 +109,10 @@ def _finished(tokenizer: PreTrainedTokenizerBase, stop: Stop, ends: set[int]) ->
     def finished(tokens: list[int]) -> bool:
         if tokens[-1] in ends:
             return True
-        last = tokenizer.decode(tokens[-tail:], skip_special_tokens=True)
+        last = tokenizer.decode(tokens[-tail:])
         if not any(text in last for text in texts):
             return False
-        whole = tokenizer.decode(tokens, skip_special_tokens=True)
+        whole = tokenizer.decode(tokens)
         return any(text in whole for text in texts)
 
     return finished

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from plain_twins import SIZE
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
 from harness import run_folder
 from harness.cells import Cell
@@ -93,6 +94,38 @@ def test_statistics_inside_a_block_are_never_taken_from_the_norms_that_owl_reads
         found[true_sequential] = state(several.model)
         assert all(torch.equal(value, found[true_sequential][key]) for key, value in state(alone.model).items())
     assert any(not torch.equal(value, found[False][key]) for key, value in found[True].items())
+
+
+@pytest.fixture
+def starved(tmp_path: Path) -> Path:
+    """A mixture of which no token reaches expert 4 of block 1: two others are above its 0 for all but padding."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MixtralConfig(**SIZE, num_local_experts=5, num_experts_per_tok=2))
+    router = model.model.layers[1].mlp.gate.weight.data
+    router[1], router[3], router[4] = -router[0], -router[2], 0
+    model.save_pretrained(tmp_path / "starved")
+    return tmp_path / "starved"
+
+
+@pytest.mark.parametrize("keep_dense", [True, False])
+def test_an_expert_that_no_token_reaches_stops_the_cells_alone_that_read_its_inputs(starved: Path, keep_dense: bool):
+    """With keep_dense one walk serves the cells of a sweep, which read the inputs of different weights."""
+    model = compressible(starved, keep_dense)
+    cells = [cell("wanda", only_layers="1"), cell("magnitude", allocation_from="owl", skip_layers="0"),
+             cell("magnitude", only_layers="1"), cell("wanda", only_layers="1.self_attn"),
+             cell("magnitude", allocation_from="owl", only_layers="self_attn"),
+             cell("ria", allocation_from="owl", skip_layers="1.mlp")]  # fmt: skip
+    for index, one in enumerate(cells):
+        model = model if keep_dense else compressible(starved, keep_dense)
+        if index < 2:
+            with pytest.raises(
+                ValueError, match=r"1\.mlp\.experts\.gate_up_proj\[4\]: no calibration token reached it"
+            ):
+                model.compress(one, WINDOWS + 1)
+            continue
+        model.compress(one, WINDOWS + 1)
+        names = choose_weights(block_indices(model.model), one.get("only_layers"), one.get("skip_layers"))
+        assert zeros(model.model, names) == sum(decoder_weights(model.model)[key].matrix.numel() for key in names) / 2
 
 
 @pytest.mark.parametrize("name", PRUNERS)
