@@ -336,3 +336,18 @@ def test_owl_calibrates_magnitude_and_its_seeds_are_cells(measured: Measured, ca
         by_owl = "owl_range0.1" in line
         assert by_owl == ("--allocation owl" in line) == ("--owl_range 0.1" in line)
         assert ("--calibration " in line) == (by_owl or "wanda" in line)
+
+
+def test_true_sequential_is_no_option_of_what_owl_alone_calibrates(measured: Measured, capsys: pytest.CaptureFixture):
+    words = ["--compression", "magnitude", "wanda", "--sparsity", "0.5", "--allocation", "owl", "--true_sequential"]
+    measured("listed", *words, "--list_cells")
+    assert ["--true_sequential" in line for line in capsys.readouterr().out.splitlines()] == [False, True]
+    tree = measured("listed", *words[:1], "magnitude", *words[3:-1])  # as it is listed
+    assert measured("listed", *words) == tree  # the same run
+    path = tree / "magnitude/all/owl/0.5" / run_folder.ARGUMENTS_FILE
+    record = json.loads(path.read_text())
+    assert "true_sequential" not in record["arguments"]
+    record["arguments"]["true_sequential"] = True  # as earlier versions wrote it
+    path.write_text(json.dumps(record))
+    assert measured("listed", *words) == tree
+    assert run_folder.recorded_identity(tree / "wanda/all/owl/0.5")["true_sequential"] is True
