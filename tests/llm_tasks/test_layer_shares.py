@@ -351,3 +351,41 @@ def test_true_sequential_is_no_option_of_what_owl_alone_calibrates(measured: Mea
     path.write_text(json.dumps(record))
     assert measured("listed", *words) == tree
     assert run_folder.recorded_identity(tree / "wanda/all/owl/0.5")["true_sequential"] is True
+
+
+def test_shapes_are_those_of_the_layers_that_a_cell_compresses(measured: Measured, capsys: pytest.CaptureFixture):
+    """down_proj has 24 inputs and rank 16, q_proj 16 inputs, k_proj rank 8."""
+    for words, message in (
+        (["wanda", "--nm_ratio", "3:16"], "down_proj.weight has 24 inputs, no multiple of 16; --skip_layers leaves it"),
+        (["low_rank", "--rank", "3", "8", "--only_layers", "q_proj", "k_proj"],
+         "--rank 8: the highest rank of a weight of k_proj is 8; allowed: 1 to 7"),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            measured("refused", "--compression", *words)
+        assert message in capsys.readouterr().err
+    tree = measured("runs", "--compression", "wanda", "--nm_ratio", "3:16", "--skip_layers", "down_proj")
+    assert result(tree / "wanda/without_down_proj/uniform/3of16")["chosen_sparsity"] == 1 - 3 / 16
+    measured("runs", "--compression", "low_rank", "--rank", "8", "--only_layers", "q_proj")
+
+
+def test_a_sparsity_that_rounds_to_no_weight_is_not_recorded(
+    measured: Measured, tiny_decoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Wanda removes round(0.02 * 16) or round(0.02 * 24) of each row: none; RIA 3 to 8 of each matrix."""
+    words = ["--sparsity", "0.02", "--skip_layers", "1"]
+    measured("runs", "--compression", "ria", *words)
+    with pytest.raises(AssertionError):
+        measured("runs", "--compression", "wanda", *words)
+    assert "--sparsity 0.02 removed nothing: it rounds to 0 of the weights it is a share of" in caplog.text
+    assert not list((tmp_path / "runs" / "wanda").rglob(run_folder.RESULT_FILE))
+    measured("runs", "--compression", "magnitude", "--sparsity", "0")  # is what it says
+
+
+def test_owl_over_one_block_says_that_it_is_uniform(measured: Measured, caplog: pytest.LogCaptureFixture):
+    words = ["--compression", "magnitude", "--sparsity", "0.5", "--only_layers", "1.mlp", "0-1", "--allocation"]
+    measured("runs", *words, "uniform", "--dry_run")
+    assert "one block" not in caplog.text
+    measured("runs", *words, "owl", "--dry_run")
+    assert [text for text in caplog.messages if "one block" in text] == [
+        "--allocation owl: 1.mlp is one block's, which gets --sparsity as by uniform"
+    ]
