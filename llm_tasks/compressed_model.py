@@ -52,6 +52,7 @@ from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, zero_fraction
 from pruning.nm import parse_nm
 from pruning.replay import check_replayed
+from pruning.validation import check_removed
 from pruning.walk import compress_blocks
 from quantization.gptq import Quantized
 from quantization.gptqmodel_export import check_exportable, save_packed
@@ -440,10 +441,7 @@ def compression_facts(
     zeros, total = (sum(part) for part in zip(*counts.values(), strict=True))
     facts = {"measured_sparsity": zeros / total} | ({"parameter_ratio": factors / total} if factors else {})
     facts |= {} if blocks is None else share_facts(cell, blocks, counts)
-    if cell["sparsity"] and not facts.get("chosen_sparsity", facts["measured_sparsity"]):
-        raise ValueError(
-            f"--sparsity {cell['sparsity']:g} removed nothing: it rounds to 0 of the weights it is a share of"
-        )
+    check_removed(cell["sparsity"], facts.get("chosen_sparsity", facts["measured_sparsity"]))
     return facts
 
 
