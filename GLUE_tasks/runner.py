@@ -33,6 +33,7 @@ from harness.data import Source
 from harness.device import device_name, peak_memory, reset_peak_memory
 from pruning.masks import zero_fraction
 from pruning.transfers import start_transfer
+from pruning.validation import check_removed
 
 logger = logging.getLogger(__name__)
 
@@ -278,6 +279,8 @@ def shared_material(sweep: Sweep, kind: TaskKind, tasks: Mapping[tuple, LoadedTa
         task = tasks[key]
         loaded, pruned = model(task.num_labels), cell["transfer"] != "dense_transfer"
         keep_masks = masks(loaded, cell["seed"])[strength_of(cell)] if pruned else {}
+        if keep_masks:
+            check_removed(cell["sparsity"], zero_fraction(keep_masks.values()))
         return Material(task, inputs(key), loaded, keep_masks)
 
     return material

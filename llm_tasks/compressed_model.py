@@ -7,7 +7,7 @@ fits into memory.
 import functools
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from llm_tasks.compressing import (
 )
 from llm_tasks.compressions import compressed_by, strength_of
 from llm_tasks.engine.processes import ALONE, Processes
+from llm_tasks.layer_options import ALL
 from llm_tasks.methods import DENSE, METHODS, Strength
 from llm_tasks.shares import chosen_of, is_owl, share_facts
 from pruning import calibration
@@ -51,6 +52,7 @@ from pruning.magnitude import magnitude_masks
 from pruning.masks import apply_masks, zero_fraction
 from pruning.nm import parse_nm
 from pruning.replay import check_replayed
+from pruning.validation import check_removed
 from pruning.walk import compress_blocks
 from quantization.gptq import Quantized
 from quantization.gptqmodel_export import check_exportable, save_packed
@@ -172,33 +174,43 @@ def max_length(model: PreTrainedModel) -> int:
 
 
 def check_shapes(
-    model: PreTrainedModel, name: str, nm_ratios: Iterable[str], ranks: Iterable[int],
-    exported_bits: Sequence[int] = (), group_size: int = -1,
-) -> None:  # fmt: skip
-    """Refuse strengths that the shapes of a model's weights forbid.
+    model: PreTrainedModel, cells: Iterable[Cell], exported_bits: Sequence[int] = (), group_size: int = -1
+) -> None:
+    """Refuse strengths that the shapes of the weights that cells compress forbid.
 
     Args:
         model: may be without weights.
-        name: of the model, for the message.
         exported_bits: bits of the weights that are to be packed for export; none where nothing is exported.
         group_size: of these.
     Raises:
         ValueError: names the option and what is allowed; or the model has no blocks that can be walked.
     """
-    shapes = {key: tuple(weight.matrix.shape) for key, weight in decoder_weights(model).items()}
-    for ratio in nm_ratios:
-        m_group = parse_nm(ratio)[1]
-        for key, (_, inputs) in shapes.items():
-            if inputs % m_group:
-                raise ValueError(f"--nm_ratio {ratio}: {key} has {inputs} inputs, no multiple of {m_group}")
-    full = max(map(min, shapes.values()))
-    for rank in ranks:
-        if rank >= full:
-            raise ValueError(
-                f"--rank {rank}: the highest rank of a weight of {name} is {full}; allowed: 1 to {full - 1}"
-            )
+    shapes = {name: tuple(weight.matrix.shape) for name, weight in decoder_weights(model).items()}
+    blocks = block_indices(model)
+    for cell in cells:
+        check_strength(cell, {name: shapes[name] for name in chosen_of(cell, blocks)})
     if exported_bits:
         check_exportable(model, exported_bits, group_size)
+
+
+def check_strength(cell: Cell, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse a cell's strength where a weight has no whole groups of it, or no weight has a rank above it.
+
+    Args:
+        shapes: of the weights that the cell compresses, by name.
+    Raises:
+        ValueError: names the option and what is allowed.
+    """
+    ratio, rank = cell["nm_ratio"], cell["rank"]
+    m_group = parse_nm(ratio)[1] if ratio is not None else 1
+    for name, (_, inputs) in shapes.items():
+        if inputs % m_group:
+            way_out = "; --skip_layers leaves it dense" if "skip_layers" in cell else ""
+            raise ValueError(f"--nm_ratio {ratio}: {name} has {inputs} inputs, no multiple of {m_group}{way_out}")
+    full = max(map(min, shapes.values()))
+    if rank is not None and rank >= full:
+        where = "" if cell.get("layers", ALL) == ALL else f" of {cell['layers']}"
+        raise ValueError(f"--rank {rank}: the highest rank of a weight{where} is {full}; allowed: 1 to {full - 1}")
 
 
 def load_model(source: ModelSource) -> PreTrainedModel:
@@ -426,6 +438,8 @@ def compression_facts(
     Args:
         weights: all of the decoder blocks, by name.
         model: that they are of; needed where the cell compresses some of them, or not all alike (shares.share_facts).
+    Raises:
+        ValueError: the cell's sparsity removed nothing.
     """
     counts: dict[str, tuple[int, int]] = {}
     blocks = None if model is None else block_indices(model)
@@ -439,7 +453,9 @@ def compression_facts(
             factors += ratio * matrix.numel()
     zeros, total = (sum(part) for part in zip(*counts.values(), strict=True))
     facts = {"measured_sparsity": zeros / total} | ({"parameter_ratio": factors / total} if factors else {})
-    return facts if blocks is None else facts | share_facts(cell, blocks, counts)
+    facts |= {} if blocks is None else share_facts(cell, blocks, counts)
+    check_removed(cell["sparsity"], facts.get("chosen_sparsity", facts["measured_sparsity"]))
+    return facts
 
 
 def model_card(cell: Cell, run_identity: dict[str, Any], stored: str = STORED_DENSE) -> str:

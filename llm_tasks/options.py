@@ -307,6 +307,12 @@ def obeying(option: str, allocations: Sequence[str] = ()) -> list[str]:
     return []
 
 
+def is_obeyed(option: str, compressions: Sequence[str], allocations: Sequence[str] = ()) -> bool:
+    """Whether one of some compressions obeys an option; True for one that not only compressions obey (see obeying)."""
+    takers = obeying(option, allocations)
+    return not takers or not set(takers).isdisjoint(parts(compressions))
+
+
 def check_obeyed(
     given: Given, typed: Given, chosen: Sequence[str | int], unobeyed: Mapping[str | int, Sequence[str]]
 ) -> None:
@@ -323,11 +329,11 @@ def check_obeyed(
     """
     compressions = " ".join(given["compression"])
     for option in typed:
-        takers = obeying(option, given.get("allocation", ()))
-        if takers and not set(takers) & set(parts(given["compression"])):
+        if not is_obeyed(option, given["compression"], given.get("allocation", ())):
             if option in records.CALIBRATION_OPTIONS and option != "true_sequential":
                 logger.warning("--%s: none of --compression %s is calibrated", option, compressions)
                 continue
+            takers = obeying(option, given.get("allocation", ()))
             raise ValueError(f"--{option} is obeyed by --compression {', '.join(takers)}; asked for is {compressions}")
         if option in SOURCE_OF_FIELD:
             check_field(option, SOURCE_OF_FIELD[option], given)

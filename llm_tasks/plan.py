@@ -19,7 +19,6 @@ from llm_tasks.compressions import (
     is_calibrated,
     is_quantized,
     method_of,
-    parts,
     strength_of,
     strength_values,
     strengths,
@@ -36,9 +35,9 @@ from llm_tasks.layer_options import (
     varied_layers,
 )
 from llm_tasks.levels import Setting
-from llm_tasks.methods import CHECKPOINT, DENSE, METHOD_OPTIONS, STRENGTHS, Options
+from llm_tasks.methods import CHECKPOINT, DENSE, STRENGTHS, Options
 from llm_tasks.option_values import Given, template_values
-from llm_tasks.options import Asked, obeying
+from llm_tasks.options import Asked, is_obeyed
 from llm_tasks.shares import is_owl
 from pruning import calibration, layers, walk
 
@@ -81,9 +80,8 @@ def cell_options(asked: Asked, some: list[Cell]) -> dict[str, Any]:
     compressions, settings = values(some, "compression"), values(some, "setting")
     allocations = values(some, "allocation_from")
     for name in list(options):
-        takers = obeying(name, allocations)
-        others = bool(takers) and not set(takers) & set(parts(compressions))
-        if others or all(name in asked.unobeyed[setting] for setting in settings):
+        is_read = any(name not in asked.unobeyed[setting] for setting in settings)
+        if not is_read or not is_obeyed(name, compressions, allocations):
             del options[name]
     if not values(some, "sparsity"):
         options.pop("magnitude_scope", None)
@@ -187,10 +185,10 @@ def _recorded(asked: Asked, setting: Setting, cell: Cell, content: Mapping[str, 
     """The options and the content that are recorded of a cell, with its values."""
     given = asked.given
     unused = {*records.RUN_OPTIONS, "data_dir", *asked.others[setting.name], *setting.unrecorded}
-    method = method_of(cell["compression"])
-    unused |= set(METHOD_OPTIONS) - set(method.options if method else ())
+    allocations = [cell.get("allocation_from")]
+    unused |= {name for name in given if not is_obeyed(name, [cell["compression"]], allocations)}
     if not is_calibrated(cell):
-        unused |= {*records.CALIBRATION_OPTIONS, *records.CALIBRATION_CONTENT}
+        unused |= set(records.CALIBRATION_CONTENT)
     if cell["compression"] != "magnitude" or cell["sparsity"] is None:
         unused.add("magnitude_scope")
     if cell["compression"] == DENSE:

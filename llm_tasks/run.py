@@ -228,8 +228,8 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> Planned:
     use_device(source.device)
     model = skeleton(source)
     exported = given["bits"] if given["export"] else ()
-    check_shapes(model, source.name, given["nm_ratio"], given["rank"], exported, given["group_size"])
     check_choices(model, folders.values(), how.allocation_files)
+    check_shapes(model, folders.values(), exported, given["group_size"])
     length = max_length(model)
     calibrated = option_values.calibration_of(given, length)
     values = {

@@ -1,5 +1,6 @@
 """Which weights of a model a cell compresses, and how many of each become zero where sparsity is not spread evenly."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,9 +18,11 @@ from pruning.allocation import (
     outlier_ratio,
     owl_sparsities,
 )
-from pruning.layer_choice import block_indices, choose_weights, sizes_by_block
+from pruning.layer_choice import block_indices, choose_weights, in_one_block, sizes_by_block
 from pruning.layers import LinearWeight, decoder_weights
 from pruning.walk import InputStatistics
+
+logger = logging.getLogger(__name__)
 
 # From the names of chosen weights, the outlier ratio of each block that holds some.
 Ratios = Callable[[list[str]], Mapping[int, float]]
@@ -55,7 +58,7 @@ def numels_of(model: PreTrainedModel, names: Iterable[str]) -> dict[str, int]:
 def check_choices(
     model: PreTrainedModel, cells: Iterable[Cell], files: Mapping[str, Mapping[str, float]]
 ) -> None:  # fmt: skip
-    """Refuse choices and allocations that do not fit a model.
+    """Refuse choices and allocations that do not fit a model; log where an allocation changes nothing.
 
     Args:
         model: may be without weights.
@@ -63,12 +66,16 @@ def check_choices(
     Raises:
         ValueError: names the option, the value and what there is.
     """
-    blocks = block_indices(model)
+    blocks, in_one = block_indices(model), set()
     for cell in cells:
         chosen = chosen_of(cell, blocks)
+        if is_owl(cell) and in_one_block(chosen, blocks):
+            in_one |= {cell["layers"]}
         if cell.get("allocation_from") in files:
             path, numels = cell["allocation_from"], numels_of(model, chosen)
             file_sparsities(path, files[path], blocks, numels, cell["sparsity"])
+    for layers in sorted(in_one):
+        logger.warning("--allocation owl: %s is one block's, which gets --sparsity as by uniform", layers)
 
 
 def zero_counts(

@@ -20,6 +20,12 @@ def check_strength(sparsity: float | None, nm: tuple[int, int] | None, in_featur
             raise ValueError(f"groups of {m_group} do not divide {in_features} inputs")
 
 
+def check_removed(sparsity: float | None, removed: float) -> None:
+    """Raises ValueError where a sparsity above 0 removed nothing; `removed` is the share of weights that are gone."""
+    if sparsity and not removed:
+        raise ValueError(f"--sparsity {sparsity:g} removed nothing: it rounds to 0 of the weights it is a share of")
+
+
 def check_weight(W: Tensor) -> None:
     """Raises ValueError unless W is a matrix of finite floats."""
     if W.ndim != 2 or not W.is_floating_point():

@@ -76,7 +76,7 @@ def plan_job(asked: Asked, folders: dict[Path, Cell]) -> RecoveryPlan:
         given["model_name_or_path"], torch.device("cpu"), **{name: given[name] for name in names}
     )  # fmt: skip
     model = skeleton(source)
-    check_shapes(model, source.name, given["nm_ratio"], ())
+    check_shapes(model, folders.values())
     length = max_length(model)
     if given["train_length"] > length:
         raise ValueError(f"--train_length {given['train_length']}: {source.name} takes {length} tokens")

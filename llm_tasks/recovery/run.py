@@ -44,6 +44,7 @@ from pruning import calibration
 from pruning.layers import decoder_weights
 from pruning.masks import zero_fraction
 from pruning.transfers import start_transfer
+from pruning.validation import check_removed
 
 logger = logging.getLogger(__name__)
 
@@ -213,6 +214,7 @@ def prune(dense: CompressibleModel, cell: Cell, tokens: Tensor | None) -> Pruned
     weights = {name: matrix.to("cpu", copy=True) for name, matrix in dense.matrices().items()}
     seconds = dense.seconds
     dense.compress({**cell, "compression": DENSE, **dict.fromkeys(STRENGTHS)}, None)
+    check_removed(cell["sparsity"], zero_fraction(weights.values()))
     return Pruned({name: matrix != 0 for name, matrix in weights.items()}, weights, seconds)
 
 

@@ -440,3 +440,11 @@ def test_tracking_writes_where_an_installed_tracker_says(options, tmp_path: Path
         "--output_dir", tmp_path)  # fmt: skip
     assert logged[0] == ("config", 41)
     assert (1, ["eval_accuracy"]) in logged and (2, ["eval_accuracy"]) in logged
+
+
+def test_a_sparsity_that_rounds_to_no_weight_fails_its_cell_alone(options: list[str], tmp_path: Path, caplog):
+    """Of all 15,360 weights together, 1e-05 is less than a half."""
+    words = ["--sparse_method", "sparse_transfer", "--sparsity", 1e-5, 0.37]
+    assert run(*options, *words, "--output_dir", tmp_path / "{strength}") == 1
+    assert "--sparsity 1e-05 removed nothing" in caplog.text
+    assert [path.parent.name for path in tmp_path.glob("*/all_results.json")] == ["0.37"]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from plain_twins import SIZE
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
 from harness import run_folder
 from harness.cells import Cell
@@ -93,6 +94,38 @@ def test_statistics_inside_a_block_are_never_taken_from_the_norms_that_owl_reads
         found[true_sequential] = state(several.model)
         assert all(torch.equal(value, found[true_sequential][key]) for key, value in state(alone.model).items())
     assert any(not torch.equal(value, found[False][key]) for key, value in found[True].items())
+
+
+@pytest.fixture
+def starved(tmp_path: Path) -> Path:
+    """A mixture of which no token reaches expert 4 of block 1: two others are above its 0 for all but padding."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MixtralConfig(**SIZE, num_local_experts=5, num_experts_per_tok=2))
+    router = model.model.layers[1].mlp.gate.weight.data
+    router[1], router[3], router[4] = -router[0], -router[2], 0
+    model.save_pretrained(tmp_path / "starved")
+    return tmp_path / "starved"
+
+
+@pytest.mark.parametrize("keep_dense", [True, False])
+def test_an_expert_that_no_token_reaches_stops_the_cells_alone_that_read_its_inputs(starved: Path, keep_dense: bool):
+    """With keep_dense one walk serves the cells of a sweep, which read the inputs of different weights."""
+    model = compressible(starved, keep_dense)
+    cells = [cell("wanda", only_layers="1"), cell("magnitude", allocation_from="owl", skip_layers="0"),
+             cell("magnitude", only_layers="1"), cell("wanda", only_layers="1.self_attn"),
+             cell("magnitude", allocation_from="owl", only_layers="self_attn"),
+             cell("ria", allocation_from="owl", skip_layers="1.mlp")]  # fmt: skip
+    for index, one in enumerate(cells):
+        model = model if keep_dense else compressible(starved, keep_dense)
+        if index < 2:
+            with pytest.raises(
+                ValueError, match=r"1\.mlp\.experts\.gate_up_proj\[4\]: no calibration token reached it"
+            ):
+                model.compress(one, WINDOWS + 1)
+            continue
+        model.compress(one, WINDOWS + 1)
+        names = choose_weights(block_indices(model.model), one.get("only_layers"), one.get("skip_layers"))
+        assert zeros(model.model, names) == sum(decoder_weights(model.model)[key].matrix.numel() for key in names) / 2
 
 
 @pytest.mark.parametrize("name", PRUNERS)
@@ -303,3 +336,56 @@ def test_owl_calibrates_magnitude_and_its_seeds_are_cells(measured: Measured, ca
         by_owl = "owl_range0.1" in line
         assert by_owl == ("--allocation owl" in line) == ("--owl_range 0.1" in line)
         assert ("--calibration " in line) == (by_owl or "wanda" in line)
+
+
+def test_true_sequential_is_no_option_of_what_owl_alone_calibrates(measured: Measured, capsys: pytest.CaptureFixture):
+    words = ["--compression", "magnitude", "wanda", "--sparsity", "0.5", "--allocation", "owl", "--true_sequential"]
+    measured("listed", *words, "--list_cells")
+    assert ["--true_sequential" in line for line in capsys.readouterr().out.splitlines()] == [False, True]
+    tree = measured("listed", *words[:1], "magnitude", *words[3:-1])  # as it is listed
+    assert measured("listed", *words) == tree  # the same run
+    path = tree / "magnitude/all/owl/0.5" / run_folder.ARGUMENTS_FILE
+    record = json.loads(path.read_text())
+    assert "true_sequential" not in record["arguments"]
+    record["arguments"]["true_sequential"] = True  # as earlier versions wrote it
+    path.write_text(json.dumps(record))
+    assert measured("listed", *words) == tree
+    assert run_folder.recorded_identity(tree / "wanda/all/owl/0.5")["true_sequential"] is True
+
+
+def test_shapes_are_those_of_the_layers_that_a_cell_compresses(measured: Measured, capsys: pytest.CaptureFixture):
+    """down_proj has 24 inputs and rank 16, q_proj 16 inputs, k_proj rank 8."""
+    for words, message in (
+        (["wanda", "--nm_ratio", "3:16"], "down_proj.weight has 24 inputs, no multiple of 16; --skip_layers leaves it"),
+        (["low_rank", "--rank", "3", "8", "--only_layers", "q_proj", "k_proj"],
+         "--rank 8: the highest rank of a weight of k_proj is 8; allowed: 1 to 7"),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            measured("refused", "--compression", *words)
+        assert message in capsys.readouterr().err
+    tree = measured("runs", "--compression", "wanda", "--nm_ratio", "3:16", "--skip_layers", "down_proj")
+    assert result(tree / "wanda/without_down_proj/uniform/3of16")["chosen_sparsity"] == 1 - 3 / 16
+    measured("runs", "--compression", "low_rank", "--rank", "8", "--only_layers", "q_proj")
+
+
+def test_a_sparsity_that_rounds_to_no_weight_is_not_recorded(
+    measured: Measured, tiny_decoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Wanda removes round(0.02 * 16) or round(0.02 * 24) of each row: none; RIA 3 to 8 of each matrix."""
+    words = ["--sparsity", "0.02", "--skip_layers", "1"]
+    measured("runs", "--compression", "ria", *words)
+    with pytest.raises(AssertionError):
+        measured("runs", "--compression", "wanda", *words)
+    assert "--sparsity 0.02 removed nothing: it rounds to 0 of the weights it is a share of" in caplog.text
+    assert not list((tmp_path / "runs" / "wanda").rglob(run_folder.RESULT_FILE))
+    measured("runs", "--compression", "magnitude", "--sparsity", "0")  # is what it says
+
+
+def test_owl_over_one_block_says_that_it_is_uniform(measured: Measured, caplog: pytest.LogCaptureFixture):
+    words = ["--compression", "magnitude", "--sparsity", "0.5", "--only_layers", "1.mlp", "0-1", "--allocation"]
+    measured("runs", *words, "uniform", "--dry_run")
+    assert "one block" not in caplog.text
+    measured("runs", *words, "owl", "--dry_run")
+    assert [text for text in caplog.messages if "one block" in text] == [
+        "--allocation owl: 1.mlp is one block's, which gets --sparsity as by uniform"
+    ]

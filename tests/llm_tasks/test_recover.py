@@ -364,3 +364,11 @@ def test_tokens_are_those_that_were_trained_on(windows: int, batch: int, accumul
     recipe = Recipe(1e-4, batch, 1, 0, max_steps=steps, accumulation_steps=accumulated)
     text = TrainingText(torch.zeros(windows, 5, dtype=torch.int64), 0)
     assert recovery.training_facts(SimpleNamespace(recipe=recipe), text)["num_train_tokens"] == 5 * read
+
+
+def test_a_sparsity_that_rounds_to_no_weight_is_not_trained(options: list[str], tmp_path: Path, caplog):
+    """Wanda would remove round(0.02 * 24) weights of a row at most."""
+    words = ["--compression", "wanda", "--sparsity", "0.02", "--transfer", "sparse_transfer"]
+    assert start([*options, *words, "--output_dir", str(tmp_path / "run")]) == 1
+    assert "--sparsity 0.02 removed nothing" in caplog.text
+    assert not (tmp_path / "run" / "all_results.json").exists()
