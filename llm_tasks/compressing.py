@@ -1,7 +1,7 @@
 """The weights of a model, compressed as a cell says: one walk over its blocks, and for OWL one before it."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -17,7 +17,7 @@ from pruning.blocks import BlockStorage
 from pruning.layer_choice import block_indices, in_one_block
 from pruning.layers import LinearWeight, decoder_weights
 from pruning.validation import all_finite
-from pruning.walk import InputStatistics, compress_blocks, visit_blocks
+from pruning.walk import InputStatistics, check_statistics, compress_blocks, visit_blocks
 from quantization.gptq import Quantized
 
 DenseNorms = Mapping[str, InputStatistics]  # by weight, squared norms of its inputs in the dense model
@@ -69,7 +69,10 @@ def checked(found: Tensor, W: Tensor) -> Tensor:
 def dense_norms(
     model: PreTrainedModel, tokens: Tensor, how: Compression, storage: BlockStorage | None = None
 ) -> DenseNorms:
-    """Squared norms of the inputs of every weight, of a model that is still dense, on the calibration windows."""
+    """Squared norms of the inputs of every weight, of a model that is still dense, on the calibration windows.
+
+    There are none of a weight that no window reached, which some cells do not compress: readers call check_statistics.
+    """
     found: dict[str, InputStatistics] = {}
     visit_dense(model, tokens, how, storage, lambda index, weights, statistics: found.update(statistics))
     return found
@@ -77,12 +80,12 @@ def dense_norms(
 
 def visit_dense(
     model: PreTrainedModel, tokens: Tensor, how: Compression, storage: BlockStorage | None,
-    visit: Callable[[int, list[LinearWeight], DenseNorms], None],
+    visit: Callable[[int, list[LinearWeight], DenseNorms], None], chosen: Collection[str] | None = None,
 ) -> None:  # fmt: skip
     """pruning.walk.visit_blocks with squared norms, as `how` says."""
     visit_blocks(
         model, tokens, visit, "sq_norms", tokens_per_batch=how.tokens_per_batch, precision=how.precision,
-        storage=storage, activations=how.activations,
+        storage=storage, activations=how.activations, chosen=chosen,
     )  # fmt: skip
 
 
@@ -136,6 +139,8 @@ def compress_weights(
         return grid.dequantize(W.dtype)
 
     if norms and reads_dense_norms(cell["compression"], how, chosen, blocks):
+        weights = decoder_weights(model)
+        check_statistics([weights[name] for name in chosen], norms)
         compress_blocks(
             model, None, lambda W, _, name: compress_linear(W, norms[name], name), storage=storage, chosen=chosen
         )
@@ -158,16 +163,16 @@ def outlier_ratios(
         storage: holds the dense blocks of a model that is not in memory.
         norms: of the dense model, where they are known; else the windows are walked through it.
     """
-    wanted, found = set(names), {}
+    found = {}
 
     def visit(index: int, weights: list[LinearWeight], statistics: DenseNorms) -> None:
-        if own := [weight for weight in weights if weight.name in wanted]:
-            found[index] = block_ratio(own, statistics, how.owl.outliers)
+        check_statistics(weights, statistics)
+        found[index] = block_ratio(weights, statistics, how.owl.outliers)
 
     if norms:
         weights, blocks = decoder_weights(model), block_indices(model)
         for index in dict.fromkeys(blocks[name] for name in names):
             visit(index, [weights[name] for name in names if blocks[name] == index], norms)
     else:
-        visit_dense(model, tokens, how, storage, visit)
+        visit_dense(model, tokens, how, storage, visit, set(names))
     return found

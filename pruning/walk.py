@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -159,14 +159,14 @@ def collect_statistics(
 ) -> dict[str, InputStatistics]:  # fmt: skip
     """Statistics of the inputs of `weights`, by name; layers with the same input tensor share one object.
 
+    There is none for a weight that no token reached: whoever reads them calls check_statistics first.
+
     Args:
         replay: has run the windows up to block `index`.
         block: block `index`, with its weights in memory.
         weights: some of the block's weights.
         statistic: one of STATISTICS.
         seen_once: use only the first batches that together reach all of the weights: one, unless there are experts.
-    Raises:
-        ValueError: an input is NaN or infinite, or no token reached a layer (the message names it).
     """
     batches = replay.batches
     while True:
@@ -181,18 +181,21 @@ def collect_statistics(
                     run()
                 if seen_once and len(recorder.statistics) == len(weights):
                     break
-            break
+            return recorder.statistics
         except RuntimeError as error:  # from the first batch on: some layers may have added the failed one, some not
             batches.halve(error)
+
+
+def check_statistics(weights: Iterable[LinearWeight], statistics: Mapping[str, InputStatistics]) -> None:
+    """Raises ValueError where no token reached one of `weights`, or its inputs are NaN or infinite; names it."""
     for weight in weights:
-        if weight.name not in recorder.statistics:
+        if weight.name not in statistics:
             more = "; calibrate on more samples"
             if weight.expert is None:
                 more = ": it is not used for text, or its block does not call it as a module"
             raise ValueError(f"{weight.name}: no calibration token reached it{more}")
-        if not recorder.statistics[weight.name].is_finite:
+        if not statistics[weight.name].is_finite:
             raise ValueError(f"{weight.name}: its inputs are NaN or infinite on the calibration text")
-    return recorder.statistics
 
 
 @torch.no_grad()
@@ -247,6 +250,7 @@ def compress_blocks(
                 elif index <= last:
                     for group in _groups(replay, index, block, weights) if true_sequential and weights else [weights]:
                         found = collect_statistics(replay, index, block, group, statistic) if group else {}
+                        check_statistics(group, found)
                         _compress(group, found, compress_linear)
                     if index < last:
                         replay.advance(index, block)
@@ -271,25 +275,28 @@ def visit_blocks(
     precision: str = "no",
     storage: BlockStorage | None = None,
     activations: torch.device | None = None,
+    chosen: Collection[str] | None = None,
 ) -> None:
-    """Call `visit` for each block with its index, its weights, and the statistics of their inputs by name.
+    """Call `visit` for each block that holds chosen weights with its index, these, and collect_statistics of them.
 
     The walk of compress_blocks, but the blocks stay as they are: the statistics are those of the dense model. The
     arguments are those of compress_blocks.
 
     Raises:
-        ValueError: a weight or an input is NaN or infinite (the message names it).
+        ValueError: a weight is NaN or infinite (the message names it).
     """
     name, blocks = decoder_blocks(model)
     storage = storage or LoadedBlocks(blocks)
     with _ready_to_walk(model):
         replay = _replay(model, storage, tokens, tokens_per_batch, precision, activations)
-        for index in Progress(range(len(blocks)), "blocks of the dense model"):
+        last = last_block(name, len(blocks), chosen)
+        for index in Progress(range(last + 1), "blocks of the dense model"):
             with storage.hold(index) as block:
                 weights = block_weights(block, f"{name}.{index}")
                 _check_finite(weights)
-                visit(index, weights, collect_statistics(replay, index, block, weights, statistic))
-                if index < len(blocks) - 1:
+                if weights := [weight for weight in weights if chosen is None or weight.name in chosen]:
+                    visit(index, weights, collect_statistics(replay, index, block, weights, statistic))
+                if index < last:
                     replay.advance(index, block)
 
 
@@ -327,6 +334,7 @@ def _groups(
 ) -> list[list[LinearWeight]]:
     """Groups of weights with the same inputs, in the order in which the block uses them."""
     statistics = collect_statistics(replay, index, block, weights, "sq_norms", seen_once=True)
+    check_statistics(weights, statistics)
     groups: dict[int, list[LinearWeight]] = {}
     for weight in sorted(weights, key=lambda weight: list(statistics).index(weight.name)):
         groups.setdefault(id(statistics[weight.name]), []).append(weight)
