@@ -74,6 +74,8 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error("--dataset_name needs --pairs and takes no --train_file")
     if args.validation_file and args.dataset_config:
         parser.error("--dataset_config goes with --dataset_name")
+    if args.validation_file and args.eval_split != parser.get_default("eval_split"):
+        parser.error(f"--eval_split {args.eval_split} goes with --dataset_name; --validation_file is evaluated whole")
     if any(args.shots) and not (args.dataset_name or args.train_file):
         parser.error(f"--shots {max(args.shots)} needs --train_file")
     if args.validation_split_percentage != [100.0] or args.subset == "prefix":

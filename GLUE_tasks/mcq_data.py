@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from GLUE_tasks.glue_data import name_of_files
-from harness.choices import gap_choices, gold_index, labelled_choices, lettered_choices, read_choices
+from harness.choices import (
+    LETTERS,
+    gap_choices,
+    gold_index,
+    labelled_choices,
+    lettered_choices,
+    read_choices,
+    unread_fields,
+)
 from harness.data import (
     TABLE_SUFFIXES,
     Source,
@@ -130,10 +138,15 @@ def load_files(train_file: Path, validation_file: Path, read: Reader) -> Task:
     Raises:
         ValueError: a file is missing, damaged, empty or of another kind, or a question is not usable.
     """
-    splits = [[read(row, where) for where, row in _file_rows(path)] for path in (train_file, validation_file)]
-    for path, questions in zip((train_file, validation_file), splits, strict=True):
-        if not questions:
+    splits = []
+    for path in (train_file, validation_file):
+        rows = list(_file_rows(path))
+        splits.append([read(row, where) for where, row in rows])
+        if not rows:
             raise ValueError(f"{path} holds no questions")
+        others = {name for _, row in rows for name in row} - {*LETTERS, "answerKey"}
+        if read is read_question and (unread := unread_fields(others, ("question", "choices", "answer", "context"))):
+            logger.info("%s: fields not read: %s", path, unread)
     return _task(name_of_files(train_file), *splits, (train_file, validation_file), {})
 
 

@@ -255,20 +255,28 @@ def _panel(axes: Axes, rows: list[Row], of_method: Mapping[tuple, dict], name: s
 
 
 def positions(rows: list[Row]) -> dict[tuple, float]:
-    """Where each point stands, in percent of the bytes: methods of about one size side by side, so that bars are seen.
+    """Where each point stands, in percent of the bytes: points of about one size side by side, so that bars are seen.
 
     Returns:
-        By METHOD and strength; no point is farther from its size than SPREAD / 2 of the least distance of two points of
-        one method, or WIDEST / 2.
+        By METHOD and strength; no point is farther from its size than half of `width`: SPREAD of the least distance of
+        two points of one method, at most WIDEST. A point without another within `width` stands at its size.
     """
     methods = grouped(sorted(rows, key=lambda row: compression_rank(row["compression"])), METHOD)
     sizes = [sorted({100 * row["bytes_fraction"] for row in own}) for own in methods.values()]
     gaps = [after - before for own in sizes for before, after in itertools.pairwise(own)]
     width = min([WIDEST, *(SPREAD * gap for gap in gaps)])
+    points = [((key, row["strength"]), 100 * row["bytes_fraction"]) for key, own in methods.items() for row in own]
+    order = {point: place for place, (point, _) in enumerate(points)}
+    neighbours: list[list[tuple[tuple, float]]] = []
+    for point, size in sorted(points, key=lambda one: one[1]):
+        if not neighbours or size - neighbours[-1][-1][1] > width:
+            neighbours.append([])
+        neighbours[-1].append((point, size))
     found = {}
-    for index, (key, own) in enumerate(methods.items()):
-        shift = 0.0 if len(methods) < 2 else width * (0.5 - index / (len(methods) - 1))
-        found |= {(key, row["strength"]): 100 * row["bytes_fraction"] + shift for row in own}
+    for beside in neighbours:
+        shifts = np.linspace(width / 2, -width / 2, len(beside)) if len(beside) > 1 else [0.0]
+        for (point, size), shift in zip(sorted(beside, key=lambda one: order[one[0]]), shifts, strict=True):
+            found[point] = size + float(shift)
     return found
 
 

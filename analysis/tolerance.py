@@ -74,9 +74,10 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
     row = own | {"items": found.items, "seeds": found.seeds, "all_passed": False}
     for index, point in enumerate(level.points):
         drawn = found.point(index)
-        worst = drawn.low_bound(confidence)
+        worst = _possible(level, index, measure, drawn.low_bound(confidence))
         if worst is None or worst < -tolerance:
-            least = verdicts.no_drop(level, floor).point(index).low_bound(confidence)
+            unchanged = verdicts.no_drop(level, floor).point(index)
+            least = _possible(level, index, measure, unchanged.low_bound(confidence))
             row |= {"first_failing": point["strength"], **_failing(drawn, worst, least, tolerance, confidence)}
             row["reason"] = "; ".join(filter(None, ("" if passed else NONE_PASSES, row["reason"])))
             break
@@ -93,6 +94,13 @@ def _largest(level: LevelCurve, tolerance: float, confidence: float, measure: st
     if level.points[0].get("calibrated") and min(len(point["seeds"]) for point in level.points) == 1:
         row["reason"] = "; ".join(filter(None, (row["reason"], "one calibration sample, whose spread is left out")))
     return row
+
+
+def _possible(level: LevelCurve, index: int, measure: str, bound: float | None) -> float | None:
+    """The bound of a point's drop, but no lower than to the lowest possible score."""
+    if bound is None or measure != RAW:
+        return bound
+    return max(bound, float(level.replicates.dense.lowest_drop[index]))
 
 
 def _failing(

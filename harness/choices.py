@@ -3,6 +3,7 @@
 `where` is in all functions what errors call the row, such as "<path>, line 3".
 """
 
+import difflib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -13,6 +14,21 @@ from harness.data import checked_text, valid_text
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 CHOICE_FIELDS = ("text", "label")
+ALIKE = 0.7  # similarity from which a name may be another one misspelt: "lvl" is "level", "label" is not
+
+
+def unread_fields(held: Collection[str], read: Collection[str]) -> str:
+    """The fields of a file that nothing reads, each with the missing field that its name may stand for.
+
+    Args:
+        held: the fields that rows have.
+        read: those that are read.
+    """
+    missing, names = set(read) - set(held), []
+    for name in sorted(set(held) - set(read)):
+        near = difflib.get_close_matches(name.lower(), missing, 1, ALIKE)
+        names.append(f"{name} (did you mean {near[0]}?)" if near else name)
+    return ", ".join(names)
 
 
 def read_texts(values: object, where: str, field: str) -> tuple[str, ...]:

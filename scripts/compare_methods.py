@@ -12,7 +12,8 @@ methods_compared_<model>.png, its CSV and the table in summary.md. A method that
 alone.
 
 All options but those below are those of llm_tasks/setting2_option_count.py (its --help lists them), strengths excepted.
-With --list_cells the commands of all runs are printed, one a line, for xargs or a job array.
+With --list_cells the commands of all runs are printed, one a line, for xargs or a job array; with --dry_run every
+group of runs says what it needs.
 """
 
 import argparse
@@ -28,13 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from analysis.sizes import bytes_fraction
-from harness.cells import Cell, output_folders, start_logging
+from harness.cells import Cell, output_folders, start_logging, unwritable
 from harness.commands import command_line, command_lines, groups, print_lines, words
 from harness.options import checked, filled, number
 from llm_tasks import option_values, options, plan
 from llm_tasks.compressed_model import skeleton
 from llm_tasks.compressions import PairStrength, check_compression, method_of, parts, strength_values
-from llm_tasks.methods import DENSE, METHODS, STRENGTHS, Strength
+from llm_tasks.methods import CHECKPOINT, DENSE, METHODS, STRENGTHS, Strength
 from llm_tasks.options import Asked
 from llm_tasks.settings import SETTINGS
 from pruning.layers import decoder_weights
@@ -111,6 +112,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.output_dir.replace("{", "{{").replace("}", "}}"), "{setting}/{compression}/{strength}/{seed}"
         )
         folders = output_folders(template, cells)
+        if not args.list_cells:
+            options.check_together(asked.given)
+            if reason := unwritable(Path(args.output_dir)):
+                raise ValueError(f"--output_dir {args.output_dir}: {reason}")
     except ValueError as error:
         parser.error(str(error))
     script, of_cells = os.path.relpath(MEASURE), functools.partial(plan.cell_options, asked)
@@ -118,8 +123,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_lines(command_lines(script, folders, template, of_cells, None, lambda some: some))
         return 0
     together = groups(cells, ["compression"], functools.partial(plan.computed_together, asked))
-    failed = [line for line in (command_line(script, of_cells(some), template) for some in together) if not run(line)]
-    if asked.given["dry_run"]:
+    dry_run = {"dry_run": asked.given["dry_run"]}
+    lines = [command_line(script, of_cells(some) | dry_run, template) for some in together]
+    failed = [line for line in lines if not run(line)]
+    if asked.given["dry_run"] or failed == lines:
         return 1 if failed else 0
     plot = command_line(
         os.path.relpath(ROOT / "scripts/plot_results.py"), {"results_dir": args.output_dir},
@@ -146,6 +153,10 @@ def wanted(args: argparse.Namespace, rest: Sequence[str]) -> tuple[Asked, list[C
     parser, base = measuring(rest, args.output_dir)
     given = vars(parser.parse_args(base))
     compressions = args.compression or [*METHODS, *PAIRS]
+    if CHECKPOINT in compressions:
+        raise ValueError(
+            f"--compression {CHECKPOINT}: its bytes cannot be chosen; allowed: {', '.join(METHODS)}, pairs"
+        )
     found = equal_bytes(given, [name for name in dict.fromkeys(compressions) if name != DENSE], args.targets,
                         args.pair_bits)  # fmt: skip
     named = ["--compression", DENSE, *found]

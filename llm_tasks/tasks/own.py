@@ -1,13 +1,16 @@
 """A user's task: the rows of a file, checked, as levels of prompts."""
 
-import difflib
 import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+<<<<<<< HEAD
 from harness.choices import gold_index, read_choices, read_texts
+=======
+from harness.choices import LETTERS, gold_index, read_choices, read_texts, unread_fields
+>>>>>>> mend-user
 from harness.data import check_fields, checked_text, read_rows, valid_text
 from llm_tasks.engine.answers import contains
 from llm_tasks.levels import (
@@ -29,7 +32,6 @@ READ = {
     "choices": {"question", "choices", "answer", "context", "level"},
     "answers": {"question", "answers", "context", "level"},
 }  # fields that are read, by kind of row
-ALIKE = 0.7  # similarity from which a name may be another one misspelt: "lvl" is "level", "label" is not
 
 
 class Row(NamedTuple):
@@ -112,13 +114,8 @@ def read_row(row: dict[str, Any], where: str) -> Row:
 
 def log_unread(path: Path, rows: Sequence[Row]) -> None:
     """Log which fields of a file nothing reads, each with the missing field that its name may stand for."""
-    held, read = {name for row in rows for name in row.fields}, READ[rows[0].kind]
-    names = []
-    for name in sorted(held - read):
-        near = difflib.get_close_matches(name.lower(), read - held, 1, ALIKE)
-        names.append(f"{name} (did you mean {near[0]}?)" if near else name)
-    if names:
-        logger.info("%s: fields not read: %s", path, ", ".join(names))
+    if unread := unread_fields({name for row in rows for name in row.fields}, READ[rows[0].kind]):
+        logger.info("%s: fields not read: %s", path, unread)
 
 
 def read_level(level: object, where: str) -> str | float:

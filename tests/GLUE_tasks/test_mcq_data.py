@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,14 @@ def test_files_are_named_with_the_line(tmp_path: Path):
         mcq_data.load_files(good, write(tmp_path / "empty.jsonl"), mcq_data.read_question)
     with pytest.raises(ValueError, match=r"winogrande/train\.jsonl"):
         mcq_data.load_benchmark("winogrande", tmp_path)
+
+
+def test_fields_of_a_file_that_nothing_reads_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    odd = write(tmp_path / "odd.jsonl", {**PORT, "Context": "x", "id": 1}, {"question": "?", "A": "x", "B": "y",
+                                                                            "answer": "A"})  # fmt: skip
+    mcq_data.load_files(odd, write(tmp_path / "good.jsonl", {**PORT, "question": "Port?"}), mcq_data.read_question)
+    assert caplog.messages == [f"{odd}: fields not read: Context (did you mean context?), id"]
 
 
 def wrong_options(numbers: list[float], answer: float, count: int) -> set[frozenset[str]]:

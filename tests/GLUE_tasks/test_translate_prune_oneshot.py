@@ -351,6 +351,7 @@ def test_model_that_cannot_translate(error, tiny_encoder: Path):
         (["--resources", "gu_IN-en_XX=5"], "--resources lacks de_DE-en_XX; name every pair or none"),
         (["--dataset_name", "opus"], "give either --dataset_name or --validation_file"),
         (["--dataset_config", "de-en"], "--dataset_config goes with --dataset_name"),
+        (["--eval_split", "test"], "--eval_split test goes with --dataset_name"),
         (["--validation_split_percentage", "10"], "translation draws --shots rows of each pair"),
         (["--shots", "0", "--max_train_steps", "5"], "--max_train_steps does not go with --shots 0"),
         (["--shots", "4", "--num_train_epochs", "0"], "--num_train_epochs 0: give --shots 0"),

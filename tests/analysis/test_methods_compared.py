@@ -160,6 +160,15 @@ def test_points_of_one_size_stand_side_by_side(tmp_path):
     assert positions(rows[:3])[tuple(rows[0][name] for name in METHOD), 0.5] == 50
 
 
+def test_a_point_without_neighbours_stands_at_its_size():
+    """Two methods at 56 %, one of them at 88 % alone: 0.35 of the distance of its two points are 11, at most 8."""
+    names = dict.fromkeys(METHOD)
+    rows = [{**names, "compression": name, "strength": size, "bytes_fraction": size} for name, size in
+            (("magnitude", 0.56), ("magnitude", 0.88), ("wanda", 0.56))]  # fmt: skip
+    places = {(key[0], strength): round(place, 6) for (key, strength), place in positions(rows).items()}
+    assert places == {("magnitude", 0.56): 60, ("wanda", 0.56): 52, ("magnitude", 0.88): 88}
+
+
 def test_a_tree_has_one_figure_of_all_its_settings(tmp_path):
     runs = [level_run(), level_run("wanda", 0.55), level_run("rtn", ("bits", 8))]
     runs += [{**run, "setting": 4, "task": "k_shot"} for run in runs]

@@ -55,6 +55,13 @@ def test_the_strongest_that_passes_is_named_with_its_drop_and_bound(strongest):
     json.dumps(row, allow_nan=False)
 
 
+def test_no_more_is_lost_than_all(strongest):
+    """Of 6 right answers in 24 items 5 are lost: by the spread of the items alone the bound lies below -100 %."""
+    runs = [level_run(levels={"task": lost(0, 6, 24)}, chance=0.0)]
+    (row,) = strongest(*runs, level_run("magnitude", 0.2, {"task": lost(5, 6, 24)}, chance=0.0), tolerance=0.1)
+    assert row["failing_drop"] == pytest.approx(-5 / 6, abs=1e-6) and row["failing_worst_drop"] == -1
+
+
 def test_the_bound_and_not_the_drop_must_be_within_the_tolerance(strongest):
     (row,) = strongest(*curve(1, 4, 30), tolerance=0.05)
     assert (row["largest_strength"], row["first_failing"]) == (0.2, 0.4)

@@ -149,8 +149,16 @@ def test_a_tiny_comparison_from_end_to_end(
     csv = (tmp_path / "runs/figures/methods_compared_tiny_decoder0.csv").read_text().splitlines()
     assert len(csv) == 4 and ",sparsity+bits," in csv[-1] + csv[-2] + csv[-3]
     started.clear()
-    monkeypatch.setattr(script, "run", lambda line: "plot_results" in line)
+    monkeypatch.setattr(script, "run", lambda line: started.append(line) or "plot_results" in line)
     assert script.main(words) == 1
+    assert len(started) == 4 and not any("plot_results" in line for line in started)
+
+
+def test_a_dry_run_computes_nothing(script: ModuleType, options: list[str], monkeypatch: pytest.MonkeyPatch):
+    started = []
+    monkeypatch.setattr(script, "run", lambda line: started.append(shlex.split(line)) or True)
+    assert script.main([*options, "--targets", "0.7", "--compression", "magnitude", "rtn", "--dry_run"]) == 0
+    assert len(started) == 3 and all("--dry_run" in words for words in started)
 
 
 BAD = [
@@ -167,6 +175,9 @@ BAD = [
     (["--kernel", "fast"], "unrecognized arguments: --kernel fast"),
     (["--compression", "rtn", "--targets", "0.05"], "--targets 0.05: no strength comes within 0.03 of one"),
     (["--compression", "magnitude", "--damping", "0.1"], "--damping is obeyed by"),
+    (["--compression", "rtn", "checkpoint"], "--compression checkpoint: its bytes cannot be chosen"),
+    (["--data_dir", "/nowhere"], "--data_dir /nowhere is no folder"),
+    (["--output_dir", "/proc/x"], "--output_dir /proc/x: /proc takes no new folder"),
     (["--list_cells", "--dry_run"], "--dry_run: not allowed with argument --list_cells"),
     (["--settings", "9"], "--settings: invalid choice: 9"),
 ]
