@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-<<<<<<< HEAD
-from harness.choices import gold_index, read_choices, read_texts
-=======
-from harness.choices import LETTERS, gold_index, read_choices, read_texts, unread_fields
->>>>>>> mend-user
+from harness.choices import gold_index, read_choices, read_texts, unread_fields
 from harness.data import check_fields, checked_text, read_rows, valid_text
 from llm_tasks.engine.answers import contains
 from llm_tasks.levels import (
