@@ -188,7 +188,9 @@ def collect_statistics(
         if weight.name not in recorder.statistics:
             more = "; calibrate on more samples"
             if weight.expert is None:
-                more = ": it is not used for text, or its block does not call it as a module"
+                more = (
+                    ": it is unused for text, or its block does not call it as a module; --skip_layers leaves it dense"
+                )
             raise ValueError(f"{weight.name}: no calibration token reached it{more}")
         if not recorder.statistics[weight.name].is_finite:
             raise ValueError(f"{weight.name}: its inputs are NaN or infinite on the calibration text")
