@@ -192,7 +192,9 @@ def check_statistics(weights: Iterable[LinearWeight], statistics: Mapping[str, I
         if weight.name not in statistics:
             more = "; calibrate on more samples"
             if weight.expert is None:
-                more = ": it is not used for text, or its block does not call it as a module"
+                more = (
+                    ": it is unused for text, or its block does not call it as a module; --skip_layers leaves it dense"
+                )
             raise ValueError(f"{weight.name}: no calibration token reached it{more}")
         if not statistics[weight.name].is_finite:
             raise ValueError(f"{weight.name}: its inputs are NaN or infinite on the calibration text")
