@@ -13,6 +13,7 @@ scores are shown alone. How many items flip is what the part "Flips and distance
 
 import argparse
 import functools
+import itertools
 import json
 import shlex
 import sys
@@ -243,7 +244,7 @@ def answer_lines(sides: Sides, index: int, prompt: Prompt | None) -> list[str]:
           for name, choice, score in zip(names, said, scores, strict=True)),
         f"right: {options[gold]}",
     ]  # fmt: skip
-    if any(own.option_scores is None for own in both):
+    if any(own.option_scores is None for own in both) or both[0].scores_are != both[1].scores_are:
         return lines
     kept = [own.option_scores[index, :count] for own in both]
     shares = [scipy.special.softmax(own) for own in kept]
@@ -354,7 +355,7 @@ def recorded_values(
 
 def commanded(command: list[str], name: str) -> str | None:
     """The value of an option among the words of a command."""
-    for word, following in zip(command, [*command[1:], None], strict=True):
+    for word, following in itertools.zip_longest(command, command[1:]):
         if word == name:
             return following
         if word.startswith(f"{name}="):

@@ -8,7 +8,7 @@ import scipy.stats
 from of_runs import domains, minorities
 from synthetic_runs import run, write_tree
 
-from analysis import tuned_sections
+from analysis import tuned_plots, tuned_sections
 from analysis.cautions import domain_cautions
 from analysis.contrasts import DOMAIN_COLUMNS, MEAN, MINORITY_COLUMNS, domain_table, minority_table
 from analysis.replicates import resampled_levels
@@ -88,6 +88,7 @@ def test_drops_of_every_domain_by_hand(rows: list[dict]):
     # Of the 18 that the dense model has right 6 are lost, and an item that is lost is one more of them.
     low = -scipy.stats.beta.ppf(0.975, 7, 12)
     assert tweets["drop_low"] == pytest.approx(stretched(-6 / 18, low, 20), abs=0.02)
+    assert tweets["corrected_low"] < -0.75 < tweets["corrected_high"]
     dense = point(table, level="tweets", condition=str(MOVIES), strength=None)
     assert dense["normalized_drop"] == dense["points_drop"] == 0 and dense["points_low"] is None
     assert [row["level"] for row in table[:4]] == ["movies", "movies", "tweets", "tweets"], "the largest share first"
@@ -104,6 +105,10 @@ def test_the_same_domain_as_minority_and_majority_by_hand(rows: list[dict]):
     assert tweets["corrected_effect"] == pytest.approx(-0.55)
     assert tweets["drop_effect"] == pytest.approx(-6 / 18 + 2 / 20)
     assert tweets["corrected_effect_low"] < -0.55 < tweets["corrected_effect_high"]
+    # Shares of .9 and 1 instead of the .4 and .5 above chance: less than half as wide, as all that varies is.
+    widths = [tweets[f"{stem}_effect_high"] - tweets[f"{stem}_effect_low"] for stem in ("drop", "corrected")]
+    assert tweets["drop_effect_low"] < tweets["drop_effect"] < tweets["drop_effect_high"]
+    assert 0.35 < widths[0] / widths[1] < 0.55
     assert tweets["lowest_seed_effect"] == tweets["highest_seed_effect"] == pytest.approx(-0.55)
     movies = point(table, level="movies")
     assert movies["corrected_effect"] == pytest.approx((0.7 - 0.9) / 0.4 - (0.8 - 1.0) / 0.5)
@@ -237,6 +242,15 @@ def test_figures_have_a_panel_for_every_mixture_and_transfer(rows: list[dict]):
     assert heights["tweets: 10 % and 90 %"] == pytest.approx(-55)
 
 
+def test_the_band_of_an_effect_is_widened_to_the_seeds(rows: list[dict]):
+    """A single strength has a bar: here from the lowest seed to the end of the interval."""
+    (effect,) = [row for row in minority_table(rows) if row["level"] == "tweets"]
+    low, high = effect["corrected_effect_low"] - 0.5, effect["corrected_effect_high"]
+    figure = tuned_plots.minorities([{**effect, "lowest_seed_effect": low}], domain_table(rows))
+    (bar,) = figure.axes[0].collections
+    np.testing.assert_allclose(bar.get_segments(), [[[50, 100 * low], [50, 100 * high]]])
+
+
 def test_figures_refuse_what_they_cannot_draw(rows: list[dict], tmp_path: Path):
     with pytest.raises(ValueError, match="the runs belong in 2 figures"):
         domains([*rows, {**rows[0], "task": "other"}])
@@ -287,5 +301,13 @@ def test_summary_says_what_shares_do(rows: list[dict]):
     text = "\n".join(sections(rows))
     assert "| tweets | sparse_transfer | 50 % | 10 % and 90 % | 0.900 and 1.000 | -75 % | -20 % | -55 % |" in text
     assert "How fast the score falls" in text and cautions(rows) == []
+
+    def interval(row: dict, stem: str) -> str:
+        return " to ".join(f"{100 * round(row[f'{stem}_{side}'], 3):.4g} %" for side in ("low", "high"))
+
+    own = point(domain_table(rows), level="tweets", condition=str(MOVIES), strength=0.5)
+    assert f"| -33.3 % | {interval(own, 'drop')} | -75 % | {interval(own, 'corrected')} | 1 |" in text
+    effect = point(minority_table(rows), level="tweets")
+    assert f"| -55 % | {interval(effect, 'corrected_effect')} | -55 % to -55 % |" in text
     dense = sections([row for row in rows if row["strength"] is None])
     assert not any("How fast" in line or "minority" in line for line in dense)

@@ -124,6 +124,9 @@ def test_what_a_guesser_reaches_by_luck_is_not_above_chance():
     # All right at 50 %: 1.96 * .5 / sqrt(items) is .49 of 4 items and .566 of 3.
     assert estimators.above_chance(1.0, 0.5, 0.0, 4)
     assert not estimators.above_chance(1.0, 0.5, 0.0, 3)
+    # The most frequent of two answers, .7 of 100 items: 1.96 * sqrt(.7 * .3 / 100) is .0898.
+    assert estimators.above_chance(0.791, 0.7, 0.0, 100)
+    assert not estimators.above_chance(0.789, 0.7, 0.0, 100)
     # Nothing is guessed right where chance is 0, and no score is above one of 1.
     assert estimators.above_chance(0.01, 0.0, 0.0, 1)
     assert not estimators.above_chance(0.0, 0.0, 0.0, 1) and not estimators.above_chance(1.0, 1.0, 0.0, 1)
@@ -265,6 +268,12 @@ def test_pages_test_with_ties_is_that_of_shuffled_ranks():
     # Half of those that are equal: the normal approximation knows no steps. Three standard errors of 20,000 draws.
     expected = (drawn > found.statistic).mean() + (drawn == found.statistic).mean() / 2
     assert found.p_value == pytest.approx(expected, abs=0.02)
+
+
+def test_pages_test_of_few_blocks_with_ties_is_normal_too():
+    """Ranks 1.5, 1.5, 3 in 3 blocks: L is 40.5, its mean 36, its variance 2 * 4.5 / 2; scipy's exact table has .032."""
+    found = estimators.page_trend([[0.0, 0.0, 1.0]] * 3)
+    assert found == (40.5, pytest.approx(scipy.stats.norm.sf(4.5 / 4.5**0.5), rel=1e-9), 3)
 
 
 def test_pages_test_needs_blocks_levels_and_differences():
@@ -466,3 +475,7 @@ def test_the_tolerance_is_crossed_on_the_straight_line_between_two_points():
     found = estimators.crossings([0.1, 0.2, 0.4], estimators.falling_fit(drops), 0.05)
     assert found[:5] == pytest.approx([0.275, 0.05, np.inf, 0.2, 0.275], abs=1e-12)
     assert np.isnan(found[5])
+
+
+def test_a_loss_of_exactly_the_tolerance_reaches_it():
+    assert estimators.crossings([0.2, 0.4], np.array([[0.0, -0.5]]), 0.5).tolist() == [0.4]

@@ -134,3 +134,47 @@ def test_the_summary_opens_with_a_sentence_per_figure_which_stands_over_it_too(t
         "Perplexity is highest under Wanda, 50 %: 70.11, dense 25.79; the loss is +1.000 ± 0.000 nats a token."
     )
     assert lines.index("## The runs") > max(place for place, line in enumerate(lines) if line.startswith("!["))
+
+
+def test_of_flips_those_are_told_whose_score_may_stand_still():
+    def flipped(level, flips, change, low, high):
+        return {**PLACE, "level": level, "verdict": "cannot tell", "flips": flips, "flips_low": flips - 0.05,
+                "flips_high": flips + 0.05, "score_change": change, "score_change_low": low,
+                "score_change_high": high}  # fmt: skip
+
+    rows = [flipped("lost", 0.5, -0.3, -0.4, -0.2), flipped("few", 0.1, 0.0, -0.05, 0.05),
+            flipped("most", 0.2, -0.04, -0.1, 0.02), {**flipped("none", 0, 0, 0, 0), "verdict": None}]  # fmt: skip
+    assert findings.of_flips("Setting 2", rows) == (
+        "Setting 2: of 3 points, flips from right to wrong surely outweigh in 0, those from wrong to right in 0; of "
+        "those whose score may stand still, most flip at most by Wanda, 50 %: 20.0 % [15.0, 25.0] of the items, while "
+        "the score changes by -4.0 points."
+    )
+
+
+def test_the_effect_of_the_strongest_compression_is_told():
+    effect = {**PLACE, "transfer": "sparse_transfer", "level": "tweets"}
+    effect |= {"corrected_effect_low": -0.6, "corrected_effect_high": -0.1}
+    rows = [{**effect, "strength": own, "requested_sparsity": own, "corrected_effect": -own} for own in (0.3, 0.5)]
+    told = findings.of_minorities(rows)
+    assert told.startswith("At 50 %, ") and "being the minority changes the drop of tweets by -50.0 %" in told
+
+
+def test_the_highest_barrier_is_told_with_the_interval_of_its_share():
+    line = {"split": "validation", "quantity": "error", "definition": "straight_line", "pair": "dense-sparse",
+            **PLACE, "interval_low": 0.01, "interval_high": 0.02}  # fmt: skip
+    rows = [
+        {**line, "task": "qqp", "share_of_learned": 0.1, "share_low": 0.05, "share_high": 0.15},
+        {**line, "task": "stsb", "share_of_learned": 0.4, "share_low": 0.3, "share_high": 0.5},
+        {**line, "task": "rte", "share_of_learned": 0.9, "share_low": 0.8, "share_high": 1.0, "split": "train"},
+    ]
+    assert findings.of_lines(rows) == (
+        "The highest of 2 barriers is that of STS-B, dense-sparse, 50 %: 40.0 % [30.0, 50.0] of what the dense model "
+        "has learned."
+    )
+
+
+def test_the_highest_perplexity_is_told():
+    same = {**PLACE, "loss_difference": None}
+    rows = [{**same, "compression": "dense", "strength_kind": None, "strength": None, "mean_perplexity": 20.0}]
+    rows += [{**same, "strength": own, "mean_perplexity": 50 * own} for own in (0.5, 0.9, 0.7)]
+    assert findings.of_perplexity(rows) == "Perplexity is highest under Wanda, 90 %: 45, dense 20."

@@ -12,7 +12,7 @@ from synthetic_runs import choice_run, level_run, perplexity_run, write_tree
 from analysis import compression_plots, flips
 from analysis.flips import Answers, compare, divergence, flip_table, padded, replicates
 from analysis.kinds import describe
-from analysis.names import SETTING_TITLE
+from analysis.names import SETTING_TITLE, with_bounds
 from analysis.outcomes import ItemReader
 from analysis.summary import summary_text
 from analysis.table import level_sets, level_table, perplexity_table, with_metric
@@ -304,6 +304,8 @@ def test_they_stand_in_summary_table_and_figure(tmp_path):
     lines = summary_text(tree, ["png"]).splitlines()
     assert "![flips.png](flips.png)" in lines and f"### {titles[0]}" in lines
     (row,) = [line for line in lines if line.startswith("| easy | Wanda | 50 % | 60 | +0.0 [")][:1] or [""]
+    first = plot.table[0]
+    assert f"| {with_bounds(first['kl'], first['kl_low'], first['kl_high'])} | cannot tell" in row
     assert "| 16.7 [" in row and "| 33.3 [" in row and "cannot tell (p = 1.000)" in row
     assert plot.finding.startswith(
         f"{titles[0]}: of 2 points, flips from right to wrong surely outweigh in 0, those from wrong to right in 0; of "
@@ -391,3 +393,35 @@ def test_the_reader_reads_a_run_once(tmp_path, monkeypatch):
     read = ItemReader()
     first, second = (flips.answers_of(rows[0], read) for _ in range(2))
     assert first.items is second.items
+
+
+def test_the_figure_has_both_intervals_of_a_point_and_the_fewest_flips(tmp_path):
+    """8 of 40 are lost: -20 points to the side, 20 % above; as many must flip as the score changes by."""
+    runs = choice_run(easy=[RIGHT] * 40), choice_run("wanda", 0.5, easy=[WRONG] * 8 + [RIGHT] * 32)
+    (row,) = flipped(tmp_path, *runs)
+    (axes,) = compression_plots.flips({"one": [row]}).axes
+    across, upwards = (bars.get_segments() for bars in axes.collections)
+    ends = {name: [100 * row[f"{name}_{end}"] for end in ("low", "high")] for name in ("score_change", "flips")}
+    np.testing.assert_allclose(across, [[[end, 20] for end in ends["score_change"]]])
+    np.testing.assert_allclose(upwards, [[[-20, end] for end in ends["flips"]]])
+    (fewest,) = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
+    np.testing.assert_allclose(fewest.get_ydata(), np.abs(fewest.get_xdata()))
+
+
+def test_distances_are_of_the_dense_runs_that_were_asked_the_same(tmp_path):
+    """Seed 2 was asked as seed 0, and answers as it; seed 1 had the other option right."""
+    gold = [1] * 40
+    (row,) = flipped(
+        tmp_path, choice_run(easy=[RIGHT] * 40), choice_run(seed=1, gold=gold, easy=[WRONG] * 40),
+        choice_run("wanda", 0.5, seed=2, easy=[RIGHT] * 40),
+    )  # fmt: skip
+    assert (row["changed"], row["kl"], row["flips"]) == (0, 0, 0)
+
+
+def test_the_summary_tells_the_direction_with_the_corrected_p_value(tmp_path):
+    """Eight losses of eight flips at two of three points: 2 / 2 ** 8, times three."""
+    dense, lost = [RIGHT] * 40, [WRONG] * 8 + [RIGHT] * 32
+    runs = [choice_run(easy=dense, hard=dense), choice_run("wanda", 0.5, easy=lost, hard=lost)]
+    runs.append(choice_run("magnitude", 0.5, easy=dense))
+    lines = summary_text(describe(run_folder.read_runs(write_tree(tmp_path, *runs)), resamples=100), []).splitlines()
+    assert sum("| right to wrong (p = 0.023) |" in line for line in lines) == 2

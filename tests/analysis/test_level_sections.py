@@ -345,3 +345,20 @@ def test_bounds_that_are_not_known_are_blank():
     assert with_bounds(0.1, 0.05, None) == "0.100 [0.050, ]"
     assert with_bounds(0.1, None, None) == "0.100"
     assert with_bounds(None, None, None) == ""
+
+
+def test_a_compressed_model_alone_that_falls_silent_is_said(read):
+    """The dense model answers, as does another seed: the largest share of a strength counts."""
+    levels = {"hard": (1, 1, 0, 0) * 10}
+    rows = read(*[
+        level_run(name, strength, levels, seed, of_level={"hard": {"metrics": {"empty": share}}})
+        for name, strength, seed, share in (("dense", None, 0, 0.0), ("wanda", 0.3, 0, 0.98), ("wanda", 0.3, 1, 0.02))
+    ])  # fmt: skip
+    (told,) = [line for line in cautions(rows) if "EMPTY" in line]
+    assert told.startswith("hard: MANY ANSWERS ARE EMPTY (dense: 0 %, Wanda at 30 %: 98 %), so that its drops")
+
+
+def test_the_error_beside_a_dense_score_is_the_dense_models(read):
+    """sqrt(.75 * .25 / 39); that of the compressed half is .080."""
+    rows = read(level_run(levels={"easy": right(30)}), level_run("wanda", 0.5, {"easy": right(20)}))
+    assert "| Wanda | sparsity | easy | 0 | 0.750 ± 0.069 | 0.250 | yes | 1 |  |  |  |" in lines_of(rows)

@@ -47,6 +47,7 @@ def test_a_point_is_the_mean_over_seeds_beside_the_dense_model(table):
     assert {name: point[name] for name in expected} == expected
     assert (reference["compression"], reference["normalized_drop"], reference["points_stderr"]) == ("dense", 0, None)
     assert reference["metrics"] == ("accuracy=0.75", "accuracy_norm=0.5")
+    assert point["metrics"] == ("accuracy=0.375",)  # mean over the seeds
 
 
 def test_the_uncertainty_of_a_drop_is_of_the_items_differences_to_dense(table):
@@ -478,3 +479,14 @@ def test_a_metric_that_no_run_recorded_is_refused(tmp_path):
     rows = run_folder.read_runs(write_tree(tmp_path, level_run()))
     with pytest.raises(ValueError, match="--metric f1: the runs recorded accuracy"):
         with_metric(rows, ["f1"])
+
+
+def test_items_of_dense_runs_of_other_seeds_are_not_said_to_lack(table):
+    """Seed 1 was asked others: the curve of seed 0 is compared with seed 0 alone."""
+    points = table(
+        level_run(levels={"easy": (1, 0)}, items=["a", "b"], seed=0),
+        level_run(levels={"easy": (1, 0)}, items=["c", "d"], seed=1),
+        level_run("wanda", 0.5, {"easy": (1, 0)}, items=["a", "b"], seed=0),
+    )
+    point = find(points, "easy")
+    assert (point["paired_items"], point["unpaired_items"], point["points_stderr"]) == (2, 0, 0)

@@ -232,6 +232,11 @@ def test_the_summary_gives_ends_and_barriers(read):
             0.6,
             "62.5 % [57.5, 67.5] and 62.5 % [57.5, 67.5]: the intervals overlap, so which is higher cannot be told.",
         ),
+        (
+            0.62,
+            0.6,
+            "57.5 % [52.5, 62.5] and 62.5 % [57.5, 67.5]: the intervals overlap, so which is higher cannot be told.",
+        ),
     ],
 )
 def test_the_papers_pairs_are_judged_by_intervals(read, easy: float, hard: float, verdict: str):
@@ -254,3 +259,23 @@ def test_a_task_without_the_control_is_named(read):
     rows = read(line_run(), line_run(**CONTROL), line_run(task="stsb"))
     (caution,) = line_cautions(rows)
     assert caution.startswith("STS-B: no dense-dense line")
+
+
+def test_training_rows_have_their_own_ends_and_barriers(read):
+    made = line_run(scores=(0.9, 0.65, 0.8), noise=0.02)
+    for level, score in zip(made["levels"], (1.0, 0.9, 0.95), strict=True):
+        level["train_score"] = score
+    for found in made["barriers"]:
+        if (found["split"], found["quantity"]) == ("train", "loss"):
+            found |= {"barrier": 0.5, "low": 0.4, "high": 0.7}
+    rows = read(made)
+    row = barrier(barrier_table(rows), "error", "straight_line", "train")
+    assert (row["start"], row["end"]) == pytest.approx((0.0, 0.05))
+    assert "| 0.375 [0.355, 0.395] | 0.500 [0.400, 0.700] | **no** |" in section(rows)
+
+
+def test_barriers_of_both_definitions_have_their_own_intervals(read):
+    """Errors .1, .2, .5: nothing above the line, and the end .2 above the mean of the ends."""
+    figure = lines_between_models(read(line_run(scores=(0.9, 0.8, 0.5), noise=0.05)))
+    segments = [part[:, 1] for bar in panel(figure, 0, 3, 1).collections for part in bar.get_segments()]
+    np.testing.assert_allclose(segments, [[0, 0.05], [0.15, 0.25]], atol=1e-12)

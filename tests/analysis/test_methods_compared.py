@@ -9,7 +9,16 @@ from test_flips import choice_run
 
 from analysis.flips import compared_points, flip_table
 from analysis.kinds import describe
-from analysis.methods_compared import COMPARED_COLUMNS, METHOD, compared_table, looks, methods_compared, positions
+from analysis.methods_compared import (
+    COMPARED_COLUMNS,
+    METHOD,
+    compared_section,
+    compared_table,
+    looks,
+    methods_compared,
+    of_compared,
+    positions,
+)
 from analysis.replicates import resampled_curves
 from analysis.summary import summary_text
 from analysis.table import FigureKey, level_sets, level_table
@@ -196,3 +205,59 @@ def test_a_large_tree_is_drawn(tmp_path):
     (plot,) = (plot for part in tree.parts for plot in part.plots if plot.stem.startswith("methods_compared"))
     assert len({tuple(row[name] for name in METHOD) for row in plot.table}) == 11
     plot.draw()
+
+
+def test_a_measure_that_a_level_lacks_has_no_mean(tmp_path):
+    runs = [choice_run(*made, easy=answers(40), hard=answers(20), run={"chance": 0.25})
+            for made in (("dense", None), ("wanda", 0.5), ("rtn", ("bits", 4)))]  # fmt: skip
+    for run in runs:
+        del run["items"]["level1_option_log_likelihood"]
+    for row in compared(tmp_path, *runs)[0]:
+        assert row["kl"] is row["kl_low"] is None and row["flips"] == 0
+
+
+def test_no_more_than_all_is_lost(tmp_path):
+    """39 of 40; the lowest of the resamples is drawn away from that for few groups, beyond what there is."""
+    runs = [level_run(name, strength, {"easy": scores}) for name, strength, scores in (
+        ("dense", None, [1.0] * 40), ("wanda", 0.5, [1.0] + [0.0] * 39), ("rtn", ("bits", 4), [1.0] * 40))]  # fmt: skip
+    wanda, _ = compared(tmp_path, *runs)[0]
+    assert wanda["drop"] == pytest.approx(-39 / 40) and wanda["drop_low"] == -1
+
+
+def row_of(name: str, size: float, flips: float, low: float, high: float, **more):
+    """A row of a compared_table by hand; the drop is as the flips, and KL twice that."""
+    kind = "bits" if name in ("rtn", "gptq") else "sparsity"
+    shown = {f"{measure}{end}": factor * value for measure, factor in (("drop", 1), ("flips", 1), ("kl", 2))
+             for end, value in (("", flips), ("_low", low), ("_high", high))}  # fmt: skip
+    return {**dict.fromkeys(COMPARED_COLUMNS), "model": "model-a", "compression": name, "strength_kind": kind,
+            "strength": round(16 * size) if kind == "bits" else size, "bytes_fraction": size, "seeds": (0,),
+            "levels": ("easy",), "drop_levels": ("easy",), "reason": "", **shown, **more}  # fmt: skip
+
+
+SIDE_BY_SIDE = [
+    row_of("wanda", 0.5, 0.1, 0.05, 0.15), row_of("wanda", 0.25, 0.4, 0.3, 0.5), row_of("rtn", 0.5, 0.14, 0.12, 0.2),
+    row_of("gptq", 0.5, 0.3, 0.25, 0.35),
+]  # fmt: skip
+
+
+def test_the_fewest_flips_at_the_bytes_that_all_have_and_whose_interval_is_apart():
+    assert of_compared("Setting 2", SIDE_BY_SIDE) == (
+        "Setting 2: at about 50 % of the bytes Wanda flips fewest of 3 methods: 10.0 [5.0, 15.0] % of the answers, "
+        "KL 0.200; its interval is apart from those of 1 others; it overlaps with Round to nearest."
+    )
+
+
+def test_every_point_has_its_own_interval_in_the_figure_and_in_the_table():
+    scores = {"junk_dna_score": 0.5, "junk_dna_low": 0.1, "junk_dna_high": 0.8}
+    rows = [{**row, **scores} for row in SIDE_BY_SIDE]
+    figure = methods_compared({"Setting 2": rows})
+    for axes, unit in zip(figure.axes, (100, 100, 2), strict=False):
+        heights = [height for line in axes.get_lines() for height in line.get_ydata() if line.get_linestyle() != "--"]
+        assert sorted(heights) == pytest.approx(sorted(unit * row["flips"] for row in rows))
+        bars = [part[:, 1].tolist() for bar in axes.collections for part in bar.get_segments()]
+        assert sorted(bars) == [pytest.approx([unit * row["flips_low"], unit * row["flips_high"]])
+                                for row in sorted(rows, key=lambda row: row["flips_low"])]  # fmt: skip
+    bars = [part[:, 1].tolist() for bar in figure.axes[3].collections for part in bar.get_segments()]
+    assert bars == [pytest.approx([0.1, 0.8])] * 3
+    (line,) = [line for line in compared_section("Setting 2", rows) if line.startswith("| Wanda | 25 % |")]
+    assert "| 40.0 [30.0, 50.0] | 40.0 [30.0, 50.0] | 0.800 [0.600, 1.000] | 0.500 [0.100, 0.800] |" in line

@@ -197,3 +197,11 @@ def test_the_worst_score_is_that_of_the_metric(tmp_path, metric, lowest):
     found = drawn.of_points([[rows[0]["folder"]]], np.random.default_rng(0)).point(0)
     assert (found.lowest, found.highest) == (lowest, 1)
     assert found.with_unseen(False) == pytest.approx(1 - (1 - lowest) * drawn.unseen)
+
+
+def test_a_mean_over_seeds_does_not_depend_on_the_order_of_the_runs(tmp_path):
+    rows = run_folder.read_runs(write_tree(
+        tmp_path, answered(1, 1, 0, 0, 1, seed=41), answered(1, 0, 0, 1, 1, seed=42), answered(0, 0, 1, 0, 1, seed=43),
+    ))  # fmt: skip
+    drawn = resampled_runs(rows, resamples=100)
+    np.testing.assert_allclose(drawn.mean(rows).both, drawn.mean(rows[::-1]).both)

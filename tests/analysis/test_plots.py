@@ -326,3 +326,11 @@ def test_dollars_in_names_are_drawn_as_they_are_and_numbers_of_a_logarithmic_axi
     texts = {text.get_text(): text.get_parse_math() for text in figure.findobj(Text) if text.get_visible()}
     assert not any(texts[name] for name in ("cost_$5_to_$9", "$a_1$ $b$", "$x^$ y$", "$\\nothing{$", "a $ and a $"))
     assert texts["$\\mathdefault{10^{3}}$"]
+
+
+def test_the_range_of_the_dense_seeds_is_shaded(read):
+    rows = read(dense(0.7), dense(0.9, seed=42), run("sparse_to_dense", 0.5, 0.7))
+    (axes,) = panels(four_transfers(rows)).values()
+    (shade,) = axes.patches
+    low, high = shade.get_extents().transformed(axes.transData.inverted()).intervaly
+    assert (low, high) == pytest.approx((87.5, 112.5))

@@ -10,6 +10,7 @@ import pytest
 from analysis import recovery, recovery_plots
 from analysis.flips import flip_table
 from analysis.kinds import describe
+from analysis.names import with_bounds
 from analysis.recovery import AT_CHANCE, BACK, BELOW_CONTROL, IN_PART, LIKE_CONTROL, NOT_BACK, NOT_LOST, OPEN
 from analysis.summary import cautions
 from analysis.table import level_table
@@ -68,6 +69,7 @@ def test_curves_by_hand(trained: Path):
     assert first["loss_above_control"] == pytest.approx(1) and last["loss_above_control"] == pytest.approx(0.5)
     assert first["gap_closed"] is None and last["gap_closed"] == pytest.approx(0.5)
     assert found["sparse_transfer", 10]["gap_closed"] == pytest.approx(0.4)
+    assert [found["sparse_transfer", step]["tokens"] for step in (0, 10)] == [0, 1000]
     frozen = found["dense_transfer_freezing", 20]
     assert frozen["loss_above_control"] == pytest.approx(0.1) and frozen["gap_closed"] is None
     assert found["dense_transfer", 20]["loss_above_control"] is None
@@ -286,6 +288,10 @@ def test_curves_and_levels_are_parts_of_a_tree(trained: Path, measured: Path):
     told = "\n".join([*curves.lines, *levels.lines])
     assert "| Wanda, 50 % | Sparse Transfer | 0 | 0 % | 54.60 | 27.11 | 0.500 [0.500, 0.500] | 50 % |" in told
     assert "Verdicts: no worse seen than the control: 1; not back: 1." in told
+    (sparse,) = [row for row in levels.plots[0].table if row["transfer"] == "sparse_transfer"]
+    cells = [with_bounds(*(sparse[f"{name}{end}"] for end in ("", "_low", "_high")))
+             for name in ("lost", "left", "back")]  # fmt: skip
+    assert f"| 0.900 | 0.550 | 0.950 | 0.650 | {' | '.join(cells)} | not back |" in told
     assert "Wanda, 50 %, Sparse Transfer, seed 0: 50 %" in curves.plots[0].finding
     assert "Wanda, 50 %, Sparse Transfer: not back" in levels.plots[0].finding
     assert any("has no control" in caution for caution in cautions(tree))
@@ -334,3 +340,28 @@ def test_trainings_without_any_control_are_named(tmp_path: Path):
     train(tmp_path / "alone", "sparse_transfer", LOSSES["sparse_transfer"])
     (part,) = describe(run_folder.read_runs(tmp_path), resamples=100).parts
     assert part.plots == [] and "alone has no control" in part.cautions[0]
+
+
+def test_curves_are_geometric_means_over_the_seeds(trained: Path):
+    """The second seed has one nat more everywhere: half a nat more on average, with the mean of the bounds."""
+    for transfer, losses in LOSSES.items():
+        train(trained / f"{transfer} again", transfer, (np.array(losses) + 1).tolist(), seed=1)
+    table = recovery.curve_table(run_folder.read_runs(trained))
+    (axes,) = recovery_plots.perplexity_curves(table).axes
+    (line,) = [line for line in axes.get_lines() if line.get_label() == "Sparse Transfer"]
+    np.testing.assert_allclose(line.get_ydata(), np.exp([4.5, 4.0, 3.8]))
+
+
+def test_levels_are_drawn_in_points_with_their_own_intervals(measured: Path):
+    """Lost 14 of 40 before training; 12 are left after it, and freezing is 1 below the control."""
+    table = recovery.recovery_level_table(run_folder.read_runs(measured), 200)
+    (axes,) = recovery_plots.levels_before_and_after(table).axes
+    bars = [tuple(part[:, 1]) for bar in axes.collections for part in bar.get_segments()]
+    drawn = dict(zip([line.get_ydata()[0] for line in axes.get_lines() if line.get_marker() != "None"], bars,
+                     strict=True))  # fmt: skip
+    sparse, frozen = sorted(table, key=lambda row: row["transfer"], reverse=True)
+    expected = {-35: (sparse, "lost"), -30: (sparse, "left"), -2.5: (frozen, "left")}
+    assert sorted(drawn) == pytest.approx(sorted(expected))
+    for height, bar in drawn.items():
+        row, name = next(found for place, found in expected.items() if place == pytest.approx(height))
+        assert bar == pytest.approx((100 * row[f"{name}_low"], 100 * row[f"{name}_high"]))

@@ -171,3 +171,11 @@ def test_every_resample_holds_all_groups_of_every_level(curves):
     assert np.isfinite(easy.dense.both).all() and hard.dense.both == pytest.approx(0.5)
     # A level of one group counts for all of its items: w of 2 x + 2 w, exponential both, uniform.
     assert np.quantile(hard.dense.unseen[1:], [0.25, 0.5, 0.75]) == pytest.approx([0.25, 0.5, 0.75], abs=0.1)
+
+
+def test_the_losses_of_groups_are_means_over_the_strengths(curves):
+    """Of two items in each of two groups: a loses none and one, b one and both."""
+    same = {"groups": ["a", "a", "b", "b"]}
+    runs = [level_run(levels={"easy": (1, 1, 1, 1)}, **same), level_run("wanda", 0.3, {"easy": (1, 1, 1, 0)}, **same)]
+    found = curves(*runs, level_run("wanda", 0.6, {"easy": (0, 1, 0, 0)}, **same))[WANDA][0].replicates
+    assert found.losses == {"a": 0.25, "b": 0.75}

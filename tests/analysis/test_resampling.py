@@ -67,6 +67,13 @@ def test_a_unit_counts_for_what_its_items_have_not_in_common():
     assert resampling.unit_size(even, together) == pytest.approx(1 + 9 * 2 / 22)
 
 
+def test_a_unit_of_clusters_that_differ_in_size_by_hand():
+    """Both items of one cluster, one of four of the other: between .75, within .1875, typical size 6 - 20 / 6."""
+    correlation = (0.75 - 0.1875) / (0.75 + (6 - 20 / 6 - 1) * 0.1875)
+    found = resampling.unit_size(np.array([1.0, 1, 0, 0, 0, 1]), np.array([0, 0, 1, 1, 1, 1]))
+    assert found == pytest.approx(1 + (20 / 6 - 1) * (2 + 3 * correlation) / (2 + 3))
+
+
 MANY = 10**9
 
 
@@ -112,6 +119,21 @@ def test_a_difference_takes_the_low_of_the_one_and_the_high_of_the_other():
     assert both.low[1:] == pytest.approx(-0.75) and both.high[1:] == pytest.approx(0.75)
     assert resampling.weighted_sum([part, part], [0.5, 0.5]).low == pytest.approx(part.low)
     assert (both.clusters, both.items, both.seeds) == (20, 20, 1)
+
+
+def test_what_is_of_two_sides_has_the_fewest_items_and_clusters_and_the_most_seeds():
+    """A dense model of one seed beside a compressed one of three: the spread of the three counts."""
+    values = normal_replicates(size=10)
+    parts = [replicates(values, clusters=20, seeds=3), replicates(values, clusters=30, seeds=1)]
+    scores = [
+        resampling.Scores(values, values, np.zeros(11), count, count, seeds) for count, seeds in ((20, 3), (30, 1))
+    ]
+    for turn in (1, -1):
+        for found in (
+            resampling.weighted_sum(parts[::turn], [1.0, -1.0]),
+            resampling.compare(np.subtract, *scores[::turn]),
+        ):
+            assert (found.items, found.clusters, found.seeds) == (20, 20, 3)
 
 
 def test_what_falls_with_a_score_has_its_bounds_the_other_way_round():
@@ -194,6 +216,8 @@ def test_an_interval_of_what_is_not_reached_says_so():
     reached = np.concatenate([[0.5], np.linspace(0.4, 0.6, 1000)])
     # Two-sided 95 % with very many degrees: the 2.5 % quantiles.
     assert resampling.reached_interval(replicates(reached), MANY) == pytest.approx((0.5, 0.405, 0.595), abs=0.001)
+    moved = replicates(reached, low=reached - 0.1, high=reached + 0.1)
+    assert resampling.reached_interval(moved, MANY) == pytest.approx((0.5, 0.305, 0.695), abs=0.001)
     reached[901:] = np.inf
     estimate, low, high = resampling.reached_interval(replicates(reached), MANY)
     assert (estimate, low, high) == (0.5, pytest.approx(0.405, abs=0.001), None)
@@ -222,3 +246,26 @@ def test_the_lowest_drop_is_to_the_lowest_score_that_the_metric_has(lowest: floa
     """Of a correlation of 0.5 more than everything can be lost: -1 is a drop of 300 %."""
     dense = resampling.Scores(np.array([0.5, 0.4]), np.array([0.5, 0.4]), np.zeros(2), 20, 20, 1, lowest)
     assert dense.lowest_drop == expected
+
+
+def test_a_bound_that_all_resamples_exceed_is_not_moved():
+    """Only the distance to the far side of the estimate is stretched for few clusters."""
+    assert resampling.low_bound(np.array([0.0, *[1.0] * 100]), 9, 10, 0.95) == 1.0
+
+
+def test_the_standard_error_of_resamples_by_hand():
+    # Deviation sqrt(2) of 1 and 3; exponential weights of 10 clusters give 9 / 11 of the variance.
+    assert resampling.standard_error(np.array([0.0, 1, 3]), 10) == pytest.approx((2 * 11 / 9) ** 0.5)
+    assert resampling.standard_error(np.array([0.0, 1, 3]), 1) == 0
+
+
+def test_the_bounds_of_a_barrier_by_hand():
+    """Barriers from .4 to .6 on ten items; an unseen one with a tenth of the weight has none, or one of 1."""
+    heights = np.linspace(0.4, 0.6, 1001)
+    curves = np.stack([0 * heights, heights, 0 * heights], axis=1)
+    line = resampling.ResampledLine(curves, np.full(1001, 0.1), np.array([0.0, 1, 0]), np.zeros(3), 10)
+    wider = scipy.stats.t.ppf(0.975, 9) / scipy.stats.norm.ppf(0.975) * (11 / 9) ** 0.5
+    for found in resampling.barrier_intervals([0.0, 0.5, 0.0], line, [0, 0.5, 1]):
+        assert (found["barrier"], found["alpha"]) == (0.5, 0.5)
+        assert found["low"] == pytest.approx(0.5 - wider * (0.5 - 0.9 * 0.405))
+        assert found["high"] == pytest.approx(0.5 + wider * (0.9 * 0.595 + 0.1 - 0.5))

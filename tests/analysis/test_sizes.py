@@ -7,7 +7,7 @@ from synthetic_runs import level_run, write_tree
 from analysis import style
 from analysis.names import compression_name, strength_text
 from analysis.plots import levels
-from analysis.sizes import amount, bytes_fraction, parts_of, plain_fraction
+from analysis.sizes import amount, bytes_fraction, bytes_fraction_of_run, parts_of, plain_fraction
 from analysis.table import compression_order, level_table
 from harness import run_folder
 
@@ -83,3 +83,19 @@ def test_a_table_counts_the_bytes_of_both(tmp_path):
     assert {row["compression"]: row["bytes_fraction"] for row in table} == {
         "dense": 1.0, "wanda+rtn": (1 + 2 + 20 / 128) / 16,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "strength"), [("nm", "2:4"), ("rank", 8), ("bits", 4)])
+def test_the_bytes_of_some_layers_alone_are_known_of_zeros_only(tmp_path, kind, strength):
+    """Of the zeros among all weights; an N:M, a rank and bits say nothing of the other layers."""
+    row = {**pair(strength, 0.5, kind), "layers": "0-3", "parameter_ratio": 0.4, "folder": str(tmp_path)}
+    assert bytes_fraction_of_run(row) is None
+    assert bytes_fraction_of_run({**row, "layers": None}) == {"nm": 0.5625, "rank": 0.4, "bits": None}[kind]
+    few = {**pair(0.5, 0.5, "sparsity", measured_sparsity=0.1), "layers": "0-3", "folder": str(tmp_path)}
+    assert bytes_fraction_of_run(few) == pytest.approx(0.9 + 1 / 16)
+
+
+def test_the_plain_ratio_of_n_m_is_that_of_its_name():
+    """A weight that was 0 before is no smaller."""
+    assert plain_fraction(pair("2:4", 0.5, "nm", measured_sparsity=0.6)) == 0.5
+    assert plain_fraction(pair(0.5, 0.5, "sparsity", measured_sparsity=0.6)) == pytest.approx(0.4)

@@ -225,3 +225,30 @@ def test_junk_dna_scores_put_the_method_first_that_spares_hard_levels(tmp_path):
     ]
     assert rows[1]["junk_dna_low"] < 1.25 < rows[1]["junk_dna_high"] and rows[2]["text"].endswith("one strength only).")
     assert all(set(row) == set(tolerance.SCORE_COLUMNS) for row in rows)
+
+
+def test_one_calibration_sample_at_any_strength_is_remarked(strongest):
+    runs = [level_run(levels={"task": lost(0)}, chance=0.0)]
+    runs += [level_run("wanda", strength, {"task": lost(1)}, seed, chance=0.0)
+             for strength, seed in ((0.2, 0), (0.2, 1), (0.4, 0))]  # fmt: skip
+    (row,) = strongest(*runs, tolerance=0.2)
+    assert row["reason"].endswith("one calibration sample, whose spread is left out")
+
+
+def test_fewer_items_are_needed_for_less_confidence(strongest):
+    # Of 100 right answers 4 are lost. 1.282 + .842 standard errors of .0196 must be the .01 that are left.
+    (row,) = strongest(*curve(1, 4, 30), tolerance=0.05, confidence=0.9)
+    assert row["first_failing"] == 0.4
+    assert row["items_needed"] == pytest.approx(200 * (2.123 * 0.0196 / 0.01) ** 2, rel=0.15)
+
+
+def test_above_chance_more_might_be_lost_unseen(strongest):
+    """Unchanged answers, 20 of 40 right: an unseen one that is lost counts against right ones less a quarter of all."""
+    few = {"task": lost(0, of=20, items=40)}
+    runs = [level_run(levels=few), level_run("magnitude", 0.2, few)]
+    (row,) = strongest(*runs, resamples=20_000, corrected=True)
+    rng = np.random.default_rng(0)
+    right, rest, unseen = rng.gamma(20, size=200_000), rng.gamma(20, size=200_000), rng.exponential(size=200_000)
+    bound = np.quantile(unseen / (right + unseen - 0.25 * (right + rest + unseen)), 0.95)
+    bound *= scipy.stats.t.ppf(0.95, 39) / scipy.stats.norm.ppf(0.95) * (41 / 39) ** 0.5
+    assert row["items_needed"] == pytest.approx(40 * bound / 0.05, rel=0.05)

@@ -129,6 +129,7 @@ def test_why_there_are_no_intervals_is_said(measure):
 def test_the_summary_names_tasks_levels_and_verdicts(measure):
     lines = tuned_sections.trend_lines(measure(*curve(0.89, 0.88, 0.87), *curve(0.8, 0.7, 0.6, fraction=0.1)))
     assert lines[4].startswith("| QNLI | sparsity | 100 % | -0.056 [-") and lines[4].endswith(" | 1 | 400 |")
+    assert " | -0.125 [-" in lines[4]  # of .4 above chance
     assert lines[5].startswith("| QNLI | sparsity | 10 % | -0.556 [-")
     assert lines[-2].startswith("- QNLI by unstructured sparsity, raw slopes: monotonic: each harder level falls")
     assert tuned_sections.trend_lines(verdicts.Trends([], [], [])) == []
@@ -137,3 +138,13 @@ def test_the_summary_names_tasks_levels_and_verdicts(measure):
 def test_a_single_level_has_no_verdict_to_print(measure):
     lines = tuned_sections.trend_lines(measure(*curve(0.8, 0.7, 0.6)))
     assert not [line for line in lines if line.startswith("- ")] and len(lines) == 6
+
+
+def test_the_order_of_the_folders_changes_no_interval(measure, tmp_path):
+    """The dense runs of the seeds change places: a seed is compared with its own."""
+    runs = [*curve(0.85, 0.8, 0.75), *curve(0.6, 0.55, 0.5, dense=0.7, seed=42)]
+    (level,) = measure(*runs).levels
+    turned = run_folder.read_runs(write_tree(tmp_path / "turned", runs[4], *runs[1:4], runs[0], *runs[5:]))
+    (other,) = verdicts.measure(turned, 500).levels
+    names = ("slope", "slope_low", "slope_high")
+    assert [level[name] for name in names] == pytest.approx([other[name] for name in names])

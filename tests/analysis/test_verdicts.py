@@ -425,3 +425,120 @@ def test_verdict_needs_its_p_values():
 def test_verdicts_name_the_curve(measured):
     (line,) = verdicts.verdict_lines(measured(*sweep((-0.4,))).orders)
     assert line == ("Magnitude (threshold: layer) by sparsity, raw slopes: cannot tell: 1 of 1 levels can be compared.")
+
+
+def lost(*counts, of=500, items=1000):
+    """Dense and three strengths of one level that get `of` items right, less those that are lost."""
+    return [
+        level_run("dense" if strength is None else "magnitude", strength,
+                  {"easy": [0.0] * count + [1.0] * (of - count) + [0.0] * (items - of)}, chance=0.0)
+        for strength, count in zip((None, *STRENGTHS), (0, *counts), strict=True)
+    ]  # fmt: skip
+
+
+def test_the_p_value_of_a_correlation_is_that_of_the_sign_test(measured):
+    """Three items lost at the last strength: an unseen one that is found there outweighs them with probability 1/8."""
+    (level,) = measured(*lost(0, 0, 3), resamples=20_000).levels
+    assert level["spearman_p"] == pytest.approx(2 / 8, rel=0.1)
+
+
+def test_groups_too_small_to_be_ranked_have_no_pages_test(measured, tmp_path):
+    """Of 5 items of a group dense gets 4 right, of 8 it gets 6.4."""
+    (row,) = measured(*sweep((-0.2, -0.6, -1.0), items=150)).orders
+    assert row["page_p"] is None
+    tree = write_tree(tmp_path / "more", *sweep((-0.2, -0.6, -1.0), items=240))
+    (row,) = verdicts.measure(run_folder.read_runs(tree), 400).orders
+    assert row["page_p"] < 0.05 and row["page_blocks"] == 30
+
+
+def test_a_level_that_lost_most_of_what_is_above_chance_is_not_judged(measured):
+    """.33 is 66 % of the dense .5, and 32 % of it above a chance of .25."""
+    counts = {None: (100, 100), 0.2: (98, 66), 0.4: (96, 64), 0.6: (94, 62)}
+    found = measured(*[
+        level_run("dense" if strength is None else "magnitude", strength,
+                  {"easy": [1.0] * easy + [0.0] * (200 - easy), "hard": [1.0] * hard + [0.0] * (200 - hard)})
+        for strength, (easy, hard) in counts.items()
+    ])  # fmt: skip
+    assert only(found.levels, level="hard")["weakest_drop"] == pytest.approx(-0.68)
+    for row in found.orders:
+        assert row["text"].startswith("cannot tell: hard has lost 68 % at the weakest strength already")
+
+
+def test_that_some_level_falls_slower_is_tested_of_every_pair(tmp_path):
+    def contrary(*levels):
+        tree = write_tree(tmp_path / "-".join(map(str, levels)), *sweep((-0.6, -0.5, -0.42), items=150, levels=levels))
+        (row,) = verdicts.measure(run_folder.read_runs(tree), 400).orders
+        return row["contrary_p"]
+
+    pairs = [contrary("easy", "middle", None), contrary(None, "middle", "hard")]
+    assert contrary("easy", "middle", "hard") == pytest.approx(2 * min(pairs)) and 2 * min(pairs) < 1
+
+
+def fallen(easy, middle, hard, items=60):
+    """Levels of which so many items are lost at each of the three strengths; dense gets all right."""
+    return [
+        level_run("dense" if strength is None else "magnitude", strength, {
+            name: [0.0] * round(step * own) + [1.0] * (items - round(step * own))
+            for name, own in zip(LEVELS, (easy, middle, hard), strict=True)
+        }, chance=0.0)
+        for step, strength in enumerate((None, *STRENGTHS))
+    ]  # fmt: skip
+
+
+def test_the_fewest_items_would_tell_the_pair_that_contradicts_most(measured):
+    """Middle falls much slower than easy, and hard a little slower than middle."""
+    (row,) = measured(*fallen(7, 6, 5.7), resamples=1000).orders
+    assert row["verdict"] == "cannot tell" and "middle falls slower than easy here, against the" in row["text"]
+
+
+def test_what_is_surely_not_in_order_is_named(measured):
+    (row,) = measured(*fallen(14, 5, 4.7), resamples=1000).orders
+    assert row["text"].startswith("not monotonic: middle falls slower than easy, which is easier")
+
+
+def test_the_least_number_of_items_of_a_level_is_told(measured):
+    runs = [
+        level_run("dense" if strength is None else "magnitude", strength,
+                  {name: [0.0] * round(0.1 * step * items) + [1.0] * (items - round(0.1 * step * items))
+                   for name, items in (("easy", 60), ("hard", 40))}, chance=0.0)
+        for step, strength in enumerate((None, *STRENGTHS))
+    ]  # fmt: skip
+    (row,) = measured(*runs).orders
+    assert row["items"] == 40 and row["text"].startswith("cannot tell at this sample size (40 items a level): ")
+
+
+def test_pages_test_is_told_after_holms_correction(measured):
+    """A p-value of .03 of one of three curves is .1."""
+    dense, *runs = sweep((-0.5, -0.52, -0.54), items=300, seed=10)
+    three = [{**run, "compression": name} for name in ("magnitude", "rtn", "mine") for run in runs]
+    rows = measured(dense, *three).orders
+    assert len(rows) == 3
+    for row in rows:
+        assert 0.017 < row["page_p"] < 0.05 and row["holm_page_p"] == pytest.approx(3 * row["page_p"])
+        assert "the loss is not shown to grow with difficulty" in row["text"]
+
+
+def test_a_level_at_chance_leaves_pages_test_to_the_others(tmp_path):
+    """It has a difficulty, but no drops that could be ranked."""
+    slopes, trees = (-0.2, -0.3, -0.6, -1.0), {}
+    for name, new in (("with", "new"), ("without", None)):
+        runs = sweep(slopes, items=900, levels=("easy", new, "middle", "hard"), of_level={"new": {"chance": 0.8}})
+        (trees[name], *_) = verdicts.measure(run_folder.read_runs(write_tree(tmp_path / name, *runs)), 400).orders
+    assert trees["with"]["page_p"] == trees["without"]["page_p"] < 0.01
+    assert (trees["with"]["page_l"], trees["with"]["levels"]) == (trees["without"]["page_l"], 3)
+
+
+def test_levels_at_other_strengths_have_no_pages_test(measured):
+    runs = sweep((-0.2, -0.6, -1.0))
+    short = sweep((-0.2, -0.6, -1.0), levels=("easy", "middle", None))[-1]
+    (row,) = measured(*runs[:-1], short).orders
+    assert row["text"].startswith("cannot tell: the levels were measured at different strengths")
+    assert row["page_p"] is row["page_l"] is None and "Page" not in row["text"]
+
+
+def test_the_score_has_the_confidence_that_is_asked_for(measured, tmp_path):
+    (sure,) = measured(*sweep((-0.2, -0.6, -1.0)), resamples=2000).orders
+    (rows,) = verdicts.measure(run_folder.read_runs(tmp_path), 2000, confidence=0.6).orders
+    widths = [row["junk_dna_high"] - row["junk_dna_low"] for row in (rows, sure)]
+    # Two-sided 60 % are .854 standard errors of 30 groups, 95 % are 2.045; what an unseen item adds is less of these.
+    assert widths[0] / widths[1] == pytest.approx(0.854 / 2.045, rel=0.2)

@@ -1,4 +1,5 @@
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,9 +64,26 @@ def test_it_prints_the_strongest_compression_and_the_junk_dna_score(printed):
         and "| 86 % | 40 %: -5.0 % (-" in easy
     )
     assert "| **none** |" in hard and "| 200 | 1 | the weakest measured fails already; what fails is within the" in hard
+    # Of 100 right answers one is lost: 4.7 % by Clopper and Pearson may be, and 10.3 % where five are.
+    assert 4 < float(re.search(r"\| 20 % \| -1\.0 % \(-(.*?) %\)", easy)[1]) < 6
     # Slopes -.2 and -.8.
     score = next(line for line in lines if line.startswith("| Magnitude (threshold: layer) | raw | 2 | 0.600 ["))
     assert "monotonic" in score
+    low, high = map(float, re.search(r"0\.600 \[(.*), (.*)\]", score).groups())
+    assert low < 0.6 < high < 1.1
+
+
+def test_the_confidence_is_that_of_the_strengths_and_of_the_scores(printed):
+    """Of 100 right answers 4 are lost: with 95 % confidence no more than 9.0 %, with 60 % no more than 5.2 %."""
+    runs, widths = None, []
+    for words, hard in (((), "| **none** |"), (("--confidence", "0.6"), "| 20 % | -4.0 % (-5.")):
+        lines, runs = printed("--tolerance", "0.06", *words, runs=runs), []
+        assert hard in next(line for line in lines if line.startswith("| Magnitude (threshold: layer) | hard |"))
+        (score,) = [line for line in lines if "| raw |" in line]
+        low, high = map(float, re.search(r"0\.600 \[(.*), (.*)\]", score).groups())
+        widths.append(high - low)
+    # .842 standard errors to each side against 1.960.
+    assert widths[1] / widths[0] == pytest.approx(0.842 / 1.96, rel=0.2)
 
 
 def test_it_writes_markdown_or_two_tables(printed, tmp_path):
@@ -103,6 +121,15 @@ def test_the_score_of_a_method_is_that_of_the_levels_whose_difficulty_is_known(p
 def test_chance_can_be_taken_out(printed):
     lines = printed("--corrected")
     assert lines[0] == "# Strongest compression that loses at most 5 % of the dense score above chance"
+
+
+def test_above_chance_a_loss_is_a_larger_share(printed):
+    """1 of 100 right answers of 200 is 1 % of the score, and 2 % of what is above a chance of .25."""
+    runs = [level_run(levels={"easy": lost(0)}), level_run("magnitude", 0.2, {"easy": lost(1)})]
+    for words, drop in (((), "-1.0 %"), (("--corrected",), "-2.0 %")):
+        lines = printed("--tolerance", "0.2", *words, runs=runs)
+        runs = []
+        assert any(line.startswith(f"| Magnitude (threshold: layer) | easy | 20 % | {drop} (-") for line in lines)
 
 
 def test_fine_tuned_tasks_are_judged_too(printed):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from safetensors.torch import load_file, save_file
-from synthetic_runs import level_run, write_tree
+from synthetic_runs import choice_run, level_run, write_tree
 
 from analysis import flips
 from analysis.names import SETTING_TITLE
@@ -118,6 +119,8 @@ def test_what_both_models_gave_is_what_the_runs_recorded(tree: Path, shown):
     scores = [own.option_scores[own.items.tolist().index(item)] for own in both]
     told = re.findall(r"^\| \w+ \| (-[\d.]+) \([\d.]+ %\) \| (-[\d.]+) \([\d.]+ %\) \|$", text, re.MULTILINE)
     assert np.array(told, dtype=float) == pytest.approx(np.stack(scores, axis=1), abs=6e-4)
+    shares = re.findall(r"^\| \w+ \| -[\d.]+ \(([\d.]+) %\) \| -[\d.]+ \(([\d.]+) %\) \|$", text, re.MULTILINE)
+    assert np.array(shares, dtype=float) == pytest.approx(100 * scipy.special.softmax(scores, axis=1).T, abs=0.051)
     distance = float(flips.divergence(scores[0][None], scores[1][None])[0])
     assert f"KL: {distance:.4f} nats" in text
 
@@ -260,3 +263,22 @@ def test_runs_that_cannot_be_compared_say_why(tmp_path: Path, shown):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(SystemExit, match="holds no complete run of settings 2 to 6"):
         shown(tmp_path / "nothing")
+
+
+def test_scores_per_character_are_not_compared_with_others(tmp_path: Path, shown):
+    """An older run recorded no lengths: the tables have no KL of the two either."""
+    same = [(-6.0, -9.0)] * 20
+    runs = [choice_run(run={"metric": "accuracy_norm"}, level=same),
+            choice_run("magnitude", 0.5, run={"metric": "accuracy_norm"}, level=[(-9.0, -6.0), *same[1:]])]  # fmt: skip
+    for made, first in zip(runs, (0, 1), strict=True):
+        made["items"]["level0_predicted_norm"] = np.array([first] + [0] * 19)
+    runs[0]["items"]["level0_option_length"] = np.array([3, 3] * 20)
+    text = shown(write_tree(tmp_path, *runs))
+    assert "Right to wrong: 1 of 20 items." in text and "right: A" in text
+    assert "KL" not in text and "per character" not in text
+
+
+def test_a_run_that_recorded_no_command_says_what_is_missing(tmp_path: Path, shown):
+    runs = [choice_run(level=[(0.0, -1.0)] * 12), choice_run("wanda", 0.5, level=[(-1.0, 0.0)] * 12)]
+    text = shown(write_tree(tmp_path, *runs), "--max_items", "1")
+    assert "Without texts: " in text and "zip()" not in text
