@@ -64,6 +64,7 @@ def start(tmp_path: Path) -> Callable[..., list[list[str]]]:
     python, calls = tmp_path / "bin" / "python", tmp_path / "calls"
     python.write_text(
         f'#!/bin/bash\n[[ "$1" != -c ]] || exit 0\nprintf "%s\\x1f" "$@" >>"{calls}"\nprintf "\\n" >>"{calls}"\n'
+        '[[ " $* " != *" --list_cells "* ]] || echo python a.py --output_dir runs/a\n'
     )
     python.chmod(0o755)
 

@@ -27,7 +27,7 @@ def test_time_of_a_patched_function_is_added_and_the_function_comes_back():
 
 @pytest.mark.parametrize("name", ["wanda", "sparsegpt", "gptq"])
 def test_stages_of_each_method_are_timed_while_it_compresses(name):
-    model = growth.random_llama(2, 64, torch.float32)
+    model = growth.small_llama(2, 64, 256, torch.float32)
     compress = our_compression.method_of_the_peer(name, sparsity=0.5, bits=4, group_size=64)
     our_compression.warm_up(compress)
     tokens = growth.random_tokens(4, 16)
@@ -47,7 +47,7 @@ def test_stages_of_each_method_are_timed_while_it_compresses(name):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_own_side_writes_what_the_table_reads(tmp_path, monkeypatch):
-    growth.random_llama(2, 64, torch.float32).save_pretrained(tmp_path / "llama")
+    growth.small_llama(2, 64, 256, torch.float32).save_pretrained(tmp_path / "llama")
     save_file({"tokens": growth.random_tokens(4, 16)}, tmp_path / "windows.safetensors")
     monkeypatch.setattr(our_compression.AutoTokenizer, "from_pretrained", lambda name: our_compression.AutoTokenizer)
     monkeypatch.setattr(our_compression.AutoTokenizer, "save_pretrained", lambda folder: None, raising=False)

@@ -54,7 +54,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
 
 def test_a_run_that_was_started_again_meanwhile_does_not_count(tmp_path, monkeypatch):
     write_tree(tmp_path, run(), run(seed=42))
-    monkeypatch.setattr(run_folder, "_folders_with", lambda *_: [tmp_path / "gone", tmp_path / "001"])
+    monkeypatch.setattr(run_folder, "folders_with", lambda *_: [tmp_path / "gone", tmp_path / "001"])
     assert [row["seed"] for row in run_folder.read_runs(tmp_path)] == [42]
 
 
