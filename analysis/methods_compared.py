@@ -370,8 +370,9 @@ def of_compared(title: str, rows: list[Row]) -> str:
     )
     alike = [row for row in rest if None in (row["flips_low"], best["flips_high"])
              or row["flips_low"] <= best["flips_high"]]  # fmt: skip
-    apart = f"; its interval is apart from those of {len(rest) - len(alike)} others" if len(alike) < len(rest) else ""
-    return f"{text}{apart}{'; it overlaps with ' + _listed(alike) if alike else ''}."
+    apart = [row for row in rest if row not in alike]
+    ends = {"its interval is apart from": apart, "it overlaps with": alike}
+    return "; ".join([text, *(f"{end} {_listed(own)}" for end, own in ends.items() if own)]) + "."
 
 
 def _listed(rows: list[Row]) -> str:

@@ -72,6 +72,8 @@ def test_by_size_the_hardest_level_tells_what_loses_least_of_the_small():
     at_chance = point(0.1, level="harder", bytes_fraction=0.3, difficulty=0.9, dense_above_chance=False)
     assert findings.of_sizes([*points, at_chance]) == told
     assert findings.of_sizes([unknown]).startswith("The largest drop is that of new by Wanda, 50 %: -40.0 %")
+    alone = "The one point with at most half of the dense bytes at easy is Wanda, 50 %: +0.0 %"
+    assert findings.of_sizes(points[1:2]).startswith(alone)
 
 
 def test_sizes_are_told_by_the_axis_that_is_drawn():

@@ -243,7 +243,7 @@ SIDE_BY_SIDE = [
 def test_the_fewest_flips_at_the_bytes_that_all_have_and_whose_interval_is_apart():
     assert of_compared("Setting 2", SIDE_BY_SIDE) == (
         "Setting 2: at about 50 % of the bytes Wanda flips fewest of 3 methods: 10.0 [5.0, 15.0] % of the answers, "
-        "KL 0.200; its interval is apart from those of 1 others; it overlaps with Round to nearest."
+        "KL 0.200; its interval is apart from GPTQ; it overlaps with Round to nearest."
     )
 
 
