@@ -134,7 +134,7 @@ def normal(arguments: Record, environment: Record | None = None) -> dict[str, An
         environment: of the same record; older ones hold the precision there that was really used.
     """
     kept = {name: value for name, value in arguments.items() if name not in RUN_OPTIONS and not is_absent(name, value)}
-    if kept.get("compression") == "magnitude":  # once recorded by --allocation owl, whose walk is dense
+    if kept.get("compression") in ("magnitude", "magnitude+rtn"):  # once recorded with owl, whose own walk is dense
         kept.pop("true_sequential", None)
     for used, value in zip(("precision_used", "dtype_used"), precision(environment or {}), strict=True):
         if value is not None:

@@ -239,7 +239,8 @@ class StreamedBlocks:
             return None
         self.progress |= {"shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
         path = self._work / f"activations-{index % 2}"
-        with path.open("ab") as file:  # on a full disk this raises OSError; writing to a mapping kills the process
+        path.touch()
+        with path.open("r+b") as file:  # on a full disk this raises OSError; writing to a mapping kills the process
             if hasattr(os, "posix_fallocate"):  # not on macOS
                 os.posix_fallocate(file.fileno(), 0, shape.numel() * dtype.itemsize)
         return torch.from_file(str(path), shared=True, size=shape.numel(), dtype=dtype).view(shape)

@@ -50,7 +50,7 @@ done
 path_options='^--(allocation|calibration|checkpoint|data_dir|factoid_file|include_path|model_name_or_path|'
 path_options+='resume_from_checkpoint|task_file|text|train_file|train_text|validation_file)$'
 path_of_argument() {
-  if [[ -e "$sweep_caller/$2" ]] && [[ "$2" =~ /|\.(jsonl?|csv|txt|parquet|gz)$ ||
+  if [[ -n "$2" && -e "$sweep_caller/$2" ]] && [[ "$2" =~ /|\.(jsonl?|csv|txt|parquet|gz)$ ||
     ("$1" =~ $path_options && ! "$2" =~ ^(c4|wikitext2|owl|uniform)$) ]]; then
     from_caller "$2"
   else

@@ -1,4 +1,4 @@
-"""analysis/records.py: what makes two runs the same, whatever version recorded them."""
+"""harness/records.py: what makes two runs the same, whatever version recorded them."""
 
 import pytest
 import torch
@@ -88,6 +88,13 @@ def test_a_default_that_is_typed_is_the_default_left_out(record: dict, option: s
 )  # fmt: skip
 def test_what_changes_a_number_is_identity(record, name, value):
     assert changed(record, **{name: value}) == [name]
+
+
+@pytest.mark.parametrize("compression", ["magnitude", "magnitude+rtn"])
+def test_what_owl_alone_calibrates_was_recorded_with_an_option_that_it_does_not_obey(compression: str):
+    record = {"compression": compression, "allocation": "owl"}
+    assert not changed(record, true_sequential=True)
+    assert changed({**record, "compression": "wanda"}, true_sequential=True) == ["true_sequential"]
 
 
 def test_arithmetic_that_a_record_does_not_tell_is_the_first():

@@ -1,6 +1,8 @@
 """Streamed compression equals compression in memory bit for bit: for every architecture and dtype, after a kill too."""
 
+import fcntl
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -114,6 +116,14 @@ def test_a_full_disk_is_an_error_before_the_hidden_states_are_mapped(tiny_decode
             storage.activations(torch.Size((64, 64)), torch.float32, 0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_room_is_reserved_where_a_file_system_cannot_by_itself(tiny_decoder: Path, tmp_path: Path, monkeypatch):
+    """The C library then writes zeros, which it refuses to do at the end of a file that is opened to append."""
+    flags = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda file, *_: flags.append(fcntl.fcntl(file, fcntl.F_GETFL)))
+    StreamedBlocks(tiny_decoder, tmp_path / "out", job="one").activations(torch.Size((8, 8)), torch.float32, 0)
+    assert flags and not flags[0] & os.O_APPEND
 
 
 def test_an_unfinished_job_of_another_kind_is_started_anew(tiny_decoder: Path, tmp_path: Path):

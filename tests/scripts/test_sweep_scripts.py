@@ -174,12 +174,13 @@ def test_what_a_path_option_takes_is_the_callers_if_it_is_there(start, tmp_path)
     words, _ = start(
         "setting5.sh", "--data_dir", "data", "--model_name_or_path=model", "--tasks", "piqa", "hellaswag",
         "--calibration", "c4", "--calibration_field=tokens", "--allocation", "owl", "share.json", "--damping=.1",
+        "--text", "",
         folder=mine,
     )  # fmt: skip
-    assert words[-13:] == [
+    assert words[-15:] == [
         "--data_dir", f"{mine}/data", f"--model_name_or_path={mine}/model", "--tasks", "piqa", "hellaswag",
         "--calibration", "c4", "--calibration_field=tokens", "--allocation", "owl", f"{mine}/share.json",
-        "--damping=.1",
+        "--damping=.1", "--text", "",
     ]  # fmt: skip
 
 
