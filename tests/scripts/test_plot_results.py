@@ -1,5 +1,6 @@
 import csv
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
