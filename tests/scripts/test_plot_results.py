@@ -78,7 +78,7 @@ def test_figures_whose_joined_names_are_alike_do_not_overwrite_each_other(tmp_pa
     runs = [level_run(*method, setting="own_task", model=model, task=task) for method, model, task in own]
     images = tmp_path / "images"
     names = plot("--results_dir", write_tree(tmp_path / "runs", *runs), "--output_dir", images)
-    drawn = [name for name in names if re.fullmatch(r"own_task_qa_big_lm(-\d)?\.png", name)]
+    drawn = [name for name in names if re.fullmatch(r"(?i)own_task_qa_big_lm(-\d)?\.png", name)]
     assert len({name.lower() for name in drawn}) == 3
     tables = [list(csv.DictReader((images / name).with_suffix(".csv").open())) for name in drawn]
     assert {(own[0]["model"], own[0]["task"]) for own in tables} == {own[1:] for own in own}
