@@ -68,11 +68,11 @@ def of_sizes(points: Sequence[Row], size: str = BYTES) -> str:
         return _joined(_largest_drop(points, _level_place))
     hardest = [row for row in small if row["level"] == small[-1]["level"]]
     best = max(hardest, key=lambda row: row["normalized_drop"])
-    small = f"with at most half of the dense {'bytes' if size == BYTES else 'size'}"
+    which = f"with at most half of the dense {'bytes' if size == BYTES else 'size'}"
     if len(hardest) == 1:
-        return _joined(f"The one point {small} at {best['level']} is {_compressed(best)}: {_drop(best)}")
+        return _joined(f"The one point {which} at {best['level']} is {_compressed(best)}: {_drop(best)}")
     return _joined(
-        f"Of {len(hardest)} points {small}, {_compressed(best)} loses least at {best['level']}: {_drop(best)}"
+        f"Of {len(hardest)} points {which}, {_compressed(best)} loses least at {best['level']}: {_drop(best)}"
     )
 
 

@@ -257,9 +257,11 @@ def _panel(axes: Axes, rows: list[Row], of_method: Mapping[tuple, dict], name: s
 def positions(rows: list[Row]) -> dict[tuple, float]:
     """Where each point stands, in percent of the bytes: points of about one size side by side, so that bars are seen.
 
+    They are spread over WIDEST, or over SPREAD of the least distance of two points of one method if that is less. A
+    point that has no other so near stands at its size.
+
     Returns:
-        By METHOD and strength; no point is farther from its size than half of `width`: SPREAD of the least distance of
-        two points of one method, at most WIDEST. A point without another within `width` stands at its size.
+        By METHOD and strength.
     """
     methods = grouped(sorted(rows, key=lambda row: compression_rank(row["compression"])), METHOD)
     sizes = [sorted({100 * row["bytes_fraction"] for row in own}) for own in methods.values()]

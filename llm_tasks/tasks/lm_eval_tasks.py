@@ -286,6 +286,7 @@ def content(levels: Iterable[TaskLevel]) -> dict[str, Any]:
     """lm-eval's version, and a hash of all that tasks ask and how they judge: no path is part of it.
 
     lm_eval_arithmetic is 2 where a task scores its options itself: before, the chance level of such a task was wrong.
+    It is 3 where answers are generated: before, a stop text that is a special token of the model ended none.
     """
     levels = list(levels)
     digest = hashlib.sha256()
@@ -298,8 +299,10 @@ def content(levels: Iterable[TaskLevel]) -> dict[str, Any]:
                 digest.update(json.dumps(part, sort_keys=True, default=_as_text).encode())
             digest.update(_file_of(type(task)))
     of_itself = [task.OUTPUT_TYPE == "multiple_choice" and scores_itself(task) for own in levels for task in own.tasks]
+    requests = (request for own in levels for task in own.tasks for request in task.instances)
+    generates = any(request.request_type == "generate_until" for request in requests)
     found = {"lm_eval_version": version("lm_eval"), "data_content_sha256": digest.hexdigest()}
-    return found | ({"lm_eval_arithmetic": 2} if any(of_itself) else {})
+    return found | ({"lm_eval_arithmetic": 3 if generates else 2} if generates or any(of_itself) else {})
 
 
 def _as_text(value: object) -> str:

@@ -146,6 +146,9 @@ def test_stsb_is_a_regression(tmp_path: Path):
     assert task.is_regression and task.metrics == ("pearson", "spearmanr") and task.train["label"][:] == [2.5, 2.5]
 
 
+GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
+
+
 def test_texts_of_a_pair_are_in_run_glues_order():
     """transformers, run_glue.py, task_to_keys: models fine-tuned elsewhere know the texts of a task in this order."""
     assert glue_data.COLUMNS.items() >= {
@@ -157,10 +160,11 @@ def test_texts_of_a_pair_are_in_run_glues_order():
 
 def test_metrics_are_glues():
     """Wang et al. 2018, table 1; the first is the one of figures."""
-    assert glue_data.METRICS.items() >= {
+    of_glue = {name: own for name, own in glue_data.METRICS.items() if name in GLUE}
+    assert of_glue == {
         "cola": ("matthews_correlation",), "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1"),
         "stsb": ("pearson", "spearmanr"),
-    }.items()  # fmt: skip
+    }  # fmt: skip
 
 
 def test_the_first_column_is_the_first_text(tiny_encoder: Path):

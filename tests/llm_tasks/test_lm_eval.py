@@ -191,6 +191,16 @@ def test_chance_of_a_task_that_scores_itself_is_by_its_own_function(
     assert "lm_eval_arithmetic: 2 here, 1 there" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("task", "number"), [("answers", 3), ("letters", None)])
+def test_answers_that_stop_texts_end_have_a_number_of_their_own(
+    task, number, model: Path, folder: Path, tmp_path: Path
+):
+    """Runs of before, in which a stop text that is a special token ended no answer, are other runs."""
+    assert script.main([*words(model, folder, task), "--output_dir", str(tmp_path / "run")]) == 0
+    recorded = json.loads((tmp_path / "run/args.json").read_text())["arguments"]
+    assert recorded.get("lm_eval_arithmetic") == number
+
+
 @pytest.mark.parametrize("choices", [["A", "B"], ["NO", "HI"]])  # which stand in the alphabet too
 def test_chance_is_the_most_frequent_answer_where_texts_but_not_letters_are_the_same(
     choices: list[str], model: Path, tmp_path: Path
