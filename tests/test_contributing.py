@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's worked examples to the letter: the code goes into a copy of the tree, the commands run there.
+"""CONTRIBUTING.md's worked examples to the letter: all their code goes into one copy of the tree, where commands run.
 
 So do the suite's own tests that read what an example adds to: an addition breaks none of them.
 """
@@ -21,7 +21,16 @@ SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", TEXT, re.MULTILINE))
 WHERE = r"(?:a new file|(after|in place of) the line `(.+)`)"
 STEP = re.compile(rf"^\*\*`([\w./]+)`\*\*, {WHERE}:\n\n((?:(?: {{4}}.*)?\n)+)", re.MULTILINE)
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
-EVERYWHERE = ("tests/test_structure.py", "tests/test_documents.py", "tests/test_broken_inputs.py")
+# the tests that read what the examples add to
+READERS = """
+tests/test_structure.py tests/test_documents.py tests/test_broken_inputs.py tests/test_bad_input.py
+tests/GLUE_tasks/test_glue_data.py tests/GLUE_tasks/test_labels.py tests/GLUE_tasks/test_options.py
+tests/llm_tasks/test_methods.py tests/llm_tasks/test_mmlu.py tests/llm_tasks/test_perplexity.py
+tests/llm_tasks/test_settings.py tests/pruning/test_walk.py tests/quantization/test_gptqmodel_export.py
+tests/analysis/test_findings.py tests/analysis/test_level_plots.py tests/analysis/test_level_sections.py
+tests/analysis/test_level_table.py tests/analysis/test_plots.py tests/analysis/test_report.py
+tests/analysis/test_summary.py tests/scripts/test_max_strength.py tests/scripts/test_plot_results.py
+"""
 
 
 def apply_steps(section: str, tree: Path) -> list[str]:
@@ -63,33 +72,49 @@ def test_every_step_finds_its_one_line(tmp_path: Path):
         apply_steps(text, tree)
 
 
+@pytest.fixture(scope="module")
+def changed_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree with what every section writes and changes; ruff finds no fault in it."""
+    tree = tmp_path_factory.mktemp("contributing") / "tree"
+    shutil.copytree(ROOT, tree, ignore=lambda folder, names: {
+        *NOT_COPIED(folder, names), *(["runs"] if Path(folder) == ROOT else [])
+    })  # fmt: skip
+    changed = {path for text in SECTIONS.values() for path in apply_steps(text, tree) if path.endswith(".py")}
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", *sorted(changed)],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return tree
+
+
 @pytest.fixture
-def follow(tmp_path: Path) -> Callable[..., Path]:
-    """Take a section's steps in a copy of the tree, run its commands there and some tests; returns the copy."""
-    tree = tmp_path / "tree"
+def run(changed_tree: Path, tmp_path: Path) -> Callable[[str], None]:
+    """Run a command in the changed tree, with a home folder in tmp_path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ours = {"PATH": path, "PYTHONPATH": str(changed_tree), "HOME": str(tmp_path / "home"), "VIRTUAL_ENV": ""}
+    environment = {**os.environ, **ours, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
-    def run(name: str, *tests: str) -> Path:
-        shutil.copytree(ROOT, tree, ignore=lambda folder, names: {
-            *NOT_COPIED(folder, names), *(["runs"] if Path(folder) == ROOT else [])
-        })  # fmt: skip
-        changed = apply_steps(SECTIONS[name], tree)
-        assert changed
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        ours = {"PATH": path, "PYTHONPATH": str(tree), "HOME": str(tmp_path / "home"), "VIRTUAL_ENV": ""}
-        environment = {**os.environ, **ours, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        suite = f"python -m pytest -q -x -p no:cacheprovider {' '.join((*EVERYWHERE, *tests))}"
-        for command in [*printed_commands(STEP.sub("", SECTIONS[name])), suite]:
-            if "run_tests.sh" in command:  # which would install the copy
-                command = command.replace("bash scripts/run_tests.sh", "python -m pytest -q -p no:cacheprovider")
-            done = subprocess.run(["bash", "-c", command], cwd=tree, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
-        written = [path for path in changed if path.endswith(".py")]
-        linted = [sys.executable, "-m", "ruff", "check", "--no-cache", *written]
-        done = subprocess.run(linted, cwd=tree, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
-        return tree
+    def run_there(command: str) -> None:
+        shell = ["bash", "-c", command]
+        done = subprocess.run(shell, cwd=changed_tree, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
 
-    return run
+    return run_there
+
+
+@pytest.fixture
+def follow(changed_tree: Path, run: Callable[[str], None]) -> Callable[[str], Path]:
+    """Run the commands of a section in the changed tree; returns that tree."""
+
+    def follow_section(name: str) -> Path:
+        for command in printed_commands(STEP.sub("", SECTIONS[name])):  # run_tests.sh would install the copy
+            run(command.replace("bash scripts/run_tests.sh", "python -m pytest -q -p no:cacheprovider"))
+        return changed_tree
+
+    return follow_section
 
 
 @pytest.fixture
@@ -115,9 +140,7 @@ def test_every_step_is_understood():
 
 @pytest.mark.slow
 def test_a_compression_method(follow, default_assets):
-    tree = follow("Add a compression method", "tests/llm_tasks/test_methods.py", "tests/llm_tasks/test_perplexity.py",
-                  "tests/pruning/test_walk.py", "tests/quantization/test_gptqmodel_export.py",
-                  "tests/analysis/test_plots.py", "tests/analysis/test_level_plots.py")  # fmt: skip
+    tree = follow("Add a compression method")
     scores = {}
     for path in (tree / "runs" / "wanda_layer").glob("*/*/all_results.json"):
         run = json.loads(path.read_text())
@@ -130,14 +153,12 @@ def test_a_compression_method(follow, default_assets):
 
 @pytest.mark.slow
 def test_a_statistic(follow):
-    follow("Add a statistic", "tests/llm_tasks/test_methods.py", "tests/llm_tasks/test_perplexity.py",
-           "tests/pruning/test_walk.py", "tests/analysis/test_plots.py")  # fmt: skip
+    follow("Add a statistic")
 
 
 @pytest.mark.slow
 def test_a_data_set(follow, default_assets):
-    tree = follow("Add a data set", "tests/GLUE_tasks/test_glue_data.py", "tests/GLUE_tasks/test_labels.py",
-                  "tests/GLUE_tasks/test_options.py", "tests/test_bad_input.py")  # fmt: skip
+    tree = follow("Add a data set")
     runs = [json.loads(path.read_text()) for path in (tree / "runs" / "tickets").glob("*/*/all_results.json")]
     assert sorted(run["transfer"] for run in runs) == ["dense_transfer", "sparse_transfer"]
     assert {run["levels"][0]["metric"] for run in runs} == {"f1"} and all("eval_accuracy" in run for run in runs)
@@ -145,7 +166,7 @@ def test_a_data_set(follow, default_assets):
 
 @pytest.mark.slow
 def test_a_question_set(follow, default_assets):
-    tree = follow("Add a question set for language models", "tests/llm_tasks/test_settings.py")
+    tree = follow("Add a question set for language models")
     runs = [json.loads(path.read_text()) for path in (tree / "runs/arc").glob("*/*/all_results.json")]
     assert len(runs) == 3 and {run["setting"] for run in runs} == {5}
     assert {(level["level"], level["human"], level["num_examples"]) for run in runs for level in run["levels"]} == {
@@ -170,10 +191,7 @@ def mmlu(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_setting(follow, default_assets, mmlu):
-    tree = follow("Add a setting", "tests/llm_tasks/test_settings.py", "tests/llm_tasks/test_mmlu.py",
-                  "tests/analysis/test_level_table.py", "tests/analysis/test_level_plots.py",
-                  "tests/analysis/test_level_sections.py", "tests/scripts/test_plot_results.py",
-                  "tests/scripts/test_max_strength.py")  # fmt: skip
+    tree = follow("Add a setting")
     runs = [json.loads(path.read_text()) for path in (tree / "runs/setting7").glob("*/*/all_results.json")]
     assert len(runs) == 3 and {run["setting"] for run in runs} == {7}
     assert [level["level"] for level in runs[0]["levels"]] == [f"{share} % misspelled" for share in (0, 10, 20, 40)]
@@ -182,9 +200,13 @@ def test_a_setting(follow, default_assets, mmlu):
 
 @pytest.mark.slow
 def test_a_figure(follow, default_assets, mmlu):
-    tree = follow("Add a figure", "tests/analysis/test_summary.py", "tests/analysis/test_report.py",
-                  "tests/analysis/test_findings.py", "tests/scripts/test_plot_results.py")  # fmt: skip
+    tree = follow("Add a figure")
     for suffix in ("png", "csv"):
         assert list((tree / "runs/figure/figures").glob(f"*dense_scores*.{suffix}"))
         for figures in ("figure/figures", "large_figures"):
             assert (tree / "runs" / figures / f"durations.{suffix}").is_file()
+
+
+@pytest.mark.slow
+def test_no_addition_breaks_a_test(run):
+    run(f"python -m pytest -q -x -p no:cacheprovider {' '.join(READERS.split())}")
