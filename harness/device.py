@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import platform
 import resource
 import sys
@@ -139,8 +140,11 @@ def clock(devices: Iterable[torch.device]) -> float:
     return time.monotonic()
 
 
+@functools.cache
 def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP per second of matmuls in this dtype, measured; only of small ones if those take long, or memory is short."""
+    """FLOP per second of matmuls in this dtype, measured once a process; only of small ones if those take long, or
+    memory is short.
+    """
     for size in MATMULS_CPU if device.type == "cpu" else MATMULS:
         if size > MATMULS_CPU[-1] and 4 * size**2 * dtype.itemsize > available_memory(device):
             break

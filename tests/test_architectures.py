@@ -71,10 +71,10 @@ def questions() -> tuple[Continuation, ...]:
 
     instruction = text(40)
     examples = instruction + text(60)
-    for number in range(24):
+    for number in range(12):
         question = examples + text(14 + number)
         ask(question, *((letter,) for letter in letters))
-        if number % 6 == 0:
+        if number % 3 == 0:
             ask(question, text(3), text(5))
     for _ in range(6):
         ask(instruction + text(30), *((letter,) for letter in letters))

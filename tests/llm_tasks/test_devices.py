@@ -67,7 +67,7 @@ def questions(folder: Path) -> Path:
     lines = [
         {"question": f"the film is {word} a", "choices": ["good", "bad", "story"], "answer": index % 3, "level": level}
         for level in ("easy", "hard")
-        for index, word in enumerate(["a", "the", "so", "and", "plot", "great", "fine", "poor", "awful"])
+        for index, word in enumerate(["a", "so", "plot", "awful"])
     ]
     path = folder / "questions.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -78,26 +78,17 @@ LAYOUTS = {"device": ["--blocks", "device"], "host": ["--blocks", "host"], "file
            "host activations": ["--blocks", "host", "--activations", "host"]}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("layout", "compressions"),
-    [
-        ("host", FEW),
-        ("files", FEW),
-        ("host activations", FEW),
-        pytest.param("host", EVERY, marks=pytest.mark.slow),
-        pytest.param("files", EVERY, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("compressions", [FEW, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["few", "every"])
 def test_perplexity_is_the_same_wherever_the_blocks_are(
-    meter: Meter, options: list[str], text_file: Path, tmp_path: Path, layout: str, compressions: list[str]
+    meter: Meter, options: list[str], text_file: Path, tmp_path: Path, compressions: list[str]
 ) -> None:
     words = [*options, *compressions, *six_windows(text_file), "--device", "fake"]
-    for name in ("device", layout):
+    for name, layout in LAYOUTS.items():
         folder = ["--output_dir", str(tmp_path / name / "{compression}" / "{strength}")]
-        assert perplexity.main([*words, *LAYOUTS[name], *folder]) == 0
-    found = results(tmp_path / layout)
-    assert same(results(tmp_path / "device"), found)
-    assert len(found) == len(COMPRESSIONS) + 1 if compressions is EVERY else 2
+        assert perplexity.main([*words, *layout, *folder]) == 0
+    expected = results(tmp_path / "device")
+    assert len(expected) == (len(COMPRESSIONS) + 1 if compressions is EVERY else 2)
+    assert all(same(expected, results(tmp_path / name)) for name in LAYOUTS)
 
 
 def test_the_distance_from_dense_is_the_same_on_a_device(
@@ -114,10 +105,9 @@ def test_the_distance_from_dense_is_the_same_on_a_device(
     assert "--kl holds the whole dense model on the device too" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("layout", ["host", "files"])
 @pytest.mark.parametrize("mode", [["--answer_mode", "cloze"], ["--answer_mode", "letter"], ["--written"]])
 def test_a_users_task_is_the_same_wherever_the_blocks_are(
-    meter: Meter, options: list[str], tmp_path: Path, layout: str, mode: list[str]
+    meter: Meter, options: list[str], tmp_path: Path, mode: list[str]
 ) -> None:
     if mode == ["--written"]:
         task, mode = tmp_path / "written.jsonl", ["--max_new_tokens", "3"]
@@ -125,10 +115,11 @@ def test_a_users_task_is_the_same_wherever_the_blocks_are(
         task.write_text("".join(json.dumps(line) + "\n" for line in lines))
     else:
         task = questions(tmp_path)
-    for name in ("device", layout):
+    for name in ("device", "host", "files"):
         words = [*options, *FEW, "--task_file", str(task), *mode, "--device", "fake", *LAYOUTS[name]]
         assert own_task.main([*words, "--output_dir", str(tmp_path / name / "{compression}" / "{strength}")]) == 0
-    assert same(results(tmp_path / "device"), results(tmp_path / layout))
+    expected = results(tmp_path / "device")
+    assert len(expected) == 2 and all(same(expected, results(tmp_path / name)) for name in ("host", "files"))
 
 
 def test_the_device_is_the_accelerator_that_is_there_and_is_recorded(
@@ -146,7 +137,7 @@ def test_blocks_go_to_host_memory_where_the_device_does_not_hold_them(
     meter: Meter, options: list[str], text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     tokenizer, folder = AutoTokenizer.from_pretrained(options[1]), tmp_path / "deep"
-    size = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 12, "num_attention_heads": 4}
+    size = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
     AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     words = [*options, *FEW, "--model_name_or_path", str(folder), *six_windows(text_file)]

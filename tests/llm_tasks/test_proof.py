@@ -92,7 +92,7 @@ def alone(name: str, asked: list[Continuation]) -> tuple[list[float], list[int]]
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_cannot_be_packed_is_answered_as_by_whole_passes(name: str):
-    prompts = [continuation.tokens[: continuation.start] for continuation in of_many_lengths()]
+    prompts = [continuation.tokens[: continuation.start] for continuation in of_many_lengths()[::3]]
     model = model_of(CONFIGS[name])
     found, _ = greedy_answers(model, prompts, AnswerEnd(4, lambda answer: False), tokens_per_batch=64)
     for prompt, answer in zip(prompts, found, strict=True):

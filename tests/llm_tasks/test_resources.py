@@ -108,14 +108,14 @@ def test_a_compression_takes_what_is_predicted(
 
 
 def questions(shared: int) -> list[Continuation]:
-    """60 questions of 60 tokens with four answers of two, all after the same tokens."""
+    """20 questions of 60 tokens with four answers of two, all after the same tokens."""
     draw = random.Random(0)
 
     def tokens(count: int) -> list[int]:
         return [draw.randrange(VOCABULARY) for _ in range(count)]
 
     prefix, asked = tokens(shared), []
-    for _ in range(60):
+    for _ in range(20):
         question = [*prefix, *tokens(60)]
         asked += [Continuation((*question, *tokens(2)), len(question)) for _ in range(4)]
     return asked

@@ -567,7 +567,7 @@ def test_answers_are_read_as_asked_and_like_one_by_one(
     mode: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Settings with options take every mode, chance with it; sharing and batching change no choice."""
-    words = [*options, *OWN[6], "--settings", "2", "4", "6", "--answer_mode", mode, "--max_items", "8", "--output_dir"]
+    words = [*options, *OWN[6], "--settings", "2", "4", "6", "--answer_mode", mode, "--max_items", "4", "--output_dir"]
     assert setting2_option_count.main([*words, str(tmp_path / "shared/{setting}")]) == 0
     monkeypatch.setattr(evaluation, "log_likelihoods", one_at_a_time)
     assert setting2_option_count.main([*words, str(tmp_path / "apart/{setting}")]) == 0

@@ -24,12 +24,12 @@ from pruning.prefetch import Prefetcher
 from pruning.walk import compress_blocks
 from pruning.wanda import wanda_mask
 
-WINDOWS = torch.randint(3, 17, (10, 12), generator=torch.Generator().manual_seed(0))
+WINDOWS = torch.randint(3, 17, (6, 12), generator=torch.Generator().manual_seed(0))
 METHODS_TRIED = [
     ("magnitude", Strength("sparsity", 0.5)),
     ("wanda", Strength("nm_ratio", "2:4")),
     ("sparsegpt", Strength("sparsity", 0.5)),
-    ("gptq", Strength("bits", 4)),
+    pytest.param("gptq", Strength("bits", 4), marks=pytest.mark.slow),  # column by column, as SparseGPT
 ]
 
 
@@ -42,8 +42,8 @@ def meter() -> Iterator[Meter]:
 def llama(layers: int = 3) -> PreTrainedModel:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=40, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True,
+        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=layers, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=True,
     )  # fmt: skip
     return AutoModelForCausalLM.from_config(config).eval()
 
@@ -119,14 +119,14 @@ def test_streamed_blocks_are_computed_on_the_device(
 def test_the_device_holds_two_blocks(meter: Meter, name: str, strength: Strength) -> None:
     """Beside embeddings, and what one block of the same model needs when nothing else is there."""
     peaks = {}
-    for layers in (2, 8):
+    for layers in (2, 5):
         model = llama(layers)
         move_outside(model, torch.device("fake"))
         meter.reset()
         compress(model, name, strength, HostBlocks(model.model.layers, torch.device("fake")), activations=CPU)
         peaks[layers] = meter.peak_bytes
         del model
-    assert peaks[8] <= peaks[2] * 1.01
+    assert peaks[5] <= peaks[2] * 1.01
 
 
 @pytest.mark.parametrize("activations", [None, CPU])
@@ -138,7 +138,7 @@ def test_transfers_per_block_and_batch_are_few(
     monkeypatch.setattr(Future, "cancel", lambda future: False)
     found = {}
     for layers in (2, 4):
-        for batches in (2, 5):
+        for batches in (2, 3):
             model = llama(layers)
             move_outside(model, torch.device("fake"))
             meter.reset()
@@ -149,14 +149,14 @@ def test_transfers_per_block_and_batch_are_few(
             )
             found[layers, batches] = meter.traffic
     tensors = len(list(llama(1).model.layers[0].parameters()))
-    more_layers = [found[4, batches].copies_in - found[2, batches].copies_in for batches in (2, 5)]
+    more_layers = [found[4, batches].copies_in - found[2, batches].copies_in for batches in (2, 3)]
     # the proof's two whole passes and two replays, and the walk itself, bring each block
     assert more_layers[0] <= 2 * (8 * tensors + 4 * 2)
-    per_layer_and_batch = (more_layers[1] - more_layers[0]) / (2 * 3)
+    per_layer_and_batch = (more_layers[1] - more_layers[0]) / 2
     assert per_layer_and_batch == (0 if activations is None else 2)
-    back = [found[4, batches].copies_out - found[2, batches].copies_out for batches in (2, 5)]
-    assert (back[1] - back[0]) / (2 * 3) == (0 if activations is None else 1)
-    waits = [found[4, batches].waits - found[2, batches].waits for batches in (2, 5)]
+    back = [found[4, batches].copies_out - found[2, batches].copies_out for batches in (2, 3)]
+    assert (back[1] - back[0]) / 2 == (0 if activations is None else 1)
+    waits = [found[4, batches].waits - found[2, batches].waits for batches in (2, 3)]
     assert waits[1] == waits[0]  # none per batch
 
 

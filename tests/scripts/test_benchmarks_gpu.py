@@ -41,6 +41,7 @@ def test_all_parts_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert found["finetuning"]["unheld"] == 0 and found["finetuning"]["steps"] == 2
 
 
+@pytest.mark.slow
 def test_every_method_in_both_layouts_on_a_device(accelerator: str, tmp_path: Path, capsys: pytest.CaptureFixture):
     output = tmp_path / "gpu.json"
     words = ["--device", accelerator, "--parts", "compression", "scoring", "--layout", "device", "host", "--stages"]
@@ -141,6 +142,7 @@ def test_a_peer_is_asked_which_library_it_has(tmp_path: Path, capsys: pytest.Cap
     assert gpu.peer_with([], "compression") is None and not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_llmcompressor_gets_the_same_model_and_windows(tmp_path: Path, capsys: pytest.CaptureFixture):
     """A stand-in for its interpreter loads the folder as the peer's side does, and writes what that writes."""
     python, program = tmp_path / "python", tmp_path / "peer.py"
