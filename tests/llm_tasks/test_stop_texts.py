@@ -87,7 +87,7 @@ def test_a_settings_own_answers_are_those_of_generate_one_by_one(changed: dict[s
     reading = Reading(max_new_tokens=9, tokens_per_batch=60)
     found, _ = generate(model, tokenizer, prompts, reading)
     assert found == [first_line(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in plain]
-    asked = [Continuation((*prompt, 5), len(prompt)) for prompt in prompts]
+    asked = [Continuation((*prompt, 5, 6), len(prompt)) for prompt in prompts]
     scores = log_likelihoods(model, asked, tokens_per_batch=60)
     letters = penalized(model, asked, scores, reading, PLAIN, ALONE)
     assert letters.first_token.tolist() == [tokens[0] for tokens in plain]
