@@ -90,6 +90,7 @@ def test_letters_by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
     assert (level["score"], level["metric"], level["num_examples"]) == (0.5, "accuracy", 4)
     assert level["stderr"] == pytest.approx(math.sqrt(4 * 0.25 / 3 / 4))
     assert level["metrics"] == {"accuracy": 0.5}
+    assert found.facts["engine"]["answers"] is None  # none is generated
     assert (level["level"], level["difficulty"], level["dataset"], level["reader"], level["human"]) == (
         "letters", 1.0, "set", "letter", 0.9
     )  # fmt: skip
