@@ -73,6 +73,7 @@ def test_f1_by_hand():
     assert f1("sunset over the boulevard of dreams", SUNSET) == pytest.approx(2 * (2 / 5) / (2 / 5 + 1))
     assert f1("moonrise", SUNSET) == 0
     assert f1("york york", ["new york"]) == 0.5  # a word counts as often as it is in both
+    assert f1("duran duran", ["Duran Duran"]) == 1
     assert f1("sunset", ["moonrise", "sunset"]) == 1
     assert f1("sunset", []) == 0
 

@@ -189,8 +189,10 @@ def test_a_repeated_row_is_no_independent_item(write: Write):
 
 def test_questions_on_one_passage_are_a_group(write: Write):
     rows = [{**ROWS["boolq"], "question": "is ice hot"}, ROWS["boolq"], {**ROWS["boolq"], "passage": "Ice melts."}]
-    groups = [cloze_prompt(question).group for question in load_task("boolq", write("boolq", *rows))]
+    questions = load_task("boolq", write("boolq", *rows))
+    groups = [cloze_prompt(question).group for question in questions]
     assert groups[0] == groups[1] != groups[2]
+    assert load_task("boolq", write("boolq", rows[2]))[0].item == questions[2].item  # no repetition of the second
 
 
 def test_levels_of_setting_5(write: Write):

@@ -81,6 +81,42 @@ def test_a_reused_model_keeps_its_seconds(tiny_decoder: Path, now: list[float]):
     assert dense.seconds == 4 * MATRICES
 
 
+def test_what_a_failed_compression_left_is_not_taken_for_the_model_before_it(
+    tiny_decoder: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
+):
+    model = compressed_model.load_model(compressed_model.ModelSource(str(tiny_decoder), torch.device("cpu")))
+    assert not model.training  # dropout would be drawn at random
+    how = compressed_model.Compression(
+        Options(), "layer", true_sequential=False, export=None, shared={}, tokens_per_batch=4096, precision="no"
+    )
+    dense = compressed_model.CompressibleModel(model, how, keep_dense=True)
+    cell = {"compression": "timed", **dict.fromkeys(methods.STRENGTHS), "bits": 2, "seed": 0}
+    dense.compress(cell, None)
+    made = {name: matrix.clone() for name, matrix in dense.matrices().items()}
+    calls = itertools.count()
+
+    def failing(W: torch.Tensor, *more: object) -> torch.Tensor:
+        if next(calls) == 2:
+            raise RuntimeError("out of memory")
+        return W * 0
+
+    monkeypatch.setitem(METHODS, "failing", Method(failing, ("bits",)))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        dense.compress({**cell, "compression": "failing"}, None)
+    dense.compress(cell, None)
+    assert all(torch.equal(matrix, made[name]) for name, matrix in dense.matrices().items())
+
+
+def test_options_reach_the_text_of_calibration_and_the_generation_config(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compressed_model.calibration, "calibration_tokens", lambda *given, **more: (given, more))
+    chosen = compressed_model.Calibration("c4", "passage", "joined", 3, 9, Path("data"))
+    more = {"windows": "joined", "text_field": "passage", "data_dir": Path("data")}
+    assert chosen.tokens("tokenizer", 5) == (("tokenizer", "c4", 3, 9, 5), more)
+    monkeypatch.setattr(compressed_model.GenerationConfig, "from_pretrained", lambda *given, **more: (given, more))
+    source = compressed_model.ModelSource("lab/model", torch.device("cpu"), revision="v2")
+    assert compressed_model.generation_config(source, None) == (("lab/model",), {"revision": "v2"})
+
+
 def test_what_strengths_share_is_charged_to_each_as_if_it_were_made_alone(
     measured: Perplexity, now: list[float], monkeypatch: pytest.MonkeyPatch
 ):

@@ -124,6 +124,12 @@ def test_texts_that_begin_alike_have_the_tokens_that_they_have_alone(
     assert TextEncoder(tokenizer).encode(texts) == {own: tuple(tokenizer(own)["input_ids"]) for own in texts}
 
 
+def test_a_line_break_that_texts_share_may_be_one_token_with_what_follows_it():
+    tokenizer = bpe([("\n", "q")])
+    texts = ["ab:\n" * 80 + "a", "ab:\n" * 80 + "q"]
+    assert TextEncoder(tokenizer).encode(texts) == {own: tuple(tokenizer(own)["input_ids"]) for own in texts}
+
+
 # Overflow. In these every character is a token; options and what is fed are counted in the comments.
 
 PLAIN = bpe([], bos_token="<s>")

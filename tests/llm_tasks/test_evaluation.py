@@ -90,6 +90,7 @@ def test_letters_by_hand(model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
     assert (level["score"], level["metric"], level["num_examples"]) == (0.5, "accuracy", 4)
     assert level["stderr"] == pytest.approx(math.sqrt(4 * 0.25 / 3 / 4))
     assert level["metrics"] == {"accuracy": 0.5}
+    assert found.facts["engine"]["answers"] is None  # none is generated
     assert (level["level"], level["difficulty"], level["dataset"], level["reader"], level["human"]) == (
         "letters", 1.0, "set", "letter", 0.9
     )  # fmt: skip
@@ -140,6 +141,16 @@ def test_a_generated_letter_is_the_last_character_of_one_token(
     assert outcome.metrics["accuracy"].tolist() == [1.0]  # "USA" ends in A, as the paper's code has it
 
 
+def test_a_generated_letter_is_chosen_under_the_models_own_penalties(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+):
+    """A has been said: its logit is ln(5) / 3 then, that of B ln(3)."""
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
+    found = measure(model, tokenizer, Level("L", 1.0, "set", "generate", [ask("a", "A ask", (" A", " B"), 1)]))
+    assert found.items["level0_predicted"].tolist() == [1]
+    assert found.facts["tokens_distinct"] == 2 * len(["A", "ask"])  # for the log-likelihoods, and for the letter
+
+
 def answer(item: str, question: str) -> Prompt:
     return Prompt(item, item, question, answers=("Rome",))
 
@@ -164,6 +175,15 @@ def test_generated_answers_by_hand(model: PreTrainedModel, tokenizer: PreTrained
     assert found.facts["tokens_distinct"] == (1 + 1) + (1 + 2) + (1 + 0) + (1 + 3) + (1 + 0)
 
 
+def test_an_answer_does_not_end_before_it_has_as_many_tokens_as_asked(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+):
+    """After "mute" the end is the most likely; all other tokens are alike, and the fourth is the last."""
+    level = Level("L", 1.0, "set", "answer", [answer("0", "mute")])
+    fed = [measure(model, tokenizer, level, min_new_tokens=fewest).facts["tokens_distinct"] for fewest in (0, 1)]
+    assert fed == [1, 1 + 3]
+
+
 def test_freebaseqa_has_the_originals_own_match_too():
     """Rome: written whole, inside a longer word, only in the question; not at all."""
     asked = [answer("0", "capital of Italy"), answer("1", "lovers"), answer("2", "is Rome old"), answer("3", "which")]
@@ -172,6 +192,12 @@ def test_freebaseqa_has_the_originals_own_match_too():
     assert found["freebaseqa_original"].tolist() == [1, 1, 1, 0]
     assert found["exact_match"].tolist() == [1, 0, 0, 0]
     assert "freebaseqa_original" not in evaluation.answered(Level("L", 2.0, "triviaqa", "answer", asked), texts).metrics
+
+
+def test_an_answer_of_nothing_but_articles_and_punctuation_is_empty():
+    asked = [answer(str(place), "?") for place in range(4)]
+    found = evaluation.answered(Level("L", 2.0, "triviaqa", "answer", asked), ["The.", "", "!", "Paris"]).metrics
+    assert found["empty"].tolist() == [1, 1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -193,12 +219,12 @@ def test_answers_are_judged_by_the_metric_asked_for(metric: str, score: float):
 
 def test_levels_are_measured_together_as_alone(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast):
     answers = Level("answers", 3.0, "set", "answer", [answer("1", "name"), answer("2", "no")])
-    asked = [answers, CLOZE, LETTERS, answers._replace(name="again", prompts=answers.prompts[:1])]
+    asked = [answers, CLOZE, LETTERS, answers._replace(name="again", prompts=answers.prompts[1:])]
     together = measure(model, tokenizer, *asked)
     apart = [measure(model, tokenizer, level) for level in asked]
     assert together.levels == [found.levels[0] for found in apart]
     assert together.items["level"].tolist() == [0, 0, 1, 2, 2, 2, 2, 3]
-    assert together.items["item"].tolist() == ["1", "2", "first", "first", "second", "third", "fourth", "1"]
+    assert together.items["item"].tolist() == ["1", "2", "first", "first", "second", "third", "fourth", "2"]
     assert together.items["group"].tolist()[2] == "group of first"
     for index, found in enumerate(apart):
         for name in ("score", "item"):

@@ -147,7 +147,7 @@ def test_processes_divide_the_answers_of_one_among_them(count: int, monkeypatch:
     prompts = [tuple(draw.randrange(VOCABULARY) for _ in range(draw.randrange(1, 20))) for _ in range(11)]
     options = {"end": AnswerEnd(3, lambda tokens: tokens[-1] < 9), "tokens_per_batch": 10}
     tables: list[np.ndarray] = []
-    alone, _ = greedy_answers(model, prompts, **options)
+    alone, work = greedy_answers(model, prompts, **options)
     tables.clear()
     times: list[np.ndarray] = []
     monkeypatch.setattr(Processes, "share", lambda self, value: value)
@@ -158,3 +158,6 @@ def test_processes_divide_the_answers_of_one_among_them(count: int, monkeypatch:
     table = sum(table for table in tables if table.ndim == 2)
     rows = dict(zip(sorted(set(prompts)), table, strict=True))
     assert [(rows[prompt][rows[prompt] > 0] - 1).tolist() for prompt in prompts] == alone
+    assert sum(int(table[0]) for table in tables if table.shape == (1,)) == work.computed
+    kept = {(1,): [0, 5, 0]}  # of which token 0 is as good as any
+    assert greedy._merge_answers([(1,)], kept, 4, Processes(0, 2)) == kept

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
 from harness import run_folder
 from harness.cells import Cell
-from llm_tasks import perplexity
+from llm_tasks import compressed_model, perplexity
 from llm_tasks.compressed_model import CompressibleModel, Compression, compression_facts
 from llm_tasks.methods import METHODS, STRENGTHS, Options
 from llm_tasks.shares import compress_to_count
@@ -79,6 +79,14 @@ def test_norms_that_one_walk_gives_for_every_block_are_those_of_a_walk_for_each(
         assert not alone._norms and together._norms
         for key, value in alone.model.state_dict().items():
             assert torch.equal(value, together.model.state_dict()[key]), (block, key)
+
+
+def test_every_seed_has_norms_of_its_own_windows(tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compressed_model, "dense_norms", lambda model, tokens, *more: tokens)
+    model = compressible(tiny_decoder)
+    for seed in (0, 1, 0):
+        norms, _ = model._dense_norms(cell("wanda", allocation_from="owl", seed=seed), WINDOWS[: 2 + seed])
+        assert len(norms) == 2 + seed
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.statistic == "sq_norms"])
@@ -186,6 +194,9 @@ def test_a_low_rank_of_some_layers_counts_the_others_whole(tiny_decoder: Path):
     model.compress(asked, None)
     found = compression_facts(asked, model.matrices().items(), model.model)
     factors = 3 * (2 * 32 + 2 * 24 + 3 * 40)  # q and o of (16, 16), k and v of (8, 16), three of (24, 16)
+    assert found["parameter_ratio"] == pytest.approx((factors + 2 * 1920) / (3 * 1920))
+    found = compression_facts({**asked, "rank": 7}, model.matrices().items(), model.model)
+    factors = 7 * (2 * 32 + 3 * 40) + 2 * 128  # k and v have fewer weights than factors would have
     assert found["parameter_ratio"] == pytest.approx((factors + 2 * 1920) / (3 * 1920))
 
 

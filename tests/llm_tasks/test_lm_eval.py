@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 from llm_tasks import own_task as script  # noqa: E402
+from llm_tasks.engine.encoding import Stop  # noqa: E402
 from llm_tasks.lm_eval_bridge import EngineLM  # noqa: E402
 from llm_tasks.tasks import lm_eval_tasks  # noqa: E402
 
@@ -359,6 +361,32 @@ def test_runs_are_told_apart_by_content_not_by_place(
         script.main([*words(model, changed, "letters"), *output])
     arguments = json.loads((tmp_path / "run/args.json").read_text())
     assert str(tmp_path) not in json.dumps(arguments["arguments"])
+
+
+class Asked:
+    """A stand-in for a task."""
+
+    OUTPUT_TYPE, VERSION = "loglikelihood", 1
+
+    def __init__(self, version: int, config: str, *request: Any) -> None:
+        self.VERSION, self.config = version, SimpleNamespace(to_dict=lambda keep_callable: {"doc_to_text": config})
+        self.instances = [SimpleNamespace(**dict(zip(("request_type", "args", "doc"), request, strict=True)))]
+
+
+def test_all_that_is_asked_tells_runs_apart():
+    """Prompts, which hold few-shot examples, and documents, which hold what is right, each by itself."""
+    same = (1, "Q:", "loglikelihood", ("Q: 1", " a"), {"gold": 0})
+    others = [(2, *same[1:]), (1, "A:", *same[2:]), (*same[:2], "rolling", *same[3:]),
+              (*same[:3], ("Q: 2", " a"), same[4]), (*same[:4], {"gold": 1})]  # fmt: skip
+    levels = [lm_eval_tasks.TaskLevel("t", (Asked(*own),)) for own in (same, same, *others)]
+    levels += [levels[0]._replace(name="u"), levels[0]._replace(weighted=("acc",))]
+    hashes = [lm_eval_tasks.content([level])["data_content_sha256"] for level in levels]
+    assert hashes[0] == hashes[1] and len(set(hashes)) == len(levels) - 1
+
+
+def test_an_answer_is_as_long_as_the_model_says_where_the_task_does_not():
+    assert lm_eval_tasks.stop_of({"until": ["\n"]}, None, 7) == Stop(("\n",), 7)
+    assert lm_eval_tasks.stop_of({"until": ["\n"], "max_gen_toks": 3}, "</s>", 7) == Stop(("\n", "</s>"), 3)
 
 
 def test_a_run_is_another_where_what_judges_its_answers_was_edited(message: Message, model: Path, tmp_path: Path):

@@ -124,6 +124,7 @@ def test_bf16_chooses_what_float32_chooses():
     clear = ranked[:, -1] - ranked[:, -2] > 2 * np.abs(exact - rounded).max()
     assert clear.sum() >= 6
     assert (exact.argmax(axis=1) == rounded.argmax(axis=1))[clear].all()
+    assert np.abs(exact - rounded).max() > 1e-3  # the precision arrives
 
 
 @pytest.mark.parametrize("inner", [False, True], ids=["model", "decoder"])
@@ -165,6 +166,16 @@ def test_nan_is_an_error():
         log_likelihoods(model, continuations(), tokens_per_batch=64)
     with pytest.raises(FloatingPointError, match="NaN"):
         greedy_answers(model, [(1, 2)], AnswerEnd(3, lambda tokens: False), tokens_per_batch=64)
+
+
+def test_nan_after_one_of_several_prompts_is_an_error():
+    model, end = make_model("llama"), AnswerEnd(3, lambda tokens: False)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[7] = math.nan
+    with pytest.raises(FloatingPointError, match="NaN"):
+        log_likelihoods(model, [Continuation((1, 2), 1), Continuation((7, 2), 1)], 64, ways=PLAIN)
+    with pytest.raises(FloatingPointError, match="NaN"):
+        greedy_answers(model, [(1, 2), (7, 2)], end, 64, ways=Ways(pads=True, answers="cached"))
 
 
 @pytest.mark.parametrize(("tokens", "start"), [((1, 2), 0), ((1, 2), 2), ((1,), 1)])
@@ -260,6 +271,9 @@ def test_processes_divide_the_batches_of_one_among_them(name: str, count: int, m
     assert np.array_equal(sum(part.first_token for part in parts), alone.first_token)
     assert sum(np.count_nonzero(part.log_likelihood) for part in parts) == len(asked)
     assert sum(part.work.computed for part in parts) <= alone.work.computed + (count - 1) * 12
+    monkeypatch.setattr(Processes, "merge", lambda self, values: 0 * values)
+    found = log_likelihoods(model, asked, 64, greedy=True)
+    assert found.greedy.all() and found.work.computed == 0  # of these too all processes have the sum
 
 
 def test_processes_that_divide_the_work_in_different_ways_stop(monkeypatch: pytest.MonkeyPatch):

@@ -346,6 +346,8 @@ def test_setting_2_is_the_same_for_a_sample(data_dir: Path):
     for all_of_them, some in zip(whole, part, strict=True):
         assert len(some.prompts) == 9
         assert all(by_item(all_of_them)[prompt.item] == prompt for prompt in some.prompts)
+    args = values_of(SETTINGS[2], "--subjects", "large_sums", data_dir=data_dir, max_items=9)
+    assert len(SETTINGS[2].load(args)[0]) == 9  # of the subject's 14 questions, not its share of 9 of all
 
 
 def test_setting_2_names_what_is_wrong(data_dir: Path):

@@ -114,6 +114,8 @@ def test_items_are_distinct_within_a_level_and_grouped_by_context(write: Write):
     (level,) = build(options_of(write(first, second, other)))
     items, groups = zip(*((prompt.item, prompt.group) for prompt in level.prompts), strict=True)
     assert len(set(items)) == 3 and groups[0] == groups[2] != groups[1]
+    (level,) = build(options_of(write(CHOICE, {**CHOICE, "choices": [*CHOICE["choices"], "grey"]})))
+    assert "-" not in level.prompts[1].item  # other choices are no repetition
 
 
 def test_a_repeated_row_is_no_independent_item(write: Write):

@@ -40,21 +40,6 @@ def read(folder: Path) -> dict:
     return json.loads((folder / "all_results.json").read_text())
 
 
-def test_window_losses_by_hand():
-    logits = torch.zeros(2, 3, 4)
-    logits[1, 0, 2] = math.log(5)  # probabilities 1/8, 1/8, 5/8, 1/8
-    windows = torch.tensor([[0, 1, 2], [0, 2, 3]])
-    found = window_losses.window_losses(logits, windows)
-    assert found == pytest.approx([math.log(4), (math.log(8 / 5) + math.log(4)) / 2])
-
-
-def test_a_loss_too_large_for_a_perplexity_is_named():
-    level = window_losses.describe_perplexity("text", {"window_loss": np.array([699.0, 701.0])}, 40)
-    assert level["score"] == math.exp(700) and level["stderr"] == pytest.approx(math.exp(700))  # (701 - 699) / 2
-    with pytest.raises(FloatingPointError, match="the mean loss is 710 nats per token: too large for a perplexity"):
-        window_losses.describe_perplexity("text", {"window_loss": np.array([709.0, 711.0])}, 40)
-
-
 def test_perplexity_is_as_published(tiny_decoder: Path, text_file: Path, options: list[str], tmp_path: Path):
     """exp of the mean over windows of mean losses, non-overlapping windows, tail dropped: a plain twin."""
     assert perplexity.main([*options, "--output_dir", str(tmp_path / "run")]) == 0
@@ -85,8 +70,9 @@ def test_the_split_and_length_that_are_evaluated():
 def test_documents_are_joined_by_blank_lines(tmp_path: Path):
     """As published; a tokenizer by words does not tell."""
     path = tmp_path / "own.jsonl"
-    path.write_text('{"text": "one"}\n{"text": "two"}\n')
+    path.write_text('{"text": "one", "said": "1"}\n{"text": "two", "said": "2"}\n')
     assert SETTING.load(values_of(SETTING, "--text", str(path), max_length=32)) == "one\n\ntwo"
+    assert SETTING.load(values_of(SETTING, "--text", str(path), "--text_field", "said", max_length=32)) == "1\n\n2"
 
 
 def test_the_first_windows_are_evaluated(options: list[str], tmp_path: Path):
@@ -421,19 +407,6 @@ def test_calibration_windows_are_cached(options: list[str], tmp_path: Path, monk
     monkeypatch.setattr(calibration, "sample_windows", lambda *_: pytest.fail("drawn again"))
     assert perplexity.main([*words, str(tmp_path / "two")]) == 0
     assert read(tmp_path / "one")["levels"] == read(tmp_path / "two")["levels"]
-
-
-def test_divergences_by_hand():
-    """From (3/4, 1/4) to (1/2, 1/2) at the first of two positions; the last distribution is of no token here."""
-    dense, compressed = torch.zeros(2, 3, 2), torch.zeros(2, 3, 2)
-    dense[1, 0, 0] = math.log(3)
-    dense[:, 2, 0] = 9.0
-    found = window_losses.window_divergences(dense, compressed)
-    expected = (0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2
-    assert found == pytest.approx([0, expected], abs=1e-7)
-    excluded = dense.clone()
-    excluded[:, :, 1] = -torch.inf  # certain of the first token: KL is minus the log of its probability
-    assert window_losses.window_divergences(excluded, compressed) == pytest.approx([math.log(2)] * 2)
 
 
 def test_kl_is_that_of_two_models_run_apart(options: list[str], tmp_path: Path, tiny_decoder: Path):

@@ -1,6 +1,7 @@
 """Fast paths are taken where they are proven on the model at hand, and only there."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from transformers.models.llama import modeling_llama
 from llm_tasks.engine import caches, feed, log_likelihood, proof, ways
 from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
 from llm_tasks.engine.log_likelihood import log_likelihoods
-from llm_tasks.engine.packing import Continuation, distinct_reads
+from llm_tasks.engine.packing import LONGEST_ROW, Continuation, distinct_reads
 from llm_tasks.engine.proof import scoring_ways
 from llm_tasks.engine.ways import PLAIN, Lengths, Ways, arithmetic, lengths_of
 
@@ -219,6 +220,11 @@ def test_what_a_model_makes_for_longer_sequences_is_not_kept_in_float32():
     assert {buffer.dtype for _, buffer in model.named_buffers()} == {torch.bfloat16}
     with torch.no_grad():
         model(torch.arange(20)[None], use_cache=False)
+    module = nn.Linear(1, 1)
+    module.table = kept = torch.ones(1)  # no buffer
+    with proof.tensors_restored(module):
+        module.table = torch.zeros(1)
+    assert module.table is kept
 
 
 def test_code_of_others_and_a_plain_run_take_nothing(monkeypatch: pytest.MonkeyPatch):
@@ -236,6 +242,32 @@ def test_a_model_is_tried_again_only_with_other_lengths(monkeypatch: pytest.Monk
     for length, times in [(9, 1), (9, 1), (5, 2), (7, 2), (12, 3), (5, 3), (12, 3)]:
         proven(model, [Continuation(tuple(range(length)), 2), Continuation(tuple(range(9)), 2)])
         assert len(tried) == times
+
+
+def test_what_is_nan_in_any_sequence_is_not_right():
+    right, nan = np.zeros(1), np.full(1, np.nan)
+    model = make_model("llama")
+    assert proof.is_right(model, "path", lambda: [right, right], [right, right])
+    assert not proof.is_right(model, "path", lambda: [nan, right], [right, right])
+    assert not proof.is_right(model, "path", lambda: [right, nan], [right, right])
+
+
+def test_the_longest_sequences_of_both_kinds_of_arithmetic_are_compared():
+    sequences = [tuple(range(length)) for length in (3, 14, 15, 400)]
+    assert {3, 14, 400} <= set(map(len, proof.sample(sequences, Lengths(14))))
+
+
+def test_a_model_that_selects_keys_is_left_alone_where_rows_hold_more(monkeypatch: pytest.MonkeyPatch):
+    """Rows are of up to LONGEST_ROW tokens, behind a prefix as long as the longest sequence."""
+    monkeypatch.setattr(proof, "most_keys", lambda config: LONGEST_ROW)
+    assert proven(make_model("llama"), continuations(1, 3)) == PLAIN
+
+
+def test_an_output_layer_with_a_bias_does_more_than_project():
+    model = make_model("llama")
+    assert proof._only_projects(model, (1, 2, 3))
+    model.lm_head = nn.Linear(model.config.hidden_size, VOCABULARY)
+    assert not proof._only_projects(model, (1, 2, 3))
 
 
 def test_a_model_of_nan_is_an_error_and_no_failed_proof():
@@ -266,6 +298,18 @@ def test_letters_in_bf16_are_projected_in_float32(name: str):
     ties = sum(len(set(row[5:9].tolist())) < 4 for row in coarse)
     assert ties > len(found) / 4
     assert all(len(set(row)) == 4 for row in found)
+    if name == "llama":  # in float32, of which only the matmuls are in bf16
+        found = log_likelihoods(model.float(), asked, 64, precision="bf16", ways=Ways(projects=True))
+        assert all(len(set(row)) == 4 for row in found.log_likelihood.reshape(-1, 4))
+
+
+def test_the_bias_of_an_output_layer_is_part_of_logits_in_float32():
+    model = make_model("llama")
+    model.lm_head = nn.Linear(model.config.hidden_size, VOCABULARY)
+    hidden = torch.randn(2, 3, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    expected = model.lm_head(hidden.bfloat16().float())
+    with log_likelihood.output_in_float32(model, enabled=True):
+        torch.testing.assert_close(model.lm_head(hidden.bfloat16()), expected)
 
 
 def test_long_options_in_bf16_stay_in_bf16_where_float32_would_cost(monkeypatch: pytest.MonkeyPatch):
@@ -291,8 +335,12 @@ def test_long_options_in_bf16_stay_in_bf16_where_float32_would_cost(monkeypatch:
         (LlamaConfig(rope_parameters=rope("linear")), Lengths()),
         (CONFIGS["two sets of frequencies"], Lengths(14)),
         (CONFIGS["frequencies by length"], Lengths(14, each=True)),
+        (SimpleNamespace(rope_parameters={
+            "near": rope("longrope", original_max_position_embeddings=20),
+            "far": rope("longrope", original_max_position_embeddings=14),
+        }), Lengths(14, each=True)),
     ],
-)
+)  # fmt: skip
 def test_lengths_at_which_arithmetic_changes_are_read_from_the_config(config: PretrainedConfig, expected: Lengths):
     assert lengths_of(config) == expected
 

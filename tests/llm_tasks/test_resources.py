@@ -264,6 +264,18 @@ def test_the_stages_of_scores_by_hand(shapes: PreTrainedModel) -> None:
     assert parts(memory) == ({"weights": MODEL, "trials of the fast paths": trials}, {})
 
 
+def test_a_second_model_and_weights_in_float32_by_hand(shapes: PreTrainedModel) -> None:
+    """The logits of the second one too are whole; the output layer is converted only from another dtype."""
+    needed = memory_needed(shapes, torch.bfloat16, "device", True, (), 10, whole_logits=True, beside_dense=True)
+    assert needed.device["dense model beside the compressed one (--kl)"] == MODEL + 10 * 40 * 2
+    for dtype, converted in ((torch.bfloat16, 4 * 40 * 8), (torch.float32, 0)):
+        assert resources.evaluation_stages(shapes, dtype, 10, 20)[1] == {
+            "output layer in float32, logits": converted + 2 * 4 * 10 * 40
+        }
+    assert resources.key_width(LlamaConfig(hidden_size=8, num_attention_heads=2, num_key_value_heads=1)) == 4
+    assert resources.key_width(LlamaConfig(hidden_size=8, num_attention_heads=2, head_dim=6)) == 2 * 6
+
+
 @pytest.mark.parametrize(
     ("layouts", "free", "message"),
     [

@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from harness.data import Source, check_fields, checked_text, local_file, read_source
-from llm_tasks.levels import sample
+from llm_tasks.levels import item_id, sample
 
 SOURCE = Source("quiz/easy", "test", "somebody/quiz", "main", "validation", ("question", "answer"), "v1")
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "1 + 2?", "answer": "3"}]
@@ -114,6 +114,10 @@ def test_fields_and_texts_are_checked():
             checked_text(value, "here", "question")
     with pytest.raises(ValueError, match="no valid Unicode"):
         checked_text("\ud800", "here", "question")
+
+
+def test_an_identity_tells_where_a_part_ends():
+    assert len({item_id("ab", "c"), item_id("a", "bc"), item_id("abc"), item_id("abc", "")}) == 4
 
 
 def test_samples_are_nested_and_follow_from_content_alone():

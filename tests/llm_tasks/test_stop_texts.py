@@ -71,6 +71,7 @@ def test_answers_are_those_of_generate(changed: dict[str, float]):
     assert whole == plain and len(set(plain)) > 1
     assert found[:2] == [cut(plain[0], stops[0].texts), plain[1]] and found[3] == found[0]
     assert plain[4].startswith(found[4]) and work.computed >= work.distinct
+    assert work.distinct >= sum(map(len, prompts[:3])) + len(prompts[4])  # of the prompts of all stops, one there twice
     if changed:
         model.generation_config = GenerationConfig(eos_token_id=24, pad_token_id=24)
         assert answers_until(model, tokenizer, prompts, [Stop((), 9)] * len(prompts), 60)[0] != plain
@@ -87,7 +88,7 @@ def test_a_settings_own_answers_are_those_of_generate_one_by_one(changed: dict[s
     reading = Reading(max_new_tokens=9, tokens_per_batch=60)
     found, _ = generate(model, tokenizer, prompts, reading)
     assert found == [first_line(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in plain]
-    asked = [Continuation((*prompt, 5), len(prompt)) for prompt in prompts]
+    asked = [Continuation((*prompt, 5, 6), len(prompt)) for prompt in prompts]
     scores = log_likelihoods(model, asked, tokens_per_batch=60)
     letters = penalized(model, asked, scores, reading, PLAIN, ALONE)
     assert letters.first_token.tolist() == [tokens[0] for tokens in plain]

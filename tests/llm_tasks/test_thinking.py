@@ -56,6 +56,8 @@ def test_the_end_of_an_unknown_block_is_none(text: str):
         ("\n<think>\n", False, None),
         ("<think>a</think><think>b", False, None),
         ("<think>a</think><think>b</think>c", False, "c"),
+        ("<think>a</think><thought>b</thought>c", False, "c"),
+        ("<thought>a</thought><think>b</think>c", False, "c"),
         ("Paris, I <think>", False, "Paris, I <think>"),  # an answer came first
         ("[THINK]Rome[/THINK]Paris", False, "Paris"),
         ("<|channel|>analysis<|message|>Rome?<|end|><|start|>assistant", False, None),
