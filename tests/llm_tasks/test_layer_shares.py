@@ -15,9 +15,9 @@ from harness import run_folder
 from harness.cells import Cell
 from llm_tasks import perplexity
 from llm_tasks.compressed_model import CompressibleModel, Compression, compression_facts
-from llm_tasks.layer_options import allocation_label, check_layers, owl_of
+from llm_tasks.layer_options import allocation_label, check_layers, owl_of, varied_layers
 from llm_tasks.methods import METHODS, STRENGTHS, Options
-from llm_tasks.shares import PUBLISHED_OWL, Owl, compress_to_count
+from llm_tasks.shares import PUBLISHED_OWL, Owl, check_choices, compress_to_count
 from pruning.allocation import owl_sparsities
 from pruning.layer_choice import block_indices, choose_weights
 from pruning.layers import decoder_weights
@@ -71,7 +71,14 @@ def test_what_is_not_chosen_stays_dense_to_the_bit(tiny_decoder: Path, name: str
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.statistic == "sq_norms"])
-def test_norms_that_one_walk_gives_for_every_block_are_those_of_a_walk_for_each(tiny_decoder: Path, name: str):
+def test_norms_that_one_walk_gives_for_every_block_are_those_of_a_walk_for_each(
+    tiny_decoder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    read, method = [], METHODS[name]
+    noted = method._replace(
+        compress=lambda W, X, *more: read.append(X.sq_norms.clone()) or method.compress(W, X, *more)
+    )
+    monkeypatch.setitem(METHODS, name, noted)
     together = compressible(tiny_decoder, precision="bf16")
     for block in ("2", "0", "1"):
         one = cell(name, only_layers=block)
@@ -79,6 +86,8 @@ def test_norms_that_one_walk_gives_for_every_block_are_those_of_a_walk_for_each(
         alone = compressible(tiny_decoder, keep_dense=False, precision="bf16")
         alone.compress(one, WINDOWS)
         assert not alone._norms and together._norms
+        assert len(read) == 2 * 7 and all(map(torch.equal, read[:7], read[7:]))
+        read.clear()
         for key, value in alone.model.state_dict().items():
             assert torch.equal(value, together.model.state_dict()[key]), (block, key)
 
@@ -385,6 +394,22 @@ def test_a_sparsity_that_rounds_to_no_weight_is_not_recorded(
     assert "--sparsity 0.02 removed nothing: it rounds to 0 of the weights it is a share of" in caplog.text
     assert not list((tmp_path / "runs" / "wanda").rglob(run_folder.RESULT_FILE))
     measured("runs", "--compression", "magnitude", "--sparsity", "0")  # is what it says
+
+
+def test_a_file_is_held_against_the_chosen_weights_before_any_is_compressed(tiny_decoder: Path):
+    model, one = loaded(tiny_decoder), cell("magnitude", allocation_from="f.json", only_layers="0", layers="0")
+    for key, message in (("9", "'9' names no weight"), ("1", "'1' names .* leaves dense")):
+        with pytest.raises(ValueError, match=message):
+            check_choices(model, [one], {"f.json": {key: 0.4}})
+
+
+def test_uniform_is_named_where_a_method_is_allocated_uniformly_too():
+    dense, uniform, owl = (
+        {"compression": name, "only_layers": None, "skip_layers": None, "allocation_from": source}
+        for name, source in (("dense", None), ("wanda", None), ("wanda", "owl"))
+    )
+    named = [varied_layers(cells)["allocation"] for cells in ([dense, uniform], [dense, owl], [dense, uniform, owl])]
+    assert named == [[], ["owl"], ["uniform", "owl"]]
 
 
 def test_the_options_of_owl_are_those_that_are_given():
