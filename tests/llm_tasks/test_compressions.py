@@ -157,7 +157,7 @@ def test_any_quantizer_keeps_the_zeros_of_any_pruner(monkeypatch: pytest.MonkeyP
 
 
 def test_strengths_are_all_combinations_and_cells_hold_both():
-    given = {"sparsity": [0.5, 0.25], "nm_ratio": ["2:4"], "bits": [4, 8], "rank": []}
+    given = {"sparsity": [0.5, 0.25], "nm_ratio": ["2:4"], "bits": [4, 8, 4], "rank": []}
     found = strengths("sparsegpt+gptq", given)
     assert [one.label for one in found] == ["0.5+4bit", "0.5+8bit", "0.25+4bit", "0.25+8bit", "2of4+4bit", "2of4+8bit"]
     assert [(one.kind, one.value, one.requested_sparsity) for one in found[1::3]] == [
@@ -167,6 +167,20 @@ def test_strengths_are_all_combinations_and_cells_hold_both():
     assert [strength_of(cell) for cell in cells] == found and len(set(map(compressed_by, cells))) == 6
     assert strengths("dense", given) == [] and strengths("gptq", given) == [Strength("bits", 4), Strength("bits", 8)]
     assert parts(["dense", "wanda+rtn", "wanda", "gptq"]) == ["wanda", "rtn", "gptq"]
+
+
+def test_what_tells_a_model_from_those_of_other_cells():
+    def models(plain: dict, *changes: dict) -> int:
+        return len({compressed_by(plain | change) for change in ({}, *changes)})
+
+    wanda = {"compression": "wanda", **strength_values(Strength("sparsity", 0.5)), "seed": 0}
+    others = {"compression": "ria", "sparsity": 0.4, "seed": 1, "only_layers": "0", "skip_layers": "0",
+              "allocation_from": "owl"}  # fmt: skip
+    assert models(wanda, *({name: value} for name, value in others.items())) == 1 + len(others)
+    magnitude = wanda | {"compression": "magnitude"}  # which reads no calibration text, but by OWL
+    assert models(magnitude, {"seed": 1}) == 1 and models(magnitude | {"allocation_from": "owl"}, {"seed": 1}) == 2
+    checkpoint = {"compression": "checkpoint", **strength_values(Strength("checkpoint", "a")), "seed": 0}
+    assert models(checkpoint, {"checkpoint": "b"}) == 2
 
 
 @pytest.fixture

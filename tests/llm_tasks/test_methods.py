@@ -1,5 +1,6 @@
 """What the table of compressions says of each, and that a user's own method is what is called."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import torch
 from harness import run_folder
 from llm_tasks import compressed_model, methods, perplexity
 from llm_tasks.methods import METHODS, Method, Options, Shared, Strength
+from pruning.sparsegpt import sparsegpt_prune
 from pruning.walk import STATISTICS, InputStatistics, Statistic, add_sq_norms
 from pruning.wanda import wanda_mask
+from quantization.gptq import gptq_quantize, round_to_nearest
 
 KNOWN = ", ".join(STATISTICS)
 
@@ -35,6 +38,32 @@ def test_gptq_has_another_arithmetic_where_groups_begin_inside_a_block(options: 
 def test_what_never_changed_keeps_its_first_arithmetic():
     others = [method for name, method in METHODS.items() if name != "gptq"]
     assert [method.arithmetic(Options(group_size=32)) for method in others] == [1] * len(others)
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "alone"),
+    [
+        ("rtn", Strength("bits", 3), lambda W, H, own: round_to_nearest(W, 3, own.group_size, own.symmetric)),
+        ("sparsegpt", Strength("sparsity", 0.5),
+         lambda W, H, own: sparsegpt_prune(W, H, 0.5, block_size=own.block_size, damping=own.damping)),
+        ("gptq", Strength("bits", 3), lambda W, H, own: gptq_quantize(
+            W, H, 3, group_size=own.group_size, symmetric=own.symmetric, act_order=own.act_order,
+            static_groups=own.static_groups, block_size=own.block_size, damping=own.damping)),
+    ],
+)  # fmt: skip
+def test_a_method_obeys_the_options_that_it_names_and_no_others(name: str, strength: Strength, alone: Callable):
+    generator = torch.Generator().manual_seed(0)
+    W, inputs = torch.randn(6, 32, generator=generator), InputStatistics("hessian", 32, torch.device("cpu"))
+    inputs.add(torch.randn(80, 32, generator=generator) @ torch.randn(32, 32, generator=generator))
+    plain = Options(block_size=16, damping=0.01, group_size=8)
+    changes = {"block_size": 4, "damping": 0.5, "group_size": 16, "symmetric": True, "act_order": True,
+               "static_groups": True}  # fmt: skip
+    before = METHODS[name].compress(W, inputs, strength, plain)
+    for option, value in changes.items():
+        own = dataclasses.replace(plain, **{option: value})
+        found = METHODS[name].compress(W, inputs, strength, own)
+        assert torch.equal(found, alone(W, inputs.hessian, own))
+        assert torch.equal(found, before) == (option not in METHODS[name].options), option
 
 
 @pytest.fixture

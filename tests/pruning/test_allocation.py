@@ -122,6 +122,7 @@ def test_a_file_names_some_and_the_rest_share_what_is_left():
     # The name counts where it names fewer weights than the range.
     assert spread({"0-1": 0.2, "1.down": 0.4}, 0.5) == pytest.approx([0.2, 0.2, 0.2, 0.4, 0.95, 0.95])
     assert spread({"up": 0.2, "down": 0.6}, 0.5) == [0.2, 0.6] * 3
+    assert spread({"up": 0.2, "down": 0.6004}, 0.5) == [0.2, 0.6004] * 3  # 0.5003 in all
     chosen = {name: size for name, size in NUMELS.items() if BLOCKS[name] < 2}
     assert spread({"0": 0.3}, 0.5, chosen) == pytest.approx([0.3, 0.3, 0.7, 0.7])
 
@@ -133,6 +134,8 @@ def test_a_file_names_some_and_the_rest_share_what_is_left():
         ({"gate": 0.5}, 0.5, "'gate' names no weight"),
         ({"0": 0.5, "layers.0.*": 0.4}, 0.5, r"'0' and 'layers\.0\.\*' both name layers\.0\.up\.weight"),
         ({"up": 0.2, "down": 0.5}, 0.5, "names every weight, and 0.4250 of them in all; --sparsity is 0.5"),
+        ({"up": 0.2, "down": 0.599}, 0.5, "names every weight"),  # 0.4992 in all
+        ({"0-1": 0.25}, 0.5, "leaves 1.0000 for"),
         ({"0-1": 0.9}, 0.5, "--sparsity 0.5 in all leaves -0.3000 .* which is 0.6000 to 0.9333 in all"),
         ({"0": 0.0}, 0.7, "leaves 1.0500"),
     ],
@@ -145,10 +148,9 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(given: dict[str, float]
 
 
 def test_a_weight_that_is_left_dense_has_no_sparsity():
-    with pytest.raises(
-        ValueError, match=r"'1' names layers\.1\.up\.weight, which --only_layers or --skip_layers leaves"
-    ):
-        spread({"1": 0.5}, 0.5, {name: size for name, size in NUMELS.items() if BLOCKS[name] == 0})
+    for left in ("layers.1.up.weight", "layers.1.down.weight"):  # the first or the last of those that '1' names
+        with pytest.raises(ValueError, match=f"'1' names {left}, which --only_layers or --skip_layers leaves"):
+            spread({"1": 0.5}, 0.5, {name: size for name, size in NUMELS.items() if name != left})
 
 
 @pytest.mark.parametrize(

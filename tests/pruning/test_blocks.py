@@ -21,7 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from harness.models import load_pretrained
 from llm_tasks import perplexity
 from llm_tasks.methods import METHODS, Options, Strength
-from pruning.blocks import INDEX_FILE, StreamedBlocks
+from pruning.blocks import INDEX_FILE, StreamedBlocks, _digest
 from pruning.layers import decoder_weights
 from pruning.replay import Replay
 from pruning.walk import InputStatistics, compress_blocks
@@ -132,9 +132,13 @@ def test_an_unfinished_job_of_another_kind_is_started_anew(tiny_decoder: Path, t
     with storage.hold(0) as block:
         storage.finished(0, block)
     assert StreamedBlocks(tiny_decoder, out, job="one").resume()[0] == 1
+    shutil.copytree(out, tmp_path / "older")  # as if a version had written it that noted less
+    edited = tmp_path / "older" / ".stream" / "progress.json"
+    edited.write_text(json.dumps({"job": "one", "next": 1}))
+    assert StreamedBlocks(tiny_decoder, tmp_path / "older", job="one").resume()[0] == 0
     assert StreamedBlocks(tiny_decoder, out, job="another").resume()[0] == 0
     stream(tiny_decoder, out, "magnitude", Strength("sparsity", 0.5), job="another")
-    assert StreamedBlocks.is_complete(out, "another")
+    assert StreamedBlocks.is_complete(out, "another") and not StreamedBlocks.is_complete(out, "one")
     StreamedBlocks(tiny_decoder, out, job="third")
     assert not (out / INDEX_FILE).exists()  # a kill from now on leaves nothing that looks complete
 
@@ -334,6 +338,13 @@ def test_a_text_model_that_could_not_be_loaded_again_is_not_written(tmp_path: Pa
     (tmp_path / "text/config.json").write_text(json.dumps(config.to_dict()))
     with pytest.raises(ValueError, match="--stream cannot write emu3_text_model"):
         StreamedBlocks(tmp_path / "text", tmp_path / "out")
+
+
+def test_tensors_are_compared_by_dtype_shape_bytes_and_presence(tiny_decoder: Path):
+    zeros = torch.zeros(2, 3, dtype=torch.float16)
+    assert len({_digest(zeros), _digest(zeros.T), _digest(zeros.bfloat16()), _digest(zeros + 1)}) == 4
+    with pytest.raises(ValueError, match="differs after saving and loading"):
+        StreamedBlocks(tiny_decoder).check({"model.lost.weight": _digest(zeros)})
 
 
 def test_what_is_written_otherwise_than_it_was_meant_has_no_index(tiny_decoder: Path, tmp_path: Path):

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from itertools import chain, permutations
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -13,11 +14,18 @@ import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from pruning import calibration
-from pruning.calibration import calibration_tokens, default_cache_dir, read_texts, sample_windows, text_windows
+from pruning.calibration import (
+    calibration_tokens,
+    default_cache_dir,
+    read_texts,
+    sample_windows,
+    source_content,
+    text_windows,
+)
 
 BOS, EOS, FIRST = 0, 1, 2  # word w0 has the number FIRST
 
@@ -64,11 +72,15 @@ def test_every_legal_window_of_a_document_is_drawn_the_last_too(tokenizer: Count
 
 def test_documents_serve_in_turn_and_only_those_longer_than_a_window(tokenizer: CountingTokenizer):
     texts = [words(0, 5), words(10, 4), words(20, 5), words(30, 1), words(40, 5)]  # the second is as long as a window
+    begins_again = set()
     for seed in range(20):
         tokens = sample_windows(tokenizer, texts, 3, 4, seed, "documents").tokens
         assert sorted(int(row[0] - FIRST) // 10 for row in tokens) == [0, 2, 4]
         tokens = sample_windows(tokenizer, texts, 5, 4, seed, "documents").tokens
-        assert {int(row[0] - FIRST) // 10 for row in tokens[:3]} == {0, 2, 4}
+        drawn = [int(row[0] - FIRST) // 10 for row in tokens]
+        assert set(drawn[:3]) == {0, 2, 4}
+        begins_again.add(drawn[3] == drawn[0])
+    assert begins_again == {True, False}  # the next round is drawn, not the first one again
 
 
 def test_a_document_begins_with_the_tokenizers_special_token_and_has_none_behind():
@@ -106,10 +118,11 @@ def test_joined_windows_are_drawn_without_replacement_from_anywhere(tokenizer: C
     assert starts == {0, 4, 8, 12, 16}
 
 
-def test_end_of_text_goes_before_the_end_of_a_turn():
-    tokenizer = word_tokenizer(added=("<|endoftext|>",))
+@pytest.mark.parametrize("end_of_text", ["<|endoftext|>", "<|end_of_text|>"])
+def test_end_of_text_goes_before_the_end_of_a_turn(end_of_text: str):
+    tokenizer = word_tokenizer(added=(end_of_text,))
     stream = sample_windows(tokenizer, ["w5", "w5"], 3, 1, 0, "joined").tokens
-    assert sorted(stream.flatten().tolist()) == [FIRST + 5, FIRST + 5, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
+    assert sorted(stream.flatten().tolist()) == [FIRST + 5, FIRST + 5, tokenizer.convert_tokens_to_ids(end_of_text)]
 
 
 def test_a_blank_line_joins_where_there_is_no_end_of_text_token():
@@ -158,6 +171,14 @@ def test_texts_that_cannot_fill_a_window_are_not_tokenised_for_documents(tokeniz
     assert tokenizer.texts == [words(0, 9)]
 
 
+def test_a_document_may_have_more_tokens_than_characters():
+    backend = Tokenizer(models.WordLevel({"s": 0}, unk_token="s"))
+    backend.normalizer = normalizers.Replace("ß", "ss")
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert sample_windows(tokenizer, ["ßß"], 1, 3, 0, "documents").tokens.tolist() == [[0, 0, 0]]
+
+
 @pytest.mark.parametrize("name", ["num_samples", "seq_len"])
 def test_sizes_below_one_are_refused(name: str, tokenizer: CountingTokenizer, tmp_path: Path):
     sizes = {"num_samples": 1, "seq_len": 1, name: 0}
@@ -175,7 +196,8 @@ def test_an_unknown_kind_is_refused(tokenizer: CountingTokenizer):
 def test_text_windows_by_hand(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
     assert text_windows(word_tokenizer(), words(0, 11), 4).tolist() == [ids(0, 4), ids(4, 4)]
-    assert "text: 11 tokens, 2 windows of 4, sha256 of the text " in caplog.text
+    digest = calibration._text_digest([words(0, 11)])[:16]
+    assert f"text: 11 tokens, 2 windows of 4, sha256 of the text {digest}" in caplog.text
     special = text_windows(word_tokenizer(special=True), words(0, 11), 4)  # 13 tokens with [EOS], which is left out
     assert special.tolist() == [[BOS, *ids(0, 3)], ids(3, 4), ids(7, 4)] and special.dtype == torch.int64
 
@@ -253,6 +275,15 @@ def test_a_damaged_file_is_named(name: str, content: bytes, message: str, tmp_pa
         read_texts(tmp_path / name)
 
 
+def test_a_source_is_known_by_its_content_whatever_its_name(tmp_path: Path):
+    one, same, other = (
+        source_content("text", write(tmp_path / name, [text]))
+        for name, text in (("one.txt", "w1"), ("same.txt", "w1"), ("other.txt", "w2"))
+    )
+    assert one["text_content_sha256"] == same["text_content_sha256"] != other["text_content_sha256"]
+    assert len({found["text_sha256"] for found in (one, same, other)}) == 3
+
+
 def test_an_unknown_source_names_the_known_ones(tmp_path: Path):
     with pytest.raises(ValueError, match="ptb is neither a file nor one of c4, wikitext2"):
         read_texts("ptb")
@@ -283,20 +314,37 @@ def test_a_missing_split_is_named(tmp_path: Path):
         read_texts("c4", split="test")
 
 
-def test_the_hub_is_asked_for_the_file_and_no_configuration(monkeypatch: pytest.MonkeyPatch):
+def test_the_hub_is_asked_for_the_file_of_one_commit_and_no_configuration(monkeypatch: pytest.MonkeyPatch):
     asked = []
 
     def load_dataset(*names: str, **options: object) -> datasets.IterableDataset:
-        asked.append((names, options["data_files"] if "data_files" in options else options["split"]))
-        return datasets.Dataset.from_dict({"text": ["one", "two"]}).to_iterable_dataset()
+        asked.append((names, options.get("data_files", options["split"]), options["revision"]))
+        return datasets.Dataset.from_dict({"text": ["one", "two", "three"]}).to_iterable_dataset()
 
+    monkeypatch.setattr(calibration, "C4_DOCUMENTS", 2)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert read_texts("c4") == ["one", "two"]
-    assert read_texts("wikitext2", split="test") == ["one\n\ntwo"]
+    assert read_texts("wikitext2", split="test") == ["one\n\ntwo\n\nthree"]
     assert asked == [
-        (("allenai/c4",), {"train": "en/c4-train.00000-of-01024.json.gz"}),
-        (("Salesforce/wikitext", "wikitext-2-raw-v1"), "test"),
+        (("allenai/c4",), {"train": "en/c4-train.00000-of-01024.json.gz"}, calibration.C4_REVISION),
+        (("Salesforce/wikitext", "wikitext-2-raw-v1"), "test", calibration.WIKITEXT_REVISION),
     ]
+
+
+@pytest.mark.parametrize(("source", "commit"), [("c4", "C4_REVISION"), ("wikitext2", "WIKITEXT_REVISION")])
+def test_each_split_and_commit_of_the_hub_has_its_own_windows(
+    source: str, commit: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    first = {("train", "a"): 0, ("validation", "a"): 20, ("train", "b"): 40}
+
+    def load_dataset(*_: str, split: str, revision: str, **__: object) -> datasets.IterableDataset:
+        return datasets.Dataset.from_dict({"text": [words(first[split, revision], 8)]}).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for split, revision in first:
+        monkeypatch.setattr(calibration, commit, revision)
+        found = calibration_tokens(word_tokenizer(), source, 1, 8, 0, split=split, cache_dir=tmp_path)
+        assert found.tolist() == [ids(first[split, revision], 8)]
 
 
 @pytest.mark.parametrize("source", ["c4", "wikitext2"])
@@ -348,6 +396,26 @@ def test_whatever_decides_the_tokens_has_its_own_file(text_file: Path, tmp_path:
     for number, other in enumerate(others, start=1):
         calibration_tokens(other, **plain, cache_dir=tmp_path / "cache")
         assert len(list((tmp_path / "cache").iterdir())) == len(changes) + number
+
+
+def test_the_same_bytes_read_otherwise_are_other_windows(tmp_path: Path):
+    """As rows of WikiText-2, which are joined by blank lines; as documents; and as one plain text."""
+    rows = write(tmp_path / "wikitext2" / "train.jsonl", [words(0, 5), words(5, 5)])
+    plain = tmp_path / "plain.txt"
+    plain.write_bytes(rows.read_bytes())
+    found = [
+        calibration_tokens(word_tokenizer(), source, 1, 10, 0, windows="joined", data_dir=tmp_path, cache_dir=tmp_path)
+        for source in ("wikitext2", rows, plain)
+    ]
+    assert found[0].tolist() == [ids(0, 10)] and EOS in found[1] and EOS not in found[2]
+
+
+def test_tokenizers_of_python_are_told_apart_by_their_vocabulary():
+    def slow(**vocabulary: int) -> SimpleNamespace:
+        return SimpleNamespace(is_fast=False, eos_token_id=0, get_vocab=lambda: vocabulary, get_added_vocab=lambda: {})
+
+    assert calibration._tokenizer_digest(slow(a=1, b=2)) == calibration._tokenizer_digest(slow(b=2, a=1))
+    assert calibration._tokenizer_digest(slow(a=1, b=2)) != calibration._tokenizer_digest(slow(a=2, b=1))
 
 
 def test_truncation_of_an_earlier_call_does_not_matter(text_file: Path, tmp_path: Path):

@@ -48,6 +48,7 @@ def test_what_is_skipped_is_taken_out_of_what_is_chosen():
         ("12", None, "--only_layers 12: '12' names no weight; there are blocks 0 to 11 and in them self_attn.q_proj"),
         ("1,9-12", None, "--only_layers 1,9-12: '9-12' names no weight; there are blocks 0 to 11"),
         ("proj", None, "'proj' names no weight"),  # a part of a word is no name
+        ("mlp.up", None, "'mlp.up' names no weight"),
         (None, "*.gate", "--skip_layers *.gate: '*.gate' names no weight"),
         (None, "0-11", "--skip_layers 0-11 leaves no weight to compress"),
         ("mlp", "up_proj,down_proj", "--only_layers mlp --skip_layers up_proj,down_proj leaves no weight"),
@@ -66,7 +67,7 @@ def test_an_empty_part_is_refused(text: str):
 
 
 def test_a_range_goes_up():
-    assert parse_layers(" 3-5, mlp ") == "3-5,mlp"
+    assert parse_layers(" 3-5, mlp ,3-3") == "3-5,mlp,3-3"
     with pytest.raises(ValueError, match="write 3-5"):
         parse_layers("5-3")
 

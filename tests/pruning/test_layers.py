@@ -138,6 +138,8 @@ def test_blocks_are_not_counted_where_the_config_counts_something_else():
     nemotron = CONFIG_MAPPING["llama"](**TEXT)
     with torch.device("meta"):
         twin = AutoModelForCausalLM.from_config(nemotron)
+    twin.model.heads = nn.ModuleList([nn.Linear(16, 10**6, device="meta")])  # more weights, but of another number
+    assert decoder_blocks(twin)[0] == "model.layers"
     twin.model.heads = nn.ModuleList([nn.Linear(16, 16)])
     twin.config.num_hidden_layers = 7
     assert decoder_blocks(twin)[0] == "model.layers"
@@ -159,8 +161,9 @@ def test_blocks_that_share_a_weight_or_are_taken_apart_are_refused():
 
 
 def test_vectors_and_convolutions_of_single_channels_are_no_matrices():
-    block = nn.ModuleDict({"linear": nn.Linear(6, 4), "own": nn.Conv1d(4, 4, 3, groups=4)})
-    block["linear"].register_parameter("mix", nn.Parameter(torch.zeros(1, 1, 6)))
+    block = nn.ModuleDict({"linear": nn.Linear(6, 4), "own": nn.Conv1d(4, 4, 3, groups=4), "norm": nn.Module()})
+    for part in (block["linear"], block["norm"]):
+        part.register_parameter("mix", nn.Parameter(torch.zeros(1, 1, 6)))
     assert [weight.name for weight in block_weights(block, "b")] == ["b.linear.weight"]
     block["all"] = nn.Conv1d(4, 4, 3)
     with pytest.raises(ValueError, match=r"b\.all\.weight \(Conv1d\) has the shape \[4, 4, 3\]"):
@@ -172,6 +175,7 @@ def test_matrices_that_are_no_layers_are_refused_beyond_a_quarter():
     block = nn.ModuleDict({"linear": nn.Linear(6, 4), "table": nn.Embedding(40, 6), "part": nn.Module()})
     block["part"].register_parameter("mix", nn.Parameter(torch.zeros(2, 4)))
     assert share_left_out(block, [block["linear"].weight]) == (8 / 32, "part.mix")
+    assert share_left_out(block, [block["linear"].weight], ["part.mix"]) == (0, "")
     assert [weight.name for weight in block_weights(block, "b")] == ["b.linear.weight"]
     block["part"].register_parameter("more", nn.Parameter(torch.zeros(3, 3)))
     with pytest.raises(ValueError, match=r"^b\.part\.more \(Module\) has the shape \[3, 3\]: neither a linear layer"):

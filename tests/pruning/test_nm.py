@@ -68,6 +68,7 @@ def test_parse_reads_kept_of_group():
         ("9:8", "keeps 9 of every 8"),
         ("28", "2 pruned of 8; write what is kept: 6:8"),
         ("416", "not of the form N:M"),
+        ("42", "not of the form N:M"),
         ("a:b", "not of the form N:M"),
         ("2:4:8", "not of the form N:M"),
     ],

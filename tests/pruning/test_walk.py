@@ -228,16 +228,27 @@ def test_a_method_without_statistics_needs_no_windows():
     assert not any(weight.matrix.any() for weight in decoder_weights(model).values())
 
 
-def test_bf16_products_of_a_float32_model_keep_weights_and_statistics_float32():
-    model = decoder("llama")
-    kinds = set()
+@torch.no_grad()
+def test_bf16_products_of_a_float32_model_have_float32_statistics_of_the_inputs_that_they_read():
+    model, norms, inputs = decoder("llama"), {}, {}
 
-    def compress(W: Tensor, inputs: InputStatistics, name: str) -> Tensor:
-        kinds.update((W.dtype, inputs.hessian.dtype))
+    def compress(W: Tensor, found: InputStatistics, name: str) -> Tensor:
+        assert W.dtype == found.hessian.dtype == torch.float32
+        norms[name] = found.sq_norms.clone()
         return W
 
     compress_blocks(model, WINDOWS, compress, "hessian", precision="bf16")
-    assert kinds == {torch.float32}
+    for name, weight in decoder_weights(model).items():
+        weight.module.register_forward_pre_hook(lambda _, args, name=name: inputs.__setitem__(name, args[0].bfloat16()))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(WINDOWS, use_cache=False)
+    for name, rounded in inputs.items():
+        torch.testing.assert_close(norms[name], rounded.float().square().sum((0, 1)), rtol=1e-5, atol=1e-6)
+
+
+def test_squares_of_bf16_inputs_are_summed_in_float32():
+    walk.add_sq_norms(sums := torch.zeros(1), torch.full((300, 1), 1.0078125, dtype=torch.bfloat16))
+    assert sums.item() == 300 * 1.0078125**2
 
 
 @pytest.fixture
@@ -386,6 +397,8 @@ def test_calls_that_depend_on_the_tokens_are_captured_for_each_batch():
     model = lively(MORE["gemma4_text more"])
     replay = Replay(model, LoadedBlocks(model.model.layers), WINDOWS, 24, "no")
     assert replay.calls_per_batch
+    alike = torch.cat([WINDOWS, WINDOWS[:1].roll(6, 1)])  # the two windows that are tried get the same arguments
+    assert Replay(model, LoadedBlocks(model.model.layers), alike, 24, "no").calls_per_batch
     with pytest.raises(AssertionError):  # which is what makes the difference
         own = own_hidden_states(model, WINDOWS[2:4])
         shared = Replay(model, LoadedBlocks(model.model.layers), WINDOWS[:4], 24, "no", calls="shared")
@@ -437,6 +450,8 @@ def test_blocks_that_cannot_be_run_alone_get_their_statistics_from_whole_forward
     with caplog.at_level("INFO", logger="pruning.walk"):
         assert_walked_as_plain(model)
     assert "statistics come from whole forward passes" in caplog.text
+    with pytest.raises(NotReplayedError, match="cannot be run block by block"):
+        check_replayed(model.bfloat16(), LoadedBlocks(decoder_blocks(model)[1]), "no")
 
 
 def test_whole_forwards_see_the_blocks_that_are_compressed_already():

@@ -49,6 +49,13 @@ def test_equals_the_sorted_twin_with_many_ties(dtype: torch.dtype, sparsity: flo
     assert ((~keep).sum(dim=1) == round(sparsity * 23)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scores_of_16_bit_weights_are_those_of_float32(dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(0)
+    W, norms = torch.randn(19, 512, generator=generator).to(dtype), torch.rand(512, generator=generator)
+    assert torch.equal(wanda_mask(W, norms, 0.5), sorted_twin(W.float().abs() * norms.sqrt(), 256))
+
+
 def test_equal_norms_give_row_magnitude_at_any_scale():
     W = torch.randn(8, 12, generator=torch.Generator().manual_seed(1))
     by_magnitude = sorted_twin(W.abs(), 6)
@@ -72,6 +79,7 @@ def test_one_column_one_row_and_inputs_left_alone():
         ({"sparsity": float("nan")}, "sparsity nan"),
         ({"nm": (3, 5)}, "groups of 5 do not divide 8 inputs"),
         ({"nm": (9, 8)}, "9 of 8"),
+        ({"nm": (0, 0)}, "0 of 0: N must be from 0 to M"),
         ({"sparsity": 0.5, "input_sq_norms": torch.ones(7)}, r"shape \(7,\) do not fit 8 inputs"),
         ({"sparsity": 0.5, "input_sq_norms": -torch.ones(8)}, "negative"),
         ({"sparsity": 0.5, "input_sq_norms": torch.full((8,), torch.nan)}, "NaN"),

@@ -206,6 +206,14 @@ def test_rank_deficient_hessian_and_dead_inputs():
         assert output_error(W, quantized, X) < output_error(W, round_to_nearest(W, 3, options.get("group_size", -1)), X)
 
 
+def test_the_grid_of_a_row_counts_the_weights_of_dead_inputs_and_that_of_a_group_does_not():
+    """The published code finds the grid of a row before it zeroes them, and those of groups afterwards."""
+    W, H = torch.tensor([[9.0, 1.0, 3.0]]), torch.tensor([0.0, 1.0, 1.0]).diag()
+    assert gptq_grid(W, H, 2).scales.tolist() == [[3]]
+    for static_groups in (False, True):
+        assert gptq_grid(W, H, 2, 3, static_groups=static_groups).scales.tolist() == [[1]]
+
+
 def test_shared_factor_equals_the_hessian_bit_for_bit():
     W, X = layer(8, 30)
     for act_order in (False, True):
@@ -223,7 +231,8 @@ def test_compiled_kernel_equals_the_torch_loop(bits: int, rows: int, threads: in
     generator = torch.Generator().manual_seed(4)
     columns = torch.randn(32, rows, generator=generator)
     upper = torch.diag(torch.rand(32, generator=generator) + 0.5)
-    scales, zeros = torch.rand(3, rows, generator=generator) * 4 / 2**bits, torch.full((3, rows), 2.0 ** (bits - 1))
+    scales = torch.rand(3, rows, generator=generator) * 4 / 2**bits
+    zeros = torch.randint(0, 2**bits, (3, rows), generator=generator).float()
     scales[0] = 2.0**-7  # a step that makes halves exact
     columns[:8] = torch.randint(-9, 9, (8, rows), generator=generator) / 2**8
     group_index = torch.arange(32) // 12
