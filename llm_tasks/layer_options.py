@@ -32,7 +32,7 @@ def allocation(text: str) -> str:
         if TAKEN.fullmatch(path.stem.lower()):
             raise ValueError(
                 f"--allocation {path}: results call a file by its stem, and {path.stem!r} could be taken for another "
-                f"value or for layers; allowed: a stem without commas other than {UNIFORM}, {OWL}, {OWL}_… and layers_…"
+                f"value or for layers; allowed: a stem without commas other than {UNIFORM}, {OWL}, {OWL}_* and layers_*"
             )
     return text
 
