@@ -349,7 +349,9 @@ def perplexity_cautions(table: list[Row]) -> list[str]:
     if len(seeds) > 1:
         found.append(f"The calibrated points {_uneven_seeds(seeds)}")
     for point in table:
-        where = f"{compression_name(point)} at {strength_text(point)}"
+        where = compression_name(point)
+        if point["strength_kind"]:
+            where += f" at {strength_text(point)}"
         if _misses_sparsity(point):
             found.append(f"{where}: {_missed_sparsity(point)}")
         if point["mean_perplexity"] > point["vocabulary"]:

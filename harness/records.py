@@ -97,10 +97,13 @@ COORDINATES = {
         "only_layers", "skip_layers", "allocation", "owl_outliers", "owl_range",
     ),
 }  # fmt: skip
-# By kind of recipe, the arguments that it hashes; "recipe" itself hashes all but the COORDINATES.
+# By kind of recipe, the arguments that it hashes; "recipe" itself hashes all but the COORDINATES. "layers" and
+# "allocation" are what the labels of these names in results stand for.
 PARTS = {
     "compression_recipe": (*CALIBRATION_OPTIONS, *CALIBRATION_CONTENT, "noembed", "prune_new_head"),
     "method_recipe": (*METHOD_OPTIONS, "method_arithmetic", "checkpoint_sha256"),
+    "layers": ("only_layers", "skip_layers"),
+    "allocation": ("allocation", "owl_outliers", "owl_range"),
 }
 
 

@@ -58,6 +58,12 @@ COORDINATES = (
     "setting", "model", "task", "mixture", "shots", "data_fraction", "transfer", "pair", "compression",
     "magnitude_scope", "strength_kind", "strength", "layers", "allocation", "end_seed", "seed",
 )  # fmt: skip
+# By kind of recipe, what else runs of one setting, model and task share where it must be the same. An allocation is
+# compared among runs that are averaged: a file that names every weight holds for one strength alone.
+COMPARED_AMONG = {
+    "recipe": (), "compression_recipe": (), "method_recipe": ("compression", "strength_kind"), "layers": ("layers",),
+    "allocation": ("compression", "layers", "allocation", "strength"),
+}  # fmt: skip
 # Environment variables of a batch system: the job, and the GPUs that it was given.
 JOB_VARIABLES = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "CUDA_VISIBLE_DEVICES")
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "numpy", "scipy")
@@ -334,7 +340,8 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
 
     Runs of one setting, model and task must have the same `recipe`. `compression_recipe` (the calibration text, whether
     the embedding is pruned) is compared among the runs that have one, `method_recipe` (group size, arithmetic) among
-    those of one compression and, in fine-tuning, kind of strength. Where hashes differ, the args.json files decide.
+    those of one compression and, in fine-tuning, kind of strength. Runs whose layers or allocation have one label must
+    have been given the same. Where hashes differ, the args.json files decide.
 
     Args:
         rows: what read_runs returned.
@@ -356,19 +363,28 @@ def check_runs(rows: Iterable[dict[str, Any]]) -> None:
             raise ValueError(
                 f"the same run ({_named(position)}) is there twice, keep one: {_compared(holder, [folder])}"
             )
-        for key in ("recipe", *records.PARTS):
-            if row.get(key) is not None or key == "method_recipe":
-                kind = position["data_fraction"] and position["strength_kind"]  # of fine-tuning
-                method = (position["compression"], kind) if key == "method_recipe" else ()
-                group = (key, *(position[name] for name in ("setting", "model", "task")), *method)
-                form = (row.get(key), *(_precision(row) if key == "recipe" else ()))
+        if position["data_fraction"] is None:  # no fine-tuning
+            position["strength_kind"] = None
+        for key, names in COMPARED_AMONG.items():
+            if (found := _recipe_hash(key, row)) is not None or key == "method_recipe":
+                group = (key, *(position[name] for name in ("setting", "model", "task", *names)))
+                form = (found, *(_precision(row) if key == "recipe" else ()))
                 recipes.setdefault(group, {}).setdefault(form, []).append(folder)
     for (key, *group), folders in recipes.items():
         for (form, one), (other_form, other) in itertools.combinations(folders.items(), 2):
             if _same_recipe(key, one[0], other[0], form[0] == other_form[0]):
                 continue
-            name = _named(dict(zip(("setting", "model", "task", "compression"), group, strict=False)))
-            raise ValueError(f"runs of {name} were made with different recipes: {_compared(one[0], other)}")
+            shared = dict(zip(("setting", "model", "task", *COMPARED_AMONG[key]), group, strict=True))
+            shared.pop("strength_kind", None)
+            raise ValueError(f"runs of {_named(shared)} were made with different recipes: {_compared(one[0], other)}")
+
+
+def _recipe_hash(key: str, row: dict[str, Any]) -> str | None:
+    """The hash of a run's recipe; of what a label stands for, which no result holds, from its args.json."""
+    if key not in COORDINATES:
+        return row.get(key)
+    record = None if row.get(key) is None else _recorded(Path(row["folder"]))
+    return record and records.recipe(records.part_of(records.normal(*record), key))
 
 
 def _precision(row: dict[str, Any]) -> tuple[str | None, ...]:

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from harness import records
+from harness import records, run_folder
 from harness.cells import Cell
 from harness.device import all_accelerators, clock
 from harness.model_files import check_checkpoint_files
@@ -428,6 +428,23 @@ def stream(
     tokenizer.save_pretrained(out)
     (out / "README.md").write_text(model_card(cell, run_identity))
     return storage.complete(), seconds
+
+
+def warn_of_unwritten(folders: Mapping[Path, Cell]) -> None:
+    """Log which complete runs have no model, where --stream, which skips them too, would have written one."""
+    written = {
+        compressed_by(cell)
+        for folder, cell in folders.items()
+        if not run_folder.is_complete(folder) or (folder / "model").is_dir()
+    }
+    lacking = [
+        folder
+        for folder, cell in folders.items()
+        if cell["compression"] != DENSE and compressed_by(cell) not in written
+    ]
+    if lacking:
+        logger.warning("--stream writes no model of complete runs; without one: %d, such as %s; --overwrite writes it",
+                       len(lacking), lacking[0])  # fmt: skip
 
 
 def compression_facts(

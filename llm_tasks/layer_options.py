@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from pruning.layer_choice import layers_label
 ALL = "all"  # the {layers} of a cell that compresses all of them
 LAYER_OPTIONS = ("only_layers", "skip_layers")
 OWL_OPTIONS = ("owl_outliers", "owl_range")
+# Stems of files, in lower case, that figures could not tell from another value of --allocation, or from layers.
+TAKEN = re.compile(rf"{UNIFORM}|{OWL}([ _].*)?|layers[ _].*|.*,.*", re.DOTALL)
 
 Given = Mapping[str, Any]
 
@@ -24,7 +27,13 @@ Given = Mapping[str, Any]
 def allocation(text: str) -> str:
     """A value of --allocation: uniform, owl, or the path of a JSON file, which is read and checked here."""
     if text not in (UNIFORM, OWL):
-        read_allocation(Path(filled(text)))
+        path = Path(filled(text))
+        read_allocation(path)
+        if TAKEN.fullmatch(path.stem.lower()):
+            raise ValueError(
+                f"--allocation {path}: results call a file by its stem, and {path.stem!r} could be taken for another "
+                f"value or for layers; allowed: a stem without commas other than {UNIFORM}, {OWL}, {OWL}_* and layers_*"
+            )
     return text
 
 

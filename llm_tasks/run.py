@@ -42,6 +42,7 @@ from llm_tasks.compressed_model import (
     save_compressed,
     skeleton,
     stream,
+    warn_of_unwritten,
 )
 from llm_tasks.compressions import compressed_by, is_calibrated
 from llm_tasks.engine import window_losses
@@ -280,6 +281,8 @@ def prepare(planned: Planned) -> Job:
         tokens(seed)
     if processes.is_main:
         report_plan(planned.model, planned.costs, source.device)
+        if given["stream"] and not given["overwrite"]:
+            warn_of_unwritten(planned.folders)
         if planned.memory.layout == "host":
             logger.info("the decoder blocks stay in host memory; one at a time is brought to %s", source.device)
     return Job(

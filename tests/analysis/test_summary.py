@@ -147,16 +147,17 @@ def test_a_sound_tree_of_perplexities_has_nothing_to_beware_of(read):
 
 def test_what_is_wrong_with_perplexities(read):
     rows = read(
-        perplexity_run(losses=(3.0, 3.0)), perplexity_run("wanda", 0.5, measured_sparsity=0.45),
+        perplexity_run(losses=(8.0, 8.0)), perplexity_run("wanda", 0.5, measured_sparsity=0.45),
         *[perplexity_run("wanda", "2:4", seed=seed) for seed in (0, 1)], perplexity_run("magnitude", 0.5, (3.5,)),
         perplexity_run("rtn", ("bits", 2), (8.0, 8.0), measured_sparsity=0.3),
     )  # fmt: skip
     assert cautions(rows) == [
         "1 of 5 points lack losses on the windows of the dense run.",
-        "The text has 2 windows (dense: 20.09 ± 0.5): others give other perplexities; compare within this table alone.",
+        "The text has 2 windows (dense: 2981 ± 0.5): others give other perplexities; compare within this table alone.",
         "1 of 2 calibrated points rest on one calibration sample: no band.",
         "The calibrated points do not have the same seeds (seeds: number of points; 0: 1; 0 1: 1), "
         "so differences hold the seeds' noise.",
+        "Dense: a perplexity of 2981 is above the vocabulary of 1000: worse than guessing, so its size means nothing.",
         "Wanda at 50 %: the measured sparsity is 0.450, not 0.500.",
         "Round to nearest at 2 bits: a perplexity of 2981 is above the vocabulary of 1000: worse than "
         "guessing, so its size means nothing.",

@@ -283,6 +283,29 @@ def test_arithmetic_of_a_kind_of_strength_concerns_no_other_kind(tmp_path):
         run_folder.check_runs(run_folder.read_runs(tmp_path))
 
 
+def test_two_files_of_one_name_are_never_averaged_but_each_strength_may_have_its_own(tmp_path):
+    """A file that names every weight holds for one strength alone."""
+    write_tree(tmp_path, dense(), run(strength=0.4, allocation="plan"), allocation="sha256:a")
+    write_tree(tmp_path, run(strength=0.5, allocation="plan"), run(strength=0.4), allocation="sha256:b")
+    write_tree(tmp_path, run(strength=0.4, allocation="plan", seed=43), allocation="sha256:a")
+    run_folder.check_runs(run_folder.read_runs(tmp_path))
+    write_tree(tmp_path, run(strength=0.4, allocation="plan", seed=42), allocation="sha256:b")
+    with pytest.raises(ValueError, match=r"compression magnitude, allocation plan, strength 0.4 were made") as error:
+        run_folder.check_runs(run_folder.read_runs(tmp_path))
+    expected = f"{tmp_path}/001 (here) and {tmp_path}/005 (there) differ in allocation: 'sha256:a' here, 'sha256:b' "
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(("option", "label"), [("only_layers", "1"), ("skip_layers", "without_1")])
+def test_layers_of_one_label_are_the_same_at_every_strength(tmp_path, option, label):
+    """1 is a block; *.1* is every weight with .1 in its name, as in blocks 1, 10 and 11."""
+    write_tree(tmp_path, dense(), run(strength=0.4, layers=label), run(strength=0.5, layers=label), **{option: "1"})
+    run_folder.check_runs(run_folder.read_runs(tmp_path))
+    write_tree(tmp_path, run(strength=0.6, layers=label), **{option: "*.1*"})
+    with pytest.raises(ValueError, match=rf"layers {label} were made .* {option}: '1' here, '\*\.1\*' there"):
+        run_folder.check_runs(run_folder.read_runs(tmp_path))
+
+
 def test_json_is_readable_by_any_parser(tmp_path):
     write_tree(tmp_path, dense())
     assert json.loads((tmp_path / "000" / "all_results.json").read_text())["seed"] == 41

@@ -11,7 +11,7 @@ import torch
 from harness import run_folder
 from llm_tasks import compressed_model, methods, perplexity
 from llm_tasks import run as llm_run
-from llm_tasks.methods import METHODS, Method, Options, Shared, Strength
+from llm_tasks.methods import METHODS, STRENGTHS, Method, Options, Shared, Strength
 
 MATRICES = 21  # of the tiny decoder: 3 blocks of 7 weights
 LOADING, PREPARING = 1000.0, 10.0
@@ -166,3 +166,23 @@ def test_a_streamed_model_of_which_a_killed_job_made_some_blocks_took_nobody_kno
         measured(*words)
     assert measured(*words) == {("timed", "2bit"): None}
     assert now[0] == 2 * (MATRICES + 2)
+
+
+def test_a_complete_run_has_its_streamed_model_in_the_folder_of_any_setting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    dense, rtn = ({"compression": name, **dict.fromkeys(STRENGTHS), "seed": 0} for name in ("dense", "rtn"))
+    folders = {tmp_path / "0": dense, tmp_path / "2": rtn, tmp_path / "4": rtn}
+    for folder in folders:
+        (folder / "model").mkdir(parents=True)
+        (folder / run_folder.RESULT_FILE).touch()
+    for folder in (tmp_path / "0" / "model", tmp_path / "4" / "model"):
+        folder.rmdir()
+    compressed_model.warn_of_unwritten(folders)
+    assert not caplog.messages
+    (tmp_path / "2" / "model").rmdir()
+    compressed_model.warn_of_unwritten(folders)
+    assert f"without one: 2, such as {tmp_path / '2'};" in caplog.text
+    (tmp_path / "4" / run_folder.RESULT_FILE).unlink()  # it will write one
+    compressed_model.warn_of_unwritten(folders)
+    assert len(caplog.messages) == 1

@@ -227,11 +227,18 @@ def test_a_saved_pair_has_its_zeros_and_its_steps(options: list[str], tmp_path: 
     assert "magnitude+rtn, nm_ratio+bits 2:4+3" in (tmp_path / "run/model/README.md").read_text()
 
 
-def test_streamed_and_loaded_pairs_agree_and_are_the_same_run(options: list[str], tmp_path: Path, caplog):
+def test_streamed_and_loaded_pairs_agree_and_are_the_same_run(
+    options: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     for name, more in {"loaded": [], "streamed": ["--stream"]}.items():
         assert perplexity.main([*options, *PAIR, *more, "--output_dir", str(tmp_path / name)]) == 0
     assert read(tmp_path / "loaded")["levels"] == read(tmp_path / "streamed")["levels"]
     assert read(tmp_path / "loaded")["measured_sparsity"] >= 0.5
+    for name in ("streamed", "loaded"):  # streams what is complete
+        assert "writes no model" not in caplog.text
+        assert perplexity.main([*options, *PAIR, "--stream", "--output_dir", str(tmp_path / name)]) == 0
+    said = f"of complete runs; without one: 1, such as {tmp_path / 'loaded'}; --overwrite writes it"
+    assert said in caplog.text and not (tmp_path / "loaded" / "model").exists()
 
 
 def test_a_sweep_of_pairs_equals_single_runs_and_its_listed_cells(

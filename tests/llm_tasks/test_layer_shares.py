@@ -15,7 +15,7 @@ from harness import run_folder
 from harness.cells import Cell
 from llm_tasks import compressed_model, perplexity
 from llm_tasks.compressed_model import CompressibleModel, Compression, compression_facts
-from llm_tasks.layer_options import allocation_label, check_layers, owl_of, varied_layers
+from llm_tasks.layer_options import allocation, allocation_label, check_layers, owl_of, varied_layers
 from llm_tasks.methods import METHODS, STRENGTHS, Options
 from llm_tasks.shares import PUBLISHED_OWL, Owl, check_choices, compress_to_count
 from pruning.allocation import owl_sparsities
@@ -308,6 +308,21 @@ def test_a_file_is_what_it_holds_wherever_it_lies(measured: Measured, tmp_path: 
     with pytest.raises(SystemExit):
         measured("runs", *words, "uniform", template="one")
     assert "allocation: None here, 'sha256:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stem", "is_taken"),
+    [("owl", True), ("uniform", True), ("owl_M3", True), ("OWL M3", True), ("layers 0-3", True), ("a, layers 0", True),
+     ("mine", False), ("owlet", False), ("uniform_2", False)],
+)  # fmt: skip
+def test_a_file_has_no_name_that_results_give_something_else(tmp_path: Path, stem: str, is_taken: bool):
+    path = tmp_path / f"{stem}.json"
+    path.write_text('{"0": 0.2}')
+    if is_taken:
+        with pytest.raises(ValueError, match=rf"--allocation {path}: .* '{stem}' could .*; allowed: a stem without"):
+            allocation(str(path))
+    else:
+        assert allocation(str(path)) == str(path)
 
 
 def test_layers_tell_runs_apart_and_uniform_over_all_is_a_run_of_before(
