@@ -1,5 +1,6 @@
 """Some layers compressed, or sparsity spread over them: to the bit, to the count, in memory and from files."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -93,11 +94,14 @@ def test_norms_that_one_walk_gives_for_every_block_are_those_of_a_walk_for_each(
 
 
 def test_every_seed_has_norms_of_its_own_windows(tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = itertools.count()
+    monkeypatch.setattr(compressed_model, "clock", lambda devices: next(clock))
     monkeypatch.setattr(compressed_model, "dense_norms", lambda model, tokens, *more: tokens)
     model = compressible(tiny_decoder)
-    for seed in (0, 1, 0):
-        norms, _ = model._dense_norms(cell("wanda", allocation_from="owl", seed=seed), WINDOWS[: 2 + seed])
-        assert len(norms) == 2 + seed
+    for seed, seconds_before in ((0, 0), (1, 0), (0, 1)):
+        asked = cell("wanda", allocation_from="owl", seed=seed)
+        norms, seconds = model._dense_norms(asked, WINDOWS[: 2 + seed])
+        assert (len(norms), seconds) == (2 + seed, seconds_before)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.statistic == "sq_norms"])
