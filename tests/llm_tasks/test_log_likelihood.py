@@ -276,6 +276,33 @@ def test_processes_divide_the_batches_of_one_among_them(name: str, count: int, m
     assert found.greedy.all() and found.work.computed == 0  # of these too all processes have the sum
 
 
+def test_continuations_of_one_token_are_those_in_float32_whatever_their_order(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(log_likelihood, "FLOAT32_SHARE", 0)  # float32 for all would cost too much
+    asked = [Continuation((9, 9, 9, 9), 2), Continuation((1, 2, 3), 2), Continuation((1, 2, 3, 4, 5), 2)]
+    reads, model = packing.distinct_reads(asked), make_model("llama")
+    assert log_likelihood._in_float32(model.bfloat16(), reads, 1, "no") == [False, True, False]
+    assert log_likelihood._in_float32(model.float(), reads, 1, "no") == [False, False, False]
+    assert log_likelihood._in_float32(model, reads, 1, "bf16") == [False, True, False]
+
+
+def test_hidden_states_that_are_kept_are_read_at_their_rows(monkeypatch: pytest.MonkeyPatch):
+    scorer, added = log_likelihood._Scorer.__new__(log_likelihood._Scorer), []
+    scorer._lock, scorer._deferred = threading.Lock(), []
+    monkeypatch.setattr(scorer, "_add", lambda hidden, rows, *more: added.append(hidden[torch.from_numpy(rows), 0]))
+    for first, rows in ((10, [0, 2]), (20, [1]), (30, [0, 3])):
+        hidden = torch.arange(first, first + rows[-1] + 1)[:, None]
+        scorer._defer(hidden, np.array(rows), *[np.array(rows)] * 3)
+    scorer.read_deferred()
+    assert [read.tolist() for read in added] == [[10, 12, 21, 30, 33]]
+
+
+@pytest.mark.parametrize("times", [[1, 0], [1, 2]])
+def test_an_item_that_no_process_or_two_computed_is_an_error(times: list[int]):
+    log_likelihood.check_done_once(np.array([1, 1]))
+    with pytest.raises(RuntimeError, match="divided its items differently"):
+        log_likelihood.check_done_once(np.array(times))
+
+
 def test_processes_that_divide_the_work_in_different_ways_stop(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Processes, "share", lambda self, value, source=0: value)
     end = AnswerEnd(2, lambda tokens: False)
