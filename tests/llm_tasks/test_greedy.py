@@ -14,7 +14,7 @@ from llm_tasks.engine import greedy, packing
 from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
 from llm_tasks.engine.log_likelihood import Work
 from llm_tasks.engine.processes import Processes
-from llm_tasks.engine.ways import PLAIN
+from llm_tasks.engine.ways import PLAIN, Lengths
 
 
 def greedy_twin(model: PreTrainedModel, prompt: tuple[int, ...], end: AnswerEnd) -> list[int]:
@@ -197,3 +197,15 @@ def test_a_processor_sees_each_prompt_with_its_answer_and_its_logits():
     assert seen == [
         ([[10]], [1]), ([[20, 21]], [2]), ([[30]], [3]), ([[20, 21, 2]], [4]), ([[30, 3]], [5]),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_longer_prompt_before_leaves_no_frequencies_where_every_length_has_its_own(each: bool):
+    done, writer = [], greedy._UnpackedWriter.__new__(greedy._UnpackedWriter)
+    vars(writer).update(
+        _prompts=[(1, 2, 3)], _model=SimpleNamespace(device=torch.device("cpu")), _ways=PLAIN, _layers=[],
+        _lengths=Lengths(2, each), _forget_length=lambda: done.append("forgotten"),
+        _after_last=lambda ids, cache: done.append(ids.tolist()),
+    )  # fmt: skip
+    writer.start()
+    assert done == ["forgotten"] * each + [[[1, 2, 3]]]

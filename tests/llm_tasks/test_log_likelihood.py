@@ -19,7 +19,7 @@ from llm_tasks.engine.log_likelihood import Work, log_likelihoods
 from llm_tasks.engine.packing import Continuation
 from llm_tasks.engine.processes import Processes
 from llm_tasks.engine.proof import scoring_ways
-from llm_tasks.engine.ways import PLAIN, Ways
+from llm_tasks.engine.ways import PLAIN, Lengths, Ways
 
 
 def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **options: object) -> Work:
@@ -403,3 +403,35 @@ def test_nan_anywhere_in_a_row_is_seen(dtype: torch.dtype):
     asked = log_likelihood.Targets(torch.tensor([0, 1]), torch.tensor([2, 2]), torch.tensor([0]))
     found, _ = log_likelihood.read_logits(values, None, asked)
     assert found.isnan().tolist() == [False, True]
+
+
+def engine_of(**more: object) -> feed.Engine:
+    """An engine that has only these attributes."""
+    engine = feed.Engine.__new__(feed.Engine)
+    vars(engine).update(more)
+    return engine
+
+
+@pytest.mark.parametrize(("each", "groups"), [(False, [[3, 4], [5, 6]]), (True, [[3, 4], [5], [6]])])
+def test_prefixes_are_shared_up_to_the_boundary_and_lengths_beyond_it_are_kept_apart(each: bool, groups: list):
+    planned, fed, forgotten = [], [], []
+    engine = engine_of(
+        _lengths=Lengths(4, each), _ways=Ways(shares=True), _storage=None,
+        _plan=lambda reads: planned.append(reads) or packing.Prefix(0, reads, []),
+        _feed_below=lambda prefix, *more: fed.append([len(read.fed) for read in prefix.reads]),
+        _forget_length=lambda: forgotten.append(len(fed)),
+    )  # fmt: skip
+    reads = [packing.Read((1,) * length, 0, []) for length in (3, 4, 5, 6)]
+    engine.feed(reads, 1)
+    assert planned == [reads[:2]] and fed == groups
+    assert forgotten == (list(range(3)) if each else [])  # before every group
+
+
+@pytest.mark.parametrize(
+    ("ways", "budget", "count"),
+    [(Ways(), 100, 1), (Ways(shares=True), 100, 2), (Ways(pads=True), 100, 3), (Ways(packs=True), 14, 2)],
+)
+def test_rows_of_a_batch_have_one_length_where_nothing_pads_them(ways: Ways, budget: int, count: int):
+    rows = [packing.Row((1,) * length, [], [], []) for length in (4, 5, 5)]
+    engine = engine_of(_ways=ways, _budget=budget, _output_weights=None)
+    assert engine._batch_size(rows) == count
