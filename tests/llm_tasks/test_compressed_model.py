@@ -158,6 +158,22 @@ def test_a_streamed_model_is_opened_without_what_a_killed_process_converted(tiny
     assert not left.exists() and seconds == 0
 
 
+def test_blocks_that_cannot_be_run_alone_are_refused_before_a_method_without_calibration_streams_them(
+    tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(model: object, storage: object, precision: str) -> None:
+        raise ValueError(f"cannot be run block by block in {precision}")
+
+    monkeypatch.setattr(compressed_model, "check_replayed", refuse)
+    monkeypatch.setattr(compressed_model.records, "recipe", lambda identity: "job")
+    how = compressed_model.Compression(
+        Options(), "layer", true_sequential=False, export=None, shared={}, tokens_per_batch=4096, precision="bf16"
+    )
+    source = compressed_model.ModelSource(str(tiny_decoder), torch.device("cpu"))
+    with pytest.raises(ValueError, match="block by block in bf16"):
+        compressed_model.stream(tmp_path, {"compression": "magnitude"}, source, how, {}, None, None)
+
+
 def test_what_strengths_share_is_charged_to_each_as_if_it_were_made_alone(
     measured: Perplexity, now: list[float], monkeypatch: pytest.MonkeyPatch
 ):

@@ -411,6 +411,14 @@ def test_a_sparsity_that_rounds_to_no_weight_is_not_recorded(
     measured("runs", "--compression", "magnitude", "--sparsity", "0")  # is what it says
 
 
+def test_zeros_that_other_layers_had_do_not_hide_a_sparsity_that_removed_nothing(tiny_decoder: Path):
+    model = compressible(tiny_decoder)
+    model.weights["model.layers.1.mlp.up_proj.weight"].matrix.zero_()
+    with pytest.raises(ValueError, match="removed nothing"):
+        asked = cell("magnitude", 0.5, only_layers="0", layers="0")
+        compression_facts(asked, model.matrices().items(), model.model)
+
+
 def test_a_file_is_held_against_the_chosen_weights_before_any_is_compressed(tiny_decoder: Path):
     model, one = loaded(tiny_decoder), cell("magnitude", allocation_from="f.json", only_layers="0", layers="0")
     for key, message in (("9", "'9' names no weight"), ("1", "'1' names .* leaves dense")):

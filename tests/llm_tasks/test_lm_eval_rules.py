@@ -1,6 +1,7 @@
 """What is read off a task of lm-evaluation-harness, by stand-ins for its tasks: lm_eval need not be installed."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from llm_tasks.levels import Responses, item_id
+from llm_tasks.settings import own_task
 from llm_tasks.tasks import lm_eval_levels, lm_eval_tasks
 from llm_tasks.tasks.lm_eval_levels import Item
 from llm_tasks.tasks.lm_eval_tasks import TaskLevel, metric_names
@@ -179,3 +181,37 @@ def test_examples_in_a_chat_template_are_turns():
     task = a_task({}, set_fewshot_seed=lambda seed: None, build_all_requests=lambda **more: seen.update(more))
     lm_eval_tasks.made_requests(task, print)
     assert seen == {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": print}
+
+
+def test_what_tasks_ask_and_how_they_judge_tells_runs_apart(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lm_eval_tasks, "version", lambda name: "0.4")
+    monkeypatch.setattr(lm_eval_tasks, "_file_of", lambda value: b"")
+    monkeypatch.setattr(lm_eval_tasks, "scores_itself", lambda task: task.of_itself)
+
+    def told(kind: str = "loglikelihood", text: str = "a", doc: str = "b", number: int = 1, of_itself: bool = False):
+        config = SimpleNamespace(to_dict=lambda keep_callable: {"metadata": "where it lies"})
+        task = a_task({}, VERSION=number, config=config, of_itself=of_itself)
+        task.instances = [request(kind, args=(text,), doc=doc)]
+        found = lm_eval_tasks.content([TaskLevel("t", (task,))])
+        return found["data_content_sha256"], found.get("lm_eval_arithmetic")
+
+    assert told() == told() and told()[1] is None
+    others = [told(text="x"), told(doc="x"), told(number=2), told("generate_until"), told(of_itself=True)]
+    assert len({told()[0], *(digest for digest, _ in others[:4])}) == 5
+    assert [arithmetic for _, arithmetic in others] == [None, None, None, 3, 2]
+
+
+def test_options_reach_the_tasks_and_their_items(monkeypatch: pytest.MonkeyPatch):
+    task = a_task({"acc": True})
+    asked = []
+    monkeypatch.setattr(lm_eval_tasks, "load_levels", lambda *given: asked.append(given) or [TaskLevel("t", (task,))])
+    monkeypatch.setattr(own_task, "items_of", lambda level, count: f"{count} of {level.name}")
+    values = own_task.Values(
+        lm_eval_tasks=["t"], include_path=Path("more"), num_fewshot=3, max_items=5, answer_mode="letter",
+        task_file=None, task_name=None,
+    )  # fmt: skip
+    assert own_task.load(values) == [(TaskLevel("t", (task,)), "5 of t", "acc")]
+    assert asked == [(("t",), Path("more"), 3)]
+    for kind, readers in (("loglikelihood", ("lm_eval",)), ("generate_until", ("lm_eval", "answer"))):
+        task.instances = [request(kind)]
+        assert own_task.readers(values) == readers
