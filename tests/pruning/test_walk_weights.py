@@ -1,10 +1,15 @@
 """The walk over decoder blocks: in which order it compresses a block's weights, and what it makes of each."""
 
+import itertools
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, PreTrainedModel
 
-from pruning.layers import decoder_blocks
+from pruning.block_calls import NotReplayedError, split_call
+from pruning.blocks import LoadedBlocks
+from pruning.layers import decoder_blocks, decoder_weights
+from pruning.replay import Replay
 from pruning.walk import compress_blocks, visit_blocks
 
 WINDOWS = torch.arange(24).view(2, 12)
@@ -42,3 +47,41 @@ def test_a_weight_of_the_dense_model_that_is_no_number_is_named(model: PreTraine
     decoder_blocks(model)[1][1].mlp.up_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.up_proj\.weight: the weight holds NaN"):
         visit_blocks(model, WINDOWS, lambda index, weights, found: None, "sq_norms")
+
+
+def test_inputs_of_every_expert_are_seen_however_the_model_computes_experts():
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=8, num_local_experts=2, num_experts_per_tok=2,
+    )  # fmt: skip
+    model, seen = AutoModelForCausalLM.from_config(config).eval(), []
+    model.set_experts_implementation("batched_mm")
+    before = model.get_experts_implementation()
+    compress_blocks(model, WINDOWS, lambda W, X, name: seen.append((name, X.num_tokens)) or W, "sq_norms")
+    assert dict(seen) == dict.fromkeys(decoder_weights(model), WINDOWS.numel())
+    assert model.get_experts_implementation() == before
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3, 4)])
+def test_hidden_states_of_another_form_are_not_replayed(shape: tuple[int, ...]):
+    with pytest.raises(NotReplayedError, match=r"does not take hidden states \(batch, tokens, features\) first"):
+        split_call("Block", (torch.zeros(shape),), {})
+
+
+@torch.no_grad()
+def test_windows_that_a_block_has_computed_are_not_computed_again_where_memory_runs_out(model: PreTrainedModel):
+    blocks, tokens = decoder_blocks(model)[1], torch.arange(48).view(4, 12) % 40
+    plain, halved = (Replay(model, LoadedBlocks(blocks), tokens, 24, "no") for _ in range(2))
+    plain.advance(0, blocks[0])
+    forward, calls = blocks[0].forward, itertools.count()
+
+    def short_of_memory(*args: object, **kwargs: object) -> object:
+        if next(calls) == 1:  # the second batch of two windows
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(*args, **kwargs)
+
+    blocks[0].forward = short_of_memory
+    halved.advance(0, blocks[0])
+    assert next(calls) == 4  # two windows, none, and then one by one the other two
+    torch.testing.assert_close(halved.hidden, plain.hidden)
