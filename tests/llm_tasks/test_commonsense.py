@@ -193,6 +193,7 @@ def test_questions_on_one_passage_are_a_group(write: Write):
     groups = [cloze_prompt(question).group for question in questions]
     assert groups[0] == groups[1] != groups[2]
     assert load_task("boolq", write("boolq", rows[2]))[0].item == questions[2].item  # no repetition of the second
+    assert human_gap.task_level("boolq", questions, "cloze").facts == {}
 
 
 def test_levels_of_setting_5(write: Write):

@@ -3,7 +3,9 @@
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,6 +117,61 @@ def test_options_reach_the_text_of_calibration_and_the_generation_config(monkeyp
     monkeypatch.setattr(compressed_model.GenerationConfig, "from_pretrained", lambda *given, **more: (given, more))
     source = compressed_model.ModelSource("lab/model", torch.device("cpu"), revision="v2")
     assert compressed_model.generation_config(source, None) == (("lab/model",), {"revision": "v2"})
+
+
+def test_options_reach_the_loading_of_a_model(monkeypatch: pytest.MonkeyPatch):
+    seen, loaded = [], torch.nn.Linear(1, 1)
+    loaded.generation_config = None
+    monkeypatch.setattr(
+        compressed_model, "load_pretrained", lambda *given, **more: seen.append((given, more)) or (loaded, ())
+    )
+    source = compressed_model.ModelSource(
+        "lab/model", torch.device("cpu"), weights="bin", revision="v2", trust_remote_code=True, dtype="bfloat16",
+        device_map="auto",
+    )  # fmt: skip
+    compressed_model.load_model(source)
+    more = {"weights": "bin", "revision": "v2", "trust_remote_code": True, "device_map": "auto"}
+    assert seen == [(("lab/model", compressed_model.AutoModelForCausalLM, torch.bfloat16), more)]
+    stored, unknown = SimpleNamespace(dtype=torch.float16), SimpleNamespace(dtype=None)
+    assert source.dtype_of(stored) == torch.bfloat16
+    auto = replace(source, dtype="auto")
+    assert (auto.dtype_of(stored), auto.dtype_of(unknown)) == (torch.float16, torch.float32)
+
+
+def test_options_reach_the_packed_model(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr(compressed_model, "save_packed", lambda *given: seen.extend(given[:-1]))
+    how = compressed_model.Compression(
+        Options(group_size=16, symmetric=False), "layer", true_sequential=False, export="gptqmodel", shared={},
+        tokens_per_batch=4096, precision="no",
+    )  # fmt: skip
+    cell = {"compression": "timed", **dict.fromkeys(methods.STRENGTHS), "bits": 3}
+    compressed_model.export(Path("run"), "model", "grids", cell, {"model_name_or_path": "m"}, how, "tokenizer")
+    assert seen == [Path("run/gptqmodel"), "model", "grids", 3, 16, False, "tokenizer"]
+
+
+def test_a_streamed_model_is_opened_without_what_a_killed_process_converted(tiny_decoder: Path, tmp_path: Path):
+    left = tmp_path / "converted-before"
+    left.mkdir()
+    source = compressed_model.ModelSource(str(tiny_decoder), torch.device("cpu"))
+    _, seconds = compressed_model.stream(tmp_path, {"compression": methods.DENSE}, source, None, {}, None, None)
+    assert not left.exists() and seconds == 0
+
+
+def test_blocks_that_cannot_be_run_alone_are_refused_before_a_method_without_calibration_streams_them(
+    tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(model: object, storage: object, precision: str) -> None:
+        raise ValueError(f"cannot be run block by block in {precision}")
+
+    monkeypatch.setattr(compressed_model, "check_replayed", refuse)
+    monkeypatch.setattr(compressed_model.records, "recipe", lambda identity: "job")
+    how = compressed_model.Compression(
+        Options(), "layer", true_sequential=False, export=None, shared={}, tokens_per_batch=4096, precision="bf16"
+    )
+    source = compressed_model.ModelSource(str(tiny_decoder), torch.device("cpu"))
+    with pytest.raises(ValueError, match="block by block in bf16"):
+        compressed_model.stream(tmp_path, {"compression": "magnitude"}, source, how, {}, None, None)
 
 
 def test_what_strengths_share_is_charged_to_each_as_if_it_were_made_alone(

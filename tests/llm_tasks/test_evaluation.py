@@ -2,6 +2,7 @@
 
 import logging
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from llm_tasks import evaluation
 from llm_tasks.engine.encoding import EncodedLevel, TextEncoder, encode_levels
+from llm_tasks.engine.log_likelihood import Scores, Work
+from llm_tasks.engine.processes import ALONE
+from llm_tasks.engine.ways import PLAIN
 from llm_tasks.evaluation import Evaluation, Reading
 from llm_tasks.levels import Level, Prompt
 
@@ -234,6 +238,21 @@ def test_levels_are_measured_together_as_alone(model: PreTrainedModel, tokenizer
     unshared = measure(model, tokenizer, *asked, plain=True)
     assert unshared.levels == together.levels
     assert unshared.facts["tokens_distinct"] == together.facts["tokens_distinct"]
+
+
+def test_each_level_that_judges_itself_gets_its_own_part_of_the_scores(monkeypatch: pytest.MonkeyPatch):
+    scores = Scores(np.array([-1.0, -2.0, -3.0]), np.array([4, 5, 6]), Work(3, 3), np.array([False, True, True]))
+    monkeypatch.setattr(evaluation, "score", lambda *given: scores)
+    levels = [
+        SimpleNamespace(
+            level=SimpleNamespace(reader="lm_eval"), continuations=continuations, contexts=[], stops=[], judge=print
+        )
+        for continuations in ([["one"], ["two"]], [["three"]])
+    ]
+    responses, _ = evaluation.respond(None, None, levels, None, ALONE, (PLAIN, PLAIN), None)
+    assert [(own.greedy.tolist(), own.log_likelihood.tolist(), own.first_token.tolist()) for own, _ in responses] == [
+        ([False, True], [-1.0, -2.0], [4, 5]), ([True], [-3.0], [6])
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

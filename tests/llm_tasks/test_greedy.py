@@ -2,6 +2,7 @@
 
 import functools
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
 from llm_tasks.engine import greedy, packing
 from llm_tasks.engine.greedy import AnswerEnd, answering_ways, greedy_answers
+from llm_tasks.engine.log_likelihood import Work
 from llm_tasks.engine.processes import Processes
+from llm_tasks.engine.ways import PLAIN, Lengths
 
 
 def greedy_twin(model: PreTrainedModel, prompt: tuple[int, ...], end: AnswerEnd) -> list[int]:
@@ -161,3 +164,48 @@ def test_processes_divide_the_answers_of_one_among_them(count: int, monkeypatch:
     assert sum(int(table[0]) for table in tables if table.shape == (1,)) == work.computed
     kept = {(1,): [0, 5, 0]}  # of which token 0 is as good as any
     assert greedy._merge_answers([(1,)], kept, 4, Processes(0, 2)) == kept
+
+
+def test_the_tokens_of_all_batches_are_counted():
+    """Prompts of three and five tokens, each a batch; the second token of each answer needs the first one."""
+    end = AnswerEnd(2, lambda answer: False)
+    _, work = greedy_answers(
+        make_model("llama"), [(1, 2, 3), (4, 5, 6, 7, 8)], end, 1, ways=PLAIN._replace(answers="cached")
+    )
+    assert work == Work(3 + 1 + 5 + 1, 3 + 1 + 5 + 1)
+
+
+def test_a_processor_sees_each_prompt_with_its_answer_and_its_logits():
+    """Of three answers the first one ends at once; the processor then sees the other two."""
+    seen, kept = [], []
+
+    def scores(*tokens: int) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(tokens), 9).float()
+
+    def step(tokens: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        kept.append((tokens.tolist(), rows.tolist()))
+        return scores(4, 5)
+
+    def processor(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        seen.append((ids.tolist(), logits.argmax(-1).tolist()))
+        return logits
+
+    writer = SimpleNamespace(start=lambda: scores(1, 2, 3), step=step)
+    end = AnswerEnd(2, lambda answer: answer == [1], processors=[processor])
+    assert greedy._write(writer, [(10,), (20, 21), (30,)], end) == [[1], [2, 4], [3, 5]]
+    assert kept == [([1, 2, 3], [1, 2])]
+    assert seen == [
+        ([[10]], [1]), ([[20, 21]], [2]), ([[30]], [3]), ([[20, 21, 2]], [4]), ([[30, 3]], [5]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_longer_prompt_before_leaves_no_frequencies_where_every_length_has_its_own(each: bool):
+    done, writer = [], greedy._UnpackedWriter.__new__(greedy._UnpackedWriter)
+    vars(writer).update(
+        _prompts=[(1, 2, 3)], _model=SimpleNamespace(device=torch.device("cpu")), _ways=PLAIN, _layers=[],
+        _lengths=Lengths(2, each), _forget_length=lambda: done.append("forgotten"),
+        _after_last=lambda ids, cache: done.append(ids.tolist()),
+    )  # fmt: skip
+    writer.start()
+    assert done == ["forgotten"] * each + [[[1, 2, 3]]]

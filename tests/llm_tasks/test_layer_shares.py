@@ -1,5 +1,6 @@
 """Some layers compressed, or sparsity spread over them: to the bit, to the count, in memory and from files."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -93,11 +94,14 @@ def test_norms_that_one_walk_gives_for_every_block_are_those_of_a_walk_for_each(
 
 
 def test_every_seed_has_norms_of_its_own_windows(tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch):
+    clock = itertools.count()
+    monkeypatch.setattr(compressed_model, "clock", lambda devices: next(clock))
     monkeypatch.setattr(compressed_model, "dense_norms", lambda model, tokens, *more: tokens)
     model = compressible(tiny_decoder)
-    for seed in (0, 1, 0):
-        norms, _ = model._dense_norms(cell("wanda", allocation_from="owl", seed=seed), WINDOWS[: 2 + seed])
-        assert len(norms) == 2 + seed
+    for seed, seconds_before in ((0, 0), (1, 0), (0, 1)):
+        asked = cell("wanda", allocation_from="owl", seed=seed)
+        norms, seconds = model._dense_norms(asked, WINDOWS[: 2 + seed])
+        assert (len(norms), seconds) == (2 + seed, seconds_before)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.statistic == "sq_norms"])
@@ -420,6 +424,14 @@ def test_a_sparsity_that_rounds_to_no_weight_is_not_recorded(
     assert "--sparsity 0.02 removed nothing: it rounds to 0 of the weights it is a share of" in caplog.text
     assert not list((tmp_path / "runs" / "wanda").rglob(run_folder.RESULT_FILE))
     measured("runs", "--compression", "magnitude", "--sparsity", "0")  # is what it says
+
+
+def test_zeros_that_other_layers_had_do_not_hide_a_sparsity_that_removed_nothing(tiny_decoder: Path):
+    model = compressible(tiny_decoder)
+    model.weights["model.layers.1.mlp.up_proj.weight"].matrix.zero_()
+    with pytest.raises(ValueError, match="removed nothing"):
+        asked = cell("magnitude", 0.5, only_layers="0", layers="0")
+        compression_facts(asked, model.matrices().items(), model.model)
 
 
 def test_a_file_is_held_against_the_chosen_weights_before_any_is_compressed(tiny_decoder: Path):

@@ -19,7 +19,7 @@ from llm_tasks.engine.log_likelihood import Work, log_likelihoods
 from llm_tasks.engine.packing import Continuation
 from llm_tasks.engine.processes import Processes
 from llm_tasks.engine.proof import scoring_ways
-from llm_tasks.engine.ways import PLAIN, Ways
+from llm_tasks.engine.ways import PLAIN, Lengths, Ways
 
 
 def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **options: object) -> Work:
@@ -276,6 +276,33 @@ def test_processes_divide_the_batches_of_one_among_them(name: str, count: int, m
     assert found.greedy.all() and found.work.computed == 0  # of these too all processes have the sum
 
 
+def test_continuations_of_one_token_are_those_in_float32_whatever_their_order(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(log_likelihood, "FLOAT32_SHARE", 0)  # float32 for all would cost too much
+    asked = [Continuation((9, 9, 9, 9), 2), Continuation((1, 2, 3), 2), Continuation((1, 2, 3, 4, 5), 2)]
+    reads, model = packing.distinct_reads(asked), make_model("llama")
+    assert log_likelihood._in_float32(model.bfloat16(), reads, 1, "no") == [False, True, False]
+    assert log_likelihood._in_float32(model.float(), reads, 1, "no") == [False, False, False]
+    assert log_likelihood._in_float32(model, reads, 1, "bf16") == [False, True, False]
+
+
+def test_hidden_states_that_are_kept_are_read_at_their_rows(monkeypatch: pytest.MonkeyPatch):
+    scorer, added = log_likelihood._Scorer.__new__(log_likelihood._Scorer), []
+    scorer._lock, scorer._deferred = threading.Lock(), []
+    monkeypatch.setattr(scorer, "_add", lambda hidden, rows, *more: added.append(hidden[torch.from_numpy(rows), 0]))
+    for first, rows in ((10, [0, 2]), (20, [1]), (30, [0, 3])):
+        hidden = torch.arange(first, first + rows[-1] + 1)[:, None]
+        scorer._defer(hidden, np.array(rows), *[np.array(rows)] * 3)
+    scorer.read_deferred()
+    assert [read.tolist() for read in added] == [[10, 12, 21, 30, 33]]
+
+
+@pytest.mark.parametrize("times", [[1, 0], [1, 2]])
+def test_an_item_that_no_process_or_two_computed_is_an_error(times: list[int]):
+    log_likelihood.check_done_once(np.array([1, 1]))
+    with pytest.raises(RuntimeError, match="divided its items differently"):
+        log_likelihood.check_done_once(np.array(times))
+
+
 def test_processes_that_divide_the_work_in_different_ways_stop(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Processes, "share", lambda self, value, source=0: value)
     end = AnswerEnd(2, lambda tokens: False)
@@ -376,3 +403,35 @@ def test_nan_anywhere_in_a_row_is_seen(dtype: torch.dtype):
     asked = log_likelihood.Targets(torch.tensor([0, 1]), torch.tensor([2, 2]), torch.tensor([0]))
     found, _ = log_likelihood.read_logits(values, None, asked)
     assert found.isnan().tolist() == [False, True]
+
+
+def engine_of(**more: object) -> feed.Engine:
+    """An engine that has only these attributes."""
+    engine = feed.Engine.__new__(feed.Engine)
+    vars(engine).update(more)
+    return engine
+
+
+@pytest.mark.parametrize(("each", "groups"), [(False, [[3, 4], [5, 6]]), (True, [[3, 4], [5], [6]])])
+def test_prefixes_are_shared_up_to_the_boundary_and_lengths_beyond_it_are_kept_apart(each: bool, groups: list):
+    planned, fed, forgotten = [], [], []
+    engine = engine_of(
+        _lengths=Lengths(4, each), _ways=Ways(shares=True), _storage=None,
+        _plan=lambda reads: planned.append(reads) or packing.Prefix(0, reads, []),
+        _feed_below=lambda prefix, *more: fed.append([len(read.fed) for read in prefix.reads]),
+        _forget_length=lambda: forgotten.append(len(fed)),
+    )  # fmt: skip
+    reads = [packing.Read((1,) * length, 0, []) for length in (3, 4, 5, 6)]
+    engine.feed(reads, 1)
+    assert planned == [reads[:2]] and fed == groups
+    assert forgotten == (list(range(3)) if each else [])  # before every group
+
+
+@pytest.mark.parametrize(
+    ("ways", "budget", "count"),
+    [(Ways(), 100, 1), (Ways(shares=True), 100, 2), (Ways(pads=True), 100, 3), (Ways(packs=True), 14, 2)],
+)
+def test_rows_of_a_batch_have_one_length_where_nothing_pads_them(ways: Ways, budget: int, count: int):
+    rows = [packing.Row((1,) * length, [], [], []) for length in (4, 5, 5)]
+    engine = engine_of(_ways=ways, _budget=budget, _output_weights=None)
+    assert engine._batch_size(rows) == count

@@ -321,7 +321,9 @@ def test_setting_2_leaves_out_and_counts(data_dir: Path):
     for level in levels[:3]:
         assert {(prompt.group, len(prompt.shots)) for prompt in level.prompts} == {("large_sums", 4), ("small_sums", 5)}
     kept = build(SETTINGS[2], values_of(SETTINGS[2], "--keep_referring", data_dir=data_dir))
-    assert len(kept[0].prompts) == 39 and kept[0].facts["options_refer_to_others"] == 0
+    assert len(kept[0].prompts) == 39
+    assert kept[0].facts["options_refer_to_others"] == kept[0].facts["examples_left_out"] == 0
+    assert (levels[3].name, levels[3].difficulty) == ("4 options, untouched", 4.0)
 
 
 def test_setting_2_as_cloze_asks_the_same_and_offers_nested_options(data_dir: Path):

@@ -63,6 +63,18 @@ def test_the_table_orders_levels_by_it(of_level: dict, wanted: dict[str, float],
     assert list(found) == list(wanted) and found == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("text", ["plain=0", "plain=1.01", "plain=nan", "plain", "=0.5"])
+def test_what_is_no_score_of_people_is_refused(text: str):
+    with pytest.raises(ValueError, match="is not LEVEL=SCORE"):
+        own_task.human_score(text)
+
+
+def test_a_level_has_one_score_of_people(task_file: Path):
+    words = ["--task_file", str(task_file), "--difficulty", "human", "--human_scores", "odd=0.8", "plain=1", "odd=0.7"]
+    with pytest.raises(ValueError, match="--human_scores names odd, plain, odd; the levels are"):
+        own_task.load(values_of(own_task.SETTING, *words))
+
+
 def test_without_lm_eval_the_command_that_installs_it_is_named(
     tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):

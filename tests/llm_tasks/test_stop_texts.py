@@ -1,15 +1,18 @@
 """Answers up to a stop text, and whether continuations are the model's own choice: as transformers computes them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from tiny_models import EACH, byte_level, continuations, make_model
 from transformers import GenerationConfig, PreTrainedModel
 
+from llm_tasks.engine import stop_texts
 from llm_tasks.engine.answers import first_line
 from llm_tasks.engine.encoding import Stop
 from llm_tasks.engine.greedy import AnswerEnd, greedy_answers
-from llm_tasks.engine.log_likelihood import log_likelihoods
+from llm_tasks.engine.log_likelihood import Work, log_likelihoods
 from llm_tasks.engine.packing import Continuation
 from llm_tasks.engine.processes import ALONE
 from llm_tasks.engine.stop_texts import answers_until, cut, not_obeyed
@@ -105,6 +108,27 @@ def test_a_special_token_that_is_no_end_of_text_stops_an_answer():
     tokenizer.add_special_tokens({"additional_special_tokens": ["."]})
     assert answers_until(model, tokenizer, [prompt], [Stop((".",), 5)], tokens_per_batch=60)[0] == ["<s>c"]
     assert answers_until(model, tokenizer, [prompt], [Stop(("a",), 5)], tokens_per_batch=60)[0] == ["<s>cc"]
+
+
+def test_every_answer_has_the_length_of_its_own_stop(monkeypatch: pytest.MonkeyPatch):
+    asked: dict[tuple[int, ...], int] = {}
+
+    def write(model: object, prompts: list, end: AnswerEnd, *more: object) -> tuple[list[list[int]], Work]:
+        asked.update(dict.fromkeys(prompts, end.max_new_tokens))
+        return [[4]] * len(prompts), Work(3, 2)
+
+    monkeypatch.setattr(stop_texts, "greedy_answers", write)
+    model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=24))
+    stops = [Stop((), 9), Stop(("a",), 3), Stop((), 9)]
+    _, work = answers_until(model, byte_level(eos_token="</s>"), [(4,), (5,), (6,)], stops, tokens_per_batch=60)
+    assert asked == {(4,): 9, (5,): 3, (6,): 9} and work == Work(6, 4)
+
+
+def test_a_stop_text_is_seen_however_much_longer_it_is_than_the_others():
+    tokenizer = byte_level(eos_token="</s>")
+    finished = stop_texts._finished(tokenizer, Stop(("D", "bcdqrstbcdqrst"), 99), {2})
+    tokens = tokenizer.encode("aabcdqrstbcdqrst", add_special_tokens=False)
+    assert [finished(tokens[:count]) for count in (len(tokens) - 1, len(tokens))] == [False, True]
 
 
 def test_what_would_change_answers_in_other_ways_is_named():

@@ -16,6 +16,7 @@ from llm_tasks.engine.thinking import HARMONY, TAGS, AnswerDecoder, after_thinki
 def test_an_open_block_is_seen_and_closed(tags):
     assert open_tags(f"user: hi{tags.opening}") is tags
     assert open_tags(f"{tags.opening}so{tags.closing}") is None
+    assert open_tags(f"{tags.opening}so{tags.closing}{tags.opening}") is tags  # of a later turn
     closed = f"model:{tags.opening}" + closing_of(f"model:{tags.opening}")
     assert closed.rstrip().endswith(tags.closing) and open_tags(closed) is None and closing_of(closed) == ""
 

@@ -29,6 +29,12 @@ def test_a_loss_too_large_for_a_perplexity_is_named():
         window_losses.describe_perplexity("text", {"window_loss": np.array([709.0, 711.0])}, 40)
 
 
+def test_a_mean_divergence_has_a_standard_error_of_its_own():
+    items = {"window_loss": np.array([1.0, 1.0]), window_losses.KL: np.array([0.25, 0.75])}
+    level = window_losses.describe_perplexity("text", items, 40)
+    assert (level["kl"], level["kl_stderr"], level["stderr"]) == (0.5, pytest.approx(0.25), 0)  # (0.75 - 0.25) / 2
+
+
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["window_loss", "window_kl"])
 def test_a_loss_or_divergence_that_is_no_number_is_an_error(name: str, wrong: float):

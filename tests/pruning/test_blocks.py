@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from harness.models import load_pretrained
+from harness.models import load_pretrained, meta_model
 from llm_tasks import perplexity
 from llm_tasks.methods import METHODS, Options, Strength
-from pruning.blocks import INDEX_FILE, StreamedBlocks, _digest
+from pruning.blocks import INDEX_FILE, StreamedBlocks, _device_map, _digest
 from pruning.layers import decoder_weights
 from pruning.replay import Replay
 from pruning.walk import InputStatistics, compress_blocks
@@ -126,6 +126,15 @@ def test_room_is_reserved_where_a_file_system_cannot_by_itself(tiny_decoder: Pat
     assert flags and not flags[0] & os.O_APPEND
 
 
+def test_hidden_states_that_leave_a_block_do_not_overwrite_those_that_enter_it(tiny_decoder: Path, tmp_path: Path):
+    """A job that is killed in between goes on from the latter."""
+    storage = StreamedBlocks(tiny_decoder, tmp_path / "out", job="one")
+    entered, left = (storage.activations(torch.Size((2, 3)), torch.float32, index) for index in (4, 5))
+    entered.fill_(1)
+    left.fill_(2)
+    assert (entered == 1).all() and (storage.activations(torch.Size((2, 3)), torch.float32, 5) == 2).all()
+
+
 def test_an_unfinished_job_of_another_kind_is_started_anew(tiny_decoder: Path, tmp_path: Path):
     out = tmp_path / "out"
     storage = StreamedBlocks(tiny_decoder, out, job="one")
@@ -224,6 +233,25 @@ def test_precision_that_is_asked_for(dtype: torch.dtype, tmp_path: Path):
     for index in range(3):
         with streamed.hold(index):
             compare_tensors(streamed.model, loaded, lambda key, of=f"model.layers.{index}.": key.startswith(of))
+
+
+def test_parts_that_transformers_keeps_in_float32_are_in_memory(tiny_decoder: Path):
+    model = meta_model(str(tiny_decoder), AutoModelForCausalLM, False)
+    model._keep_in_fp32_modules, model._keep_in_fp32_modules_strict = ["up_proj"], ["input_layernorm"]
+    placed = _device_map(model, "model.layers", model.model.layers)
+    assert [placed[f"model.layers.1.{part}"] for part in ("mlp.up_proj", "input_layernorm")] == ["cpu", "cpu"]
+    assert [placed[f"model.layers.1.{part}"] for part in ("mlp.down_proj", "self_attn")] == ["disk", "disk"]
+
+
+@pytest.mark.parametrize("other", ["model.embed_tokens", "lm_head", "model.layers.1.self_attn.q_proj"])
+def test_a_weight_that_a_block_shares_is_not_streamed(tiny_decoder: Path, other: str):
+    model = meta_model(str(tiny_decoder), AutoModelForCausalLM, False)
+    _device_map(model, "model.layers", model.model.layers)  # its head, which is its embeddings, is no hindrance
+    model.lm_head.weight = torch.nn.Parameter(torch.empty(17, 16, device="meta"))
+    model.model.layers[0].mlp.up_proj.weight = model.get_submodule(other).weight
+    with pytest.raises(ValueError, match=r"cannot be streamed: .* are one weight") as refused:
+        _device_map(model, "model.layers", model.model.layers)
+    assert {f"{other}.weight", "model.layers.0.mlp.up_proj.weight"} <= set(str(refused.value).split())
 
 
 def test_a_tied_head_that_differs_in_the_file_stays_untied(tiny_decoder: Path, tmp_path: Path):

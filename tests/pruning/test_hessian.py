@@ -6,6 +6,7 @@ from fake_accelerator import Traffic, fake_accelerator
 
 from pruning import hessian as hessian_module
 from pruning.hessian import add_gram, factor_inverse
+from pruning.walk import InputStatistics
 
 
 def correlated_inputs(tokens: int, features: int, seed: int = 0) -> torch.Tensor:
@@ -86,6 +87,15 @@ def test_indefinite_matrix_is_refused_never_the_identity():
 def test_bad_input_is_named(H: torch.Tensor, damping: float, message: str):
     with pytest.raises(ValueError, match=message):
         factor_inverse(H, damping)
+
+
+def test_factors_of_every_damping_and_order_are_kept_apart():
+    inputs = InputStatistics("hessian", 5, torch.device("cpu"))
+    inputs.add(correlated_inputs(20, 5))
+    for damping, act_order in [(0.01, False), (0.01, True), (0.5, False), (0.01, False)]:
+        found = inputs.inverse_factor(damping, act_order)
+        expected = factor_inverse(inputs.hessian, damping, act_order=act_order)
+        assert torch.equal(found.upper, expected.upper) and (found.order is None) is not act_order
 
 
 def test_hessian_is_left_alone():
