@@ -20,7 +20,7 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", TEXT, re.MULTILINE))
 WHERE = r"(?:a new file|(after|in place of) the line `(.+)`)"
 STEP = re.compile(rf"^\*\*`([\w./]+)`\*\*, {WHERE}:\n\n((?:(?: {{4}}.*)?\n)+)", re.MULTILINE)
-NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns(".*", "*.pyc", "*.egg-info")  # what numba has compiled is copied
 # the tests that read what the examples add to
 READERS = """
 tests/test_structure.py tests/test_documents.py tests/test_broken_inputs.py tests/test_bad_input.py
@@ -76,7 +76,7 @@ def test_every_step_finds_its_one_line(tmp_path: Path):
 def changed_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tree with what every section writes and changes; ruff finds no fault in it."""
     tree = tmp_path_factory.mktemp("contributing") / "tree"
-    shutil.copytree(ROOT, tree, ignore=lambda folder, names: {
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=lambda folder, names: {
         *NOT_COPIED(folder, names), *(["runs"] if Path(folder) == ROOT else [])
     })  # fmt: skip
     changed = {path for text in SECTIONS.values() for path in apply_steps(text, tree) if path.endswith(".py")}
