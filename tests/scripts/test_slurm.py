@@ -123,7 +123,7 @@ def sweeps(
     training = Sweep(
         "setting1", tmp_path / "setting1", slurm, ["--mixed_precision", "no"], MODEL=str(tiny_encoder), TASKS="sst2",
         SEEDS="41 42", FRACTIONS="100", TRANSFERS="dense_transfer sparse_transfer", SPARSITIES="0.5", NM_RATIOS="",
-        MAX_LENGTH="16", BATCH_SIZE="8", EPOCHS="200", LEARNING_RATE="1e-3", DATA_DIR=str(data_dir),
+        MAX_LENGTH="16", BATCH_SIZE="8", EPOCHS="100", LEARNING_RATE="1e-3", DATA_DIR=str(data_dir),
     )  # fmt: skip
     asking = Sweep(
         "setting5", tmp_path / "setting5", slurm, ["--tasks", "piqa", "hellaswag", "--precision", "no"],
