@@ -383,8 +383,8 @@ def _recipe_hash(key: str, row: dict[str, Any]) -> str | None:
     """The hash of a run's recipe; of what a label stands for, which no result holds, from its args.json."""
     if key not in COORDINATES:
         return row.get(key)
-    record = None if row.get(key) is None else _recorded(Path(row["folder"]))
-    return record and records.recipe(records.part_of(records.normal(*record), key))
+    identity = None if row.get(key) is None else recorded_identity(Path(row["folder"]))
+    return identity and records.recipe(records.part_of(identity, key))
 
 
 def _precision(row: dict[str, Any]) -> tuple[str | None, ...]:

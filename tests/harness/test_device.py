@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from harness.device import autocast, best_precision
+from harness.device import autocast, best_precision, matmul_speed
 
 
 def test_precision_is_bf16_only_where_there_are_units_for_it(monkeypatch: pytest.MonkeyPatch):
@@ -14,6 +14,10 @@ def test_precision_is_bf16_only_where_there_are_units_for_it(monkeypatch: pytest
     assert best_precision("cpu") == "no"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     assert best_precision("cpu") == "bf16"
+
+
+def test_the_speed_of_matmuls_is_measured_once():
+    assert matmul_speed(torch.device("cpu"), torch.float32) == matmul_speed(torch.device("cpu"), torch.float32) > 0
 
 
 @pytest.mark.parametrize(

@@ -81,12 +81,18 @@ def test_a_partition_equals_a_stable_sort(kind: str, dtype: torch.dtype):
     assert_as_sorted(lowest_k_masks(tensors, SPARSITIES), tensors, SPARSITIES)
 
 
+ON_CPU = {torch.float32: [], torch.bfloat16: [0, 3], torch.float16: [1, 2, 4, 5, 6, 7]}  # numbers of the tensors
+
+
 @pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize(
     ("dtype", "on_cpu"),
-    [(torch.float32, []), (torch.bfloat16, [0, 3]), (torch.float16, [1, 2, 4, 5, 6, 7])],
-    ids=["all there", "some there", "two there"],
-)
+    [
+        # each with each is slow on the stand-in; a GPU runs all
+        pytest.param(dtype, on_cpu, marks=() if ON_CPU[dtype] is on_cpu else pytest.mark.slow)
+        for dtype in ON_CPU for on_cpu in ON_CPU.values()
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_a_stable_sort_on_an_accelerator(accelerator: str, kind: str, dtype: torch.dtype, on_cpu: list[int]):
     tensors = scores_of(kind, dtype)

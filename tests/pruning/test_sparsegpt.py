@@ -208,6 +208,9 @@ def test_bad_input_is_named(arguments: dict, message: str):
     [
         ({"sparsity": 0.5}, torch.float32), ({"nm": (2, 4)}, torch.float32), ({"nm": (3, 64)}, torch.float32),
         ({"sparsity": 0.5}, torch.bfloat16), ({"nm": (2, 4)}, torch.float16),
+        # on the stand-in; a GPU runs all
+        *(pytest.param({"nm": nm}, torch.bfloat16, marks=pytest.mark.slow) for nm in ((2, 4), (3, 64))),
+        *(pytest.param(own, torch.float16, marks=pytest.mark.slow) for own in ({"sparsity": 0.5}, {"nm": (3, 64)})),
     ],
 )  # fmt: skip
 def test_an_accelerator_agrees_with_the_cpu(accelerator: str, strength: dict, dtype: torch.dtype):

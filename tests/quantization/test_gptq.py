@@ -295,7 +295,18 @@ GRIDS = [{}, {"group_size": 64}, {"group_size": 48, "static_groups": True, "symm
 
 @pytest.mark.parametrize(
     ("options", "dtype"),
-    [*((options, torch.float32) for options in GRIDS), (GRIDS[1], torch.bfloat16), (GRIDS[2], torch.float16)],
+    [
+        *((options, torch.float32) for options in GRIDS),
+        (GRIDS[1], torch.bfloat16),
+        (GRIDS[2], torch.float16),
+        # on the stand-in; a GPU runs all
+        *(
+            pytest.param(options, torch.bfloat16, marks=pytest.mark.slow)
+            for options in GRIDS
+            if options is not GRIDS[1]
+        ),
+        *(pytest.param(options, torch.float16, marks=pytest.mark.slow) for options in GRIDS if options is not GRIDS[2]),
+    ],
 )
 def test_an_accelerator_agrees_with_the_cpu(accelerator: str, options: dict, dtype: torch.dtype):
     W, X = layer(64, 256)
