@@ -18,6 +18,7 @@ SIZE_COLUMNS = (
     "dense_above_chance", "chance", "relative_percent", "normalized_drop", "drop_low", "drop_high", "parent_quantized",
 )  # fmt: skip
 TWO_STRENGTHS = "two strengths give a difference, not a slope: measure a third"
+TWO_AMOUNTS = "the strengths remove two amounts of weights, which give a difference, not a slope: measure a third"
 
 
 def curves_by(table: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
@@ -49,8 +50,9 @@ def curve_statistics(points: list[Row]) -> Row:
     """Statistics of one curve, over the means of its points.
 
     Returns:
-        What the points share of their level, and strengths; spearman; and per unit of amount the theil_sen_slope of the
-        normalized drop and the corrected_slope of the chance-corrected one. None where they are not defined.
+        What the points share of their level, strengths and their amounts; spearman; and per unit of amount the
+        theil_sen_slope of the normalized drop and the corrected_slope of the chance-corrected one. None where they are
+        not defined.
     """
     amounts = [amount(point) for point in points]
     same = ("level", "difficulty", "data_fraction", "share", "dense_mean_score", "dense_above_chance", "chance")
@@ -58,6 +60,7 @@ def curve_statistics(points: list[Row]) -> Row:
     return {
         **{name: points[0][name] for name in same if name in points[0]},
         "strengths": tuple(point["strength"] for point in points),
+        "amounts": tuple(amounts),
         "spearman": None if None in amounts else estimators.spearman(amounts, scores),
         "theil_sen_slope": _slope(amounts, [point["normalized_drop"] for point in points]),
         "corrected_slope": _slope(amounts, [point["corrected_drop"] for point in points]),
@@ -89,6 +92,8 @@ def slope_order(levels: list[Row]) -> tuple[bool | None, str]:
         return None, "the levels were measured at different strengths"
     if len(set(kept[0]["strengths"])) < estimators.MIN_STRENGTHS:
         return None, TWO_STRENGTHS
+    if len(set(kept[0]["amounts"])) < estimators.MIN_STRENGTHS:  # of N:M, 2:4 and 4:8 are one
+        return None, TWO_AMOUNTS
     difficulty = [level["difficulty"] for level in kept]
     if len(set(difficulty)) < len(difficulty):
         return None, "several levels have the same difficulty"

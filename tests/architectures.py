@@ -289,9 +289,10 @@ MULTIMODAL = {
 
 ARCHITECTURES = {**DECODERS, **VARIANTS, **MULTIMODAL}
 
-# These run with every test: one of each way to tell where a token stands, and of each kind of memory.
+# One of each way to tell where a token stands, and of each kind of memory. The first three run with every test, the
+# others with the slow ones.
 REPRESENTATIVE = (
-    "llama", "llama-dynamic", "phi3-longrope", "gemma3_text", "gpt_neo", "roberta", "bloom", "moshi", "qwen3_moe",
+    "gemma3_text", "bloom", "qwen3_moe", "llama", "llama-dynamic", "phi3-longrope", "gpt_neo", "roberta", "moshi",
     "lfm2", "bert-encoder",
 )  # fmt: skip
 REPRESENTATIVE_IN_BF16 = ("nanochat",)

@@ -30,6 +30,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+def slow_cases(*cases: object) -> list:
+    """Cases of a parametrized test that take long and tell little beside its others: `-m slow` runs them.
+
+    A case of several values is a tuple.
+    """
+    return [pytest.param(*(case if type(case) is tuple else (case,)), marks=pytest.mark.slow) for case in cases]
+
+
 @pytest.fixture(scope="session")
 def load_script() -> Callable[[str], ModuleType]:
     """Import scripts/<name>.py, which is no package on purpose."""

@@ -34,6 +34,7 @@ from architectures import (
     WINDOW,
     tiny_model,
 )
+from conftest import slow_cases
 from plain_twins import plain_input_sq_norms, streamed_equals_memory, walked_input_sq_norms
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -470,11 +471,12 @@ def test_an_architecture_is_computed_as_plain_forward_passes_compute_it(
     assert_right(found)
 
 
-@pytest.mark.parametrize("name", REPRESENTATIVE)
+@pytest.mark.parametrize("name", [*REPRESENTATIVE[:3], *slow_cases(*REPRESENTATIVE[3:])])
 def test_a_representative_architecture_is_computed_as_plain_forward_passes_compute_it(name: str):
     assert_right(examine_float32(name)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REPRESENTATIVE_IN_BF16)
 def test_bf16_is_as_near_to_float32_as_transformers_own(name: str, tmp_path: Path):
     tiny_model(name).save_pretrained(tmp_path)

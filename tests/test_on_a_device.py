@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from conftest import slow_cases
 from fake_accelerator import Meter, fake_accelerator
 from tiny_models import VOCABULARY, continuations
 from torch import Tensor
@@ -36,8 +37,7 @@ from pruning.prefetch import Prefetcher
 from pruning.walk import compress_blocks
 
 ROOT = Path(__file__).parents[1]
-SLOW = pytest.mark.slow  # on the stand-in; a GPU runs all
-DTYPES = [torch.float32, *(pytest.param(dtype, marks=SLOW) for dtype in (torch.bfloat16, torch.float16))]
+DTYPES = [torch.float32, *slow_cases(torch.bfloat16, torch.float16)]  # slow on the stand-in; -m gpu runs all
 PRUNED = [
     ("magnitude", Strength("sparsity", 0.5)),
     ("wanda", Strength("sparsity", 0.5)),
@@ -48,8 +48,7 @@ PRUNED = [
 ]
 WALKED = [
     ("wanda", Strength("sparsity", 0.5)),
-    pytest.param("sparsegpt", Strength("nm_ratio", "2:4"), marks=SLOW),
-    pytest.param("gptq", Strength("bits", 4), marks=SLOW),
+    *slow_cases(("sparsegpt", Strength("nm_ratio", "2:4")), ("gptq", Strength("bits", 4))),
 ]
 TWO_GPUS = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="there are no two GPUs"
@@ -252,7 +251,7 @@ def memory(accelerator: str) -> Memory:
 RAN_OUT = "memory ran out: from here on"
 
 
-@pytest.mark.parametrize("layout", [pytest.param("device", marks=SLOW), "host"])
+@pytest.mark.parametrize("layout", [*slow_cases("device"), "host"])
 def test_the_walk_recovers_where_memory_runs_out(memory: Memory, layout: str, caplog: pytest.LogCaptureFixture):
     tokens = windows(64, 8 * memory.many)
 
@@ -269,7 +268,7 @@ def test_the_walk_recovers_where_memory_runs_out(memory: Memory, layout: str, ca
         assert (found[name] != tensor).float().mean() < 0.01, name
 
 
-@pytest.mark.parametrize("layout", ["device", "host"])
+@pytest.mark.parametrize("layout", [*slow_cases("device"), "host"])
 def test_scoring_recovers_where_memory_runs_out(memory: Memory, layout: str, caplog: pytest.LogCaptureFixture):
     model, asked = llama(2, memory.hidden), continuations(4 * memory.many, 6 * memory.many)
     model.to(memory.device) if layout == "device" else move_outside(model, memory.device)
@@ -288,6 +287,7 @@ def test_scoring_recovers_where_memory_runs_out(memory: Memory, layout: str, cap
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_answers_recover_where_memory_runs_out(memory: Memory, caplog: pytest.LogCaptureFixture):
     draw = random.Random(0)
     prompts = [
@@ -305,6 +305,7 @@ def test_answers_recover_where_memory_runs_out(memory: Memory, caplog: pytest.Lo
     assert same >= 0.97 * len(prompts)  # where two tokens are as likely, batches of another size may choose the other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["device", "host"])
 def test_perplexity_recovers_where_memory_runs_out(memory: Memory, layout: str, caplog: pytest.LogCaptureFixture):
     model, text = llama(2, memory.hidden, 500 * memory.many), windows(12, 16 * memory.many)

@@ -1,6 +1,7 @@
 """What a model, a data set or a result that somebody else made cannot do: run code, or write outside its folder."""
 
 import ast
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,14 @@ SOURCES = [path for room in ("GLUE_tasks", "llm_tasks", "pruning", "quantization
            for path in sorted((ROOT / room).rglob("*.py"))]  # fmt: skip
 
 
+@functools.cache
+def calls(path: Path) -> list[ast.Call]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+
 def keywords(path: Path, name: str) -> Iterator[ast.expr]:
     """The values that calls in a file give an argument by name."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call):
-            yield from (keyword.value for keyword in node.keywords if keyword.arg == name)
+    return (keyword.value for call in calls(path) for keyword in call.keywords if keyword.arg == name)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -38,11 +42,11 @@ def test_weights_are_read_from_safetensors(path: Path):
 
     PEFT's adapters may be .bin files, which it reads by weights_only=True.
     """
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained":
-            owner = ast.unparse(node.func.value)
+    for call in calls(path):
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "from_pretrained":
+            owner = ast.unparse(call.func.value)
             if owner not in ("AutoTokenizer", "AutoConfig", "GenerationConfig", "PeftModel"):
-                named = {keyword.arg for keyword in node.keywords}
+                named = {keyword.arg for keyword in call.keywords}
                 assert named & {"use_safetensors", "gguf_file"}, f"{owner} in {path.name}"
 
 

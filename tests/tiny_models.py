@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from conftest import decoder_configs
+from conftest import decoder_configs, slow_cases
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -14,8 +14,8 @@ from llm_tasks.engine.packing import Continuation
 VOCABULARY = 40
 ARCHITECTURES = decoder_configs()
 # Of each way to know where a token stands one; the others take their time.
-QUICK = ("llama", "qwen2", "gemma3", "opt", "gpt_neox", "bloom", "mixtral")
-EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ARCHITECTURES]
+QUICK = ("gemma3", "opt", "bloom", "mixtral")
+EACH = [*QUICK, *slow_cases(*(name for name in ARCHITECTURES if name not in QUICK))]
 
 
 def make_model(name: str, attention: str | None = None) -> PreTrainedModel:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from conftest import slow_cases
 from result_keys import assert_keys_are_told
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2Model
@@ -170,6 +171,7 @@ def test_same_seed_twice_is_bit_equal_and_another_seed_is_not(options: list[str]
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
 
 
+@pytest.mark.slow
 def test_a_seed_of_a_sweep_equals_the_same_seed_alone(options: list[str], tiny_encoder: Path, tmp_path: Path):
     """Head, order of rows, dropout and, with --prune_new_head, masks: all are of the cell's own seed."""
     base = [*options[: options.index("--seed")], "--freeze_weights", "--sparsity", 0.5, "--prune_new_head",
@@ -192,6 +194,7 @@ def test_the_first_rows_are_evaluated(options: list[str], tmp_path: Path):
     assert result(tmp_path)["levels"][0]["num_examples"] == 4
 
 
+@pytest.mark.slow
 def test_part_of_an_epoch_is_its_share_of_the_steps(swept: Path, options: list[str], tmp_path: Path):
     base = [*options, "--sparse_method", "dense_transfer", "--save_model", "--output_dir"]
     of_one = result(swept / "sparse_transfer" / "6of8")["num_steps"]
@@ -204,6 +207,7 @@ def test_part_of_an_epoch_is_its_share_of_the_steps(swept: Path, options: list[s
     assert all(torch.equal(part[name], whole[name]) for name in part)
 
 
+@pytest.mark.slow
 def test_evaluating_after_each_epoch_does_not_change_the_training(options: list[str], tmp_path: Path):
     base = [*options, "--num_train_epochs", 2, "--sparse_method", "dense_transfer", "--save_model", "--output_dir"]
     run(*base, tmp_path / "last")
@@ -212,8 +216,8 @@ def test_evaluating_after_each_epoch_does_not_change_the_training(options: list[
     assert all(torch.equal(last[name], each[name]) for name in last)
 
 
-@pytest.mark.parametrize("checkpointing", ["4", "epoch"])
-@pytest.mark.parametrize("transfer", ["sparse_transfer", "dense_transfer_freezing"])
+@pytest.mark.parametrize("checkpointing", ["4", *slow_cases("epoch")])
+@pytest.mark.parametrize("transfer", ["sparse_transfer", *slow_cases("dense_transfer_freezing")])
 def test_killed_and_resumed_training_equals_an_uninterrupted_one(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: str, transfer: str
 ):
@@ -373,6 +377,7 @@ def test_every_cell_starts_at_the_same_loss_scale(options, tmp_path: Path, monke
     assert scales == [64.0] * 3
 
 
+@pytest.mark.slow
 def test_masks_are_selected_once_per_sweep(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
     original = transfers.magnitude_masks

@@ -200,6 +200,7 @@ def result(folder: Path) -> dict:
     return json.loads((folder / run_folder.RESULT_FILE).read_text())
 
 
+@pytest.mark.slow
 def test_the_tree_gives_every_pair(lines: Path):
     rows = run_folder.read_runs(lines)
     found = {(row["task"], row["pair"], row["strength"], row["seed"], row["end_seed"]) for row in rows}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
+from conftest import slow_cases
 
 from GLUE_tasks import Glue_prune_oneshot
 from harness import run_folder, training
@@ -71,6 +72,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("checkpoint*"))
 
 
+@pytest.mark.slow
 def test_stray_and_damaged_folders_are_said_and_passed_over(command, start, whole, tmp_path: Path, caplog):
     folder = tmp_path / "run"
     assert start(command(folder), steps=5) == 1 and names(folder) == ["checkpoint-4"]
@@ -91,6 +93,7 @@ def test_stray_and_damaged_folders_are_said_and_passed_over(command, start, whol
     assert names(folder) == ["checkpoint-abc", "checkpoint-²"]  # not ours
 
 
+@pytest.mark.slow
 def test_without_a_whole_checkpoint_the_run_starts_anew(command, start, whole, tmp_path: Path):
     folder = tmp_path / "run"
     assert start(command(folder), steps=5) == 1
@@ -99,7 +102,7 @@ def test_without_a_whole_checkpoint_the_run_starts_anew(command, start, whole, t
     assert outcome(folder) == whole and names(folder) == []
 
 
-@pytest.mark.parametrize("where", ["elsewhere", "in its own folder"])
+@pytest.mark.parametrize("where", ["elsewhere", *slow_cases("in its own folder")])
 def test_a_named_checkpoint_is_gone_on_from_and_kept(where: str, command, start, whole, tmp_path: Path):
     assert start(command(tmp_path / "run"), steps=5) == 1
     named = tmp_path / "run/checkpoint-4"
@@ -140,6 +143,7 @@ def test_a_named_checkpoint_of_another_run_is_refused(
         assert named.is_dir() and not run_folder.is_complete(tmp_path / folder)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_its_run_is_taken_by_the_args_beside_it(command, start, whole, tmp_path: Path, capsys):
     """As earlier versions wrote them."""
     assert start(command(tmp_path / "run"), steps=5) == 1

@@ -61,6 +61,7 @@ def test_a_trained_head_answers_in_the_order_of_its_names(
     assert "label_order" not in recorded[0] and recorded[1]["label_order"] == [1, 0]
 
 
+@pytest.mark.slow
 def test_training_teaches_the_outputs_that_the_names_say(
     tiny_encoder: Path, sentence_files: tuple[Path, Path], tmp_path: Path
 ):
@@ -126,6 +127,7 @@ def test_names_that_do_not_match_are_said(
     assert "names its outputs spam, ham, which are not the data's classes (0, 1)" in caplog.text
 
 
+@pytest.mark.slow
 def test_masks_are_those_of_the_cells_own_head(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """MNLI's trained head is ranked with the body, for MNLI alone; STS-B and RTE, whose heads are new, share theirs."""
     pair = ("sentence1", "sentence2")

@@ -76,6 +76,7 @@ def test_each_checkpoint_is_a_curve_without_a_slope(rows: list[dict]) -> None:
     assert not [row for row in by_size.table if row["compression"] == "checkpoint:small"]
 
 
+@pytest.mark.slow
 def test_the_figures_draw_them_and_name_what_the_parent_was(rows: list[dict]) -> None:
     parts = kinds.level_parts(rows, 200, "bytes")
     for plot in [*parts[0].plots, *kinds.flip_parts(parts)[0].plots]:

@@ -278,6 +278,7 @@ def test_no_loss_is_granted_where_there_are_items_enough():
     assert grants(Truth(0.8, (0.0,), 0.0), Design(300), draws=5) == 1
 
 
+@pytest.mark.slow
 def test_levels_that_fall_alike_rarely_have_a_verdict():
     assert sum(verdict_shares(Design(90), draws=30)) <= 0.05 + 2 * (0.05 * 0.95 / 30) ** 0.5
 

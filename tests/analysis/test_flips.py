@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import slow_cases
 from synthetic_runs import choice_run, level_run, perplexity_run, write_tree
 
 from analysis import compression_plots, flips
@@ -372,7 +373,7 @@ def covered(items: int, size: int, noise: float, draws: int) -> dict[str, float]
     return {name: count / draws for name, count in hits.items()}
 
 
-@pytest.mark.parametrize(("items", "size", "noise"), [(40, 1, 0.5), (120, 4, 0.8)])
+@pytest.mark.parametrize(("items", "size", "noise"), [*slow_cases((40, 1, 0.5)), (120, 4, 0.8)])
 def test_intervals_cover_the_truth(items: int, size: int, noise: float):
     """At 95 %; 200 draws are off by 1.5 % at one standard error."""
     found = covered(items, size, noise, 200)

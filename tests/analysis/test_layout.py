@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from conftest import slow_cases
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from of_runs import by_size, data_adequacy, four_transfers, levels, perplexity
@@ -72,19 +73,19 @@ NAMES = {
     "long": [f"{LONG}{number}" for number in range(3)],
     "many": [f"task number {number}" for number in range(40)],
 }
-EACH = [pytest.param(names, id=name, marks=pytest.mark.slow if name == "many" else ()) for name, names in NAMES.items()]
+EACH = ["one", "odd", *slow_cases("long", "many")]
 
 
-@pytest.mark.parametrize("names", EACH)
-def test_titles_and_legends_of_levels_have_room(tmp_path, names):
-    rows = level_rows(tmp_path, names)
+@pytest.mark.parametrize("kind", EACH)
+def test_titles_and_legends_of_levels_have_room(tmp_path, kind):
+    rows = level_rows(tmp_path, NAMES[kind])
     check_room(levels(rows))
     check_room(by_size(rows))
 
 
-@pytest.mark.parametrize("names", EACH)
-def test_titles_and_legends_of_fine_tuned_tasks_have_room(tmp_path, names):
-    rows = tuning_rows(tmp_path, names)
+@pytest.mark.parametrize("kind", EACH)
+def test_titles_and_legends_of_fine_tuned_tasks_have_room(tmp_path, kind):
+    rows = tuning_rows(tmp_path, NAMES[kind])
     check_room(data_adequacy(rows))
     check_room(four_transfers(rows))
 
@@ -102,7 +103,7 @@ def test_titles_and_legends_of_long_models_and_many_methods_have_room(tmp_path):
         ("upper center", ("sparsity", "nm", "bits"), LONG),
         pytest.param("upper right", ("sparsity", "nm"), "two\nlines", marks=pytest.mark.slow),
         pytest.param("lower center", ("sparsity",), "Title", marks=pytest.mark.slow),
-        ("lower left", ("sparsity", "nm"), LONG),
+        pytest.param("lower left", ("sparsity", "nm"), LONG, marks=pytest.mark.slow),
     ],
 )
 def test_a_title_and_a_caption_stand_beside_a_legend_of_the_figure(edge, kinds_of_strength, title):

@@ -251,7 +251,7 @@ def test_levels_of_unknown_difficulty_come_after_the_others_and_before_reference
 
 def test_a_level_of_unknown_difficulty_takes_no_order_from_the_others(table):
     levels = [{"level": name, "difficulty": value, "theil_sen_slope": slope, "strengths": (0.3, 0.5, 0.7),
-               "dense_above_chance": True}
+               "amounts": (0.3, 0.5, 0.7), "dense_above_chance": True}
               for name, value, slope in (("easy", 0.1, -1.0), ("new", None, -9.0), ("hard", 0.2, -2.0))]  # fmt: skip
     assert slope_order(levels) == (True, "2 of 3 levels compared")
     assert order_cells(levels) == [

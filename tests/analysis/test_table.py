@@ -6,7 +6,7 @@ import pytest
 from of_runs import data_adequacy_table, four_transfers_table
 from synthetic_runs import dense, level_run, perplexity_run, run, write_tree
 
-from analysis.curves import curve_statistics, curves_by, slope_order
+from analysis.curves import TWO_AMOUNTS, curve_statistics, curves_by, slope_order
 from analysis.names import file_names, model_name, model_names, text_name, text_names, with_short_names
 from analysis.sizes import bytes_fraction
 from analysis.table import (
@@ -212,6 +212,12 @@ def test_levels_that_cannot_be_compared_are_left_out_or_said(tmp_path):
     assert slope_order(levels_of(two)) == (
         None, "two strengths give a difference, not a slope: measure a third",
     )  # fmt: skip
+    halves = read(tmp_path / "halves", *(one for share, loss in ((1.0, 0.1), (0.5, 0.2)) for one in (
+        dense(0.8, fraction=share),
+        *(run(strength=nm, score=0.8 * (1 - loss * amount), fraction=share)
+          for nm, amount in (("6:8", 0.25), ("4:8", 0.5), ("2:4", 0.5))),
+    )))  # fmt: skip
+    assert slope_order(levels_of(halves)) == (None, TWO_AMOUNTS)
     equal = [{**level, "difficulty": 0.3} for level in levels_of(rows)]
     assert slope_order(equal) == (None, "several levels have the same difficulty")
 

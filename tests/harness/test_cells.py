@@ -282,6 +282,7 @@ def in_read_only(folder: Path, command: list) -> subprocess.CompletedProcess:
     return subprocess.run(["unshare", "-rm", "sh", "-c", mount, folder, *command], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_read_only_tree_is_refused_unless_it_is_complete(tmp_path: Path):
     sweep = [sys.executable, WORKER, tmp_path]
     refused = in_read_only(tmp_path, [*sweep, "2", "0"])

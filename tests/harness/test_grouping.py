@@ -115,6 +115,7 @@ def sweep_options(model: Path, data_dir: Path, tmp_path: Path) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_grouped_commands_make_the_sweeps_runs(
     tiny_encoder, sentence_files, tiny_decoder, tmp_path: Path, listed, capsys
 ):

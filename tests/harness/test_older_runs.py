@@ -132,6 +132,7 @@ def test_a_list_refuses_runs_that_were_made_with_other_options(
     assert start([*command, "--overwrite"]) == 0
 
 
+@pytest.mark.slow
 def test_older_trees_are_read_and_drawn(tree: Path, load_script):
     """Lines beside their ends, settings beside perplexity, as before."""
     folders = ["glue", "lines", "mcq", "perplexity", "setting2", "letter", "cloze", "answers"]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from conftest import slow_cases
 from fake_accelerator import Meter, fake_accelerator
 from tiny_models import EACH, continuations, make_model, share_little
 from torch import nn
@@ -64,6 +65,7 @@ def test_every_architecture_scores_the_same_with_each_block_held_once(
     assert found.work == expected.work
 
 
+@pytest.mark.slow
 def test_prefixes_of_prefixes_and_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
     share_little(monkeypatch)
     model, asked = make_model("llama"), continuations(2, 12)
@@ -110,7 +112,7 @@ def test_models_whose_blocks_cannot_be_run_alone_bring_all_blocks_for_every_batc
     np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", *slow_cases("gemma3")])
 def test_on_a_device_with_the_blocks_in_host_memory(name: str, meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     share_little(monkeypatch)
     device, asked = torch.device("fake"), continuations(2, 3)
@@ -150,7 +152,7 @@ def test_where_memory_runs_out_smaller_batches_score_the_same(meter: Meter, capl
     np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "bloom"])
+@pytest.mark.parametrize("name", ["llama", *slow_cases("bloom")])
 def test_answers_with_the_blocks_in_host_memory(name: str, meter: Meter) -> None:
     prompts = [continuation.tokens for continuation in continuations(1, 4)[::3]]
     whole, model, device = make_model(name).to("fake"), make_model(name), torch.device("fake")

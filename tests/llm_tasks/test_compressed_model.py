@@ -206,6 +206,7 @@ def test_a_streamed_model_that_is_reused_has_the_seconds_of_when_it_was_made(
     assert measured(*words)["timed", "2bit"] is None
 
 
+@pytest.mark.slow
 def test_a_streamed_model_of_which_a_killed_job_made_some_blocks_took_nobody_knows_how_long(
     measured: Perplexity, now: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -241,6 +241,7 @@ def test_streamed_and_loaded_pairs_agree_and_are_the_same_run(
     assert said in caplog.text and not (tmp_path / "loaded" / "model").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_of_pairs_equals_single_runs_and_its_listed_cells(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import slow_cases
 from fake_accelerator import Meter, fake_accelerator
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
@@ -78,19 +79,20 @@ LAYOUTS = {"device": ["--blocks", "device"], "host": ["--blocks", "host"], "file
            "host activations": ["--blocks", "host", "--activations", "host"]}  # fmt: skip
 
 
-@pytest.mark.parametrize("compressions", [FEW, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["few", "every"])
+@pytest.mark.slow
 def test_perplexity_is_the_same_wherever_the_blocks_are(
-    meter: Meter, options: list[str], text_file: Path, tmp_path: Path, compressions: list[str]
+    meter: Meter, options: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    words = [*options, *compressions, *six_windows(text_file), "--device", "fake"]
+    words = [*options, *EVERY, *six_windows(text_file), "--device", "fake"]
     for name, layout in LAYOUTS.items():
         folder = ["--output_dir", str(tmp_path / name / "{compression}" / "{strength}")]
         assert perplexity.main([*words, *layout, *folder]) == 0
     expected = results(tmp_path / "device")
-    assert len(expected) == (len(COMPRESSIONS) + 1 if compressions is EVERY else 2)
+    assert len(expected) == len(COMPRESSIONS) + 1
     assert all(same(expected, results(tmp_path / name)) for name in LAYOUTS)
 
 
+@pytest.mark.slow
 def test_the_distance_from_dense_is_the_same_on_a_device(
     meter: Meter, options: list[str], text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -105,7 +107,7 @@ def test_the_distance_from_dense_is_the_same_on_a_device(
     assert "--kl holds the whole dense model on the device too" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", [["--answer_mode", "cloze"], ["--answer_mode", "letter"], ["--written"]])
+@pytest.mark.parametrize("mode", [["--answer_mode", "letter"], *slow_cases(["--answer_mode", "cloze"], ["--written"])])
 def test_a_users_task_is_the_same_wherever_the_blocks_are(
     meter: Meter, options: list[str], tmp_path: Path, mode: list[str]
 ) -> None:
@@ -133,6 +135,7 @@ def test_the_device_is_the_accelerator_that_is_there_and_is_recorded(
     assert 0 < peak < 10**7  # of the device; this process has more
 
 
+@pytest.mark.slow
 def test_blocks_go_to_host_memory_where_the_device_does_not_hold_them(
     meter: Meter, options: list[str], text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

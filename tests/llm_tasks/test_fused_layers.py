@@ -3,6 +3,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from conftest import slow_cases
 from tiny_models import VOCABULARY, continuations, make_model
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
@@ -118,7 +119,7 @@ def test_another_model_of_the_kind_in_float32_is_left_as_it_was():
             assert torch.equal(other(ids).logits, expected)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma3", "gpt2"])
+@pytest.mark.parametrize("name", ["gemma3", "gpt2", *slow_cases("llama", "qwen2")])
 def test_scores_in_bf16_are_those_of_the_models_own_layers(name: str):
     model, asked = make_model(name).to(torch.bfloat16), continuations()
     found = log_likelihoods(model, asked, tokens_per_batch=64)
@@ -129,7 +130,7 @@ def test_scores_in_bf16_are_those_of_the_models_own_layers(name: str):
     assert (found.first_token == own.first_token).mean() > 0.9
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", *slow_cases("gemma3")])
 def test_rows_of_many_blocks_change_no_score(name: str, monkeypatch: pytest.MonkeyPatch):
     model, asked = make_model(name).to(torch.bfloat16), continuations(subjects=2, questions=12, prefix=9)
     monkeypatch.setattr(packing, "BLOCK_COST", 0)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import slow_cases
 from tiny_models import EACH, VOCABULARY, make_model, share_little
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel
 
@@ -66,7 +67,7 @@ def prompts_about_texts(texts: int = 3, questions: int = 4) -> list[tuple[int, .
     return [(*examples, *text, *tokens(1, 5)) for text in about for _ in range(questions)]
 
 
-@pytest.mark.parametrize("gain", [1, 10**9], ids=["prefixes", "no prefixes"])
+@pytest.mark.parametrize("gain", [1, *slow_cases(10**9)], ids=["prefixes", "no prefixes"])
 @pytest.mark.parametrize("name", EACH)
 def test_sharing_changes_no_answer(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
     share_little(monkeypatch, gain)
@@ -136,7 +137,7 @@ def test_memory_that_runs_out_halves_the_batches(tokens: int, rows: int):
     assert 1 <= max(largest) <= rows
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
+@pytest.mark.parametrize("name", ["llama", *slow_cases("gemma3")])
 def test_an_accelerator_answers_as_the_cpu(accelerator: str, name: str):
     model, prompts, end = make_model(name), prompts_about_texts(), AnswerEnd(4, lambda answer: False)
     expected, _ = greedy_answers(model, prompts, end, tokens_per_batch=70)

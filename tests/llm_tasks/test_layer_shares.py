@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import slow_cases
 from plain_twins import SIZE
 from safetensors.torch import load_file
 from torch import Tensor
@@ -130,7 +131,7 @@ def starved(tmp_path: Path) -> Path:
     return tmp_path / "starved"
 
 
-@pytest.mark.parametrize("keep_dense", [True, False])
+@pytest.mark.parametrize("keep_dense", [True, *slow_cases(False)])
 def test_an_expert_that_no_token_reaches_stops_the_cells_alone_that_read_its_inputs(starved: Path, keep_dense: bool):
     """With keep_dense one walk serves the cells of a sweep, which read the inputs of different weights."""
     model = compressible(starved, keep_dense)
@@ -259,7 +260,7 @@ def result(folder: Path) -> dict:
     return json.loads((folder / run_folder.RESULT_FILE).read_text())
 
 
-@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt"])
+@pytest.mark.parametrize("name", ["magnitude", *slow_cases("wanda", "sparsegpt")])
 def test_a_streamed_model_has_the_bits_of_one_in_memory(measured: Measured, tiny_decoder: Path, name: str):
     words = ["--compression", name, "--sparsity", "0.45", "--allocation", "owl", "--only_layers", "0-1", "mlp"]
     memory = measured("memory", *words, "--save_model")

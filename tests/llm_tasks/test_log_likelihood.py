@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from conftest import slow_cases
 from tiny_models import EACH, VOCABULARY, continuations, make_model, one_at_a_time, share_little
 from transformers import AutoModelForCausalLM, GPT2Config, MambaConfig, PreTrainedModel
 
@@ -30,7 +31,7 @@ def assert_like_twin(model: PreTrainedModel, asked: list[Continuation], **option
     return found.work
 
 
-@pytest.mark.parametrize("gain", [1, 10**9], ids=["prefixes", "no prefixes"])
+@pytest.mark.parametrize("gain", [1, *slow_cases(10**9)], ids=["prefixes", "no prefixes"])
 @pytest.mark.parametrize("name", EACH)
 def test_sharing_and_batching_change_nothing(name: str, gain: int, monkeypatch: pytest.MonkeyPatch):
     share_little(monkeypatch, gain)
@@ -336,8 +337,11 @@ def worker_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((name, torch.float32) for name in ("llama", "qwen2", "gemma3", "bloom", "mixtral")),
-        *((name, torch.bfloat16) for name in ("llama", "mixtral")),
+        ("gemma3", torch.float32),
+        ("llama", torch.bfloat16),
+        *slow_cases(
+            *((name, torch.float32) for name in ("llama", "qwen2", "bloom", "mixtral")), ("mixtral", torch.bfloat16)
+        ),
     ],
 )
 def test_workers_change_nothing(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import slow_cases
 from method_lists import taking
 from safetensors.torch import load_file, save_file
 from setting_values import values_of
@@ -88,6 +89,7 @@ SWEEP = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_sweep_equals_single_runs_from_the_checkpoint(options: list[str], tmp_path: Path):
     template = str(tmp_path / "sweep/{compression}/{strength}/{seed}")
     assert perplexity.main([*options, *SWEEP, "--output_dir", template]) == 0
@@ -133,7 +135,7 @@ def test_processes_divide_the_windows_of_one_among_them(options: list[str], tmp_
     assert sum(np.count_nonzero(part) for part in parts) == len(windows)
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, *slow_cases(True)])
 def test_a_saved_model_is_the_evaluated_one(options: list[str], tmp_path: Path, tiny_decoder: Path, stream: bool):
     words = [*options, "--compression", "wanda", "--nm_ratio", "2:4", "--save_model", *(["--stream"] if stream else [])]
     assert perplexity.main([*words, "--output_dir", str(tmp_path / "run")]) == 0

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import slow_cases
 from tiny_models import VOCABULARY, continuations, make_model, one_at_a_time
 from torch import nn
 from transformers import (
@@ -55,6 +56,8 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
     "frequencies by length": LlamaConfig(**SIZE, max_position_embeddings=14, rope_parameters=rope("dynamic")),
 }  # fmt: skip
+QUICK = ("positions from the padding token on", "two sets of frequencies")
+EACH = [*QUICK, *slow_cases(*(name for name in CONFIGS if name not in QUICK))]
 
 
 def model_of(config: PretrainedConfig) -> PreTrainedModel:
@@ -76,7 +79,7 @@ def of_many_lengths() -> list[Continuation]:
     return [*continuations(3, 6), *(Continuation(tuple(range(3, 3 + length)), length - 2) for length in range(11, 19))]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH)
 def test_what_cannot_be_packed_is_scored_as_one_sequence_at_a_time(name: str):
     model, asked = model_of(CONFIGS[name]), of_many_lengths()
     found = log_likelihoods(model, asked, tokens_per_batch=64)
@@ -91,7 +94,7 @@ def alone(name: str, asked: list[Continuation]) -> tuple[list[float], list[int]]
     return [total for (total,), _ in found], [first for _, (first,) in found]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EACH)
 def test_what_cannot_be_packed_is_answered_as_by_whole_passes(name: str):
     prompts = [continuation.tokens[: continuation.start] for continuation in of_many_lengths()[::3]]
     model = model_of(CONFIGS[name])
@@ -153,7 +156,7 @@ def test_a_recurrent_model_takes_neither_and_pads():
     assert (found.shares, found.packs, found.pads) == (False, False, True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, *slow_cases(torch.bfloat16)], ids=str)
 @pytest.mark.parametrize("broken", ["positions", "mask", "keys"])
 def test_an_engine_that_errs_proves_nothing(broken: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
     """The proof can fail: with positions one too far in branches, a mask that shows all, or keys in another order."""
@@ -287,7 +290,7 @@ def letters(model: PreTrainedModel) -> list[Continuation]:
     return [Continuation((*tokens[:start], letter), start) for tokens, start in asked for letter in (5, 6, 7, 8)]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", *slow_cases("gemma2")])
 def test_letters_in_bf16_are_projected_in_float32(name: str):
     """Near the float32 projection of the same hidden states, and without the ties of bf16."""
     model = make_model(name).to(torch.bfloat16)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from conftest import WORDS
+from conftest import WORDS, slow_cases
 from result_keys import assert_keys_are_told
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -196,7 +196,7 @@ def test_a_control_has_the_recipe_of_what_was_calibrated_layer_by_layer(options:
     assert read(tmp_path / "dense_transfer")["recipe"] == read(tmp_path / "sparse_transfer")["recipe"]
 
 
-@pytest.mark.parametrize("transfer", TRANSFERS)
+@pytest.mark.parametrize("transfer", [*slow_cases(*TRANSFERS[1:]), TRANSFERS[0]])
 def test_a_killed_training_goes_on_to_the_same_bits(
     transfer: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import slow_cases
 from fake_accelerator import Meter, fake_accelerator
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
@@ -66,7 +67,8 @@ def on_device(memory: Memory) -> int:
     return sum(memory.device.values())
 
 
-QUICK = [("device", "wanda", "device"), ("host", "wanda", "host"), ("host", "magnitude", "device")]
+QUICK = [("host", "magnitude", "device")]
+SHORT = [("device", "wanda", "device"), ("host", "wanda", "host"), ("host", "sparsegpt+gptq", "device")]
 ALL = [
     (layout, name, activations)
     for layout in ("device", "host")
@@ -79,8 +81,7 @@ ALL = [
     ("layout", "name", "activations", "dtype"),
     [
         *((*case, torch.bfloat16) for case in QUICK),
-        pytest.param("host", "sparsegpt+gptq", "device", torch.bfloat16, marks=pytest.mark.slow),
-        *(pytest.param(*case, torch.float32, marks=pytest.mark.slow) for case in ALL),
+        *slow_cases(*((*case, torch.bfloat16) for case in SHORT), *((*case, torch.float32) for case in ALL)),
     ],
 )  # fmt: skip
 def test_a_compression_takes_what_is_predicted(
@@ -120,8 +121,8 @@ def questions(shared: int) -> list[Continuation]:
     return asked
 
 
-@pytest.mark.parametrize("shared", [0, 400])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared", [0, *slow_cases(400)])
+@pytest.mark.parametrize("dtype", [torch.float32, *slow_cases(torch.bfloat16)])
 def test_scores_take_what_is_predicted(meter: Meter, shared: int, dtype: torch.dtype) -> None:
     before = held(meter)
     model, asked = llama(dtype), questions(shared)
@@ -132,7 +133,7 @@ def test_scores_take_what_is_predicted(meter: Meter, shared: int, dtype: torch.d
     assert 1 <= on_device(memory_needed(model, dtype, "device", True, tokens_per_batch=1024)) / measured <= SURE
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, *slow_cases(torch.bfloat16)])
 def test_perplexity_takes_what_is_predicted(meter: Meter, dtype: torch.dtype) -> None:
     before = held(meter)
     model = llama(dtype, layers=1)
@@ -340,6 +341,7 @@ def test_a_model_that_all_gpus_together_do_not_hold_is_refused_with_a_way_out(
 LLAMA_2 = {"7B": (4096, 11008, 32, 32, 32), "13B": (5120, 13824, 40, 40, 40), "70B": (8192, 28672, 80, 64, 8)}
 
 
+@pytest.mark.slow
 def test_the_table_of_what_fits_is_computed() -> None:
     """INSTALL.md: models of Llama 2's shapes, without weights."""
     text = (Path(__file__).parents[2] / "INSTALL.md").read_text()

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import dispatch_model
-from conftest import WORDS
+from conftest import WORDS, slow_cases
 from count_path import count_path
 from huggingface_hub import HfApi, constants
 from result_keys import assert_keys_are_told
@@ -470,6 +470,7 @@ def test_listed_cells_are_the_sweeps_own(
         assert_same_outcome(alone, run)
 
 
+@pytest.mark.slow
 def test_one_model_for_several_seeds_needs_no_dense_copy(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Magnitude does not depend on the seed: its weights are made once and never put back."""
     made = []
@@ -499,7 +500,7 @@ def test_every_option_belongs_to_a_setting():
             assert declared <= read <= known
 
 
-@pytest.mark.parametrize("streamed", [[], ["--stream"]])
+@pytest.mark.parametrize("streamed", [[], *slow_cases(["--stream"])])
 def test_a_result_that_goes_away_during_a_sweep_is_made_again(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: list[str]
 ):
@@ -518,6 +519,7 @@ def test_a_result_that_goes_away_during_a_sweep_is_made_again(
     assert read(tmp_path / "4")["levels"] == before["levels"]
 
 
+@pytest.mark.slow
 def test_a_small_run_takes_a_short_way(reader: Path, data_dir: Path, tmp_path: Path):
     """Of 47 files 22 are of harness, pruning and analysis; before there were stages it was 44 files and 106 pairs.
 
@@ -562,7 +564,7 @@ def one_at_a_time(
     return Scores(np.array(totals), np.array(firsts), Work(1, 1))
 
 
-@pytest.mark.parametrize("mode", ["letter", "generate", "cloze"])
+@pytest.mark.parametrize("mode", ["letter", *slow_cases("generate", "cloze")])
 def test_answers_are_read_as_asked_and_like_one_by_one(
     mode: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import slow_cases
 from tiny_models import EACH, byte_level, continuations, make_model
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -57,7 +58,9 @@ def test_texts_are_cut_at_stops_by_hand():
 PROMPTS = ["A B ab", "B", "d c b a: A", "A B ab", "s"]
 
 
-@pytest.mark.parametrize("changed", [{}, {"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 2}], ids=str)
+@pytest.mark.parametrize(
+    "changed", [{"repetition_penalty": 1.7}, *slow_cases({}, {"no_repeat_ngram_size": 2})], ids=str
+)
 def test_answers_are_those_of_generate(changed: dict[str, float]):
     model, tokenizer = make_model("llama"), byte_level(eos_token="</s>")
     # 24 is beyond the alphabet: an answer rarely ends by itself

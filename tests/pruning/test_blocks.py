@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import decoder_configs
+from conftest import decoder_configs, slow_cases
 from plain_twins import GEMMA4, compare_tensors, more_configs, streamed_equals_memory
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -216,7 +216,11 @@ def test_an_architecture(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("stored", "said"),
-    [(torch.float32, None), (torch.float32, "float16"), (torch.bfloat16, None), (torch.bfloat16, "float32")],
+    [
+        (torch.float32, "float16"),
+        (torch.bfloat16, None),
+        *slow_cases((torch.float32, None), (torch.bfloat16, "float32")),
+    ],
 )
 def test_precision_of_config_and_file(stored: torch.dtype, said: str | None, tmp_path: Path):
     random_model("ernie4_5_moe more", stored).save_pretrained(tmp_path)
@@ -266,7 +270,9 @@ def test_a_tied_head_that_differs_in_the_file_stays_untied(tiny_decoder: Path, t
     assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is False
 
 
-@pytest.mark.parametrize("change", ["base model's names", "sharded", "old norms' names", "the same head twice"])
+@pytest.mark.parametrize(
+    "change", ["base model's names", "sharded", "old norms' names", *slow_cases("the same head twice")]
+)
 def test_files_of_other_forms(change: str, tmp_path: Path):
     model = random_model("llama")
     if change == "the same head twice":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import decoder_configs
+from conftest import decoder_configs, slow_cases
 from fake_accelerator import Meter, fake_accelerator
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,8 +28,7 @@ WINDOWS = torch.randint(3, 17, (6, 12), generator=torch.Generator().manual_seed(
 METHODS_TRIED = [
     ("magnitude", Strength("sparsity", 0.5)),
     ("wanda", Strength("nm_ratio", "2:4")),
-    ("sparsegpt", Strength("sparsity", 0.5)),
-    pytest.param("gptq", Strength("bits", 4), marks=pytest.mark.slow),  # column by column, as SparseGPT
+    *slow_cases(("sparsegpt", Strength("sparsity", 0.5)), ("gptq", Strength("bits", 4))),
 ]
 
 
@@ -89,7 +88,7 @@ def test_a_streamed_walk_that_reads_ahead_equals_the_plain_one(
         assert equal(load_file(path), load_file(tmp_path / "True" / path.name))
 
 
-@pytest.mark.parametrize("activations", [None, CPU])
+@pytest.mark.parametrize("activations", [CPU, *slow_cases(None)])
 @pytest.mark.parametrize(("name", "strength"), METHODS_TRIED)
 def test_blocks_of_the_host_are_computed_on_the_device(
     meter: Meter, name: str, strength: Strength, activations: torch.device | None
@@ -129,7 +128,7 @@ def test_the_device_holds_two_blocks(meter: Meter, name: str, strength: Strength
     assert peaks[5] <= peaks[2] * 1.01
 
 
-@pytest.mark.parametrize("activations", [None, CPU])
+@pytest.mark.parametrize("activations", [None, *slow_cases(CPU)])
 def test_transfers_per_block_and_batch_are_few(
     meter: Meter, activations: torch.device | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,8 +159,8 @@ def test_transfers_per_block_and_batch_are_few(
     assert waits[1] == waits[0]  # none per batch
 
 
-@pytest.mark.parametrize("activations", [None, CPU])
-@pytest.mark.parametrize("statistic", ["sq_norms", "hessian"])
+@pytest.mark.parametrize("activations", [None, *slow_cases(CPU)])
+@pytest.mark.parametrize("statistic", ["hessian", *slow_cases("sq_norms")])
 def test_where_memory_runs_out_batches_are_halved(
     meter: Meter, statistic: str, activations: torch.device | None, caplog: pytest.LogCaptureFixture
 ) -> None:

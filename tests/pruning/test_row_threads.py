@@ -40,6 +40,7 @@ def test_an_error_in_any_thread_is_raised():
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_loops_are_compiled_even_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     values = np.ones((2, 3))

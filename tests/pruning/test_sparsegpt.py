@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import slow_cases
 from fake_accelerator import Traffic, fake_accelerator
 
 from pruning import column_kernels, sparsegpt
@@ -206,11 +207,12 @@ def test_bad_input_is_named(arguments: dict, message: str):
 @pytest.mark.parametrize(
     ("strength", "dtype"),
     [
-        ({"sparsity": 0.5}, torch.float32), ({"nm": (2, 4)}, torch.float32), ({"nm": (3, 64)}, torch.float32),
-        ({"sparsity": 0.5}, torch.bfloat16), ({"nm": (2, 4)}, torch.float16),
-        # on the stand-in; a GPU runs all
-        *(pytest.param({"nm": nm}, torch.bfloat16, marks=pytest.mark.slow) for nm in ((2, 4), (3, 64))),
-        *(pytest.param(own, torch.float16, marks=pytest.mark.slow) for own in ({"sparsity": 0.5}, {"nm": (3, 64)})),
+        ({"sparsity": 0.5}, torch.bfloat16), ({"nm": (2, 4)}, torch.float32),
+        *slow_cases(
+            ({"sparsity": 0.5}, torch.float32), ({"sparsity": 0.5}, torch.float16),
+            ({"nm": (2, 4)}, torch.bfloat16), ({"nm": (2, 4)}, torch.float16),
+            *(({"nm": (3, 64)}, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)),
+        ),
     ],
 )  # fmt: skip
 def test_an_accelerator_agrees_with_the_cpu(accelerator: str, strength: dict, dtype: torch.dtype):
@@ -230,7 +232,7 @@ def test_an_accelerator_agrees_with_the_cpu(accelerator: str, strength: dict, dt
     assert output_error(W, there, X) == pytest.approx(output_error(W, on_cpu, X), rel=5e-3)
 
 
-@pytest.mark.parametrize("strength", [{"sparsity": 0.5}, {"nm": (2, 4)}, {"nm": (3, 64)}])
+@pytest.mark.parametrize("strength", [{"sparsity": 0.5}, *slow_cases({"nm": (2, 4)}, {"nm": (3, 64)})])
 def test_waits_do_not_grow_with_the_columns(strength: dict):
     """For W's values, the scores', and the factor's (one for H's values, one for whether it exists)."""
     for features in (64, 320):

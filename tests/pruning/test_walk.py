@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 import torch
-from conftest import decoder_configs
+from conftest import decoder_configs, slow_cases
 from plain_twins import GEMMA4, SIZE, more_configs, plain_input_sq_norms, walked_input_sq_norms
 from torch import Tensor
 from transformers import (
@@ -178,7 +178,7 @@ def test_true_sequential_takes_statistics_after_the_layers_before_in_the_block()
     assert not seen[True][first + "o_proj.weight"].any()  # all values are gone by then
 
 
-@pytest.mark.parametrize("tokens_per_batch", [4, 64])
+@pytest.mark.parametrize("tokens_per_batch", [*slow_cases(4), 64])
 def test_true_sequential_reaches_every_expert_in_whatever_batch_its_tokens_are(tokens_per_batch: int):
     """Each token goes to two of eight experts, so that four tokens leave some to later batches."""
     windows = torch.randint(3, 40, (16, 4), generator=torch.Generator().manual_seed(0))

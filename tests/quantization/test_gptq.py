@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import slow_cases
 from fake_accelerator import Traffic, fake_accelerator
 
 from pruning import column_kernels
@@ -296,16 +297,14 @@ GRIDS = [{}, {"group_size": 64}, {"group_size": 48, "static_groups": True, "symm
 @pytest.mark.parametrize(
     ("options", "dtype"),
     [
-        *((options, torch.float32) for options in GRIDS),
-        (GRIDS[1], torch.bfloat16),
+        (GRIDS[0], torch.float32),
         (GRIDS[2], torch.float16),
-        # on the stand-in; a GPU runs all
-        *(
-            pytest.param(options, torch.bfloat16, marks=pytest.mark.slow)
-            for options in GRIDS
-            if options is not GRIDS[1]
+        (GRIDS[4], torch.bfloat16),
+        *slow_cases(
+            *((options, torch.float32) for options in GRIDS[1:]),
+            *((options, torch.bfloat16) for options in GRIDS[:4]),
+            *((options, torch.float16) for options in GRIDS if options is not GRIDS[2]),
         ),
-        *(pytest.param(options, torch.float16, marks=pytest.mark.slow) for options in GRIDS if options is not GRIDS[2]),
     ],
 )
 def test_an_accelerator_agrees_with_the_cpu(accelerator: str, options: dict, dtype: torch.dtype):
@@ -329,7 +328,7 @@ def test_round_to_nearest_on_an_accelerator_is_that_of_the_cpu(accelerator: str,
     assert torch.equal(there.dequantize(dtype).cpu(), mine.dequantize(dtype))
 
 
-@pytest.mark.parametrize("options", GRIDS)
+@pytest.mark.parametrize("options", [GRIDS[2], *slow_cases(*GRIDS[:2], *GRIDS[3:])])
 def test_waits_do_not_grow_with_the_columns(options: dict):
     """For W's values and the factor's: one for H's values, one for whether it exists; none to round to nearest."""
     plain = {name: value for name, value in options.items() if name in ("group_size", "symmetric")}

@@ -21,6 +21,7 @@ TINY = ["--shape", "tiny", "--nsamples", "4", "--seq_len", "16", "--tokens_per_b
 SMALLER = ["--layers", "2", "--hidden", "16", "--intermediate", "16"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_all_parts_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture):
     output = tmp_path / "gpu.json"
@@ -114,6 +115,7 @@ def test_work_of_compression_by_hand():
     assert sparsegpt.flops == passes + grams and math.isclose(sparsegpt.float32_flops, updates + factors)
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_is_a_line_and_the_others_are_measured(
     accelerator: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):

@@ -11,6 +11,7 @@ def benchmark(load_script):
     return load_script("benchmarks/reading")
 
 
+@pytest.mark.slow
 def test_the_runs_that_it_makes_up_are_sound(benchmark, tmp_path):
     benchmark.write_made_up_runs(tmp_path, 88, 20)
     rows = run_folder.read_runs(tmp_path)
@@ -23,6 +24,7 @@ def test_the_runs_that_it_makes_up_are_sound(benchmark, tmp_path):
     assert (len(levels.plots), len(flips.plots), len(compared.plots), tree.lacking) == (2, 1, 1, [])
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_in_a_process_of_its_own(benchmark, tmp_path):
     benchmark.write_made_up_runs(tmp_path, 3, 2)
     wall, processor, peak = benchmark.measured(benchmark.program("read"), str(tmp_path), "")

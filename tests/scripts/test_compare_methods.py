@@ -116,6 +116,7 @@ def test_every_method_of_the_table_takes_part_at_about_the_bytes_asked_for(
     assert len(found["mine"]) == 1  # 6:8; 24 inputs have no groups of 16, and 2:4 takes 0.5625
 
 
+@pytest.mark.slow
 def test_a_tiny_comparison_from_end_to_end(
     script: ModuleType, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_questions: Path,
     load_script: Callable[[str], ModuleType],

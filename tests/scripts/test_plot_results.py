@@ -62,6 +62,7 @@ def test_a_tree_of_dense_runs_gets_a_summary_alone(tmp_path, plot):
     assert names == ["setting1_tasks_model-a.csv", "beside_the_paper.csv", "summary.md", "report.html"]
 
 
+@pytest.mark.slow
 def test_every_model_and_scope_gets_its_own_figure(tmp_path, plot):
     models = ("lab/model-a", "copy/model-a", "model b")
     runs = [each(model=model) for model in models for each in (dense, run)]
@@ -72,6 +73,7 @@ def test_every_model_and_scope_gets_its_own_figure(tmp_path, plot):
     assert len(set(drawn)) == 4 and all(name.startswith("setting1_data_adequacy_model-a-") for name in drawn[2:])
 
 
+@pytest.mark.slow
 def test_figures_whose_joined_names_are_alike_do_not_overwrite_each_other(tmp_path, plot):
     own = [(method, model, task) for model, task in (("lm", "qa_big"), ("big_lm", "qa"), ("LM", "qa_big"))
            for method in (("dense", None), ("wanda", 0.5))]  # fmt: skip
@@ -125,6 +127,7 @@ def test_a_dense_perplexity_alone_gets_a_line_and_no_figure(tmp_path, plot):
     assert "| Dense |" in (tmp_path / "images" / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_settings_without_training_are_drawn_beside_the_others(tmp_path, plot):
     own = {"setting": "own_task", "task": "my tickets.jsonl"}
     tree = write_tree(
@@ -215,6 +218,7 @@ def test_a_crash_while_drawing_leaves_the_earlier_figures_whole(tmp_path, plot, 
     assert {path.name: path.read_bytes() for path in images.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_copies_have_the_names_of_the_original(tmp_path, plot, caplog):
     caplog.set_level(logging.INFO)
     domain = {"setting": "multi_domain", "task": "mood", "mixture": "even"}

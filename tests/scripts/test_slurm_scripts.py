@@ -203,6 +203,7 @@ def test_what_is_to_be_overwritten_is_submitted_though_it_is_complete(sweep: Pat
     assert "--array=1-3 " in submitted(environment)[0]
 
 
+@pytest.mark.slow
 def test_groups_are_submitted_as_they_are_and_long_lists_in_chunks(sweep: Path, environment: dict[str, str]):
     assert submit(sweep, environment, "--group_by", "model").returncode == 0
     assert "--array=1-1 " in submitted(environment)[0]
