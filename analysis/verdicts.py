@@ -283,7 +283,11 @@ def _level_trend(place: Row, level: LevelCurve, confidence: float) -> LevelTrend
         row["reason"] = row["reason"] or "one strength only"
     for name, floor in floors(level).items():
         if name == RAW:
-            row |= {"spearman_p": _spearman_p(level, amounts)} | _amounts_at(drops(level, floor), amounts, confidence)
+            drop = drops(level, floor)
+            # A correlation that no resample changes, and a crossing at infinity, tell nothing of the seeds' spread.
+            degrees = drop.map(lambda values: values.mean(axis=1)).degrees
+            row["spearman_p"] = _spearman_p(level, amounts, degrees)
+            row |= _amounts_at(drop, amounts, degrees, confidence)
         slopes[name] = _slopes(own, amounts, floor)
         dense = float(own.dense.both[0].mean())
         above = dense - floor
@@ -300,20 +304,19 @@ def _first_known(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _spearman_p(level: LevelCurve, amounts: list[float]) -> float | None:
+def _spearman_p(level: LevelCurve, amounts: list[float], degrees: float | None) -> float | None:
     """Two-sided, against a curve that does not fall. There is no interval: resamples draw a correlation towards 0."""
     own, is_weak = level.replicates, _is_weak(amounts)
     found = resampling.compare(
         lambda scores, _: estimators.spearmans(amounts, scores), own.points, own.dense, small=(~is_weak, True),
         large=(is_weak, True),
     )  # fmt: skip
-    return found.p_other_than_zero()
+    tails = [resampling.one_sided_p(values, degrees, found.clusters) for values in (found.high, -found.low)]
+    return None if None in tails else min(1.0, 2 * min(tails))
 
 
-def _amounts_at(drop: Replicates, amounts: list[float], confidence: float) -> Row:
+def _amounts_at(drop: Replicates, amounts: list[float], degrees: float | None, confidence: float) -> Row:
     found, missed = {}, []
-    # A crossing may be infinite and then has no standard error; the mean drop gives the degrees of freedom instead.
-    degrees = drop.map(lambda values: values.mean(axis=1)).degrees
     fit = drop.map(estimators.falling_fit)
     for name, tolerance in TOLERANCES.items():
         crossing = fit.map(lambda values, tolerance=tolerance: estimators.crossings(amounts, values, tolerance))

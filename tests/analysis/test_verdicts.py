@@ -442,6 +442,16 @@ def test_the_p_value_of_a_correlation_is_that_of_the_sign_test(measured):
     assert level["spearman_p"] == pytest.approx(2 / 8, rel=0.1)
 
 
+def test_two_seeds_that_differ_make_no_correlation_sure(measured):
+    """All resamples fall at every step, so that they tell nothing of seeds: drops do, by one degree of freedom.
+
+    A resample in a thousand is 3.1 standard errors, which Student's distribution exceeds once in ten on one side.
+    """
+    runs = sweep((-0.6,), items=3000, clusters=3000, seeds=(0, 1), noise=0.3)
+    (level,) = measured(*runs, resamples=1000).levels
+    assert level["spearman"] == 1 and 0.1 < level["spearman_p"] < 0.4
+
+
 def test_groups_too_small_to_be_ranked_have_no_pages_test(measured, tmp_path):
     """Of 5 items of a group dense gets 4 right, of 8 it gets 6.4."""
     (row,) = measured(*sweep((-0.2, -0.6, -1.0), items=150)).orders
