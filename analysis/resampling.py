@@ -135,10 +135,15 @@ class Replicates(NamedTuple):
         """One-sided p-value of the null hypothesis that the true value is not above 0."""
         return one_sided_p(-self.low, self.degrees, self.clusters)
 
-    def p_other_than_zero(self) -> float | None:
-        """Two-sided p-value of the null hypothesis that the true value is 0."""
-        below, above = self.p_below_zero(), self.p_above_zero()
-        return None if below is None or above is None else min(1.0, 2 * min(below, above))
+    def p_other_than_zero(self, degrees: float | None = None) -> float | None:
+        """Two-sided p-value of the null hypothesis that the true value is 0.
+
+        Args:
+            degrees: of freedom, where the statistic's own spread does not give them; None for `degrees` of self.
+        """
+        degrees = self.degrees if degrees is None else degrees
+        tails = [one_sided_p(values, degrees, self.clusters) for values in (self.high, -self.low)]
+        return None if None in tails else min(1.0, 2 * min(tails))
 
     def errors(self) -> tuple[float, float] | None:
         """The parts of the standard error from items, the unseen one included, and from seeds; None if not defined."""

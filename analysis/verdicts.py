@@ -311,8 +311,7 @@ def _spearman_p(level: LevelCurve, amounts: list[float], degrees: float | None) 
         lambda scores, _: estimators.spearmans(amounts, scores), own.points, own.dense, small=(~is_weak, True),
         large=(is_weak, True),
     )  # fmt: skip
-    tails = [resampling.one_sided_p(values, degrees, found.clusters) for values in (found.high, -found.low)]
-    return None if None in tails else min(1.0, 2 * min(tails))
+    return found.p_other_than_zero(degrees)
 
 
 def _amounts_at(drop: Replicates, amounts: list[float], degrees: float | None, confidence: float) -> Row:
