@@ -13,7 +13,7 @@ In the order in which the runs go through them:
     tuned_plots style layout         of minorities and lines between models; what they are built of
     methods_compared                 every method at equal bytes, by drop, flips, KL and Junk DNA score
     kinds                            what belongs together, with its figures and all that is said of it
-    findings cautions                a sentence for each figure, and for everything to beware of; missing runs
+    findings cautions missing        a sentence for each figure, and for everything to beware of; what was not run
     level_sections tuned_sections    tables and explanations of summary.md
     paper                            the paper's numbers beside ours
     summary report                   summary.md and report.html

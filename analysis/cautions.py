@@ -1,37 +1,20 @@
-"""Cautions: one sentence for everything that keeps a number from meaning what it seems to mean; and missing runs."""
+"""Cautions: one sentence for everything that keeps a number from meaning what it seems to mean."""
 
-import itertools
 import math
 from collections import Counter
+from collections.abc import Callable
 
+from analysis.contrasts import condition
 from analysis.curves import curves_by, level_curves
-from analysis.names import LAYERS, PART, compression_name, markdown, percent, strength_text, task_name
-from analysis.outcomes import ItemReader, with_error
+from analysis.names import LAYERS, PART, compression_name, percent, strength_text, task_name
+from analysis.outcomes import ItemReader, gives_one_answer, with_error
 from analysis.resampling import FEW_CLUSTERS
-from analysis.table import DENSE, MULTI_DOMAIN, SPARSE, Row, compression_order, grouped, is_above_chance
-from harness import run_folder
+from analysis.table import DENSE, MULTI_DOMAIN, SPARSE, Row, grouped, is_above_chance
 
 SPARSITY_TOLERANCE = 0.01  # between the requested and the measured sparsity
 MANY_EMPTY = 0.1  # share of empty answers from which on a score says whether a model answers, not what it knows
 UNLIKE_ERRORS, UNLIKE_SHARE = 4.0, 0.1  # two seeds that differ by more standard errors, and more of the score
 FEW_WINDOWS = 100  # with fewer, the choice of windows changes a perplexity more than most compressions do
-# Coordinates of a run in the grid of its sweep.
-GROUP = ("setting", "model", "task")
-WAY = (
-    "compression",
-    "layers",
-    "allocation",
-    "magnitude_scope",
-    "transfer",
-    "pair",
-)  # the method by which a model was made
-POINT = ("strength_kind", "strength")
-SEEDS = ("seed", "end_seed")
-PLACE = tuple(name for name in run_folder.COORDINATES if name not in {*GROUP, *WAY, *POINT, *SEEDS})
-MISSING_COLUMNS = (*run_folder.COORDINATES, "requested_sparsity")
-MOST_LINES = 40
-
-Cells = dict[tuple, set[tuple]]
 
 
 def tuning_cautions(members: list[Row], table: list[Row]) -> list[str]:
@@ -39,9 +22,34 @@ def tuning_cautions(members: list[Row], table: list[Row]) -> list[str]:
     return [
         *_tuning_references(members, table),
         *_chance_cautions(members),
+        *_one_answer(members, lambda row: f"{task_name(row['task'])}, {percent(row['data_fraction'])} data"),
         *_tuning_seeds(table),
         *_tuning_points(table),
     ]
+
+
+def _one_answer(members: list[Row], place: Callable[[Row], str], of_levels: bool = False) -> list[str]:
+    """Compressed models that give all items one answer, as where a training failed; of dense ones others tell.
+
+    Args:
+        place: the task of a run, in words.
+        of_levels: whether a run keeps the answers to each level apart.
+    """
+    failed: dict[str, dict[str, list[int]]] = {}
+    for row in members:
+        if row["transfer"] != DENSE and gives_one_answer(row, f"_{row['level']}" if of_levels else ""):
+            of_place = failed.setdefault(f"{place(row)}, {row['transfer']}", {})
+            of_place.setdefault(strength_text(row), []).append(row["seed"])
+    found = []
+    for where, of_strength in failed.items():
+        told = ", ".join(
+            f"{strength} (seed {', '.join(map(str, sorted(own)))})" for strength, own in of_strength.items()
+        )
+        found.append(
+            f"{where}: ONE ANSWER TO ALL ITEMS at {told}: that training may have failed, and its drop counts this as "
+            "loss; more steps or another --learning_rate may tell."
+        )
+    return found
 
 
 def _chance_cautions(members: list[Row]) -> list[str]:
@@ -288,9 +296,14 @@ def _range(values: set[float]) -> str:
     return f"{min(values):g}" if len(values) == 1 else f"{min(values):g} to {max(values):g}"
 
 
-def domain_cautions(table: list[Row], minorities: list[Row]) -> list[str]:
-    """Cautions about several domains or languages; the arguments are a contrasts.domain_table and minority_table."""
-    found = []
+def domain_cautions(members: list[Row], table: list[Row], minorities: list[Row]) -> list[str]:
+    """Cautions about several domains or languages.
+
+    Args:
+        members: the runs of one setting, model and task.
+        table, minorities: their contrasts.domain_table and minority_table.
+    """
+    found = _one_answer(members, lambda row: f"{row['level']} ({condition(row)})", of_levels=True)
     for point in table:
         where = f"{point['level']} ({point['condition']})"
         if point["transfer"] == DENSE and point["dense_above_chance"] is False:
@@ -390,85 +403,3 @@ def _misses_sparsity(point: Row) -> bool:
 
 def _missed_sparsity(point: Row) -> str:
     return f"the measured sparsity is {point['measured_sparsity']:.3f}, not {point['requested_sparsity']:.3f}."
-
-
-def missing_runs(rows: list[Row]) -> list[Row]:
-    """The coordinates of every run of the full grid that is not there.
-
-    The grid of one setting, model and task has a cell for every method (WAY) at every strength that any method has, of
-    the kinds that this method takes, in every place (amount of data, mixture), with every seed of this method. A method
-    that was never run is not missed, and neither is a strength that no run has.
-
-    Args:
-        rows: what run_folder.read_runs returned.
-    Returns:
-        Rows of MISSING_COLUMNS: run_folder.COORDINATES, and the requested_sparsity of runs at that strength.
-    """
-    found: dict[tuple, Cells] = {}
-    sparsity = {}
-    for row in rows:
-        own = run_folder.coordinates(row)
-        parts = [tuple(own[name] for name in names) for names in (GROUP, WAY, POINT, PLACE, SEEDS)]
-        group, way, point, where, seeds = parts
-        found.setdefault(group, {}).setdefault(way, set()).add((point, where, seeds))
-        sparsity[point] = row["requested_sparsity"]
-    missing = []
-    for group, ways in found.items():
-        for way, present in ways.items():
-            for point, where, seeds in _grid(ways, present) - present:
-                names = (*GROUP, *WAY, *POINT, *PLACE, *SEEDS)
-                values = (*group, *way, *point, *where, *seeds)
-                missing.append({**dict(zip(names, values, strict=True)), "requested_sparsity": sparsity[point]})
-    return sorted(missing, key=_order)
-
-
-def _grid(ways: Cells, present: set[tuple]) -> set[tuple]:
-    everything = set().union(*ways.values())
-    kinds = {point[0] for point, _, _ in present}
-    # Each checkpoint is a method of one strength, the share of bytes of its own files.
-    points = {point for point, _, _ in everything if point[0] in kinds - {"bytes"}}
-    points |= {point for point, _, _ in present if point[0] == "bytes"}
-    places = {where for _, where, _ in everything}
-    return set(itertools.product(points, places, {seeds for *_, seeds in present}))
-
-
-def _order(row: Row) -> tuple:
-    fixed = tuple(str(row[name]) for name in (*GROUP, *PLACE, *WAY))
-    return fixed, compression_order(row), row["seed"], row["end_seed"] or 0
-
-
-def missing_lines(missing: list[Row]) -> list[str]:
-    """A Markdown table with a line for every method and place.
-
-    Args:
-        missing: what missing_runs returned.
-    """
-    groups: dict[tuple, dict[str, list[str]]] = {}
-    for row in missing:
-        key = tuple(row[name] for name in (*GROUP, *PLACE, *WAY))
-        strength = strength_text(row) or "dense"
-        groups.setdefault((key, _way_name(row), _place_name(row)), {}).setdefault(strength, []).append(str(row["seed"]))
-    body = []
-    for (key, way, place), strengths in itertools.islice(groups.items(), MOST_LINES):
-        setting, model, task, *_ = key
-        listed = "; ".join(f"{strength} (seed {' '.join(seeds)})" for strength, seeds in strengths.items())
-        body.append([setting, model, task or "", way, place, listed])
-    more = len(groups) - len(body)
-    return [
-        f"Runs of the full grid of what the tree holds that are not there: {len(missing)} (all in `missing.csv`):",
-        "",
-        *markdown(["setting", "model", "task", "made by", "where", "lacking"], body),
-        *(["", f"And {more} more lines."] if more else []),
-    ]
-
-
-def _way_name(row: Row) -> str:
-    name = compression_name(row) if row["transfer"] is None else row["transfer"]
-    return name if row["pair"] is None else f"{name}, {row['pair']}"
-
-
-def _place_name(row: Row) -> str:
-    told = {name: row[name] for name in PLACE if row[name] is not None}
-    if "data_fraction" in told:
-        told["data_fraction"] = f"{percent(told['data_fraction'])} data"
-    return ", ".join(f"{value}" if name == "data_fraction" else f"{name} {value}" for name, value in told.items())

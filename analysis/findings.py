@@ -42,8 +42,9 @@ def of_tuning(trends: Trends, table: Sequence[Row]) -> str:
 
 def of_categories(trends: Trends, table: Sequence[Row]) -> str:
     """On easy and hard tasks: whether the harder one of each category falls faster, and the largest drop."""
-    orders = list(filter(_is_of_category, trends.orders))
-    return _joined(_order(orders, _task_by_kind), _largest_drop(table, _tuning_place))
+    orders, points = (list(filter(_is_of_category, rows)) for rows in (trends.orders, trends.points))
+    largest = _largest_drop(points, lambda row: f"{row['level']}, {strength_text(row)}")
+    return _joined(_order(orders, _task_by_kind), largest or _largest_drop(table, _tuning_place))
 
 
 def _is_of_category(row: Row) -> bool:

@@ -28,7 +28,6 @@ from analysis import (
     tuned_plots,
     tuned_sections,
 )
-from analysis.cautions import missing_runs
 from analysis.contrasts import (
     DIFFERENCE_COLUMNS,
     DOMAIN_COLUMNS,
@@ -48,6 +47,7 @@ from analysis.methods_compared import (
     methods_compared,
     of_compared,
 )
+from analysis.missing import missing_runs
 from analysis.names import file_names, set_title, text_names, with_full_names, with_short_names
 from analysis.outcomes import ItemReader
 from analysis.paper import Measured, compare, our_numbers
@@ -151,7 +151,7 @@ class Tree(NamedTuple):
         unfinished: what run_folder.unfinished_runs returned.
         parts: in the order of the paper.
         trends: of all parts.
-        lacking: what cautions.missing_runs returned.
+        lacking: what missing.missing_runs returned.
         compared: what paper.compare returned.
     """
 
@@ -360,7 +360,7 @@ def domain_parts(rows: list[Row], resamples: int) -> list[Part]:
                 title=f"{set_title(key.setting, key.task)}, {key.task}, {key.model}",
                 plots=drawn,
                 lines=tuned_sections.domain_section(table, effects),
-                cautions=cautions.domain_cautions(table, effects),
+                cautions=cautions.domain_cautions(members, table, effects),
             )
         )
     return parts

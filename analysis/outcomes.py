@@ -78,6 +78,24 @@ def has_items(folder: str | Path) -> bool:
     return (Path(folder) / run_folder.ITEMS_FILE).is_file()
 
 
+def columns_of(folder: str, *names: str) -> list[np.ndarray]:
+    """Columns of a run's items; none where it lacks one of them."""
+    if not has_items(folder):
+        return []
+    items = run_folder.read_items(Path(folder), names)
+    return [items[name] for name in names] if len(items) == len(names) else []
+
+
+def gives_one_answer(row: Row, suffix: str = "") -> bool:
+    """Whether a fine-tuned model gave one answer to all items, whose labels differ; not where no answers were kept.
+
+    Args:
+        suffix: of the names of the items' columns.
+    """
+    columns = columns_of(row["folder"], f"prediction{suffix}", f"label{suffix}")
+    return bool(columns) and [len(np.unique(column)) > 1 for column in columns] == [False, True]
+
+
 def metric_column(level: int, metric: str) -> str:
     """Name of the column with a metric of each item of a level, that at this index."""
     return f"level{level}_{metric}"

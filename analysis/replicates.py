@@ -8,7 +8,6 @@ is compared within a resample is therefore paired, and what the curves share can
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from analysis.curves import curves_by, level_curves
 from analysis.human_gap import CATEGORIES, comparable_pairs, gap_table
 from analysis.metrics import LOWEST, METRICS, Answers, bleu_replicates, resampled_scores, unseen_item
 from analysis.names import percent, task_name
-from analysis.outcomes import ItemReader, aligned, has_items
+from analysis.outcomes import ItemReader, aligned, columns_of
 from analysis.resampling import Scores
 from analysis.table import (
     DENSE,
@@ -37,7 +36,6 @@ from analysis.table import (
     seed_means,
     whole_rows,
 )
-from harness import run_folder
 
 RUNS_AT_A_TIME = 256  # whose answers are in memory
 DATA_SETTING, GAP_SETTING = 1, 5  # the settings whose figures have fine-tuned tasks as curves, by axis of difficulty
@@ -319,7 +317,7 @@ def resampled_runs(runs: list[Row], resamples: int, seed: int | list[int] = 0, s
     if metric == "bleu":
         return _resampled_bleu(runs, resamples, seed, f"bleu_counts{suffix}")
     columns = f"prediction{suffix}", f"label{suffix}"
-    found = {row["folder"]: _columns_of(row["folder"], *columns) for row in runs}
+    found = {row["folder"]: columns_of(row["folder"], *columns) for row in runs}
     labels = Counter(label.tobytes() for _, label in filter(None, found.values()))
     if not labels or metric not in METRICS:
         return ResampledRuns(0, {}, np.zeros(1 + resamples), 0.0)
@@ -336,7 +334,7 @@ def resampled_runs(runs: list[Row], resamples: int, seed: int | list[int] = 0, s
 
 
 def _resampled_bleu(runs: list[Row], resamples: int, seed: int | list[int], column: str) -> ResampledRuns:
-    found = {row["folder"]: _columns_of(row["folder"], column) for row in runs}
+    found = {row["folder"]: columns_of(row["folder"], column) for row in runs}
     counts = {folder: own[0] for folder, own in found.items() if own}
     items = len(next(iter(counts.values()), ()))
     scores = {folder: bleu_replicates(own, resamples, seed) for folder, own in counts.items() if len(own) == items}
@@ -354,14 +352,6 @@ def resampled_levels(members: list[Row], resamples: int) -> dict[str, ResampledR
         level: resampled_runs(runs, resamples, zlib.crc32(level.encode()), f"_{level}")
         for (level,), runs in of_level.items()
     }
-
-
-def _columns_of(folder: str, *names: str) -> list[np.ndarray]:
-    """Columns of a run's items; none where it lacks one of them."""
-    if not has_items(folder):
-        return []
-    items = run_folder.read_items(Path(folder), names)
-    return [items[name] for name in names] if len(items) == len(names) else []
 
 
 def tuned_curves(

@@ -4,8 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 from analysis import paper
-from analysis.cautions import MISSING_COLUMNS, missing_lines
 from analysis.kinds import COMPARED, FLIPS, Part, Tree, is_known
+from analysis.missing import MISSING_COLUMNS, missing_lines
 from analysis.names import markdown, task_name, without_tags
 from analysis.table import Row, csv_text
 from analysis.verdicts import CANNOT_TELL, ORDER_COLUMNS, SLOPE_COLUMNS, Trends, verdict_lines

@@ -7,7 +7,7 @@ import pytest
 from synthetic_runs import level_run, perplexity_run, write_tree
 
 from analysis import kinds, style
-from analysis.cautions import missing_runs
+from analysis.missing import missing_runs
 from analysis.names import compression_name, strength_text
 from analysis.sizes import amount, bytes_fraction, plain_fraction
 from analysis.table import compression_order, compression_rank

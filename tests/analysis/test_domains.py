@@ -53,7 +53,7 @@ def sections(rows: list[dict]) -> list[str]:
 
 
 def cautions(rows: list[dict]) -> list[str]:
-    return domain_cautions(domain_table(rows), minority_table(rows))
+    return domain_cautions(rows, domain_table(rows), minority_table(rows))
 
 
 def stretched(estimate: float, bound: float, items: int) -> float:
@@ -311,3 +311,15 @@ def test_summary_says_what_shares_do(rows: list[dict]):
     assert f"| -55 % | {interval(effect, 'corrected_effect')} | -55 % to -55 % |" in text
     dense = sections([row for row in rows if row["strength"] is None])
     assert not any("How fast" in line or "minority" in line for line in dense)
+
+
+def test_a_model_that_gives_one_answer_in_a_domain_is_told(tmp_path: Path):
+    """The sparse model calls every movie review good; it tells tweets apart."""
+    dense, sparse = (
+        domain_run(transfer, strength, {"movies": 16, "tweets": 16}, MOVIES)
+        for transfer, strength in (("dense_transfer", None), ("sparse_transfer", 0.5))
+    )
+    sparse["items"]["prediction_movies"] = np.ones(20, dtype=int)
+    write_tree(tmp_path, dense, sparse)
+    (told,) = [line for line in cautions(run_folder.read_runs(tmp_path)) if "ONE ANSWER" in line]
+    assert told.startswith("movies (") and "sparse_transfer: ONE ANSWER TO ALL ITEMS at 50 % (seed 41)" in told

@@ -97,6 +97,15 @@ def test_an_own_task_named_like_a_category_is_none():
     assert findings.of_tuning(found(orders[1]), []).startswith("commonsense reasoning by unstructured sparsity")
 
 
+def test_the_largest_drop_of_a_category_is_that_of_its_own_points():
+    """Points by the amount of training data lie in the same list."""
+    hard = point(-0.4, -0.5, -0.3, setting=5, task="single sentence", level="CoLA")
+    other = point(-0.9, -1.0, -0.8, setting=1, task="cola", level="10 %")
+    assert findings.of_categories(found(points=[hard, other]), []) == (
+        "The largest drop is that of CoLA, 50 %: -40.0 % [-50.0, -30.0] of the dense score."
+    )
+
+
 def test_of_domains_the_transfer_is_named():
     row = point(-0.2, level="movies", condition="80 to 20", transfer="sparse_to_dense")
     told = "The largest drop is that of movies (80 to 20), 50 %, sparse to dense transfer: -20.0 %"

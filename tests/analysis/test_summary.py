@@ -1,5 +1,6 @@
 import re
 
+import numpy as np
 import pytest
 from synthetic_runs import dense, perplexity_run, run, write_tree
 
@@ -44,6 +45,23 @@ def test_what_is_wrong_with_the_reference(read):
         "so its drops mean nothing.",
         "QNLI, 25 % data: dense transfer with seed 42 is not above chance (0.500, chance 0.500, standard error 0.010) "
         "and moves the mean that all drops are relative to.",
+    ]
+
+
+def test_a_training_that_ends_with_one_answer_is_told_apart_from_what_weights_hold(read):
+    """Of the same drop, one model answers everything alike; one item whose label is the only one proves nothing."""
+    labels = np.array([0, 1, 1])
+    answers = {"label": labels, "prediction": np.array([0, 0, 0])}
+    alike, other = ({**answers, "prediction": np.array(own)} for own in ([1, 1, 1], [1, 0, 0]))
+    constant = {"label": np.ones(3), "prediction": np.ones(3)}
+    rows = read(
+        *both_seeds(dense(items=answers), run(strength=0.7, items=other)), run(strength=0.3, seed=41, items=other),
+        run(strength=0.3, seed=42, items=alike), *both_seeds(run(strength=0.5, items=alike)),
+        *both_seeds(dense(task="cola"), run(task="cola", items=constant)),
+    )  # fmt: skip
+    assert [line for line in cautions(rows) if "ONE ANSWER" in line] == [
+        "QNLI, 100 % data, sparse_transfer: ONE ANSWER TO ALL ITEMS at 30 % (seed 42), 50 % (seed 41, 42): that "
+        "training may have failed, and its drop counts this as loss; more steps or another --learning_rate may tell."
     ]
 
 

@@ -1,6 +1,6 @@
 from synthetic_runs import dense, level_run, run
 
-from analysis import cautions
+from analysis import missing
 
 
 def row(result, folder="a"):
@@ -10,7 +10,7 @@ def row(result, folder="a"):
 
 def lacking(*runs):
     names = ("compression", "transfer", "strength", "data_fraction", "seed")
-    return [tuple(found[name] for name in names) for found in cautions.missing_runs([row(each) for each in runs])]
+    return [tuple(found[name] for name in names) for found in missing.missing_runs([row(each) for each in runs])]
 
 
 def test_a_full_grid_lacks_nothing():
@@ -47,8 +47,8 @@ def test_other_models_settings_and_tasks_have_grids_of_their_own():
 
 def test_the_lines_name_way_place_and_seeds():
     runs = [run(strength=0.3, seed=41), run(strength=0.3, seed=42), run(strength=0.5, seed=41), dense(seed=41)]
-    found = cautions.missing_runs([row(each) for each in runs])
-    lines = cautions.missing_lines(found)
+    found = missing.missing_runs([row(each) for each in runs])
+    lines = missing.missing_lines(found)
     assert lines[0].startswith("Runs of the full grid of what the tree holds that are not there: 1 (all")
     assert lines[-1] == "| 1 | lab/model-a | qnli | sparse_transfer | 100 % data | 50 % (seed 42) |"
 
@@ -56,5 +56,5 @@ def test_the_lines_name_way_place_and_seeds():
 def test_a_long_list_is_cut_and_says_so():
     runs = [run(strength=0.3, task=f"task {number:02}") for number in range(50)]
     runs += [run("sparse_to_dense", 0.5, task=f"task {number:02}") for number in range(50)]
-    lines = cautions.missing_lines(cautions.missing_runs([row(each) for each in runs]))
+    lines = missing.missing_lines(missing.missing_runs([row(each) for each in runs]))
     assert lines[-1] == "And 60 more lines." and sum(line.startswith("| 1 ") for line in lines) == 40
