@@ -422,7 +422,7 @@ def _judged(family: list[tuple[Row, list[Pair]]], alpha: float) -> list[Row]:
     for row, pairs in family:
         row["verdict"] = verdict(row["holm_p"], row["holm_contrary_p"], alpha)
         outlook = ""
-        if row["p_value"] is not None:
+        if row["p_value"] is not None and row["verdict"] == CANNOT_TELL:
             row["items_needed"], outlook = _outlook(pairs, alpha / tests)
         row["text"] = _sentence(row, pairs, alpha, outlook)
     return rows

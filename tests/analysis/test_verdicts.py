@@ -65,6 +65,7 @@ def test_levels_that_fall_ever_faster_are_monotonic(measured):
     # From the easiest to the hardest the slope steepens by .8.
     assert row["junk_dna_low"] < 0.8 < row["junk_dna_high"]
     assert row["junk_dna_score"] == pytest.approx(0.8, abs=0.15)
+    assert row["items_needed"] is None  # what is told needs none
 
 
 def test_levels_that_fall_ever_slower_are_not_monotonic(measured):
@@ -72,6 +73,7 @@ def test_levels_that_fall_ever_slower_are_not_monotonic(measured):
     assert (row["order"], row["verdict"]) == (False, "not monotonic")
     assert row["text"].startswith("not monotonic: ") and " falls slower than " in row["text"]
     assert row["contrary_p"] < 0.01 and row["order_share"] == 0 and row["junk_dna_score"] < -0.6
+    assert row["items_needed"] is None
     assert "the loss is not shown to grow with difficulty (Page's L, one-sided p = 1.000)" in row["text"]
 
 
