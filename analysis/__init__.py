@@ -2,7 +2,8 @@
 
 In the order in which the runs go through them:
 
-    table outcomes                   rows of runs to points: means over seeds beside the dense model; single items
+    table outcomes rescored          rows of runs to points: means over seeds beside the dense model; single items; runs
+                                     scored by another metric
     curves human_gap lines           curves and their slopes; difficulty by the gap to people; lines between models
     estimators resampling metrics    pure statistics on arrays, which the runs themselves use too
     sizes                            bytes of compressed weights, what a strength removes

@@ -239,7 +239,7 @@ def _pairing_cautions(table: list[Row]) -> list[str]:
         worst = max(partly, key=lambda point: point["unpaired_items"])
         found.append(
             f"{len(partly)} of {len(points)} points have items that the dense run lacks, or lack some of its items: "
-            f"left out of the intervals (at most {worst['unpaired_items']}: {worst['level']}, "
+            f"left out of scores, drops and intervals (at most {worst['unpaired_items']}: {worst['level']}, "
             f"{compression_name(worst)} at {strength_text(worst)})."
         )
     if few:

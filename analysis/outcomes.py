@@ -141,6 +141,29 @@ def aligned(runs: list[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
     return scores, joined_groups([run.groups for run in runs], places)
 
 
+def on_shared_items(runs: list[Row], read: ItemReader) -> list[Row]:
+    """The runs with score, standard error and number of the items that all of them have.
+
+    They are as they were where they share no item, or where one kept none.
+    """
+    outcomes = [read(row) for row in runs]
+    if None in outcomes:
+        return runs
+    scores, groups = aligned(outcomes)
+    shared = ~np.isnan(scores).any(axis=0)
+    if shared.all() or not shared.any():
+        return runs
+    return [
+        {
+            **row,
+            "score": float(own[shared].mean()),
+            "stderr": estimators.clustered_error(own[shared], groups[shared]),
+            "num_examples": int(shared.sum()),
+        }
+        for row, own in zip(runs, scores, strict=True)
+    ]
+
+
 def joined_groups(groups: Sequence[np.ndarray], places: Sequence[np.ndarray] | None = None) -> np.ndarray:
     """The groups of items on which runs do not agree, as of repeated rows, which had one each before: two items are in
     one group where any run has them in one.

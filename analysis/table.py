@@ -8,7 +8,7 @@ is None, never NaN and never 0.
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,7 @@ from analysis import estimators
 from analysis.names import COMPRESSIONS, base_name, with_full_names
 from analysis.outcomes import (
     ItemReader,
-    has_items,
-    metric_column,
+    on_shared_items,
     paired_difference,
     paired_loss,
     window_divergence,
@@ -31,7 +30,6 @@ FREEZING = "dense_transfer_freezing"
 SPARSE = "sparse_transfer"
 SPARSE_TO_DENSE = "sparse_to_dense"
 TRANSFERS = (DENSE, FREEZING, SPARSE, SPARSE_TO_DENSE)
-NO_SCORES = {"empty"}  # recorded metrics that are lower where better
 KINDS = ("sparsity", "nm", "bits", "rank", *PAIRS, "bytes")  # of strength, in the order of panels
 
 FINE_TUNING_SETTINGS = (1, 5)
@@ -91,65 +89,6 @@ def is_level_run(row: Row) -> bool:
 def is_domain_run(row: Row) -> bool:
     """Whether a row is of multi-domain learning or translation."""
     return row["setting"] in (MULTI_DOMAIN, TRANSLATION)
-
-
-def with_metric(rows: list[Row], names: Sequence[str]) -> list[Row]:
-    """The rows with another of the metrics that their runs recorded as the score.
-
-    Args:
-        names: metrics such as "accuracy_norm". A level takes the first of them that was recorded for its items, or its
-            own.
-    Raises:
-        ValueError: one is of NO_SCORES, or no level has it for each item, of which a score is the mean; names those
-            that there are.
-    """
-    if not names:
-        return rows
-    runs, place = list(filter(is_level_run, rows)), ("setting", "model", "task", "level")
-    kept = {folder: _kept_columns(own) for (folder,), own in grouped(runs, ["folder"]).items()}
-    of_level = {key: _metrics_of_items(own, kept) for key, own in grouped(runs, place).items()}
-    known = set().union(*of_level.values()) - NO_SCORES
-    for name in names:
-        if name not in known:
-            total = any(name in row.get("metrics", {}) for row in runs)
-            told = " is not kept of each item, of which a score is the mean" if total else ""
-            told = " is lower where better, and no score" if name in NO_SCORES else told
-            listed = ", ".join(sorted(known)) or "none to choose from"
-            raise ValueError(f"--metric {name}{told}: the runs recorded {listed}")
-
-    def chosen(row: Row) -> list[str]:
-        return [name for name in names if name in of_level[tuple(row[part] for part in place)]]
-
-    return [_rescored(row, chosen(row)) if is_level_run(row) else row for row in rows]
-
-
-def _metric_columns(row: Row) -> dict[str, str]:
-    """By each metric of a level, the column that its values of single items have where they were kept."""
-    return {name: metric_column(row["level_index"], name) for name in row.get("metrics", {})}
-
-
-def _kept_columns(rows: list[Row]) -> set[str] | None:
-    """Those of the columns of its levels' metrics that a run kept; None where it kept no items."""
-    folder = rows[0]["folder"]
-    wanted = {column for row in rows for column in _metric_columns(row).values()}
-    return set(run_folder.read_items(Path(folder), wanted)) if has_items(folder) else None
-
-
-def _metrics_of_items(rows: list[Row], kept: Mapping[str, set[str] | None]) -> set[str]:
-    """The metrics of one level that all its runs recorded, and kept for each item where they kept items."""
-    found = set.intersection(*(set(row.get("metrics", {})) for row in rows))
-    for row in rows:
-        columns = kept[row["folder"]]
-        if columns is not None:
-            found = {name for name in found if name == row["metric"] or _metric_columns(row)[name] in columns}
-    return found
-
-
-def _rescored(row: Row, names: Sequence[str]) -> Row:
-    if not names or names[0] == row["metric"]:
-        return row
-    chosen = names[0]
-    return {**row, "metric": chosen, "score": row["metrics"][chosen], "item_column": chosen, "stderr": None}
 
 
 def grouped(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple, list[Row]]:
@@ -346,9 +285,10 @@ def level_table(rows: list[Row], read: ItemReader | None = None) -> list[Row]:
     Returns:
         Levels whose difficulty is not known come after the others, then mere references. In setting 5 the difficulty is
         the gap to people, which needs a dense and a human score. mean_stderr is the standard error over groups of
-        items. A point is compared with the dense runs of its own seeds. points_stderr is that of points_drop, each item
-        compared with the dense model's outcome on it; items that either side lacks are left out and counted as
-        unpaired. drop_low and drop_high: verdicts.with_intervals.
+        items. A point is compared with the dense runs of its own seeds, on the items that all runs of its curve and
+        these have: scores and drops are of them, as the intervals are (replicates.resampled_curves). points_stderr is
+        that of points_drop, each item compared with the dense model's outcome on it; items that either side lacks are
+        left out and counted as unpaired. drop_low and drop_high: verdicts.with_intervals.
     Raises:
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
@@ -364,11 +304,15 @@ def _level_points(members: list[Row], read: ItemReader) -> list[Row]:
     # The runs have one recipe, so that one run's arguments tell whether all used the chat template.
     arguments = run_folder.recorded_arguments(Path(members[0]["folder"])) or {}
     prompted = " in the chat template" if arguments.get("chat_template") else ""
-    table = []
+    shared, table = _on_shared_items(runs, read), []
     for key, levels in runs.items():
         for level, own in levels.items():
             beside = dense_beside(dense.get(level, []), own)
-            point = seed_mean(own, beside) | {"difficulty": difficulty[level]}
+            like = shared.get((*key[:-1], level), {})
+            point = seed_mean(
+                [like.get(row["folder"], row) for row in own], [like.get(row["folder"], row) for row in beside]
+            )
+            point["difficulty"] = difficulty[level]
             point["reader"] = point.get("reader") and point["reader"] + prompted
             point |= {name: _means_as_texts([run.get(name, {}) for run in own]) for name in ("metrics", "facts")}
             point["bytes_fraction"] = bytes_fraction_of_run(point)
@@ -386,6 +330,20 @@ def runs_of_points(members: list[Row]) -> dict[tuple, dict[str, list[Row]]]:
         key = row["compression"], scope_of(row), row["strength_kind"], row["strength"]
         runs.setdefault(key, {}).setdefault(row["level"], []).append(row)
     return runs
+
+
+def _on_shared_items(runs: dict[tuple, dict[str, list[Row]]], read: ItemReader) -> dict[tuple, dict[str, Row]]:
+    """By curve and level the runs, with the dense ones beside them, on the items that all of these have, by folder."""
+    dense, curves = runs.get(DENSE_POINT, {}), {}
+    for key, levels in runs.items():
+        for level, own in levels.items():
+            if key != DENSE_POINT:
+                together = (*own, *dense_beside(dense.get(level, []), own))
+                curves.setdefault((*key[:-1], level), {}).update((row["folder"], row) for row in together)
+    return {
+        place: {row["folder"]: row for row in on_shared_items(list(own.values()), read)}
+        for place, own in curves.items()
+    }
 
 
 def dense_beside(dense: list[Row], runs: list[Row]) -> list[Row]:

@@ -24,8 +24,9 @@ from analysis.names import (
 )
 from analysis.replicates import is_of_category, resampled_figures
 from analysis.resampling import RESAMPLES
+from analysis.rescored import with_metric
 from analysis.sizes import NM_PAIR
-from analysis.table import OWN_TASK, Row, csv_text, is_fine_tuning_run, is_level_run, with_metric
+from analysis.table import OWN_TASK, Row, csv_text, is_fine_tuning_run, is_level_run
 from analysis.tolerance import ALL_PASS, NONE_PASSES
 from harness import options, run_folder
 from harness.cells import unwritable

@@ -23,7 +23,8 @@ from analysis import report, style, summary, terminal
 from analysis.curves import BYTES, SIZES
 from analysis.kinds import FLIPS_STEM, ORIGINAL_NAMES, Plot, describe, original_figures
 from analysis.resampling import RESAMPLES
-from analysis.table import csv_text, with_metric
+from analysis.rescored import with_metric
+from analysis.table import csv_text
 from harness import run_folder
 from harness.cells import unwritable
 from harness.folders import folders_with

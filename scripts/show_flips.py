@@ -28,7 +28,8 @@ from analysis import flips, terminal
 from analysis.flips import CHANGED, GAINED, LOST, Answers, answers_of, asked_the_same
 from analysis.names import compression_name, markdown, model_names, set_title, strength_text, with_full_names
 from analysis.outcomes import ItemReader
-from analysis.table import DENSE_POINT, Row, is_level_run, point_order, runs_of_points, scope_of, with_metric
+from analysis.rescored import with_metric
+from analysis.table import DENSE_POINT, Row, is_level_run, point_order, runs_of_points, scope_of
 from harness import options, records, run_folder
 from harness.choices import LETTERS
 from harness.models import load_tokenizer, quiet_libraries

@@ -15,8 +15,9 @@ from analysis.flips import Answers, compare, divergence, flip_table, padded, rep
 from analysis.kinds import describe
 from analysis.names import SETTING_TITLE, with_bounds
 from analysis.outcomes import ItemReader
+from analysis.rescored import with_metric
 from analysis.summary import summary_text
-from analysis.table import level_sets, level_table, perplexity_table, with_metric
+from analysis.table import level_sets, level_table, perplexity_table
 from harness import run_folder
 
 RIGHT = (0.0, -1.0)  # log-likelihoods of two options, of which the first is right

@@ -161,8 +161,8 @@ def test_what_is_wrong_with_items_and_strengths(read):
     )  # fmt: skip
     assert cautions(rows) == [
         "2 of 9 points have no items in common with the dense run: no interval.",
-        "3 of 9 points have items that the dense run lacks, or lack some of its items: left out of the intervals "
-        "(at most 10: 2 options, Round to nearest at 4 bits).",
+        "3 of 9 points have items that the dense run lacks, or lack some of its items: left out of scores, drops "
+        "and intervals (at most 10: 2 options, Round to nearest at 4 bits).",
         "4 options, Round to nearest: lacks 4 bits, which other levels have.",
         "Magnitude (threshold: layer) at 70 %: the measured sparsity is 0.600, not 0.700.",
     ]

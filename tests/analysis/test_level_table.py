@@ -11,8 +11,9 @@ from analysis.curves import curve_statistics, level_curves, order_cells, slope_o
 from analysis.flips import flip_table
 from analysis.outcomes import ItemReader, Outcomes, aligned, paired_differences
 from analysis.replicates import resampled_curves
+from analysis.rescored import with_metric
 from analysis.sizes import amount
-from analysis.table import LEVEL_COLUMNS, csv_text, figure_sets, level_sets, level_table, with_metric
+from analysis.table import LEVEL_COLUMNS, csv_text, figure_sets, level_sets, level_table
 from harness import run_folder
 
 
@@ -169,7 +170,10 @@ def test_items_that_one_side_lacks_are_left_out_and_counted(table):
     point = find(points, "easy")
     # b: 0 - 0; c: 1 - 1. Neither a nor d.
     assert (point["paired_items"], point["unpaired_items"], point["points_stderr"]) == (2, 2, 0)
+    assert (point["mean_score"], point["dense_mean_score"], point["num_examples"]) == (0.5, 0.5, 2)
+    assert points[0]["compression"] == "dense" and points[0]["mean_score"] == pytest.approx(2 / 3)
     none = find(points, "easy", "sparsegpt")
+    assert none["mean_score"] == pytest.approx(2 / 3)
     assert (none["paired_items"], none["unpaired_items"], none["points_stderr"]) == (0, 6, None)
 
 
@@ -393,13 +397,20 @@ def test_the_uncertainty_equals_that_of_a_loop_in_plain_python(tmp_path):
     assert point["paired_items"] == len(differences)
     assert point["paired_items"] + point["unpaired_items"] == len(set().union(*kept.values()))
     assert point["points_stderr"] == pytest.approx(math.sqrt(variance), rel=1e-12)
+    # Scores are of the items that all five runs have.
+    everyone = set.intersection(*map(set, kept.values()))
+    means = {run: sum(own[item] for item in everyone) / len(everyone) for run, own in kept.items()}
+    assert point["mean_score"] == pytest.approx(sum(means["wanda", seed] for seed in range(3)) / 3, rel=1e-12)
+    assert point["dense_mean_score"] == pytest.approx((means["dense", 0] + means["dense", 1]) / 2, rel=1e-12)
     errors = []
     for seed in range(3):
-        own = kept["wanda", seed]
-        sums = dict.fromkeys(range(7), 0.0)
+        own = {item: kept["wanda", seed][item] for item in everyone}
+        sums = {}
         for item, score in own.items():
-            sums[int(item.split()[1]) % 7] += score - sum(own.values()) / len(own)
-        errors.append(math.sqrt(7 / 6 * sum(total**2 for total in sums.values())) / len(own))
+            group = int(item.split()[1]) % 7
+            sums[group] = sums.get(group, 0) + score - sum(own.values()) / len(own)
+        factor = len(sums) / (len(sums) - 1)
+        errors.append(math.sqrt(factor * sum(total**2 for total in sums.values())) / len(own))
     assert point["mean_stderr"] == pytest.approx(sum(errors) / 3, rel=1e-12)
 
 

@@ -192,6 +192,20 @@ def test_a_drop_of_all_is_no_larger(measured):
     assert point["drop_high"] == pytest.approx(stretched(-1, 0.025 ** (-1 / 20) - 2, 20), abs=0.02)
 
 
+def test_a_run_that_lacks_the_hard_items_gains_nothing(tmp_path):
+    """A checkpoint that reads shorter texts skips the second half of the items, of which dense has none right."""
+    items = [f"item {number}" for number in range(40)]
+    runs = [level_run(levels={"all": [1.0] * 20 + [0.0] * 20}, items=items)]
+    runs += [level_run("wanda", strength, {"all": [1.0] * 20}, items=items[:20]) for strength in (0.3, 0.5)]
+    runs.append(level_run("magnitude", 0.5, {"all": [1.0] * 10 + [0.0] * 30}, items=items))
+    rows = run_folder.read_runs(write_tree(tmp_path, *runs))
+    points = {(point["compression"], point["strength"]): point for point in verdicts.measure(rows, 200).points}
+    for strength in (0.3, 0.5):
+        point = points["wanda", strength]
+        assert point["normalized_drop"] == 0 and point["drop_low"] < 0 <= point["drop_high"]
+    assert points["magnitude", 0.5]["normalized_drop"] == -0.5  # another curve: all items
+
+
 def test_intervals_are_put_into_the_table(measured, tmp_path):
     found = measured(*sweep((-0.2, -0.6), items=60, compression="wanda"))
     table = level_table(run_folder.read_runs(tmp_path))
