@@ -8,7 +8,8 @@ In the order in which the runs go through them:
     estimators resampling metrics    pure statistics on arrays, which the runs themselves use too
     sizes                            bytes of compressed weights, what a strength removes
     replicates flips                 runs on resampled items and seeds; answers that change, KL divergence
-    verdicts tolerance contrasts     whether harder levels fall faster; how far one may compress; transfers, minorities
+    verdicts intervals               whether harder levels fall faster; the intervals of drops, for the figures
+    tolerance contrasts              how far one may compress; transfers, minorities
     sensitivity                      layers compressed one at a time; sparsity allocated against uniform
     plots compression_plots          figures of curves by strength; by size, of flips, of perplexity;
     tuned_plots style layout         of minorities and lines between models; what they are built of

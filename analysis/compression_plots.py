@@ -119,6 +119,7 @@ def flips(sets: Mapping[str, list[Row]]) -> Figure:
     shown = {title: rows for title, rows in shown.items() if rows}
     if not shown:
         raise ValueError("no compressed run has items in common with a dense run, so there are no flips to draw")
+    models = _models(shown)
     columns = min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
     with style.style(style.WIDE):
@@ -130,7 +131,8 @@ def flips(sets: Mapping[str, list[Row]]) -> Figure:
         handles: dict[str, Artist] = {}
         for axes, (title, rows) in zip(grid.flat, shown.items(), strict=False):
             handles |= _flip_panel(axes, rows)
-            axes.set_title(layout.title(title))
+            # The caption names a model that all panels share.
+            axes.set_title(layout.title(title.removesuffix(f", {models[0]}") if len(models) == 1 else title))
             axes.set_xlabel("Change of the score (points)")
             if axes.get_subplotspec().is_first_col():
                 axes.set_ylabel("Items that flip (%)")
@@ -171,9 +173,13 @@ def _flip_panel(axes: Axes, rows: list[Row]) -> dict[str, Artist]:
     return handles
 
 
+def _models(shown: Mapping[str, list[Row]]) -> list[str]:
+    return list(dict.fromkeys(row["model"] for rows in shown.values() for row in rows))
+
+
 def _flip_caption(shown: Mapping[str, list[Row]]) -> str:
-    models = list(dict.fromkeys(row["model"] for rows in shown.values() for row in rows))
-    told = f"{style.model_text([row for rows in shown.values() for row in rows])}. " if len(models) == 1 else ""
+    everything = [row for rows in shown.values() for row in rows]
+    told = f"{style.model_text(everything)}. " if len(_models(shown)) == 1 else ""
     return (
         f"{told}A point for each level and strength. Bars: paired 95 % intervals over groups of items and seeds. "
         "Dotted: the fewest flips that such a change needs; at 0, the higher a point, the more answers change unseen."

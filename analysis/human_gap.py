@@ -208,7 +208,8 @@ def from_the_floor(point: Row) -> Row:
         return {**point, "relative_percent": None}
     scores = ("mean_score", "lowest_score", "highest_score", "dense_mean_score")
     lowered = {name: point[name] - chance for name in scores}
-    return {**point, **lowered, "chance": 0.0, "relative_percent": 100 * (1 + drop)}
+    bounds = {f"drop_{end}": point.get(f"corrected_{end}") for end in ("low", "high")}
+    return {**point, **lowered, **bounds, "chance": 0.0, "relative_percent": 100 * (1 + drop)}
 
 
 def pairs_in_order(gaps: list[Row], measure: str) -> tuple[int, int]:

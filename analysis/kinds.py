@@ -38,6 +38,7 @@ from analysis.contrasts import (
 )
 from analysis.curves import BYTES, SIZE_COLUMNS, curves_by, size_table
 from analysis.flips import FLIP_COLUMNS, compared_points, flip_table
+from analysis.intervals import with_intervals, with_tuned_intervals
 from analysis.lines import BARRIER_COLUMNS, LINE_COLUMNS, barrier_table, line_table
 from analysis.methods_compared import (
     ABOUT,
@@ -90,7 +91,7 @@ from analysis.table import (
     select,
     whole_rows,
 )
-from analysis.verdicts import Trends, joined, of_figure, with_intervals
+from analysis.verdicts import Trends, joined, of_figure
 from harness import run_folder
 
 FLIPS_STEM = "flips"
@@ -200,10 +201,11 @@ def tuning_parts(rows: list[Row], resamples: int) -> list[Part]:
     found = figure_sets(rows)
     files, parts = file_names({model for _, model, _ in found}), []
     for (setting, model, scope), members in found.items():
-        table = seed_means(members)
-        gaps = human_gap.gap_table(table)
-        curves = tuned_curves(members, table, gaps, resamples, 0)
+        bare = seed_means(members)
+        gaps = human_gap.gap_table(bare)
+        curves = tuned_curves(members, bare, gaps, resamples, 0)
         trends = joined(of_figure(*figure) for figure in curves.items())
+        table = with_tuned_intervals(bare, trends)
         differences = difference_table(members, resamples)
         # The global threshold is the default and the paper's; only the other one is named.
         ending = files[model] + ("_per_layer" if scope == "layer" else "")

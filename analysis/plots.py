@@ -198,8 +198,9 @@ def data_adequacy(table: list[Row]) -> Figure:
     return draw(
         PanelFigure(
             panels, columns, (width, 0.6 * width + 1.7), TRANSFER_STYLE[DENSE], "dense transfer",
-            _tuning_caption(table, "Slope: normalized drop per unit of sparsity. "),
+            _tuning_caption(table, "Slope: normalized drop per unit of sparsity. ", has_intervals(table)),
             ylabel="Score (% of dense transfer)", unit=" data", room=TUNING_ROOM,
+            bounds=style.band if has_intervals(table) else style.seed_range,
         )
     )  # fmt: skip
 
@@ -301,8 +302,8 @@ def easy_and_hard_tasks(table: list[Row], gaps: list[Row]) -> Figure:
     return draw(
         PanelFigure(
             panels, len(categories), (width, 0.55 * width + 1.35), {**TRANSFER_STYLE[DENSE], "label": None},
-            "dense transfer", _tuning_caption(points, " ".join(notes)), room=TUNING_ROOM,
-            legend_columns=1,
+            "dense transfer", _tuning_caption(points, " ".join(notes), has_intervals(points)), room=TUNING_ROOM,
+            legend_columns=1, bounds=style.band if has_intervals(points) else style.seed_range,
         )
     )  # fmt: skip
 
@@ -333,7 +334,7 @@ def levels(table: list[Row]) -> Figure:
     """Each level's score by strength, a panel for each compression and kind of strength.
 
     Args:
-        table: a table.level_table of one setting, model and task, with intervals (verdicts.with_intervals).
+        table: a table.level_table of one setting, model and task, with intervals (intervals.with_intervals).
     Raises:
         ValueError: no compressed run.
     Source: paper figs. 2 to 6. Added: bands, each level's slope, the chance floor, and what a panel cannot tell.
@@ -443,10 +444,16 @@ def _domain_metric(table: list[Row]) -> str:
     return "BLEU" if table[0]["metric"] == "bleu" else table[0]["metric"].replace("_", " ").capitalize()
 
 
-def _tuning_caption(table: list[Row], more: str) -> str:
+def has_intervals(table: list[Row]) -> bool:
+    """Whether the bands of a figure of sparse transfer are intervals: those over two or three seeds would cover it."""
+    return {len(point["seeds"]) for point in table} == {1} and any(point["drop_low"] is not None for point in table)
+
+
+def _tuning_caption(table: list[Row], more: str, of_items: bool = False) -> str:
     scope = table[0]["magnitude_scope"]
     pruned = "" if scope is None else f", magnitude threshold: {scope}"
-    return f"{table[0]['model']}{pruned}. {style.seeds_note(table)} Dotted: chance level. {more}"
+    bands = "One seed; band: 95 % interval over items of one training." if of_items else style.seeds_note(table)
+    return f"{table[0]['model']}{pruned}. {bands} Dotted: chance level. {more}"
 
 
 def _unknown(table: list[Row]) -> list[str]:

@@ -26,11 +26,10 @@ from analysis.names import LAYERS, PART, base_name, compression_name, markdown, 
 from analysis.replicates import CurveKey, LevelCurve
 from analysis.resampling import FEW_CLUSTERS, Replicates
 from analysis.table import Row, grouped, level_sets
-from analysis.verdicts import CORRECTED, RAW, drops, floors, missing_reason
+from analysis.verdicts import BOUNDS, CORRECTED, RAW, drops, floors, missing_reason
 
 LOSES, GAINS, CANNOT_TELL = "loses", "gains", "cannot tell"
 ALPHA = 0.05
-BOUNDS = ("drop_low", "drop_high", "corrected_low", "corrected_high")
 MOVED = (*(f"{name}{ending}" for name in (CHANGED, KL) for ending in ("", "_low", "_high")), "kl_of")  # of a flip_table
 PLACE = ("setting", "task", "model", "level", "difficulty", "metric")
 SENSITIVITY_COLUMNS = (

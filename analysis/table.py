@@ -42,8 +42,8 @@ POINT_COLUMNS = (
     "setting", "model", "magnitude_scope", "task", "data_fraction", "difficulty", "transfer",
     "strength_kind", "strength", "requested_sparsity", "measured_sparsity",
     "metric", "mean_score", "interval_low", "interval_high", "lowest_score", "highest_score", "seeds",
-    "dense_mean_score", "relative_percent", "normalized_drop", "corrected_drop", "chance", "mean_stderr",
-    "dense_above_chance",
+    "dense_mean_score", "relative_percent", "normalized_drop", "drop_low", "drop_high", "corrected_drop",
+    "corrected_low", "corrected_high", "chance", "mean_stderr", "dense_above_chance",
 )  # fmt: skip
 LEVEL_COLUMNS = (
     "setting", "task", "model", "level", "difficulty", "reference_only", "dataset", "reader", "metric",
@@ -253,7 +253,8 @@ def seed_means(rows: list[Row]) -> list[Row]:
         rows: runs of one setting, model and magnitude scope (figure_sets); runs of other kinds are passed over.
     Returns:
         Each point stands beside the dense transfer with the same task and data fraction, of its own seeds
-        (dense_beside). magnitude_scope of the dense transfer is that of the set.
+        (dense_beside). magnitude_scope of the dense transfer is that of the set. drop_low to corrected_high:
+        intervals.with_tuned_intervals.
     Raises:
         ValueError: runs that must not be averaged, or that belong in several figures.
     """
@@ -288,7 +289,7 @@ def level_table(rows: list[Row], read: ItemReader | None = None) -> list[Row]:
         items. A point is compared with the dense runs of its own seeds, on the items that all runs of its curve and
         these have: scores and drops are of them, as the intervals are (replicates.resampled_curves). points_stderr is
         that of points_drop, each item compared with the dense model's outcome on it; items that either side lacks are
-        left out and counted as unpaired. drop_low and drop_high: verdicts.with_intervals.
+        left out and counted as unpaired. drop_low and drop_high: intervals.with_intervals.
     Raises:
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """

@@ -38,6 +38,7 @@ FALLEN = -0.5
 AT_CHANCE = "in too many resamples the dense score is at chance"
 
 CURVE_KEYS = ("setting", "model", "task", "strength_kind", "compression", "magnitude_scope")
+BOUNDS = ("drop_low", "drop_high", "corrected_low", "corrected_high")
 TREND_POINT_COLUMNS = (
     *CURVE_KEYS, "level", "strength", "normalized_drop", "drop_low", "drop_high", "loss_p",
     "corrected_drop", "corrected_low", "corrected_high", "dense_above_chance", "reason",
@@ -103,17 +104,6 @@ class Pair(NamedTuple):
     def items_needed(self, alpha: float) -> int | None:
         """How many items tell the sign of the difference by a p-value of at most alpha; None where no number does."""
         return None if self.p_value is None else items_needed(self.replicates, self.difference, 1 - alpha)
-
-
-def with_intervals(table: list[Row], trends: Trends) -> list[Row]:
-    """The rows of one level_table with the drop_low and drop_high that of_figure gave."""
-    bounds = {_place(point): point for point in trends.points}
-    empty = {"drop_low": None, "drop_high": None}
-    return [{**row, **{name: bounds.get(_place(row), empty)[name] for name in empty}} for row in table]
-
-
-def _place(point: Row) -> tuple:
-    return tuple(point[name] for name in (*CURVE_KEYS[3:], "level", "strength"))
 
 
 def items_needed(replicates: Replicates, distance: float, confidence: float) -> int | None:

@@ -10,6 +10,7 @@ from analysis import (
     contrasts,
     curves,
     human_gap,
+    intervals,
     lines,
     plots,
     tuned_plots,
@@ -64,7 +65,7 @@ def levels_with_intervals(rows: Rows, resamples: int = RESAMPLES) -> Rows:
     members = only_set(level_sets(rows))
     table = level_table(members)
     for key, own in level_sets(members).items():
-        table = verdicts.with_intervals(table, verdicts.of_figure(key, resampled_curves(own, resamples, 0, table)))
+        table = intervals.with_intervals(table, verdicts.of_figure(key, resampled_curves(own, resamples, 0, table)))
     return table
 
 

@@ -300,18 +300,18 @@ def test_they_stand_in_summary_table_and_figure(tmp_path):
     assert (plot.stem, len(plot.table)) == ("flips", 4)
     figure = plot.draw()
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == [f"{SETTING_TITLE[setting]}, model-a" for setting in (2, 4)]
+    assert titles == [SETTING_TITLE[setting] for setting in (2, 4)] and "model-a" in figure.get_supxlabel()
     points = figure.axes[0].lines[0]
     assert points.get_xdata() == pytest.approx([0, 0]) and points.get_ydata() == pytest.approx([100 / 3, 0])
     lines = summary_text(tree, ["png"]).splitlines()
-    assert "![flips.png](flips.png)" in lines and f"### {titles[0]}" in lines
+    assert "![flips.png](flips.png)" in lines and f"### {titles[0]}, model-a" in lines
     (row,) = [line for line in lines if line.startswith("| easy | Wanda | 50 % | 60 | +0.0 [")][:1] or [""]
     first = plot.table[0]
     assert f"| {with_bounds(first['kl'], first['kl_low'], first['kl_high'])} | cannot tell" in row
     assert "| 16.7 [" in row and "| 33.3 [" in row and "cannot tell (p = 1.000)" in row
     assert plot.finding.startswith(
-        f"{titles[0]}: of 2 points, flips from right to wrong surely outweigh in 0, those from wrong to right in 0; of "
-        "those whose score may stand still, most flip at easy by Wanda, 50 %: 33.3 % ["
+        f"{titles[0]}, model-a: of 2 points, flips from right to wrong surely outweigh in 0, those from wrong to "
+        "right in 0; of those whose score may stand still, most flip at easy by Wanda, 50 %: 33.3 % ["
     )
 
 
@@ -408,6 +408,19 @@ def test_the_figure_has_both_intervals_of_a_point_and_the_fewest_flips(tmp_path)
     np.testing.assert_allclose(upwards, [[[-20, end] for end in ends["flips"]]])
     (fewest,) = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
     np.testing.assert_allclose(fewest.get_ydata(), np.abs(fewest.get_xdata()))
+
+
+def test_a_model_that_all_panels_share_is_named_below_them_alone(tmp_path):
+    (row,) = flipped(tmp_path, choice_run(easy=[RIGHT] * 40), choice_run("wanda", 0.5, easy=[WRONG] * 40))
+    other = {**row, "model": "other"}
+
+    def titles(**shown):
+        return [axes.get_title() for axes in compression_plots.flips(shown).axes]
+
+    same = {f"Setting {number}, {row['model']}": [row] for number in (2, 5)}
+    assert titles(**same) == ["Setting 2", "Setting 5"]
+    assert row["model"] in compression_plots.flips(same).get_supxlabel()
+    assert titles(**same, **{"Setting 2, other": [other]}) == [*same, "Setting 2, other"]
 
 
 def test_distances_are_of_the_dense_runs_that_were_asked_the_same(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 from synthetic_runs import dense, level_run, run, write_tree
 
 from analysis import level_sections, summary, verdicts
+from analysis.intervals import with_intervals
 from analysis.kinds import describe
 from analysis.names import with_bounds
 from analysis.table import level_table
@@ -281,7 +282,7 @@ def right(count, of=40):
 def told(rows):
     """The section with intervals, by paragraph heading."""
     found = verdicts.measure(rows, resamples=2000)
-    lines = level_sections.level_section(verdicts.with_intervals(level_table(rows), found), found)
+    lines = level_sections.level_section(with_intervals(level_table(rows), found), found)
     heads = [place for place, line in enumerate(lines) if line.startswith("### ")]
     return {lines[place]: lines[place:end] for place, end in zip(heads, [*heads[1:], len(lines)], strict=True)}
 

@@ -60,7 +60,7 @@ def test_the_uncertainty_of_a_drop_is_of_the_items_differences_to_dense(table):
     # Means over seeds .5, 0, 1, .5; differences -.5, -1, 0, .5, which lie -.25, -.75, .25, .75 off their mean.
     assert (point["points_drop"], point["paired_items"], point["unpaired_items"]) == (-0.25, 4, 0)
     assert point["points_stderr"] == pytest.approx(math.sqrt(1.25 / (4 * 3)), rel=1e-12)
-    # The interval of the normalized drop comes with trends.with_intervals.
+    # The interval of the normalized drop comes with intervals.with_intervals.
     assert point["drop_low"] is point["drop_high"] is None
 
 

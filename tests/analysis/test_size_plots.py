@@ -5,6 +5,7 @@ from synthetic_runs import level_run, run, write_tree
 
 from analysis import compression_plots, level_sections, style, verdicts
 from analysis.curves import SIZE_COLUMNS, size_curves, size_spearman, size_table
+from analysis.intervals import with_intervals
 from analysis.kinds import describe
 from analysis.table import level_table
 from harness import run_folder
@@ -71,7 +72,7 @@ def test_all_compressions_stand_on_one_axis(read):
 
 
 def drawn_with_intervals(rows):
-    table = verdicts.with_intervals(level_table(rows), verdicts.measure(rows, resamples=200))
+    table = with_intervals(level_table(rows), verdicts.measure(rows, resamples=200))
     return table, compression_plots.by_size(size_table(table))
 
 

@@ -148,3 +148,27 @@ def test_the_order_of_the_folders_changes_no_interval(measure, tmp_path):
     (other,) = verdicts.measure(turned, 500).levels
     names = ("slope", "slope_low", "slope_high")
     assert [level[name] for name in names] == pytest.approx([other[name] for name in names])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "told"),
+    [((41,), "One seed; band: 95 % interval over items of one training."),
+     ((41, 42), "Mean of 2 seeds; band: lowest to highest seed.")],
+)  # fmt: skip
+def test_the_band_of_one_seed_is_over_items(tmp_path, seeds, told):
+    """An interval over two seeds would cover the panel."""
+    runs = [own for seed in seeds for task in ("qnli", "rte") for own in curve(0.85, 0.8, 0.7, task=task, seed=seed)]
+    (part,) = tuning_parts(run_folder.read_runs(write_tree(tmp_path, *runs)), 200)
+    drawn = {name: plot for plot in part.plots for name in ("data_adequacy", "human_gap") if name in plot.stem}
+    for name in drawn:
+        assert told in drawn[name].draw().get_supxlabel().replace("\n", " ")
+    points = [row for row in drawn["data_adequacy"].table if row["task"] == "qnli" and row["strength"]]
+    assert all(row["drop_low"] < row["normalized_drop"] < row["drop_high"] for row in points)
+    assert all(row["corrected_low"] < row["corrected_drop"] < row["corrected_high"] for row in points)
+    raw, floor = drawn["human_gap"].draw().axes
+    for axes, names in ((raw, ("drop_low", "drop_high")), (floor, ("corrected_low", "corrected_high"))):
+        assert len(axes.collections) == 2 * (seeds == (41,))  # two seeds with one score have no range
+        if axes.collections:
+            heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+            expected = [100 + 100 * row[name] for row in points for name in names]
+            assert (heights.min(), heights.max()) == pytest.approx((min(expected), max(expected)))

@@ -8,6 +8,7 @@ import scipy.stats
 from synthetic_runs import level_run, write_tree
 
 from analysis import verdicts
+from analysis.intervals import with_intervals
 from analysis.names import rounded
 from analysis.table import level_table
 from harness import run_folder
@@ -209,7 +210,7 @@ def test_a_run_that_lacks_the_hard_items_gains_nothing(tmp_path):
 def test_intervals_are_put_into_the_table(measured, tmp_path):
     found = measured(*sweep((-0.2, -0.6), items=60, compression="wanda"))
     table = level_table(run_folder.read_runs(tmp_path))
-    told = verdicts.with_intervals(table, found)
+    told = with_intervals(table, found)
     assert [{**row, "drop_low": None, "drop_high": None} for row in told] == table
     for row in told:
         if row["compression"] == "dense":
@@ -218,7 +219,7 @@ def test_intervals_are_put_into_the_table(measured, tmp_path):
             point = only(found.points, level=row["level"], strength=row["strength"])
             assert (row["drop_low"], row["drop_high"]) == (point["drop_low"], point["drop_high"])
             assert row["drop_low"] < row["normalized_drop"] < row["drop_high"]
-    assert verdicts.with_intervals(table, verdicts.Trends([], [], [])) == table
+    assert with_intervals(table, verdicts.Trends([], [], [])) == table
 
 
 def test_seeds_are_resampled_too(measured, tmp_path):
