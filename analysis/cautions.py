@@ -107,7 +107,7 @@ def _tuning_seeds(table: list[Row]) -> list[str]:
     found = []
     single = sum(len(point["seeds"]) == 1 for point in table)
     if single:
-        found.append(f"{single} of {len(table)} points rest on one seed: no interval, no band.")
+        found.append(f"{single} of {len(table)} points rest on one seed: no interval tells how trainings differ.")
     places: dict[tuple[str, float], Counter] = {}
     for point in table:
         places.setdefault((point["task"], point["data_fraction"]), Counter())[point["seeds"]] += 1

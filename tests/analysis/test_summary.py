@@ -82,7 +82,7 @@ def test_what_is_wrong_with_seeds_and_points(read):
         run(strength=0.7, measured_sparsity=0.68), run("sparse_to_dense", measured_sparsity=0.0),
     )  # fmt: skip
     assert cautions(rows) == [
-        "2 of 6 points rest on one seed: no interval, no band.",
+        "2 of 6 points rest on one seed: no interval tells how trainings differ.",
         "QNLI, 100 % data: the points do not have the same seeds "
         "(seeds: number of points; 41 42: 2; 41: 2), so differences hold the seeds' noise.",
         "QNLI, 100 % data, sparse_transfer: at 0.7 the measured sparsity is 0.680, not 0.700.",
