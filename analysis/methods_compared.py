@@ -247,7 +247,7 @@ def _panel(axes: Axes, rows: list[Row], of_method: Mapping[tuple, dict], name: s
         axes.set_yscale("log")
         axes.set_ylim(min(known) / 4, 2 * max(row["kl_high"] or row[KL] for row in rows if row[KL]))
     if not handles:
-        told = "not recorded"
+        told = "not recorded at every level"
         if name == DROP:  # the same for all: it is of the dense model's items
             told = rows[0]["reason"].partition("; ")[0].removeprefix(NO_DROP)
         axes.text(0.5, 0.6, textwrap.fill(told, 36), transform=axes.transAxes, ha="center", color="0.4")
