@@ -32,8 +32,12 @@ def of_levels(trends: Trends, table: Sequence[Row]) -> str:
 
 
 def of_tuning(trends: Trends, table: Sequence[Row]) -> str:
-    """On amounts of training data: what the curves say of their order, and the largest drop of sparse transfer."""
+    """On amounts of training data: what the curves of tasks with several say of their order, and the largest drop."""
     orders, points = ([row for row in rows if not _is_of_category(row)] for rows in (trends.orders, trends.points))
+    amounts: dict[str, set[float]] = {}
+    for point in table:
+        amounts.setdefault(point["task"], set()).add(point["data_fraction"])
+    orders = [row for row in orders if len(amounts.get(row["task"], ())) != 1]
     largest = _largest_drop(
         points, lambda row: f"{task_name(row['task'])}, {row['level']} of the data, {strength_text(row)}"
     )

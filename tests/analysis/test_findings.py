@@ -97,6 +97,16 @@ def test_an_own_task_named_like_a_category_is_none():
     assert findings.of_tuning(found(orders[1]), []).startswith("commonsense reasoning by unstructured sparsity")
 
 
+def test_a_single_amount_of_data_has_no_order():
+    orders = [order(verdicts.CANNOT_TELL, setting=1, task=task) for task in ("cola", "sst2")]
+    table = [
+        {"task": task, "data_fraction": fraction, "normalized_drop": None}
+        for task, fraction in (("cola", 1.0), ("sst2", 1.0), ("sst2", 0.5))
+    ]
+    assert findings.of_tuning(found(*orders), table) == "SST-2 by unstructured sparsity, raw slopes: why."
+    assert findings.of_tuning(found(*orders), table[:2]) == ""
+
+
 def test_the_largest_drop_of_a_category_is_that_of_its_own_points():
     """Points by the amount of training data lie in the same list."""
     hard = point(-0.4, -0.5, -0.3, setting=5, task="single sentence", level="CoLA")
