@@ -198,9 +198,9 @@ def data_adequacy(table: list[Row]) -> Figure:
     return draw(
         PanelFigure(
             panels, columns, (width, 0.6 * width + 1.7), TRANSFER_STYLE[DENSE], "dense transfer",
-            _tuning_caption(table, "Slope: normalized drop per unit of sparsity. ", has_intervals(table)),
+            _tuning_caption(table, "Slope: normalized drop per unit of sparsity. ", _has_intervals(table)),
             ylabel="Score (% of dense transfer)", unit=" data", room=TUNING_ROOM,
-            bounds=style.band if has_intervals(table) else style.seed_range,
+            bounds=style.band if _has_intervals(table) else style.seed_range,
         )
     )  # fmt: skip
 
@@ -302,8 +302,8 @@ def easy_and_hard_tasks(table: list[Row], gaps: list[Row]) -> Figure:
     return draw(
         PanelFigure(
             panels, len(categories), (width, 0.55 * width + 1.35), {**TRANSFER_STYLE[DENSE], "label": None},
-            "dense transfer", _tuning_caption(points, " ".join(notes), has_intervals(points)), room=TUNING_ROOM,
-            legend_columns=1, bounds=style.band if has_intervals(points) else style.seed_range,
+            "dense transfer", _tuning_caption(points, " ".join(notes), _has_intervals(points)), room=TUNING_ROOM,
+            legend_columns=1, bounds=style.band if _has_intervals(points) else style.seed_range,
         )
     )  # fmt: skip
 
@@ -444,7 +444,7 @@ def _domain_metric(table: list[Row]) -> str:
     return "BLEU" if table[0]["metric"] == "bleu" else table[0]["metric"].replace("_", " ").capitalize()
 
 
-def has_intervals(table: list[Row]) -> bool:
+def _has_intervals(table: list[Row]) -> bool:
     """Whether the bands of a figure of sparse transfer are intervals: those over two or three seeds would cover it."""
     return {len(point["seeds"]) for point in table} == {1} and any(point["drop_low"] is not None for point in table)
 

@@ -289,7 +289,8 @@ def level_table(rows: list[Row], read: ItemReader | None = None) -> list[Row]:
         items. A point is compared with the dense runs of its own seeds, on the items that all runs of its curve and
         these have: scores and drops are of them, as the intervals are (replicates.resampled_curves). points_stderr is
         that of points_drop, each item compared with the dense model's outcome on it; items that either side lacks are
-        left out and counted as unpaired. drop_low and drop_high: intervals.with_intervals.
+        left out and counted as unpaired. drop_low and drop_high: intervals.with_intervals. metrics, facts and chance
+        are of each run's own items.
     Raises:
         ValueError: runs that must not be averaged or compared (run_folder.check_runs).
     """
